@@ -1,0 +1,180 @@
+"""Every path and file format between stages. Writes go to a temporary name in the same folder and are renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unigrec.errors import UnigrecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+ARTIFACTS = Path("artifacts")  # stage outputs, owned by DVC
+STATE = Path("state")  # what outlives a stage's outputs: checkpoints, bundles, locks; never an input of the graph
+
+INTERACTIONS = ARTIFACTS / "ingest/interactions.parquet"  # user_id str, item_id str, timestamp int64 unix seconds
+ITEMS = ARTIFACTS / "ingest/items.parquet"  # item_id str, text columns str or null
+SOURCE = ARTIFACTS / "ingest/source.json"  # where the rows came from
+
+VALIDATION = ARTIFACTS / "validate/result.json"  # every expectation with counts and examples
+DATA_DOCS = ARTIFACTS / "validate/data_docs"  # HTML, readable offline
+VALIDATED = ARTIFACTS / "validated.json"  # what prepare waits for: says which data passed
+REFERENCE = STATE / "reference.json"  # sizes of the data behind the last registered model
+
+SEQUENCES = ARTIFACTS / "prepare/sequences.safetensors"  # items int32 (n,), timestamps int64 (n,), offsets int64 (U+1,)
+USERS = ARTIFACTS / "prepare/users.parquet"  # user_index int32, user_id str
+CATALOGUE = ARTIFACTS / "prepare/items.parquet"  # item_index int32, item_id str, text columns, train_count int32
+PREPARE_STATS = ARTIFACTS / "prepare/stats.json"
+
+EMBEDDINGS = ARTIFACTS / "embed/items.safetensors"  # embedding float32 (N, d_in)
+TEXT_ENCODER = ARTIFACTS / "embed/encoder"  # what embeds a new item's text the same way
+
+TEACHER = ARTIFACTS / "teacher"
+TOKENIZER = ARTIFACTS / "tokenizer"
+JOINT = ARTIFACTS / "joint"
+HARDEN = ARTIFACTS / "harden"
+FINETUNE = ARTIFACTS / "finetune"
+EVALUATE = ARTIFACTS / "evaluate"
+DECISION = ARTIFACTS / "gate/decision.json"
+
+MODEL_FILE = "model.safetensors"  # inside a training stage's folder
+MODEL_CONFIG_FILE = "config.json"  # the network's shape, enough to rebuild it
+HISTORY_FILE = "history.json"  # list of {step, ...}: the stage's curves
+METRICS_FILE = "metrics.json"  # the stage's closing figures
+IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
+HEALTH_FILE = "health.json"
+
+CHECKPOINTS = STATE / "checkpoints"
+BUNDLES = STATE / "bundles"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
+
+    Raises:
+        UnigrecError: the disk is full or the folder cannot be written; nothing half-written is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UnigrecError(f"{path}: could not be written: {error}; nothing was changed there") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, for a folder: whatever stood at `path` is replaced as a whole. Raises UnigrecError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UnigrecError(f"{path}: could not be written: {error}; nothing half-written is left") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys. NaN and infinity are refused: they are no JSON, and a metric must not hide them."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UnigrecError when the file is missing or is no JSON."""
+    with _readable(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor] | dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file from torch tensors or numpy arrays (one kind a file)."""
+    writer: Callable
+    if any(isinstance(value, np.ndarray) for value in tensors.values()):
+        from safetensors.numpy import save_file as writer
+
+        ready: dict = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    else:
+        from safetensors.torch import save_file as writer
+
+        ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}  # type: ignore[union-attr]
+    with atomic_path(path) as temporary:
+        writer(ready, str(temporary), metadata=metadata)
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Read a safetensors file as torch tensors. Raises UnigrecError when it is missing or damaged."""
+    from safetensors.torch import load_file
+
+    with _readable(path):
+        return load_file(str(path), device=device)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file as numpy arrays. Raises UnigrecError when it is missing or damaged."""
+    from safetensors.numpy import load_file
+
+    with _readable(path):
+        return load_file(str(path))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write one Parquet file."""
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file. Raises UnigrecError when it is missing or damaged."""
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        return pq.read_table(path, columns=columns)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    from pyarrow import ArrowException
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UnigrecError(f"{path}: no such file; run the stage that writes it (`dvc repro`)") from error
+    except (OSError, ValueError, ArrowException, SafetensorError) as error:
+        raise UnigrecError(f"{path}: damaged or not of the expected format: {error}") from error

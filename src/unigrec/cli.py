@@ -1,0 +1,114 @@
+"""The command line: one command per stage, and those that act on the outside world. Heavy imports happen inside."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unigrec.errors import UnigrecError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, check, gate, register and use a generative recommender. Run inside the project's folder.",
+)
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
+DEFAULT_PARAMS = Path("params.yaml")
+STAGES = "Stages (run by `dvc repro`, in the order of dvc.yaml)"
+
+
+def _run_stage(name: str, params_file: Path) -> None:
+    from unigrec import stages
+    from unigrec.config import load_params
+    from unigrec.process import die_with_parent, keep_quiet
+
+    die_with_parent()
+    keep_quiet()
+    getattr(stages, name)(load_params(params_file))
+
+
+@app.command(rich_help_panel=STAGES)
+def ingest(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Read the source (sample, folder, amazon, movielens) into two canonical tables."""
+    _run_stage("ingest", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def validate(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Check the data; exit code 3 and the failed expectations when it breaks one."""
+    _run_stage("validate", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def prepare(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Filter to the k-core, order by time, split, and map ids to integers."""
+    _run_stage("prepare", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def embed(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Turn item texts (and further modalities) into vectors."""
+    _run_stage("embed", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def teacher(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Train the collaborative teacher (SASRec)."""
+    _run_stage("teacher", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def tokenizer(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Pre-train the tokenizer on the catalogue."""
+    _run_stage("tokenizer", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def joint(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Train tokenizer and recommender end to end, with the teacher distilled into both."""
+    _run_stage("joint", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def harden(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Freeze the tokenizer into one semantic ID an item."""
+    _run_stage("harden", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def finetune(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Train the recommender on the hardened identifiers."""
+    _run_stage("finetune", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def evaluate(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Rank the held-out items with student, teacher and baselines."""
+    _run_stage("evaluate", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def decide(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Hold the metrics against the gates and write the decision (exit 0 either way)."""
+    _run_stage("decide", params)
+
+
+def main() -> None:
+    """Entry point: errors that a person can act on are printed without a traceback, and exit with their own code."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    try:
+        app()
+    except UnigrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

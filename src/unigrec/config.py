@@ -1,0 +1,249 @@
+"""params.yaml as frozen, typed objects. An unknown key, a wrong type or a value out of range is an error that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unigrec.errors import UnigrecError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Engine = Literal["deepspeed", "torch"]
+Source = Literal["sample", "folder", "amazon-2014", "amazon-2023", "movielens"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class SampleParams(Section):
+    users: Count
+    items: Annotated[int, Field(ge=10)]
+    interactions: Count
+
+
+class IngestParams(Section):
+    source: Source
+    path: Annotated[str, Field(min_length=1)]
+    min_rating: float
+    sample: SampleParams
+
+
+class ValidateParams(Section):
+    min_users: Count
+    min_items: Count
+    min_interactions: Count
+    min_timestamp: int
+    max_timestamp: int
+    max_duplicate_share: Share
+    min_text_coverage: Share
+    max_single_time_user_share: Share
+    max_row_change: NonNegative
+
+
+class PrepareParams(Section):
+    k_core: Count
+    min_users_after: Count
+    min_items_after: Count
+
+
+class EmbedParams(Section):
+    encoder: Literal["tfidf-svd", "minilm", "sentence-transformers"]
+    model: str
+    text_columns: Names
+    dimensions: Annotated[int, Field(ge=2)]
+    max_features: Annotated[int, Field(ge=10)]
+    modalities: Names
+
+    @model_validator(mode="after")
+    def _named_model(self) -> EmbedParams:
+        if self.encoder == "sentence-transformers" and not self.model:
+            raise ValueError("embed.model must name a model when embed.encoder is sentence-transformers")
+        return self
+
+
+class TeacherParams(Section):
+    d_model: Count
+    blocks: Count
+    heads: Count
+    history: Annotated[int, Field(ge=1, le=1000)]
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    lr: Positive
+    weight_decay: NonNegative
+    batch_size: Count
+    epochs: Count
+    patience: Count
+    validate_every: Count
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TeacherParams:
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model ({self.d_model}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class TokenizerParams(Section):
+    levels: Annotated[int, Field(ge=1, le=8)]
+    codebook_size: Annotated[int, Field(ge=2, le=65536)]
+    code_dim: Count
+    hidden: Widths
+    lr: Positive
+    weight_decay: NonNegative
+    batch_size: Count
+    epochs: Count
+    temperature_start: Positive
+    temperature_end: Positive
+    uniformity_weight: NonNegative
+
+
+class RecommenderParams(Section):
+    d_model: Count
+    d_ff: Count
+    heads: Count
+    d_kv: Count
+    encoder_layers: Count
+    decoder_layers: Count
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class JointParams(Section):
+    engine: Engine
+    processes: Annotated[int, Field(ge=1, le=64)]
+    precision: Literal["fp32", "bf16"]
+    recommender: RecommenderParams
+    history: Annotated[int, Field(ge=1, le=1000)]
+    epochs: Count
+    batch_size: Count
+    recommender_lr: Positive
+    tokenizer_lr: NonNegative
+    weight_decay: NonNegative
+    warmup_share: Share
+    temperature: Positive
+    reconstruction_weight: NonNegative
+    uniformity_weight: NonNegative
+    w_tokenizer_distillation: NonNegative
+    w_recommender_distillation: NonNegative
+    contrast_temperature: Positive
+    distillation_warmup_epochs: Annotated[int, Field(ge=0)]
+    patience: Count
+    validate_every: Count
+    validation_users: Count
+    validation_beam: Count
+
+
+class HardenParams(Section):
+    resolution: Literal["disambiguate", "reassign"]
+
+
+class FinetuneParams(Section):
+    engine: Engine
+    epochs: Annotated[int, Field(ge=0)]
+    lr: Positive
+    batch_size: Count
+    weight_decay: NonNegative
+    patience: Count
+    validate_every: Count
+
+
+class EvaluateParams(Section):
+    beam: Count
+    batch_size: Count
+    cutoffs: Widths
+    bootstrap_resamples: Annotated[int, Field(ge=100)]
+
+
+class GateParams(Section):
+    protocol: Literal["unmasked", "masked"]
+    min_recall_at_10: Share
+    min_ndcg_at_10: Share
+    min_margin_over_popularity: float
+    min_margin_over_cooccurrence: float
+    max_drop_below_teacher: float
+    max_collision_rate: Share
+    min_codebook_utilisation: Share
+
+
+class RegisterParams(Section):
+    tracking_uri: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1)]
+    model_name: Annotated[str, Field(min_length=1)]
+
+
+class Params(Section):
+    """The whole of params.yaml. Only the stage functions see it; everything below takes its own section."""
+
+    profile: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    ingest: IngestParams
+    validation: Annotated[ValidateParams, Field(alias="validate")]
+    prepare: PrepareParams
+    embed: EmbedParams
+    teacher: TeacherParams
+    tokenizer: TokenizerParams
+    joint: JointParams
+    harden: HardenParams
+    finetune: FinetuneParams
+    evaluate: EvaluateParams
+    gate: GateParams
+    register_: Annotated[RegisterParams, Field(alias="register")]
+
+    @model_validator(mode="after")
+    def _cutoffs_within_beam(self) -> Params:
+        if max(self.evaluate.cutoffs) > self.evaluate.beam:
+            raise ValueError(
+                f"evaluate.cutoffs asks for the first {max(self.evaluate.cutoffs)}, but evaluate.beam finds only "
+                f"{self.evaluate.beam}; raise the beam"
+            )
+        if 10 not in self.evaluate.cutoffs:
+            raise ValueError("evaluate.cutoffs must contain 10: the gates read Recall@10 and NDCG@10")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        UnigrecError: the file is missing, is no YAML mapping, or holds a key or value that is not allowed; every
+            finding is listed with its key, its value and what is allowed.
+    """
+    if not path.is_file():
+        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore params.yaml from git")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UnigrecError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UnigrecError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")
+    return parse_params(raw, str(path))
+
+
+def parse_params(raw: dict, where: str = "params") -> Params:
+    """Check a mapping against the schema; `where` names it in errors. Raises UnigrecError."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UnigrecError("\n".join(f"{where}: {line}" for line in _findings(error))) from error
+
+
+def _findings(error: ValidationError) -> list[str]:
+    lines = []
+    for finding in error.errors():
+        key = ".".join(str(part) for part in finding["loc"])
+        value = finding["input"]
+        if finding["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r} (value {value!r}); compare with the committed params.yaml")
+        elif finding["type"] == "missing":
+            lines.append(f"missing key {key!r}")
+        elif isinstance(value, dict):  # a check over several keys of a section: its message names them
+            lines.append(f"{key + ': ' if key else ''}{finding['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"{key} = {value!r}: {finding['msg'][0].lower()}{finding['msg'][1:]}")
+    return lines

@@ -1,0 +1,1 @@
+"""The networks: teacher, tokenizer, recommender, and the unified model."""

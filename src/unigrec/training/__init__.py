@@ -1,0 +1,1 @@
+"""One training loop, its engines and checkpoints, and a module per phase."""
