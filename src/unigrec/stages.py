@@ -48,3 +48,4 @@ def embed(params: Params) -> None:
     encoder, embedding = fit_encoder(a.read_table(a.CATALOGUE), params.embed, params.seed)
     a.write_tensors(a.EMBEDDINGS, {"embedding": embedding})
     save_encoder(encoder, a.TEXT_ENCODER)
+    print("\n".join((f"embed: {embedding.shape[0]} items, {embedding.shape[1]} dimensions", *encoder.notes)))
