@@ -1,0 +1,170 @@
+"""The tables as validation looks at them: pandas frames with computed columns for what one row alone does not tell.
+
+A computed column holds the offending value where something is wrong and null elsewhere. Shapes: n interactions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unigrec.data.prepare import _k_core, _Log
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INTERACTION_COLUMNS = {"user_id": "str", "item_id": "str", "timestamp": "int64"}
+ITEM_COLUMNS = {"item_id": "str"}
+
+
+class _Coded(NamedTuple):
+    """Interactions with ids as codes into their dictionaries; -1 stands for an id that is null or blank."""
+
+    user_ids: pa.Array
+    item_ids: pa.Array
+    users: np.ndarray  # (n,) int64
+    items: np.ndarray  # (n,) int64
+    timestamp: pa.Array  # (n,) int64 or null
+
+
+def typed(table: pa.Table) -> pa.Table:
+    """The table without schema metadata; a column without a single value, hence without a type, becomes text."""
+    fields = [
+        pa.field(field.name, pa.string() if pa.types.is_null(field.type) else field.type) for field in table.schema
+    ]
+    return table.cast(pa.schema(fields)).combine_chunks()
+
+
+def usable_columns(interactions: pa.Table, items: pa.Table) -> set[str]:
+    """TABLE.COLUMN of those with the expected type, TABLE.COLUMN? of those that are there at all."""
+    usable = set()
+    for name, table in (("interactions", interactions), ("items", items)):
+        for field in table.schema:
+            usable.add(f"{name}.{field.name}?")
+            if _has_kind(field.type, "int64" if field.name == "timestamp" else "str"):
+                usable.add(f"{name}.{field.name}")
+    return usable
+
+
+def frames(
+    interactions: pa.Table, items: pa.Table, text_columns: Sequence[str], k_core: int
+) -> dict[str, pd.DataFrame]:
+    """The frames `interactions`, `items` and `users` (one row a user), with the computed columns.
+
+    unknown_item_id, repeated_interaction: of interactions; item_without_text: of items; user_with_one_time: of users
+    with two interactions or more; left_after_k_core (0 or 1): of items and users.
+    """
+    coded = _code(interactions)
+    repeated = _repeated(coded)
+    complete = (coded.users >= 0) & (coded.items >= 0) & ~repeated
+    times = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
+    core, _ = _k_core(_Log(coded.users[complete], coded.items[complete], times[complete]), k_core)
+    return {
+        "interactions": _interactions_frame(interactions, coded, repeated, _column(items, "item_id", "str")),
+        "items": _items_frame(items, text_columns, coded.item_ids.take(pa.array(np.unique(core.items)))),
+        "users": _users_frame(coded, np.unique(core.users)),
+    }
+
+
+def sha256(table: pa.Table) -> str:
+    """Of the columns' names, types and values, in row order."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def _code(interactions: pa.Table) -> _Coded:
+    users = _column(interactions, "user_id", "str").dictionary_encode()
+    items = _column(interactions, "item_id", "str").dictionary_encode()
+    codes = [pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64) for ids in (users, items)]
+    return _Coded(users.dictionary, items.dictionary, *codes, _column(interactions, "timestamp", "int64"))
+
+
+def _has_kind(found: pa.DataType, kind: str) -> bool:
+    if kind == "int64":
+        return pa.types.is_int64(found)
+    return pa.types.is_string(found) or pa.types.is_large_string(found)
+
+
+def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
+    """A column to compute with: as it is where it has the kind, blank texts as nulls, and all nulls where unusable."""
+    if name not in table.column_names or not _has_kind(table[name].type, kind):
+        return pa.nulls(table.num_rows, pa.int64() if kind == "int64" else pa.string())
+    column = table[name].combine_chunks()
+    if kind == "int64":
+        return column
+    return pc.if_else(pc.not_equal(pc.utf8_trim_whitespace(column), ""), column, None)
+
+
+def _repeated(coded: _Coded) -> np.ndarray:
+    """(n,) whether an earlier row has the same user, item and time."""
+    import pandas as pd
+
+    times = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
+    seen = pd.DataFrame({"user": coded.users, "item": coded.items, "time": times}).duplicated().to_numpy()
+    complete = (coded.users >= 0) & (coded.items >= 0) & pc.is_valid(coded.timestamp).to_numpy(zero_copy_only=False)
+    return seen & complete
+
+
+def _interactions_frame(table: pa.Table, coded: _Coded, repeated: np.ndarray, known: pa.Array) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = _to_pandas(table, INTERACTION_COLUMNS)
+    item_id = _column(table, "item_id", "str")
+    frame["unknown_item_id"] = pc.if_else(pc.is_in(item_id, value_set=known), None, item_id).to_pandas()
+    rows = np.flatnonzero(repeated)
+    parts = (coded.user_ids.take(pa.array(coded.users[rows])), coded.item_ids.take(pa.array(coded.items[rows])))
+    text = pc.binary_join_element_wise(*parts, pc.cast(coded.timestamp.take(pa.array(rows)), pa.string()), " | ")
+    named = pd.Series([None] * len(frame), dtype=object)
+    named.iloc[rows] = text.to_pylist()
+    frame["repeated_interaction"] = named
+    return frame
+
+
+def _items_frame(table: pa.Table, text_columns: Sequence[str], items_left: pa.Array) -> pd.DataFrame:
+    frame = _to_pandas(table, ITEM_COLUMNS | dict.fromkeys(text_columns, "str"))
+    item_id = _column(table, "item_id", "str")
+    with_text = pa.array(np.zeros(table.num_rows, bool))
+    for column in text_columns:
+        with_text = pc.or_(with_text, pc.is_valid(_column(table, column, "str")))
+    named = pc.fill_null(item_id, "(an item without item_id)")
+    frame["item_without_text"] = pc.if_else(with_text, None, named).to_pandas()
+    frame["left_after_k_core"] = pc.cast(pc.is_in(item_id, value_set=items_left), pa.int64()).to_pandas()
+    return frame
+
+
+def _users_frame(coded: _Coded, users_left: np.ndarray) -> pd.DataFrame:
+    """One row a user with a usable id."""
+    import pandas as pd
+
+    times = coded.timestamp.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    spans = times.groupby(coded.users).agg(["min", "max", "size"]).reindex(range(len(coded.user_ids)))
+    one_time = ((spans["size"] >= 2) & (spans["min"] == spans["max"])).fillna(False).to_numpy(bool)
+    left = np.zeros(len(coded.user_ids), np.int64)
+    left[users_left] = 1
+    return pd.DataFrame(
+        {
+            "user_id": coded.user_ids.to_pandas(),
+            "user_with_one_time": pc.if_else(pa.array(one_time), coded.user_ids, None).to_pandas(),
+            "left_after_k_core": left,
+        }
+    )
+
+
+def _to_pandas(table: pa.Table, columns: dict[str, str]) -> pd.DataFrame:
+    """Those of the columns that are there. Times as nullable integers: a null must not turn them into floats."""
+    import pandas as pd
+
+    data = {}
+    for name, kind in columns.items():
+        if name in table.column_names:
+            usable = _has_kind(table[name].type, kind)
+            values = _column(table, name, kind) if usable else table[name].combine_chunks()
+            data[name] = values.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return pd.DataFrame(data, index=pd.RangeIndex(table.num_rows))
