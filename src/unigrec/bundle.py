@@ -1,0 +1,246 @@
+"""The servable model as one folder: what is registered, promoted and served. It holds no pickle and trusts nothing.
+
+    manifest.json              schema, sha256 of every other file, data, code, metrics, whether the gates passed
+    params.yaml                the params of the run
+    recommender.safetensors    weights, with their shape in recommender.json
+    tokenizer.safetensors      weights, with their shape in tokenizer.json
+    identifiers.safetensors    codes int32 (N, T): T = L levels, and one more where a disambiguation code was added
+    catalogue.parquet          item_index, item_id, text columns, train_count
+    ranks.parquet              each test user's rank of the held-out item, for comparing two models pairwise
+    text_encoder/              what embeds a new item's text
+    report/                    closing metrics, curves and pictures of every stage, for the experiment tracker
+
+`Bundle.load` checks names, sizes and hashes before it parses anything, then that the parts belong together.
+
+Shapes: B histories, T codes of an identifier, L levels, N items.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from unigrec import artifacts as a
+from unigrec.bundle_files import open_bundle
+from unigrec.config import Params, load_params
+from unigrec.decoding import PrefixTree, Restriction, beam_search
+from unigrec.errors import UnigrecError
+from unigrec.models.recommender import Recommender, RecommenderConfig
+from unigrec.models.tokenizer import Tokenizer
+from unigrec.models.unified import expand_history
+from unigrec.training.validation import hard_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+HISTORIES_AT_ONCE = 128
+
+
+class Recommendation(NamedTuple):
+    """One item. `score` is a log-probability: of its identifier given the history, or of its share of interactions."""
+
+    item_id: str
+    title: str
+    score: float
+
+
+class Recommended(NamedTuple):
+    """The answer to one history.
+
+    items: at most k distinct items, best first. unknown: items of the history that the catalogue does not hold.
+    by_popularity: nothing of the history is known (or it is empty), so these are the most popular items.
+    """
+
+    items: list[Recommendation]
+    unknown: int
+    by_popularity: bool
+
+
+class Bundle:
+    """A loaded bundle. Make one with `Bundle.load`."""
+
+    def __init__(
+        self, manifest: dict[str, Any], params: Params, recommender: Recommender, codes: np.ndarray, catalogue: pa.Table
+    ):
+        """codes: (N, T) int64. catalogue: N rows. `load` has checked that they belong together."""
+        self.manifest, self.params, self.recommender = manifest, params, recommender
+        self.tree = PrefixTree(codes)
+        self.tokens = hard_tokens(recommender, torch.as_tensor(codes))  # (N, L, E)
+        self.item_ids: list[str] = catalogue["item_id"].to_pylist()
+        self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self.titles = _titles(catalogue, params.embed.text_columns)
+        counts = torch.as_tensor(catalogue["train_count"].to_numpy().astype(np.float64))
+        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so that it is finite
+
+    @property
+    def id(self) -> str:
+        """A hash of the contents: equal for equal bundles, whenever and from whatever commit they were made."""
+        return self.manifest["id"]
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Check and read a bundle.
+
+        Raises:
+            UnigrecError: a file is missing, unknown, changed, too large or not of its format, or the parts do not
+                belong together; the message names the file.
+        """
+        manifest = open_bundle(folder)
+        params = load_params(folder / "params.yaml")
+        catalogue = a.read_table(folder / "catalogue.parquet")
+        recommender = _recommender(folder)
+        codes = _codes(folder, recommender.config)
+        _check_catalogue(folder, catalogue, len(codes))
+        _check_tokenizer(folder, recommender.config)
+        try:
+            return cls(manifest, params, recommender, codes, catalogue)
+        except ValueError as error:  # two items with one identifier
+            raise UnigrecError(f"{folder / 'identifiers.safetensors'}: {error}") from error
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] | None = None,
+    ) -> list[Recommended]:
+        """The k best items for each history.
+
+        Items of a history that the catalogue does not hold are left out and counted. Where nothing is left, the most
+        popular items are returned and marked as such: a shop has to show something to a new visitor.
+
+        Args:
+            histories: item ids, oldest first; the last `joint.history` known ones count.
+            k: 1 to the size of the catalogue.
+            allow: only these items may be recommended. deny: these may not. Unknown ids in both are ignored.
+
+        Raises:
+            UnigrecError: k is out of range, or allow and deny leave nothing.
+        """
+        if not 1 <= k <= len(self.item_ids):
+            raise UnigrecError(f"k = {k}: expected 1 to {len(self.item_ids)}, the size of the catalogue")
+        allowed = self._allowed(allow, deny)
+        known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
+        unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
+        asked = [row for row, history in enumerate(known) if history]
+        found = dict(zip(asked, self._search([known[row] for row in asked], k, allowed), strict=True))
+        popular = self._popular(k, allowed) if len(asked) < len(known) else []
+        return [Recommended(found.get(row, popular), unknown[row], row not in found) for row in range(len(known))]
+
+    def _allowed(self, allow: Collection[str] | None, deny: Collection[str] | None) -> torch.Tensor | None:
+        """(N,) bool, or None where everything is allowed."""
+        if allow is None and not deny:
+            return None
+        allowed = torch.full((len(self.item_ids),), allow is None)
+        allowed[[self.index_of[item] for item in allow or () if item in self.index_of]] = True
+        allowed[[self.index_of[item] for item in deny or () if item in self.index_of]] = False
+        if not allowed.any():
+            raise UnigrecError("the allow- and deny-list leave no item of the catalogue to recommend")
+        return allowed
+
+    def _search(self, known: list[list[int]], k: int, allowed: torch.Tensor | None) -> list[list[Recommendation]]:
+        """Beam search for histories of catalogue indices, none empty."""
+        longest, beam = self.params.joint.history, max(k, self.params.evaluate.beam)
+        restriction = None if allowed is None else Restriction(self.tree, allowed=allowed)
+        answers = []
+        for start in range(0, len(known), HISTORIES_AT_ONCE):
+            chunk = [history[-longest:] for history in known[start : start + HISTORIES_AT_ONCE]]
+            lengths = torch.tensor([len(history) for history in chunk])
+            padded = torch.zeros(len(chunk), int(lengths.max()), dtype=torch.long)  # (B, n)
+            for row, history in enumerate(chunk):
+                padded[row, : len(history)] = torch.tensor(history)
+            source, mask = expand_history(self.tokens, padded, lengths)
+            found = beam_search(self.recommender, self.tree, source, mask, beam, restriction)
+            for items, scores in zip(found.items.tolist(), found.scores.tolist(), strict=True):
+                answers.append(self._named(items[:k], scores[:k]))
+        return answers
+
+    def _popular(self, k: int, allowed: torch.Tensor | None) -> list[Recommendation]:
+        scores = self.popularity if allowed is None else self.popularity.masked_fill(~allowed, float("-inf"))
+        best = scores.sort(descending=True, stable=True)
+        finite = [
+            item if score > float("-inf") else -1
+            for item, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return self._named(finite[:k], best.values.tolist()[:k])
+
+    def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
+        """-1 stands for no item."""
+        return [
+            Recommendation(self.item_ids[item], self.titles[item], score)
+            for item, score in zip(items, scores, strict=True)
+            if item >= 0
+        ]
+
+
+def _titles(catalogue: pa.Table, text_columns: Sequence[str]) -> list[str]:
+    """What a person reads: the title, or else the first text column that the catalogue has, or nothing."""
+    names = [name for name in ("title", *text_columns) if name in catalogue.column_names]
+    return [value or "" for value in catalogue[names[0]].to_pylist()] if names else [""] * catalogue.num_rows
+
+
+def _recommender(folder: Path) -> Recommender:
+    path, config_path = folder / "recommender.safetensors", folder / "recommender.json"
+    try:
+        config = RecommenderConfig(**a.read_json(config_path))
+        with torch.device("meta"):  # nothing is allocated for shapes that the weights do not have
+            recommender = Recommender(config)
+        weights = a.read_tensors(path)
+        recommender.load_state_dict(weights, assign=True)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UnigrecError(f"{path}: the weights do not fit {config_path.name}: {error}") from error
+    _check_finite(path, weights)
+    return recommender.eval().requires_grad_(False)
+
+
+def _check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
+    path = folder / "tokenizer.safetensors"
+    try:
+        with torch.device("meta"):
+            tokenizer = Tokenizer(**a.read_json(folder / "tokenizer.json"))
+        weights = a.read_tensors(path)
+        tokenizer.load_state_dict(weights, assign=True)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UnigrecError(f"{path}: the weights do not fit tokenizer.json: {error}") from error
+    _check_finite(path, weights)
+    if (tokenizer.levels, tokenizer.codebook_size) != (config.levels, config.codebook_size):
+        raise UnigrecError(
+            f"{path}: {tokenizer.levels} levels of {tokenizer.codebook_size} codewords, but the recommender reads "
+            f"{config.levels} of {config.codebook_size}; these parts do not belong together"
+        )
+
+
+def _check_finite(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UnigrecError(f"{path}: weights that are not finite: {', '.join(broken[:5])}")
+
+
+def _codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
+    path = folder / "identifiers.safetensors"
+    codes = a.read_arrays(path).get("codes")
+    if codes is None or codes.dtype != np.int32 or codes.ndim != 2 or codes.shape[1] != len(config.code_sizes):
+        found = "none" if codes is None else f"{codes.dtype} {codes.shape}"
+        raise UnigrecError(f"{path}: expected codes int32 (N, {len(config.code_sizes)}), found {found}")
+    outside = (codes < 0) | (codes >= np.array(config.code_sizes))
+    if outside.any():
+        raise UnigrecError(f"{path}: {int(outside.any(1).sum())} items have codes beyond {config.code_sizes}")
+    return codes.astype(np.int64)
+
+
+def _check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
+    path = folder / "catalogue.parquet"
+    missing = {"item_index", "item_id", "train_count"} - set(catalogue.column_names)
+    if missing:
+        raise UnigrecError(f"{path}: columns are missing: {', '.join(sorted(missing))}")
+    if catalogue.num_rows != items:
+        raise UnigrecError(f"{path}: {catalogue.num_rows} items, but identifiers for {items}")
+    if catalogue["item_index"].to_pylist() != list(range(items)):
+        raise UnigrecError(f"{path}: item_index does not count the rows from 0")
+    ids = catalogue["item_id"].to_pylist()
+    if None in ids or len(set(ids)) != items:
+        raise UnigrecError(f"{path}: item ids are null or repeat")
