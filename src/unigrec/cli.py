@@ -22,6 +22,7 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
 DEFAULT_PARAMS = Path("params.yaml")
 STAGES = "Stages (run by `dvc repro`, in the order of dvc.yaml)"
+PROJECT = "Project"
 
 
 def _run_stage(name: str, params_file: Path) -> None:
@@ -98,6 +99,31 @@ def evaluate(params: ParamsFile = DEFAULT_PARAMS) -> None:
 def decide(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Hold the metrics against the gates and write the decision (exit 0 either way)."""
     _run_stage("decide", params)
+
+
+@app.command(rich_help_panel=PROJECT)
+def configure(
+    profile: Annotated[str | None, typer.Option(help="Size of model and training: a name in infra/profiles.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with interactions and items, or 'sample'.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Kind of the data: folder (default), amazon-2014, amazon-2023, movielens.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, as joint.epochs=20; repeatable.")
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Rewrite values in params.yaml, keeping its comments; without an option, say what is set."""
+    from unigrec.configure import configure as rewrite
+    from unigrec.configure import describe
+
+    if profile is None and data is None and source is None and not settings:
+        print(describe(params))
+        return
+    changes = rewrite(params, profile, data, source, settings or [])
+    print(f"{params}: {len(changes) or 'no'} value{'s' * (len(changes) != 1)} changed")
+    for change in changes:
+        print(f"  {change}")
 
 
 def main() -> None:
