@@ -13,13 +13,18 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 ASSETS = files("unigrec") / "assets" / "data_docs"
-OWN_NAMES = {"all.min.css": "icons.css", "bootstrap.min.js": "bootstrap.bundle.min.js"}  # what stands in for the rest
-OWN_NAMES |= {"bootstrap-table-filter-control.css": "bootstrap-table-filter-control.min.css"}
+OWN_NAMES = {  # of a file that the pages ask for: the one that stands in for it
+    "all.min.css": "icons.css",
+    "bootstrap.min.js": "bootstrap.bundle.min.js",
+    "bootstrap-table-filter-control.css": "bootstrap-table-filter-control.min.css",
+    "jquery-3.7.1.min.js": "jquery.min.js",
+}
 KEPT_IMAGES = ("favicon.ico", "logo-long.png")
 
 _LOADING_TAG = re.compile(r"<script\b[^>]*\bsrc=[^>]*></script>|<link\b[^>]*>|<img\b[^>]*>", re.DOTALL)
 _ADDRESS = re.compile(r'(?<=[\s"])(?:src|href)="([^"]*)"')
 _NETWORK_BACKGROUND = re.compile(r"background: url\('https?://[^']*'\)[^;]*;")
+_NO_ASSET = "Data asset: None<br>"  # the page looks for the name in a place that the library no longer fills
 _NEWSLETTER = re.compile(r"<footer>.*?</footer>", re.DOTALL)
 
 
@@ -40,7 +45,7 @@ def make_offline(folder: Path) -> None:
         to_static = os.path.relpath(static, page.parent)
         html = page.read_text(encoding="utf-8")
         html = _LOADING_TAG.sub(lambda tag, there=to_static: _local_tag(tag[0], there, held), html)  # type: ignore[misc]
-        html = _NEWSLETTER.sub("", _NETWORK_BACKGROUND.sub("", html))
+        html = _NEWSLETTER.sub("", _NETWORK_BACKGROUND.sub("", html.replace(_NO_ASSET, "")))
         page.write_text(html, encoding="utf-8")
 
 

@@ -256,7 +256,7 @@ def _size_check(table: str, minimum: int) -> Check:
 def _core_check(table: str, k_core: int) -> Check:
     return Check(
         table,
-        f"some {table} are left when {table} with fewer than {k_core} interactions are removed, again and again",
+        f"the {k_core}-core has {table}: some are left when users and items with fewer than {k_core} interactions go",
         "ExpectColumnSumToBeBetween",
         {"column": "left_after_k_core", "min_value": 1},
         threshold="prepare.k_core",
@@ -318,7 +318,7 @@ def _run(tables: dict[str, pd.DataFrame], checks: list[Check]) -> list[dict[str,
 
 def _docs_site(folder: Path) -> dict[str, Any]:
     return {
-        "local": {
+        "unigrec": {
             "class_name": "SiteBuilder",
             "show_how_to_buttons": False,
             "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.absolute())},
@@ -348,6 +348,8 @@ def _expectation(check: Check) -> Any:
     import great_expectations.expectations as gxe
 
     description = f"{check.name} ({check.threshold})" if check.threshold else check.name
+    if check.severity == WARNING:
+        description = f"a warning, nothing more: {description}"
     return getattr(gxe, check.expectation)(
         **check.arguments, description=description, severity=check.severity, meta={"name": check.name}
     )

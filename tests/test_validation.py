@@ -1,0 +1,302 @@
+"""Every expectation is broken once, by a table that breaks nothing else, and is named with count and examples."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from unigrec import artifacts as a
+from unigrec.config import ValidateParams
+from unigrec.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
+from unigrec.validation import Check, _run, validate_tables
+
+USERS, ITEMS = 12, 6
+PARAMS = ValidateParams(
+    min_users=10,
+    min_items=5,
+    min_interactions=50,
+    min_timestamp=0,
+    max_timestamp=4_102_444_800,
+    max_duplicate_share=0.02,
+    min_text_coverage=0.8,
+    max_single_time_user_share=0.5,
+    max_row_change=0.5,
+)
+TEXT_COLUMNS = ("title", "brand")
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _empty_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def good_tables() -> tuple[dict[str, list], dict[str, list]]:
+    """Columns of 72 interactions (12 users with 6 items each) and 6 items."""
+    pairs = [(user, item) for user in range(USERS) for item in range(ITEMS)]
+    interactions = {
+        "user_id": [f"u{user}" for user, _ in pairs],
+        "item_id": [f"i{item}" for _, item in pairs],
+        "timestamp": [1_000_000 + row for row in range(len(pairs))],
+    }
+    items = {"item_id": [f"i{item}" for item in range(ITEMS)], "title": ["a lamp"] * ITEMS, "brand": [None] * ITEMS}
+    return interactions, items
+
+
+def run(interactions: dict[str, list], items: dict[str, list], reference: dict[str, int] | None = None) -> dict:
+    interactions_table, items_table = pa.table(interactions), pa.table(items)
+    return validate_tables(interactions_table, items_table, PARAMS, TEXT_COLUMNS, k_core=3, reference=reference)
+
+
+def run_bad(interactions: dict[str, list], items: dict[str, list], reference=None) -> tuple[list[dict], str]:
+    """The failed expectations as result.json holds them, and the error's text."""
+    with pytest.raises(InvalidDataError) as caught:
+        run(interactions, items, reference)
+    assert caught.value.exit_code == EXIT_INVALID_DATA
+    assert not a.VALIDATED.exists()
+    assert (a.DATA_DOCS / "index.html").is_file()
+    result = json.loads(a.VALIDATION.read_text())
+    assert result["passed"] is False
+    failed = [finding for finding in result["expectations"] if finding["success"] is False]
+    for finding in failed:
+        assert finding["name"] in str(caught.value)
+        assert all(json.dumps(example, ensure_ascii=False) in str(caught.value) for example in finding["examples"])
+    return failed, str(caught.value)
+
+
+def test_good_tables_pass_and_leave_a_note_that_says_which_data_passed():
+    result = run(*good_tables())
+    assert result["passed"]
+    assert result == json.loads(a.VALIDATION.read_text())
+    unanswered = [finding["name"] for finding in result["expectations"] if finding["success"] is not True]
+    assert unanswered == [
+        f"the number of {table} is within 50 % of the last registered run's" for table in result["rows"]
+    ]
+    note = a.VALIDATED.read_bytes()
+    assert json.loads(note)["rows"] == {"interactions": 72, "items": 6, "users": 12}
+
+    run(*good_tables())
+    assert a.VALIDATED.read_bytes() == note
+
+    interactions, items = good_tables()
+    interactions["timestamp"][0] += 1
+    run(interactions, items)
+    assert a.VALIDATED.read_bytes() != note
+
+
+FUTURE = int(time.time()) + 3 * 86_400
+BREAKAGES = {
+    "null user": (lambda i, _: i["user_id"].__setitem__(3, None), "no user_id is null or blank", 1, ["row 3"]),
+    "blank item": (lambda i, _: i["item_id"].__setitem__(4, "  "), "no item_id is null or blank", 1, ["row 4"]),
+    "null time": (lambda i, _: i["timestamp"].__setitem__(5, None), "no timestamp is null", 1, ["row 5"]),
+    "unknown item": (lambda i, _: i["item_id"].__setitem__(6, "gone"), "every interaction's item", 1, ["gone"]),
+    "negative time": (lambda i, _: i["timestamp"].__setitem__(7, -5), "timestamps are unix seconds", 1, [-5]),
+    "future time": (lambda i, _: i["timestamp"].__setitem__(8, FUTURE), "timestamps are unix seconds", 1, [FUTURE]),
+    "repeated rows": (
+        lambda i, _: [values.extend(values[:2]) for values in i.values()],
+        "at most 2 % of the interactions repeat",
+        2,
+        ["u0 | i0 | 1000000", "u0 | i1 | 1000001"],
+    ),
+    "null item id": (
+        lambda _, j: (j["item_id"].append(None), j["title"].append("x"), j["brand"].append(None)),
+        "no item_id is null or blank",
+        1,
+        ["row 6"],
+    ),
+    "item id twice": (
+        lambda _, j: (j["item_id"].append("i2"), j["title"].append("x"), j["brand"].append(None)),
+        "no item_id is there twice",
+        2,
+        ["i2"],
+    ),
+    "items without text": (
+        lambda _, j: j["title"].__setitem__(slice(0, 2), [None, " "]),
+        "at least 80 % of the items have some text",
+        2,
+        ["i0", "i1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BREAKAGES)
+def test_bad_rows_are_counted_and_shown(kind):
+    breakage, name, count, examples = BREAKAGES[kind]
+    interactions, items = good_tables()
+    breakage(interactions, items)
+    failed, message = run_bad(interactions, items)
+    assert [finding["name"][: len(name)] for finding in failed] == [name]
+    assert failed[0]["unexpected_count"] == count
+    rows = len((interactions if failed[0]["table"] == "interactions" else items)["item_id"])
+    assert failed[0]["unexpected_share"] == pytest.approx(count / rows)
+    assert failed[0]["examples"] == examples
+    assert f"broken by {count} of {rows} rows" in message
+    if failed[0]["threshold"]:
+        assert failed[0]["threshold"] in message
+
+
+def test_bad_rows_within_the_threshold_pass():
+    interactions, items = good_tables()
+    for values in interactions.values():
+        values.append(values[0])  # one repeated interaction of 73 is below 2 %
+    items["title"][0] = None  # one item of six without text: above 80 % still have some
+    assert run(interactions, items)["passed"]
+
+
+def test_a_missing_column_is_named_and_what_needs_it_is_not_guessed():
+    interactions, items = good_tables()
+    del interactions["timestamp"]
+    failed, message = run_bad(interactions, items)
+    assert [finding["name"] for finding in failed] == ["there is a column timestamp"]
+    assert 'found "missing"' in message
+    reasons = [finding["reason"] for finding in json.loads(a.VALIDATION.read_text())["expectations"]]
+    assert "not checked: interactions.timestamp is missing or has the wrong type" in reasons
+
+
+def test_timestamps_as_strings_are_a_wrong_type():
+    interactions, items = good_tables()
+    interactions["timestamp"] = [f"2014-01-{1 + row % 28:02}" for row in range(72)]
+    failed, message = run_bad(interactions, items)
+    assert [finding["name"] for finding in failed] == ["timestamp holds whole numbers"]
+    assert 'found "str"' in message
+
+
+def test_tables_without_any_text_column():
+    interactions, items = good_tables()
+    failed, message = run_bad(interactions, {"item_id": items["item_id"], "price": [1.5] * ITEMS})
+    assert [finding["name"].split(" (")[0] for finding in failed] == [
+        "there is at least one text column",
+        "at least 80 % of the items have some text in title, brand",
+    ]
+    assert "embed.text_columns" in message
+
+
+def test_all_interactions_of_one_user():
+    interactions, items = good_tables()
+    interactions["user_id"] = ["u0"] * 72
+    failed, message = run_bad(interactions, items)
+    assert "there are at least 10 users; found 1; set by validate.min_users" in message
+    assert ("users", "there are at least 10 users") in [(finding["table"], finding["name"]) for finding in failed]
+
+
+def test_too_few_items_and_interactions():
+    interactions, items = good_tables()
+    few = {name: values[:4] for name, values in items.items()}
+    rows = [row for row in range(72) if interactions["item_id"][row] in few["item_id"]]
+    failed, message = run_bad({name: [values[row] for row in rows] for name, values in interactions.items()}, few)
+    assert [finding["name"] for finding in failed] == [
+        "there are at least 50 interactions",
+        "there are at least 5 items",
+    ]
+    assert [finding["observed"] for finding in failed] == [48, 4]
+    assert "validate.min_interactions" in message
+    assert "validate.min_items" in message
+
+
+def test_nothing_left_after_k_core():
+    interactions, items = good_tables()
+    interactions["user_id"] = [f"u{row}" for row in range(72)]  # one interaction a user
+    failed, message = run_bad(interactions, items)
+    assert {finding["table"] for finding in failed} == {"users", "items"}
+    assert all(finding["name"].startswith("the 3-core has") for finding in failed)
+    assert all(finding["observed"] == 0 for finding in failed)
+    assert "prepare.k_core" in message
+
+
+def test_empty_tables_fail_without_a_crash():
+    schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
+    items = pa.table({"item_id": pa.array([], pa.string()), "title": pa.array([], pa.string())})
+    with pytest.raises(InvalidDataError, match="there are at least 50 interactions; found 0"):
+        validate_tables(schema.empty_table(), items, PARAMS, TEXT_COLUMNS, 3, None)
+    with pytest.raises(InvalidDataError, match="there is a column user_id"):
+        validate_tables(pa.table({}), pa.table({}), PARAMS, TEXT_COLUMNS, 3, None)
+
+
+def test_one_time_per_user_is_a_warning_that_stops_nothing(caplog):
+    interactions, items = good_tables()
+    interactions["timestamp"] = [1_000_000 + row // ITEMS for row in range(72)]
+    result = run(interactions, items)
+    failed = [finding for finding in result["expectations"] if finding["success"] is False]
+    assert [(finding["severity"], finding["unexpected_count"]) for finding in failed] == [("warning", USERS)]
+    assert result["passed"]
+    assert a.VALIDATED.exists()
+    assert "validate.max_single_time_user_share" in caplog.text
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(48, True), (144, True), (47, False), (145, False)])
+def test_row_counts_against_the_last_registered_run(rows, passes):
+    reference = {"users": USERS, "items": ITEMS, "interactions": rows}
+    if passes:
+        assert run(*good_tables(), reference)["passed"]
+    else:
+        failed, message = run_bad(*good_tables(), reference)
+        assert [finding["table"] for finding in failed] == ["interactions"]
+        assert f"run's, {rows}; found 72; set by validate.max_row_change" in message
+
+
+def test_a_reference_of_another_shape_is_an_error():
+    with pytest.raises(UnigrecError, match=r"state/reference.json: 'items' should be a number"):
+        run(*good_tables(), {"interactions": 72, "users": 12})
+
+
+def test_odd_ids_are_fine():
+    interactions, items = good_tables()
+    odd = {"i0": "a b", "i1": "a,b", "i2": "Лампа", "i3": "灯 | 1", "i4": "<b>", "i5": "'"}
+    interactions["item_id"] = [odd[item] for item in interactions["item_id"]]
+    items["item_id"] = list(odd.values())
+    interactions["user_id"] = [f"用户, {user}" for user in interactions["user_id"]]
+    assert run(interactions, items)["passed"]
+
+
+def test_an_expectation_that_raises_is_reported_with_its_reason():
+    import pandas as pd
+
+    check = Check("users", "a name", "ExpectColumnSumToBeBetween", {"column": "nowhere", "min_value": 1})
+    (finding,) = _run({"users": pd.DataFrame({"user_id": ["u"]})}, [check])
+    assert finding["success"] is False
+    assert "nowhere" in finding["reason"]
+
+
+def test_the_pages_load_nothing_from_the_network_and_run_nothing_from_the_data():
+    interactions, items = good_tables()
+    interactions["item_id"][0] = "<script>alert(1)</script>"
+    run_bad(interactions, items)
+    pages = list(a.DATA_DOCS.rglob("*.html"))
+    assert len(pages) == 7  # the index, three suites, three results
+    icons = (a.DATA_DOCS / "static/icons.css").read_text()
+    for page in pages:
+        html = page.read_text()
+        assert "<script>alert" not in html
+        tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", html)
+        loaded = [address for tag in tags for address in re.findall(r'(?:src|href)="([^"]*)"', tag)]
+        assert len(loaded) == 12  # five styles, five scripts, the logo, the icon of the tab
+        assert all((page.parent / address).is_file() for address in loaded)
+        assert not re.search(r"url\(['\"]?(?:https?:)?//", html)
+        for icon in re.findall(r'class="fas (fa-[a-z-]+)', html):
+            assert f".{icon} {{" in icons
+
+
+def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    interactions, items = good_tables()
+    interactions["item_id"][0] = "gone, too"
+    a.write_table(a.INTERACTIONS, pa.table(interactions))
+    a.write_table(a.ITEMS, pa.table(items))
+    a.write_json(a.VALIDATED, {"left": "by an earlier run"})
+    command = [sys.executable, "-m", "unigrec.cli", "validate"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == EXIT_INVALID_DATA
+    assert "error: the data breaks" in done.stderr
+    assert (
+        'every interaction\'s item is in the items table; broken by 1 of 72 rows (1.389 %); such as "gone, too"'
+        in done.stderr
+    )
+    assert "artifacts/validate/data_docs/index.html" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not a.VALIDATED.exists()
