@@ -22,6 +22,7 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
 DEFAULT_PARAMS = Path("params.yaml")
 STAGES = "Stages (run by `dvc repro`, in the order of dvc.yaml)"
+DATA = "Data"
 PROJECT = "Project"
 
 
@@ -124,6 +125,20 @@ def configure(
     print(f"{params}: {len(changes) or 'no'} value{'s' * (len(changes) != 1)} changed")
     for change in changes:
         print(f"  {change}")
+
+
+@app.command(rich_help_panel=DATA)
+def fetch(
+    source: Annotated[str, typer.Option(help="amazon-2014, amazon-2023 or movielens.")],
+    category: Annotated[str, typer.Option(help="As its site spells it: Beauty, All_Beauty, ml-1m.")],
+    to: Annotated[Path, typer.Option(help="The folder to download into; then the value of ingest.path.")],
+    base_url: Annotated[str | None, typer.Option(help="A mirror with the layout of the official address.")] = None,
+) -> None:
+    """Download a public data set from its official address, going on where a download was cut off."""
+    from unigrec.data.fetch import fetch_source
+
+    files = fetch_source(source, category, to, base_url, report=typer.echo)
+    typer.echo(f"ready: {', '.join(file.name for file in files)}. Set ingest.source: {source} and ingest.path: {to}")
 
 
 def main() -> None:

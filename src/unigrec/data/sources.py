@@ -7,9 +7,6 @@ pass through here as they are.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +16,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from unigrec.config import IngestParams
+from unigrec.data.files import describe, readable, refuse_empty
 from unigrec.data.sample import generate_sample
 from unigrec.errors import UnigrecError
 
@@ -65,20 +63,13 @@ def load_source(params: IngestParams, seed: int) -> Source:
         from unigrec.data.amazon import read_amazon
 
         interactions, items, files = read_amazon(path, params.source, params.min_rating)
-    described = [_describe(file, path) for file in files]
+    described = [describe(file, path) for file in files]
     extra = {"files": described, "min_rating": params.min_rating}
     return Source(interactions, items, _provenance(params.source, interactions, items, **extra))
 
 
 def _provenance(source: str, interactions: pa.Table, items: pa.Table, **extra: object) -> dict:
     return {"source": source, "interactions": interactions.num_rows, "items": items.num_rows, **extra}
-
-
-def _describe(file: Path, folder: Path) -> dict:
-    """Name inside the source's folder, size and hash: the same data in another place describes the same."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"name": file.relative_to(folder).as_posix(), "bytes": file.stat().st_size, "sha256": digest}
 
 
 # --- a folder of Parquet or CSV files -------------------------------------------------------------------------------
@@ -98,7 +89,7 @@ def _load_folder(folder: Path) -> Source:
     )
     items, dropped = _items(_read(items_file, ("item_id",), others=True), items_file)
 
-    files = [_describe(part, folder) for file in (interactions_file, items_file) for part in _parts(file)]
+    files = [describe(part, folder) for file in (interactions_file, items_file) for part in _parts(file)]
     extra = {"files": files, "dropped_item_columns": dropped}
     return Source(interactions, items, _provenance("folder", interactions, items, **extra))
 
@@ -128,9 +119,8 @@ def _read(file: Path, required: tuple[str, ...], others: bool) -> pa.Table:
     """Read the required columns (and, where `others`, all the rest). Raises UnigrecError."""
     parts = _parts(file)
     for part in parts:
-        if part.stat().st_size == 0:
-            raise UnigrecError(f"{part}: the file is empty (0 bytes); write it again")
-    with _readable(file):
+        refuse_empty(part)
+    with readable(file, "CSV" if file.suffix == ".csv" else "Parquet"):
         table = _read_csv(file, required, others) if file.suffix == ".csv" else _read_parquet(parts, required, others)
     if table.num_rows == 0:
         raise UnigrecError(f"{file}: has a header but no rows; a model needs data to learn from")
@@ -176,18 +166,6 @@ def _check_columns(file: Path, names: list[str], required: tuple[str, ...]) -> N
             raise UnigrecError(f"{file}: two columns are named {name!r}; keep one")
 
 
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        kind = "CSV" if file.suffix == ".csv" else "Parquet"
-        detail = str(error).strip().splitlines()[0]
-        raise UnigrecError(
-            f"{file}: cannot be read as {kind}, it is cut off or damaged ({detail}); write it again"
-        ) from error
-
-
 # --- columns --------------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +186,7 @@ def _ids(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
         column = _whole(column, file, name)
     elif not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind)):
         raise UnigrecError(f"{file}: column {name!r} is of type {kind}; ids must be text or integers")
-    with _readable(file):  # bytes that are no UTF-8
+    with readable(file, "text ids"):  # bytes that are no UTF-8
         column = column.cast(pa.string())
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 
@@ -241,7 +219,7 @@ def _seconds(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
     elif pa.types.is_floating(kind):
         column = _whole(column, file, "timestamp")
     elif pa.types.is_integer(kind) or pa.types.is_null(kind):
-        with _readable(file):
+        with readable(file, "whole seconds"):
             column = column.cast(pa.int64())
     else:
         raise UnigrecError(f"{file}: column 'timestamp' is of type {kind}; write unix seconds (integers) or a datetime")
