@@ -1,0 +1,58 @@
+"""The few collective operations of batch-wide losses. Without a process group every one of them is the identity."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def rank_slice(size: int) -> slice:
+    """The contiguous rows of a batch of `size` that belong to this rank; sizes differ by at most one."""
+    base, extra = divmod(size, world_size())
+    start = rank() * base + min(rank(), extra)
+    return slice(start, start + base + (rank() < extra))
+
+
+def gather_rows(rows: Tensor, total: int) -> Tensor:
+    """All ranks' rows (total, ...), in rank order: others' detached, this rank's own with its gradient in place.
+
+    The loss over the result is to be computed in full on every rank and scaled by the world size, since gradients are
+    averaged over ranks.
+    """
+    if world_size() == 1:
+        return rows
+    longest = -(-total // world_size())
+    padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+    padded[: len(rows)] = rows.detach()
+    gathered = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(gathered, padded)
+    base, extra = divmod(total, world_size())
+    pieces = [piece[: base + (index < extra)] for index, piece in enumerate(gathered)]
+    pieces[rank()] = rows
+    return torch.cat(pieces)
+
+
+def global_sum(local: Tensor) -> Tensor:
+    """Sum over ranks. The gradient is this rank's part times the world size: averaged over ranks it is the sum's."""
+    if world_size() == 1:
+        return local
+    total = local.detach().clone()
+    dist.all_reduce(total)
+    return total + (local - local.detach()) * world_size()
+
+
+def all_finite(loss: Tensor) -> bool:
+    """Whether the loss is finite on every rank."""
+    finite = torch.isfinite(loss.detach()).all().to(torch.int32)
+    if world_size() > 1:
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite)

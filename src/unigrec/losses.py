@@ -1,0 +1,61 @@
+"""One function per loss of the method (UniGRec, arXiv 2601.17438, sections 3.2 and 3.3).
+
+Losses of samples come back per sample, so that the caller weights them over ranks; losses that exist only for a whole
+batch come back as a scalar. Shapes: B samples of the global batch, L levels, K codewords, T decoder positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def recommendation_loss(logits: list[Tensor], codes: Tensor) -> Tensor:
+    """Cross entropy of the target's codes, mean over positions.
+
+    logits: T tensors (B, size of the position's range); codes: (B, T) int64. Returns (B,).
+    """
+    losses = [
+        F.cross_entropy(scores.float(), codes[:, position], reduction="none") for position, scores in enumerate(logits)
+    ]
+    return torch.stack(losses, dim=1).mean(1)
+
+
+def reconstruction_loss(reconstructed: Tensor, embeddings: Tensor) -> Tensor:
+    """Mean squared error over the embedding's dimensions: (N, D), (N, D) -> (N,)."""
+    return (reconstructed - embeddings).square().mean(-1)
+
+
+def uniformity_loss(mean_assignment: Tensor) -> Tensor:
+    """Negative entropy of the mean soft assignment, summed over levels: (L, K) -> scalar. Least when usage is even."""
+    # A codeword that nothing uses has p = 0 exactly: the slope of its logarithm must stay finite.
+    return (mean_assignment * mean_assignment.clamp_min(1e-12).log()).sum()
+
+
+def symmetric_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) + KL(q || p), summed over levels: (B, L, K) twice -> (B,). Never negative."""
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum((-1, -2))
+
+
+def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature: float) -> Tensor:
+    """InfoNCE(hidden, teacher) + InfoNCE(teacher, hidden) with cosine similarity, mean over the batch.
+
+    Negatives are the other distinct target items of the batch: a repeated target is counted once among the negatives of
+    others and is never its own negative.
+
+    Args:
+        hidden: (B, d) student states. teacher: (B, d) teacher embeddings of the targets.
+        items: (B,) target item of each sample.
+    """
+    hidden, teacher = F.normalize(hidden, dim=-1), F.normalize(teacher, dim=-1)
+    _, group = items.unique(return_inverse=True)  # (B,) which distinct item
+    first = torch.full((int(group.max()) + 1,), len(items), device=items.device).scatter_reduce(
+        0, group, torch.arange(len(items), device=items.device), "amin"
+    )
+    to_teacher = hidden @ teacher[first].T / temperature  # (B, distinct items)
+    to_hidden = teacher @ hidden.T / temperature  # (B, B)
+    same_item = (group[:, None] == group[None, :]) & ~torch.eye(len(items), dtype=torch.bool, device=items.device)
+    to_hidden = to_hidden.masked_fill(same_item, float("-inf"))
+    own = torch.arange(len(items), device=items.device)
+    return F.cross_entropy(to_teacher, group) + F.cross_entropy(to_hidden, own)

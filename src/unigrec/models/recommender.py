@@ -1,0 +1,226 @@
+"""The recommender: a T5-shaped encoder-decoder from soft identifiers to a semantic ID.
+
+Relative position buckets shared over layers, pre-norm RMSNorm, no biases, tied input and output table scaled by
+d_model ** -0.5 (Raffel et al., arXiv 1910.10683). Equal to `transformers` T5 with copied weights (a test asserts it).
+
+Shapes: B sequences, S source tokens, T target positions, H heads, E d_model, V vocabulary, L levels, K codewords.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+START = 0  # row of the token table that starts the decoder
+
+
+@dataclass(frozen=True)
+class RecommenderConfig:
+    """The network's shape. `disambiguation` is the range of the code that tells colliding items apart; 0 for none."""
+
+    d_model: int
+    d_ff: int
+    heads: int
+    d_kv: int
+    encoder_layers: int
+    decoder_layers: int
+    dropout: float
+    levels: int
+    codebook_size: int
+    disambiguation: int
+    buckets: int = 32
+    max_distance: int = 128
+
+    @property
+    def code_sizes(self) -> list[int]:
+        """How many codes each decoder position chooses from."""
+        return [self.codebook_size] * self.levels + ([self.disambiguation] if self.disambiguation else [])
+
+    @property
+    def vocabulary(self) -> int:
+        return 1 + sum(self.code_sizes)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class Recommender(nn.Module):
+    """Encoder over the soft identifiers of a history, decoder over the codes of the next item.
+
+    The decoder's position l chooses among the codes of level l only: its cross entropy is over that level's range.
+    """
+
+    def __init__(self, config: RecommenderConfig):
+        super().__init__()
+        self.config = config
+        self.token_table = nn.Embedding(config.vocabulary, config.d_model)
+        self.encoder = Stack(config, config.encoder_layers, decoder=False)
+        self.decoder = Stack(config, config.decoder_layers, decoder=True)
+        nn.init.normal_(self.token_table.weight, std=1.0)
+        offsets = [1]
+        for size in config.code_sizes:
+            offsets.append(offsets[-1] + size)
+        self.offsets = offsets  # first table row of each position's range, and the end
+
+    def level_table(self, position: int) -> Tensor:
+        """Rows of the token table that belong to a position: (K, E)."""
+        return self.token_table.weight[self.offsets[position] : self.offsets[position + 1]]
+
+    def embed_soft(self, probabilities: Tensor) -> Tensor:
+        """Expectation of the level's rows under the soft identifier: (..., L, K) -> (..., L, E).
+
+        With a one-hot assignment this is the table lookup.
+        """
+        L, K = self.config.levels, self.config.codebook_size
+        tables = self.token_table.weight[1 : 1 + L * K].view(L, K, -1)
+        return torch.einsum("...lk,lke->...le", probabilities, tables)
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Table lookup of codes, position by position: (..., T) int64 -> (..., T, E)."""
+        shift = torch.tensor(self.offsets[: codes.shape[-1]], device=codes.device)
+        return self.token_table(codes + shift)
+
+    def encode(self, source: Tensor, mask: Tensor) -> Tensor:
+        """source (B, S, E), mask (B, S) true where there is a token -> (B, S, E)."""
+        return self.encoder(source, mask)
+
+    def decode(self, memory: Tensor, mask: Tensor, codes: Tensor) -> Tensor:
+        """Teacher forcing: codes (B, T) -> decoder output (B, T, E); position 0 has seen no code yet."""
+        start = self.token_table.weight[START].expand(len(codes), 1, -1)
+        inputs = torch.cat([start, self.embed_codes(codes[:, :-1])], dim=1)
+        return self.decoder(inputs, None, memory, mask)
+
+    def position_logits(self, output: Tensor, position: int) -> Tensor:
+        """(..., E) decoder output at a position -> (..., K) logits over that position's codes."""
+        return (output * self.config.d_model**-0.5) @ self.level_table(position).T
+
+
+class Stack(nn.Module):
+    """T5 blocks with one relative position bias shared by all of them."""
+
+    def __init__(self, config: RecommenderConfig, layers: int, decoder: bool):
+        super().__init__()
+        self.is_decoder = decoder
+        self.buckets, self.max_distance = config.buckets, config.max_distance
+        self.position_bias = nn.Embedding(config.buckets, config.heads)
+        self.layers = nn.ModuleList([Layer(config, decoder) for _ in range(layers)])
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.position_bias.weight, std=config.d_model**-0.5)
+
+    def bias(self, queries: int, keys: int, device: torch.device, first_query: int = 0) -> Tensor:
+        """(1, H, queries, keys) relative position bias; causal for the decoder."""
+        query = torch.arange(first_query, first_query + queries, device=device)[:, None]
+        distance = torch.arange(keys, device=device)[None, :] - query
+        bucket = relative_bucket(distance, not self.is_decoder, self.buckets, self.max_distance)
+        bias = self.position_bias(bucket).permute(2, 0, 1)[None]
+        if self.is_decoder:
+            bias = bias.masked_fill(distance > 0, float("-inf"))
+        return bias
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None
+    ) -> Tensor:
+        """hidden (B, T, E); masks (B, T) and (B, S), true where there is a token."""
+        bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
+        if mask is not None:
+            bias = bias + additive_mask(mask, hidden.dtype)
+        cross_bias = None if memory_mask is None else additive_mask(memory_mask, hidden.dtype)
+        hidden = self.dropout(hidden)
+        for layer in self.layers:
+            hidden = layer(hidden, bias, memory, cross_bias)
+        return self.dropout(self.norm(hidden))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention in the decoder, feed-forward; each pre-norm with a residual."""
+
+    def __init__(self, config: RecommenderConfig, decoder: bool):
+        super().__init__()
+        self.self_attention = Attention(config)
+        self.self_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.cross_attention = Attention(config) if decoder else None
+        self.cross_norm = nn.RMSNorm(config.d_model, eps=1e-6) if decoder else None
+        self.feed_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.feed_in = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.feed_out = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.feed_in.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.feed_out.weight, std=config.d_ff**-0.5)
+
+    def forward(self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None) -> Tensor:
+        normed = self.self_norm(hidden)
+        key, value = self.self_attention.keys_values(normed)
+        hidden = hidden + self.dropout(self.self_attention(normed, key, value, bias))
+        if self.cross_attention is not None:
+            assert memory is not None
+            key, value = self.cross_attention.keys_values(memory)
+            hidden = hidden + self.cross(hidden, key, value, cross_bias)
+        return hidden + self.feed_forward(hidden)
+
+    def cross(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Cross-attention with keys and values that were computed once."""
+        assert self.cross_attention is not None
+        assert self.cross_norm is not None
+        return self.dropout(self.cross_attention(self.cross_norm(hidden), key, value, bias))
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        inner = self.dropout(F.relu(self.feed_in(self.feed_norm(hidden))))
+        return self.dropout(self.feed_out(inner))
+
+
+class Attention(nn.Module):
+    """Multi-head attention without scaling of the scores, as T5 has it."""
+
+    def __init__(self, config: RecommenderConfig):
+        super().__init__()
+        inner = config.heads * config.d_kv
+        self.heads, self.d_kv, self.dropout = config.heads, config.d_kv, config.dropout
+        self.query = nn.Linear(config.d_model, inner, bias=False)
+        self.key = nn.Linear(config.d_model, inner, bias=False)
+        self.value = nn.Linear(config.d_model, inner, bias=False)
+        self.out = nn.Linear(inner, config.d_model, bias=False)
+        nn.init.normal_(self.query.weight, std=(config.d_model * config.d_kv) ** -0.5)
+        nn.init.normal_(self.key.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.value.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.out.weight, std=inner**-0.5)
+
+    def split(self, projected: Tensor) -> Tensor:
+        """(B, T, H * d_kv) -> (B, H, T, d_kv)."""
+        return projected.unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)
+
+    def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split(self.key(hidden)), self.split(self.value(hidden))
+
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """hidden (B, T, E), key and value (B, H, S, d_kv), bias broadcastable to (B, H, T, S) -> (B, T, E)."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            self.split(self.query(hidden)), key, value, attn_mask=bias, dropout_p=dropout, scale=1.0
+        )
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, S) true where there is a token -> (B, 1, 1, S) to be added to scores."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))[:, None, None]
+
+
+def relative_bucket(distance: Tensor, bidirectional: bool, buckets: int, max_distance: int) -> Tensor:
+    """T5's bucket of a relative position (key minus query): exact when near, logarithmic when far."""
+    if bidirectional:
+        buckets //= 2
+        bucket = (distance > 0).long() * buckets
+        distance = distance.abs()
+    else:
+        bucket = torch.zeros_like(distance)
+        distance = (-distance).clamp_min(0)
+    exact = buckets // 2
+    far = exact + (
+        torch.log(distance.float().clamp_min(1) / exact) / math.log(max_distance / exact) * (buckets - exact)
+    ).long().clamp(max=buckets - 1 - exact)
+    return bucket + torch.where(distance < exact, distance, far)

@@ -1,0 +1,86 @@
+"""Tokenizer, recommender and the projections between their spaces and the teacher's, as one module.
+
+Shapes: M distinct items of the batch, B samples, n history items, L levels, K codewords, E d_model, C code dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unigrec.models.recommender import Recommender
+from unigrec.models.tokenizer import Tokenizer
+
+
+class JointOutput(NamedTuple):
+    """What the losses read. Everything is float32."""
+
+    logits: list[Tensor]  # a (B, size) tensor per decoder position
+    log_probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
+    reconstructed: Tensor  # (M, D)
+    history_log_probabilities: Tensor  # (B, L, K) codebook assignments of the encoded history
+    teacher_log_probabilities: Tensor  # (B, L, K) codebook assignments of the target's teacher embedding
+    student_state: Tensor  # (B, teacher dimension)
+
+
+class UnifiedModel(nn.Module):
+    """The model of the joint phase (UniGRec, arXiv 2601.17438, figure 2)."""
+
+    def __init__(self, tokenizer: Tokenizer, recommender: Recommender, teacher_dim: int):
+        super().__init__()
+        code_dim, d_model = tokenizer.codebooks.shape[-1], recommender.config.d_model
+        self.tokenizer = tokenizer
+        self.recommender = recommender
+        self.history_to_code = nn.Linear(d_model, code_dim)
+        self.teacher_to_code = nn.Linear(teacher_dim, code_dim)
+        self.state_to_teacher = nn.Linear(d_model, teacher_dim)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        history: Tensor,
+        lengths: Tensor,
+        codes: Tensor,
+        teacher: Tensor,
+        temperature: float,
+        autocast: bool = False,
+    ) -> JointOutput:
+        """One pass over a batch.
+
+        Args:
+            embeddings: (M, D) of the distinct items. history: (B, n) rows of `embeddings`, padded on the right.
+            lengths: (B,) items in each history. codes: (B, T) of the targets. teacher: (B, teacher dimension).
+            autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
+        """
+        latent = self.tokenizer.encoder(embeddings)
+        soft = self.tokenizer.quantize_soft(latent, temperature)
+        with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
+            tokens = self.recommender.embed_soft(soft.probabilities)  # (M, L, E)
+            source, mask = expand_history(tokens, history, lengths)
+            memory = self.recommender.encode(source, mask)
+            output = self.recommender.decode(memory, mask, codes)
+            logits = [self.recommender.position_logits(output[:, p], p) for p in range(codes.shape[1])]
+        pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, E)
+        return JointOutput(
+            logits=logits,
+            log_probabilities=soft.log_probabilities,
+            reconstructed=self.tokenizer.decode(soft.quantized),
+            history_log_probabilities=self.assignments(self.history_to_code(pooled), temperature),
+            teacher_log_probabilities=self.assignments(self.teacher_to_code(teacher), temperature),
+            student_state=self.state_to_teacher(output[:, 0].float()),
+        )
+
+    def assignments(self, latent: Tensor, temperature: float) -> Tensor:
+        """(B, C) -> (B, L, K) log of the codebooks' soft assignment."""
+        return self.tokenizer.quantize_soft(latent, temperature).log_probabilities
+
+
+def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Item tokens (M, L, E), history (B, n) and lengths (B,) -> source (B, n * L, E) and mask (B, n * L)."""
+    levels = tokens.shape[1]
+    source = tokens[history].flatten(1, 2)
+    steps = torch.arange(history.shape[1], device=history.device)
+    mask = (steps < lengths[:, None]).repeat_interleave(levels, dim=1)
+    return source, mask

@@ -1,0 +1,33 @@
+"""Progress of long work: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class TrainingProgress:
+    """Prints what a phase logs, an epoch a line.
+
+    Args:
+        name: of the phase. epochs: how many it may take.
+    """
+
+    def __init__(self, name: str, epochs: int, every: float = 5.0):
+        self.name, self.epochs, self.every = name, epochs, every
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        """A line with the epoch's figures; in a log at most one every `every` seconds, but each validation."""
+        now, epoch = time.monotonic(), int(metrics["epoch"])
+        validated = any(name.startswith("validation_") for name in metrics)
+        if not (validated or epoch == self.epochs or now - self.printed >= self.every):
+            return
+        self.printed = now
+        shown = {name: value for name, value in metrics.items() if name not in ("epoch", "step")}
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        print(
+            f"{self.name}: epoch {epoch}/{self.epochs}  {now - self.started:.0f} s  {figures}",
+            file=sys.stderr,
+            flush=True,
+        )

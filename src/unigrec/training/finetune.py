@@ -1,0 +1,108 @@
+"""The last phase: the recommender alone, on the hardened identifiers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.data.batches import Sequences, bucketed_batches
+from unigrec.decoding import PrefixTree
+from unigrec.distributed import rank_slice, world_size
+from unigrec.losses import recommendation_loss
+from unigrec.models.recommender import Recommender
+from unigrec.training.checkpoint import CheckpointFolder
+from unigrec.training.engine import make_engine, start_process_group
+from unigrec.training.loop import Log, Phase, train
+from unigrec.training.teacher import Trained
+from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users
+
+if TYPE_CHECKING:
+    from unigrec.config import FinetuneParams, JointParams
+
+
+def fit_disambiguation(recommender: Recommender, size: int) -> Recommender:
+    """The same recommender with room for `size` disambiguation codes; rows beyond the old range start at its mean."""
+    old = recommender.config
+    if old.disambiguation == size:
+        return recommender
+    resized = Recommender(type(old)(**(old.to_dict() | {"disambiguation": size})))
+    weights = recommender.state_dict()
+    first = recommender.offsets[old.levels]
+    rows = weights["token_table.weight"][first:]
+    missing = max(size - len(rows), 0)
+    filled = torch.cat([rows[:size], rows.mean(0, keepdim=True).expand(missing, -1)]) if len(rows) else None
+    table = resized.token_table.weight.detach().clone()
+    table[:first] = weights["token_table.weight"][:first]
+    if filled is not None:
+        table[first:] = filled
+    resized.load_state_dict(weights | {"token_table.weight": table})
+    return resized
+
+
+def train_finetune(
+    sequences: Sequences,
+    recommender: Recommender,
+    codes: np.ndarray,
+    params: FinetuneParams,
+    joint: JointParams,
+    seed: int,
+    device: torch.device,
+    log: Log,
+    checkpoints: CheckpointFolder | None = None,
+) -> Trained:
+    """Train until validation NDCG@10 (unmasked) stops rising; the untouched recommender is a candidate too.
+
+    Args:
+        codes: (N, T) hardened identifiers. joint: the history length and validation settings of the joint phase.
+    """
+    start_process_group(device, needed=params.engine == "deepspeed")
+    torch.manual_seed(seed)
+    disambiguation = int(codes[:, -1].max()) + 1 if codes.shape[1] > recommender.config.levels else 0
+    model = fit_disambiguation(recommender, disambiguation).to(device)
+    group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
+    engine = make_engine(params.engine, model, [group], params.batch_size)
+    all_codes = torch.as_tensor(codes, device=device)
+    levels = model.config.levels
+    tree = PrefixTree(codes, device)
+    users = sampled_users(sequences, joint.validation_users, seed)
+    windows = sequences.windows()
+    window_lengths = sequences.window_batch(windows, joint.history).lengths
+
+    def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        whole = sequences.window_batch(windows[batch], joint.history)
+        rows = rank_slice(len(batch))
+        items = torch.as_tensor(whole.items[rows], device=device)
+        targets = torch.as_tensor(whole.targets[rows], device=device)
+        lengths = torch.as_tensor(whole.lengths[rows], device=device)
+        loss = hardened_loss(model, all_codes[items, :levels], lengths, all_codes[targets])
+        return {"loss": loss.sum() * world_size() / len(batch)}
+
+    def validate() -> dict[str, float]:
+        tokens = hard_tokens(model, all_codes)
+        return beam_metrics(model, tokens, tree, sequences, users, joint.history, joint.validation_beam)
+
+    phase = Phase(
+        name="finetune",
+        epochs=params.epochs,
+        batches=lambda epoch: bucketed_batches(window_lengths, params.batch_size, seed, epoch),
+        losses=losses,
+        validate=validate,
+        validate_first=True,
+        validate_every=params.validate_every,
+        patience=params.patience,
+    )
+    history = train(phase, engine, checkpoints, log)
+    return Trained(model, history)
+
+
+def hardened_loss(model: Recommender, history: Tensor, lengths: Tensor, codes: Tensor) -> Tensor:
+    """Recommendation loss of hardened histories (B, n, L), padded by `lengths`, and target codes (B, T): (B,)."""
+    steps = torch.arange(history.shape[1], device=history.device)
+    mask = (steps < lengths[:, None]).repeat_interleave(history.shape[2], dim=1)  # (B, n * L)
+    source = model.embed_codes(history).flatten(1, 2)  # (B, n * L, E)
+    output = model.decode(model.encode(source, mask), mask, codes)
+    logits = [model.position_logits(output[:, position], position) for position in range(codes.shape[1])]
+    return recommendation_loss(logits, codes)

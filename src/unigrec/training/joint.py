@@ -1,0 +1,191 @@
+"""The joint phase: tokenizer, recommender and projections end to end, the teacher distilled into both.
+
+Every loss is defined over the global batch: with several ranks the gradients equal those of one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.data.batches import Sequences, bucketed_batches
+from unigrec.decoding import PrefixTree
+from unigrec.distributed import gather_rows, global_sum, world_size
+from unigrec.errors import TrainingError
+from unigrec.identifiers import Resolved, collision_rate, disambiguate, hard_codes, reassign
+from unigrec.losses import contrastive_loss, recommendation_loss, reconstruction_loss, symmetric_kl, uniformity_loss
+from unigrec.models.recommender import Recommender, RecommenderConfig
+from unigrec.models.tokenizer import Tokenizer
+from unigrec.models.unified import JointOutput, UnifiedModel
+from unigrec.training.checkpoint import CheckpointFolder
+from unigrec.training.engine import make_engine, start_process_group
+from unigrec.training.loop import Log, Phase, train
+from unigrec.training.samples import Samples, make_samples
+from unigrec.training.teacher import Trained
+from unigrec.training.validation import beam_metrics, sampled_users, soft_tokens
+
+if TYPE_CHECKING:
+    from unigrec.config import JointParams
+
+
+class JointData(NamedTuple):
+    """What the joint phase learns from."""
+
+    sequences: Sequences
+    embeddings: Tensor  # (N, D) item embeddings
+    teacher: Tensor  # (N, teacher dimension) the teacher's item embeddings
+
+
+def disambiguation_room(codes: np.ndarray) -> int:
+    """Table rows for the disambiguation code while identifiers may still move: twice today's need, at least 8."""
+    return max(2 * disambiguate(codes, np.zeros(len(codes))).disambiguation, 8)
+
+
+def resolve(tokenizer: Tokenizer, embeddings: Tensor, popularity: np.ndarray, resolution: str) -> Resolved:
+    """Identifiers of today's tokenizer without collisions. resolution: disambiguate or reassign."""
+    codes = hard_codes(tokenizer, embeddings)
+    if resolution == "reassign":
+        return reassign(tokenizer, embeddings, codes)
+    return disambiguate(codes, popularity)
+
+
+def new_unified(
+    tokenizer: Tokenizer, codes: np.ndarray, params: JointParams, teacher_dim: int, resolution: str
+) -> UnifiedModel:
+    """An untrained recommender around a pre-trained tokenizer. codes: (N, L) today's hard codes."""
+    config = RecommenderConfig(
+        **params.recommender.model_dump(),
+        levels=tokenizer.levels,
+        codebook_size=tokenizer.codebook_size,
+        disambiguation=0 if resolution == "reassign" else disambiguation_room(codes),
+    )
+    return UnifiedModel(tokenizer, Recommender(config), teacher_dim)
+
+
+def joint_losses(
+    model: torch.nn.Module, samples: Samples, codes: Tensor, data: JointData, params: JointParams, distil: bool
+) -> dict[str, Tensor]:
+    """All losses of a batch; `loss` is their weighted sum, scaled so that its gradient averaged over ranks is the whole
+    batch's.
+
+    Args:
+        model: a UnifiedModel, or an engine around one. codes: (B_local, T) codes of the targets.
+        distil: whether the distillation losses have joined already.
+    """
+    embeddings = data.embeddings[samples.items]
+    output: JointOutput = model(
+        embeddings,
+        samples.history,
+        samples.lengths,
+        codes,
+        data.teacher[samples.targets],
+        params.temperature,
+        params.precision == "bf16",
+    )
+    size, ranks = len(samples.batch_targets), world_size()
+    share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
+    errors = reconstruction_loss(output.reconstructed, embeddings)
+    mean_assignment = global_sum(torch.einsum("m,mlk->lk", share, output.log_probabilities.exp()))
+    losses = {
+        "recommendation_loss": recommendation_loss(output.logits, codes).sum() * ranks / size,
+        "reconstruction_loss": (share * errors).sum() * ranks,
+        "uniformity_loss": uniformity_loss(mean_assignment),
+    }
+    weights = {
+        "recommendation_loss": 1.0,
+        "reconstruction_loss": params.reconstruction_weight,
+        "uniformity_loss": params.uniformity_weight,
+    }
+    if distil:
+        divergence = symmetric_kl(output.history_log_probabilities, output.teacher_log_probabilities)
+        losses["tokenizer_distillation_loss"] = divergence.sum() * ranks / size
+        states = gather_rows(output.student_state, size)
+        targets = samples.batch_targets
+        contrast = contrastive_loss(states, data.teacher[targets], targets, params.contrast_temperature)
+        losses["recommender_distillation_loss"] = contrast
+        weights["tokenizer_distillation_loss"] = params.w_tokenizer_distillation
+        weights["recommender_distillation_loss"] = params.w_recommender_distillation
+    total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+    return {"loss": total, **losses}
+
+
+def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
+    """Tokenizer apart from the rest: its learning rate is smaller by orders of magnitude."""
+    tokenizer = list(model.tokenizer.parameters())
+    inside = {id(parameter) for parameter in tokenizer}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    return [
+        {"params": rest, "lr": params.recommender_lr, "weight_decay": params.weight_decay},
+        {"params": tokenizer, "lr": params.tokenizer_lr, "weight_decay": params.weight_decay},
+    ]
+
+
+def train_joint(
+    data: JointData,
+    tokenizer: Tokenizer,
+    params: JointParams,
+    resolution: str,
+    seed: int,
+    device: torch.device,
+    log: Log,
+    checkpoints: CheckpointFolder | None = None,
+) -> Trained:
+    """Train until validation NDCG@10 (unmasked, soft identifiers as input) stops rising, and keep the best weights."""
+    start_process_group(device, needed=params.engine == "deepspeed")
+    torch.manual_seed(seed)
+    data = JointData(data.sequences, data.embeddings.to(device), data.teacher.to(device))
+    tokenizer = tokenizer.to(device)
+    popularity = data.sequences.train_counts()
+    first_codes = hard_codes(tokenizer, data.embeddings)
+    model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution).to(device)
+    engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
+    windows = data.sequences.windows()
+    window_lengths = data.sequences.window_batch(windows, params.history).lengths
+    room = model.recommender.config.disambiguation
+    state: dict[str, Tensor] = {}
+
+    def start_epoch(epoch: int) -> dict[str, float]:
+        """Re-read the target codes from today's tokenizer, and say how many items' codes have moved."""
+        resolved = resolve(tokenizer, data.embeddings, popularity, resolution).codes
+        codes = resolved[:, : tokenizer.levels]
+        figures = {f"churn_level_{level + 1}": float(x) for level, x in enumerate((codes != first_codes).mean(0))}
+        if room and resolved[:, -1].max() >= room:
+            raise TrainingError(
+                f"joint: {resolved[:, -1].max() + 1} items share one semantic ID, more than twice as many as at the "
+                "start: the codebooks are collapsing; lower joint.tokenizer_lr, or raise joint.reconstruction_weight"
+            )
+        state["codes"] = torch.as_tensor(resolved, device=device)
+        return figures | {"collision_rate": collision_rate(hard_codes(tokenizer, data.embeddings))}
+
+    def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        samples = make_samples(data.sequences.window_batch(windows[batch], params.history), device)
+        distil = step >= params.distillation_warmup_epochs * steps_per_epoch
+        return joint_losses(engine.forward, samples, state["codes"][samples.targets], data, params, distil)
+
+    def validate() -> dict[str, float]:
+        codes = resolve(tokenizer, data.embeddings, popularity, resolution).codes
+        tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, params.temperature)
+        tree = PrefixTree(codes, device)
+        return beam_metrics(
+            model.recommender, tokens, tree, data.sequences, users, params.history, params.validation_beam
+        )
+
+    users = sampled_users(data.sequences, params.validation_users, seed)
+    steps_per_epoch = len(bucketed_batches(window_lengths, params.batch_size, seed, 0))
+    phase = Phase(
+        name="joint",
+        epochs=params.epochs,
+        batches=lambda epoch: bucketed_batches(window_lengths, params.batch_size, seed, epoch),
+        losses=losses,
+        learning_rate=lambda done: min(1.0, (done + 1e-6) / params.warmup_share) if params.warmup_share else 1.0,
+        validate=validate,
+        start_epoch=start_epoch,
+        state=state,
+        validate_every=params.validate_every,
+        patience=params.patience,
+    )
+    history = train(phase, engine, checkpoints, log)
+    return Trained(model, history)

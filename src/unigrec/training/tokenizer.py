@@ -1,0 +1,82 @@
+"""The tokenizer's pre-training: reconstruction and uniformity, with falling temperature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.errors import TrainingError
+from unigrec.identifiers import collision_rate, hard_codes
+from unigrec.losses import reconstruction_loss, uniformity_loss
+from unigrec.models.tokenizer import Tokenizer
+from unigrec.training.checkpoint import CheckpointFolder
+from unigrec.training.engine import make_engine
+from unigrec.training.loop import Log, Phase, train
+from unigrec.training.teacher import Trained
+
+if TYPE_CHECKING:
+    from unigrec.config import TokenizerParams
+
+
+def new_tokenizer(embedding_dim: int, params: TokenizerParams) -> Tokenizer:
+    """An untrained tokenizer of the size that params ask for."""
+    return Tokenizer(embedding_dim, params.code_dim, params.hidden, params.levels, params.codebook_size)
+
+
+def check_size(items: int, params: TokenizerParams) -> None:
+    """Raises TrainingError when there are fewer items than codewords: k-means has nothing to place them on."""
+    if items < params.codebook_size:
+        raise TrainingError(
+            f"tokenizer.codebook_size = {params.codebook_size}, but the catalogue has {items} items; "
+            f"choose at most {items}"
+        )
+
+
+def temperature_at(done: float, params: TokenizerParams) -> float:
+    """Linear from start to end over the run. done: share of all steps, in [0, 1]."""
+    return params.temperature_start + (params.temperature_end - params.temperature_start) * done
+
+
+def train_tokenizer(
+    embeddings: Tensor,
+    params: TokenizerParams,
+    seed: int,
+    device: torch.device,
+    log: Log,
+    checkpoints: CheckpointFolder | None = None,
+) -> Trained:
+    """Train on the item embeddings (N, D). Codebooks start from k-means over the whole catalogue."""
+    check_size(len(embeddings), params)
+    torch.manual_seed(seed)
+    embeddings = embeddings.to(device)
+    model = new_tokenizer(embeddings.shape[1], params).to(device)
+    model.initialise(embeddings, seed)
+    engine = make_engine(
+        "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
+    )
+    batches = -(-len(embeddings) // params.batch_size)
+    steps = batches * params.epochs
+
+    def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        items = embeddings[torch.as_tensor(batch, device=device)]
+        soft = model.quantize_soft(model.encoder(items), temperature_at(step / max(steps - 1, 1), params))
+        reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
+        uniformity = uniformity_loss(soft.probabilities.mean(0))
+        total = reconstruction + params.uniformity_weight * uniformity
+        return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
+
+    def start_epoch(epoch: int) -> dict[str, float]:
+        codes = hard_codes(model, embeddings)
+        temperature = temperature_at(epoch * batches / max(steps - 1, 1), params)
+        return {"temperature": temperature, "collision_rate": collision_rate(codes)}
+
+    def shuffled(epoch: int) -> list[np.ndarray]:
+        order = np.random.default_rng([seed, epoch]).permutation(len(embeddings))
+        return np.array_split(order, batches)
+
+    phase = Phase("tokenizer", params.epochs, shuffled, losses, start_epoch=start_epoch)
+    history = train(phase, engine, checkpoints, log)
+    return Trained(model, history)
