@@ -1,0 +1,18 @@
+"""Where the real data sets are, for the tests that check published figures; those tests are skipped without them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def real_folder(name: str) -> Path:
+    """The folder of a data set, below UNIGREC_DATA or beside the repository; skips the test where there is none."""
+    root = Path(os.environ.get("UNIGREC_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (root / name / "interactions.parquet").exists():
+        pytest.skip(f"no real data set {name!r} here; point UNIGREC_DATA at the folder that holds it")
+    return root / name
