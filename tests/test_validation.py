@@ -90,55 +90,57 @@ def test_good_tables_pass_and_leave_a_note_that_says_which_data_passed():
     assert a.VALIDATED.read_bytes() != note
 
 
-FUTURE = int(time.time()) + 3 * 86_400
-BREAKAGES = {
-    "null user": (lambda i, _: i["user_id"].__setitem__(3, None), "no user_id is null or blank", 1, ["row 3"]),
-    "blank item": (lambda i, _: i["item_id"].__setitem__(4, "  "), "no item_id is null or blank", 1, ["row 4"]),
-    "null time": (lambda i, _: i["timestamp"].__setitem__(5, None), "no timestamp is null", 1, ["row 5"]),
-    "unknown item": (lambda i, _: i["item_id"].__setitem__(6, "gone"), "every interaction's item", 1, ["gone"]),
-    "negative time": (lambda i, _: i["timestamp"].__setitem__(7, -5), "timestamps are unix seconds", 1, [-5]),
-    "future time": (lambda i, _: i["timestamp"].__setitem__(8, FUTURE), "timestamps are unix seconds", 1, [FUTURE]),
-    "repeated rows": (
-        lambda i, _: [values.extend(values[:2]) for values in i.values()],
-        "at most 2 % of the interactions repeat",
-        2,
-        ["u0 | i0 | 1000000", "u0 | i1 | 1000001"],
-    ),
-    "null item id": (
-        lambda _, j: (j["item_id"].append(None), j["title"].append("x"), j["brand"].append(None)),
-        "no item_id is null or blank",
-        1,
-        ["row 6"],
-    ),
-    "item id twice": (
-        lambda _, j: (j["item_id"].append("i2"), j["title"].append("x"), j["brand"].append(None)),
-        "no item_id is there twice",
-        2,
-        ["i2"],
-    ),
-    "items without text": (
-        lambda _, j: j["title"].__setitem__(slice(0, 2), [None, " "]),
-        "at least 80 % of the items have some text",
-        2,
-        ["i0", "i1"],
-    ),
-}
+def shown(failed: list[dict]) -> list[tuple]:
+    return [(finding["table"], finding["name"], finding["unexpected_count"], finding["examples"]) for finding in failed]
 
 
-@pytest.mark.parametrize("kind", BREAKAGES)
-def test_bad_rows_are_counted_and_shown(kind):
-    breakage, name, count, examples = BREAKAGES[kind]
+def test_bad_interactions_are_counted_and_shown():
+    future = int(time.time()) + 3 * 86_400
     interactions, items = good_tables()
-    breakage(interactions, items)
+    interactions["user_id"][3] = None
+    interactions["item_id"][4] = "  "
+    interactions["timestamp"][5] = None
+    interactions["item_id"][6] = "gone"
+    interactions["timestamp"][7:9] = [-5, future]
+    for values in interactions.values():
+        values += values[20:22]
     failed, message = run_bad(interactions, items)
-    assert [finding["name"][: len(name)] for finding in failed] == [name]
-    assert failed[0]["unexpected_count"] == count
-    rows = len((interactions if failed[0]["table"] == "interactions" else items)["item_id"])
-    assert failed[0]["unexpected_share"] == pytest.approx(count / rows)
-    assert failed[0]["examples"] == examples
-    assert f"broken by {count} of {rows} rows" in message
-    if failed[0]["threshold"]:
-        assert failed[0]["threshold"] in message
+    assert shown(failed) == [
+        ("interactions", "no user_id is null or blank", 1, ["row 3"]),
+        ("interactions", "no item_id is null or blank", 1, ["row 4"]),
+        ("interactions", "no timestamp is null", 1, ["row 5"]),
+        ("interactions", "every interaction's item is in the items table", 1, ["gone"]),
+        (
+            "interactions",
+            "at most 2 % of the interactions repeat an earlier one (same user, item and time)",
+            2,
+            ["u3 | i2 | 1000020", "u3 | i3 | 1000021"],
+        ),
+        (
+            "interactions",
+            "timestamps are unix seconds from 0 to 4102444800, at most a day ahead of the clock",
+            2,
+            [-5, future],
+        ),
+    ]
+    assert failed[0]["unexpected_share"] == pytest.approx(1 / 74)
+    assert "broken by 1 of 74 rows (1.351 %)" in message
+    for threshold in ("max_duplicate_share", "min_timestamp", "max_timestamp"):
+        assert f"validate.{threshold}" in message
+
+
+def test_bad_items_are_counted_and_shown():
+    interactions, items = good_tables()
+    items["item_id"] += [None, "i2"]
+    items["title"] = [None, " ", *["a lamp"] * 6]
+    items["brand"] += [None, None]
+    failed, message = run_bad(interactions, items)
+    assert shown(failed) == [
+        ("items", "no item_id is null or blank", 1, ["row 6"]),
+        ("items", "no item_id is there twice", 2, ["i2"]),
+        ("items", "at least 80 % of the items have some text in title, brand", 2, ["i0", "i1"]),
+    ]
+    assert "validate.min_text_coverage" in message
 
 
 def test_bad_rows_within_the_threshold_pass():
@@ -175,6 +177,13 @@ def test_tables_without_any_text_column():
         "at least 80 % of the items have some text in title, brand",
     ]
     assert "embed.text_columns" in message
+
+
+def test_without_text_columns_nothing_is_asked_of_texts():
+    interactions, items = good_tables()
+    result = validate_tables(pa.table(interactions), pa.table({"item_id": items["item_id"]}), PARAMS, (), 3, None)
+    reasons = [finding["reason"] for finding in result["expectations"]]
+    assert reasons.count("not checked: embed.text_columns is empty") == 2
 
 
 def test_all_interactions_of_one_user():
@@ -229,15 +238,11 @@ def test_one_time_per_user_is_a_warning_that_stops_nothing(caplog):
     assert "validate.max_single_time_user_share" in caplog.text
 
 
-@pytest.mark.parametrize(("rows", "passes"), [(48, True), (144, True), (47, False), (145, False)])
-def test_row_counts_against_the_last_registered_run(rows, passes):
-    reference = {"users": USERS, "items": ITEMS, "interactions": rows}
-    if passes:
-        assert run(*good_tables(), reference)["passed"]
-    else:
-        failed, message = run_bad(*good_tables(), reference)
-        assert [finding["table"] for finding in failed] == ["interactions"]
-        assert f"run's, {rows}; found 72; set by validate.max_row_change" in message
+def test_row_counts_against_the_last_registered_run():
+    assert run(*good_tables(), {"interactions": 48, "items": 12, "users": 24})["passed"]  # half more, half, half
+    failed, message = run_bad(*good_tables(), {"interactions": 47, "items": 13, "users": 12})
+    assert [(finding["table"], finding["observed"]) for finding in failed] == [("interactions", 72), ("items", 6)]
+    assert "run's, 47; found 72; set by validate.max_row_change" in message
 
 
 def test_a_reference_of_another_shape_is_an_error():
@@ -252,6 +257,12 @@ def test_odd_ids_are_fine():
     items["item_id"] = list(odd.values())
     interactions["user_id"] = [f"用户, {user}" for user in interactions["user_id"]]
     assert run(interactions, items)["passed"]
+
+
+def test_kinds_of_text_that_arrow_tells_apart_are_one_kind():
+    interactions, items = (pa.table(columns) for columns in good_tables())
+    kinds = pa.schema([("item_id", pa.large_string()), ("title", pa.string_view()), ("brand", pa.null())])
+    assert validate_tables(interactions, items.cast(kinds), PARAMS, TEXT_COLUMNS, 3, None)["passed"]
 
 
 def test_an_expectation_that_raises_is_reported_with_its_reason():

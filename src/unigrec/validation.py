@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CLOCK_SLACK = 86_400  # seconds that a timestamp may lie ahead of this machine's clock
 EXAMPLES = 5  # shown of each expectation's unexpected values
+LONGEST = 120  # characters of an example
 CRITICAL, WARNING = "critical", "warning"
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ def _interaction_checks(params: ValidateParams) -> list[Check]:
 
 def _item_checks(params: ValidateParams, items: pa.Table, text_columns: Sequence[str], k_core: int) -> list[Check]:
     present = [column for column in text_columns if column in items.column_names]
+    no_text_asked = "" if text_columns else "embed.text_columns is empty"
     return [
         *_column_checks("items", ITEM_COLUMNS | dict.fromkeys(present, "str")),
         *_given_checks("items", ITEM_COLUMNS),
@@ -154,8 +156,9 @@ def _item_checks(params: ValidateParams, items: pa.Table, text_columns: Sequence
             "items",
             f"there is at least one text column ({', '.join(text_columns)})",
             "ExpectColumnToExist",
-            {"column": (present or list(text_columns))[0]},
+            {"column": next(iter([*present, *text_columns]), None)},
             threshold="embed.text_columns",
+            skipped=no_text_asked,
         ),
         Check(
             "items",
@@ -163,6 +166,7 @@ def _item_checks(params: ValidateParams, items: pa.Table, text_columns: Sequence
             *_all_null("item_without_text", mostly=params.min_text_coverage),
             threshold="validate.min_text_coverage",
             needs=("items.item_id", *(f"items.{column}" for column in present)),
+            skipped=no_text_asked,
         ),
         _size_check("items", params.min_items),
         _core_check("items", k_core),
@@ -397,11 +401,13 @@ def _exception_message(info: dict[str, Any]) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy or pandas value as what JSON knows; NaN as null."""
+    """A numpy or pandas value as what JSON knows; NaN as null, long texts cut."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str) and len(value) > LONGEST:
+        return value[: LONGEST - 1] + "…"
     return value if isinstance(value, (str, int, float, list, type(None))) else str(value)
 
 

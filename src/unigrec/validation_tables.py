@@ -33,10 +33,11 @@ class _Coded(NamedTuple):
 
 
 def typed(table: pa.Table) -> pa.Table:
-    """The table without schema metadata; a column without a single value, hence without a type, becomes text."""
-    fields = [
-        pa.field(field.name, pa.string() if pa.types.is_null(field.type) else field.type) for field in table.schema
-    ]
+    """The table without schema metadata, in one chunk; texts as large_string, which has no limit of 2 GB a chunk.
+
+    A column without a single value, hence without a type, counts as text.
+    """
+    fields = [(field.name, pa.large_string() if _is_text(field.type) else field.type) for field in table.schema]
     return table.cast(pa.schema(fields)).combine_chunks()
 
 
@@ -80,22 +81,28 @@ def sha256(table: pa.Table) -> str:
 
 
 def _code(interactions: pa.Table) -> _Coded:
+    def codes(ids: pa.DictionaryArray) -> np.ndarray:
+        return pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
     users = _column(interactions, "user_id", "str").dictionary_encode()
     items = _column(interactions, "item_id", "str").dictionary_encode()
-    codes = [pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64) for ids in (users, items)]
-    return _Coded(users.dictionary, items.dictionary, *codes, _column(interactions, "timestamp", "int64"))
+    timestamp = _column(interactions, "timestamp", "int64")
+    return _Coded(users.dictionary, items.dictionary, codes(users), codes(items), timestamp)
+
+
+def _is_text(found: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_kind(found) for is_kind in kinds)
 
 
 def _has_kind(found: pa.DataType, kind: str) -> bool:
-    if kind == "int64":
-        return pa.types.is_int64(found)
-    return pa.types.is_string(found) or pa.types.is_large_string(found)
+    return pa.types.is_int64(found) if kind == "int64" else pa.types.is_large_string(found)
 
 
 def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
     """A column to compute with: as it is where it has the kind, blank texts as nulls, and all nulls where unusable."""
     if name not in table.column_names or not _has_kind(table[name].type, kind):
-        return pa.nulls(table.num_rows, pa.int64() if kind == "int64" else pa.string())
+        return pa.nulls(table.num_rows, pa.int64() if kind == "int64" else pa.large_string())
     column = table[name].combine_chunks()
     if kind == "int64":
         return column
@@ -119,8 +126,12 @@ def _interactions_frame(table: pa.Table, coded: _Coded, repeated: np.ndarray, kn
     item_id = _column(table, "item_id", "str")
     frame["unknown_item_id"] = pc.if_else(pc.is_in(item_id, value_set=known), None, item_id).to_pandas()
     rows = np.flatnonzero(repeated)
-    parts = (coded.user_ids.take(pa.array(coded.users[rows])), coded.item_ids.take(pa.array(coded.items[rows])))
-    text = pc.binary_join_element_wise(*parts, pc.cast(coded.timestamp.take(pa.array(rows)), pa.string()), " | ")
+    parts = (
+        coded.user_ids.take(pa.array(coded.users[rows])),
+        coded.item_ids.take(pa.array(coded.items[rows])),
+        pc.cast(coded.timestamp.take(pa.array(rows)), pa.large_string()),
+    )
+    text = pc.binary_join_element_wise(*parts, pa.scalar(" | ", pa.large_string()))
     named = pd.Series([None] * len(frame), dtype=object)
     named.iloc[rows] = text.to_pylist()
     frame["repeated_interaction"] = named
