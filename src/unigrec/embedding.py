@@ -304,7 +304,9 @@ def _require_finite(vectors: np.ndarray, ids: Sequence[str] | None, where: str) 
 def _load_sentence_transformer(kind: str, model: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         if kind == "minilm":
             from importlib import import_module
 
