@@ -30,7 +30,7 @@ def log(rows: list[tuple[str, str, int]]) -> pa.Table:
 
 
 def catalogue_of(rows: list[tuple[str, str, int]]) -> pa.Table:
-    ids = sorted({item for _, item, _ in rows}) + ["never bought"]
+    ids = [*sorted({item for _, item, _ in rows}), "never bought"]
     return pa.table({"item_id": ids, "title": [f"about {item}" for item in ids]})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +23,9 @@ def load(folder: Path, source: str = "folder") -> Source:
     return load_source(IngestParams(source=source, path=str(folder), min_rating=0.0, sample=SAMPLE), seed=7)
 
 
-def folder_of(tmp_path: Path, interactions: dict | pa.Table | None = None, items: dict | pa.Table | None = None) -> Path:
+def folder_of(
+    tmp_path: Path, interactions: dict | pa.Table | None = None, items: dict | pa.Table | None = None
+) -> Path:
     """A folder of Parquet files; what is not given is a small table that is in order."""
     if interactions is None:
         interactions = {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [MOMENT, MOMENT + 1]}
@@ -143,8 +145,10 @@ def test_ids_of_any_writing_survive_parquet_and_csv(tmp_path):
         pa.array([MOMENT, None], pa.int32()),
         pa.array([MOMENT, None], pa.uint64()),
         pa.array([float(MOMENT), float("nan")]),
-        pa.array([datetime.fromtimestamp(MOMENT, timezone.utc), None], pa.timestamp("ns", "UTC")),
-        pa.array([datetime.fromtimestamp(MOMENT, timezone(timedelta(hours=2))), None], pa.timestamp("ms", "Europe/Oslo")),
+        pa.array([datetime.fromtimestamp(MOMENT, UTC), None], pa.timestamp("ns", "UTC")),
+        pa.array(
+            [datetime.fromtimestamp(MOMENT, timezone(timedelta(hours=2))), None], pa.timestamp("ms", "Europe/Oslo")
+        ),
         pa.array([datetime(2011, 10, 18), None], pa.timestamp("us")),
         pa.array([datetime(2011, 10, 18, microsecond=999_999), None], pa.timestamp("us")),
         pa.array([date(2011, 10, 18), None], pa.date32()),
@@ -190,7 +194,9 @@ def test_csv_of_a_spreadsheet(tmp_path):
     (tmp_path / "interactions.csv").write_bytes(
         b'\xef\xbb\xbfuser_id,item_id,review,timestamp\r\n01,"a,1","good,\r\nvery",1318896000\r\n,b,,1318896001'
     )
-    (tmp_path / "items.csv").write_text('item_id,title,price,brand\n"a,1","A ""good"" thing\nin two lines",9.99,\nb,,,\n')
+    (tmp_path / "items.csv").write_text(
+        'item_id,title,price,brand\n"a,1","A ""good"" thing\nin two lines",9.99,\nb,,,\n'
+    )
     source = load(tmp_path)
     assert source.interactions.to_pydict() == {
         "user_id": ["01", None],
@@ -254,7 +260,7 @@ def test_missing_folder_and_missing_file(tmp_path):
 
 
 def test_a_file_instead_of_a_folder(tmp_path):
-    with pytest.raises(UnigrecError, match="is a file; ingest.path must be the folder"):
+    with pytest.raises(UnigrecError, match=r"is a file; ingest\.path must be the folder"):
         load(folder_of(tmp_path) / "items.parquet")
 
 
@@ -283,7 +289,9 @@ def test_no_rows(tmp_path):
 
 
 def test_missing_and_repeated_column(tmp_path):
-    with pytest.raises(UnigrecError, match=r"no column 'item_id' \(found: user_id, asin, timestamp\); rename or add it"):
+    with pytest.raises(
+        UnigrecError, match=r"no column 'item_id' \(found: user_id, asin, timestamp\); rename or add it"
+    ):
         load(folder_of(tmp_path, {"user_id": ["u"], "asin": ["a"], "timestamp": [1]}))
     twice = pa.table([["a"], ["x"], ["y"]], names=["item_id", "title", "title"])
     with pytest.raises(UnigrecError, match="two columns are named 'title'; keep one"):

@@ -137,7 +137,7 @@ def _item_table(rng: np.random.Generator, catalogue: _Catalogue) -> pa.Table:
         makers = BRANDS[style.name]
         brand = makers[brand_pick[number] % len(makers)]
         first, second = (style.attributes[pick % len(style.attributes)] for pick in attribute_picks[number])
-        line = _series_name(series)
+        line = _line(style_index, series)
         titles.append(f"{brand} {line} {first} {leaf.name}, {COLOURS[colour_pick[number]]}")
         brands.append(None if no_brand[number] else brand)
         paths.append(f"{leaf.department} > {leaf.category} > {leaf.name}")
@@ -151,8 +151,10 @@ def _item_table(rng: np.random.Generator, catalogue: _Catalogue) -> pa.Table:
     return pa.table({"item_id": _names("P", n), **{name: pa.array(text, pa.string()) for name, text in texts.items()}})
 
 
-def _series_name(series: int) -> str:
-    name, edition = SERIES[series % len(SERIES)], series // len(SERIES)
+def _line(style: int, series: int) -> str:
+    """The name of a style's series; a large catalogue numbers the editions."""
+    per_style = len(SERIES) // N_STYLES
+    name, edition = SERIES[style * per_style + series % per_style], series // per_style
     return f"{name} {edition + 1}" if edition else name
 
 
