@@ -53,7 +53,7 @@ HISTORY_FILE = "history.json"  # list of {step, ...}: the stage's curves
 METRICS_FILE = "metrics.json"  # the stage's closing figures
 IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
 HEALTH_FILE = "health.json"
-RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, and {model}_{protocol}: its rank, 0 if not found
+RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 
 CHECKPOINTS = STATE / "checkpoints"
 BUNDLES = STATE / "bundles"

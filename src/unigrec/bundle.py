@@ -1,7 +1,7 @@
 """The servable model as one folder: what is registered, promoted and served. It holds no pickle and trusts nothing.
 
     manifest.json              schema, sha256 of every other file, data, code, metrics, whether the gates passed
-    params.yaml                the params of the run
+    params.yaml                the params of the run, for the record
     recommender.safetensors    weights, with their shape in recommender.json
     tokenizer.safetensors      weights, with their shape in tokenizer.json
     identifiers.safetensors    codes int32 (N, T): T = L levels, and one more where a disambiguation code was added
@@ -25,8 +25,7 @@ import pyarrow as pa
 import torch
 
 from unigrec import artifacts as a
-from unigrec.bundle_files import open_bundle
-from unigrec.config import Params, load_params
+from unigrec.bundle_files import Serving, open_bundle
 from unigrec.decoding import PrefixTree, Restriction, beam_search
 from unigrec.errors import UnigrecError
 from unigrec.models.recommender import Recommender, RecommenderConfig
@@ -64,15 +63,21 @@ class Bundle:
     """A loaded bundle. Make one with `Bundle.load`."""
 
     def __init__(
-        self, manifest: dict[str, Any], params: Params, recommender: Recommender, codes: np.ndarray, catalogue: pa.Table
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        recommender: Recommender,
+        codes: np.ndarray,
+        catalogue: pa.Table,
     ):
         """codes: (N, T) int64. catalogue: N rows. `load` has checked that they belong together."""
-        self.manifest, self.params, self.recommender = manifest, params, recommender
+        self.folder, self.manifest, self.recommender = folder, manifest, recommender
+        self.serving = Serving(**manifest["serving"])
         self.tree = PrefixTree(codes)
         self.tokens = hard_tokens(recommender, torch.as_tensor(codes))  # (N, L, E)
         self.item_ids: list[str] = catalogue["item_id"].to_pylist()
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
-        self.titles = _titles(catalogue, params.embed.text_columns)
+        self.titles = _titles(catalogue, self.serving.text_columns)
         counts = torch.as_tensor(catalogue["train_count"].to_numpy().astype(np.float64))
         self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so that it is finite
 
@@ -90,14 +95,13 @@ class Bundle:
                 belong together; the message names the file.
         """
         manifest = open_bundle(folder)
-        params = load_params(folder / "params.yaml")
         catalogue = a.read_table(folder / "catalogue.parquet")
         recommender = _recommender(folder)
         codes = _codes(folder, recommender.config)
         _check_catalogue(folder, catalogue, len(codes))
         _check_tokenizer(folder, recommender.config)
         try:
-            return cls(manifest, params, recommender, codes, catalogue)
+            return cls(folder, manifest, recommender, codes, catalogue)
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / 'identifiers.safetensors'}: {error}") from error
 
@@ -107,6 +111,7 @@ class Bundle:
         k: int = 10,
         allow: Collection[str] | None = None,
         deny: Collection[str] | None = None,
+        exclude_history: bool = False,
     ) -> list[Recommended]:
         """The k best items for each history.
 
@@ -114,9 +119,10 @@ class Bundle:
         popular items are returned and marked as such: a shop has to show something to a new visitor.
 
         Args:
-            histories: item ids, oldest first; the last `joint.history` known ones count.
+            histories: item ids, oldest first; the last `serving.history` known ones count.
             k: 1 to the size of the catalogue.
             allow: only these items may be recommended. deny: these may not. Unknown ids in both are ignored.
+            exclude_history: nothing that is in a history is recommended for it.
 
         Raises:
             UnigrecError: k is out of range, or allow and deny leave nothing.
@@ -127,7 +133,8 @@ class Bundle:
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
         unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
         asked = [row for row, history in enumerate(known) if history]
-        found = dict(zip(asked, self._search([known[row] for row in asked], k, allowed), strict=True))
+        answers = self._search([known[row] for row in asked], k, allowed, exclude_history)
+        found = dict(zip(asked, answers, strict=True))
         popular = self._popular(k, allowed) if len(asked) < len(known) else []
         return [Recommended(found.get(row, popular), unknown[row], row not in found) for row in range(len(known))]
 
@@ -142,18 +149,20 @@ class Bundle:
             raise UnigrecError("the allow- and deny-list leave no item of the catalogue to recommend")
         return allowed
 
-    def _search(self, known: list[list[int]], k: int, allowed: torch.Tensor | None) -> list[list[Recommendation]]:
+    def _search(
+        self, known: list[list[int]], k: int, allowed: torch.Tensor | None, exclude_history: bool
+    ) -> list[list[Recommendation]]:
         """Beam search for histories of catalogue indices, none empty."""
-        longest, beam = self.params.joint.history, max(k, self.params.evaluate.beam)
-        restriction = None if allowed is None else Restriction(self.tree, allowed=allowed)
+        longest, beam = self.serving.history, max(k, self.serving.beam)
         answers = []
         for start in range(0, len(known), HISTORIES_AT_ONCE):
-            chunk = [history[-longest:] for history in known[start : start + HISTORIES_AT_ONCE]]
-            lengths = torch.tensor([len(history) for history in chunk])
-            padded = torch.zeros(len(chunk), int(lengths.max()), dtype=torch.long)  # (B, n)
-            for row, history in enumerate(chunk):
-                padded[row, : len(history)] = torch.tensor(history)
-            source, mask = expand_history(self.tokens, padded, lengths)
+            whole = known[start : start + HISTORIES_AT_ONCE]
+            history, lengths = _padded([items[-longest:] for items in whole], fill=0)
+            restriction = None
+            if allowed is not None or exclude_history:
+                denied = _padded(whole, fill=-1)[0] if exclude_history else None
+                restriction = Restriction(self.tree, allowed, denied)
+            source, mask = expand_history(self.tokens, history, lengths)
             found = beam_search(self.recommender, self.tree, source, mask, beam, restriction)
             for items, scores in zip(found.items.tolist(), found.scores.tolist(), strict=True):
                 answers.append(self._named(items[:k], scores[:k]))
@@ -161,12 +170,10 @@ class Bundle:
 
     def _popular(self, k: int, allowed: torch.Tensor | None) -> list[Recommendation]:
         scores = self.popularity if allowed is None else self.popularity.masked_fill(~allowed, float("-inf"))
-        best = scores.sort(descending=True, stable=True)
-        finite = [
-            item if score > float("-inf") else -1
-            for item, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-        return self._named(finite[:k], best.values.tolist()[:k])
+        ranked = scores.sort(descending=True, stable=True)
+        best = ranked.values[:k].tolist()
+        items = ranked.indices[:k].masked_fill(ranked.values[:k] == float("-inf"), -1).tolist()
+        return self._named(items, best)
 
     def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
         """-1 stands for no item."""
@@ -175,6 +182,15 @@ class Bundle:
             for item, score in zip(items, scores, strict=True)
             if item >= 0
         ]
+
+
+def _padded(rows: list[list[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of indices -> (B, n) padded on the right with `fill`, and (B,) lengths."""
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.full((len(rows), int(lengths.max())), fill)
+    for row, items in enumerate(rows):
+        padded[row, : len(items)] = torch.tensor(items)
+    return padded, lengths
 
 
 def _titles(catalogue: pa.Table, text_columns: Sequence[str]) -> list[str]:

@@ -9,9 +9,10 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from unigrec import artifacts as a
+from unigrec.config import load_params
 from unigrec.errors import UnigrecError
 
 SCHEMA_VERSION = 1
@@ -37,6 +38,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 REPORTED = ("metrics.json", "history.json", "health.json", "decision.json", "slices.json", "student_against.json")
 
 
+class Serving(NamedTuple):
+    """What recommending needs of the params. Kept apart: a bundle outlives changes of params.yaml's schema."""
+
+    history: int  # items of a history that the recommender reads
+    beam: int
+    text_columns: list[str]
+
+
 def assemble(params_file: Path = Path("params.yaml")) -> Path:
     """Put the artifacts of the last run together under `state/bundles/<id>`, unless that very bundle is there already.
 
@@ -51,7 +60,7 @@ def assemble(params_file: Path = Path("params.yaml")) -> Path:
     with a.atomic_folder(staging) as folder:
         _copy_parts(folder, params_file)
         files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        manifest = _manifest(files)
+        manifest = _manifest(files, _serving(params_file))
         a.write_json(folder / MANIFEST, manifest)
     final = a.BUNDLES / manifest["id"]
     if final.exists():
@@ -90,19 +99,23 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def _manifest(files: dict[str, str]) -> dict[str, Any]:
+def _serving(params_file: Path) -> Serving:
+    params = load_params(params_file)
+    return Serving(params.joint.history, params.evaluate.beam, list(params.embed.text_columns))
+
+
+def _manifest(files: dict[str, str], serving: Serving) -> dict[str, Any]:
     """What the bundle says about itself. The id covers the files alone: another commit with equal results is equal."""
-    stats = a.read_json(a.VALIDATED)
-    content = json.dumps([SCHEMA_VERSION, files], sort_keys=True).encode()
     metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
     return {
         "schema": SCHEMA_VERSION,
-        "id": hashlib.sha256(content).hexdigest()[:16],
+        "id": _identity(files),
         "files": files,
+        "serving": serving._asdict(),
         "data": {
             "version": sha256_of(a.SOURCE, a.VALIDATED),
             "test_set": sha256_of(a.SEQUENCES, a.CATALOGUE),
-            "rows": stats["rows"],
+            "rows": a.read_json(a.VALIDATED)["rows"],
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256_of(Path("dvc.lock")) if Path("dvc.lock").is_file() else "unknown",
@@ -155,10 +168,23 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise UnigrecError(f"{path}: {name!r} has no place in a bundle; refused")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise UnigrecError(f"{path}: the hash of {name!r} is no sha256")
-    content = json.dumps([SCHEMA_VERSION, files], sort_keys=True).encode()
-    if manifest.get("id") != hashlib.sha256(content).hexdigest()[:16]:
+    if manifest.get("id") != _identity(files):
         raise UnigrecError(f"{path}: the id is not that of the listed files")
+    if not _is_serving(manifest.get("serving")):
+        raise UnigrecError(f"{path}: `serving` must hold history, beam and text_columns")
     return manifest
+
+
+def _identity(files: dict[str, str]) -> str:
+    content = json.dumps([SCHEMA_VERSION, files], sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_serving(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != set(Serving._fields):
+        return False
+    counts = (value["history"], value["beam"])
+    return all(type(count) is int and count > 0 for count in counts) and isinstance(value["text_columns"], list)
 
 
 def _is_allowed(name: str) -> bool:

@@ -24,6 +24,7 @@ DEFAULT_PARAMS = Path("params.yaml")
 STAGES = "Stages (run by `dvc repro`, in the order of dvc.yaml)"
 DATA = "Data"
 PROJECT = "Project"
+MODELS = "Models"
 
 
 def _run_stage(name: str, params_file: Path) -> None:
@@ -139,6 +140,70 @@ def fetch(
 
     files = fetch_source(source, category, to, base_url, report=typer.echo)
     typer.echo(f"ready: {', '.join(file.name for file in files)}. Set ingest.source: {source} and ingest.path: {to}")
+
+
+@app.command(rich_help_panel=MODELS)
+def gate() -> None:
+    """Show the gates' decision on the last run; exit code 0 when the model passed, 1 when it was refused."""
+    from unigrec import commands
+
+    raise typer.Exit(commands.gate())
+
+
+@app.command(rich_help_panel=MODELS)
+def register(
+    bundle: Annotated[
+        Path | None, typer.Option(help="A kept bundle (state/bundles/...); without it, one is made of the artifacts.")
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Register the trained model with its metrics; `challenger` points to it when its gates passed."""
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    raise typer.Exit(commands.register(load_params(params), params, bundle))
+
+
+@app.command(rich_help_panel=MODELS)
+def promote(
+    version: Annotated[str | None, typer.Option(help="The model version; without it, the challenger.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Make a version champion if it is the first one, or better than the champion on the same users."""
+    from unigrec import commands
+    from unigrec.config import load_params
+    from unigrec.errors import EXIT_REFUSED
+
+    done = commands.promote(load_params(params), version)
+    outcome = "is champion" if done.champion == done.version else f"stays challenger, champion is {done.champion}"
+    print(f"version {done.version} {outcome}: {done.reason}")
+    if done.champion != done.version:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command(rich_help_panel=MODELS)
+def recommend(
+    history: Annotated[
+        list[str],
+        typer.Option(
+            help="Item ids, oldest first: with commas between them, as a JSON list, or one id an option "
+            "(the latter two for ids that hold commas)."
+        ),
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Only these: an id, or a file with one id a line; may be repeated.")
+    ] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="Not these: as --allow.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Print recommended items with titles and scores, from the registered champion."""
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    commands.recommend(load_params(params), model, history, k, allow or [], deny or [], as_json)
 
 
 def main() -> None:

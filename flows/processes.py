@@ -1,0 +1,108 @@
+"""One stage as a child process: it streams its output, tells whether it had anything to do, and never outlives us."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, UnigrecError
+from unigrec.process import die_with_parent
+
+GRACE_SECONDS = 5.0  # between asking a stage to stop and killing it
+_HINTS = "To track the changes with git"  # the first of DVC's closing hints
+_STATUS = re.compile(r"exited with (-?\d+)")
+
+
+class StageError(UnigrecError):
+    """A stage failed. `status` is its own exit status; negative or above 128 where a signal ended it."""
+
+    def __init__(self, stage: str, status: int):
+        self.status = status
+        # A stage that broke down with 1 must not look like a model that a gate refused.
+        self.exit_code = status if status in (EXIT_BAD_INPUT, EXIT_INVALID_DATA) else EXIT_BAD_INPUT
+        super().__init__(f"stage {stage} failed with exit status {status}; what it said is above")
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it (out of memory, a machine going away): worth another try, it resumes."""
+        return self.status < 0 or self.status > 128
+
+
+def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
+    """Bring a stage up to date with `dvc repro --single-item`: DVC runs it, restores it from its cache, or skips it.
+
+    Args:
+        stage: its name in dvc.yaml.
+        emit: receives each line of output without its line end; DVC's closing hints about git are left out.
+
+    Returns:
+        Whether the stage's command ran.
+
+    Raises:
+        StageError: it failed, with the exit status of the stage's own command.
+    """
+    ran = hints = False
+    own_status: int | None = None
+
+    def read(line: str) -> None:
+        nonlocal ran, own_status, hints
+        ran = ran or line.startswith("Running stage")
+        found = _STATUS.search(line) if line.startswith("ERROR: failed to reproduce") else None
+        own_status = int(found.group(1)) if found else own_status
+        hints = hints or line.startswith(_HINTS)
+        if line and not hints:
+            emit(line)
+
+    status = run_streamed([sys.executable, "-m", "dvc", "repro", "--single-item", stage], read)
+    if status:
+        # 255 is DVC's own way to say that it failed; a missing output or a lock held elsewhere has no code of its own.
+        raise StageError(stage, own_status if own_status is not None else EXIT_BAD_INPUT if status == 255 else status)
+    return ran
+
+
+def run_streamed(command: list[str], emit: Callable[[str], None]) -> int:
+    """Run a command in a process group that ends with us, whatever ends us. Returns its exit status."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=child_environment(os.environ),
+        process_group=0,
+        preexec_fn=die_with_parent,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            emit(line.rstrip("\n"))
+        return process.wait()
+    finally:
+        stop_group(process)
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with this interpreter's programs first, so that `unigrec` in dvc.yaml is this installation's."""
+    programs = str(Path(sys.executable).parent)
+    return {**environment, "PATH": os.pathsep.join([programs, environment.get("PATH", os.defpath)])}
+
+
+def stop_group(process: subprocess.Popen) -> None:
+    """End the process and all of its group: first politely, then for good."""
+    if process.poll() is None:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

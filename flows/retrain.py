@@ -1,0 +1,148 @@
+"""The whole job: the stages of dvc.yaml in its own order, then gate, register, promote. `python -m flows.retrain`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+from prefect.states import Completed, State
+
+from flows.graph import read_graph
+from flows.lock import exclusive
+from flows.processes import StageError, run_stage
+from flows.server import prefect_server
+from unigrec import artifacts as a
+from unigrec import commands
+from unigrec.bundle_files import assemble
+from unigrec.config import Params, load_params
+from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.registry import Registration, current_aliases, register
+from unigrec.report import markdown, print_summary, summarise
+from unigrec.tracking import tracking_uri
+
+PARAMS_FILE = Path("params.yaml")
+LOCK = a.STATE / "retrain.lock"
+RETRIES = 2
+RETRY_SECONDS = 5
+EXIT_INTERRUPTED = 130
+
+
+def was_killed(task: Any, run: Any, state: State) -> bool:
+    """Whether a stage is worth another try: only when a signal ended it. Bad input and bad data stay what they are."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageError) and error.killed
+
+
+@task(task_run_name="{stage}", retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=was_killed)
+def bring_up_to_date(stage: str, stale: bool) -> Any:
+    """One stage of dvc.yaml. Its state is named Cached where its command had no reason to run."""
+    if stale and run_stage(stage, _tell()):
+        return Completed(message=f"{stage} ran")
+    return Completed(message=f"{stage} is up to date", name="Cached")
+
+
+@task(task_run_name="gate")
+def read_gates() -> Any:
+    """What the gates decided. A refusal is a result, not a failure."""
+    refused = [gate for gate in a.read_json(a.DECISION)["gates"] if not gate["passed"]]
+    reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
+    return Completed(message=reasons or "every gate passed", name="Refused" if refused else "Passed")
+
+
+@task(task_run_name="register")
+def register_model(params: Params) -> Any:
+    """The artifacts as one bundle and one model version. Cached where this very bundle is a version already."""
+    done = register(assemble(PARAMS_FILE), params.register_)
+    message = f"{done.name} version {done.version}"
+    return Completed(message=message, data=done, name="Completed" if done.created else "Cached")
+
+
+@task(task_run_name="promote")
+def promote_model(params: Params, registered: Registration) -> Any:
+    """Champion, if the version deserves it. Cached where that was judged before: a person may have decided since."""
+    if not registered.passed:
+        reason, name = "the gates refused it, the champion stays", "Skipped"
+    elif registered.verdict is not None:
+        reason, name = registered.verdict, "Cached"
+    else:
+        done = commands.promote(params, registered.version)
+        reason, name = done.reason, "Promoted" if done.moved else "Kept"
+    return Completed(message=reason, data=reason, name=name)
+
+
+@flow(name="retrain")
+def retrain() -> Any:
+    """Bring every stage up to date, then gate, register, promote. The state is named Refused where a gate said no.
+
+    Raises:
+        UnigrecError: another run is at work here, a stage failed, or MLflow does not answer.
+    """
+    with exclusive(LOCK):
+        params = load_params(PARAMS_FILE)
+        seconds = run_stages()
+        passed = _timed(seconds, "gate decision", read_gates).name == "Passed"
+        registered = _timed(seconds, "register", register_model, params).result()
+        verdict = _timed(seconds, "promote", promote_model, params, registered).result()
+        aliases = current_aliases(params.register_, registered.version)
+        model = f"{registered.name} version {registered.version}"
+        summary = summarise(model, aliases, verdict, seconds, tracking_uri(params.register_))
+        create_markdown_artifact(markdown(summary), key="retrain-summary", description=model)
+        return Completed(message=model, data=summary, name="Completed" if passed else "Refused")
+
+
+def run_stages() -> dict[str, float | None]:
+    """Every stage in the order of dvc.yaml: its seconds, or None where it was up to date. Raises StageError."""
+    graph = read_graph()
+    stale = set(graph.stale)
+    seconds: dict[str, float | None] = {}
+    for stage in graph.order:
+        print(f"{stage}: {'...' if stage in stale else 'cached'}", flush=True)
+        _timed(seconds, stage, bring_up_to_date, stage, stage in stale).result()
+        if stage in stale:
+            stale |= graph.downstream[stage]
+    return seconds
+
+
+def _timed(seconds: dict[str, float | None], name: str, step: Any, *arguments: Any) -> State:
+    """Run a task, note its seconds (None for a cached one), and return its state."""
+    began = time.monotonic()
+    state: State = step(*arguments, return_state=True)
+    seconds[name] = None if state.name == "Cached" else time.monotonic() - began
+    return state
+
+
+def _tell() -> Callable[[str], None]:
+    """A line of a stage's output goes to the run's log and to the terminal."""
+    logger = get_run_logger()
+
+    def emit(line: str) -> None:
+        logger.info("%s", line)
+        print(f"  {line}", flush=True)
+
+    return emit
+
+
+def main() -> int:
+    """Run the flow here and now; the exit code is that of errors.py."""
+    try:
+        with prefect_server():
+            state: Any = retrain(return_state=True)
+            summary = state.result()
+    except UnigrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from where it was", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print_summary(summary)
+    return EXIT_REFUSED if state.name == "Refused" else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""A Prefect server for the length of one run, for where no other is configured.
+
+Prefect would start one by itself, but that one outlives a killed flow and starts only when the first call waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from flows.processes import stop_group
+from unigrec.errors import UnigrecError
+from unigrec.process import die_with_parent
+
+START_SECONDS = 120.0
+APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
+ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
+LOG = "server.log"  # in PREFECT_HOME
+
+
+@contextmanager
+def prefect_server() -> Iterator[None]:
+    """Within the block, flows report to a server: the configured one, or one of our own on 127.0.0.1.
+
+    Raises:
+        UnigrecError: our own does not answer in time; names its log.
+    """
+    if PREFECT_API_URL.value():
+        yield
+        return
+    home = PREFECT_HOME.value()
+    home.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    with (home / LOG).open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", *APPLICATION, *ON_THIS_MACHINE_ONLY, "--port", str(port)],
+            env={
+                **os.environ,
+                "PREFECT_UI_ENABLED": "0",
+                "PREFECT__SERVER_EPHEMERAL": "1",
+                "PREFECT__SERVER_FINAL": "1",
+            },
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        _wait_until_healthy(url, process, home / LOG)
+        with temporary_settings({PREFECT_API_URL: url}):
+            try:
+                yield
+            finally:
+                APILogHandler().flush()  # what is still queued would find no server any more
+    finally:
+        stop_group(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5.0) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    state = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} s"
+    raise UnigrecError(f"the Prefect server {state}; its log is {log}")

@@ -1,0 +1,196 @@
+"""The model registry: a bundle becomes a model version, loaded back and asked before an alias may point to it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from unigrec import artifacts as a
+from unigrec.bundle_files import open_bundle
+from unigrec.errors import UnigrecError
+from unigrec.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+    from unigrec.bundle import Bundle
+    from unigrec.config import RegisterParams
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+CHECKED_TAG = "loads"  # the version was loaded back and recommended
+VERDICT_TAG = "verdict"  # what promotion said about it
+MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML", "safetensors", "scikit-learn")
+
+
+class Registration(NamedTuple):
+    """A model version.
+
+    created: False where this very bundle had been registered before. passed: what the gates said.
+    verdict: what promotion said about this version before, if it was asked.
+    """
+
+    name: str
+    version: str
+    created: bool
+    passed: bool
+    verdict: str | None
+
+
+def register(folder: Path, params: RegisterParams) -> Registration:
+    """Register a bundle with its metrics and curves, and point `challenger` at it when its gates passed.
+
+    A bundle whose gates refused it becomes a version without alias. The same bundle is registered once.
+
+    Raises:
+        UnigrecError: the bundle is damaged; MLflow does not answer (the bundle stays where it is, and the message holds
+            the command that registers it later); the registered version does not load or recommend.
+    """
+    manifest = open_bundle(folder)
+    advice = f"the trained model is kept; register it later with: unigrec register --bundle '{folder}'"
+    with mlflow_client(params, advice) as client:
+        version = find_version(client, params.model_name, manifest["id"])
+        if version is not None and version.tags.get(CHECKED_TAG) == "yes":
+            verdict = version.tags.get(VERDICT_TAG)
+            return Registration(params.model_name, str(version.version), False, manifest["gates_passed"], verdict)
+        if version is None:
+            version = _create_version(client, params, folder, manifest)
+        _check_loads(params.model_name, str(version.version))
+        client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, "yes")
+        if manifest["gates_passed"]:
+            client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
+    a.write_json(a.REFERENCE, manifest["data"]["rows"])
+    return Registration(params.model_name, str(version.version), True, manifest["gates_passed"], None)
+
+
+def find_version(client: MlflowClient, name: str, bundle_id: str) -> ModelVersion | None:
+    """The newest version made of this bundle."""
+    found = client.search_model_versions(f"name = '{name}' and tags.{BUNDLE_TAG} = '{bundle_id}'")
+    return max(found, key=lambda version: int(version.version)) if found else None
+
+
+def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version that an alias points to, or None."""
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except _mlflow_exception() as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return client.get_model_version(name, aliases[alias]) if alias in aliases else None
+
+
+def current_aliases(params: RegisterParams, version: str) -> list[str]:
+    """Aliases that point to a version now, sorted. Raises UnigrecError when MLflow does not answer."""
+    with mlflow_client(params) as client:
+        aliases = client.get_registered_model(params.model_name).aliases
+    return sorted(alias for alias, target in aliases.items() if str(target) == version)
+
+
+def load_bundle(params: RegisterParams, model: str) -> Bundle:
+    """The bundle behind an alias (`champion`), a version number, or a bundle's folder.
+
+    Raises:
+        UnigrecError: there is none, or it is damaged, or MLflow does not answer.
+    """
+    from unigrec.bundle import Bundle
+
+    if Path(model).is_dir():
+        return Bundle.load(Path(model))
+    if "/" in model:
+        raise UnigrecError(f"{model}: no such bundle")
+    with mlflow_client(params) as client:
+        if model.isdigit():
+            found = client.search_model_versions(f"name = '{params.model_name}' and version_number = {model}")
+            version = found[0] if found else None
+        else:
+            version = version_of(client, params.model_name, model)
+        if version is None:
+            raise UnigrecError(
+                f"{params.model_name} has no version or alias {model!r} in the registry; register a model first: "
+                "make run, or unigrec register"
+            )
+        return load_registered(params.model_name, str(version.version)).unwrap_python_model().bundle
+
+
+def load_registered(name: str, version: str) -> Any:
+    """The MLflow model of a version, from the registry that `mlflow_client` chose."""
+    import mlflow
+
+    return mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+
+
+def signature() -> ModelSignature:
+    """history in; item_ids, titles, scores, unknown and by_popularity out; `k` as a parameter."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(Array(DataType.string), "history")]),
+        outputs=Schema(
+            [
+                ColSpec(Array(DataType.string), "item_ids"),
+                ColSpec(Array(DataType.string), "titles"),
+                ColSpec(Array(DataType.double), "scores"),
+                ColSpec(DataType.long, "unknown"),
+                ColSpec(DataType.boolean, "by_popularity"),
+            ]
+        ),
+        params=ParamSchema([ParamSpec("k", DataType.long, 10)]),
+    )
+
+
+def _create_version(
+    client: MlflowClient, params: RegisterParams, folder: Path, manifest: dict[str, Any]
+) -> ModelVersion:
+    import mlflow
+
+    run_id = log_run(client, params.experiment, folder, manifest)
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(MODEL_CODE),
+            artifacts={"bundle": str(folder)},
+            signature=signature(),
+            input_example=_example(folder),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+        )
+    if not client.search_registered_models(f"name = '{params.model_name}'"):
+        client.create_registered_model(params.model_name)
+    return client.create_model_version(
+        params.model_name, logged.model_uri, run_id, tags=bundle_tags(manifest), model_id=logged.model_id
+    )
+
+
+def _check_loads(name: str, version: str) -> None:
+    """MLflow registers models that cannot load: load this one and ask it, before an alias can point to it."""
+    import pandas as pd
+
+    try:
+        model = load_registered(name, version)
+        catalogue = model.unwrap_python_model().bundle.item_ids
+        answer = model.predict(pd.DataFrame({"history": [catalogue[:2]]}), params={"k": 1})
+        items = list(answer["item_ids"][0])
+    except Exception as error:  # whatever it is, nobody may point to this version
+        raise UnigrecError(
+            f"{name} version {version} was registered but does not load: {error}; no alias was set"
+        ) from error
+    if len(items) != 1 or items[0] not in set(catalogue):
+        raise UnigrecError(f"{name} version {version} loads but does not recommend; no alias was set")
+
+
+def _example(folder: Path) -> Any:
+    import pandas as pd
+
+    ids = a.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()
+    return pd.DataFrame({"history": [ids[:2]]}), {"k": min(10, len(ids))}
+
+
+def _mlflow_exception() -> type[Exception]:
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException

@@ -1,0 +1,161 @@
+"""The experiment tracker: one MLflow run a bundle, written after training from the bundle's own files.
+
+Training never talks to the tracker, so a tracker that is down costs nothing but the pictures, and everything can be
+logged again later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from unigrec import artifacts as a
+from unigrec.errors import UnigrecError
+from unigrec.process import keep_quiet
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    from unigrec.config import RegisterParams
+
+BUNDLE_TAG = "bundle_id"
+METRICS_A_CALL = 1000  # the tracker's own limit, as is the next
+PARAMS_A_CALL = 100
+
+
+def tracking_uri(params: RegisterParams) -> str:
+    """Where runs and models are kept: MLFLOW_TRACKING_URI wins over the params."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or params.tracking_uri
+
+
+@contextmanager
+def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowClient]:
+    """A client of the configured store, which gives up soon when nobody answers.
+
+    Args:
+        advice: ends the error's message: what to do once the store is back.
+
+    Raises:
+        UnigrecError: the store does not answer or refuses, here or inside the block.
+    """
+    keep_quiet()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default backs off for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    uri = tracking_uri(params)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        client = mlflow.MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+        yield client
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UnigrecError(f"MLflow at {uri} does not answer or refuses: {reason}{advice and '; '}{advice}") from error
+
+
+def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[str, Any]) -> str:
+    """Log a bundle's params, metrics, curves and pictures as a finished run, unless that has been done.
+
+    A run that an earlier attempt left unfinished is deleted, never continued. Returns the run's id.
+    """
+    experiment_id = _experiment_id(client, experiment)
+    for run in client.search_runs([experiment_id], f"tags.{BUNDLE_TAG} = '{manifest['id']}'"):
+        if run.info.status == "FINISHED":
+            return run.info.run_id
+        client.delete_run(run.info.run_id)
+    run = client.create_run(experiment_id, run_name=manifest["id"], tags=bundle_tags(manifest))
+    run_id = run.info.run_id
+    _log_params(client, run_id, folder / "params.yaml")
+    metrics = [*_closing_metrics(folder / "report"), *_curves(folder / "report")]
+    for start in range(0, len(metrics), METRICS_A_CALL):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+    for picture in sorted((folder / "report").rglob("*.png")):
+        client.log_artifact(run_id, str(picture), f"plots/{picture.parent.name}")
+    client.log_artifact(run_id, str(folder / "manifest.json"))
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def bundle_tags(manifest: dict[str, Any]) -> dict[str, str]:
+    """What run and model version are found by, and what they came from."""
+    return {
+        BUNDLE_TAG: manifest["id"],
+        "git_commit": manifest["git_commit"],
+        "dvc_lock": manifest["dvc_lock"],
+        "data_version": manifest["data"]["version"],
+        "test_set": manifest["data"]["test_set"],
+        "gate": "passed" if manifest["gates_passed"] else "refused",
+    }
+
+
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names: {"a": {"b": 1}} -> {"a.b": 1}. Lists are values."""
+    if not isinstance(value, dict):
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= flatten(inner, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    return found.experiment_id if found else client.create_experiment(name)
+
+
+def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
+    from mlflow.entities import Param
+
+    flat = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    params = [Param(name, str(value)) for name, value in flat.items()]
+    for start in range(0, len(params), PARAMS_A_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
+
+
+def _closing_metrics(report: Path) -> list[Metric]:
+    """Every number of metrics.json and health.json, as `<stage>.<name>`; lists are per level."""
+    return [
+        metric
+        for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")])
+        for metric in _metrics(path.parent.name, a.read_json(path), step=0)
+    ]
+
+
+def _curves(report: Path) -> list[Metric]:
+    """Every row of history.json, as `<stage>.curve.<name>` at the row's step."""
+    return [
+        metric
+        for path in sorted(report.glob("*/history.json"))
+        for index, row in enumerate(a.read_json(path))
+        for metric in _metrics(
+            f"{path.parent.name}.curve",
+            {name: value for name, value in row.items() if name not in ("step", "epoch")},
+            step=int(row.get("step", row.get("epoch", index))),
+        )
+    ]
+
+
+def _metrics(prefix: str, values: Any, step: int) -> Iterator[Metric]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    for name, value in flatten(values, prefix).items():
+        for level, number in enumerate(value if isinstance(value, list) else [value], start=1):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                yield Metric(f"{name}.{level}" if isinstance(value, list) else name, float(number), now, step)
