@@ -1,4 +1,4 @@
-"""params.yaml as frozen, typed objects. An unknown key, a wrong type or a value out of range is an error that names it."""
+"""params.yaml as frozen, typed objects. An unknown key, a wrong type or a bad value is an error that names it."""
 
 from __future__ import annotations
 

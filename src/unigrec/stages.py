@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
 from unigrec import artifacts as a
 from unigrec.config import Params
+from unigrec.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from unigrec.data.batches import Sequences
+    from unigrec.models.recommender import Recommender
+    from unigrec.models.sasrec import SASRec
+    from unigrec.models.tokenizer import Tokenizer
+    from unigrec.models.unified import UnifiedModel
+    from unigrec.training.checkpoint import CheckpointFolder
+    from unigrec.training.teacher import Trained
+
+TEACHER_SHAPE = {"d_model", "blocks", "heads", "history", "dropout"}
+TOKENIZER_SHAPE = {"code_dim", "hidden", "levels", "codebook_size"}
 
 
 def ingest(params: Params) -> None:
@@ -49,3 +74,256 @@ def embed(params: Params) -> None:
     a.write_tensors(a.EMBEDDINGS, {"embedding": embedding})
     save_encoder(encoder, a.TEXT_ENCODER)
     print("\n".join((f"embed: {embedding.shape[0]} items, {embedding.shape[1]} dimensions", *encoder.notes)))
+
+
+def teacher(params: Params) -> None:
+    """Train the collaborative teacher; its item embeddings are what the joint phase distils."""
+    from unigrec.training.teacher import train_teacher
+
+    with _checkpoints("teacher") as checkpoints:
+        sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
+        trained = train_teacher(sequences, params.teacher, params.seed, _device(), log, checkpoints)
+        config = {"items": sequences.catalogue_size, **params.teacher.model_dump(include=TEACHER_SHAPE)}
+        _save_trained(a.TEACHER, trained, config)
+
+
+def tokenizer(params: Params) -> None:
+    """Pre-train the tokenizer on the catalogue's embeddings."""
+    from unigrec.training.tokenizer import train_tokenizer
+
+    with _checkpoints("tokenizer") as checkpoints:
+        embeddings, log = load_embeddings(), TrainingProgress("tokenizer", params.tokenizer.epochs)
+        trained = train_tokenizer(embeddings, params.tokenizer, params.seed, _device(), log, checkpoints)
+        config = {"embedding_dim": embeddings.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
+        _save_trained(a.TOKENIZER, trained, config)
+
+
+def joint(params: Params) -> None:
+    """Train tokenizer and recommender end to end; under torchrun, rank 0 writes."""
+    from unigrec.distributed import rank
+    from unigrec.training.joint import JointData, train_joint
+
+    with _checkpoints("joint") as checkpoints:
+        data = JointData(load_sequences(), load_embeddings(), load_teacher().item_embedding.weight.detach())
+        log = TrainingProgress("joint", params.joint.epochs)
+        start = load_tokenizer(a.TOKENIZER)
+        resolution = params.harden.resolution
+        trained = train_joint(data, start, params.joint, resolution, params.seed, _device(), log, checkpoints)
+        if rank() == 0:
+            recommender: Any = trained.model.recommender
+            config = {
+                "recommender": recommender.config.to_dict(),
+                "tokenizer": a.read_json(a.TOKENIZER / a.MODEL_CONFIG_FILE),
+                "teacher_dim": data.teacher.shape[1],
+            }
+            _save_trained(a.JOINT, trained, config)
+
+
+def harden(params: Params) -> None:
+    """Freeze the joint phase's tokenizer into one semantic ID an item."""
+    import numpy as np
+
+    from unigrec.identifiers import codebook_usage, health
+    from unigrec.training.joint import resolve
+
+    sequences, embeddings, unified = load_sequences(), load_embeddings(), load_unified()
+    popularity = sequences.train_counts()
+    resolved = resolve(unified.tokenizer, embeddings, popularity, params.harden.resolution)
+    report = health(unified.tokenizer, embeddings, popularity, params.joint.temperature)
+    report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
+    usage = codebook_usage(resolved.codes[:, : unified.tokenizer.levels], unified.tokenizer.codebook_size)
+    rows = [
+        {"level": level + 1, "rank": place + 1, "usage": float(share)}
+        for level, shares in enumerate(usage)
+        for place, share in enumerate(np.sort(shares)[::-1])
+    ]
+    a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype(np.int32)})
+    a.write_json(a.HARDEN / a.HEALTH_FILE, report)
+    a.write_json(a.HARDEN / "codebook_usage.json", rows)
+
+
+def finetune(params: Params) -> None:
+    """Train the recommender on the hardened identifiers; under torchrun, rank 0 writes."""
+    from unigrec.distributed import rank
+    from unigrec.training.finetune import train_finetune
+
+    with _checkpoints("finetune") as checkpoints:
+        log = TrainingProgress("finetune", params.finetune.epochs)
+        trained = train_finetune(
+            load_sequences(),
+            load_unified().recommender,
+            load_codes(),
+            params.finetune,
+            params.joint,
+            params.seed,
+            _device(),
+            log,
+            checkpoints,
+        )
+        if rank() == 0:
+            model: Any = trained.model
+            _save_trained(a.FINETUNE, trained, model.config.to_dict())
+
+
+def evaluate(params: Params) -> None:
+    """Rank every user's test item with student, teacher and baselines, in both protocols."""
+    import pyarrow as pa
+
+    from unigrec.evaluation import ndcg, paired_bootstrap, ranking_metrics, slices
+    from unigrec.ranking import rank_test_items
+
+    sequences = load_sequences()
+    users = sequences.evaluation_users()
+    ranks = rank_test_items(
+        sequences, users, load_teacher(), load_recommender(), load_codes(), params.evaluate, params.joint.history
+    )
+    masks = slices(sequences, users)
+    metrics: dict[str, Any] = {}
+    table: dict[str, Any] = {"user_index": users, "item_index": sequences.held_out(users, "test", 1).targets}
+    rows = []
+    for (model, protocol), found in ranks.items():
+        metrics.setdefault(model, {})[protocol] = ranking_metrics(found, params.evaluate.cutoffs)
+        table[f"{model}_{protocol}"] = found
+        for name, mask in masks.items():
+            if mask.any():
+                row = {"slice": name, "users": int(mask.sum()), "model": model, "protocol": protocol}
+                rows.append(row | ranking_metrics(found[mask], [10]))
+    comparison = {
+        protocol: {
+            other: paired_bootstrap(
+                ndcg(ranks["student", protocol], 10),
+                ndcg(ranks[other, protocol], 10),
+                params.evaluate.bootstrap_resamples,
+                params.seed,
+            )
+            for other in ("popularity", "cooccurrence", "teacher")
+        }
+        for protocol in ("unmasked", "masked")
+    }
+    a.write_json(a.EVALUATE / a.METRICS_FILE, metrics)
+    a.write_json(a.EVALUATE / "student_against.json", comparison)
+    a.write_json(a.EVALUATE / "slices.json", rows)
+    a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table(table))
+
+
+def decide(params: Params) -> None:
+    """Hold the metrics against the gates. A refusal is written, not raised: an experiment keeps its metrics."""
+    from unigrec.gates import decide as decide_gates
+
+    metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
+    decision = decide_gates(metrics, a.read_json(a.HARDEN / a.HEALTH_FILE), params.gate)
+    a.write_json(a.DECISION, decision.as_dict())
+
+
+def load_sequences() -> Sequences:
+    """What `prepare` wrote, as the arrays that training reads."""
+    import numpy as np
+
+    from unigrec.data.batches import Sequences
+
+    arrays = a.read_arrays(a.SEQUENCES)
+    items = a.read_table(a.CATALOGUE, ["item_index"]).num_rows
+    return Sequences(arrays["items"].astype(np.int64), arrays["offsets"], items)
+
+
+def load_embeddings() -> torch.Tensor:
+    """Item embeddings (N, D)."""
+    return a.read_tensors(a.EMBEDDINGS)["embedding"]
+
+
+def load_codes() -> np.ndarray:
+    """Hardened identifiers (N, T)."""
+    return a.read_arrays(a.HARDEN / a.IDENTIFIERS_FILE)["codes"].astype("int64")
+
+
+def load_teacher() -> SASRec:
+    """The trained teacher."""
+    from unigrec.models.sasrec import SASRec
+
+    return _load_weights(SASRec(**a.read_json(a.TEACHER / a.MODEL_CONFIG_FILE)), a.TEACHER)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """A trained tokenizer."""
+    from unigrec.models.tokenizer import Tokenizer
+
+    return _load_weights(Tokenizer(**a.read_json(folder / a.MODEL_CONFIG_FILE)), folder)
+
+
+def load_unified() -> UnifiedModel:
+    """The model of the joint phase."""
+    from unigrec.models.recommender import Recommender, RecommenderConfig
+    from unigrec.models.tokenizer import Tokenizer
+    from unigrec.models.unified import UnifiedModel
+
+    config = a.read_json(a.JOINT / a.MODEL_CONFIG_FILE)
+    recommender = Recommender(RecommenderConfig(**config["recommender"]))
+    return _load_weights(UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"]), a.JOINT)
+
+
+def load_recommender() -> Recommender:
+    """The finetuned recommender."""
+    from unigrec.models.recommender import Recommender, RecommenderConfig
+
+    config = RecommenderConfig(**a.read_json(a.FINETUNE / a.MODEL_CONFIG_FILE))
+    return _load_weights(Recommender(config), a.FINETUNE)
+
+
+def _load_weights(model: Any, folder: Path) -> Any:
+    model.load_state_dict(a.read_tensors(folder / a.MODEL_FILE))
+    return model.eval()
+
+
+def _save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
+    last = trained.history[-1] if trained.history else {}
+    best = max(
+        (row["validation_ndcg_at_10"] for row in trained.history if "validation_ndcg_at_10" in row), default=None
+    )
+    metrics = {name: value for name, value in last.items() if not name.startswith("validation_")}
+    a.write_tensors(folder / a.MODEL_FILE, trained.model.state_dict())
+    a.write_json(folder / a.MODEL_CONFIG_FILE, config)
+    a.write_json(folder / a.HISTORY_FILE, trained.history)
+    a.write_json(folder / a.METRICS_FILE, metrics | ({} if best is None else {"best_validation_ndcg_at_10": best}))
+
+
+def _device() -> torch.device:
+    import os
+
+    import torch
+
+    torch.set_flush_denormal(True)  # optimizer states fade into denormal numbers, which are slow
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextmanager
+def _checkpoints(stage: str) -> Iterator[CheckpointFolder]:
+    """The stage's checkpoint, keyed by everything that `dvc.yaml` says it depends on, and removed when it is done."""
+    import shutil
+
+    from unigrec.distributed import rank
+    from unigrec.training.checkpoint import CheckpointFolder
+
+    folder = CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage))
+    yield folder
+    if rank() == 0:
+        shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
+
+
+def stage_key(stage: str) -> str:
+    """A hash of the stage's params and of the contents of its dependencies, as `dvc.yaml` lists them."""
+    graph = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    digest = hashlib.sha256()
+    for name in graph["params"]:
+        value: Any = values
+        for part in name.split("."):
+            value = value[part]
+        digest.update(json.dumps([name, value], sort_keys=True).encode())
+    for dependency in graph["deps"]:
+        path = Path(dependency)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]

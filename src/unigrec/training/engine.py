@@ -101,6 +101,7 @@ def start_process_group(device: torch.device, needed: bool) -> None:
 def _import_deepspeed() -> Any:
     """DeepSpeed without its compiled extension (built at every start otherwise) and its launcher's questions."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    os.environ.setdefault("LOCAL_RANK", "0")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed

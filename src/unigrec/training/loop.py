@@ -91,6 +91,7 @@ def train(
         run.resume()
     while run.at.epoch < phase.epochs and not run.at.stopped:
         run.epoch()
+    run.save()
     run.restore_best()
     return run.at.history
 
@@ -118,8 +119,7 @@ class _Run:
         while at.batch < len(batches):
             done = (at.epoch + at.batch / len(batches)) / phase.epochs
             self.step(batches[at.batch], done)
-            if time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
-                self.save()
+            self.save_when_due()
         row = {"epoch": at.epoch + 1, "step": at.step}
         row |= {name: total / len(batches) for name, total in at.sums.items()} | at.opening
         if phase.validate and ((at.epoch + 1) % phase.validate_every == 0 or at.epoch + 1 == phase.epochs):
@@ -127,7 +127,7 @@ class _Run:
         at.history.append(row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
         self.log(at.step, row)
-        self.save()
+        self.save_when_due()
 
     def step(self, batch: Any, done: float) -> None:
         at, factor = self.at, self.phase.learning_rate(done)
@@ -160,6 +160,10 @@ class _Run:
             at.validations_without_gain += 1
             at.stopped = at.validations_without_gain >= self.phase.patience
         return metrics
+
+    def save_when_due(self) -> None:
+        if time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self.save()
 
     def save(self) -> None:
         """Rank 0 writes; all ranks hold the same state."""
