@@ -14,6 +14,7 @@ from unigrec import artifacts as a
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
 PROTOCOLS = ("unmasked", "masked")
+DEFAULT_STORE = "sqlite:///mlflow.db"  # what `mlflow ui` opens by itself
 EXAMPLE_ITEMS = 3  # of a real user's history, for the command that is shown
 
 
@@ -94,12 +95,18 @@ def next_steps(summary: Summary) -> list[tuple[str, str]]:
     model = "champion" if "champion" in summary.aliases else summary.model.rsplit(" ", 1)[-1]
     option = "" if model == "champion" else f" --model {model}"
     return [
-        ("experiments", f"mlflow ui --backend-store-uri {summary.tracking_uri}"),
+        ("experiments", _experiments(summary.tracking_uri)),
         ("data checks", f"{a.DATA_DOCS}/index.html"),
         ("metrics", "dvc metrics show"),
         ("plots", "dvc plots show"),
         ("recommendations", f"unigrec recommend --history {history} -k 10{option}"),
     ]
+
+
+def _experiments(uri: str) -> str:
+    if uri.startswith("http"):
+        return uri
+    return "mlflow ui" if uri == DEFAULT_STORE else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -114,8 +121,8 @@ def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
             ],
         ),
         (
-            "Ranking the whole catalogue (unmasked: seen items may be recommended again)",
-            ["", *(f"{name} {protocol}" for protocol in PROTOCOLS for name in ("Recall@10", "NDCG@10"))],
+            "Recall@10 and NDCG@10 over the whole catalogue (unmasked: seen items may be recommended again)",
+            ["", *(f"{protocol} {name}" for protocol in PROTOCOLS for name in ("R@10", "NDCG@10"))],
             [
                 [
                     label,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BUNDLE_TAG = "bundle_id"
 METRICS_A_CALL = 1000  # the tracker's own limit, as is the next
 PARAMS_A_CALL = 100
+REASON_LENGTH = 200  # characters of somebody else's error message
 
 
 def tracking_uri(params: RegisterParams) -> str:
@@ -65,7 +66,7 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
         client.search_experiments(max_results=1)
         yield client
     except (MlflowException, RequestException, SQLAlchemyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:REASON_LENGTH]
         raise UnigrecError(f"MLflow at {uri} does not answer or refuses: {reason}{advice and '; '}{advice}") from error
 
 

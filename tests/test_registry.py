@@ -1,0 +1,228 @@
+"""Registration and promotion against a real MLflow store (SQLite), and one that is not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tiny_model import USERS, make_bundle
+from unigrec import artifacts as a
+from unigrec import registry
+from unigrec.config import RegisterParams
+from unigrec.errors import UnigrecError
+from unigrec.promotion import Comparison, promote
+from unigrec.registry import load_bundle, load_registered, register, version_of
+from unigrec.tracking import BUNDLE_TAG, flatten, mlflow_client
+
+HOW = Comparison(protocol="unmasked", resamples=200, seed=1)
+BROKEN_MODEL = """
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+
+class Broken(PythonModel):
+    def load_context(self, context):
+        raise RuntimeError("cannot load")
+
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
+set_model(Broken())
+"""
+GOOD, BAD = [1] * USERS, [0] * USERS
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory) -> Path:
+    """Making the tables takes seconds: once."""
+    folder = tmp_path_factory.mktemp("store")
+    with mlflow_client(RegisterParams(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="e", model_name="m")):
+        pass
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch, empty_store) -> RegisterParams:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return RegisterParams(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="tests", model_name="tiny")
+
+
+def aliases(params: RegisterParams) -> dict[str, str]:
+    with mlflow_client(params) as client:
+        return {name: str(version) for name, version in client.get_registered_model("tiny").aliases.items()}
+
+
+def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
+    folder = make_bundle()
+    done = register(folder, params)
+    assert done == ("tiny", "1", True, True, None)
+    assert aliases(params) == {"challenger": "1"}
+    answer = load_registered("tiny", "1").predict(pd.DataFrame({"history": [["P3", "a,b"], ["gone"]]}), params={"k": 2})
+    assert [len(items) for items in answer["item_ids"]] == [2, 2]
+    assert answer["unknown"].tolist() == [0, 1]
+    assert answer["by_popularity"].tolist() == [False, True]
+    assert load_bundle(params, "challenger").id == load_bundle(params, "1").id == load_bundle(params, str(folder)).id
+    assert a.read_json(a.REFERENCE) == {"users": 6, "items": 12, "interactions": 30}
+
+
+def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params):
+    folder = make_bundle()
+    register(folder, params)
+    with mlflow_client(params) as client:
+        version = client.get_model_version("tiny", "1")
+        run = client.get_run(version.run_id)
+        curve = client.get_metric_history(run.info.run_id, "joint.curve.loss")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert run.info.status == "FINISHED"
+    assert run.data.params["joint.recommender.d_model"] == "64"
+    assert run.data.metrics["evaluate.student.unmasked.recall_at_10"] == 0.5
+    assert run.data.metrics["harden.codebook_utilisation.2"] == 0.5
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    for tags in (run.data.tags, version.tags):
+        assert tags[BUNDLE_TAG] == manifest["id"]
+        assert tags["data_version"] == manifest["data"]["version"]
+        assert tags["gate"] == "passed"
+        assert {"git_commit", "dvc_lock"} <= set(tags)
+
+
+def test_the_same_bundle_is_registered_once(params):
+    folder = make_bundle()
+    first, second = register(folder, params), register(folder, params)
+    assert (first.version, first.created, second.version, second.created) == ("1", True, "1", False)
+    with mlflow_client(params) as client:
+        assert len(client.search_model_versions("name = 'tiny'")) == 1
+        assert len(client.search_runs([client.get_experiment_by_name("tests").experiment_id])) == 1
+
+
+def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(params):
+    done = register(make_bundle(passed=False), params)
+    assert (done.created, done.passed) == (True, False)
+    assert aliases(params) == {}
+    with pytest.raises(UnigrecError, match="no challenger"):
+        promote(params, HOW)
+    with pytest.raises(UnigrecError, match="its gates refused it"):
+        promote(params, HOW, "1")
+
+
+def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatch):
+    broken = tmp_path / "broken_model.py"
+    broken.write_text(BROKEN_MODEL)
+    folder = make_bundle()
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "MODEL_CODE", broken)
+        with pytest.raises(UnigrecError, match="does not load"):
+            register(folder, params)
+    assert aliases(params) == {}
+    assert not a.REFERENCE.exists()
+    with pytest.raises(UnigrecError, match="does not load"):  # asked again, the version is still no good
+        register(folder, params)
+
+
+def test_a_registration_that_died_halfway_is_finished(params, monkeypatch):
+    folder = make_bundle()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_check_loads", die)
+        with pytest.raises(KeyboardInterrupt):
+            register(folder, params)
+    assert aliases(params) == {}
+    assert register(folder, params).version == "1"
+    assert aliases(params) == {"challenger": "1"}
+
+
+def test_the_first_passed_model_becomes_champion_and_asking_twice_changes_nothing(params):
+    register(make_bundle(), params)
+    assert promote(params, HOW) == ("1", "1", True, "is the first champion")
+    assert promote(params, HOW).moved is False
+    assert aliases(params) == {"challenger": "1", "champion": "1"}
+    assert register(make_bundle(), params).verdict == "is the first champion"
+
+
+def test_only_a_better_model_moves_the_champion_and_the_old_one_is_kept(params):
+    register(make_bundle(seed=1, ranks=[2] * USERS), params)
+    promote(params, HOW)
+    for version, (seed, ranks) in enumerate([(2, BAD), (3, [2] * USERS)], start=2):  # worse, and a tie
+        register(make_bundle(seed=seed, ranks=ranks), params)
+        done = promote(params, HOW)
+        assert (done.version, done.champion, done.moved) == (str(version), "1", False)
+        assert "on the same 6 users" in done.reason
+    assert aliases(params) == {"challenger": "3", "champion": "1"}
+    register(make_bundle(seed=4, ranks=GOOD), params)
+    done = promote(params, HOW)
+    assert (done.version, done.champion, done.moved) == ("4", "4", True)
+    assert aliases(params) == {"challenger": "4", "champion": "4", "previous": "1"}
+
+
+def test_models_of_other_data_are_compared_on_todays_users(params):
+    register(make_bundle(seed=1, ranks=GOOD), params)
+    promote(params, HOW)
+    challenger = {"seed": 2, "ranks": GOOD, "data_seed": 2}
+    register(make_bundle(**challenger), params)
+    make_bundle(seed=3, data_seed=3)  # this folder now holds the data of neither
+    with pytest.raises(UnigrecError, match=r"different users.*dvc repro"):
+        promote(params, HOW)
+    make_bundle(**challenger)
+    done = promote(params, HOW)  # an untrained champion does not rank every test item first, as its stored ranks say
+    assert (done.champion, done.moved) == ("2", True)
+    assert 0 < float(done.reason.split()[1]) <= 1
+
+
+def test_a_champion_that_somebody_else_moves_meanwhile_stays_theirs(params, monkeypatch):
+    from unigrec import promotion
+
+    register(make_bundle(seed=1, ranks=BAD), params)
+    promote(params, HOW)
+    register(make_bundle(seed=1, ranks=GOOD), params)
+    compare = promotion._compare
+
+    def compare_slowly(*arguments):
+        with mlflow_client(params) as client:
+            client.set_registered_model_alias("tiny", "champion", "2")
+        return compare(*arguments)
+
+    monkeypatch.setattr(promotion, "_compare", compare_slowly)
+    with pytest.raises(UnigrecError, match="moved by somebody else"):
+        promote(params, HOW)
+
+
+@pytest.mark.parametrize("model", ["champion", "7"])
+def test_asking_for_a_model_that_is_not_there_says_what_to_do(params, model):
+    with pytest.raises(UnigrecError, match=f"no version or alias '{model}'.*make run"):
+        load_bundle(params, model)
+    with mlflow_client(params) as client:
+        assert version_of(client, "tiny", "champion") is None
+
+
+def test_a_dead_address_fails_soon_and_the_kept_bundle_registers_later(params, monkeypatch):
+    folder = make_bundle()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(UnigrecError, match=r"127.0.0.1:9 does not answer.*unigrec register --bundle") as caught:
+        register(folder, params)
+    assert time.monotonic() - began < 30
+    assert str(folder) in str(caught.value)
+    assert not a.REFERENCE.exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert register(folder, params).created
+
+
+def test_a_damaged_bundle_is_not_registered(params):
+    folder = make_bundle()
+    (folder / "params.yaml").write_text("changed")
+    with pytest.raises(UnigrecError, match=r"params.yaml: changed since"):
+        register(folder, params)
+
+
+def test_flatten():
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": [1, 2], "e": None}

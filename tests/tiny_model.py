@@ -1,0 +1,83 @@
+"""The artifacts of a tiny real model, written where the stages write them. Only its weights are untrained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from unigrec import artifacts as a
+from unigrec.bundle_files import assemble
+from unigrec.identifiers import disambiguate
+from unigrec.models.recommender import Recommender, RecommenderConfig
+from unigrec.models.tokenizer import Tokenizer
+
+ITEMS, USERS, LEVELS, CODEWORDS = 12, 6, 2, 4
+PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
+TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
+
+
+def item_ids() -> list[str]:
+    """Ids as shops have them: plain, with a comma, with a space, non-Latin."""
+    return ["a,b", "two words", "квас", *(f"P{index}" for index in range(3, ITEMS))]
+
+
+def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed: int) -> None:
+    """Write the artifacts of a run into the current folder. ranks: (USERS,) the student's."""
+    torch.manual_seed(seed)
+    codes = disambiguate(np.random.default_rng(seed).integers(0, CODEWORDS, (ITEMS, LEVELS)), np.zeros(ITEMS))
+    shape = RecommenderConfig(8, 16, 2, 4, 1, 1, 0.1, LEVELS, CODEWORDS, codes.disambiguation)
+    _write_model(a.FINETUNE, Recommender(shape).state_dict(), shape.to_dict())
+    tokenizer = Tokenizer(**TOKENIZER_SHAPE).state_dict()
+    joint = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
+    _write_model(a.JOINT, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
+    for stage in (a.TEACHER, a.TOKENIZER):
+        a.write_json(stage / a.METRICS_FILE, {"loss": 1.0})
+    a.write_json(a.JOINT / a.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
+    a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": codes.codes.astype(np.int32)})
+    a.write_json(a.HARDEN / a.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]})
+    a.write_json(a.TEXT_ENCODER / "settings.json", {"encoder": "tfidf-svd"})
+    _write_data(np.random.default_rng(data_seed))
+    _write_evaluation(passed, ranks or [1, 2, 3, 0, 5, 1])
+
+
+def make_bundle(seed: int = 0, passed: bool = True, ranks: list[int] | None = None, data_seed: int = 0) -> Path:
+    """The bundle of `write_artifacts`, as an absolute path."""
+    write_artifacts(seed, passed, ranks, data_seed)
+    return assemble(PARAMS_FILE).absolute()
+
+
+def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -> None:
+    a.write_tensors(folder / a.MODEL_FILE, weights)
+    a.write_json(folder / a.MODEL_CONFIG_FILE, config)
+    a.write_json(folder / a.METRICS_FILE, {"loss": 1.0})
+
+
+def _write_data(generator: np.random.Generator) -> None:
+    catalogue = {
+        "item_index": pa.array(range(ITEMS), pa.int32()),
+        "item_id": item_ids(),
+        "title": [f"title {index}" if index else None for index in range(ITEMS)],
+        "train_count": pa.array(range(ITEMS), pa.int32()),
+    }
+    a.write_table(a.CATALOGUE, pa.table(catalogue))
+    items = generator.integers(0, ITEMS, USERS * 5)
+    offsets = np.arange(USERS + 1) * 5
+    a.write_tensors(a.SEQUENCES, {"items": items.astype(np.int32), "offsets": offsets})
+    rows = {"users": USERS, "items": ITEMS, "interactions": USERS * 5}
+    a.write_json(a.PREPARE_STATS, {"before": rows, "after": rows})
+    a.write_json(a.SOURCE, {"source": "test"})
+    a.write_json(a.VALIDATED, {"rows": rows, "sha256": {}})
+
+
+def _write_evaluation(passed: bool, ranks: list[int]) -> None:
+    found = {"recall_at_10": 0.5, "ndcg_at_10": 0.25}
+    models = ("popularity", "cooccurrence", "teacher", "student")
+    a.write_json(a.EVALUATE / a.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models})
+    table = {"user_index": range(USERS), "item_index": [0] * USERS}
+    table |= {"student_unmasked": ranks, "student_masked": ranks}
+    a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table({name: list(values) for name, values in table.items()}))
+    gate = {"name": "ndcg_at_10", "value": 0.25, "threshold": 0.1, "passed": passed, "reason": "a | reason"}
+    a.write_json(a.DECISION, {"passed": passed, "gates": [gate]})
