@@ -1,0 +1,311 @@
+"""The flow on small DVC projects: order, exit codes, retries, caching, registration, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from flows.graph import read_graph
+from flows.lock import exclusive
+from flows.processes import StageError, child_environment, run_stage
+from flows.retrain import bring_up_to_date, was_killed
+from prefect.states import Failed
+
+from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_project(folder: Path, stages: dict) -> None:
+    Repo.init(str(folder), no_scm=True).close()
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """Three stages in a row, given in another order; the last one ends with the status in the file `status`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "status").write_text("0")
+    last = "sh -c 'cp c d; s=$(cat status); test $s != killed || kill -9 $PPID $$; exit $s'"
+    make_project(
+        tmp_path,
+        {
+            "third": {"cmd": last, "deps": ["c", "status"], "outs": ["d"]},
+            "second": {"cmd": "cp b c", "deps": ["b"], "outs": ["c"]},
+            "first": {"cmd": "echo hello && cp a b", "deps": ["a"], "outs": ["b"]},
+        },
+    )
+    return tmp_path
+
+
+def reproduce(stages: list[str]) -> list[bool]:
+    return [run_stage(stage, lambda line: None) for stage in stages]
+
+
+# --- the graph ------------------------------------------------------------------------------------------------------
+
+
+def test_the_projects_own_stages_come_after_what_they_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    Repo.init(str(tmp_path), no_scm=True).close()
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    graph = read_graph()
+    assert sorted(graph.order) == sorted(stages)
+    written: set[str] = set()
+    for name in graph.order:
+        read = [dep for dep in stages[name]["deps"] if dep.startswith("artifacts/")]
+        assert all(any(dep == out or dep.startswith(out + "/") for out in written) for dep in read), name
+        written |= set(stages[name]["outs"])
+    assert graph.stale == set(stages)
+    assert graph.downstream["ingest"] == set(stages) - {"ingest"}
+    assert graph.downstream["gate"] == set()
+
+
+def test_order_downstream_and_what_is_stale(project):
+    assert read_graph() == (
+        ["first", "second", "third"],
+        {"first": {"second", "third"}, "second": {"third"}, "third": set()},
+        {"first", "second", "third"},
+    )
+    assert reproduce(["first", "second", "third"]) == [True, True, True]
+    assert read_graph().stale == set()
+    (project / "status").write_text("00")
+    assert read_graph().stale == {"third"}
+
+
+def test_a_folder_without_a_pipeline_is_an_error_in_words(tmp_path):
+    with pytest.raises(UnigrecError, match="DVC cannot read the pipeline"):
+        read_graph(str(tmp_path))
+
+
+# --- one stage ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_streams_its_output_and_says_whether_it_ran(project):
+    lines: list[str] = []
+    assert run_stage("first", lines.append) is True
+    assert "hello" in lines
+    assert not any("git" in line for line in lines)
+    assert run_stage("first", lines.append) is False
+    (project / "b").unlink()
+    assert run_stage("first", lines.append) is False  # restored from DVC's cache
+    assert (project / "b").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "killed"),
+    [("2", EXIT_BAD_INPUT, False), ("3", EXIT_INVALID_DATA, False), ("1", EXIT_BAD_INPUT, False), ("137", 2, True)],
+)
+def test_a_failing_stage_hands_on_its_exit_code(project, status, exit_code, killed):
+    reproduce(["first", "second"])
+    (project / "status").write_text(status)
+    with pytest.raises(StageError, match=f"stage third failed with exit status {status}") as caught:
+        run_stage("third", lambda line: None)
+    assert (caught.value.exit_code, caught.value.killed) == (exit_code, killed)
+    assert not (project / "d").exists() or read_graph().stale == {"third"}
+
+
+def test_a_killed_dvc_counts_as_killed(project):
+    reproduce(["first", "second"])
+    (project / "status").write_text("killed")
+    with pytest.raises(StageError) as caught:
+        run_stage("third", lambda line: None)
+    assert caught.value.killed
+
+
+def test_an_unknown_stage_is_bad_input(project):
+    with pytest.raises(StageError) as caught:
+        run_stage("fourth", lambda line: None)
+    assert caught.value.exit_code == EXIT_BAD_INPUT
+    assert not caught.value.killed
+
+
+def test_stages_use_the_programs_of_this_environment():
+    path = child_environment({"PATH": "/usr/bin"})["PATH"]
+    assert path.split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (StageError("joint", 137), True),
+        (StageError("joint", -9), True),
+        (StageError("validate", 3), False),
+        (StageError("ingest", 2), False),
+        (StageError("ingest", 1), False),
+        (UnigrecError("disk full"), False),
+        (ValueError("bug"), False),
+    ],
+)
+def test_only_what_a_signal_ended_is_tried_again(error, again):
+    assert was_killed(None, None, Failed(data=error)) is again
+    assert bring_up_to_date.retries == 2
+
+
+def test_a_stage_that_is_up_to_date_starts_no_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no pipeline here: any process would fail
+    state = bring_up_to_date.fn("first", stale=False)
+    assert (state.name, state.is_completed()) == ("Cached", True)
+
+
+def test_one_run_at_a_time(tmp_path):
+    lock = tmp_path / "state/run.lock"
+    with exclusive(lock), pytest.raises(UnigrecError, match=f"process {os.getpid()}"), exclusive(lock):
+        pass
+    with exclusive(lock):
+        pass
+
+
+def test_a_killed_run_leaves_no_process_behind(tmp_path):
+    """The child would write for a minute; its parent is killed without a chance to clean up."""
+    beat = tmp_path / "beat"
+    child = f"import time\nfor i in range(600):\n    open({str(beat)!r}, 'w').write(str(i)); time.sleep(0.1)"
+    code = f"from flows.processes import run_streamed; run_streamed([{sys.executable!r}, '-c', {child!r}], print)"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_for(beat.exists)
+    parent.kill()
+    parent.wait()
+    time.sleep(0.3)
+    before = beat.read_text()
+    time.sleep(0.5)
+    assert beat.read_text() == before
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+# --- the whole flow, as a user starts it ----------------------------------------------------------------------------
+
+MAKE_MODEL = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from unigrec.process import die_with_parent
+from tiny_model import write_artifacts
+die_with_parent()
+mode = Path("mode").read_text().strip()
+if mode == "slow":
+    Path("started").write_text(str(os.getpid()))
+    time.sleep(60)
+if mode.isdigit():
+    sys.exit(int(mode))
+write_artifacts(0, mode == "good", None, 0)
+"""
+EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
+
+
+@pytest.fixture(scope="module")
+def model_project(tmp_path_factory) -> Path:
+    """One stage that writes a tiny model's artifacts; `mode` says how it goes."""
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
+    (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
+    outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
+    make_project(folder, {"model": {"cmd": "python make_model.py", "deps": ["mode", "make_model.py"], "outs": outs}})
+    return folder
+
+
+def start(folder: Path, mode: str, **environment: str) -> subprocess.Popen:
+    (folder / "mode").write_text(mode)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain"],
+        cwd=folder,
+        env={**clean, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_flow(folder: Path, mode: str, **environment: str) -> tuple[int, str]:
+    process = start(folder, mode, **environment)
+    output = process.communicate(timeout=240)[0]
+    return process.returncode, output
+
+
+def versions(folder: Path) -> list[tuple[int, str]]:
+    """(version, its aliases) of every registered model."""
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        rows = store.execute("select version from model_versions order by version").fetchall()
+        aliases = store.execute("select version, alias from registered_model_aliases order by alias").fetchall()
+    return [(version, " ".join(alias for of, alias in aliases if of == version)) for (version,) in rows]
+
+
+@pytest.mark.slow
+def test_a_whole_run_then_nothing_to_do_then_refused_then_broken(model_project):
+    code, output = run_flow(model_project, "good")
+    assert code == 0, output
+    assert versions(model_project) == [(1, "challenger champion")]
+    assert "Registered  unigrec version 1, alias challenger, champion: is the first champion" in output
+    assert "unigrec recommend --history" in output
+    assert "Traceback" not in output
+
+    began = time.monotonic()
+    code, output = run_flow(model_project, "good")
+    assert (code, versions(model_project)) == (0, [(1, "challenger champion")])
+    assert output.count("cached") == 4  # announced; in the table: the stage, register, promote
+    assert time.monotonic() - began < 45
+
+    code, output = run_flow(model_project, "refused")
+    assert code == EXIT_REFUSED, output
+    assert versions(model_project) == [(1, "challenger champion"), (2, "")]
+    assert "without alias: the gates refused it" in output
+
+    code, output = run_flow(model_project, str(EXIT_INVALID_DATA))
+    assert code == EXIT_INVALID_DATA
+    assert "error: stage model failed with exit status 3" in output
+    assert output.count("Running stage") == 1  # bad data is not tried again
+    assert len(versions(model_project)) == 2
+
+
+@pytest.mark.slow
+def test_a_dead_tracker_keeps_the_model_and_names_the_command(model_project):
+    code, output = run_flow(model_project, "good", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert code == EXIT_BAD_INPUT
+    kept = output.split("unigrec register --bundle '")[1].split("'")[0]
+    assert (model_project / kept / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_project, number):
+    (model_project / "started").unlink(missing_ok=True)
+    process = start(model_project, "slow")
+    wait_for((model_project / "started").exists, 120)
+    code, output = run_flow(model_project, "slow")
+    assert code == EXIT_BAD_INPUT
+    assert f"another run is at work in this folder (process {process.pid})" in output
+    os.kill(process.pid, number)
+    process.wait(30)
+    wait_for(lambda: not processes_of(model_project), 10)
+    assert run_flow(model_project, "good")[0] == 0
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Living processes whose working directory is the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").readlink() == folder and "State:\tZ" not in (entry / "status").read_text():
+                found.append(int(entry.name))
+        except OSError:  # it ended, or is not ours
+            continue
+    return found
