@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unigrec.data.prepare import _k_core, _Log
+from unigrec.data.prepare import InteractionLog, filter_k_core
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def frames(
     repeated = _repeated(coded)
     complete = (coded.users >= 0) & (coded.items >= 0) & ~repeated
     times = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
-    core, _ = _k_core(_Log(coded.users[complete], coded.items[complete], times[complete]), k_core)
+    core, _ = filter_k_core(InteractionLog(coded.users[complete], coded.items[complete], times[complete]), k_core)
     return {
         "interactions": _interactions_frame(interactions, coded, repeated, _column(items, "item_id", "str")),
         "items": _items_frame(items, text_columns, coded.item_ids.take(pa.array(np.unique(core.items)))),

@@ -34,15 +34,15 @@ class Prepared(NamedTuple):
     stats: dict
 
 
-class _Log(NamedTuple):
+class InteractionLog(NamedTuple):
     """Interactions as integers: codes into the dictionaries of ids, in the given row order."""
 
     users: np.ndarray  # int32
     items: np.ndarray  # int32
     timestamps: np.ndarray  # int64, unix seconds
 
-    def take(self, rows: np.ndarray) -> _Log:
-        return _Log(self.users[rows], self.items[rows], self.timestamps[rows])
+    def take(self, rows: np.ndarray) -> InteractionLog:
+        return InteractionLog(self.users[rows], self.items[rows], self.timestamps[rows])
 
 
 def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParams) -> Prepared:
@@ -64,11 +64,11 @@ def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParam
     _check(interactions, items)
     user_codes, user_ids = _encode(interactions["user_id"])
     item_codes, item_ids = _encode(interactions["item_id"])
-    given = _Log(user_codes, item_codes, interactions["timestamp"].to_numpy())
+    given = InteractionLog(user_codes, item_codes, interactions["timestamp"].to_numpy())
 
     log = _drop_duplicates(given)
     duplicates = len(given.users) - len(log.users)
-    log, rounds = _k_core(log, params.k_core)
+    log, rounds = filter_k_core(log, params.k_core)
     _refuse_too_small(log, rounds, len(given.users), params)
 
     user_index, user_ids = _rank(log.users, user_ids)
@@ -116,7 +116,7 @@ def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     return encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary
 
 
-def _drop_duplicates(log: _Log) -> _Log:
+def _drop_duplicates(log: InteractionLog) -> InteractionLog:
     """Of rows equal in user, item and time the first stays; the order of the others does not change."""
     order = np.lexsort((log.items, log.timestamps, log.users))
     same = np.ones(max(len(order) - 1, 0), dtype=bool)
@@ -128,7 +128,7 @@ def _drop_duplicates(log: _Log) -> _Log:
     return log if keep.all() else log.take(keep)
 
 
-def _k_core(log: _Log, k: int) -> tuple[_Log, list[int]]:
+def filter_k_core(log: InteractionLog, k: int) -> tuple[InteractionLog, list[int]]:
     """The largest part of the log in which every user and item has `k` interactions; rows removed per round."""
     rounds: list[int] = []
     while len(log.users):
@@ -143,7 +143,7 @@ def _k_core(log: _Log, k: int) -> tuple[_Log, list[int]]:
     return log, rounds
 
 
-def _refuse_too_small(log: _Log, rounds: list[int], before: int, params: PrepareParams) -> None:
+def _refuse_too_small(log: InteractionLog, rounds: list[int], before: int, params: PrepareParams) -> None:
     sizes = _sizes(log)
     shown = ", ".join(f"{removed:,}" for removed in rounds[:SHOWN_ROUNDS]) or "none"
     if len(rounds) > SHOWN_ROUNDS:
@@ -182,7 +182,7 @@ def _catalogue(items: pa.Table, item_ids: pa.Array, train_count: np.ndarray) -> 
     return pa.table({**columns, **texts, "train_count": pa.array(train_count)})
 
 
-def _sizes(log: _Log) -> dict[str, int]:
+def _sizes(log: InteractionLog) -> dict[str, int]:
     def distinct(codes: np.ndarray) -> int:
         return int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0
 
