@@ -19,7 +19,6 @@ from flows.processes import StageError, run_stage
 from flows.server import prefect_server
 from unigrec import artifacts as a
 from unigrec import commands
-from unigrec.bundle_files import assemble
 from unigrec.config import Params, load_params
 from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.registry import Registration, current_aliases, register
@@ -58,7 +57,7 @@ def read_gates() -> Any:
 @task(task_run_name="register")
 def register_model(params: Params) -> Any:
     """The artifacts as one bundle and one model version. Cached where this very bundle is a version already."""
-    done = register(assemble(PARAMS_FILE), params.register_)
+    done = register(commands.assemble(params, PARAMS_FILE), params.register_)
     message = f"{done.name} version {done.version}"
     return Completed(message=message, data=done, name="Completed" if done.created else "Cached")
 

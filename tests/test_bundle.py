@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tiny_model import ITEMS, item_ids, make_bundle
+from tiny_model import ITEMS, PARAMS_FILE, SERVING, item_ids, make_bundle
 from unigrec import artifacts as a
 from unigrec import bundle_files
 from unigrec.bundle import Bundle
@@ -125,7 +125,7 @@ def test_a_missing_artifact_leaves_no_bundle(tmp_path, monkeypatch):
     shutil.rmtree(folder)
     (a.EVALUATE / a.RANKS_FILE).unlink()
     with pytest.raises(UnigrecError, match=r"ranks.parquet: no such file; run the pipeline"):
-        bundle_files.assemble(Path(__file__).parents[1] / "params.yaml")
+        bundle_files.assemble(PARAMS_FILE, SERVING)
     assert list(a.BUNDLES.iterdir()) == []
 
 

@@ -17,9 +17,10 @@ from unigrec.config import RegisterParams
 from unigrec.errors import UnigrecError
 from unigrec.promotion import Comparison, promote
 from unigrec.registry import load_bundle, load_registered, register, version_of
+from unigrec.stages import load_sequences
 from unigrec.tracking import BUNDLE_TAG, flatten, mlflow_client
 
-HOW = Comparison(protocol="unmasked", resamples=200, seed=1)
+HOW = Comparison("unmasked", resamples=200, seed=1, sequences=load_sequences)
 BROKEN_MODEL = """
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -42,8 +43,11 @@ GOOD, BAD = [1] * USERS, [0] * USERS
 def empty_store(tmp_path_factory) -> Path:
     """Making the tables takes seconds: once."""
     folder = tmp_path_factory.mktemp("store")
-    with mlflow_client(RegisterParams(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="e", model_name="m")):
-        pass
+    params = RegisterParams(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="e", model_name="m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with mlflow_client(params):
+            pass
     return folder / "mlflow.db"
 
 
@@ -112,6 +116,7 @@ def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(para
         promote(params, HOW, "1")
 
 
+@pytest.mark.filterwarnings("ignore:.*type hints:UserWarning")
 def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatch):
     broken = tmp_path / "broken_model.py"
     broken.write_text(BROKEN_MODEL)

@@ -9,12 +9,13 @@ import pyarrow as pa
 import torch
 
 from unigrec import artifacts as a
-from unigrec.bundle_files import assemble
+from unigrec.bundle_files import Serving, assemble
 from unigrec.identifiers import disambiguate
 from unigrec.models.recommender import Recommender, RecommenderConfig
 from unigrec.models.tokenizer import Tokenizer
 
 ITEMS, USERS, LEVELS, CODEWORDS = 12, 6, 2, 4
+SERVING = Serving(history=20, beam=30, text_columns=["title"])
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
 
@@ -46,7 +47,7 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
 def make_bundle(seed: int = 0, passed: bool = True, ranks: list[int] | None = None, data_seed: int = 0) -> Path:
     """The bundle of `write_artifacts`, as an absolute path."""
     write_artifacts(seed, passed, ranks, data_seed)
-    return assemble(PARAMS_FILE).absolute()
+    return assemble(PARAMS_FILE, SERVING).absolute()
 
 
 def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -> None:

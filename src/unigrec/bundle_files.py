@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from unigrec import artifacts as a
-from unigrec.config import load_params
 from unigrec.errors import UnigrecError
 
 SCHEMA_VERSION = 1
@@ -46,7 +45,7 @@ class Serving(NamedTuple):
     text_columns: list[str]
 
 
-def assemble(params_file: Path = Path("params.yaml")) -> Path:
+def assemble(params_file: Path, serving: Serving) -> Path:
     """Put the artifacts of the last run together under `state/bundles/<id>`, unless that very bundle is there already.
 
     Returns:
@@ -60,7 +59,7 @@ def assemble(params_file: Path = Path("params.yaml")) -> Path:
     with a.atomic_folder(staging) as folder:
         _copy_parts(folder, params_file)
         files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        manifest = _manifest(files, _serving(params_file))
+        manifest = _manifest(files, serving)
         a.write_json(folder / MANIFEST, manifest)
     final = a.BUNDLES / manifest["id"]
     if final.exists():
@@ -97,11 +96,6 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
             target = folder / "report" / stage.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-
-
-def _serving(params_file: Path) -> Serving:
-    params = load_params(params_file)
-    return Serving(params.joint.history, params.evaluate.beam, list(params.embed.text_columns))
 
 
 def _manifest(files: dict[str, str], serving: Serving) -> dict[str, Any]:

@@ -26,12 +26,20 @@ def gate() -> int:
     return EXIT_OK if decision["passed"] else EXIT_REFUSED
 
 
+def assemble(params: Params, params_file: Path) -> Path:
+    """The artifacts as one bundle; returns its folder. Raises UnigrecError when a stage has not run."""
+    from unigrec.bundle_files import Serving
+    from unigrec.bundle_files import assemble as assemble_bundle
+
+    serving = Serving(params.joint.history, params.evaluate.beam, list(params.embed.text_columns))
+    return assemble_bundle(params_file, serving)
+
+
 def register(params: Params, params_file: Path, folder: Path | None) -> int:
     """Register a bundle, made from the artifacts unless a folder is given. A refused model exits as refused."""
-    from unigrec.bundle_files import assemble
     from unigrec.registry import register as register_bundle
 
-    done = register_bundle(folder or assemble(params_file), params.register_)
+    done = register_bundle(folder or assemble(params, params_file), params.register_)
     print(f"{done.name} version {done.version}: {'registered' if done.created else 'was registered before'}")
     if not done.passed:
         print("its gates refused it: no alias points to it (see: unigrec gate)")
@@ -42,8 +50,9 @@ def promote(params: Params, version: str | None) -> Promotion:
     """Promote with the comparison that the params ask for."""
     from unigrec.promotion import Comparison
     from unigrec.promotion import promote as promote_version
+    from unigrec.stages import load_sequences
 
-    comparison = Comparison(params.gate.protocol, params.evaluate.bootstrap_resamples, params.seed)
+    comparison = Comparison(params.gate.protocol, params.evaluate.bootstrap_resamples, params.seed, load_sequences)
     return promote_version(params.register_, comparison, version)
 
 

@@ -14,10 +14,13 @@ from unigrec.registry import CHALLENGER, CHAMPION, PREVIOUS, VERDICT_TAG, load_b
 from unigrec.tracking import mlflow_client
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow import MlflowClient
 
     from unigrec.bundle import Bundle
     from unigrec.config import RegisterParams
+    from unigrec.data.batches import Sequences
 
 MAX_P_NOT_BETTER = 0.05  # one-sided: share of bootstrap resamples in which the challenger is not better
 CUTOFF = 10
@@ -38,6 +41,7 @@ class Comparison(NamedTuple):
     protocol: str  # unmasked | masked
     resamples: int
     seed: int
+    sequences: Callable[[], Sequences]  # today's, for models that were evaluated on different users
 
 
 def promote(params: RegisterParams, comparison: Comparison, version: str | None = None) -> Promotion:
@@ -94,7 +98,7 @@ def _compare(params: RegisterParams, how: Comparison, candidate: str, champion: 
     if new.manifest["data"]["test_set"] == old.manifest["data"]["test_set"]:
         reference = _stored_ranks(old, column)
     else:
-        reference = _ranks_today(new, old, masked=how.protocol == "masked")
+        reference = _ranks_today(new, old, how)
     found = paired_bootstrap(ndcg(ranks, CUTOFF), ndcg(reference, CUTOFF), how.resamples, how.seed)
     better = found["difference"] > 0 and found["p_not_better"] < MAX_P_NOT_BETTER
     return better, (
@@ -108,26 +112,24 @@ def _stored_ranks(bundle: Bundle, column: str) -> np.ndarray:
     return a.read_table(bundle.folder / "ranks.parquet", [column])[column].to_numpy()
 
 
-def _ranks_today(new: Bundle, old: Bundle, masked: bool) -> np.ndarray:
+def _ranks_today(new: Bundle, old: Bundle, how: Comparison) -> np.ndarray:
     """(U,) where the old bundle ranks the test items of the new bundle's users; 0 beyond the cutoff or unknown to it.
 
     Raises:
         UnigrecError: this folder's prepared data is not that of the new bundle.
     """
-    from unigrec.stages import load_sequences
-
     if sha256_of(a.SEQUENCES, a.CATALOGUE) != new.manifest["data"]["test_set"]:
         raise UnigrecError(
             f"champion and challenger were evaluated on different users, and {a.SEQUENCES.parent} does not hold the "
             "challenger's: run `dvc repro` on its data first"
         )
-    sequences = load_sequences()
+    sequences = how.sequences()
     users = sequences.evaluation_users()
     ids = np.array(new.item_ids, dtype=object)
     items, lengths = sequences.seen(users, "test")
     histories = [ids[row[:length]].tolist() for row, length in zip(items, lengths, strict=True)]
     targets = ids[sequences.held_out(users, "test", 1).targets]
-    answers = old.recommend(histories, min(CUTOFF, len(old.item_ids)), exclude_history=masked)
+    answers = old.recommend(histories, min(CUTOFF, len(old.item_ids)), exclude_history=how.protocol == "masked")
     ranks = [
         next((place for place, item in enumerate(answer.items, start=1) if item.item_id == target), 0)
         for answer, target in zip(answers, targets, strict=True)

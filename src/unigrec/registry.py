@@ -74,13 +74,9 @@ def find_version(client: MlflowClient, name: str, bundle_id: str) -> ModelVersio
 
 def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version that an alias points to, or None."""
-    try:
-        aliases = client.get_registered_model(name).aliases
-    except _mlflow_exception() as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    return client.get_model_version(name, aliases[alias]) if alias in aliases else None
+    models = client.search_registered_models(f"name = '{name}'")
+    number = models[0].aliases.get(alias) if models else None
+    return client.get_model_version(name, number) if number is not None else None
 
 
 def current_aliases(params: RegisterParams, version: str) -> list[str]:
@@ -188,9 +184,3 @@ def _example(folder: Path) -> Any:
 
     ids = a.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()
     return pd.DataFrame({"history": [ids[:2]]}), {"k": min(10, len(ids))}
-
-
-def _mlflow_exception() -> type[Exception]:
-    from mlflow.exceptions import MlflowException
-
-    return MlflowException

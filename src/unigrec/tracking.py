@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from unigrec.config import RegisterParams
 
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 BUNDLE_TAG = "bundle_id"
 METRICS_A_CALL = 1000  # the tracker's own limit, as is the next
 PARAMS_A_CALL = 100
@@ -34,7 +35,7 @@ REASON_LENGTH = 200  # characters of somebody else's error message
 
 def tracking_uri(params: RegisterParams) -> str:
     """Where runs and models are kept: MLFLOW_TRACKING_URI wins over the params."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or params.tracking_uri
+    return os.environ.get(URI_VARIABLE) or params.tracking_uri
 
 
 @contextmanager
@@ -58,9 +59,11 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri = tracking_uri(params)
+    uri, asked_for = tracking_uri(params), os.environ.get(URI_VARIABLE)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    if asked_for is None:
+        os.environ.pop(URI_VARIABLE, None)  # MLflow sets it, and it would overrule the params from then on
     try:
         client = mlflow.MlflowClient(uri, uri)
         client.search_experiments(max_results=1)

@@ -1,0 +1,124 @@
+"""The rules of the house that imports can break, read from the source: docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src/unigrec"
+MODULES = {path.relative_to(ROOT / "src"): path for path in sorted(PACKAGE.rglob("*.py"))}
+FLOWS = sorted((ROOT / "flows").rglob("*.py"))
+
+# Computes, and does nothing else. `engine` is its edge to DeepSpeed, `artifacts` its edge to files.
+CORE = (
+    "data.batches",
+    "decoding",
+    "distributed",
+    "evaluation",
+    "gates",
+    "identifiers",
+    "losses",
+    "models",
+    "ranking",
+    "training",
+)
+CORE_EDGES = {"unigrec.errors", "unigrec.artifacts", "unigrec.training.engine"}
+CORE_LIBRARIES = {"numpy", "torch"}
+# A library that phones, schedules or stores, or weighs seconds: the only modules that may name it.
+EDGES = {
+    "prefect": set(),
+    "dvc": set(),
+    "mlflow": {"tracking", "registry", "promotion", "pyfunc_model", "serving"},
+    "deepspeed": {"training.engine"},
+    "great_expectations": {"validation"},
+    "sentence_transformers": {"embedding"},
+    "sklearn": {"embedding"},
+    "fastapi": {"serving"},
+    "matplotlib": {"plots"},
+    "typer": {"cli"},
+}
+SEES_ALL_PARAMS = {"config", "configure", "stages", "cli", "commands"}
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def imports(path: Path, with_types: bool = True) -> Iterator[str]:
+    """Dotted names that a file imports, those inside functions too; `a.b.c` for `from a.b import c`."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the whole name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        for_types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if with_types or not for_types:
+            nodes += ast.iter_child_nodes(node)
+
+
+def name_of(path: Path) -> str:
+    """src/unigrec/data/batches.py -> data.batches."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def within(name: str, roofs: set[str] | tuple[str, ...]) -> bool:
+    return any(name == roof or name.startswith(f"{roof}.") for roof in roofs)
+
+
+def core_files() -> list[Path]:
+    return [path for path in MODULES.values() if within(name_of(path), CORE) and name_of(path) != "training.engine"]
+
+
+@pytest.mark.parametrize("path", core_files(), ids=name_of)
+def test_the_core_needs_torch_numpy_and_itself(path):
+    roofs = {f"unigrec.{roof}" for roof in CORE} | CORE_EDGES | CORE_LIBRARIES
+    foreign = {
+        name
+        for name in imports(path, with_types=False)
+        if name.split(".")[0] not in sys.stdlib_module_names and not within(name, roofs)
+    }
+    assert not foreign, f"{path.name} is core, but imports {sorted(foreign)}"
+
+
+def test_the_core_is_found():
+    assert len(core_files()) > 10
+
+
+@pytest.mark.parametrize(("library", "allowed"), EDGES.items(), ids=list(EDGES))
+def test_each_edge_stays_where_it_is(library, allowed):
+    found = {name_of(path) for path in MODULES.values() if any(within(name, {library}) for name in imports(path))}
+    assert found <= allowed, f"{library} is imported by {sorted(found - allowed)}"
+
+
+def test_only_stages_and_commands_see_the_whole_params():
+    whole = {"unigrec.config.Params", "unigrec.config.load_params", "unigrec.config.parse_params"}
+    found = {name_of(path) for path in MODULES.values() if whole & set(imports(path))}
+    assert found <= SEES_ALL_PARAMS, f"take your own section: {sorted(found - SEES_ALL_PARAMS)}"
+
+
+def test_stages_are_the_top_of_the_package():
+    found = {name_of(path) for path in MODULES.values() if any(within(n, {"unigrec.stages"}) for n in imports(path))}
+    assert found <= {"cli", "commands"}
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *FLOWS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_pickled_or_evaluated(path):
+    found = {name for name in imports(path) if within(name, PICKLES)}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in {"eval", "exec", "torch.load", "torch.save", "yaml.load", "np.load", "numpy.load"}:
+                found.add(called)
+    assert not found
+
+
+def test_no_file_is_longer_than_a_person_reads():
+    long = {
+        str(path.relative_to(ROOT)) for path in [*MODULES.values(), *FLOWS] if len(path.read_text().splitlines()) > 500
+    }
+    assert not long

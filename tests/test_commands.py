@@ -1,0 +1,167 @@
+"""The commands on a registered model: what they print, how they read ids, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tiny_model import PARAMS_FILE, make_bundle, write_artifacts
+from unigrec import artifacts as a
+from unigrec.cli import app
+from unigrec.commands import parse_ids, read_ids
+from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.report import Summary, markdown, next_steps, print_summary, summarise
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory) -> Path:
+    """A folder with a tiny champion in its own store."""
+    before, folder = Path.cwd(), tmp_path_factory.mktemp("project")
+    os.chdir(folder)
+    try:
+        (folder / "params.yaml").write_text(PARAMS_FILE.read_text())
+        make_bundle()
+        assert invoke("register")[0] == invoke("promote")[0] == EXIT_OK
+        return folder
+    finally:
+        os.chdir(before)
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120", "MLFLOW_TRACKING_URI": ""})
+    if isinstance(result.exception, UnigrecError):
+        return result.exception.exit_code, str(result.exception)
+    return result.exit_code, result.output
+
+
+def recommended(*arguments: str) -> dict:
+    code, output = invoke("recommend", "--json", *arguments)
+    assert code == EXIT_OK, output
+    return json.loads(output)
+
+
+def test_recommend_prints_items_titles_and_scores(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    code, output = invoke("recommend", "--history", "P3,gone", "-k", "2")
+    assert code == EXIT_OK
+    assert "1 of 2 items of the history are not in the catalogue" in output
+    assert output.count("  title ") == 3  # the heading and two items
+
+
+def test_ways_to_name_a_history_and_a_model(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    expected = recommended("--history", '["a,b", "P3"]')["items"]
+    assert len(expected) == 10
+    assert recommended("--history", "a,b", "--history", "P3")["items"] == expected
+    bundle = str(next((registered / a.BUNDLES).iterdir()))
+    for model in ("1", "challenger", bundle):
+        assert recommended("--history", '["a,b", "P3"]', "--model", model)["items"] == expected
+
+
+def test_allow_and_deny_take_ids_and_files(registered, monkeypatch, tmp_path):
+    monkeypatch.chdir(registered)
+    (tmp_path / "allow.txt").write_text("two words\nквас\na,b\n", encoding="utf-8")
+    items = recommended("--history", "P3", "--allow", str(tmp_path / "allow.txt"), "--allow", "P5", "--deny", "a,b")
+    assert {item["item_id"] for item in items["items"]} == {"two words", "квас", "P5"}
+
+
+def test_an_unknown_history_says_that_it_shows_what_is_popular(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    code, output = invoke("recommend", "--history", "gone", "-k", "1")
+    assert (code, "most popular" in output) == (EXIT_OK, True)
+    assert recommended("--history", "gone")["by_popularity"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["-k", "99"], "k = 99"), (["--model", "9"], "no version or alias '9'"), (["--model", "./no"], "no such bundle")],
+)
+def test_impossible_questions_are_bad_input(registered, monkeypatch, arguments, message):
+    monkeypatch.chdir(registered)
+    code, output = invoke("recommend", "--history", "P3", *arguments)
+    assert (code, message in output) == (2, True), output
+
+
+def test_gate_shows_reasons_and_exits_by_the_decision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for passed, expected in ((True, EXIT_OK), (False, EXIT_REFUSED)):
+        write_artifacts(0, passed, None, 0)
+        code, output = invoke("gate")
+        assert (code, "a | reason" in output) == (expected, True)
+
+
+def test_gate_without_a_run_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output = invoke("gate")
+    assert (code, "dvc repro" in output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["a,b"], ["a", "b"]),
+        (["a, b ,,"], ["a", "b"]),
+        (["known,id"], ["known,id"]),
+        (["a,b", "c"], ["a,b", "c"]),
+        (['["a,b", "c"]'], ["a,b", "c"]),
+        ([""], []),
+    ],
+)
+def test_histories_are_read(values, expected):
+    assert parse_ids(values, {"known,id"}) == expected
+
+
+@pytest.mark.parametrize("value", ['["a"', "[1]", '[["a"]]'])
+def test_broken_lists_are_refused(value):
+    with pytest.raises(UnigrecError, match="--history"):
+        parse_ids([value], set())
+
+
+def test_a_list_of_ids_must_be_text(tmp_path):
+    (tmp_path / "ids").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UnigrecError, match="expected UTF-8"):
+        read_ids([str(tmp_path / "ids")])
+
+
+def summary(**changes) -> Summary:
+    made = summarise(
+        "unigrec version 3", ["challenger"], "is not better", {"joint": 3.21, "gate": None}, "sqlite:///x.db"
+    )
+    return made._replace(**changes)
+
+
+def test_the_closing_report_says_everything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    write_artifacts(0, True, None, 0)
+    print_summary(summary())
+    printed = capsys.readouterr().out
+    for part in (
+        "co-occurrence",
+        "0.2500",
+        "a | reason",
+        "3.2",
+        "cached",
+        "version 3, alias challenger",
+        "dvc plots show",
+    ):
+        assert part in printed
+    text = markdown(summary())
+    assert r"a \| reason" in text
+    assert all(line.count("|") >= 3 for line in text.splitlines() if line.startswith("|"))
+
+
+def test_the_next_steps_can_be_pasted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    steps = dict(next_steps(summary(example=["it's", "a,b"])))
+    assert steps["recommendations"] == """unigrec recommend --history '["it'"'"'s", "a,b"]' -k 10 --model 3"""
+    assert steps["experiments"] == "mlflow ui --backend-store-uri sqlite:///x.db"
+    champion = dict(next_steps(summary(aliases=["champion"], tracking_uri="sqlite:///mlflow.db")))
+    assert "--model" not in champion["recommendations"]
+    assert champion["experiments"] == "mlflow ui"
+    assert dict(next_steps(summary(tracking_uri="http://host")))["experiments"] == "http://host"
