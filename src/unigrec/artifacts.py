@@ -133,7 +133,10 @@ def write_tensors(
 
         ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}  # type: ignore[union-attr]
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as for any other file; safetensors' own files only their owner may read
         writer(ready, str(temporary), metadata=metadata)
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
@@ -142,6 +145,14 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
 
     with _readable(path):
         return load_file(str(path), device=device)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata that `write_tensors` was given. Raises UnigrecError when the file is missing or damaged."""
+    from safetensors import safe_open
+
+    with _readable(path), safe_open(str(path), framework="np") as file:
+        return file.metadata() or {}
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -15,6 +15,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def leave_process_group() -> None:
+    """Take leave of the other ranks, where there are any: NCCL complains about a process that just ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def rank_slice(size: int) -> slice:
     """The contiguous rows of a batch of `size` that belong to this rank; sizes differ by at most one."""
     base, extra = divmod(size, world_size())
@@ -25,8 +31,8 @@ def rank_slice(size: int) -> slice:
 def gather_rows(rows: Tensor, total: int) -> Tensor:
     """All ranks' rows (total, ...), in rank order: others' detached, this rank's own with its gradient in place.
 
-    The loss over the result is to be computed in full on every rank and scaled by the world size, since gradients are
-    averaged over ranks.
+    A loss over the result is the same on every rank. Its gradient is this rank's part times the world size: averaged
+    over ranks it is the whole batch's.
     """
     if world_size() == 1:
         return rows
@@ -37,7 +43,7 @@ def gather_rows(rows: Tensor, total: int) -> Tensor:
     dist.all_gather(gathered, padded)
     base, extra = divmod(total, world_size())
     pieces = [piece[: base + (index < extra)] for index, piece in enumerate(gathered)]
-    pieces[rank()] = rows
+    pieces[rank()] = rows.detach() + (rows - rows.detach()) * world_size()
     return torch.cat(pieces)
 
 
@@ -50,9 +56,10 @@ def global_sum(local: Tensor) -> Tensor:
     return total + (local - local.detach()) * world_size()
 
 
-def all_finite(loss: Tensor) -> bool:
-    """Whether the loss is finite on every rank."""
-    finite = torch.isfinite(loss.detach()).all().to(torch.int32)
-    if world_size() > 1:
-        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-    return bool(finite)
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean over ranks, the same bits on each; not finite where a rank's value is not finite."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()

@@ -13,6 +13,7 @@ import yaml
 
 from unigrec import artifacts as a
 from unigrec.config import Params
+from unigrec.errors import UnigrecError
 from unigrec.progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from unigrec.training.teacher import Trained
 
 TEACHER_SHAPE = {"d_model", "blocks", "heads", "history", "dropout"}
+CHECKPOINT_SECONDS = 20.0
 TOKENIZER_SHAPE = {"code_dim", "hidden", "levels", "codebook_size"}
 
 
@@ -80,7 +82,7 @@ def teacher(params: Params) -> None:
     """Train the collaborative teacher; its item embeddings are what the joint phase distils."""
     from unigrec.training.teacher import train_teacher
 
-    with _checkpoints("teacher") as checkpoints:
+    with _training("teacher", params) as checkpoints:
         sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
         trained = train_teacher(sequences, params.teacher, params.seed, _device(), log, checkpoints)
         config = {"items": sequences.catalogue_size, **params.teacher.model_dump(include=TEACHER_SHAPE)}
@@ -91,7 +93,7 @@ def tokenizer(params: Params) -> None:
     """Pre-train the tokenizer on the catalogue's embeddings."""
     from unigrec.training.tokenizer import train_tokenizer
 
-    with _checkpoints("tokenizer") as checkpoints:
+    with _training("tokenizer", params) as checkpoints:
         embeddings, log = load_embeddings(), TrainingProgress("tokenizer", params.tokenizer.epochs)
         trained = train_tokenizer(embeddings, params.tokenizer, params.seed, _device(), log, checkpoints)
         config = {"embedding_dim": embeddings.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
@@ -103,7 +105,7 @@ def joint(params: Params) -> None:
     from unigrec.distributed import rank
     from unigrec.training.joint import JointData, train_joint
 
-    with _checkpoints("joint") as checkpoints:
+    with _training("joint", params) as checkpoints:
         data = JointData(load_sequences(), load_embeddings(), load_teacher().item_embedding.weight.detach())
         log = TrainingProgress("joint", params.joint.epochs)
         start = load_tokenizer(a.TOKENIZER)
@@ -147,7 +149,7 @@ def finetune(params: Params) -> None:
     from unigrec.distributed import rank
     from unigrec.training.finetune import train_finetune
 
-    with _checkpoints("finetune") as checkpoints:
+    with _training("finetune", params) as checkpoints:
         log = TrainingProgress("finetune", params.finetune.epochs)
         trained = train_finetune(
             load_sequences(),
@@ -298,23 +300,29 @@ def _device() -> torch.device:
 
 
 @contextmanager
-def _checkpoints(stage: str) -> Iterator[CheckpointFolder]:
+def _training(stage: str, params: Params) -> Iterator[CheckpointFolder]:
     """The stage's checkpoint, keyed by everything that `dvc.yaml` says it depends on, and removed when it is done."""
     import shutil
 
-    from unigrec.distributed import rank
+    from unigrec.distributed import leave_process_group, rank
     from unigrec.training.checkpoint import CheckpointFolder
 
-    folder = CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage))
-    yield folder
-    if rank() == 0:
-        shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
+    try:
+        yield CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage, params), CHECKPOINT_SECONDS)
+        if rank() == 0:
+            shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
+    finally:
+        leave_process_group()
 
 
-def stage_key(stage: str) -> str:
-    """A hash of the stage's params and of the contents of its dependencies, as `dvc.yaml` lists them."""
-    graph = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+def stage_key(stage: str, params: Params) -> str:
+    """A hash of the stage's params and of the contents of its dependencies, as `dvc.yaml` lists them.
+
+    Raises:
+        UnigrecError: `dvc.yaml` is missing or broken, or does not know the stage.
+    """
+    graph = _stage_definition(stage)
+    values = params.model_dump(mode="json", by_alias=True)
     digest = hashlib.sha256()
     for name in graph["params"]:
         value: Any = values
@@ -327,3 +335,13 @@ def stage_key(stage: str) -> str:
             if file.is_file() and file.suffix != ".pyc":
                 digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _stage_definition(stage: str) -> dict[str, Any]:
+    path = Path("dvc.yaml")
+    if not path.is_file():
+        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"][stage]
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise UnigrecError(f"{path}: no stage {stage!r} can be read from it: {error}; restore it from git") from error

@@ -1,47 +1,51 @@
-"""Checkpoints of our own: safetensors and JSON in a folder that is renamed into place: a kill leaves a whole one.
+"""Checkpoints of our own: one safetensors file, renamed into place, so that a kill at any moment leaves a whole one.
 
 Nothing is pickled. A checkpoint belongs to one key, made from the stage's inputs: a stale one is never picked up.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unigrec.artifacts import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from unigrec.artifacts import read_metadata, read_tensors, write_tensors
+from unigrec.distributed import rank
 from unigrec.errors import UnigrecError
-
-TENSORS_FILE = "state.safetensors"
-NUMBERS_FILE = "state.json"
 
 
 class CheckpointFolder:
     """Where one training keeps its last checkpoint.
 
     Args:
-        folder: the phase's folder; only `key`'s own checkpoint is read, others are removed on the first save.
+        folder: the phase's folder; only `key`'s own checkpoint is read, and the first save removes all others.
+        every_seconds: how long training goes on before it saves again.
     """
 
-    def __init__(self, folder: Path, key: str):
-        self.path = folder / key
+    def __init__(self, folder: Path, key: str, every_seconds: float):
+        self.path = folder / f"{key}.safetensors"
+        self.every_seconds = every_seconds
 
     def save(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Replace the last checkpoint by this one."""
-        with atomic_folder(self.path) as temporary:
-            write_tensors(temporary / TENSORS_FILE, tensors)
-            write_json(temporary / NUMBERS_FILE, numbers)
+        """Replace the last checkpoint by this one. numbers: what JSON holds."""
+        write_tensors(self.path, tensors, {"numbers": json.dumps(numbers, allow_nan=False)})
+        for other in self.path.parent.iterdir():
+            if other != self.path:
+                other.unlink()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint, or None when there is none. A damaged one counts as none: training starts again."""
-        if not self.path.is_dir():
+        if not self.path.exists():
             return None
         try:
-            return read_tensors(self.path / TENSORS_FILE), read_json(self.path / NUMBERS_FILE)
-        except UnigrecError as error:
-            print(f"checkpoint ignored, training starts again: {error}", flush=True)
+            return read_tensors(self.path), json.loads(read_metadata(self.path)["numbers"])
+        except (UnigrecError, KeyError, ValueError) as error:
+            if rank() == 0:
+                print(f"checkpoint ignored, training starts again: {error}", file=sys.stderr, flush=True)
             return None
 
 

@@ -1,26 +1,27 @@
 """The one training loop: every phase supplies its batches, its losses and its validation.
 
-A run is a function of its seed: batches depend on (seed, epoch), dropout on the generator that a checkpoint keeps.
+A run is a function of its seed: batches depend on (seed, epoch), dropout on (seed, step, rank).
 Killed at any moment and started again, it goes on from the last checkpoint and ends with the same weights (on CPU, the
 same bits).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unigrec.distributed import all_finite, rank
+from unigrec.distributed import mean_over_ranks, rank
 from unigrec.errors import TrainingError
 from unigrec.training.checkpoint import CheckpointFolder, load_optimizer, optimizer_tensors
 from unigrec.training.engine import Engine
 
-CHECKPOINT_SECONDS = 20.0
 Log = Callable[[int, dict[str, float]], None]  # step, metrics
 
 
@@ -74,21 +75,18 @@ class Progress:
         return cls(**(values | {"best": float("-inf") if values["best"] is None else values["best"]}))
 
 
-def train(
-    phase: Phase, engine: Engine, checkpoints: CheckpointFolder | None, log: Log, resume: bool = True
-) -> list[dict[str, float]]:
+def train(phase: Phase, engine: Engine, checkpoints: CheckpointFolder | None, log: Log) -> list[dict[str, float]]:
     """Run a phase to its end and leave the chosen weights in the engine's model.
 
     Returns:
         The history: a row an epoch with mean losses, validation metrics and what the phase logs.
 
     Raises:
-        TrainingError: a loss is not finite on some rank; it names phase, epoch, step and the losses. The weights are
+        TrainingError: the loss is not finite on some rank; it names phase, epoch, step and the losses. The weights are
             those of the step before.
     """
     run = _Run(phase, engine, checkpoints, log)
-    if resume:
-        run.resume()
+    run.resume()
     while run.at.epoch < phase.epochs and not run.at.stopped:
         run.epoch()
     run.save()
@@ -106,6 +104,7 @@ class _Run:
         self.best_weights: dict[str, Tensor] | None = None
         self.base_rates = [group["lr"] for group in engine.optimizer.param_groups]
         self.saved_at = time.monotonic()
+        self.seed = torch.initial_seed()
 
     def epoch(self) -> None:
         """From the next batch to the end of the epoch, with validation where it is due."""
@@ -120,29 +119,34 @@ class _Run:
             done = (at.epoch + at.batch / len(batches)) / phase.epochs
             self.step(batches[at.batch], done)
             self.save_when_due()
-        row = {"epoch": at.epoch + 1, "step": at.step}
+        row: dict[str, float] = {"epoch": at.epoch + 1, "step": at.step}
         row |= {name: total / len(batches) for name, total in at.sums.items()} | at.opening
         if phase.validate and ((at.epoch + 1) % phase.validate_every == 0 or at.epoch + 1 == phase.epochs):
             row |= self.validate()
         at.history.append(row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
-        self.log(at.step, row)
+        if rank() == 0:
+            self.log(at.step, row)
         self.save_when_due()
 
     def step(self, batch: Any, done: float) -> None:
         at, factor = self.at, self.phase.learning_rate(done)
         for group, rate in zip(self.engine.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
+        # Dropout is drawn anew at each step: ranks differ, and a resumed run needs no rank's generator.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, at.step, rank()]).generate_state(1)[0]))
         losses = self.phase.losses(batch, at.step)
-        if not all_finite(losses["loss"]):
-            figures = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
+        means = mean_over_ranks(torch.stack([value.detach().float() for value in losses.values()])).tolist()
+        values = dict(zip(losses, means, strict=True))
+        if not math.isfinite(values["loss"]):
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             raise TrainingError(
                 f"{self.phase.name}: the loss is not finite at epoch {at.epoch + 1}, step {at.step}: {figures}; "
                 "the last checkpoint is from before it. Lower the learning rate, or look for extreme item embeddings"
             )
         self.engine.step(losses["loss"])
-        for name, value in losses.items():
-            at.sums[name] = at.sums.get(name, 0.0) + float(value.detach())
+        for name, value in values.items():
+            at.sums[name] = at.sums.get(name, 0.0) + value
         at.batch += 1
         at.step += 1
 
@@ -162,11 +166,16 @@ class _Run:
         return metrics
 
     def save_when_due(self) -> None:
-        if time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+        if self.checkpoints and time.monotonic() - self.saved_at >= self.checkpoints.every_seconds:
             self.save()
 
     def save(self) -> None:
-        """Rank 0 writes; all ranks hold the same state."""
+        """Rank 0 writes; all ranks hold the same state. Raises TrainingError instead of keeping broken weights."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            raise TrainingError(  # a gradient can overflow where its loss did not
+                f"{self.phase.name}: weights are not finite after step {self.at.step}; the last checkpoint is from "
+                "before it. Lower the learning rate"
+            )
         self.saved_at = time.monotonic()
         if self.checkpoints is None or rank() > 0:
             return
@@ -174,9 +183,6 @@ class _Run:
         tensors |= {f"best.{name}": value for name, value in (self.best_weights or {}).items()}
         tensors |= {f"phase.{name}": value for name, value in self.phase.state.items()}
         tensors |= optimizer_tensors(self.engine.optimizer)
-        tensors["generator.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["generator.cuda"] = torch.cuda.get_rng_state()
         self.checkpoints.save(tensors, self.at.to_dict())
 
     def resume(self) -> None:
@@ -187,11 +193,9 @@ class _Run:
         self.at = Progress.from_dict(numbers)
         self.model.load_state_dict(_under(tensors, "model."))
         self.best_weights = _under(tensors, "best.") or None
-        self.phase.state.update(_under(tensors, "phase."))
+        device = next(self.model.parameters()).device
+        self.phase.state.update({name: value.to(device) for name, value in _under(tensors, "phase.").items()})
         load_optimizer(self.engine.optimizer, tensors)
-        torch.set_rng_state(tensors["generator.cpu"])
-        if torch.cuda.is_available() and "generator.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["generator.cuda"])
 
     def restore_best(self) -> None:
         if self.best_weights is not None:

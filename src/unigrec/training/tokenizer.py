@@ -35,6 +35,16 @@ def check_size(items: int, params: TokenizerParams) -> None:
         )
 
 
+def check_finite(embeddings: Tensor) -> None:
+    """Raises TrainingError when an item's embedding (N, D) holds NaN or infinity."""
+    bad = (~torch.isfinite(embeddings).all(-1)).nonzero().flatten().tolist()
+    if bad:
+        raise TrainingError(
+            f"tokenizer: the embeddings of {len(bad)} of {len(embeddings)} items hold NaN or infinity (the first: item "
+            f"{bad[0]}); run the stage embed again, and look at the files in embed.modalities if there are any"
+        )
+
+
 def temperature_at(done: float, params: TokenizerParams) -> float:
     """Linear from start to end over the run. done: share of all steps, in [0, 1]."""
     return params.temperature_start + (params.temperature_end - params.temperature_start) * done
@@ -50,6 +60,7 @@ def train_tokenizer(
 ) -> Trained:
     """Train on the item embeddings (N, D). Codebooks start from k-means over the whole catalogue."""
     check_size(len(embeddings), params)
+    check_finite(embeddings)
     torch.manual_seed(seed)
     embeddings = embeddings.to(device)
     model = new_tokenizer(embeddings.shape[1], params).to(device)
