@@ -21,6 +21,7 @@ app = typer.Typer(
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
 DEFAULT_PARAMS = Path("params.yaml")
+OVER_RANKS = {"joint", "finetune"}  # stages that joint.processes spreads over several processes
 STAGES = "Stages (run by `dvc repro`, in the order of dvc.yaml)"
 DATA = "Data"
 PROJECT = "Project"
@@ -30,11 +31,16 @@ MODELS = "Models"
 def _run_stage(name: str, params_file: Path) -> None:
     from unigrec import stages
     from unigrec.config import load_params
+    from unigrec.launcher import is_rank, run_ranks
     from unigrec.process import die_with_parent, keep_quiet
 
     die_with_parent()
     keep_quiet()
-    getattr(stages, name)(load_params(params_file))
+    params = load_params(params_file)
+    if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
+        run_ranks(["-m", "unigrec.cli", name, "--params", str(params_file)], params.joint.processes)
+    else:
+        getattr(stages, name)(params)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -212,7 +218,9 @@ def main() -> None:
     try:
         app()
     except UnigrecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from unigrec.launcher import report
+
+        report(error)
         sys.exit(error.exit_code)
 
 
