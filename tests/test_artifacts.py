@@ -58,6 +58,22 @@ def test_same_value_same_bytes(path):
     assert path.read_bytes() == first
 
 
+def test_the_umask_alone_says_who_may_read_a_file(path):
+    before = os.umask(0o027)
+    try:
+        write_any(path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_metadata_round_trip(tmp_path):
+    a.write_tensors(tmp_path / "a.safetensors", {"x": torch.eye(3)}, {"key": "é"})
+    assert a.read_metadata(tmp_path / "a.safetensors") == {"key": "é"}
+    a.write_tensors(tmp_path / "b.safetensors", {"x": torch.eye(3)})
+    assert a.read_metadata(tmp_path / "b.safetensors") == {}
+
+
 @pytest.mark.parametrize("fault", ["write", "sync", "rename"])
 def test_a_full_disk_changes_nothing(path, monkeypatch, fault):
     write_any(path)

@@ -49,6 +49,8 @@ def test_params_are_frozen():
         ("joint.epochs", 0, "joint.epochs = 0: input should be greater than or equal to 1"),
         ("joint.recommender_lr", "5e-3", "joint.recommender_lr = '5e-3': input should be a valid number"),
         ("joint.recommender_lr", 0.0, "joint.recommender_lr = 0.0: input should be greater than 0"),
+        ("joint.recommender_lr", float("inf"), "joint.recommender_lr = inf: input should be a finite number"),
+        ("gate.min_margin_over_cooccurrence", float("nan"), "cooccurrence = nan: input should be a finite number"),
         ("joint.recommender.dropout", 1.0, "joint.recommender.dropout = 1.0: input should be less than 1"),
         ("gate.max_collision_rate", 1.5, "gate.max_collision_rate = 1.5: input should be less than or equal to 1"),
         ("embed.encoder", "bert", "embed.encoder = 'bert': input should be 'tfidf-svd', 'minilm' or 'sentence-tr"),

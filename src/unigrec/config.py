@@ -21,7 +21,7 @@ Source = Literal["sample", "folder", "amazon-2014", "amazon-2023", "movielens"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class SampleParams(Section):
