@@ -15,7 +15,8 @@ from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, UnigrecError
 from unigrec.process import die_with_parent
 
 GRACE_SECONDS = 5.0  # between asking a stage to stop and killing it
-_HINTS = "To track the changes with git"  # the first of DVC's closing hints
+# DVC's closing remarks, after a stage has ended well.
+_REMARKS = ("Generating lock file", "Updating lock file", "To track the changes with git", "Use `dvc push`")
 _STATUS = re.compile(r"exited with (-?\d+)")
 
 
@@ -39,7 +40,7 @@ def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
 
     Args:
         stage: its name in dvc.yaml.
-        emit: receives each line of output without its line end; DVC's closing hints about git are left out.
+        emit: receives each line of output without its line end; DVC's closing remarks are left out.
 
     Returns:
         Whether the stage's command ran.
@@ -47,16 +48,16 @@ def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
     Raises:
         StageError: it failed, with the exit status of the stage's own command.
     """
-    ran = hints = False
+    ran = over = False
     own_status: int | None = None
 
     def read(line: str) -> None:
-        nonlocal ran, own_status, hints
+        nonlocal ran, own_status, over
         ran = ran or line.startswith("Running stage")
         found = _STATUS.search(line) if line.startswith("ERROR: failed to reproduce") else None
         own_status = int(found.group(1)) if found else own_status
-        hints = hints or line.startswith(_HINTS)
-        if line and not hints:
+        over = over or line.startswith(_REMARKS)
+        if line and not over:
             emit(line)
 
     status = run_streamed([sys.executable, "-m", "dvc", "repro", "--single-item", stage], read)

@@ -30,7 +30,7 @@ class Broken(PythonModel):
     def load_context(self, context):
         raise RuntimeError("cannot load")
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: list[str], params=None):
         return model_input
 
 
@@ -116,7 +116,6 @@ def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(para
         promote(params, HOW, "1")
 
 
-@pytest.mark.filterwarnings("ignore:.*type hints:UserWarning")
 def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatch):
     broken = tmp_path / "broken_model.py"
     broken.write_text(BROKEN_MODEL)
