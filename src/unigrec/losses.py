@@ -42,20 +42,18 @@ def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature
     """InfoNCE(hidden, teacher) + InfoNCE(teacher, hidden) with cosine similarity, mean over the batch.
 
     Negatives are the other distinct target items of the batch: a repeated target is counted once among the negatives of
-    others and is never its own negative.
+    others (its several states by their mean term) and is never its own negative.
 
     Args:
         hidden: (B, d) student states. teacher: (B, d) teacher embeddings of the targets.
         items: (B,) target item of each sample.
     """
     hidden, teacher = F.normalize(hidden, dim=-1), F.normalize(teacher, dim=-1)
-    _, group = items.unique(return_inverse=True)  # (B,) which distinct item
-    first = torch.full((int(group.max()) + 1,), len(items), device=items.device).scatter_reduce(
-        0, group, torch.arange(len(items), device=items.device), "amin"
-    )
+    _, group, counts = items.unique(return_inverse=True, return_counts=True)  # group (B,): which distinct item
+    row = torch.arange(len(items), device=items.device)
+    first = torch.full((len(counts),), len(items), device=items.device).scatter_reduce(0, group, row, "amin")
     to_teacher = hidden @ teacher[first].T / temperature  # (B, distinct items)
     to_hidden = teacher @ hidden.T / temperature  # (B, B)
-    same_item = (group[:, None] == group[None, :]) & ~torch.eye(len(items), dtype=torch.bool, device=items.device)
-    to_hidden = to_hidden.masked_fill(same_item, float("-inf"))
-    own = torch.arange(len(items), device=items.device)
-    return F.cross_entropy(to_teacher, group) + F.cross_entropy(to_hidden, own)
+    negatives = (to_hidden - counts[group].log()).masked_fill(group[:, None] == group, float("-inf"))
+    to_hidden = torch.where(row[:, None] == row, to_hidden, negatives)
+    return F.cross_entropy(to_teacher, group) + F.cross_entropy(to_hidden, row)
