@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.models.recommender import START, Recommender, additive_mask
+from unigrec.models.recommender import START, Layer, Recommender, additive_mask
 
 
 class Recommendations(NamedTuple):
@@ -151,7 +151,8 @@ class DecoderCache:
 
     def __init__(self, recommender: Recommender, memory: Tensor, mask: Tensor):
         self.stack = recommender.decoder
-        self.cross = [layer.cross_attention.keys_values(memory) for layer in self.stack.layers]  # (B, H, S, d_kv)
+        self.layers = [layer for layer in self.stack.layers if isinstance(layer, Layer)]
+        self.cross = [layer.cross_keys_values(memory) for layer in self.layers]  # (B, H, S, d_kv)
         self.cross_bias = additive_mask(mask, memory.dtype)
         self.keys: list[Tensor] = []  # a (B, W, H, t, d_kv) a layer
         self.values: list[Tensor] = []
@@ -167,7 +168,7 @@ class DecoderCache:
         """One decoder position of every beam: (B, W, E) -> (B, W, E)."""
         bias = self.stack.bias(1, self.steps + 1, hidden.device, first_query=self.steps).to(hidden.dtype)
         B, W, _ = hidden.shape
-        for index, layer in enumerate(self.stack.layers):
+        for index, layer in enumerate(self.layers):
             attention = layer.self_attention
             normed = layer.self_norm(hidden)
             shape = (B, W, attention.heads, 1, attention.d_kv)

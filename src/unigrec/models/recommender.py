@@ -158,9 +158,12 @@ class Layer(nn.Module):
         hidden = hidden + self.dropout(self.self_attention(normed, key, value, bias))
         if self.cross_attention is not None:
             assert memory is not None
-            key, value = self.cross_attention.keys_values(memory)
-            hidden = hidden + self.cross(hidden, key, value, cross_bias)
+            hidden = hidden + self.cross(hidden, *self.cross_keys_values(memory), cross_bias)
         return hidden + self.feed_forward(hidden)
+
+    def cross_keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.cross_attention is not None
+        return self.cross_attention.keys_values(memory)
 
     def cross(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """Cross-attention with keys and values that were computed once."""

@@ -91,8 +91,8 @@ class Tokenizer(nn.Module):
         last = self.encoder[-1]
         assert isinstance(last, nn.Linear)
         norm = self.encoder(embeddings).square().sum(-1).mean().sqrt()
-        last.weight /= norm
-        last.bias /= norm
+        last.weight.div_(norm)
+        last.bias.div_(norm)
         residual = self.encoder(embeddings)
         for level, codebook in enumerate(self.codebooks):
             codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations))

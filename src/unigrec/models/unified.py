@@ -56,12 +56,12 @@ class UnifiedModel(nn.Module):
         """
         latent = self.tokenizer.encoder(embeddings)
         soft = self.tokenizer.quantize_soft(latent, temperature)
+        tokens = self.recommender.embed_soft(soft.probabilities)  # (M, L, E)
+        source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
-            tokens = self.recommender.embed_soft(soft.probabilities)  # (M, L, E)
-            source, mask = expand_history(tokens, history, lengths)
             memory = self.recommender.encode(source, mask)
             output = self.recommender.decode(memory, mask, codes)
-            logits = [self.recommender.position_logits(output[:, p], p) for p in range(codes.shape[1])]
+            logits = [self.recommender.position_logits(output[:, p], p).float() for p in range(codes.shape[1])]
         pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, E)
         return JointOutput(
             logits=logits,

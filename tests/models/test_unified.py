@@ -1,0 +1,227 @@
+"""The joint model: the tokenizer runs once for each distinct item, and nothing changes by that."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from small import few, padded, small_recommender, small_tokenizer
+from unigrec.config import JointParams
+from unigrec.data.batches import Histories
+from unigrec.losses import uniformity_loss
+from unigrec.models.unified import UnifiedModel, expand_history
+from unigrec.training.joint import JointData, joint_losses, parameter_groups
+from unigrec.training.samples import Samples, make_samples
+
+ITEMS, TEACHER_DIM, CPU = 10, 7, torch.device("cpu")
+PARAMS = JointParams(
+    engine="torch",
+    processes=1,
+    precision="fp32",
+    recommender={
+        "d_model": 12,
+        "d_ff": 20,
+        "heads": 3,
+        "d_kv": 4,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "dropout": 0.1,
+    },
+    history=5,
+    epochs=1,
+    batch_size=4,
+    recommender_lr=0.01,
+    tokenizer_lr=0.001,
+    weight_decay=0.0,
+    warmup_share=0.0,
+    temperature=0.3,
+    reconstruction_weight=0.5,
+    uniformity_weight=0.1,
+    w_tokenizer_distillation=0.2,
+    w_recommender_distillation=0.3,
+    contrast_temperature=0.07,
+    distillation_warmup_epochs=0,
+    patience=1,
+    validate_every=1,
+    validation_users=1,
+    validation_beam=1,
+)
+BATCH = Histories(
+    items=np.array([[4, 4, 7, 1], [7, 0, 0, 0], [4, 9, 0, 0], [1, 2, 3, 0]]),
+    lengths=np.array([4, 1, 2, 3]),
+    targets=np.array([7, 4, 5, 4]),
+)
+CODES = torch.tensor([[0, 1, 2], [3, 0, 1], [2, 2, 2], [3, 0, 1]])
+
+
+def model(seed: int = 0) -> UnifiedModel:
+    tokenizer = small_tokenizer(seed=seed)
+    return UnifiedModel(tokenizer, small_recommender(seed=seed), TEACHER_DIM).eval()
+
+
+def data(seed: int = 0) -> JointData:
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(ITEMS, 6, generator=generator)
+    return JointData(None, embeddings, torch.randn(ITEMS, TEACHER_DIM, generator=generator))
+
+
+def per_position(batch: Histories) -> Samples:
+    """The batch without deduplication: every history position and every target is an item of its own."""
+    there = torch.as_tensor(np.arange(batch.items.shape[1]) < batch.lengths[:, None])
+    history = torch.zeros(batch.items.shape, dtype=torch.long)
+    history[there] = torch.arange(int(there.sum()))
+    targets = torch.as_tensor(batch.targets)
+    items = torch.cat([torch.as_tensor(batch.items)[there], targets])
+    return Samples(
+        items=items,
+        occurrences=torch.ones(len(items), dtype=torch.long),
+        history=history,
+        lengths=torch.as_tensor(batch.lengths),
+        targets=targets,
+        batch_targets=targets,
+        batch_occurrences=len(items),
+    )
+
+
+def losses_and_gradients(
+    samples: Samples, codes: Tensor, seed: int, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    unified, known = model(seed).to(dtype), data(seed)
+    known = JointData(None, known.embeddings.to(dtype), known.teacher.to(dtype))
+    samples = samples._replace(occurrences=samples.occurrences.to(dtype))
+    losses = joint_losses(unified, samples, codes, known, PARAMS, distil=True)
+    losses["loss"].backward()
+    return losses, {name: parameter.grad for name, parameter in unified.named_parameters()}
+
+
+def flat(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+
+def random_batch(seed: int) -> Histories:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, 6, 4)
+    items = np.where(np.arange(lengths.max()) < lengths[:, None], generator.integers(0, ITEMS, (4, lengths.max())), 0)
+    return Histories(items, lengths, generator.integers(0, ITEMS, 4))
+
+
+@few
+@given(st.integers(0, 10_000))
+def test_once_a_distinct_item_equals_once_a_history_position_in_losses_and_gradients(seed: int):
+    batch = random_batch(seed)
+    codes = torch.as_tensor(np.random.default_rng(seed).integers(0, 4, (4, 3)))
+    with patch.object(Tensor, "float", lambda tensor: tensor):  # single precision alone rounds by 1e-6
+        once, gradients = losses_and_gradients(make_samples(batch, CPU), codes, seed, torch.float64)
+        plain, plain_gradients = losses_and_gradients(per_position(batch), codes, seed, torch.float64)
+    for name, value in plain.items():
+        torch.testing.assert_close(once[name], value, rtol=1e-9, atol=1e-9)
+    for name, gradient in plain_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_reconstruction_and_uniformity_average_over_history_items_and_targets_as_often_as_they_occur():
+    unified, known = model(), data()
+    losses = joint_losses(unified, make_samples(BATCH, CPU), CODES, known, PARAMS, distil=False)
+    occurring = [4, 4, 7, 1, 7, 4, 9, 1, 2, 3, 7, 4, 5, 4]
+    embeddings = known.embeddings[occurring]
+    soft = unified.tokenizer.quantize_soft(unified.tokenizer.encoder(embeddings), PARAMS.temperature)
+    error = (unified.tokenizer.decode(soft.quantized) - embeddings).square().mean()
+    torch.testing.assert_close(losses["reconstruction_loss"], error)
+    torch.testing.assert_close(losses["uniformity_loss"], uniformity_loss(soft.probabilities.mean(0)))
+
+
+def test_the_tokenizer_encodes_each_distinct_item_once():
+    unified, rows = model(), []
+    unified.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=True)
+    assert rows == [len({1, 2, 3, 4, 5, 7, 9})]
+
+
+def test_samples_number_the_distinct_items_and_count_them():
+    samples = make_samples(BATCH, CPU)
+    assert samples.items.tolist() == [1, 2, 3, 4, 5, 7, 9]
+    assert samples.occurrences.tolist() == [2, 1, 1, 5, 1, 3, 1]
+    assert samples.batch_occurrences == samples.occurrences.sum() == 14
+    there = padded(BATCH.lengths.tolist(), 4)
+    assert torch.equal(samples.items[samples.history][there], torch.as_tensor(BATCH.items)[there])
+
+
+def test_expand_history_lays_out_levels_of_items_in_order_and_masks_padding():
+    tokens = torch.arange(6.0).view(3, 2, 1)  # item i has the tokens 2i and 2i + 1
+    source, mask = expand_history(tokens, torch.tensor([[2, 0], [1, 0]]), torch.tensor([2, 1]))
+    assert source[..., 0].tolist() == [[4, 5, 0, 1], [2, 3, 0, 1]]
+    assert mask.tolist() == [[True] * 4, [True, True, False, False]]
+
+
+def test_more_padding_changes_no_loss():
+    wider = BATCH._replace(items=np.pad(BATCH.items, ((0, 0), (0, 3))))
+    plain, _ = losses_and_gradients(make_samples(BATCH, CPU), CODES, 0)
+    padded_more, _ = losses_and_gradients(make_samples(wider, CPU), CODES, 0)
+    for name, value in plain.items():
+        torch.testing.assert_close(padded_more[name], value)
+
+
+def test_loss_is_the_weighted_sum_and_distillation_joins_only_when_asked():
+    losses, _ = losses_and_gradients(make_samples(BATCH, CPU), CODES, 0)
+    expected = (
+        losses["recommendation_loss"]
+        + 0.5 * losses["reconstruction_loss"]
+        + 0.1 * losses["uniformity_loss"]
+        + 0.2 * losses["tokenizer_distillation_loss"]
+        + 0.3 * losses["recommender_distillation_loss"]
+    )
+    torch.testing.assert_close(losses["loss"], expected)
+    before = joint_losses(model(), make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=False)
+    assert set(losses) - set(before) == {"tokenizer_distillation_loss", "recommender_distillation_loss"}
+
+
+def test_every_parameter_learns_and_belongs_to_one_group_with_the_tokenizer_apart():
+    unified = model()
+    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=True)["loss"].backward()
+    for name, parameter in unified.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    rest, tokenizer = parameter_groups(unified, PARAMS)
+    ids = [id(parameter) for parameter in (*rest["params"], *tokenizer["params"])]
+    assert sorted(ids) == sorted(id(parameter) for parameter in unified.parameters())
+    assert {id(parameter) for parameter in unified.tokenizer.parameters()} == {id(p) for p in tokenizer["params"]}
+    assert (rest["lr"], tokenizer["lr"]) == (PARAMS.recommender_lr, PARAMS.tokenizer_lr)
+
+
+def test_a_cold_step_at_the_paper_temperature_has_finite_gradients():
+    unified = model()
+    cold = PARAMS.model_copy(update={"temperature": 0.001})
+    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), cold, distil=True)["loss"].backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in unified.parameters())
+
+
+def test_autocast_gives_float32_outputs_near_those_of_full_precision():
+    unified, known, samples = model(), data(), make_samples(BATCH, CPU)
+    embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
+    arguments = embeddings, samples.history, samples.lengths, CODES, teacher, 0.3
+    full, half = unified(*arguments), unified(*arguments, autocast=True)
+    for name, value in half._asdict().items():
+        for ours, exact in zip(value, getattr(full, name), strict=True):
+            assert ours.dtype == torch.float32, name
+            torch.testing.assert_close(ours, exact, rtol=0.1, atol=0.2)
+    assert torch.equal(half.log_probabilities, full.log_probabilities)  # the tokenizer never runs in half precision
+
+
+def test_seeded_losses_are_the_golden_ones():
+    losses, gradients = losses_and_gradients(make_samples(BATCH, CPU), CODES, 0)
+    golden = {
+        "recommendation_loss": 1.486955,
+        "reconstruction_loss": 0.885549,
+        "uniformity_loss": -1.945427,
+        "tokenizer_distillation_loss": 13.774159,
+        "recommender_distillation_loss": 5.120047,
+        "loss": 6.026033,
+    }
+    assert {name: float(value.detach()) for name, value in losses.items()} == pytest.approx(golden, rel=1e-4)
+    assert float(flat(gradients).norm()) == pytest.approx(18.99370, rel=1e-4)
