@@ -86,6 +86,7 @@ def train_finetune(
 
     phase = Phase(
         name="finetune",
+        seed=seed,
         epochs=params.epochs,
         batches=lambda epoch: bucketed_batches(window_lengths, params.batch_size, seed, epoch),
         losses=losses,

@@ -39,6 +39,7 @@ class Phase:
     """
 
     name: str
+    seed: int
     epochs: int
     batches: Callable[[int], Sequence[Any]]
     losses: Callable[[Any, int], dict[str, Tensor]]
@@ -104,7 +105,6 @@ class _Run:
         self.best_weights: dict[str, Tensor] | None = None
         self.base_rates = [group["lr"] for group in engine.optimizer.param_groups]
         self.saved_at = time.monotonic()
-        self.seed = torch.initial_seed()
 
     def epoch(self) -> None:
         """From the next batch to the end of the epoch, with validation where it is due."""
@@ -134,7 +134,7 @@ class _Run:
         for group, rate in zip(self.engine.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         # Dropout is drawn anew at each step: ranks differ, and a resumed run needs no rank's generator.
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, at.step, rank()]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([self.phase.seed, at.step, rank()]).generate_state(1)[0]))
         losses = self.phase.losses(batch, at.step)
         means = mean_over_ranks(torch.stack([value.detach().float() for value in losses.values()])).tolist()
         values = dict(zip(losses, means, strict=True))

@@ -57,6 +57,7 @@ def train_teacher(
 
     phase = Phase(
         name="teacher",
+        seed=seed,
         epochs=params.epochs,
         batches=lambda epoch: bucketed_batches(lengths, params.batch_size, seed, epoch),
         losses=losses,

@@ -88,6 +88,6 @@ def train_tokenizer(
         order = np.random.default_rng([seed, epoch]).permutation(len(embeddings))
         return np.array_split(order, batches)
 
-    phase = Phase("tokenizer", params.epochs, shuffled, losses, start_epoch=start_epoch)
+    phase = Phase("tokenizer", seed, params.epochs, shuffled, losses, start_epoch=start_epoch)
     history = train(phase, engine, checkpoints, log)
     return Trained(model, history)
