@@ -1,0 +1,189 @@
+"""Hardening: disambiguation, reassignment at least cost, and the health figures by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from small import few, plain_tokenizer, small_tokenizer
+from unigrec.identifiers import (
+    churn,
+    codebook_usage,
+    collision_rate,
+    disambiguate,
+    entropy_bits,
+    gini,
+    hard_codes,
+    health,
+    minimum_cost_assignment,
+    reassign,
+)
+
+
+def test_disambiguation_counts_colliding_items_the_most_popular_first():
+    codes = np.array([[1, 2], [0, 0], [1, 2], [1, 2], [0, 0], [3, 3]])
+    resolved = disambiguate(codes, popularity=np.array([5, 1, 9, 5, 4, 0]))
+    assert resolved.codes.tolist() == [[1, 2, 1], [0, 0, 1], [1, 2, 0], [1, 2, 2], [0, 0, 0], [3, 3, 0]]
+    assert resolved.disambiguation == 3  # the largest group; of equally popular items the first comes first
+
+
+def test_disambiguation_without_collisions_needs_a_range_of_one():
+    resolved = disambiguate(np.array([[0, 1], [1, 0]]), np.zeros(2))
+    assert resolved.codes[:, -1].tolist() == [0, 0]
+    assert resolved.disambiguation == 1
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_disambiguation_makes_identifiers_distinct_and_keeps_their_codes(seed: int, items: int):
+    generator = np.random.default_rng(seed)
+    codes, popularity = generator.integers(0, 3, (items, 2)), generator.integers(0, 5, items)
+    resolved = disambiguate(codes, popularity)
+    assert np.array_equal(resolved.codes[:, :2], codes)
+    assert len(np.unique(resolved.codes, axis=0)) == items
+    groups = np.unique(codes, axis=0, return_counts=True)[1]
+    assert resolved.disambiguation == groups.max() == resolved.codes[:, -1].max() + 1
+    for code in np.unique(codes, axis=0):
+        members = np.flatnonzero((codes == code).all(1))
+        ordered = popularity[members[np.argsort(resolved.codes[members, -1])]]
+        assert (np.diff(ordered) <= 0).all()
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(0, 5), st.booleans())
+def test_minimum_cost_assignment_costs_what_scipys_does(seed: int, rows: int, more: int, whole_numbers: bool):
+    generator = np.random.default_rng(seed)
+    shape = rows, rows + more
+    cost = generator.integers(0, 4, shape).astype(float) if whole_numbers else 1e3 + generator.normal(size=shape)
+    chosen = minimum_cost_assignment(cost)
+    assert len(set(chosen.tolist())) == rows
+    assert cost[np.arange(rows), chosen].sum() == pytest.approx(cost[linear_sum_assignment(cost)].sum(), rel=1e-12)
+
+
+def test_minimum_cost_assignment_of_one_row_is_its_minimum():
+    assert minimum_cost_assignment(np.array([[3.0, 1.0, 2.0]])).tolist() == [1]
+
+
+def crowded(seed: int, items: int = 40):
+    """Items of which many collide: latents in one dimension of two tight blobs."""
+    tokenizer = plain_tokenizer(torch.tensor([[[-5.0], [5.0], [50.0]], [[-0.2], [0.0], [0.3]]]).repeat(1, 10, 1))
+    generator = torch.Generator().manual_seed(seed)
+    side = torch.randint(0, 2, (items, 1), generator=generator) * 10 - 5.0
+    return tokenizer, side + 0.2 * torch.randn(items, 1, generator=generator)
+
+
+@few
+@given(st.integers(0, 10_000))
+def test_reassignment_is_distinct_keeps_prefixes_and_costs_the_least_possible(seed: int):
+    tokenizer, embeddings = crowded(seed)
+    codes = hard_codes(tokenizer, embeddings)
+    assert collision_rate(codes) > 0.5
+    resolved = reassign(tokenizer, embeddings, codes)
+    assert np.array_equal(resolved.codes[:, :-1], codes[:, :-1])
+    assert len(np.unique(resolved.codes, axis=0)) == len(codes)
+    assert resolved.disambiguation == 0
+    least = nearest = 0.0
+    residual = (embeddings - tokenizer.codebooks[0][codes[:, 0]]).detach()
+    cost = torch.cdist(residual, tokenizer.codebooks[1].detach()).square().double().numpy()
+    for prefix in np.unique(codes[:, 0]):
+        members = np.flatnonzero(codes[:, 0] == prefix)
+        least += cost[members][linear_sum_assignment(cost[members])].sum()
+        nearest += cost[members].min(1).sum()
+    found = cost[np.arange(len(codes)), resolved.codes[:, 1]].sum()
+    assert found == pytest.approx(least, rel=1e-4, abs=1e-4)
+    assert resolved.extra_distance == pytest.approx((least - nearest) / len(codes), rel=1e-3, abs=1e-5)
+
+
+def test_reassignment_touches_only_prefixes_with_a_collision():
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [10.0]], [[0.0], [1.0]]]))
+    embeddings = torch.tensor([[0.1], [0.2], [10.1], [10.9]])
+    codes = hard_codes(tokenizer, embeddings)
+    assert codes.tolist() == [[0, 0], [0, 0], [1, 0], [1, 1]]
+    resolved = reassign(tokenizer, embeddings, codes)
+    assert resolved.codes.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert resolved.extra_distance == pytest.approx((0.8**2 - 0.2**2) / 4, rel=1e-5)
+
+
+def test_reassignment_of_a_single_level_has_one_prefix_for_all():
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [1.0], [2.0]]]))
+    embeddings = torch.tensor([[0.0], [0.1], [0.2]])
+    assert reassign(tokenizer, embeddings, hard_codes(tokenizer, embeddings)).codes.tolist() == [[0], [1], [2]]
+
+
+def test_reassignment_of_more_items_than_codewords_is_an_error_that_says_what_to_do():
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [10.0]], [[0.0], [1.0]]]))
+    embeddings = torch.tensor([[0.1], [0.2], [0.3]])
+    with pytest.raises(ValueError, match=r"3 items share the first 1 codes.*2 codewords.*codebook_size"):
+        reassign(tokenizer, embeddings, hard_codes(tokenizer, embeddings))
+
+
+def test_hard_codes_are_those_of_hard_residuals():
+    tokenizer, embeddings = small_tokenizer(), torch.randn(20, 6)
+    assert np.array_equal(
+        hard_codes(tokenizer, embeddings), tokenizer.quantize_hard(tokenizer.encoder(embeddings)).codes.numpy()
+    )
+
+
+def test_health_figures_by_hand():
+    # Soft codewords at a high temperature are the codebook means, 0.5 and 0.25: the last item's soft residual is 0.4.
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [1.0]], [[0.0], [0.5]]]))
+    embeddings = torch.tensor([[0.0], [0.1], [1.0], [0.9]])
+    figures = health(tokenizer, embeddings, popularity=np.array([1, 2, 3, 4]), temperature=1e6)
+    assert hard_codes(tokenizer, embeddings).tolist() == [[0, 0], [0, 0], [1, 0], [1, 0]]
+    assert figures["items"] == 4
+    assert figures["collision_rate"] == 1.0
+    assert figures["largest_collision"] == 2
+    assert figures["codebook_utilisation"] == [1.0, 0.5]
+    assert figures["entropy_bits"] == [1.0, 0.0]
+    assert figures["gini_of_prefixes"] == [0.0, 0.0]
+    assert (
+        figures["soft_hard_disagreement"] == 0.5
+    )  # soft residuals -0.5, -0.4 | 0.5, 0.4: the latter pick codeword 0.5
+    assert figures["reconstruction_hard"] == pytest.approx((0.01 + 0.01) / 4, rel=1e-4)
+    assert figures["reconstruction_soft"] == pytest.approx((0.75**2 + 0.65**2 + 0.25**2 + 0.15**2) / 4, rel=1e-4)
+
+
+def test_health_weighs_collisions_by_popularity():
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [1.0], [2.0]]]))
+    figures = health(tokenizer, torch.tensor([[0.0], [0.1], [2.0]]), np.array([3, 1, 6]), temperature=0.001)
+    assert figures["collision_rate"] == pytest.approx(2 / 3)
+    assert figures["collision_rate_by_popularity"] == pytest.approx(0.4)
+    assert figures["soft_hard_disagreement"] == 0.0
+    assert figures["reconstruction_soft"] == pytest.approx(figures["reconstruction_hard"])
+
+
+def test_collision_rate_counts_every_item_that_shares_all_its_codes():
+    assert collision_rate(np.array([[0, 1], [0, 1], [0, 1], [1, 0]])) == 0.75
+    assert collision_rate(np.array([[0, 1], [1, 1]])) == 0.0
+
+
+def test_usage_and_entropy_by_hand():
+    usage = codebook_usage(np.array([[0, 1], [0, 1], [2, 1], [3, 1]]), size=4)
+    assert usage.tolist() == [[0.5, 0.0, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0]]
+    assert entropy_bits(usage).tolist() == [1.5, 0.0]
+    assert entropy_bits(np.full(256, 1 / 256)) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([5, 5, 5], 0.0), ([0, 0, 0, 8], 0.75), ([1, 3], 0.25), ([3, 1], 0.25), ([4], 0.0)]
+)
+def test_gini_by_hand(counts: list[int], expected: float):
+    assert gini(np.array(counts)) == pytest.approx(expected)
+
+
+@few
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any))
+def test_gini_is_the_mean_difference_of_pairs_over_twice_the_mean(counts: list[int]):
+    values = np.array(counts)
+    expected = np.abs(values[:, None] - values).mean() / (2 * values.mean())
+    assert gini(values) == pytest.approx(expected, abs=1e-12)
+
+
+def test_churn_is_the_share_of_changed_codes_per_level():
+    before, after = np.array([[0, 1], [2, 3], [4, 5], [6, 7]]), np.array([[0, 1], [2, 0], [4, 0], [0, 7]])
+    assert churn(before, after) == [0.25, 0.5]
+    assert churn(before, before) == [0.0, 0.0]
