@@ -14,6 +14,7 @@ from torch import Tensor
 from unigrec.data.batches import Histories, Sequences
 
 NEIGHBOURS = 200  # co-occurring items kept for each item
+ROWS_AT_ONCE = 64  # rows of the item-item matrix that are in memory together
 
 
 def ndcg(ranks: np.ndarray, cutoff: int) -> np.ndarray:
@@ -36,12 +37,15 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, floa
 def rank_in_scores(scores: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
     """Rank of each target among all items: (B, N), (B,) -> (B,). Of equal scores the lower item index comes first.
 
+    A score that is not a number counts as higher than the target's, and a target without one comes last: a broken model
+    never looks good.
+
     Args:
         seen: (B, T) item indices to be left out of the ranking (the masked protocol); -1 is padding. A target that was
             seen before is left out as well, and gets rank 0: a masked recommender cannot return it.
     """
     own = scores.gather(1, targets[:, None])
-    before = (scores > own) | (
+    before = ~(scores <= own) | (
         (scores == own) & (torch.arange(scores.shape[1], device=scores.device) < targets[:, None])
     )
     if seen is None:
@@ -82,26 +86,32 @@ class Cooccurrence:
     """
 
     def __init__(self, sequences: Sequences):
-        users = np.repeat(np.arange(len(sequences.lengths)), sequences.lengths)[sequences.is_training()]
-        items = sequences.items[sequences.is_training()]
-        size = (len(sequences.lengths), sequences.catalogue_size)
-        pairs = np.unique(np.stack([users, items]), axis=1)
-        counts = np.maximum(np.bincount(pairs[1], minlength=size[1]), 1)
-        values = torch.as_tensor(counts[pairs[1]] ** -0.5, dtype=torch.float32)
-        incidence = torch.sparse_coo_tensor(torch.as_tensor(pairs), values, size).coalesce()
-        by_item = incidence.t().coalesce()
-        self.neighbours, self.similarity = self._nearest(by_item, incidence, size[1])
+        training = sequences.is_training()
+        users = np.repeat(np.arange(len(sequences.lengths)), sequences.lengths)[training]
+        pairs = np.unique(np.stack([sequences.items[training], users], axis=1), axis=0)  # by item, then by user
+        self.neighbours, self.similarity = self._nearest(pairs, len(sequences.lengths), sequences.catalogue_size)
 
     @staticmethod
-    def _nearest(by_item: Tensor, incidence: Tensor, items: int) -> tuple[Tensor, Tensor]:
-        """Row by row of the (N, N) cosine matrix, in pieces: (N, k) neighbours and their cosines."""
-        kept = min(NEIGHBOURS, items)
+    def _nearest(pairs: np.ndarray, users: int, items: int) -> tuple[Tensor, Tensor]:
+        """Sorted distinct (item, user) pairs -> (N, k) neighbours and cosines, by pieces of the (N, N) matrix."""
+        item, user = pairs.T
+        by_user = item[np.argsort(user, kind="stable")]  # items of user 0, then of user 1, ...
+        basket = np.bincount(user, minlength=users)
+        basket_start = np.cumsum(basket) - basket
+        scale = torch.as_tensor(np.maximum(np.bincount(item, minlength=items), 1) ** -0.5, dtype=torch.float32)
         neighbours, similarity = [], []
-        for start in range(0, items, 512):
-            rows = torch.arange(start, min(start + 512, items))
-            cosine = torch.sparse.mm(by_item.index_select(0, rows).coalesce(), incidence).to_dense()
-            cosine[torch.arange(len(rows)), rows] = 0.0
-            top = cosine.topk(kept, dim=1)
+        for low in range(0, items, ROWS_AT_ONCE):
+            high = min(low + ROWS_AT_ONCE, items)
+            rows, owners = (part[slice(*np.searchsorted(item, [low, high]))] for part in (item - low, user))
+            sizes = basket[owners]  # each pair meets every item of its user
+            place = np.arange(sizes.sum()) + np.repeat(basket_start[owners] - np.cumsum(sizes) + sizes, sizes)
+            meetings = np.repeat(rows, sizes) * items + by_user[place]
+            counts = torch.zeros((high - low) * items).index_add_(
+                0, torch.as_tensor(meetings), torch.ones(len(meetings))
+            )
+            cosine = counts.view(high - low, items).mul_(scale).mul_(scale[low:high, None])
+            cosine.diagonal(low).zero_()
+            top = cosine.topk(min(NEIGHBOURS, items), dim=1)
             neighbours.append(top.indices)
             similarity.append(top.values)
         return torch.cat(neighbours), torch.cat(similarity)
