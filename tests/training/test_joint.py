@@ -1,0 +1,230 @@
+"""The joint phase: what its loss is made of, what it trains, and that several ranks are as good as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import CPU, tiny_data, tiny_params, tiny_tokenizer, write_project
+
+from unigrec import artifacts as a
+from unigrec.config import JointParams
+from unigrec.errors import EXIT_BAD_INPUT, TrainingError
+from unigrec.identifiers import Resolved, hard_codes
+from unigrec.models.unified import UnifiedModel
+from unigrec.training import joint as joint_module
+from unigrec.training.joint import JointData, joint_losses, new_unified, parameter_groups, resolve, train_joint
+from unigrec.training.samples import make_samples
+
+DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")
+WARM = 0.1  # at the usual temperature the tokenizer's distillation turns rounding into real differences within epochs
+PROJECTIONS = ("history_to_code", "teacher_to_code", "state_to_teacher")
+
+
+def joint_params(**changes) -> JointParams:
+    return tiny_params(joint=changes).joint
+
+
+def run(params: JointParams, data: JointData | None = None, seed: int = 7, resolution: str = "disambiguate"):
+    return train_joint(data or tiny_data(), tiny_tokenizer(), params, resolution, seed, CPU, lambda step, metrics: None)
+
+
+def start(params: JointParams, seed: int = 7) -> UnifiedModel:
+    """The model as training begins with it."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    return new_unified(tokenizer, hard_codes(tokenizer, tiny_data().embeddings), params, 8, "disambiguate")
+
+
+def batch_losses(params: JointParams, distil: bool) -> dict[str, torch.Tensor]:
+    data, model = tiny_data(), start(params).eval()
+    codes = resolve(model.tokenizer, data.embeddings, data.sequences.train_counts(), "disambiguate").codes
+    samples = make_samples(data.sequences.window_batch(data.sequences.windows()[:30], params.history), CPU)
+    return joint_losses(model, samples, torch.as_tensor(codes)[samples.targets], data, params, distil)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    weights = {
+        "reconstruction_weight": 0.5,
+        "uniformity_weight": 0.25,
+        "w_tokenizer_distillation": 0.125,
+        "w_recommender_distillation": 2.0,
+    }
+    found = batch_losses(joint_params(**weights), distil=True)
+    names = ["reconstruction_loss", "uniformity_loss", *DISTILLATION]
+    assert set(found) == {"loss", "recommendation_loss", *names}
+    expected = found["recommendation_loss"]
+    for name, weight in zip(names, weights.values(), strict=True):
+        assert float(found[name].detach()) != 0.0
+        expected = expected + weight * found[name]
+    torch.testing.assert_close(found["loss"], expected)
+
+
+def test_before_the_distillation_joins_its_losses_are_not_even_computed():
+    assert set(batch_losses(joint_params(), distil=False)).isdisjoint(DISTILLATION)
+
+
+def test_reconstruction_weighs_each_item_by_its_occurrences():
+    params, data = joint_params(), tiny_data()
+    model = start(params).eval()
+    whole = data.sequences.window_batch(data.sequences.windows()[:30], params.history)
+    there = np.arange(whole.items.shape[1]) < whole.lengths[:, None]
+    every = data.embeddings[np.r_[whole.items[there], whole.targets]]  # history items and targets, with repetition
+    soft = model.tokenizer.quantize_soft(model.tokenizer.encoder(every), params.temperature)
+    found = batch_losses(params, distil=False)
+    errors = (model.tokenizer.decode(soft.quantized) - every).square()
+    torch.testing.assert_close(found["reconstruction_loss"], errors.mean())
+    mean = soft.probabilities.mean(0).clamp_min(1e-12)
+    torch.testing.assert_close(found["uniformity_loss"], (mean * mean.log()).sum())
+
+
+def test_the_distillation_joins_after_its_warm_up():
+    history = run(joint_params(epochs=3, distillation_warmup_epochs=2)).history
+    assert [set(DISTILLATION) <= set(row) for row in history] == [False, False, True]
+
+
+def test_the_temperature_stays_fixed(monkeypatch):
+    seen, forward = [], UnifiedModel.forward
+
+    def spy(self, embeddings, history, lengths, codes, teacher, temperature, autocast=False):
+        seen.append(temperature)
+        return forward(self, embeddings, history, lengths, codes, teacher, temperature, autocast)
+
+    monkeypatch.setattr(UnifiedModel, "forward", spy)
+    run(joint_params(epochs=2, temperature=0.003))
+    assert set(seen) == {0.003}
+
+
+def test_the_projections_are_trained():
+    """The reference code leaves them out of its optimizer (method.md, section 5, defect b)."""
+    params = joint_params(epochs=2, weight_decay=0.0)
+    before, after = start(params), run(params).model
+    for name in PROJECTIONS:
+        assert not torch.equal(after.get_submodule(name).weight, before.get_submodule(name).weight), name
+
+
+def test_every_parameter_is_in_one_group_and_the_tokenizer_has_its_own_rate():
+    params = joint_params()
+    model = start(params)
+    rest, tokenizer = parameter_groups(model, params)
+    assert {id(p) for p in tokenizer["params"]} == {id(p) for p in model.tokenizer.parameters()}
+    both = [id(p) for p in rest["params"] + tokenizer["params"]]
+    assert sorted(both) == sorted(id(p) for p in model.parameters())
+    assert (rest["lr"], tokenizer["lr"]) == (params.recommender_lr, params.tokenizer_lr)
+    assert rest["weight_decay"] == tokenizer["weight_decay"] == params.weight_decay
+
+
+@pytest.mark.parametrize(("tokenizer_lr", "moves"), [(0.0, False), (1e-4, True)])
+def test_the_tokenizer_moves_by_its_own_rate_alone(tokenizer_lr, moves):
+    params = joint_params(epochs=2, tokenizer_lr=tokenizer_lr)
+    before, after = start(params), run(params).model
+    for name, weight in after.tokenizer.named_parameters():
+        assert torch.equal(weight, before.tokenizer.get_parameter(name)) != moves, name
+
+
+def test_churn_is_logged_level_by_level_against_the_first_codes():
+    def churn(tokenizer_lr):
+        return [[row[f"churn_level_{level}"] for level in (1, 2)] for row in run(joint_params(**tokenizer_lr)).history]
+
+    assert churn({"tokenizer_lr": 0.0}) == [[0.0, 0.0]] * 3
+    moved = churn({"tokenizer_lr": 0.02, "reconstruction_weight": 10.0, "warmup_share": 0.0})
+    assert moved[0] == [0.0, 0.0]
+    assert max(moved[-1]) > 0
+
+
+def test_more_collisions_than_the_table_has_room_for_stop_with_advice(monkeypatch):
+    codes = np.column_stack([np.zeros((24, 2), np.int64), np.arange(24)])
+    monkeypatch.setattr(joint_module, "resolve", lambda *_: Resolved(codes, 24, 0.0))
+    with pytest.raises(TrainingError, match="24 items share one semantic ID.*lower joint.tokenizer_lr"):
+        run(joint_params())
+
+
+def test_reassigned_identifiers_have_no_disambiguation_code():
+    params = tiny_params(tokenizer={"codebook_size": 24})
+    assert params.tokenizer.codebook_size == 24
+    model = new_unified(tiny_tokenizer(), np.zeros((24, 2), np.int64), params.joint, 8, "reassign")
+    assert model.recommender.config.disambiguation == 0
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    first, second, other = run(joint_params()), run(joint_params()), run(joint_params(), seed=8)
+    weights, again = first.model.state_dict(), second.model.state_dict()
+    assert first.history == second.history
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert other.history != first.history
+
+
+def test_deepspeed_and_torch_train_alike():
+    """Dropout included: both engines draw it from the step's own seed."""
+    plain, deep = (run(joint_params(engine=engine, temperature=WARM)) for engine in ("torch", "deepspeed"))
+    assert_alike(plain.history, deep.history, plain.model.state_dict(), deep.model.state_dict())
+
+
+def test_an_embedding_that_is_not_a_number_stops_the_phase():
+    data = tiny_data()
+    data.embeddings[3, 2] = float("nan")
+    with pytest.raises(TrainingError, match="joint: the loss is not finite at epoch 1, step 0: loss nan"):
+        run(joint_params(), data)
+
+
+def assert_alike(history, other_history, weights, other_weights) -> None:
+    """Two runs of the same training on different engines or ranks: equal up to rounding."""
+    assert len(history) == len(other_history)
+    for row, other in zip(history, other_history, strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, other_weights[name], rtol=0, atol=1e-5, msg=name)
+
+
+# Several processes: the real command, in a folder with the outputs of the stages before it. 121 samples in batches of 24:
+# the last batch holds one sample, and the second rank none.
+SPREAD = {"batch_size": 24, "temperature": WARM, "recommender": {"dropout": 0.0}}
+
+
+def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", "unigrec.cli", stage]
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+
+
+def outputs(folder: Path, engine: str, processes: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """History and weights of the stage; it says a line an epoch, whatever the number of ranks."""
+    write_project(folder, {"joint": {**SPREAD, "engine": engine, "processes": processes}})
+    done = command(folder, "joint")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
+    assert not list((folder / a.CHECKPOINTS).glob("*"))
+    return a.read_json(folder / a.JOINT / a.HISTORY_FILE), a.read_tensors(folder / a.JOINT / a.MODEL_FILE)
+
+
+def check_two_ranks(folder: Path, engine: str) -> None:
+    (history, weights), (other_history, other) = outputs(folder / "1", "torch", 1), outputs(folder / "2", engine, 2)
+    assert_alike(history, other_history, weights, other)
+
+
+def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path):
+    check_two_ranks(tmp_path, "torch")
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_losses_and_weights_of_one_on_deepspeed(tmp_path):
+    check_two_ranks(tmp_path, "deepspeed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_not_finite_is_one_line_and_an_exit_code(tmp_path, processes):
+    write_project(tmp_path, {"joint": {"engine": "deepspeed", "processes": processes}})
+    embeddings = a.read_tensors(tmp_path / a.EMBEDDINGS)["embedding"]
+    embeddings[3] = float("nan")
+    a.write_tensors(tmp_path / a.EMBEDDINGS, {"embedding": embeddings})
+    done = command(tmp_path, "joint")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (EXIT_BAD_INPUT, "", 1), done.stderr
+    assert done.stderr.startswith("error: joint: the loss is not finite at epoch 1, step 0: loss nan")
+    assert not (tmp_path / a.JOINT).exists()
