@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from small import few, padded, small_recommender, small_tokenizer
-from unigrec.config import JointParams
+from unigrec.config import load_params
 from unigrec.data.batches import Histories
 from unigrec.losses import uniformity_loss
 from unigrec.models.unified import UnifiedModel, expand_history
@@ -20,37 +21,16 @@ from unigrec.training.joint import JointData, joint_losses, parameter_groups
 from unigrec.training.samples import Samples, make_samples
 
 ITEMS, TEACHER_DIM, CPU = 10, 7, torch.device("cpu")
-PARAMS = JointParams(
-    engine="torch",
-    processes=1,
-    precision="fp32",
-    recommender={
-        "d_model": 12,
-        "d_ff": 20,
-        "heads": 3,
-        "d_kv": 4,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "dropout": 0.1,
-    },
-    history=5,
-    epochs=1,
-    batch_size=4,
-    recommender_lr=0.01,
-    tokenizer_lr=0.001,
-    weight_decay=0.0,
-    warmup_share=0.0,
-    temperature=0.3,
-    reconstruction_weight=0.5,
-    uniformity_weight=0.1,
-    w_tokenizer_distillation=0.2,
-    w_recommender_distillation=0.3,
-    contrast_temperature=0.07,
-    distillation_warmup_epochs=0,
-    patience=1,
-    validate_every=1,
-    validation_users=1,
-    validation_beam=1,
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").joint.model_copy(
+    update={
+        "precision": "fp32",
+        "temperature": 0.3,
+        "reconstruction_weight": 0.5,
+        "uniformity_weight": 0.1,
+        "w_tokenizer_distillation": 0.2,
+        "w_recommender_distillation": 0.3,
+        "contrast_temperature": 0.07,
+    }
 )
 BATCH = Histories(
     items=np.array([[4, 4, 7, 1], [7, 0, 0, 0], [4, 9, 0, 0], [1, 2, 3, 0]]),
