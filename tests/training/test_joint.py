@@ -141,7 +141,7 @@ def test_churn_is_logged_level_by_level_against_the_first_codes():
 def test_more_collisions_than_the_table_has_room_for_stop_with_advice(monkeypatch):
     codes = np.column_stack([np.zeros((24, 2), np.int64), np.arange(24)])
     monkeypatch.setattr(joint_module, "resolve", lambda *_: Resolved(codes, 24, 0.0))
-    with pytest.raises(TrainingError, match="24 items share one semantic ID.*lower joint.tokenizer_lr"):
+    with pytest.raises(TrainingError, match=r"24 items share one semantic ID.*lower joint\.tokenizer_lr"):
         run(joint_params())
 
 
@@ -182,7 +182,7 @@ def assert_alike(history, other_history, weights, other_weights) -> None:
         torch.testing.assert_close(weight, other_weights[name], rtol=0, atol=1e-5, msg=name)
 
 
-# Several processes: the real command, in a folder with the outputs of the stages before it. 121 samples in batches of 24:
+# Several processes: the real command, in a project of its own. There are 121 samples in batches of 24:
 # the last batch holds one sample, and the second rank none.
 SPREAD = {"batch_size": 24, "temperature": WARM, "recommender": {"dropout": 0.0}}
 

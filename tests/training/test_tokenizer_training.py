@@ -1,0 +1,75 @@
+"""The tokenizer's pre-training: temperature, first codebooks, and input that cannot be trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params
+
+from unigrec.errors import EXIT_BAD_INPUT, TrainingError
+from unigrec.identifiers import collision_rate, hard_codes
+from unigrec.models.tokenizer import Tokenizer
+from unigrec.training.tokenizer import temperature_at, train_tokenizer
+
+
+def run(embeddings: torch.Tensor | None = None, seed: int = 7, **changes):
+    params = tiny_params(tokenizer=changes).tokenizer
+    given = tiny_embeddings() if embeddings is None else embeddings
+    return train_tokenizer(given, params, seed, CPU, lambda step, metrics: None)
+
+
+def test_the_temperature_falls_linearly_from_start_to_end_over_all_steps(monkeypatch):
+    seen, quantize = [], Tokenizer.quantize_soft
+    monkeypatch.setattr(Tokenizer, "quantize_soft", lambda self, x, t: seen.append(t) or quantize(self, x, t))
+    history = run(epochs=4, batch_size=10, temperature_start=0.05, temperature_end=0.001).history
+    assert seen == pytest.approx(np.linspace(0.05, 0.001, 4 * 3))  # 24 items in batches of 8
+    assert [row["temperature"] for row in history] == pytest.approx(seen[::3])
+
+
+def test_a_single_step_has_the_start_temperature():
+    history = run(epochs=1, batch_size=ITEMS).history
+    assert history[0]["temperature"] == temperature_at(0.0, tiny_params().tokenizer)
+
+
+def test_the_loss_is_reconstruction_and_weighted_uniformity():
+    row = run(epochs=1, uniformity_weight=0.3).history[0]
+    assert row["loss"] == pytest.approx(row["reconstruction_loss"] + 0.3 * row["uniformity_loss"])
+
+
+def test_reconstruction_falls():
+    history = run(epochs=60, lr=0.01).history
+    assert history[-1]["reconstruction_loss"] < 0.5 * history[0]["reconstruction_loss"]
+
+
+def test_the_first_row_tells_the_collisions_of_the_untrained_codebooks():
+    torch.manual_seed(7)
+    params = tiny_params().tokenizer
+    model = Tokenizer(8, params.code_dim, params.hidden, params.levels, params.codebook_size)
+    model.initialise(tiny_embeddings(), 7)
+    assert run().history[0]["collision_rate"] == collision_rate(hard_codes(model, tiny_embeddings()))
+
+
+def test_same_seed_same_bits():
+    first, second, other = run(), run(), run(seed=8)
+    weights = first.model.state_dict()
+    assert first.history == second.history
+    assert all(torch.equal(weights[name], value) for name, value in second.model.state_dict().items())
+    assert other.history != first.history
+
+
+def test_as_many_codewords_as_items_is_allowed_and_one_more_is_not():
+    run(codebook_size=ITEMS, epochs=1)
+    with pytest.raises(
+        TrainingError, match=r"tokenizer\.codebook_size = 25, but the catalogue has 24 items; choose at"
+    ):
+        run(codebook_size=ITEMS + 1)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_embeddings_that_are_no_numbers_are_named(bad):
+    embeddings = tiny_embeddings()
+    embeddings[[3, 5], 2] = bad
+    with pytest.raises(TrainingError, match=r"embeddings of 2 of 24 items hold NaN or infinity .*item 3") as raised:
+        run(embeddings)
+    assert raised.value.exit_code == EXIT_BAD_INPUT
