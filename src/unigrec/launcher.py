@@ -41,7 +41,7 @@ def run_ranks(arguments: list[str], processes: int) -> None:
 
     _check_devices(processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable()  # the agent's table of failed ranks; what there is to say is in the error
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -60,6 +60,8 @@ def run_ranks(arguments: list[str], processes: int) -> None:
             raise _error_of(error) from error
         except SignalException as error:
             sys.exit(128 + error.sigval)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def report(error: UnigrecError) -> None:

@@ -60,5 +60,5 @@ def test_scores_are_those_of_the_last_item_alone():
 
 
 def test_a_learning_rate_that_blows_up_says_so():
-    with pytest.raises(TrainingError, match="teacher: .*not finite"):
+    with pytest.raises(TrainingError, match=r"teacher: .*not finite"):
         run(lr=1e30, weight_decay=1e30)

@@ -1,0 +1,103 @@
+"""Several ranks: their exit code and last words come through, and none outlives the others or the launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from unigrec import launcher
+from unigrec.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
+from unigrec.launcher import is_rank, report, run_ranks
+
+RANK = "import os, sys, time; rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE']); "
+LAUNCH = "import sys; from unigrec.launcher import run_ranks; run_ranks(['-c', sys.argv[1]], 2)"
+# What `unigrec` does first thing in every stage, and a rank is a stage.
+DIES_WITH_PARENT = "from unigrec.process import die_with_parent; die_with_parent(); "
+
+
+def test_every_rank_runs_and_knows_its_place(tmp_path):
+    run_ranks(["-c", RANK + f"open(f'{tmp_path}/{{rank}}-of-{{world}}', 'w').close()"], 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-of-2", "1-of-2"]
+
+
+def test_an_error_of_a_rank_comes_through_once_with_its_exit_code(capfd):
+    code = RANK + (
+        "from unigrec.errors import InvalidDataError; from unigrec.launcher import report\n"
+        "report(InvalidDataError('the joint loss is not finite')); sys.exit(3)"
+    )
+    with pytest.raises(UnigrecError, match=r"^the joint loss is not finite$") as raised:
+        run_ranks(["-c", code], 2)
+    assert raised.value.exit_code == EXIT_INVALID_DATA
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_rank_that_dies_without_a_word_is_named_and_the_others_are_stopped(capfd):
+    started = time.monotonic()
+    with pytest.raises(UnigrecError, match=r"^rank 1 was killed by SIGKILL; what it said is above$"):
+        run_ranks(["-c", RANK + "os.kill(os.getpid(), 9) if rank == 1 else time.sleep(60)"], 2)
+    with pytest.raises(UnigrecError, match=r"^rank 0 ended with exit code 1; what it said is above$"):
+        run_ranks(["-c", RANK + "1 / 0 if rank == 0 else time.sleep(60)"], 2)
+    assert time.monotonic() - started < 30
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors.splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert errors.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 128 + 15)])
+def test_no_rank_outlives_the_launcher(tmp_path, number, code):
+    rank = DIES_WITH_PARENT + RANK + f"open(f'{tmp_path}/{{os.getpid()}}', 'w').close(); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", LAUNCH, rank], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+    assert process.stderr.read() == ""
+    ranks = [int(path.name) for path in tmp_path.iterdir()]
+    while any(running(rank) for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def running(process: int) -> bool:
+    """Whether a process that is not our child is still there (a zombie is not)."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_outside_of_a_rank_an_error_is_printed(capsys, monkeypatch):
+    monkeypatch.delenv(launcher.ERROR_FILE, raising=False)
+    report(InvalidDataError("what and where"))
+    assert capsys.readouterr().err == "error: what and where\n"
+
+
+def test_a_process_of_torchrun_is_a_rank(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert not is_rank()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert is_rank()
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UnigrecError, match=r"joint\.processes = 2, but this machine has 1 GPU"):
+        run_ranks(["-c", "pass"], 2)
+
+
+def test_threads_are_shared_out_among_the_ranks(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    run_ranks(["-c", RANK + f"open('{tmp_path}/' + os.environ['OMP_NUM_THREADS'], 'w').close()"], 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
