@@ -131,6 +131,7 @@ class JointParams(Section):
     uniformity_weight: NonNegative
     w_tokenizer_distillation: NonNegative
     w_recommender_distillation: NonNegative
+    w_ranking_distillation: NonNegative
     contrast_temperature: Positive
     distillation_warmup_epochs: Annotated[int, Field(ge=0)]
     patience: Count

@@ -22,6 +22,18 @@ def recommendation_loss(logits: list[Tensor], codes: Tensor) -> Tensor:
     return torch.stack(losses, dim=1).mean(1)
 
 
+def ranking_distillation_loss(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Cross entropy against the teacher's distribution over each position's codes, mean over positions.
+
+    logits and targets: T tensors (B, size of the position's range), rows of the targets sum to 1. Returns (B,).
+    """
+    losses = [
+        F.cross_entropy(scores.float(), target, reduction="none")
+        for scores, target in zip(logits, targets, strict=True)
+    ]
+    return torch.stack(losses, dim=1).mean(1)
+
+
 def reconstruction_loss(reconstructed: Tensor, embeddings: Tensor) -> Tensor:
     """Mean squared error over the embedding's dimensions: (N, D), (N, D) -> (N,)."""
     return (reconstructed - embeddings).square().mean(-1)

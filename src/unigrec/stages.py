@@ -86,18 +86,20 @@ def teacher(params: Params) -> None:
         sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
         trained = train_teacher(sequences, params.teacher, params.seed, _device(), log, checkpoints)
         config = {"items": sequences.catalogue_size, **params.teacher.model_dump(include=TEACHER_SHAPE)}
-        _save_trained(a.TEACHER, trained, config)
+        _save_trained(a.TEACHER, trained, config, "Teacher")
 
 
 def tokenizer(params: Params) -> None:
     """Pre-train the tokenizer on the catalogue's embeddings."""
+    from unigrec.plots import temperature_against_collisions
     from unigrec.training.tokenizer import train_tokenizer
 
     with _training("tokenizer", params) as checkpoints:
         embeddings, log = load_embeddings(), TrainingProgress("tokenizer", params.tokenizer.epochs)
         trained = train_tokenizer(embeddings, params.tokenizer, params.seed, _device(), log, checkpoints)
         config = {"embedding_dim": embeddings.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
-        _save_trained(a.TOKENIZER, trained, config)
+        _save_trained(a.TOKENIZER, trained, config, "Tokenizer")
+        temperature_against_collisions(trained.history, a.TOKENIZER / "collisions.png")
 
 
 def joint(params: Params) -> None:
@@ -106,7 +108,8 @@ def joint(params: Params) -> None:
     from unigrec.training.joint import JointData, train_joint
 
     with _training("joint", params) as checkpoints:
-        data = JointData(load_sequences(), load_embeddings(), load_teacher().item_embedding.weight.detach())
+        ranker = load_teacher()
+        data = JointData(load_sequences(), load_embeddings(), ranker.item_embedding.weight.detach(), ranker)
         log = TrainingProgress("joint", params.joint.epochs)
         start = load_tokenizer(a.TOKENIZER)
         resolution = params.harden.resolution
@@ -118,13 +121,14 @@ def joint(params: Params) -> None:
                 "tokenizer": a.read_json(a.TOKENIZER / a.MODEL_CONFIG_FILE),
                 "teacher_dim": data.teacher.shape[1],
             }
-            _save_trained(a.JOINT, trained, config)
+            _save_trained(a.JOINT, trained, config, "Joint training")
 
 
 def harden(params: Params) -> None:
     """Freeze the joint phase's tokenizer into one semantic ID an item."""
     import numpy as np
 
+    from unigrec import plots
     from unigrec.identifiers import codebook_usage, health
     from unigrec.training.joint import resolve
 
@@ -142,6 +146,7 @@ def harden(params: Params) -> None:
     a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype(np.int32)})
     a.write_json(a.HARDEN / a.HEALTH_FILE, report)
     a.write_json(a.HARDEN / "codebook_usage.json", rows)
+    plots.codebook_usage(rows, a.HARDEN / "codebook_usage.png")
 
 
 def finetune(params: Params) -> None:
@@ -164,13 +169,14 @@ def finetune(params: Params) -> None:
         )
         if rank() == 0:
             model: Any = trained.model
-            _save_trained(a.FINETUNE, trained, model.config.to_dict())
+            _save_trained(a.FINETUNE, trained, model.config.to_dict(), "Finetuning")
 
 
 def evaluate(params: Params) -> None:
     """Rank every user's test item with student, teacher and baselines, in both protocols."""
     import pyarrow as pa
 
+    from unigrec import plots
     from unigrec.evaluation import ndcg, paired_bootstrap, ranking_metrics, slices
     from unigrec.ranking import rank_test_items
 
@@ -206,6 +212,9 @@ def evaluate(params: Params) -> None:
     a.write_json(a.EVALUATE / "student_against.json", comparison)
     a.write_json(a.EVALUATE / "slices.json", rows)
     a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table(table))
+    plots.quality_bars(metrics, a.EVALUATE / "quality.png")
+    for protocol in ("unmasked", "masked"):
+        plots.metrics_by_slice(rows, a.EVALUATE / f"slices_{protocol}.png", protocol)
 
 
 def decide(params: Params) -> None:
@@ -276,7 +285,9 @@ def _load_weights(model: Any, folder: Path) -> Any:
     return model.eval()
 
 
-def _save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
+def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title: str) -> None:
+    from unigrec.plots import training_curves
+
     last = trained.history[-1] if trained.history else {}
     best = max(
         (row["validation_ndcg_at_10"] for row in trained.history if "validation_ndcg_at_10" in row), default=None
@@ -285,6 +296,8 @@ def _save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> Non
     a.write_tensors(folder / a.MODEL_FILE, trained.model.state_dict())
     a.write_json(folder / a.MODEL_CONFIG_FILE, config)
     a.write_json(folder / a.HISTORY_FILE, trained.history)
+    if trained.history:
+        training_curves(trained.history, folder / "curves.png", title)
     a.write_json(folder / a.METRICS_FILE, metrics | ({} if best is None else {"best_validation_ndcg_at_10": best}))
 
 

@@ -66,6 +66,20 @@ class Recommender(nn.Module):
             offsets.append(offsets[-1] + size)
         self.offsets = offsets  # first table row of each position's range, and the end
 
+    @torch.no_grad()
+    def start_from_codebooks(self, codebooks: Tensor) -> None:
+        """Let near codewords start with near tokens: each level's rows become a random projection of its codebook.
+
+        Rows keep unit variance. A code that few items have is then learned from its neighbours too.
+        codebooks: (L, K, C).
+        """
+        _, K, C = codebooks.shape
+        for level, codebook in enumerate(codebooks):
+            centred = codebook - codebook.mean(0)
+            projection = torch.randn(C, self.config.d_model, device=codebook.device) / C**0.5
+            rows = centred / centred.std().clamp_min(1e-12) @ projection
+            self.token_table.weight[1 + level * K : 1 + (level + 1) * K] = rows
+
     def level_table(self, position: int) -> Tensor:
         """Rows of the token table that belong to a position: (K, E)."""
         return self.token_table.weight[self.offsets[position] : self.offsets[position + 1]]

@@ -16,13 +16,22 @@ from unigrec.decoding import PrefixTree
 from unigrec.distributed import gather_rows, global_sum, world_size
 from unigrec.errors import TrainingError
 from unigrec.identifiers import Resolved, collision_rate, disambiguate, hard_codes, reassign
-from unigrec.losses import contrastive_loss, recommendation_loss, reconstruction_loss, symmetric_kl, uniformity_loss
+from unigrec.losses import (
+    contrastive_loss,
+    ranking_distillation_loss,
+    recommendation_loss,
+    reconstruction_loss,
+    symmetric_kl,
+    uniformity_loss,
+)
 from unigrec.models.recommender import Recommender, RecommenderConfig
+from unigrec.models.sasrec import SASRec
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, train
+from unigrec.training.ranking import ranking_targets, teacher_probabilities
 from unigrec.training.samples import Samples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, sampled_users, soft_tokens
@@ -37,6 +46,7 @@ class JointData(NamedTuple):
     sequences: Sequences
     embeddings: Tensor  # (N, D) item embeddings
     teacher: Tensor  # (N, teacher dimension) the teacher's item embeddings
+    ranker: SASRec | None = None  # the teacher itself, where its ranking is distilled too
 
 
 def disambiguation_room(codes: np.ndarray) -> int:
@@ -62,11 +72,19 @@ def new_unified(
         codebook_size=tokenizer.codebook_size,
         disambiguation=0 if resolution == "reassign" else disambiguation_room(codes),
     )
-    return UnifiedModel(tokenizer, Recommender(config), teacher_dim)
+    recommender = Recommender(config)
+    recommender.start_from_codebooks(tokenizer.codebooks.detach().cpu())
+    return UnifiedModel(tokenizer, recommender, teacher_dim)
 
 
 def joint_losses(
-    model: torch.nn.Module, samples: Samples, codes: Tensor, data: JointData, params: JointParams, distil: bool
+    model: torch.nn.Module,
+    samples: Samples,
+    codes: Tensor,
+    data: JointData,
+    params: JointParams,
+    distil: bool,
+    ranking: list[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch; `loss` is their weighted sum, scaled so that its gradient averaged over ranks is the whole
     batch's.
@@ -74,6 +92,7 @@ def joint_losses(
     Args:
         model: a UnifiedModel, or an engine around one. codes: (B_local, T) codes of the targets.
         distil: whether the distillation losses have joined already.
+        ranking: the teacher's ranking as targets of each decoder position, where it is distilled too.
     """
     embeddings = data.embeddings[samples.items]
     output: JointOutput = model(
@@ -108,6 +127,9 @@ def joint_losses(
         losses["recommender_distillation_loss"] = contrast
         weights["tokenizer_distillation_loss"] = params.w_tokenizer_distillation
         weights["recommender_distillation_loss"] = params.w_recommender_distillation
+    if ranking is not None:
+        losses["ranking_distillation_loss"] = ranking_distillation_loss(output.logits, ranking).sum() * ranks / size
+        weights["ranking_distillation_loss"] = params.w_ranking_distillation
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total, **losses}
 
@@ -136,7 +158,8 @@ def train_joint(
     """Train until validation NDCG@10 (unmasked, soft identifiers as input) stops rising, and keep the best weights."""
     start_process_group(device, needed=params.engine == "deepspeed")
     torch.manual_seed(seed)
-    data = JointData(data.sequences, data.embeddings.to(device), data.teacher.to(device))
+    ranker = data.ranker.to(device) if data.ranker is not None and params.w_ranking_distillation else None
+    data = JointData(data.sequences, data.embeddings.to(device), data.teacher.to(device), ranker)
     tokenizer = tokenizer.to(device)
     popularity = data.sequences.train_counts()
     first_codes = hard_codes(tokenizer, data.embeddings)
@@ -163,7 +186,12 @@ def train_joint(
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(data.sequences.window_batch(windows[batch], params.history), device)
         distil = step >= params.distillation_warmup_epochs * steps_per_epoch
-        return joint_losses(engine.forward, samples, state["codes"][samples.targets], data, params, distil)
+        codes = state["codes"][samples.targets]
+        ranking = None
+        if ranker is not None:
+            expected = teacher_probabilities(ranker, samples.items[samples.history], samples.lengths)
+            ranking = ranking_targets(expected, state["codes"], codes, model.recommender.config.code_sizes)
+        return joint_losses(engine.forward, samples, codes, data, params, distil, ranking)
 
     def validate() -> dict[str, float]:
         codes = resolve(tokenizer, data.embeddings, popularity, resolution).codes
