@@ -103,7 +103,7 @@ def test_the_temperature_stays_fixed(monkeypatch):
 
 def test_the_projections_are_trained():
     """The reference code leaves them out of its optimizer (method.md, section 5, defect b)."""
-    params = joint_params(epochs=2, weight_decay=0.0)
+    params = joint_params(epochs=2, weight_decay=0.0, distillation_warmup_epochs=0)
     before, after = start(params), run(params).model
     for name in PROJECTIONS:
         assert not torch.equal(after.get_submodule(name).weight, before.get_submodule(name).weight), name
@@ -128,14 +128,15 @@ def test_the_tokenizer_moves_by_its_own_rate_alone(tokenizer_lr, moves):
         assert torch.equal(weight, before.tokenizer.get_parameter(name)) != moves, name
 
 
-def test_churn_is_logged_level_by_level_against_the_first_codes():
-    def churn(tokenizer_lr):
-        return [[row[f"churn_level_{level}"] for level in (1, 2)] for row in run(joint_params(**tokenizer_lr)).history]
-
-    assert churn({"tokenizer_lr": 0.0}) == [[0.0, 0.0]] * 3
-    moved = churn({"tokenizer_lr": 0.02, "reconstruction_weight": 10.0, "warmup_share": 0.0})
-    assert moved[0] == [0.0, 0.0]
-    assert max(moved[-1]) > 0
+def test_churn_is_logged_level_by_level_against_the_first_codes(monkeypatch):
+    first = np.stack([np.arange(24) % 4, np.arange(24) // 4 % 4], axis=1)
+    moved = first.copy()
+    moved[:6, 0] = (moved[:6, 0] + 1) % 4
+    moved[:3, 1] = (moved[:3, 1] + 1) % 4
+    codes = iter([first])
+    monkeypatch.setattr(joint_module, "hard_codes", lambda *_: next(codes, moved))
+    history = run(joint_params()).history
+    assert [[row["churn_level_1"], row["churn_level_2"]] for row in history] == [[6 / 24, 3 / 24]] * 3
 
 
 def test_more_collisions_than_the_table_has_room_for_stop_with_advice(monkeypatch):
@@ -215,6 +216,24 @@ def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path):
 @pytest.mark.slow
 def test_two_ranks_give_the_losses_and_weights_of_one_on_deepspeed(tmp_path):
     check_two_ranks(tmp_path, "deepspeed")
+
+
+@pytest.mark.slow
+def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
+    histories = []
+    for engine, processes in (("torch", 1), ("deepspeed", 2)):
+        folder = tmp_path / engine
+        changes = {"joint": {**SPREAD, "engine": "torch"}, "finetune": {"engine": engine, "batch_size": 24}}
+        write_project(folder, changes)
+        for stage in ("joint", "harden"):
+            assert command(folder, stage).returncode == 0
+        changes["joint"]["processes"] = processes
+        write_project(folder, changes)
+        done = command(folder, "finetune")
+        assert done.returncode == 0, done.stderr
+        histories.append(a.read_json(folder / a.FINETUNE / a.HISTORY_FILE))
+    for row, other in zip(*histories, strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.slow

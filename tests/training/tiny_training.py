@@ -33,6 +33,7 @@ TINY = {
         "history": 5,
         "epochs": 3,
         "batch_size": 32,
+        "recommender_lr": 0.004,
         "distillation_warmup_epochs": 1,
         "uniformity_weight": 0.01,
         "tokenizer_lr": 0.0001,
@@ -40,6 +41,7 @@ TINY = {
         "validation_users": 10,
     },
     "finetune": {"epochs": 2, "batch_size": 32, "patience": 100},
+    "evaluate": {"bootstrap_resamples": 2000},
 }
 
 

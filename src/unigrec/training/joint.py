@@ -15,7 +15,7 @@ from unigrec.data.batches import Sequences, bucketed_batches
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import gather_rows, global_sum, world_size
 from unigrec.errors import TrainingError
-from unigrec.identifiers import Resolved, collision_rate, disambiguate, hard_codes, reassign
+from unigrec.identifiers import Resolved, churn, collision_rate, disambiguate, hard_codes, reassign
 from unigrec.losses import (
     contrastive_loss,
     ranking_distillation_loss,
@@ -170,18 +170,22 @@ def train_joint(
     room = model.recommender.config.disambiguation
     state: dict[str, Tensor] = {}
 
-    def start_epoch(epoch: int) -> dict[str, float]:
-        """Re-read the target codes from today's tokenizer, and say how many items' codes have moved."""
-        resolved = resolve(tokenizer, data.embeddings, popularity, resolution).codes
-        codes = resolved[:, : tokenizer.levels]
-        figures = {f"churn_level_{level + 1}": float(x) for level, x in enumerate((codes != first_codes).mean(0))}
-        if room and resolved[:, -1].max() >= room:
+    def identifiers() -> np.ndarray:
+        """(N, T) today's identifiers, as far as the decoder's table has room for them."""
+        resolved = resolve(tokenizer, data.embeddings, popularity, resolution)
+        if resolved.disambiguation > room:
             raise TrainingError(
-                f"joint: {resolved[:, -1].max() + 1} items share one semantic ID, more than twice as many as at the "
+                f"joint: {resolved.disambiguation} items share one semantic ID, more than twice as many as at the "
                 "start: the codebooks are collapsing; lower joint.tokenizer_lr, or raise joint.reconstruction_weight"
             )
-        state["codes"] = torch.as_tensor(resolved, device=device)
-        return figures | {"collision_rate": collision_rate(hard_codes(tokenizer, data.embeddings))}
+        return resolved.codes
+
+    def start_epoch(epoch: int) -> dict[str, float]:
+        """Re-read the target codes from today's tokenizer, and say how many items' codes have moved."""
+        state["codes"] = torch.as_tensor(identifiers(), device=device)
+        codes = hard_codes(tokenizer, data.embeddings)
+        moved = {f"churn_level_{level + 1}": share for level, share in enumerate(churn(first_codes, codes))}
+        return moved | {"collision_rate": collision_rate(codes)}
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(data.sequences.window_batch(windows[batch], params.history), device)
@@ -194,9 +198,8 @@ def train_joint(
         return joint_losses(engine.forward, samples, codes, data, params, distil, ranking)
 
     def validate() -> dict[str, float]:
-        codes = resolve(tokenizer, data.embeddings, popularity, resolution).codes
         tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, params.temperature)
-        tree = PrefixTree(codes, device)
+        tree = PrefixTree(identifiers(), device)
         return beam_metrics(
             model.recommender, tokens, tree, data.sequences, users, params.history, params.validation_beam
         )
