@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tiny_model import PARAMS_FILE, make_bundle, write_artifacts
 from unigrec import artifacts as a
+from unigrec import stages
 from unigrec.cli import app
 from unigrec.commands import parse_ids, read_ids
 from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
@@ -165,3 +166,12 @@ def test_the_next_steps_can_be_pasted(tmp_path, monkeypatch):
     assert "--model" not in champion["recommendations"]
     assert champion["experiments"] == "mlflow ui"
     assert dict(next_steps(summary(tracking_uri="http://host")))["experiments"] == "http://host"
+
+
+@pytest.mark.parametrize(("origin", "compared"), [("folder: shop", True), ("sample: generator", False)])
+def test_sizes_are_compared_with_a_registered_run_of_the_same_source_only(tmp_path, monkeypatch, origin, compared):
+    monkeypatch.chdir(tmp_path)
+    a.write_json(a.SOURCE, {"origin": "folder: shop"})
+    a.write_json(a.REFERENCE, {"origin": origin, "users": 1, "items": 2, "interactions": 3})
+    expected = {"users": 1, "items": 2, "interactions": 3} if compared else None
+    assert stages._reference() == expected

@@ -74,7 +74,7 @@ def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
     assert answer["unknown"].tolist() == [0, 1]
     assert answer["by_popularity"].tolist() == [False, True]
     assert load_bundle(params, "challenger").id == load_bundle(params, "1").id == load_bundle(params, str(folder)).id
-    assert a.read_json(a.REFERENCE) == {"users": 6, "items": 12, "interactions": 30}
+    assert a.read_json(a.REFERENCE) == {"origin": "folder: shop", "users": 6, "items": 12, "interactions": 30}
 
 
 def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params):

@@ -69,7 +69,7 @@ def _write_data(generator: np.random.Generator) -> None:
     a.write_tensors(a.SEQUENCES, {"items": items.astype(np.int32), "offsets": offsets})
     rows = {"users": USERS, "items": ITEMS, "interactions": USERS * 5}
     a.write_json(a.PREPARE_STATS, {"before": rows, "after": rows})
-    a.write_json(a.SOURCE, {"source": "test"})
+    a.write_json(a.SOURCE, {"source": "test", "origin": "folder: shop"})
     a.write_json(a.VALIDATED, {"rows": rows, "sha256": {}})
 
 

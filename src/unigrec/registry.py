@@ -62,7 +62,7 @@ def register(folder: Path, params: RegisterParams) -> Registration:
         client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, "yes")
         if manifest["gates_passed"]:
             client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
-    a.write_json(a.REFERENCE, manifest["data"]["rows"])
+    a.write_json(a.REFERENCE, {"origin": manifest["data"]["origin"], **manifest["data"]["rows"]})
     return Registration(params.model_name, str(version.version), True, manifest["gates_passed"], None)
 
 

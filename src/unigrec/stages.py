@@ -40,7 +40,7 @@ def ingest(params: Params) -> None:
     source = load_source(params.ingest, params.seed)
     a.write_table(a.INTERACTIONS, source.interactions)
     a.write_table(a.ITEMS, source.items)
-    a.write_json(a.SOURCE, source.provenance)
+    a.write_json(a.SOURCE, source.provenance | {"origin": f"{params.ingest.source}: {params.ingest.path}"})
 
 
 def validate(params: Params) -> None:
@@ -53,8 +53,18 @@ def validate(params: Params) -> None:
         params.validation,
         text_columns=params.embed.text_columns,
         k_core=params.prepare.k_core,
-        reference=a.read_json(a.REFERENCE) if a.REFERENCE.exists() else None,
+        reference=_reference(),
     )
+
+
+def _reference() -> dict[str, int] | None:
+    """Sizes of the data behind the last registered model, where that came from the same source."""
+    if not a.REFERENCE.exists():
+        return None
+    reference = a.read_json(a.REFERENCE)
+    if not isinstance(reference, dict) or reference.pop("origin", None) != a.read_json(a.SOURCE)["origin"]:
+        return None
+    return reference
 
 
 def prepare(params: Params) -> None:
