@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from small import few, plain_tokenizer, small_tokenizer
+from unigrec.errors import TrainingError
 from unigrec.identifiers import (
     churn,
     codebook_usage,
@@ -117,7 +118,7 @@ def test_reassignment_of_a_single_level_has_one_prefix_for_all():
 def test_reassignment_of_more_items_than_codewords_is_an_error_that_says_what_to_do():
     tokenizer = plain_tokenizer(torch.tensor([[[0.0], [10.0]], [[0.0], [1.0]]]))
     embeddings = torch.tensor([[0.1], [0.2], [0.3]])
-    with pytest.raises(ValueError, match=r"3 items share the first 1 codes.*2 codewords.*codebook_size"):
+    with pytest.raises(TrainingError, match=r"3 items share the first 1 codes.*2 codewords.*codebook_size"):
         reassign(tokenizer, embeddings, hard_codes(tokenizer, embeddings))
 
 

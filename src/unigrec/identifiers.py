@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.errors import TrainingError
 from unigrec.models.tokenizer import Tokenizer, squared_distances
 
 CHUNK = 65536  # items quantized at once
@@ -64,7 +65,7 @@ def reassign(tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray) -> Res
     Only prefixes with a collision are touched (arXiv 2605.25330).
 
     Raises:
-        ValueError: a prefix holds more items than the last level has codewords.
+        TrainingError: a prefix holds more items than the last level has codewords.
     """
     resolved = codes.copy()
     prefixes = group_of(codes[:, :-1]) if codes.shape[1] > 1 else np.zeros(len(codes), np.int64)
@@ -73,7 +74,7 @@ def reassign(tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray) -> Res
     for prefix in np.unique(prefixes[np.isin(group_of(codes), repeated(group_of(codes)))]):
         members = np.flatnonzero(prefixes == prefix)
         if len(members) > size:
-            raise ValueError(
+            raise TrainingError(
                 f"{len(members)} items share the first {codes.shape[1] - 1} codes, but the last level has {size} "
                 "codewords; choose a larger tokenizer.codebook_size, or harden.resolution: disambiguate"
             )

@@ -28,8 +28,8 @@ def keep_quiet() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DEEPSPEED_LOG_LEVEL": "error",
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads that spin long while they wait make a step ten times slower as soon as anything else runs; threads that
-        # never spin make every step half as slow again.
+        # Threads that spin long while they wait make a step ten times slower as soon as anything else runs; threads
+        # that never spin make every step half as slow again.
         "GOMP_SPINCOUNT": "5000",
     }.items():
         os.environ.setdefault(name, value)

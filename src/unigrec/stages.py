@@ -40,7 +40,7 @@ def ingest(params: Params) -> None:
     source = load_source(params.ingest, params.seed)
     a.write_table(a.INTERACTIONS, source.interactions)
     a.write_table(a.ITEMS, source.items)
-    a.write_json(a.SOURCE, source.provenance | {"origin": f"{params.ingest.source}: {params.ingest.path}"})
+    a.write_json(a.SOURCE, source.provenance)
 
 
 def validate(params: Params) -> None:
