@@ -15,7 +15,7 @@ from unigrec.models.recommender import Recommender, RecommenderConfig
 from unigrec.models.tokenizer import Tokenizer
 
 ITEMS, USERS, LEVELS, CODEWORDS = 12, 6, 2, 4
-SERVING = Serving(history=20, beam=30, text_columns=["title"])
+SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
 
@@ -69,7 +69,7 @@ def _write_data(generator: np.random.Generator) -> None:
     a.write_tensors(a.SEQUENCES, {"items": items.astype(np.int32), "offsets": offsets})
     rows = {"users": USERS, "items": ITEMS, "interactions": USERS * 5}
     a.write_json(a.PREPARE_STATS, {"before": rows, "after": rows})
-    a.write_json(a.SOURCE, {"source": "test", "origin": "folder: shop"})
+    a.write_json(a.SOURCE, {"source": "test"})
     a.write_json(a.VALIDATED, {"rows": rows, "sha256": {}})
 
 

@@ -43,6 +43,7 @@ class Serving(NamedTuple):
     history: int  # items of a history that the recommender reads
     beam: int
     text_columns: list[str]
+    origin: str  # of the data it was trained on
 
 
 def assemble(params_file: Path, serving: Serving) -> Path:
@@ -110,7 +111,7 @@ def _manifest(files: dict[str, str], serving: Serving) -> dict[str, Any]:
             "version": sha256_of(a.SOURCE, a.VALIDATED),
             "test_set": sha256_of(a.SEQUENCES, a.CATALOGUE),
             "rows": a.read_json(a.VALIDATED)["rows"],
-            "origin": a.read_json(a.SOURCE)["origin"],
+            "origin": serving.origin,
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256_of(Path("dvc.lock")) if Path("dvc.lock").is_file() else "unknown",

@@ -31,7 +31,7 @@ def assemble(params: Params, params_file: Path) -> Path:
     from unigrec.bundle_files import Serving
     from unigrec.bundle_files import assemble as assemble_bundle
 
-    serving = Serving(params.joint.history, params.evaluate.beam, list(params.embed.text_columns))
+    serving = Serving(params.joint.history, params.evaluate.beam, list(params.embed.text_columns), params.ingest.origin)
     return assemble_bundle(params_file, serving)
 
 

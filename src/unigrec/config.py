@@ -36,6 +36,11 @@ class IngestParams(Section):
     min_rating: float
     sample: SampleParams
 
+    @property
+    def origin(self) -> str:
+        """Where the data comes from, in words: runs of one origin are compared with each other."""
+        return f"{self.source}: {self.path}"
+
 
 class ValidateParams(Section):
     min_users: Count

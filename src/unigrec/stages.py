@@ -53,16 +53,16 @@ def validate(params: Params) -> None:
         params.validation,
         text_columns=params.embed.text_columns,
         k_core=params.prepare.k_core,
-        reference=_reference(),
+        reference=_reference(params.ingest.origin),
     )
 
 
-def _reference() -> dict[str, int] | None:
-    """Sizes of the data behind the last registered model, where that came from the same source."""
+def _reference(origin: str) -> dict[str, int] | None:
+    """Sizes of the data behind the last registered model, where that came from the same origin."""
     if not a.REFERENCE.exists():
         return None
     reference = a.read_json(a.REFERENCE)
-    if not isinstance(reference, dict) or reference.pop("origin", None) != a.read_json(a.SOURCE)["origin"]:
+    if not isinstance(reference, dict) or reference.pop("origin", None) != origin:
         return None
     return reference
 

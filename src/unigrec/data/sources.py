@@ -44,11 +44,6 @@ def load_source(params: IngestParams, seed: int) -> Source:
     Raises:
         UnigrecError: a file is missing, empty, damaged or not of the source's format.
     """
-    source = _read_source(params, seed)
-    return source._replace(provenance=source.provenance | {"origin": f"{params.source}: {params.path}"})
-
-
-def _read_source(params: IngestParams, seed: int) -> Source:
     if params.source == "sample":
         interactions, items = generate_sample(params.sample, seed)
         settings = {"seed": seed, **params.sample.model_dump()}
