@@ -228,7 +228,10 @@ def sha256_of(*paths: Path) -> str:
 
 
 def git_commit() -> str:
-    """The checked-out commit, with `-dirty` where tracked files differ; `unknown` outside a repository."""
+    """The checked-out commit, with `-dirty` where tracked files differ; `unknown` outside a repository or without git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -207,7 +207,7 @@ def _seconds(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
     """Times as int64 unix seconds; date and time types are converted (without a zone they are read as UTC)."""
     column = _plain(column)
     kind = column.type
-    if _is_text(kind):
+    if _is_text(kind) and column.null_count < len(column):  # a text column of nulls alone is a column of nulls
         number = pc.match_substring_regex(column, r"^\s*-?\d+\s*$")
         examples = column.filter(pc.invert(number)).drop_null()
         raise _text_timestamp(file, (examples if len(examples) else column.drop_null())[0].as_py())
@@ -218,7 +218,7 @@ def _seconds(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
         column = column.cast(pa.timestamp("s")).cast(pa.int64())
     elif pa.types.is_floating(kind):
         column = _whole(column, file, "timestamp")
-    elif pa.types.is_integer(kind) or pa.types.is_null(kind):
+    elif pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind):
         with readable(file, "whole seconds"):
             column = column.cast(pa.int64())
     else:

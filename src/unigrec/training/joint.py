@@ -31,7 +31,7 @@ from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, train
-from unigrec.training.ranking import ranking_targets, teacher_probabilities
+from unigrec.training.ranking_targets import ranking_targets, teacher_probabilities
 from unigrec.training.samples import Samples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, sampled_users, soft_tokens

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from unigrec.losses import ranking_distillation_loss
 from unigrec.models.sasrec import SASRec
-from unigrec.training.ranking import ranking_targets, teacher_probabilities
+from unigrec.training.ranking_targets import ranking_targets, teacher_probabilities
 
 CODES = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]])
 SIZES = [2, 3]
