@@ -119,6 +119,11 @@ def test_equal_artifacts_make_the_same_bundle(tmp_path, monkeypatch, pristine):
     assert sorted(path.name for path in (tmp_path / a.BUNDLES).iterdir() if path.name.startswith(".")) == []
 
 
+def test_a_machine_without_git_has_an_unknown_commit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bundle_files.git_commit() == "unknown"
+
+
 def test_a_missing_artifact_leaves_no_bundle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = make_bundle()

@@ -228,7 +228,7 @@ def sha256_of(*paths: Path) -> str:
 
 
 def git_commit() -> str:
-    """The checked-out commit, with `-dirty` where tracked files differ; `unknown` outside a repository or without git."""
+    """The checked-out commit, `-dirty` where tracked files differ from it; `unknown` without git or a repository."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -181,6 +181,11 @@ def test_times_that_are_none(tmp_path, times, words):
         load(with_times(tmp_path, times))
 
 
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.int64()], ids=str)
+def test_a_column_of_no_times_is_left_to_validation(tmp_path, kind):
+    assert times_of(tmp_path, pa.nulls(2, kind)) == [None, None]
+
+
 @pytest.mark.parametrize("text", ["2014-07-23", "2014-07-23 10:00:00", "soon"])
 def test_text_times_in_csv(tmp_path, text):
     (tmp_path / "interactions.csv").write_text(f"user_id,item_id,timestamp\nu,a,{text}\n")
