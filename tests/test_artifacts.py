@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,18 @@ def test_a_device_that_is_really_full(tmp_path):
     with pytest.raises(UnigrecError, match="No space left"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("values", [np.zeros(100_000), torch.zeros(100_000)], ids=["numpy", "torch"])
+def test_a_file_that_may_not_grow(tmp_path, values):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UnigrecError, match=r"could not be written: .*File too large"):
+            a.write_tensors(tmp_path / "file.safetensors", {"x": values})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_of_the_writer_itself_leaves_nothing(tmp_path):

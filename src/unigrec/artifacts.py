@@ -123,6 +123,8 @@ def write_tensors(
     path: Path, tensors: dict[str, torch.Tensor] | dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
     """Write a safetensors file from torch tensors or numpy arrays (one kind a file)."""
+    from safetensors import SafetensorError
+
     writer: Callable
     if any(isinstance(value, np.ndarray) for value in tensors.values()):
         from safetensors.numpy import save_file as writer
@@ -135,7 +137,10 @@ def write_tensors(
     with atomic_path(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as for any other file; safetensors' own files only their owner may read
-        writer(ready, str(temporary), metadata=metadata)
+        try:
+            writer(ready, str(temporary), metadata=metadata)
+        except SafetensorError as error:  # its own words for a full disk
+            raise OSError(error) from error
         temporary.chmod(mode)
 
 
