@@ -134,6 +134,15 @@ def test_a_missing_artifact_leaves_no_bundle(tmp_path, monkeypatch):
     assert list(a.BUNDLES.iterdir()) == []
 
 
+@pytest.mark.parametrize("stage", [a.TOKENIZER, a.TEXT_ENCODER], ids=str)
+def test_a_stage_that_has_not_run_is_named(tmp_path, monkeypatch, stage):
+    monkeypatch.chdir(tmp_path)
+    make_bundle()
+    shutil.rmtree(stage)
+    with pytest.raises(UnigrecError, match=rf"^{stage}: no such folder; run the pipeline"):
+        bundle_files.assemble(PARAMS_FILE, SERVING)
+
+
 # --- tampering: refused before anything but the manifest is parsed --------------------------------------------------
 
 

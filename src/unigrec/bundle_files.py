@@ -90,8 +90,12 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
     )
     a.write_json(folder / "tokenizer.json", a.read_json(a.JOINT / a.MODEL_CONFIG_FILE)["tokenizer"])
+    stages = (a.TEACHER, a.TOKENIZER, a.JOINT, a.HARDEN, a.FINETUNE, a.EVALUATE, a.DECISION.parent)
+    for needed in (a.TEXT_ENCODER, *stages):
+        if not needed.is_dir():
+            raise UnigrecError(f"{needed}: no such folder; run the pipeline first (`dvc repro` or `make run`)")
     shutil.copytree(a.TEXT_ENCODER, folder / "text_encoder")
-    for stage in (a.TEACHER, a.TOKENIZER, a.JOINT, a.HARDEN, a.FINETUNE, a.EVALUATE, a.DECISION.parent):
+    for stage in stages:
         reported = [path for path in sorted(stage.iterdir()) if path.name in REPORTED or path.suffix == ".png"]
         for path in reported:
             target = folder / "report" / stage.name / path.name
@@ -167,7 +171,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("id") != _identity(files):
         raise UnigrecError(f"{path}: the id is not that of the listed files")
     if not _is_serving(manifest.get("serving")):
-        raise UnigrecError(f"{path}: `serving` must hold history, beam and text_columns")
+        raise UnigrecError(f"{path}: `serving` must hold {', '.join(Serving._fields)}")
     return manifest
 
 
