@@ -95,6 +95,14 @@ def test_gate_shows_reasons_and_exits_by_the_decision(tmp_path, monkeypatch):
         assert (code, "a | reason" in output) == (expected, True)
 
 
+def test_gate_takes_no_decision_from_a_run_before_the_one_that_its_data_stopped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    a.VALIDATED.unlink()
+    code, output = invoke("gate")
+    assert (code, "stopped before its data was valid" in " ".join(output.split())) == (2, True)
+
+
 def test_gate_without_a_run_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output = invoke("gate")

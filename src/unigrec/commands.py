@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 
 
 def gate() -> int:
-    """Print the decision of the last run; the exit code says whether the model passed."""
+    """Print the decision of the last run; the exit code says whether the model passed.
+
+    Raises:
+        UnigrecError: no run has come as far as a decision, or the last one was stopped by its data.
+    """
     from unigrec.report import print_decision
 
+    if not a.VALIDATED.exists():  # the decision that lies there is of an earlier run's model
+        raise UnigrecError(
+            f"{a.VALIDATED}: no such file; no decision: the last run stopped before its data was valid, or there was none; run `dvc repro`"
+        )
     decision = a.read_json(a.DECISION)
     print_decision(decision)
     return EXIT_OK if decision["passed"] else EXIT_REFUSED
