@@ -27,7 +27,8 @@ def gate() -> int:
 
     if not a.VALIDATED.exists():  # the decision that lies there is of an earlier run's model
         raise UnigrecError(
-            f"{a.VALIDATED}: no such file; no decision: the last run stopped before its data was valid, or there was none; run `dvc repro`"
+            f"{a.VALIDATED}: no such file, so there is no decision: the last run stopped before its data was valid, or "
+            "there was none; run `dvc repro`"
         )
     decision = a.read_json(a.DECISION)
     print_decision(decision)
