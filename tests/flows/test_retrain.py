@@ -202,7 +202,7 @@ die_with_parent()
 mode = Path("mode").read_text().strip()
 if mode == "slow":
     Path("started").write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(600)
 if mode.isdigit():
     sys.exit(int(mode))
 write_artifacts(0, mode == "good", None, 0)
@@ -258,11 +258,9 @@ def test_a_whole_run_then_nothing_to_do_then_refused_then_broken(model_project):
     assert "unigrec recommend --history" in output
     assert "Traceback" not in output
 
-    began = time.monotonic()
     code, output = run_flow(model_project, "good")
     assert (code, versions(model_project)) == (0, [(1, "challenger champion")])
     assert output.count("cached") == 4  # announced; in the table: the stage, register, promote
-    assert time.monotonic() - began < 45
 
     code, output = run_flow(model_project, "refused")
     assert code == EXIT_REFUSED, output
