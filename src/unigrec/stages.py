@@ -319,6 +319,8 @@ def _device() -> torch.device:
     torch.set_flush_denormal(True)  # optimizer states fade into denormal numbers, which are slow
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    # Several threads add up the gradient of a gather in any order otherwise: a rerun would give other bits.
+    torch.use_deterministic_algorithms(True)
     return torch.device("cpu")
 
 
