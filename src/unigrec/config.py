@@ -124,6 +124,7 @@ class JointParams(Section):
     processes: Annotated[int, Field(ge=1, le=64)]
     precision: Literal["fp32", "bf16"]
     recommender: RecommenderParams
+    tokenizer: Literal["trained", "frozen", "hard"]
     history: Annotated[int, Field(ge=1, le=1000)]
     epochs: Count
     batch_size: Count

@@ -166,7 +166,7 @@ def health(tokenizer: Tokenizer, embeddings: Tensor, popularity: np.ndarray, tem
     groups = group_of(codes)
     colliding = np.bincount(groups)[groups] > 1
     usage = codebook_usage(codes, tokenizer.codebook_size)
-    soft_codes = soft.log_probabilities.argmax(-1).cpu().numpy()
+    soft_codes = soft.logits.argmax(-1).cpu().numpy()
     prefix_sizes = [np.bincount(group_of(codes[:, : level + 1])) for level in range(codes.shape[1])]
     return {
         "items": len(codes),

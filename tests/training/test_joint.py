@@ -92,9 +92,9 @@ def test_the_distillation_joins_after_its_warm_up():
 def test_the_temperature_stays_fixed(monkeypatch):
     seen, forward = [], UnifiedModel.forward
 
-    def spy(self, embeddings, history, lengths, codes, teacher, temperature, autocast=False):
+    def spy(self, embeddings, history, lengths, codes, teacher, temperature, *others):
         seen.append(temperature)
-        return forward(self, embeddings, history, lengths, codes, teacher, temperature, autocast)
+        return forward(self, embeddings, history, lengths, codes, teacher, temperature, *others)
 
     monkeypatch.setattr(UnifiedModel, "forward", spy)
     run(joint_params(epochs=2, temperature=0.003))

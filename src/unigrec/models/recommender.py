@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unigrec.models.layers import Dropout, RMSNorm, attend
+
 START = 0  # row of the token table that starts the decoder
 
 
@@ -122,8 +124,8 @@ class Stack(nn.Module):
         self.buckets, self.max_distance = config.buckets, config.max_distance
         self.position_bias = nn.Embedding(config.buckets, config.heads)
         self.layers = nn.ModuleList([Layer(config, decoder) for _ in range(layers)])
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
-        self.dropout = nn.Dropout(config.dropout)
+        self.norm = RMSNorm(config.d_model)
+        self.dropout = Dropout(config.dropout)
         nn.init.normal_(self.position_bias.weight, std=config.d_model**-0.5)
 
     def bias(self, queries: int, keys: int, device: torch.device, first_query: int = 0) -> Tensor:
@@ -156,13 +158,13 @@ class Layer(nn.Module):
     def __init__(self, config: RecommenderConfig, decoder: bool):
         super().__init__()
         self.self_attention = Attention(config)
-        self.self_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.self_norm = RMSNorm(config.d_model)
         self.cross_attention = Attention(config) if decoder else None
-        self.cross_norm = nn.RMSNorm(config.d_model, eps=1e-6) if decoder else None
-        self.feed_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.cross_norm = RMSNorm(config.d_model) if decoder else None
+        self.feed_norm = RMSNorm(config.d_model)
         self.feed_in = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.feed_out = nn.Linear(config.d_ff, config.d_model, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         nn.init.normal_(self.feed_in.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.feed_out.weight, std=config.d_ff**-0.5)
 
@@ -196,7 +198,7 @@ class Attention(nn.Module):
     def __init__(self, config: RecommenderConfig):
         super().__init__()
         inner = config.heads * config.d_kv
-        self.heads, self.d_kv, self.dropout = config.heads, config.d_kv, config.dropout
+        self.heads, self.d_kv, self.dropout = config.heads, config.d_kv, Dropout(config.dropout)
         self.query = nn.Linear(config.d_model, inner, bias=False)
         self.key = nn.Linear(config.d_model, inner, bias=False)
         self.value = nn.Linear(config.d_model, inner, bias=False)
@@ -215,10 +217,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """hidden (B, T, E), key and value (B, H, S, d_kv), bias broadcastable to (B, H, T, S) -> (B, T, E)."""
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            self.split(self.query(hidden)), key, value, attn_mask=bias, dropout_p=dropout, scale=1.0
-        )
+        mixed = attend(self.split(self.query(hidden)), key, value, bias, self.dropout)
         return self.out(mixed.transpose(1, 2).flatten(-2))
 
 

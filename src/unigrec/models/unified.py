@@ -18,10 +18,10 @@ class JointOutput(NamedTuple):
     """What the losses read. Everything is float32."""
 
     logits: list[Tensor]  # a (B, size) tensor per decoder position
-    log_probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
-    reconstructed: Tensor  # (M, D)
-    history_log_probabilities: Tensor  # (B, L, K) codebook assignments of the encoded history
-    teacher_log_probabilities: Tensor  # (B, L, K) codebook assignments of the target's teacher embedding
+    probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
+    reconstructed: Tensor | None  # (M, D), where the tokenizer is trained
+    history_log_probabilities: Tensor | None  # (B, L, K) codebook assignments of the encoded history, where distilled
+    teacher_log_probabilities: Tensor | None  # (B, L, K) those of the target's teacher embedding, where distilled
     student_state: Tensor  # (B, teacher dimension)
 
 
@@ -46,6 +46,8 @@ class UnifiedModel(nn.Module):
         teacher: Tensor,
         temperature: float,
         autocast: bool = False,
+        fixed: Tensor | None = None,
+        distil_tokenizer: bool = True,
     ) -> JointOutput:
         """One pass over a batch.
 
@@ -53,22 +55,30 @@ class UnifiedModel(nn.Module):
             embeddings: (M, D) of the distinct items. history: (B, n) rows of `embeddings`, padded on the right.
             lengths: (B,) items in each history. codes: (B, T) of the targets. teacher: (B, teacher dimension).
             autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
+            fixed: (M, L, K) identifiers to be used as they are; the tokenizer is not run, and gets no gradient.
+            distil_tokenizer: whether the codebook assignments of history and teacher are wanted.
         """
-        latent = self.tokenizer.encoder(embeddings)
-        soft = self.tokenizer.quantize_soft(latent, temperature)
-        tokens = self.recommender.embed_soft(soft.probabilities)  # (M, L, E)
+        reconstructed = None
+        if fixed is None:
+            soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
+            fixed, reconstructed = soft.probabilities, self.tokenizer.decode(soft.quantized)
+        tokens = self.recommender.embed_soft(fixed)  # (M, L, E)
         source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
             output = self.recommender.decode(memory, mask, codes)
             logits = [self.recommender.position_logits(output[:, p], p).float() for p in range(codes.shape[1])]
-        pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, E)
+        by_history = by_teacher = None
+        if distil_tokenizer:
+            pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, E)
+            by_history = self.assignments(self.history_to_code(pooled), temperature)
+            by_teacher = self.assignments(self.teacher_to_code(teacher), temperature)
         return JointOutput(
             logits=logits,
-            log_probabilities=soft.log_probabilities,
-            reconstructed=self.tokenizer.decode(soft.quantized),
-            history_log_probabilities=self.assignments(self.history_to_code(pooled), temperature),
-            teacher_log_probabilities=self.assignments(self.teacher_to_code(teacher), temperature),
+            probabilities=fixed,
+            reconstructed=reconstructed,
+            history_log_probabilities=by_history,
+            teacher_log_probabilities=by_teacher,
             student_state=self.state_to_teacher(output[:, 0].float()),
         )
 

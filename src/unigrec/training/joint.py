@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unigrec.data.batches import Sequences, bucketed_batches
@@ -34,7 +35,7 @@ from unigrec.training.loop import Log, Phase, train
 from unigrec.training.ranking_targets import ranking_targets, teacher_probabilities
 from unigrec.training.samples import Samples, make_samples
 from unigrec.training.teacher import Trained
-from unigrec.training.validation import beam_metrics, sampled_users, soft_tokens
+from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
 
 if TYPE_CHECKING:
     from unigrec.config import JointParams
@@ -85,6 +86,7 @@ def joint_losses(
     params: JointParams,
     distil: bool,
     ranking: list[Tensor] | None = None,
+    fixed: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch; `loss` is their weighted sum, scaled so that its gradient averaged over ranks is the whole
     batch's.
@@ -93,6 +95,7 @@ def joint_losses(
         model: a UnifiedModel, or an engine around one. codes: (B_local, T) codes of the targets.
         distil: whether the distillation losses have joined already.
         ranking: the teacher's ranking as targets of each decoder position, where it is distilled too.
+        fixed: (M, L, K) identifiers of the samples' distinct items, where the tokenizer is not trained.
     """
     embeddings = data.embeddings[samples.items]
     output: JointOutput = model(
@@ -103,35 +106,50 @@ def joint_losses(
         data.teacher[samples.targets],
         params.temperature,
         params.precision == "bf16",
+        fixed,
+        distil and params.w_tokenizer_distillation > 0,
     )
     size, ranks = len(samples.batch_targets), world_size()
-    share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
-    errors = reconstruction_loss(output.reconstructed, embeddings)
-    mean_assignment = global_sum(torch.einsum("m,mlk->lk", share, output.log_probabilities.exp()))
-    losses = {
-        "recommendation_loss": recommendation_loss(output.logits, codes).sum() * ranks / size,
-        "reconstruction_loss": (share * errors).sum() * ranks,
-        "uniformity_loss": uniformity_loss(mean_assignment),
-    }
-    weights = {
-        "recommendation_loss": 1.0,
-        "reconstruction_loss": params.reconstruction_weight,
-        "uniformity_loss": params.uniformity_weight,
-    }
-    if distil:
+    losses = {"recommendation_loss": recommendation_loss(output.logits, codes).sum() * ranks / size}
+    if output.reconstructed is not None:
+        share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
+        losses["reconstruction_loss"] = (share * reconstruction_loss(output.reconstructed, embeddings)).sum() * ranks
+        mean_assignment = global_sum(torch.einsum("m,mlk->lk", share, output.probabilities))
+        losses["uniformity_loss"] = uniformity_loss(mean_assignment)
+    if output.history_log_probabilities is not None and output.teacher_log_probabilities is not None:
         divergence = symmetric_kl(output.history_log_probabilities, output.teacher_log_probabilities)
         losses["tokenizer_distillation_loss"] = divergence.sum() * ranks / size
+    if distil and params.w_recommender_distillation > 0:
         states = gather_rows(output.student_state, size)
         targets = samples.batch_targets
         contrast = contrastive_loss(states, data.teacher[targets], targets, params.contrast_temperature)
         losses["recommender_distillation_loss"] = contrast
-        weights["tokenizer_distillation_loss"] = params.w_tokenizer_distillation
-        weights["recommender_distillation_loss"] = params.w_recommender_distillation
     if ranking is not None:
         losses["ranking_distillation_loss"] = ranking_distillation_loss(output.logits, ranking).sum() * ranks / size
-        weights["ranking_distillation_loss"] = params.w_ranking_distillation
+    weights = loss_weights(params)
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total, **losses}
+
+
+def loss_weights(params: JointParams) -> dict[str, float]:
+    """What each loss counts in the sum."""
+    return {
+        "recommendation_loss": 1.0,
+        "reconstruction_loss": params.reconstruction_weight,
+        "uniformity_loss": params.uniformity_weight,
+        "tokenizer_distillation_loss": params.w_tokenizer_distillation,
+        "recommender_distillation_loss": params.w_recommender_distillation,
+        "ranking_distillation_loss": params.w_ranking_distillation,
+    }
+
+
+@torch.no_grad()
+def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, params: JointParams) -> Tensor:
+    """What a tokenizer that is not trained gives the recommender to read: (M, D) -> (M, L, K), soft or one-hot."""
+    latent = tokenizer.encoder(embeddings)
+    if params.tokenizer == "hard":
+        return F.one_hot(tokenizer.quantize_hard(latent).codes, tokenizer.codebook_size).to(latent.dtype)
+    return tokenizer.quantize_soft(latent, params.temperature).probabilities
 
 
 def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
@@ -191,15 +209,21 @@ def train_joint(
         samples = make_samples(data.sequences.window_batch(windows[batch], params.history), device)
         distil = step >= params.distillation_warmup_epochs * steps_per_epoch
         codes = state["codes"][samples.targets]
-        ranking = None
+        fixed = ranking = None
+        if params.tokenizer != "trained":
+            fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], params)
         if ranker is not None:
             expected = teacher_probabilities(ranker, samples.items[samples.history], samples.lengths)
             ranking = ranking_targets(expected, state["codes"], codes, model.recommender.config.code_sizes)
-        return joint_losses(engine.forward, samples, codes, data, params, distil, ranking)
+        return joint_losses(engine.forward, samples, codes, data, params, distil, ranking, fixed)
 
     def validate() -> dict[str, float]:
-        tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, params.temperature)
-        tree = PrefixTree(identifiers(), device)
+        codes = identifiers()
+        if params.tokenizer == "hard":
+            tokens = hard_tokens(model.recommender, torch.as_tensor(codes, device=device))
+        else:
+            tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, params.temperature)
+        tree = PrefixTree(codes, device)
         return beam_metrics(
             model.recommender, tokens, tree, data.sequences, users, params.history, params.validation_beam
         )
