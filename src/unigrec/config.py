@@ -131,7 +131,8 @@ class JointParams(Section):
     recommender_lr: Positive
     tokenizer_lr: NonNegative
     weight_decay: NonNegative
-    warmup_share: Share
+    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
+    schedule: Literal["constant", "cosine"]
     temperature: Positive
     reconstruction_weight: NonNegative
     uniformity_weight: NonNegative

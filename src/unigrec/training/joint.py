@@ -5,6 +5,7 @@ Every loss is defined over the global batch: with several ranks the gradients eq
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -163,6 +164,18 @@ def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str,
     ]
 
 
+def rate_factor(done: float, warmup_share: float, schedule: str) -> float:
+    """Factor on the learning rate: a linear warm-up, then constant or down to zero along a cosine.
+
+    done and warmup_share: shares of the whole run, in [0, 1).
+    """
+    if done < warmup_share:
+        return (done + 1e-6) / warmup_share
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * (done - warmup_share) / (1.0 - warmup_share)))
+
+
 def train_joint(
     data: JointData,
     tokenizer: Tokenizer,
@@ -236,7 +249,7 @@ def train_joint(
         epochs=params.epochs,
         batches=lambda epoch: bucketed_batches(window_lengths, params.batch_size, seed, epoch),
         losses=losses,
-        learning_rate=lambda done: min(1.0, (done + 1e-6) / params.warmup_share) if params.warmup_share else 1.0,
+        learning_rate=lambda done: rate_factor(done, params.warmup_share, params.schedule),
         validate=validate,
         start_epoch=start_epoch,
         state=state,
