@@ -117,6 +117,7 @@ class RecommenderParams(Section):
     encoder_layers: Count
     decoder_layers: Count
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    causal: bool
 
 
 class JointParams(Section):
