@@ -326,18 +326,20 @@ def _device() -> torch.device:
 
 @contextmanager
 def _training(stage: str, params: Params) -> Iterator[CheckpointFolder]:
-    """The stage's checkpoint, keyed by everything that `dvc.yaml` says it depends on, and removed when it is done."""
+    """The stage's checkpoint, keyed by everything that `dvc.yaml` says it depends on, and removed when it is done.
+
+    A stage that fails keeps its process group until it has ended: ranks that lose a peer crash, and the error of the
+    one that failed must be reported before.
+    """
     import shutil
 
     from unigrec.distributed import leave_process_group, rank
     from unigrec.training.checkpoint import CheckpointFolder
 
-    try:
-        yield CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage, params), CHECKPOINT_SECONDS)
-        if rank() == 0:
-            shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
-    finally:
-        leave_process_group()
+    yield CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage, params), CHECKPOINT_SECONDS)
+    if rank() == 0:
+        shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
+    leave_process_group()
 
 
 def stage_key(stage: str, params: Params) -> str:
