@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from unigrec.training.checkpoint import CheckpointFolder
     from unigrec.training.teacher import Trained
 
-TEACHER_SHAPE = {"d_model", "blocks", "heads", "history", "dropout"}
 CHECKPOINT_SECONDS = 20.0
 TOKENIZER_SHAPE = {"code_dim", "hidden", "levels", "codebook_size"}
 
@@ -90,12 +89,12 @@ def embed(params: Params) -> None:
 
 def teacher(params: Params) -> None:
     """Train the collaborative teacher; its item embeddings are what the joint phase distils."""
-    from unigrec.training.teacher import train_teacher
+    from unigrec.training.teacher import teacher_shape, train_teacher
 
     with _training("teacher", params) as checkpoints:
         sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
-        trained = train_teacher(sequences, params.teacher, params.seed, _device(), log, checkpoints)
-        config = {"items": sequences.catalogue_size, **params.teacher.model_dump(include=TEACHER_SHAPE)}
+        trained = train_teacher(sequences, load_embeddings(), params.teacher, params.seed, _device(), log, checkpoints)
+        config = {"items": sequences.catalogue_size, **teacher_shape(params.teacher)}
         _save_trained(a.TEACHER, trained, config, "Teacher")
 
 
