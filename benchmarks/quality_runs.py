@@ -1,0 +1,329 @@
+"""The steps of an experiment: each trains or measures one thing in one folder, once, and can be killed at any moment.
+
+A folder is named after a hash of all that its result depends on. `done.json` in it is written last: who finds it reads
+the rest. The functions called are those that the pipeline's stages call (src/unigrec/stages.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from unigrec import artifacts as a
+from unigrec import stages
+from unigrec.config import Params
+from unigrec.data.batches import Sequences, in_chunks
+from unigrec.evaluation import metrics_by_slice, ranking_metrics, slices
+from unigrec.identifiers import health
+from unigrec.lock import exclusive
+from unigrec.progress import TrainingProgress
+from unigrec.ranking import Baselines, Ranks, Student
+from unigrec.training.checkpoint import CheckpointFolder, Stopped
+from unigrec.training.finetune import train_finetune
+from unigrec.training.joint import JointData, resolve, train_joint
+from unigrec.training.teacher import train_teacher
+from unigrec.training.tokenizer import train_tokenizer
+
+DONE_FILE = "done.json"
+CLOCK_FILE = "clock.json"  # seconds that a step took so far, over all the processes that worked on it
+CHECKPOINT = "checkpoint"
+CHECKPOINT_SECONDS = 20.0
+SECTIONS = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate")
+WITHOUT_EFFECT = {"joint": {"processes"}, "evaluate": {"batch_size", "bootstrap_resamples"}}
+# What computes: a checkpoint is only picked up by the code that wrote it, and a result says which code it is from.
+CODE = (
+    "data/batches.py",
+    "decoding.py",
+    "evaluation.py",
+    "identifiers.py",
+    "losses.py",
+    "models",
+    "ranking.py",
+    "training",
+)
+
+
+class Data(NamedTuple):
+    """What every experiment learns from."""
+
+    sequences: Sequences
+    embeddings: Tensor  # (N, D)
+    fingerprint: dict[str, str]  # hashes of both
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the steps of one process share."""
+
+    data: Data
+    device: torch.device
+    stop: Callable[[], bool]
+    code: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do once. `run` writes results into `folder`, once all folders in `needs` are done."""
+
+    name: str
+    folder: Path
+    run: Callable[[Step, Session, Clock], None]
+    params: Params
+    needs: tuple[Path, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return is_done(self.folder)
+
+    def perform(self, session: Session) -> None:
+        """Do what is left to do.
+
+        Raises:
+            BusyError: another process is at it. Stopped: the session's time was over; the next call goes on from there.
+            UnigrecError: it cannot be done.
+        """
+        with exclusive(self.folder / "lock"):
+            if self.done:
+                return
+            clock = Clock(self.folder / CLOCK_FILE)
+            try:
+                self.run(self, session, clock)
+            except Stopped:
+                clock.save()
+                raise
+            where = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu"
+            done = {"seconds": round(clock.seconds(), 1), "device": where, "torch": torch.__version__}
+            a.write_json(self.folder / DONE_FILE, done | {"code": session.code})
+            shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+            (self.folder / CLOCK_FILE).unlink(missing_ok=True)
+
+    def checkpoints(self, session: Session) -> CheckpointFolder:
+        return CheckpointFolder(self.folder / CHECKPOINT, session.code, CHECKPOINT_SECONDS, session.stop)
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / DONE_FILE).is_file()
+
+
+class Clock:
+    """Seconds of work on a step, over several processes; a killed one's last seconds are lost."""
+
+    def __init__(self, path: Path):
+        self.path, self.started = path, time.monotonic()
+        self.before = a.read_json(path)["seconds"] if path.is_file() else 0.0
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def save(self) -> None:
+        a.write_json(self.path, {"seconds": self.seconds()})
+
+    def log(self, name: str, epochs: int) -> Callable[[int, dict[str, float]], None]:
+        """Progress of a training, on stderr; the clock is saved as often."""
+        show = TrainingProgress(name, epochs)
+
+        def both(step: int, metrics: dict[str, float]) -> None:
+            show(step, metrics)
+            self.save()
+
+        return both
+
+
+def load_data(artifacts: Path) -> Data:
+    """From a project's artifacts folder, of which `prepare` and `embed` are read. Raises UnigrecError."""
+    sequences, catalogue, embeddings = (
+        artifacts / path.relative_to(a.ARTIFACTS) for path in (a.SEQUENCES, a.CATALOGUE, a.EMBEDDINGS)
+    )
+    loaded = stages.load_sequences(sequences, catalogue), a.read_tensors(embeddings)["embedding"]
+    hashes = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (sequences, embeddings)}
+    return Data(*loaded, hashes)
+
+
+def key_of(*parts: Any) -> str:
+    """A short hash of what JSON holds."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def code_version() -> str:
+    """A hash of the source files that compute."""
+    package = Path(stages.__file__).parent
+    files = [
+        file for name in CODE for file in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
+    ]
+    return key_of(sorted((str(file.relative_to(package)), file.read_text(encoding="utf-8")) for file in files))
+
+
+def read_params(params: Params) -> dict[str, Any]:
+    """The values that a rung's results depend on."""
+    values = params.model_dump(mode="json", by_alias=True)
+    return {
+        name: {key: value for key, value in values[name].items() if key not in WITHOUT_EFFECT.get(name, ())}
+        for name in SECTIONS
+    }
+
+
+def seed_folder(out: Path, seed: int) -> Path:
+    return out / f"seed-{seed}"
+
+
+def teacher_folder(out: Path, params: Params, data: Data) -> Path:
+    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint["prepare"])
+    return seed_folder(out, params.seed) / f"teacher-{key}"
+
+
+def tokenizer_folder(out: Path, params: Params, data: Data) -> Path:
+    key = key_of(params.seed, read_params(params)["tokenizer"], data.fingerprint["embed"])
+    return seed_folder(out, params.seed) / f"tokenizer-{key}"
+
+
+def baselines_folder(out: Path, params: Params, data: Data) -> Path:
+    key = key_of(teacher_folder(out, params, data).name, params.joint.history, list(params.evaluate.cutoffs))
+    return seed_folder(out, params.seed) / f"baselines-{key}"
+
+
+def rung_folder(out: Path, rung: str, params: Params, data: Data) -> Path:
+    return seed_folder(out, params.seed) / rung / key_of(params.seed, read_params(params), data.fingerprint)
+
+
+def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
+    """All that a rung needs with one seed, in order; steps that several rungs share have the same folder."""
+    teacher, tokenizer, home = (
+        teacher_folder(out, params, data),
+        tokenizer_folder(out, params, data),
+        rung_folder(out, rung, params, data),
+    )
+    joint, harden, finetune = home / "joint", home / "harden", home / "finetune"
+    seed, here = f"seed {params.seed}", f"seed {params.seed}, {rung}"
+    return [
+        Step(f"{seed}: teacher", teacher, run_teacher, params),
+        Step(f"{seed}: baselines", baselines_folder(out, params, data), run_baselines, params, (teacher,)),
+        Step(f"{seed}: {tokenizer.name}", tokenizer, run_tokenizer, params),
+        Step(f"{here}: joint", joint, run_joint, params, (teacher, tokenizer)),
+        Step(f"{here}: harden", harden, run_harden, params, (joint,)),
+        Step(f"{here}: finetune", finetune, run_finetune, params, (joint, harden)),
+        Step(f"{here}: evaluate", home / "evaluate", run_evaluate, params, (harden, finetune)),
+    ]
+
+
+def run_teacher(step: Step, session: Session, clock: Clock) -> None:
+    params, sequences = step.params, session.data.sequences
+    log = clock.log(step.name, params.teacher.epochs)
+    checkpoints = step.checkpoints(session)
+    trained = train_teacher(sequences, params.teacher, params.seed, session.device, log, checkpoints)
+    shape = params.teacher.model_dump(include=stages.TEACHER_SHAPE)
+    stages.save_trained(step.folder, trained, {"items": sequences.catalogue_size, **shape})
+
+
+def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
+    params, embeddings = step.params, session.data.embeddings
+    log = clock.log(step.name, params.tokenizer.epochs)
+    checkpoints = step.checkpoints(session)
+    trained = train_tokenizer(embeddings, params.tokenizer, params.seed, session.device, log, checkpoints)
+    shape = params.tokenizer.model_dump(include=stages.TOKENIZER_SHAPE)
+    stages.save_trained(step.folder, trained, {"embedding_dim": embeddings.shape[1], **shape})
+
+
+def run_joint(step: Step, session: Session, clock: Clock) -> None:
+    params, data = step.params, session.data
+    teacher, tokenizer = step.needs
+    a.write_json(step.folder.parent / "params.json", {"params": read_params(params), "data": data.fingerprint})
+    ranker = stages.load_teacher(teacher)
+    joint_data = JointData(data.sequences, data.embeddings, ranker.item_embedding.weight.detach(), ranker)
+    trained = train_joint(
+        joint_data,
+        stages.load_tokenizer(tokenizer),
+        params.joint,
+        params.harden.resolution,
+        params.seed,
+        session.device,
+        clock.log(step.name, params.joint.epochs),
+        step.checkpoints(session),
+    )
+    model: Any = trained.model
+    config = {
+        "recommender": model.recommender.config.to_dict(),
+        "tokenizer": a.read_json(tokenizer / a.MODEL_CONFIG_FILE),
+        "teacher_dim": joint_data.teacher.shape[1],
+    }
+    stages.save_trained(step.folder, trained, config)
+
+
+def run_harden(step: Step, session: Session, clock: Clock) -> None:
+    params, data = step.params, session.data
+    unified, popularity = stages.load_unified(step.needs[0]), data.sequences.train_counts()
+    resolved = resolve(unified.tokenizer, data.embeddings, popularity, params.harden.resolution)
+    report = health(unified.tokenizer, data.embeddings, popularity, params.joint.temperature)
+    report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
+    a.write_tensors(step.folder / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype(np.int32)})
+    a.write_json(step.folder / a.HEALTH_FILE, report)
+
+
+def run_finetune(step: Step, session: Session, clock: Clock) -> None:
+    params = step.params
+    joint, harden = step.needs
+    trained = train_finetune(
+        session.data.sequences,
+        stages.load_unified(joint).recommender,
+        stages.load_codes(harden),
+        params.finetune,
+        params.joint,
+        params.seed,
+        session.device,
+        clock.log(step.name, params.finetune.epochs),
+        step.checkpoints(session),
+    )
+    model: Any = trained.model
+    stages.save_trained(step.folder, trained, model.config.to_dict())
+
+
+def run_baselines(step: Step, session: Session, clock: Clock) -> None:
+    teacher = stages.load_teacher(step.needs[0])
+    baselines = Baselines(session.data.sequences, teacher, step.params.joint.history, session.device)
+    _rank(step, session, baselines.ranks)
+
+
+def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
+    harden, finetune = step.needs
+    params, recommender = step.params, stages.load_recommender(finetune)
+    student = Student(recommender, stages.load_codes(harden), params.evaluate.beam, session.device)
+    _rank(step, session, lambda users: student.ranks(session.data.sequences, users, params.joint.history))
+
+
+def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) -> None:
+    """Every user's rank, metrics and slices. What is ranked already is saved as often as a training is."""
+    sequences = session.data.sequences
+    users = sequences.evaluation_users()
+    so_far = step.folder / CHECKPOINT / f"ranks-{session.code}.safetensors"
+    found: dict[str, np.ndarray] = a.read_arrays(so_far) if so_far.is_file() else {}
+    ranked = len(next(iter(found.values()))) if found else 0
+    saved = time.monotonic()
+    for chunk in in_chunks(users[ranked:], step.params.evaluate.batch_size):
+        stop = session.stop()
+        if stop or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            if found:
+                a.write_tensors(so_far, found)
+            saved = time.monotonic()
+        if stop:
+            raise Stopped
+        for (model, protocol), values in ranks(chunk).items():
+            name = f"{model}_{protocol}"
+            found[name] = np.concatenate([found[name], values]) if name in found else values
+    by_model: Ranks = {(name.rpartition("_")[0], name.rpartition("_")[2]): values for name, values in found.items()}
+    metrics: dict[str, Any] = {}
+    for (model, protocol), values in by_model.items():
+        metrics.setdefault(model, {})[protocol] = ranking_metrics(values, step.params.evaluate.cutoffs)
+    targets = sequences.held_out(users, "test", 1).targets
+    a.write_table(step.folder / a.RANKS_FILE, pa.table({"user_index": users, "item_index": targets} | found))
+    a.write_json(step.folder / "slices.json", metrics_by_slice(by_model, slices(sequences, users)))
+    a.write_json(step.folder / a.METRICS_FILE, metrics)
