@@ -11,52 +11,49 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
 
 from unigrec.errors import EXIT_OK, BusyError, UnigrecError
 from unigrec.process import keep_quiet
 
+STARTED = time.monotonic()  # --minutes counts the imports too
 keep_quiet()
 
-from benchmarks.quality_runs import Session, Step, code_version, load_data, rung_steps  # noqa: E402
-from benchmarks.quality_table import collect, write_table  # noqa: E402
-from unigrec.config import Params, parse_params  # noqa: E402
+from benchmarks.quality_ladder import LADDER, Rung, chosen_rungs, read_ladder, rung_params  # noqa: E402
+from benchmarks.quality_runs import rung_steps  # noqa: E402
+from benchmarks.quality_steps import Session, Step, code_version, load_data  # noqa: E402
+from benchmarks.quality_table import make_table  # noqa: E402
+from unigrec.config import Params  # noqa: E402
 from unigrec.distributed import leave_process_group  # noqa: E402
-from unigrec.profiles import PROFILES, leaves, parse_setting, profile_values, read_mapping, with_values  # noqa: E402
 from unigrec.stages import training_device  # noqa: E402
 from unigrec.training.checkpoint import Stopped  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-LADDER = Path("infra/ladder.yaml")
 EXIT_FAILED = 1
 POLL_SECONDS = 2.0  # between looks at what another process is doing
-
-
-class Rung(NamedTuple):
-    """One experiment: what it changes in params, and what it is compared with."""
-
-    name: str
-    description: str
-    params: dict[str, Any]  # dotted keys
-    against: str | None
-    published: dict[str, float]
 
 
 class Stop:
     """Whether to stop: time is over, or a signal asked for it. A second signal ends the process at once."""
 
     def __init__(self, minutes: float | None):
-        self.at = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self.at = math.inf if minutes is None else STARTED + 60 * minutes
         self.signal = 0
 
     def __call__(self) -> bool:
         return bool(self.signal) or time.monotonic() >= self.at
 
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         print("stopping at the next step; once more ends the process at once", file=sys.stderr, flush=True)
@@ -64,56 +61,41 @@ class Stop:
         signal.signal(number, signal.SIG_DFL)
 
 
-def read_ladder(path: Path) -> list[Rung]:
-    """The rungs in their order. Raises UnigrecError, naming the rung."""
-    rungs: list[Rung] = []
-    for name, entry in read_mapping(path).items():
-        unknown = set(entry) - {"description", "published", "against", "params"}
-        against = entry.get("against", rungs[-1].name if rungs else None)
-        if unknown or (rungs and against not in {rung.name for rung in rungs}):
-            wrong = f"unknown key {sorted(unknown)[0]!r}" if unknown else f"against: no rung {against!r} before it"
-            raise UnigrecError(f"{path}: {name}: {wrong}")
-        changes = dict(leaves(entry.get("params", {})))
-        rungs.append(Rung(str(name), entry.get("description", ""), changes, against, entry.get("published", {})))
-    return rungs
-
-
-def rung_params(root: Path, profile: str, rung: Rung, settings: list[str], seed: int) -> Params:
-    """params.yaml, then the profile, then the rung, then the settings. Raises UnigrecError."""
-    wanted = profile_values(root / PROFILES, profile) | rung.params | dict(map(parse_setting, settings))
-    values = with_values(read_mapping(root / "params.yaml"), wanted | {"profile": profile, "seed": seed})
-    return parse_params(values, f"{rung.name}")
-
-
-def work_through(steps: list[Step], session: Session, after_rung: Any) -> list[str]:
-    """Do all that can be done. Returns why steps failed. Raises Stopped."""
-    pending = {step.folder: step for step in steps if not step.done}  # a shared step comes once
+def work_through(steps: list[Step], session: Session, after: Callable[[Step], None]) -> list[str]:
+    """Do all that can be done, and wait where another process is at it. Returns why steps failed. Raises Stopped."""
+    pending = {step.folder: step for step in steps}  # a shared step comes once
     failed: dict[Path, str] = {}
     while pending:
-        moved = False
+        before = len(pending)
         for step in list(pending.values()):
             if session.stop():
                 raise Stopped
-            broken = [failed[folder] for folder in step.needs if folder in failed]
-            if broken:
-                failed[step.folder] = broken[0]
-            elif not step.done:
-                if any(folder in pending for folder in step.needs):
-                    continue
-                try:
-                    step.perform(session)
-                except BusyError:
-                    continue
-                except UnigrecError as error:
-                    failed[step.folder] = f"{step.name}: {error}"
-                    print(f"error: {failed[step.folder]}", file=sys.stderr, flush=True)
-                else:
-                    after_rung(step)
+            reasons = [failed[folder] for folder in step.needs if folder in failed]
+            if reasons and not step.done:
+                failed[step.folder] = reasons[0]
+            elif not step.done and not _attempt(step, pending, session, failed, after):
+                continue
             del pending[step.folder]
-            moved = True
-        if pending and not moved:
+        if len(pending) == before:
             time.sleep(POLL_SECONDS)
     return sorted(set(failed.values()))
+
+
+def _attempt(
+    step: Step, pending: dict[Path, Step], session: Session, failed: dict[Path, str], after: Callable[[Step], None]
+) -> bool:
+    """Perform a step, well or badly; false where it is not its turn, or another process's."""
+    if any(folder in pending for folder in step.needs):
+        return False
+    try:
+        step.perform(session)
+        after(step)
+    except BusyError:
+        return False
+    except UnigrecError as error:
+        failed[step.folder] = f"{step.name}: {error}"
+        print(f"error: {failed[step.folder]}", file=sys.stderr, flush=True)
+    return True
 
 
 def left(plan: dict[tuple[int, str], list[Step]]) -> str:
@@ -139,18 +121,6 @@ def arguments(given: list[str]) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def chosen_rungs(ladder: list[Rung], names: str | None) -> list[Rung]:
-    """Rungs by name, in the ladder's order. Raises UnigrecError."""
-    if names is None:
-        return ladder
-    wanted = [name.strip() for name in names.split(",")]
-    unknown = set(wanted) - {rung.name for rung in ladder}
-    if unknown:
-        known = ", ".join(rung.name for rung in ladder)
-        raise UnigrecError(f"--rungs {names}: no rung {sorted(unknown)[0]!r}; there are {known}")
-    return [rung for rung in ladder if rung.name in wanted]
-
-
 def seeds_of(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -167,7 +137,7 @@ def run(given: list[str]) -> int:
         return rung_params(ROOT, options.profile, rung, options.set, seed)
 
     def table() -> str:
-        return write_table(options.out, collect(options.out, ladder, params_of, data, seeds))
+        return make_table(options.out, ladder, params_of, data, seeds)
 
     def after(step: Step) -> None:
         if step.folder.name == "evaluate":
@@ -181,13 +151,10 @@ def run(given: list[str]) -> int:
     errors: list[str] = []
     if not options.table:
         session = Session(data, training_device(), stop, code_version())
-        stop.listen()
-        try:
-            errors = work_through([step for steps in plan.values() for step in steps], session, after)
-        except Stopped:
-            pass
-        finally:
-            leave_process_group()
+        steps = [step for of_rung in plan.values() for step in of_rung]
+        with stop.listening(), suppress(Stopped):
+            errors = work_through(steps, session, after)
+        leave_process_group()
     print(table())
     unfinished = left(plan)
     for error in errors:
