@@ -139,6 +139,7 @@ class JointParams(Section):
     w_tokenizer_distillation: NonNegative
     w_recommender_distillation: NonNegative
     w_ranking_distillation: NonNegative
+    distillation_temperature: Positive
     contrast_temperature: Positive
     distillation_warmup_epochs: Annotated[int, Field(ge=0)]
     patience: Count

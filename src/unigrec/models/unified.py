@@ -34,8 +34,28 @@ class UnifiedModel(nn.Module):
         self.tokenizer = tokenizer
         self.recommender = recommender
         self.history_to_code = nn.Linear(d_model, code_dim)
-        self.teacher_to_code = nn.Linear(teacher_dim, code_dim)
+        self.teacher_to_code = nn.Linear(teacher_dim, code_dim).requires_grad_(False)
         self.state_to_teacher = nn.Linear(d_model, teacher_dim)
+
+    @torch.no_grad()
+    def fit_teacher_projection(self, embeddings: Tensor, teacher: Tensor, ridge: float = 1e-2) -> None:
+        """Let the teacher's projection predict latents: least squares from teacher embeddings to today's latents.
+
+        It stays as it is from then on. If it were trained with the other projection, both would map everything onto one
+        codeword, where the distillation loss is zero.
+
+        Args:
+            embeddings: (N, D). teacher: (N, teacher dimension). ridge: relative to the mean variance of the teacher.
+        """
+        latent = self.tokenizer.encoder(embeddings)
+        centre, target_centre = teacher.mean(0), latent.mean(0)
+        inputs, targets = (teacher - centre).double(), (latent - target_centre).double()
+        moments = inputs.T @ inputs
+        penalty = ridge * moments.diagonal().mean().clamp_min(1e-12)
+        moments += penalty * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+        weight = torch.linalg.solve(moments, inputs.T @ targets).T.to(teacher.dtype)  # (C, teacher dimension)
+        self.teacher_to_code.weight.copy_(weight)
+        self.teacher_to_code.bias.copy_(target_centre - weight @ centre)
 
     def forward(
         self,
@@ -47,7 +67,7 @@ class UnifiedModel(nn.Module):
         temperature: float,
         autocast: bool = False,
         fixed: Tensor | None = None,
-        distil_tokenizer: bool = True,
+        distillation_temperature: float | None = None,
     ) -> JointOutput:
         """One pass over a batch.
 
@@ -56,7 +76,7 @@ class UnifiedModel(nn.Module):
             lengths: (B,) items in each history. codes: (B, T) of the targets. teacher: (B, teacher dimension).
             autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
             fixed: (M, L, K) identifiers to be used as they are; the tokenizer is not run, and gets no gradient.
-            distil_tokenizer: whether the codebook assignments of history and teacher are wanted.
+            distillation_temperature: of the codebook assignments of history and teacher; None where none are wanted.
         """
         reconstructed = None
         if fixed is None:
@@ -69,10 +89,10 @@ class UnifiedModel(nn.Module):
             output = self.recommender.decode(memory, mask, codes)
             logits = [self.recommender.position_logits(output[:, p], p).float() for p in range(codes.shape[1])]
         by_history = by_teacher = None
-        if distil_tokenizer:
+        if distillation_temperature is not None:
             pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, E)
-            by_history = self.assignments(self.history_to_code(pooled), temperature)
-            by_teacher = self.assignments(self.teacher_to_code(teacher), temperature)
+            by_history = self.assignments(self.history_to_code(pooled), distillation_temperature)
+            by_teacher = self.assignments(self.teacher_to_code(teacher), distillation_temperature)
         return JointOutput(
             logits=logits,
             probabilities=fixed,

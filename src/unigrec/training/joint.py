@@ -108,7 +108,7 @@ def joint_losses(
         params.temperature,
         params.precision == "bf16",
         fixed,
-        distil and params.w_tokenizer_distillation > 0,
+        params.distillation_temperature if distil and params.w_tokenizer_distillation > 0 else None,
     )
     size, ranks = len(samples.batch_targets), world_size()
     losses = {"recommendation_loss": recommendation_loss(output.logits, codes).sum() * ranks / size}
@@ -154,14 +154,14 @@ def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, params: JointPar
 
 
 def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
-    """Tokenizer apart from the rest: its learning rate is smaller by orders of magnitude."""
+    """What is trained, the tokenizer (where it is) apart: its learning rate is smaller by orders of magnitude."""
     tokenizer = list(model.tokenizer.parameters())
     inside = {id(parameter) for parameter in tokenizer}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
-    return [
-        {"params": rest, "lr": params.recommender_lr, "weight_decay": params.weight_decay},
-        {"params": tokenizer, "lr": params.tokenizer_lr, "weight_decay": params.weight_decay},
-    ]
+    rest = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
+    groups = [{"params": rest, "lr": params.recommender_lr, "weight_decay": params.weight_decay}]
+    if params.tokenizer == "trained":
+        groups.append({"params": tokenizer, "lr": params.tokenizer_lr, "weight_decay": params.weight_decay})
+    return groups
 
 
 def rate_factor(done: float, warmup_share: float, schedule: str) -> float:
@@ -195,6 +195,7 @@ def train_joint(
     popularity = data.sequences.train_counts()
     first_codes = hard_codes(tokenizer, data.embeddings)
     model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution).to(device)
+    model.fit_teacher_projection(data.embeddings, data.teacher)
     engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
     windows = data.sequences.windows()
     window_lengths = data.sequences.window_batch(windows, params.history).lengths
