@@ -22,7 +22,7 @@ from unigrec.process import keep_quiet
 STARTED = time.monotonic()  # --minutes counts the imports too
 keep_quiet()
 
-from benchmarks.quality_ladder import LADDER, Rung, chosen_rungs, read_ladder, rung_params  # noqa: E402
+from benchmarks.quality_ladder import LADDER, Rung, chosen_rungs, profile_params, read_ladder, rung_params  # noqa: E402
 from benchmarks.quality_runs import rung_steps  # noqa: E402
 from benchmarks.quality_steps import Session, Step, code_version, load_data  # noqa: E402
 from benchmarks.quality_table import make_table  # noqa: E402
@@ -68,13 +68,14 @@ def work_through(steps: list[Step], session: Session, after: Callable[[Step], No
     while pending:
         before = len(pending)
         for step in list(pending.values()):
-            if session.stop():
-                raise Stopped
-            reasons = [failed[folder] for folder in step.needs if folder in failed]
-            if reasons and not step.done:
-                failed[step.folder] = reasons[0]
-            elif not step.done and not _attempt(step, pending, session, failed, after):
-                continue
+            if not step.done:
+                if session.stop():
+                    raise Stopped
+                reasons = [failed[folder] for folder in step.needs if folder in failed]
+                if reasons:
+                    failed[step.folder] = reasons[0]
+                elif not _attempt(step, pending, session, failed, after):
+                    continue
             del pending[step.folder]
         if len(pending) == before:
             time.sleep(POLL_SECONDS)
@@ -89,12 +90,13 @@ def _attempt(
         return False
     try:
         step.perform(session)
-        after(step)
     except BusyError:
         return False
     except UnigrecError as error:
         failed[step.folder] = f"{step.name}: {error}"
         print(f"error: {failed[step.folder]}", file=sys.stderr, flush=True)
+    else:
+        after(step)
     return True
 
 
@@ -131,17 +133,20 @@ def seeds_of(text: str) -> list[int]:
 def run(given: list[str]) -> int:
     options = arguments(given)
     stop, ladder, seeds = Stop(options.minutes), read_ladder(ROOT / LADDER), seeds_of(options.seeds)
-    data = load_data(options.artifacts)
+    data, values = load_data(options.artifacts), profile_params(ROOT, options.profile)
 
     def params_of(rung: Rung, seed: int) -> Params:
-        return rung_params(ROOT, options.profile, rung, options.set, seed)
+        return rung_params(values, rung, options.set, seed)
 
     def table() -> str:
         return make_table(options.out, ladder, params_of, data, seeds)
 
     def after(step: Step) -> None:
         if step.folder.name == "evaluate":
-            table()
+            try:
+                table()
+            except UnigrecError as error:
+                print(f"no table yet: {error}", file=sys.stderr, flush=True)
 
     plan = {
         (seed, rung.name): rung_steps(options.out, rung.name, params_of(rung, seed), data)

@@ -49,8 +49,13 @@ def chosen_rungs(ladder: list[Rung], names: str | None) -> list[Rung]:
     return [rung for rung in ladder if rung.name in wanted]
 
 
-def rung_params(root: Path, profile: str, rung: Rung, settings: list[str], seed: int) -> Params:
-    """params.yaml, over it the profile, then the rung, then the settings, then the seed. Raises UnigrecError."""
-    wanted = profile_values(root / PROFILES, profile) | rung.params | dict(map(parse_setting, settings))
-    values = with_values(read_mapping(root / "params.yaml"), wanted | {"profile": profile, "seed": seed})
-    return parse_params(values, rung.name)
+def profile_params(root: Path, profile: str) -> dict[str, Any]:
+    """The values of params.yaml with a profile over them. Raises UnigrecError."""
+    wanted = profile_values(root / PROFILES, profile) | {"profile": profile}
+    return with_values(read_mapping(root / "params.yaml"), wanted)
+
+
+def rung_params(values: dict[str, Any], rung: Rung, settings: list[str], seed: int) -> Params:
+    """`values`, over them the rung's, then the settings, then the seed. Raises UnigrecError."""
+    wanted = rung.params | dict(map(parse_setting, settings)) | {"seed": seed}
+    return parse_params(with_values(values, wanted), rung.name)

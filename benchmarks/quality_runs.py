@@ -187,6 +187,7 @@ def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) ->
         for (model, protocol), values in ranks(chunk).items():
             name = f"{model}_{protocol}"
             found[name] = np.concatenate([found[name], values]) if name in found else values
+    found = dict(sorted(found.items()))  # what was read back comes in another order
     by_model: Ranks = {(name.rpartition("_")[0], name.rpartition("_")[2]): values for name, values in found.items()}
     metrics: dict[str, Any] = {}
     for (model, protocol), values in by_model.items():
