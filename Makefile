@@ -61,7 +61,7 @@ format: $(INSTALLED)  ## rewrite the code in the house format
 
 clean:  ## remove stage outputs and tool caches; keeps models, environment and the DVC cache
 	@rm -rf artifacts dvc_plots build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find src flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src flows benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## as on a fresh clone: also removes environment, registered models and the DVC cache
 	@rm -rf $(VENV) state mlflow.db* mlruns mlartifacts .dvc/cache .dvc/tmp .dvc/config.local src/*.egg-info

@@ -14,13 +14,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
 from flows.graph import read_graph
-from flows.lock import exclusive
 from flows.processes import StageError, run_stage
 from flows.server import prefect_server
 from unigrec import artifacts as a
 from unigrec import commands
 from unigrec.config import Params, load_params
 from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.lock import exclusive
 from unigrec.registry import Registration, current_aliases, register
 from unigrec.report import markdown, print_summary, summarise
 from unigrec.tracking import tracking_uri

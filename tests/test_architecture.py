@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/unigrec"
 MODULES = {path.relative_to(ROOT / "src"): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOWS = sorted((ROOT / "flows").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 # Computes, and does nothing else. `engine` is its edge to DeepSpeed, `artifacts` its edge to files.
 CORE = (
@@ -106,7 +107,29 @@ def test_stages_are_the_top_of_the_package():
     assert found <= {"cli", "commands"}
 
 
-@pytest.mark.parametrize("path", [*MODULES.values(), *FLOWS], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
+def test_benchmarks_need_no_more_than_training_does(path):
+    """They run on a machine that has torch and DeepSpeed, but no edge of ours; the stages are as high as they reach."""
+    higher = {f"unigrec.{name}" for name in ("cli", "commands", "configure", *set().union(*EDGES.values()))}
+    foreign = {
+        name
+        for name in imports(path)
+        if name.split(".")[0] not in sys.stdlib_module_names
+        and (within(name, higher) or not within(name, {"benchmarks", "numpy", "pyarrow", "torch", "unigrec"}))
+    }
+    assert not foreign, f"{path.name} imports {sorted(foreign)}"
+
+
+def test_the_benchmarks_are_found():
+    assert len(BENCHMARKS) > 3
+
+
+def test_nothing_is_built_on_benchmarks():
+    found = {str(path) for path in [*MODULES.values(), *FLOWS] if any(within(n, {"benchmarks"}) for n in imports(path))}
+    assert not found
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *FLOWS, *BENCHMARKS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_pickled_or_evaluated(path):
     found = {name for name in imports(path) if within(name, PICKLES)}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -118,7 +141,5 @@ def test_nothing_is_pickled_or_evaluated(path):
 
 
 def test_no_file_is_longer_than_a_person_reads():
-    long = {
-        str(path.relative_to(ROOT)) for path in [*MODULES.values(), *FLOWS] if len(path.read_text().splitlines()) > 500
-    }
-    assert not long
+    paths = [*MODULES.values(), *FLOWS, *BENCHMARKS]
+    assert not [str(path.relative_to(ROOT)) for path in paths if len(path.read_text().splitlines()) > 500]

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from unigrec.cli import app
 from unigrec.config import load_params
-from unigrec.configure import SAMPLE, configure, leaves, profile_names
+from unigrec.configure import configure
 from unigrec.errors import UnigrecError
+from unigrec.profiles import SAMPLE, leaves, profile_names
 
 ROOT = Path(__file__).parent.parent
 PROFILES = ROOT / "infra/profiles"

@@ -29,7 +29,11 @@ def test_the_picture_shows_the_graphs_edges():
 
 def test_every_module_has_its_line_in_the_file_tree():
     tree = README.split("## File tree")[1]
-    modules = [*(ROOT / "src/unigrec").rglob("*.py"), *(ROOT / "flows").glob("*.py")]
+    modules = [
+        *(ROOT / "src/unigrec").rglob("*.py"),
+        *(ROOT / "flows").glob("*.py"),
+        *(ROOT / "benchmarks").glob("*.py"),
+    ]
     missing = [str(file) for file in modules if file.name != "__init__.py" and file.name not in tree]
     assert not missing
 

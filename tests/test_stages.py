@@ -17,7 +17,7 @@ def two_threads():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds on a CPU")
 def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads):
-    assert stages._device() == torch.device("cpu")
+    assert stages.training_device() == torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     index = torch.randint(500, (4000, 20), generator=generator)
     upstream = torch.randn(4000, 20, 64, generator=generator)

@@ -1,15 +1,13 @@
 """`unigrec configure`: rewrite values in params.yaml, by profile, data source or single key; comments and layout stay.
 
-A profile (infra/profiles/NAME.yaml) holds what differs from the committed params.yaml. `sample.yaml` holds the sample's
-value of every key that another profile touches, so that going from one profile to another leaves nothing of the first.
+What a profile is, and which keys it sets: profiles.py.
 """
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +20,9 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from unigrec.artifacts import atomic_path
 from unigrec.config import parse_params
 from unigrec.errors import UnigrecError
+from unigrec.profiles import PROFILES, SAMPLE, leaves, profile_names, profile_values, split_setting, unknown_key
 
-SAMPLE = "sample"
 SAMPLE_SOURCE = {"ingest.source": "sample", "ingest.path": "src/unigrec/data/sample.py"}
-PROFILES = Path("infra/profiles")  # beside the params file
 COMMENT_COLUMN = 34  # where params.yaml starts its comments; two spaces after a value that reaches further
 
 
@@ -71,7 +68,7 @@ def configure(
     known = dict(leaves(document))
     for key in wanted:
         if key not in known:
-            raise UnigrecError(_unknown_key(key, known))
+            raise UnigrecError(unknown_key(key, known))
     changes = [
         Change(key, old, wanted[key]) for key, old in known.items() if key in wanted and _differ(old, wanted[key])
     ]
@@ -95,34 +92,6 @@ def describe(params_file: Path) -> str:
         f"profile {known.get('profile')}, data {known.get('ingest.path')} ({known.get('ingest.source')}); "
         f"profiles: {there_are}"
     )
-
-
-def profile_names(folder: Path) -> list[str]:
-    """The profiles in a folder, the sample first, then by name."""
-    return sorted((file.stem for file in folder.glob("*.yaml")), key=lambda name: (name != SAMPLE, name))
-
-
-def profile_values(folder: Path, name: str) -> dict[str, Any]:
-    """What applying a profile sets: the sample's value of every key that profiles touch, then the profile's own.
-
-    Raises:
-        UnigrecError: no such profile; the message names those that there are.
-    """
-    names = profile_names(folder)
-    if name not in names:
-        raise UnigrecError(
-            f"no profile {name!r} in {folder}; there are {', '.join(names) or 'none'}{_guess(name, names)}"
-        )
-    return dict(leaves(_load(folder / f"{SAMPLE}.yaml"))) | dict(leaves(_load(folder / f"{name}.yaml")))
-
-
-def leaves(mapping: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; a list is one value."""
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _round_trip() -> YAML:
@@ -169,30 +138,12 @@ def _source_values(params_file: Path, data: str | None, source: str | None) -> d
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:
-    key, equals, text = setting.partition("=")
-    if not equals or not key.strip():
-        raise UnigrecError(f"--set {setting}: expected section.key=value, for example joint.epochs=20")
+    key, text = split_setting(setting)
     try:
         value = _round_trip().load(text) if text.strip() else ""
     except YAMLError as error:
         raise UnigrecError(f"--set {setting}: the value is not valid YAML: {error}") from error
-    return key.strip(), value
-
-
-def _unknown_key(key: str, known: dict[str, Any]) -> str:
-    inside = [name for name in known if name.startswith(f"{key}.")]
-    if inside:
-        return f"{key!r} is a section; set one of its keys: {', '.join(inside)}"
-    same_ending = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    return f"unknown key {key!r}{_guess(key, known) or _listed(same_ending)}"
-
-
-def _guess(name: str, candidates: Sequence[str] | dict[str, Any]) -> str:
-    return _listed(difflib.get_close_matches(name, candidates, n=3, cutoff=0.75))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(names)}?" if names else ""
+    return key, value
 
 
 def _differ(old: Any, new: Any) -> bool:

@@ -20,3 +20,7 @@ class InvalidDataError(UnigrecError):
 
 class TrainingError(UnigrecError):
     """Training met a value it must not go on from (a loss that is not finite, a stale peer)."""
+
+
+class BusyError(UnigrecError):
+    """Another process holds the lock."""

@@ -6,6 +6,7 @@ A rank counts from 1; 0 says that the target was not found. Shapes: U users, B u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,6 +144,17 @@ def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
         "cold target: fewer than 5 training interactions": popularity < 5,
         "cold target: unseen in training": popularity == 0,
     }
+
+
+def metrics_by_slice(ranks: dict[tuple[str, str], np.ndarray], masks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Recall@10 and NDCG@10 in each slice that has a user: (model, protocol) -> (U,) ranks, and (U,) masks -> rows."""
+    return [
+        {"slice": name, "users": int(mask.sum()), "model": model, "protocol": protocol}
+        | ranking_metrics(found[mask], [10])
+        for (model, protocol), found in ranks.items()
+        for name, mask in masks.items()
+        if mask.any()
+    ]
 
 
 def paired_bootstrap(candidate: np.ndarray, reference: np.ndarray, resamples: int, seed: int) -> dict[str, float]:

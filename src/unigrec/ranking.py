@@ -27,6 +27,9 @@ PROTOCOLS = ("unmasked", "masked")
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 where it was not found
 
 
+CPU = torch.device("cpu")
+
+
 def rank_test_items(
     sequences: Sequences,
     users: np.ndarray,
@@ -35,43 +38,75 @@ def rank_test_items(
     codes: np.ndarray,
     params: EvaluateParams,
     history: int,
+    device: torch.device = CPU,
 ) -> Ranks:
     """Ranks of all models for the same users.
 
     Args:
-        codes: (N, T) hardened identifiers. history: items of history that the student reads.
+        codes: (N, T) hardened identifiers. history: items of history that student and co-occurrence read.
+        device: where teacher and student run; both are moved there.
     """
-    popularity, cooccurrence = popularity_scores(sequences), Cooccurrence(sequences)
-    student = Student(recommender.eval(), codes, params.beam)
-    pieces: dict[tuple[str, str], list[Tensor]] = {}
+    baselines = Baselines(sequences, teacher, history, device)
+    student = Student(recommender, codes, params.beam, device)
+    pieces: dict[tuple[str, str], list[np.ndarray]] = {}
     for chunk in in_chunks(users, params.batch_size):
-        short = sequences.held_out(chunk, "test", history)
-        long = sequences.held_out(chunk, "test", teacher.history)
-        seen, targets = seen_before(sequences, chunk, "test"), torch.as_tensor(short.targets)
+        found = baselines.ranks(chunk) | student.ranks(sequences, chunk, history)
+        for name, values in found.items():
+            pieces.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in pieces.items()}
+
+
+class Baselines:
+    """Models that score the whole catalogue: popularity, item-item co-occurrence, and the teacher.
+
+    Args:
+        history: items of history that co-occurrence reads; the teacher reads its own number.
+    """
+
+    def __init__(self, sequences: Sequences, teacher: SASRec, history: int, device: torch.device = CPU):
+        self.sequences, self.history, self.device = sequences, history, device
+        self.teacher = teacher.to(device)
+        self.popularity, self.cooccurrence = popularity_scores(sequences), Cooccurrence(sequences)
+
+    def ranks(self, users: np.ndarray) -> Ranks:
+        """Rank of each user's test item, by model and protocol."""
+        short = self.sequences.held_out(users, "test", self.history)
+        long = self.sequences.held_out(users, "test", self.teacher.history)
+        targets = torch.as_tensor(short.targets, device=self.device)
+        seen = seen_before(self.sequences, users, "test").to(self.device)
         scores = {
-            "popularity": popularity.expand(len(chunk), -1),
-            "cooccurrence": cooccurrence.scores(short),
-            "teacher": teacher_scores(teacher, long.items, long.lengths, torch.device("cpu")),
+            "popularity": self.popularity.to(self.device).expand(len(users), -1),
+            "cooccurrence": self.cooccurrence.scores(short).to(self.device),
+            "teacher": teacher_scores(self.teacher, long.items, long.lengths, self.device),
         }
-        for protocol in PROTOCOLS:
-            hidden = seen if protocol == "masked" else None
-            for model, values in scores.items():
-                pieces.setdefault((model, protocol), []).append(rank_in_scores(values, targets, hidden))
-            found = student.recommend(short, hidden)
-            pieces.setdefault(("student", protocol), []).append(rank_in_list(found, targets))
-    return {name: torch.cat(parts).numpy() for name, parts in pieces.items()}
+        return {
+            (model, protocol): rank_in_scores(values, targets, seen if protocol == "masked" else None).cpu().numpy()
+            for model, values in scores.items()
+            for protocol in PROTOCOLS
+        }
 
 
 class Student:
     """The finetuned recommender with its prefix tree."""
 
-    def __init__(self, recommender: Recommender, codes: np.ndarray, beam: int):
-        self.recommender, self.beam = recommender, beam
-        self.tree = PrefixTree(codes)
-        self.tokens = hard_tokens(recommender, torch.as_tensor(codes))
+    def __init__(self, recommender: Recommender, codes: np.ndarray, beam: int, device: torch.device = CPU):
+        self.recommender, self.beam, self.device = recommender.to(device).eval(), beam, device
+        self.tree = PrefixTree(codes, device)
+        self.tokens = hard_tokens(recommender, torch.as_tensor(codes, device=device))
 
     def recommend(self, histories: Histories, denied: Tensor | None = None) -> Tensor:
         """(B, beam) items. denied: (B, T) items that must not come back, padded with -1."""
-        source, mask = expand_history(self.tokens, torch.as_tensor(histories.items), torch.as_tensor(histories.lengths))
-        restriction = None if denied is None else Restriction(self.tree, denied=denied)
+        items, lengths = (torch.as_tensor(part, device=self.device) for part in (histories.items, histories.lengths))
+        source, mask = expand_history(self.tokens, items, lengths)
+        restriction = None if denied is None else Restriction(self.tree, denied=denied.to(self.device))
         return beam_search(self.recommender, self.tree, source, mask, self.beam, restriction).items
+
+    def ranks(self, sequences: Sequences, users: np.ndarray, history: int) -> Ranks:
+        """Rank of each user's test item, by protocol."""
+        histories = sequences.held_out(users, "test", history)
+        targets = torch.as_tensor(histories.targets, device=self.device)
+        found: Ranks = {}
+        for protocol in PROTOCOLS:
+            denied = seen_before(sequences, users, "test") if protocol == "masked" else None
+            found["student", protocol] = rank_in_list(self.recommend(histories, denied), targets).cpu().numpy()
+        return found

@@ -93,7 +93,9 @@ def teacher(params: Params) -> None:
 
     with _training("teacher", params) as checkpoints:
         sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
-        trained = train_teacher(sequences, load_embeddings(), params.teacher, params.seed, _device(), log, checkpoints)
+        trained = train_teacher(
+            sequences, load_embeddings(), params.teacher, params.seed, training_device(), log, checkpoints
+        )
         config = {"items": sequences.catalogue_size, **teacher_shape(params.teacher)}
         _save_trained(a.TEACHER, trained, config, "Teacher")
 
@@ -105,7 +107,7 @@ def tokenizer(params: Params) -> None:
 
     with _training("tokenizer", params) as checkpoints:
         embeddings, log = load_embeddings(), TrainingProgress("tokenizer", params.tokenizer.epochs)
-        trained = train_tokenizer(embeddings, params.tokenizer, params.seed, _device(), log, checkpoints)
+        trained = train_tokenizer(embeddings, params.tokenizer, params.seed, training_device(), log, checkpoints)
         config = {"embedding_dim": embeddings.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
         _save_trained(a.TOKENIZER, trained, config, "Tokenizer")
         temperature_against_collisions(trained.history, a.TOKENIZER / "collisions.png")
@@ -120,9 +122,9 @@ def joint(params: Params) -> None:
         ranker = load_teacher()
         data = JointData(load_sequences(), load_embeddings(), ranker.item_embedding.weight.detach(), ranker)
         log = TrainingProgress("joint", params.joint.epochs)
-        start = load_tokenizer(a.TOKENIZER)
+        start = load_tokenizer()
         resolution = params.harden.resolution
-        trained = train_joint(data, start, params.joint, resolution, params.seed, _device(), log, checkpoints)
+        trained = train_joint(data, start, params.joint, resolution, params.seed, training_device(), log, checkpoints)
         if rank() == 0:
             recommender: Any = trained.model.recommender
             config = {
@@ -172,7 +174,7 @@ def finetune(params: Params) -> None:
             params.finetune,
             params.joint,
             params.seed,
-            _device(),
+            training_device(),
             log,
             checkpoints,
         )
@@ -186,25 +188,19 @@ def evaluate(params: Params) -> None:
     import pyarrow as pa
 
     from unigrec import plots
-    from unigrec.evaluation import ndcg, paired_bootstrap, ranking_metrics, slices
+    from unigrec.evaluation import metrics_by_slice, ndcg, paired_bootstrap, ranking_metrics, slices
     from unigrec.ranking import rank_test_items
 
     sequences = load_sequences()
     users = sequences.evaluation_users()
-    ranks = rank_test_items(
-        sequences, users, load_teacher(), load_recommender(), load_codes(), params.evaluate, params.joint.history
-    )
-    masks = slices(sequences, users)
+    models = load_teacher(), load_recommender(), load_codes()
+    ranks = rank_test_items(sequences, users, *models, params.evaluate, params.joint.history, training_device())
+    rows = metrics_by_slice(ranks, slices(sequences, users))
     metrics: dict[str, Any] = {}
     table: dict[str, Any] = {"user_index": users, "item_index": sequences.held_out(users, "test", 1).targets}
-    rows = []
     for (model, protocol), found in ranks.items():
         metrics.setdefault(model, {})[protocol] = ranking_metrics(found, params.evaluate.cutoffs)
         table[f"{model}_{protocol}"] = found
-        for name, mask in masks.items():
-            if mask.any():
-                row = {"slice": name, "users": int(mask.sum()), "model": model, "protocol": protocol}
-                rows.append(row | ranking_metrics(found[mask], [10]))
     comparison = {
         protocol: {
             other: paired_bootstrap(
@@ -235,14 +231,14 @@ def decide(params: Params) -> None:
     a.write_json(a.DECISION, decision.as_dict())
 
 
-def load_sequences() -> Sequences:
+def load_sequences(sequences: Path = a.SEQUENCES, catalogue: Path = a.CATALOGUE) -> Sequences:
     """What `prepare` wrote, as the arrays that training reads."""
     import numpy as np
 
     from unigrec.data.batches import Sequences
 
-    arrays = a.read_arrays(a.SEQUENCES)
-    items = a.read_table(a.CATALOGUE, ["item_index"]).num_rows
+    arrays = a.read_arrays(sequences)
+    items = a.read_table(catalogue, ["item_index"]).num_rows
     return Sequences(arrays["items"].astype(np.int64), arrays["offsets"], items)
 
 
@@ -251,42 +247,42 @@ def load_embeddings() -> torch.Tensor:
     return a.read_tensors(a.EMBEDDINGS)["embedding"]
 
 
-def load_codes() -> np.ndarray:
+def load_codes(folder: Path = a.HARDEN) -> np.ndarray:
     """Hardened identifiers (N, T)."""
-    return a.read_arrays(a.HARDEN / a.IDENTIFIERS_FILE)["codes"].astype("int64")
+    return a.read_arrays(folder / a.IDENTIFIERS_FILE)["codes"].astype("int64")
 
 
-def load_teacher() -> SASRec:
+def load_teacher(folder: Path = a.TEACHER) -> SASRec:
     """The trained teacher."""
     from unigrec.models.sasrec import SASRec
 
-    return _load_weights(SASRec(**a.read_json(a.TEACHER / a.MODEL_CONFIG_FILE)), a.TEACHER)
+    return _load_weights(SASRec(**a.read_json(folder / a.MODEL_CONFIG_FILE)), folder)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path = a.TOKENIZER) -> Tokenizer:
     """A trained tokenizer."""
     from unigrec.models.tokenizer import Tokenizer
 
     return _load_weights(Tokenizer(**a.read_json(folder / a.MODEL_CONFIG_FILE)), folder)
 
 
-def load_unified() -> UnifiedModel:
+def load_unified(folder: Path = a.JOINT) -> UnifiedModel:
     """The model of the joint phase."""
     from unigrec.models.recommender import Recommender, RecommenderConfig
     from unigrec.models.tokenizer import Tokenizer
     from unigrec.models.unified import UnifiedModel
 
-    config = a.read_json(a.JOINT / a.MODEL_CONFIG_FILE)
+    config = a.read_json(folder / a.MODEL_CONFIG_FILE)
     recommender = Recommender(RecommenderConfig(**config["recommender"]))
-    return _load_weights(UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"]), a.JOINT)
+    return _load_weights(UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"]), folder)
 
 
-def load_recommender() -> Recommender:
+def load_recommender(folder: Path = a.FINETUNE) -> Recommender:
     """The finetuned recommender."""
     from unigrec.models.recommender import Recommender, RecommenderConfig
 
-    config = RecommenderConfig(**a.read_json(a.FINETUNE / a.MODEL_CONFIG_FILE))
-    return _load_weights(Recommender(config), a.FINETUNE)
+    config = RecommenderConfig(**a.read_json(folder / a.MODEL_CONFIG_FILE))
+    return _load_weights(Recommender(config), folder)
 
 
 def _load_weights(model: Any, folder: Path) -> Any:
@@ -297,6 +293,13 @@ def _load_weights(model: Any, folder: Path) -> Any:
 def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title: str) -> None:
     from unigrec.plots import training_curves
 
+    if trained.history:
+        training_curves(trained.history, folder / "curves.png", title)
+    save_trained(folder, trained, config)
+
+
+def save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
+    """Weights, the network's shape, curves, and last of all the closing figures."""
     last = trained.history[-1] if trained.history else {}
     best = max(
         (row["validation_ndcg_at_10"] for row in trained.history if "validation_ndcg_at_10" in row), default=None
@@ -305,12 +308,11 @@ def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title:
     a.write_tensors(folder / a.MODEL_FILE, trained.model.state_dict())
     a.write_json(folder / a.MODEL_CONFIG_FILE, config)
     a.write_json(folder / a.HISTORY_FILE, trained.history)
-    if trained.history:
-        training_curves(trained.history, folder / "curves.png", title)
     a.write_json(folder / a.METRICS_FILE, metrics | ({} if best is None else {"best_validation_ndcg_at_10": best}))
 
 
-def _device() -> torch.device:
+def training_device() -> torch.device:
+    """Where this process trains, with torch set up for it: flush denormals; on a CPU, the same bits at each rerun."""
     import os
 
     import torch

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from dvc.repo import Repo
 from flows.graph import read_graph
-from flows.lock import exclusive
 from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 from flows.retrain import bring_up_to_date, was_killed
 from prefect.states import Failed
 
 from flows import processes
 from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
+from unigrec.lock import exclusive
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,27 @@ from unigrec.distributed import rank
 from unigrec.errors import UnigrecError
 
 
+class Stopped(Exception):
+    """Training was asked to stop. Its state is saved: the same call goes on from there."""
+
+
+def never() -> bool:
+    return False
+
+
 class CheckpointFolder:
     """Where one training keeps its last checkpoint.
 
     Args:
         folder: the phase's folder; only `key`'s own checkpoint is read, and the first save removes all others.
         every_seconds: how long training goes on before it saves again.
+        stop: asked after each step; once it says yes, training saves and raises Stopped (for one rank alone).
     """
 
-    def __init__(self, folder: Path, key: str, every_seconds: float):
+    def __init__(self, folder: Path, key: str, every_seconds: float, stop: Callable[[], bool] = never):
         self.path = folder / f"{key}.safetensors"
         self.every_seconds = every_seconds
+        self.stop = stop
 
     def save(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Replace the last checkpoint by this one. numbers: what JSON holds."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unigrec.distributed import mean_over_ranks, rank
 from unigrec.errors import TrainingError
-from unigrec.training.checkpoint import CheckpointFolder, load_optimizer, optimizer_tensors
+from unigrec.training.checkpoint import CheckpointFolder, Stopped, load_optimizer, optimizer_tensors
 from unigrec.training.engine import Engine
 
 Log = Callable[[int, dict[str, float]], None]  # step, metrics
@@ -85,6 +85,7 @@ def train(phase: Phase, engine: Engine, checkpoints: CheckpointFolder | None, lo
     Raises:
         TrainingError: the loss is not finite on some rank; it names phase, epoch, step and the losses. The weights are
             those of the step before.
+        Stopped: the checkpoints' `stop` said so.
     """
     run = _Run(phase, engine, checkpoints, log)
     run.resume()
@@ -166,8 +167,13 @@ class _Run:
         return metrics
 
     def save_when_due(self) -> None:
-        if self.checkpoints and time.monotonic() - self.saved_at >= self.checkpoints.every_seconds:
+        if self.checkpoints is None:
+            return
+        stop = self.checkpoints.stop()
+        if stop or time.monotonic() - self.saved_at >= self.checkpoints.every_seconds:
             self.save()
+        if stop:
+            raise Stopped
 
     def save(self) -> None:
         """Rank 0 writes; all ranks hold the same state. Raises TrainingError instead of keeping broken weights."""

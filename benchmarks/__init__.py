@@ -1,0 +1,1 @@
+"""Experiments over the core: what costs hours and is measured, not shipped."""

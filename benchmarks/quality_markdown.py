@@ -1,0 +1,85 @@
+"""The figures of table.json as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+METRICS = {"recall_at_5": "Recall@5", "recall_at_10": "Recall@10", "ndcg_at_5": "NDCG@5", "ndcg_at_10": "NDCG@10"}
+NOTHING = "-"
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """Quality by protocol, identifiers, slices by protocol, notes; or one line where nothing is finished yet."""
+    parts = []
+    for protocol, rows in figures["protocols"].items():
+        if rows:
+            parts += [f"## {protocol}", _quality(rows, with_published=protocol == "unmasked")]
+    if figures["identifiers"]:
+        parts += ["## Identifiers", _identifiers(figures["identifiers"])]
+    for protocol, rows in figures["slices"].items():
+        if rows:
+            parts += [f"## NDCG@10 by slice, {protocol}", _slices(rows)]
+    if figures["notes"]:
+        parts.append("\n".join(f"- {note}" for note in figures["notes"]))
+    return "\n\n".join(parts) or "no rung is finished yet"
+
+
+def _quality(rows: list[dict[str, Any]], with_published: bool) -> str:
+    head = ["", "", *METRICS.values(), "seeds", "NDCG@10 over", "by seeds", "by users", "training s"]
+    if with_published:
+        head.append(f"published (Beauty, paper-size): {' / '.join(METRICS.values())}")
+    lines = []
+    for row in rows:
+        difference = row.get("difference")
+        cells = [row["model"], row["description"], *(_measured(row[metric]) for metric in METRICS)]
+        cells.append(str(len(row["seeds"])))
+        if difference:
+            users = difference["over_users"]
+            count = len(difference["seeds"])
+            by_users = f"{users['difference']:+.4f} [{users['low']:+.4f}, {users['high']:+.4f}]"
+            cells += [f"{row['against']} ({count})", _measured(difference["over_seeds"], "+"), by_users]
+        else:
+            cells += [NOTHING] * 3
+        cells.append(NOTHING if row["training_seconds"] is None else f"{row['training_seconds']:.1f}")
+        if with_published:
+            published = row["published"]
+            cells.append(" / ".join(f"{published[m]:.4f}" for m in METRICS) if published else NOTHING)
+        lines.append(cells)
+    return _lines(head, lines)
+
+
+def _identifiers(rows: list[dict[str, Any]]) -> str:
+    head = ["", "seeds", "collision rate", "entropy, bits by level", "soft and hard differ", "churn by level"]
+    head += ["joint: best validation NDCG@10 (epoch)", "finetune: best (epoch)"]
+    lines = []
+    for row in rows:
+        cells = [row["model"], str(len(row["seeds"])), f"{row['collision_rate']:.4f}"]
+        cells += [" / ".join(f"{bits:.2f}" for bits in row["entropy_bits"]), f"{row['soft_hard_disagreement']:.4f}"]
+        cells.append(" / ".join(f"{share:.4f}" for share in row["churn"]))
+        for phase in ("joint", "finetune"):
+            best = row["best"].get(phase)
+            epochs = ", ".join(map(str, best["epochs"])) if best else ""
+            cells.append(f"{best['validation_ndcg_at_10']:.4f} ({epochs})" if best else NOTHING)
+        lines.append(cells)
+    return _lines(head, lines)
+
+
+def _slices(rows: list[dict[str, Any]]) -> str:
+    models = list(dict.fromkeys(model for row in rows for model in row["ndcg_at_10"]))
+    lines = []
+    for row in rows:
+        values = (row["ndcg_at_10"].get(model) for model in models)
+        cells = [NOTHING if value is None else f"{value:.4f}" for value in values]
+        lines.append([row["slice"], str(row["users"]), *cells])
+    return _lines(["", "users", *models], lines)
+
+
+def _measured(value: dict[str, Any], sign: str = "") -> str:
+    """A mean with its half-width, where it has one that is not zero (what no seed changes)."""
+    mean = format(value["mean"], f"{sign}.4f")
+    return f"{mean} ± {value['half_width']:.4f}" if value["half_width"] else mean
+
+
+def _lines(head: Sequence[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(head), ["---"] * len(head), *rows])

@@ -1,0 +1,200 @@
+"""What an experiment does, step by step, with the functions that the pipeline's stages call (src/unigrec/stages.py).
+
+A folder is named after a hash of all that its result depends on: what two rungs share they share on disk, and results
+of other params lie beside, never mixed in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.quality_steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, key_of
+from unigrec import artifacts as a
+from unigrec import stages
+from unigrec.config import Params
+from unigrec.data.batches import in_chunks
+from unigrec.evaluation import metrics_by_slice, ranking_metrics, slices
+from unigrec.identifiers import health
+from unigrec.ranking import Baselines, Ranks, Student
+from unigrec.training.checkpoint import Stopped
+from unigrec.training.finetune import train_finetune
+from unigrec.training.joint import JointData, resolve, train_joint
+from unigrec.training.teacher import teacher_shape, train_teacher
+from unigrec.training.tokenizer import train_tokenizer
+
+SECTIONS = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate")
+WITHOUT_EFFECT = {"joint": {"processes"}, "evaluate": {"batch_size", "bootstrap_resamples"}}
+
+
+def read_params(params: Params) -> dict[str, Any]:
+    """The values that a rung's results depend on."""
+    values = params.model_dump(mode="json", by_alias=True)
+    return {
+        name: {key: value for key, value in values[name].items() if key not in WITHOUT_EFFECT.get(name, ())}
+        for name in SECTIONS
+    }
+
+
+def seed_folder(out: Path, seed: int) -> Path:
+    return out / f"seed-{seed}"
+
+
+def teacher_folder(out: Path, params: Params, data: Data) -> Path:
+    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint["prepare"])
+    return seed_folder(out, params.seed) / f"teacher-{key}"
+
+
+def tokenizer_folder(out: Path, params: Params, data: Data) -> Path:
+    key = key_of(params.seed, read_params(params)["tokenizer"], data.fingerprint["embed"])
+    return seed_folder(out, params.seed) / f"tokenizer-{key}"
+
+
+def baselines_folder(out: Path, params: Params, data: Data) -> Path:
+    key = key_of(teacher_folder(out, params, data).name, params.joint.history, list(params.evaluate.cutoffs))
+    return seed_folder(out, params.seed) / f"baselines-{key}"
+
+
+def rung_folder(out: Path, rung: str, params: Params, data: Data) -> Path:
+    return seed_folder(out, params.seed) / rung / key_of(params.seed, read_params(params), data.fingerprint)
+
+
+def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
+    """All that a rung needs with one seed, in order; steps that several rungs share have the same folder."""
+    teacher, tokenizer, home = (
+        teacher_folder(out, params, data),
+        tokenizer_folder(out, params, data),
+        rung_folder(out, rung, params, data),
+    )
+    joint, harden, finetune = home / "joint", home / "harden", home / "finetune"
+    seed, here = f"seed {params.seed}", f"seed {params.seed}, {rung}"
+    return [
+        Step(f"{seed}: teacher", teacher, run_teacher, params),
+        Step(f"{seed}: baselines", baselines_folder(out, params, data), run_baselines, params, (teacher,)),
+        Step(f"{seed}: {tokenizer.name}", tokenizer, run_tokenizer, params),
+        Step(f"{here}: joint", joint, run_joint, params, (teacher, tokenizer)),
+        Step(f"{here}: harden", harden, run_harden, params, (joint,)),
+        Step(f"{here}: finetune", finetune, run_finetune, params, (joint, harden)),
+        Step(f"{here}: evaluate", home / "evaluate", run_evaluate, params, (harden, finetune)),
+    ]
+
+
+def run_teacher(step: Step, session: Session, clock: Clock) -> None:
+    params, data = step.params, session.data
+    log = clock.log(step.name, params.teacher.epochs)
+    checkpoints = step.checkpoints(session)
+    trained = train_teacher(
+        data.sequences, data.embeddings, params.teacher, params.seed, session.device, log, checkpoints
+    )
+    config = {"items": data.sequences.catalogue_size, **teacher_shape(params.teacher)}
+    stages.save_trained(step.folder, trained, config)
+
+
+def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
+    params, embeddings = step.params, session.data.embeddings
+    log = clock.log(step.name, params.tokenizer.epochs)
+    checkpoints = step.checkpoints(session)
+    trained = train_tokenizer(embeddings, params.tokenizer, params.seed, session.device, log, checkpoints)
+    shape = params.tokenizer.model_dump(include=stages.TOKENIZER_SHAPE)
+    stages.save_trained(step.folder, trained, {"embedding_dim": embeddings.shape[1], **shape})
+
+
+def run_joint(step: Step, session: Session, clock: Clock) -> None:
+    params, data = step.params, session.data
+    teacher, tokenizer = step.needs
+    a.write_json(step.folder.parent / "params.json", {"params": read_params(params), "data": data.fingerprint})
+    ranker = stages.load_teacher(teacher)
+    joint_data = JointData(data.sequences, data.embeddings, ranker.item_embedding.weight.detach(), ranker)
+    trained = train_joint(
+        joint_data,
+        stages.load_tokenizer(tokenizer),
+        params.joint,
+        params.harden.resolution,
+        params.seed,
+        session.device,
+        clock.log(step.name, params.joint.epochs),
+        step.checkpoints(session),
+    )
+    model: Any = trained.model
+    config = {
+        "recommender": model.recommender.config.to_dict(),
+        "tokenizer": a.read_json(tokenizer / a.MODEL_CONFIG_FILE),
+        "teacher_dim": joint_data.teacher.shape[1],
+    }
+    stages.save_trained(step.folder, trained, config)
+
+
+def run_harden(step: Step, session: Session, clock: Clock) -> None:
+    params, data = step.params, session.data
+    unified, popularity = stages.load_unified(step.needs[0]), data.sequences.train_counts()
+    resolved = resolve(unified.tokenizer, data.embeddings, popularity, params.harden.resolution)
+    report = health(unified.tokenizer, data.embeddings, popularity, params.joint.temperature)
+    report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
+    a.write_tensors(step.folder / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype(np.int32)})
+    a.write_json(step.folder / a.HEALTH_FILE, report)
+
+
+def run_finetune(step: Step, session: Session, clock: Clock) -> None:
+    params = step.params
+    joint, harden = step.needs
+    trained = train_finetune(
+        session.data.sequences,
+        stages.load_unified(joint).recommender,
+        stages.load_codes(harden),
+        params.finetune,
+        params.joint,
+        params.seed,
+        session.device,
+        clock.log(step.name, params.finetune.epochs),
+        step.checkpoints(session),
+    )
+    model: Any = trained.model
+    stages.save_trained(step.folder, trained, model.config.to_dict())
+
+
+def run_baselines(step: Step, session: Session, clock: Clock) -> None:
+    teacher = stages.load_teacher(step.needs[0])
+    baselines = Baselines(session.data.sequences, teacher, step.params.joint.history, session.device)
+    _rank(step, session, baselines.ranks)
+
+
+def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
+    harden, finetune = step.needs
+    params, recommender = step.params, stages.load_recommender(finetune)
+    student = Student(recommender, stages.load_codes(harden), params.evaluate.beam, session.device)
+    _rank(step, session, lambda users: student.ranks(session.data.sequences, users, params.joint.history))
+
+
+def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) -> None:
+    """Every user's rank, metrics and slices. What is ranked already is saved as often as a training is."""
+    sequences = session.data.sequences
+    users = sequences.evaluation_users()
+    so_far = step.folder / CHECKPOINT / f"ranks-{session.code}.safetensors"
+    found: dict[str, np.ndarray] = a.read_arrays(so_far) if so_far.is_file() else {}
+    ranked = len(next(iter(found.values()))) if found else 0
+    saved = time.monotonic()
+    for chunk in in_chunks(users[ranked:], step.params.evaluate.batch_size):
+        stop = session.stop()
+        if stop or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            if found:
+                a.write_tensors(so_far, found)
+            saved = time.monotonic()
+        if stop:
+            raise Stopped
+        for (model, protocol), values in ranks(chunk).items():
+            name = f"{model}_{protocol}"
+            found[name] = np.concatenate([found[name], values]) if name in found else values
+    found = dict(sorted(found.items()))  # what was read back comes in another order
+    by_model: Ranks = {(name.rpartition("_")[0], name.rpartition("_")[2]): values for name, values in found.items()}
+    metrics: dict[str, Any] = {}
+    for (model, protocol), values in by_model.items():
+        metrics.setdefault(model, {})[protocol] = ranking_metrics(values, step.params.evaluate.cutoffs)
+    targets = sequences.held_out(users, "test", 1).targets
+    a.write_table(step.folder / a.RANKS_FILE, pa.table({"user_index": users, "item_index": targets} | found))
+    a.write_json(step.folder / "slices.json", metrics_by_slice(by_model, slices(sequences, users)))
+    a.write_json(step.folder / a.METRICS_FILE, metrics)
