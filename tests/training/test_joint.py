@@ -201,7 +201,13 @@ def outputs(folder: Path, engine: str, processes: int) -> tuple[list[dict[str, f
     lines = done.stderr.splitlines()
     assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
     assert not list((folder / a.CHECKPOINTS).glob("*"))
-    return a.read_json(folder / a.JOINT / a.HISTORY_FILE), a.read_tensors(folder / a.JOINT / a.MODEL_FILE)
+    return history_of(folder / a.JOINT), a.read_tensors(folder / a.JOINT / a.MODEL_FILE)
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    """The written history without its nulls."""
+    rows = a.read_json(folder / a.HISTORY_FILE)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def check_two_ranks(folder: Path, engine: str) -> None:
@@ -231,7 +237,7 @@ def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
         write_project(folder, changes)
         done = command(folder, "finetune")
         assert done.returncode == 0, done.stderr
-        histories.append(a.read_json(folder / a.FINETUNE / a.HISTORY_FILE))
+        histories.append(history_of(folder / a.FINETUNE))
     for row, other in zip(*histories, strict=True):
         assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
 
