@@ -120,7 +120,7 @@ def identifiers_over_epochs(history: Rows, codebook_size: int, path: Path) -> No
         collisions = figure.add_subplot(2, 2, 3)
         collisions.plot(epochs, rates, color=LINE_COLOURS[0], marker=_marker(rates), markersize=3.5)
         collisions.set_title("items that share all codes")
-        collisions.set_xlabel("epoch")
+        _epochs(collisions)
         collisions.set_ylim(0, max(0.05, 1.1 * max(rates)))
         collisions.yaxis.set_major_formatter(_percent)
         _disagreement_panel(figure.add_subplot(2, 2, 4), history)
@@ -131,27 +131,31 @@ def _lines_per_level(axes: Axes, history: Rows, prefix: str) -> None:
     keys = sorted({key for row in history for key in row if key.startswith(prefix)}, key=_level)
     for key, colour in zip(keys, _cycle(LINE_COLOURS, len(keys)), strict=True):
         axes.plot(*_points(history, "epoch", key), color=colour, label=f"level {_level(key)}")
-    axes.set_xlabel("epoch")
+    _epochs(axes)
     if keys:
         axes.legend()
 
 
+def _epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.locator_params(axis="x", integer=True)
+
+
 def _entropy_panel(axes: Axes, history: Rows, codebook_size: int) -> None:
-    axes.axhline(math.log2(codebook_size), color="#555555", linestyle=":", linewidth=1.2, label="even use, log2 K")
+    axes.axhline(math.log2(codebook_size), color="#555555", linestyle=":", linewidth=1.2)
     _lines_per_level(axes, history, "entropy_level_")
-    axes.set_title("entropy of the codes, bits")
+    axes.set_title("entropy of the codes, bits (dotted: even use)")
 
 
 def _disagreement_panel(axes: Axes, history: Rows) -> None:
     epochs, shares = _points(history, "epoch", "soft_hard_disagreement")
     axes.plot(epochs, shares, color=LINE_COLOURS[0], marker=_marker(shares), markersize=3.5)
-    axes.axhline(DISAGREEMENT_TARGET, color="#555555", linestyle=":", linewidth=1.2, label="target")
+    axes.axhline(DISAGREEMENT_TARGET, color="#555555", linestyle=":", linewidth=1.2)
     axes.set_yscale("symlog", linthresh=DISAGREEMENT_TARGET)  # zero has its place below the target
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(_percent)
-    axes.set_title("items whose soft and hard codes differ")
-    axes.set_xlabel("epoch")
-    axes.legend()
+    axes.set_title("soft and hard codes differ (dotted: target)")
+    _epochs(axes)
 
 
 def codebook_usage(rows: Rows, path: Path) -> None:
