@@ -268,6 +268,8 @@ def test_figures_by_parts_of_the_catalogue_equal_those_of_the_whole(monkeypatch:
 
     monkeypatch.setattr(identifiers, "HIT_NEAREST", 5)
     whole, codes = figures(), hard_codes(tokenizer, embeddings)
+    error = tokenizer.decode(tokenizer.quantize_hard(tokenizer.encoder(embeddings)).quantized) - embeddings
+    assert whole["reconstruction_hard"] == pytest.approx(error.square().mean().item())
     monkeypatch.setattr(identifiers, "AT_ONCE", 7 * 3 * 4)  # seven items
     seen, encode = [], tokenizer.encoder.forward
     monkeypatch.setattr(tokenizer.encoder, "forward", lambda chunk: seen.append(len(chunk)) or encode(chunk))
