@@ -47,7 +47,8 @@ def uniformity_loss(mean_assignment: Tensor) -> Tensor:
 
 def symmetric_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) + KL(q || p), summed over levels: (B, L, K) twice -> (B,). Never negative."""
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum((-1, -2))
+    # Softmax of a log-probability is the probability; exp of a very small one is slow on some machines.
+    return ((log_p.softmax(-1) - log_q.softmax(-1)) * (log_p - log_q)).sum((-1, -2))
 
 
 def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature: float) -> Tensor:

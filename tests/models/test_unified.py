@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from small import few, padded, small_recommender, small_tokenizer
+from small import few, padded, random_sequences, small_recommender, small_tokenizer
 from unigrec.config import load_params
-from unigrec.data.batches import Histories
-from unigrec.losses import uniformity_loss
+from unigrec.data.batches import Segments
+from unigrec.identifiers import hard_codes
+from unigrec.losses import recommendation_loss, uniformity_loss
+from unigrec.models.recommender import Recommender
 from unigrec.models.unified import UnifiedModel, expand_history
-from unigrec.training.joint import JointData, joint_losses, parameter_groups
+from unigrec.training.finetune import hardened_loss
+from unigrec.training.joint import JointData, fixed_identifiers, joint_losses, parameter_groups
 from unigrec.training.samples import Samples, make_samples
 
 ITEMS, TEACHER_DIM, CPU = 10, 7, torch.device("cpu")
@@ -29,12 +33,14 @@ PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").joint.model_copy
         "uniformity_weight": 0.1,
         "w_tokenizer_distillation": 0.2,
         "w_recommender_distillation": 0.3,
+        "distillation_temperature": 0.3,
         "contrast_temperature": 0.07,
     }
 )
-BATCH = Histories(
+BATCH = Segments(
     items=np.array([[4, 4, 7, 1], [7, 0, 0, 0], [4, 9, 0, 0], [1, 2, 3, 0]]),
     lengths=np.array([4, 1, 2, 3]),
+    counts=np.ones(4, np.int64),
     targets=np.array([7, 4, 5, 4]),
 )
 CODES = torch.tensor([[0, 1, 2], [3, 0, 1], [2, 2, 2], [3, 0, 1]])
@@ -51,7 +57,7 @@ def data(seed: int = 0) -> JointData:
     return JointData(None, embeddings, torch.randn(ITEMS, TEACHER_DIM, generator=generator))
 
 
-def per_position(batch: Histories) -> Samples:
+def per_position(batch: Segments) -> Samples:
     """The batch without deduplication: every history position and every target is an item of its own."""
     there = torch.as_tensor(np.arange(batch.items.shape[1]) < batch.lengths[:, None])
     history = torch.zeros(batch.items.shape, dtype=torch.long)
@@ -63,8 +69,10 @@ def per_position(batch: Histories) -> Samples:
         occurrences=torch.ones(len(items), dtype=torch.long),
         history=history,
         lengths=torch.as_tensor(batch.lengths),
+        counts=torch.as_tensor(batch.counts),
         targets=targets,
         batch_targets=targets,
+        batch_sizes=[len(targets)],
         batch_occurrences=len(items),
     )
 
@@ -77,18 +85,23 @@ def losses_and_gradients(
     samples = samples._replace(occurrences=samples.occurrences.to(dtype))
     losses = joint_losses(unified, samples, codes, known, PARAMS, distil=True)
     losses["loss"].backward()
-    return losses, {name: parameter.grad for name, parameter in unified.named_parameters()}
+    return losses, {name: parameter.grad for name, parameter in trained(unified).items()}
+
+
+def trained(unified: UnifiedModel) -> dict[str, Tensor]:
+    """Every parameter but the teacher's projection, which is fitted once."""
+    return {name: p for name, p in unified.named_parameters() if not name.startswith("teacher_to_code")}
 
 
 def flat(gradients: dict[str, Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
-def random_batch(seed: int) -> Histories:
+def random_batch(seed: int) -> Segments:
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, 6, 4)
     items = np.where(np.arange(lengths.max()) < lengths[:, None], generator.integers(0, ITEMS, (4, lengths.max())), 0)
-    return Histories(items, lengths, generator.integers(0, ITEMS, 4))
+    return Segments(items, lengths, np.ones(4, np.int64), generator.integers(0, ITEMS, 4))
 
 
 @few
@@ -121,6 +134,54 @@ def test_the_tokenizer_encodes_each_distinct_item_once():
     unified.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=True)
     assert rows == [len({1, 2, 3, 4, 5, 7, 9})]
+
+
+def causal_model() -> UnifiedModel:
+    config = replace(small_recommender().config, causal=True)
+    torch.manual_seed(0)
+    return UnifiedModel(small_tokenizer(seed=0), Recommender(config), TEACHER_DIM).eval()
+
+
+def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
+    """With a causal encoder, a row with several targets gives each the loss that its own history would give it."""
+    sequences = random_sequences(users=6, items=ITEMS, longest=8, seed=1)
+    assert sequences.train_ends.max() > 0
+    known, found = data(), {}
+    for name, pieces in (("together", sequences.segments(history=9)), ("apart", sequences.window_segments(history=9))):
+        order = np.argsort(pieces[:, 1], kind="stable")
+        samples = make_samples(sequences.segment_batch(pieces[order]), CPU)
+        codes = torch.as_tensor(np.random.default_rng(0).integers(0, 4, (ITEMS, 3)))[samples.targets]
+        unified = causal_model()
+        embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
+        output = unified(
+            embeddings,
+            samples.history,
+            samples.lengths,
+            samples.counts,
+            codes,
+            teacher,
+            0.3,
+            distillation_temperature=0.3,
+        )
+        recommendation_loss(output.logits, codes).mean().backward()
+        found[name] = output, unified.recommender.encoder.layers[0].feed_in.weight.grad
+    (together, gradient), (apart, other) = found["together"], found["apart"]
+    torch.testing.assert_close(together.logits, apart.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        together.history_log_probabilities, apart.history_log_probabilities, rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_without_causality_a_later_item_changes_what_earlier_ones_say():
+    unified = model()
+    source = torch.randn(1, 3 * 3, unified.recommender.config.d_model)
+    mask = torch.ones(1, 9, dtype=torch.bool)
+    changed = source.clone()
+    changed[:, 6:] += 1.0
+    for one, same in ((unified, False), (causal_model(), True)):
+        before, after = (one.recommender.encode(given, mask)[:, :6] for given in (source, changed))
+        assert torch.allclose(before, after, atol=1e-6) is same
 
 
 def test_samples_number_the_distinct_items_and_count_them():
@@ -164,33 +225,66 @@ def test_loss_is_the_weighted_sum_and_distillation_joins_only_when_asked():
 def test_every_parameter_learns_and_belongs_to_one_group_with_the_tokenizer_apart():
     unified = model()
     joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=True)["loss"].backward()
-    for name, parameter in unified.named_parameters():
+    for name, parameter in trained(unified).items():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+    assert unified.teacher_to_code.weight.grad is None
     rest, tokenizer = parameter_groups(unified, PARAMS)
     ids = [id(parameter) for parameter in (*rest["params"], *tokenizer["params"])]
-    assert sorted(ids) == sorted(id(parameter) for parameter in unified.parameters())
+    assert sorted(ids) == sorted(id(parameter) for parameter in trained(unified).values())
     assert {id(parameter) for parameter in unified.tokenizer.parameters()} == {id(p) for p in tokenizer["params"]}
     assert (rest["lr"], tokenizer["lr"]) == (PARAMS.recommender_lr, PARAMS.tokenizer_lr)
 
 
 def test_a_cold_step_at_the_paper_temperature_has_finite_gradients():
     unified = model()
-    cold = PARAMS.model_copy(update={"temperature": 0.001})
+    cold = PARAMS.model_copy(update={"temperature": 0.001, "distillation_temperature": 0.001})
     joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), cold, distil=True)["loss"].backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in unified.parameters())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in trained(unified).values())
+
+
+def test_the_teacher_projection_is_the_ridge_regression_of_latents_on_teacher_embeddings():
+    unified, known = model(), data()
+    unified.fit_teacher_projection(known.embeddings, known.teacher, ridge=0.1)
+    latent = unified.tokenizer.encoder(known.embeddings).detach()
+    teacher, target = known.teacher - known.teacher.mean(0), latent - latent.mean(0)
+    penalty = 0.1 * teacher.square().sum(0).mean()
+    # Ridge is ordinary least squares with rows of sqrt(penalty) added for each weight.
+    rows = torch.cat([teacher, penalty.sqrt() * torch.eye(TEACHER_DIM)])
+    expected = torch.linalg.lstsq(rows, torch.cat([target, torch.zeros(TEACHER_DIM, target.shape[1])])).solution
+    torch.testing.assert_close(unified.teacher_to_code.weight, expected.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(unified.teacher_to_code(known.teacher).mean(0), latent.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hard", "frozen"])
+def test_a_fixed_identifier_gets_no_gradient_and_the_hard_one_is_a_table_lookup(kind):
+    unified, known, samples = model(), data(), make_samples(BATCH, CPU)
+    params = PARAMS.model_copy(update={"tokenizer": kind})
+    fixed = fixed_identifiers(unified.tokenizer, known.embeddings[samples.items], params)
+    losses = joint_losses(unified, samples, CODES, known, params, distil=False, fixed=fixed)
+    losses["loss"].backward()
+    assert set(losses) == {"loss", "recommendation_loss"}
+    assert all(parameter.grad is None for parameter in unified.tokenizer.parameters())
+    assert len(parameter_groups(unified, params)) == 1
+    if kind == "hard":
+        codes = torch.as_tensor(hard_codes(unified.tokenizer, known.embeddings))
+        plain = hardened_loss(
+            unified.recommender, codes[torch.as_tensor(BATCH.items)], samples.lengths, samples.counts, CODES
+        )
+        torch.testing.assert_close(losses["recommendation_loss"], plain.mean())
 
 
 def test_autocast_gives_float32_outputs_near_those_of_full_precision():
     unified, known, samples = model(), data(), make_samples(BATCH, CPU)
     embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
-    arguments = embeddings, samples.history, samples.lengths, CODES, teacher, 0.3
+    arguments = embeddings, samples.history, samples.lengths, samples.counts, CODES, teacher, 0.3
     full, half = unified(*arguments), unified(*arguments, autocast=True)
-    for name, value in half._asdict().items():
+    for name in ("logits", "probabilities", "reconstructed", "student_state"):
+        value = getattr(half, name)
         for ours, exact in zip(value, getattr(full, name), strict=True):
             assert ours.dtype == torch.float32, name
             torch.testing.assert_close(ours, exact, rtol=0.1, atol=0.2)
-    assert torch.equal(half.log_probabilities, full.log_probabilities)  # the tokenizer never runs in half precision
+    assert torch.equal(half.probabilities, full.probabilities)  # the tokenizer never runs in half precision
 
 
 def test_seeded_losses_are_the_golden_ones():
@@ -204,4 +298,4 @@ def test_seeded_losses_are_the_golden_ones():
         "loss": 6.026033,
     }
     assert {name: float(value.detach()) for name, value in losses.items()} == pytest.approx(golden, rel=1e-4)
-    assert float(flat(gradients).norm()) == pytest.approx(18.99370, rel=1e-4)
+    assert float(flat(gradients).norm()) == pytest.approx(18.50346, rel=1e-4)

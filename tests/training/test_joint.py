@@ -23,7 +23,7 @@ from unigrec.training.samples import make_samples
 
 DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")
 WARM = 0.1  # at the usual temperature the tokenizer's distillation turns rounding into real differences within epochs
-PROJECTIONS = ("history_to_code", "teacher_to_code", "state_to_teacher")
+PROJECTIONS = ("history_to_code", "state_to_teacher")  # the third, teacher_to_code, is fitted once
 
 
 def joint_params(**changes) -> JointParams:
@@ -42,10 +42,14 @@ def start(params: JointParams, seed: int = 7) -> UnifiedModel:
     return new_unified(tokenizer, hard_codes(tokenizer, tiny_data().embeddings), params, 8, "disambiguate")
 
 
+def windows(data: JointData, params: JointParams):
+    return data.sequences.segment_batch(data.sequences.window_segments(params.history)[:30])
+
+
 def batch_losses(params: JointParams, distil: bool) -> dict[str, torch.Tensor]:
     data, model = tiny_data(), start(params).eval()
     codes = resolve(model.tokenizer, data.embeddings, data.sequences.train_counts(), "disambiguate").codes
-    samples = make_samples(data.sequences.window_batch(data.sequences.windows()[:30], params.history), CPU)
+    samples = make_samples(windows(data, params), CPU)
     return joint_losses(model, samples, torch.as_tensor(codes)[samples.targets], data, params, distil)
 
 
@@ -73,7 +77,7 @@ def test_before_the_distillation_joins_its_losses_are_not_even_computed():
 def test_reconstruction_weighs_each_item_by_its_occurrences():
     params, data = joint_params(), tiny_data()
     model = start(params).eval()
-    whole = data.sequences.window_batch(data.sequences.windows()[:30], params.history)
+    whole = windows(data, params)
     there = np.arange(whole.items.shape[1]) < whole.lengths[:, None]
     every = data.embeddings[np.r_[whole.items[there], whole.targets]]  # history items and targets, with repetition
     soft = model.tokenizer.quantize_soft(model.tokenizer.encoder(every), params.temperature)
@@ -92,9 +96,9 @@ def test_the_distillation_joins_after_its_warm_up():
 def test_the_temperature_stays_fixed(monkeypatch):
     seen, forward = [], UnifiedModel.forward
 
-    def spy(self, embeddings, history, lengths, codes, teacher, temperature, autocast=False):
+    def spy(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others):
         seen.append(temperature)
-        return forward(self, embeddings, history, lengths, codes, teacher, temperature, autocast)
+        return forward(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others)
 
     monkeypatch.setattr(UnifiedModel, "forward", spy)
     run(joint_params(epochs=2, temperature=0.003))
@@ -115,7 +119,8 @@ def test_every_parameter_is_in_one_group_and_the_tokenizer_has_its_own_rate():
     rest, tokenizer = parameter_groups(model, params)
     assert {id(p) for p in tokenizer["params"]} == {id(p) for p in model.tokenizer.parameters()}
     both = [id(p) for p in rest["params"] + tokenizer["params"]]
-    assert sorted(both) == sorted(id(p) for p in model.parameters())
+    fitted = {id(p) for p in model.teacher_to_code.parameters()}
+    assert sorted(both) == sorted(id(p) for p in model.parameters() if id(p) not in fitted)
     assert (rest["lr"], tokenizer["lr"]) == (params.recommender_lr, params.tokenizer_lr)
     assert rest["weight_decay"] == tokenizer["weight_decay"] == params.weight_decay
 

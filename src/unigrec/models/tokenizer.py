@@ -16,13 +16,14 @@ from torch import Tensor, nn
 class SoftCodes(NamedTuple):
     """Residual soft quantization of N latents."""
 
-    log_probabilities: Tensor  # (N, L, K) log of the soft assignment
+    logits: Tensor  # (N, L, K) minus squared distance over temperature
+    probabilities: Tensor  # (N, L, K) the soft identifier, softmax of the logits
     quantized: Tensor  # (N, C) sum of the soft codewords
 
     @property
-    def probabilities(self) -> Tensor:
-        """(N, L, K) the soft identifier."""
-        return self.log_probabilities.exp()
+    def log_probabilities(self) -> Tensor:
+        """(N, L, K) log of the soft identifier, finite where a probability is too small for a number."""
+        return self.logits.log_softmax(-1)
 
 
 class HardCodes(NamedTuple):
@@ -58,14 +59,14 @@ class Tokenizer(nn.Module):
 
     def quantize_soft(self, latent: Tensor, temperature: float) -> SoftCodes:
         """Soft assignment level by level; each residual subtracts the soft codeword. latent: (N, C)."""
-        residual, quantized, log_probabilities = latent, torch.zeros_like(latent), []
+        residual, quantized, logits, probabilities = latent, torch.zeros_like(latent), [], []
         for codebook in self.codebooks:  # (K, C)
-            log_p = torch.log_softmax(-squared_distances(residual, codebook) / temperature, dim=-1)  # (N, K)
-            soft_codeword = log_p.exp() @ codebook  # (N, C)
+            logits.append(squared_distances(residual, codebook) / -temperature)  # (N, K)
+            probabilities.append(logits[-1].softmax(-1))
+            soft_codeword = probabilities[-1] @ codebook  # (N, C)
             residual = residual - soft_codeword
             quantized = quantized + soft_codeword
-            log_probabilities.append(log_p)
-        return SoftCodes(torch.stack(log_probabilities, dim=1), quantized)
+        return SoftCodes(torch.stack(logits, dim=1), torch.stack(probabilities, dim=1), quantized)
 
     def quantize_hard(self, latent: Tensor) -> HardCodes:
         """Nearest codeword level by level; each residual subtracts the chosen codeword itself. latent: (N, C)."""

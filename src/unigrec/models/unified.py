@@ -1,6 +1,7 @@
 """Tokenizer, recommender and the projections between their spaces and the teacher's, as one module.
 
-Shapes: M distinct items of the batch, B samples, n history items, L levels, K codewords, E d_model, C code dimension.
+Shapes: M distinct items of the batch, B histories of n items, P targets, L levels, K codewords, E d_model, C code
+dimension.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from unigrec.models.tokenizer import Tokenizer
 class JointOutput(NamedTuple):
     """What the losses read. Everything is float32."""
 
-    logits: list[Tensor]  # a (B, size) tensor per decoder position
-    log_probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
-    reconstructed: Tensor  # (M, D)
-    history_log_probabilities: Tensor  # (B, L, K) codebook assignments of the encoded history
-    teacher_log_probabilities: Tensor  # (B, L, K) codebook assignments of the target's teacher embedding
-    student_state: Tensor  # (B, teacher dimension)
+    logits: list[Tensor]  # a (P, size) tensor per decoder position
+    probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
+    reconstructed: Tensor | None  # (M, D), where the tokenizer is trained
+    history_log_probabilities: Tensor | None  # (P, L, K) codebook assignments of the encoded history, where distilled
+    teacher_log_probabilities: Tensor | None  # (P, L, K) those of the target's teacher embedding, where distilled
+    student_state: Tensor  # (P, teacher dimension)
 
 
 class UnifiedModel(nn.Module):
@@ -34,47 +35,101 @@ class UnifiedModel(nn.Module):
         self.tokenizer = tokenizer
         self.recommender = recommender
         self.history_to_code = nn.Linear(d_model, code_dim)
-        self.teacher_to_code = nn.Linear(teacher_dim, code_dim)
+        self.teacher_to_code = nn.Linear(teacher_dim, code_dim).requires_grad_(False)
         self.state_to_teacher = nn.Linear(d_model, teacher_dim)
+
+    @torch.no_grad()
+    def fit_teacher_projection(self, embeddings: Tensor, teacher: Tensor, ridge: float = 1e-2) -> None:
+        """Let the teacher's projection predict latents: least squares from teacher embeddings to today's latents.
+
+        It stays as it is from then on. If it were trained with the other projection, both would map everything onto one
+        codeword, where the distillation loss is zero.
+
+        Args:
+            embeddings: (N, D). teacher: (N, teacher dimension). ridge: relative to the mean variance of the teacher.
+        """
+        latent = self.tokenizer.encoder(embeddings)
+        centre, target_centre = teacher.mean(0), latent.mean(0)
+        inputs, targets = (teacher - centre).double(), (latent - target_centre).double()
+        moments = inputs.T @ inputs
+        penalty = ridge * moments.diagonal().mean().clamp_min(1e-12)
+        moments += penalty * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+        weight = torch.linalg.solve(moments, inputs.T @ targets).T.to(teacher.dtype)  # (C, teacher dimension)
+        self.teacher_to_code.weight.copy_(weight)
+        self.teacher_to_code.bias.copy_(target_centre - weight @ centre)
 
     def forward(
         self,
         embeddings: Tensor,
         history: Tensor,
         lengths: Tensor,
+        counts: Tensor,
         codes: Tensor,
         teacher: Tensor,
         temperature: float,
         autocast: bool = False,
+        fixed: Tensor | None = None,
+        distillation_temperature: float | None = None,
     ) -> JointOutput:
         """One pass over a batch.
 
         Args:
             embeddings: (M, D) of the distinct items. history: (B, n) rows of `embeddings`, padded on the right.
-            lengths: (B,) items in each history. codes: (B, T) of the targets. teacher: (B, teacher dimension).
+            lengths: (B,) items in each history. counts: (B,) targets of each: one after each of its last items.
+            codes: (P, T) of all targets, row by row. teacher: (P, teacher dimension), their teacher embeddings.
             autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
+            fixed: (M, L, K) identifiers to be used as they are; the tokenizer is not run, and gets no gradient.
+            distillation_temperature: of the codebook assignments of history and teacher; None where none are wanted.
         """
-        latent = self.tokenizer.encoder(embeddings)
-        soft = self.tokenizer.quantize_soft(latent, temperature)
-        tokens = self.recommender.embed_soft(soft.probabilities)  # (M, L, E)
+        reconstructed = None
+        if fixed is None:
+            soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
+            fixed, reconstructed = soft.probabilities, self.tokenizer.decode(soft.quantized)
+        tokens = self.recommender.embed_soft(fixed)  # (M, L, E)
         source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
-            output = self.recommender.decode(memory, mask, codes)
+            readable, there = readable_tokens(lengths, counts, mask, tokens.shape[1])
+            output = decode_targets(self.recommender, memory, readable, there, codes)
             logits = [self.recommender.position_logits(output[:, p], p).float() for p in range(codes.shape[1])]
-        pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, E)
+        by_history = by_teacher = None
+        if distillation_temperature is not None:
+            states = memory.float()
+            pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[there]  # (P, E)
+            by_history = self.assignments(self.history_to_code(pooled), distillation_temperature)
+            by_teacher = self.assignments(self.teacher_to_code(teacher), distillation_temperature)
         return JointOutput(
             logits=logits,
-            log_probabilities=soft.log_probabilities,
-            reconstructed=self.tokenizer.decode(soft.quantized),
-            history_log_probabilities=self.assignments(self.history_to_code(pooled), temperature),
-            teacher_log_probabilities=self.assignments(self.teacher_to_code(teacher), temperature),
+            probabilities=fixed,
+            reconstructed=reconstructed,
+            history_log_probabilities=by_history,
+            teacher_log_probabilities=by_teacher,
             student_state=self.state_to_teacher(output[:, 0].float()),
         )
 
     def assignments(self, latent: Tensor, temperature: float) -> Tensor:
         """(B, C) -> (B, L, K) log of the codebooks' soft assignment."""
         return self.tokenizer.quantize_soft(latent, temperature).log_probabilities
+
+
+def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Which tokens each target may read: those of the items before it.
+
+    lengths (B,) items, counts (B,) targets, one after each of the last items; mask (B, S), `levels` tokens an item
+    -> (B, m, S) for up to m targets a row, and (B, m) which of them exist.
+    """
+    slots = torch.arange(max(counts.tolist(), default=0), device=mask.device)
+    there = slots < counts[:, None]
+    last = (lengths - counts)[:, None] + slots  # (B, m) index of the item before each target
+    item = torch.arange(mask.shape[1], device=mask.device) // levels  # (S,)
+    return (item <= last[..., None]) & mask[:, None], there
+
+
+def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, there: Tensor, codes: Tensor) -> Tensor:
+    """Decoder outputs (P, T, E) of all targets: memory (B, S, E), readable (B, m, S), there (B, m), codes (P, T)."""
+    padded = codes.new_zeros(there.numel(), codes.shape[1])
+    padded[there.flatten()] = codes
+    return recommender.decode(memory, readable, padded)[there.flatten()]
 
 
 def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ Engine = TorchEngine | DeepSpeedEngine
 
 def make_engine(kind: str, model: nn.Module, groups: list[dict[str, Any]], batch_size: int) -> Engine:
     """An engine over AdamW with the given parameter groups. kind: torch or deepspeed."""
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     return DeepSpeedEngine(model, optimizer, batch_size) if kind == "deepspeed" else TorchEngine(model, optimizer)
 
 

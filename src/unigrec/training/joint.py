@@ -5,13 +5,15 @@ Every loss is defined over the global batch: with several ranks the gradients eq
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from unigrec.data.batches import Sequences, bucketed_batches
+from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import gather_rows, global_sum, world_size
 from unigrec.errors import TrainingError
@@ -32,9 +34,9 @@ from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, train
 from unigrec.training.ranking_targets import ranking_targets, teacher_probabilities
-from unigrec.training.samples import Samples, make_samples
+from unigrec.training.samples import Samples, TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
-from unigrec.training.validation import beam_metrics, sampled_users, soft_tokens
+from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
 
 if TYPE_CHECKING:
     from unigrec.config import JointParams
@@ -85,6 +87,7 @@ def joint_losses(
     params: JointParams,
     distil: bool,
     ranking: list[Tensor] | None = None,
+    fixed: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch; `loss` is their weighted sum, scaled so that its gradient averaged over ranks is the whole
     batch's.
@@ -93,56 +96,85 @@ def joint_losses(
         model: a UnifiedModel, or an engine around one. codes: (B_local, T) codes of the targets.
         distil: whether the distillation losses have joined already.
         ranking: the teacher's ranking as targets of each decoder position, where it is distilled too.
+        fixed: (M, L, K) identifiers of the samples' distinct items, where the tokenizer is not trained.
     """
     embeddings = data.embeddings[samples.items]
     output: JointOutput = model(
         embeddings,
         samples.history,
         samples.lengths,
+        samples.counts,
         codes,
         data.teacher[samples.targets],
         params.temperature,
         params.precision == "bf16",
+        fixed,
+        params.distillation_temperature if distil and params.w_tokenizer_distillation > 0 else None,
     )
     size, ranks = len(samples.batch_targets), world_size()
-    share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
-    errors = reconstruction_loss(output.reconstructed, embeddings)
-    mean_assignment = global_sum(torch.einsum("m,mlk->lk", share, output.log_probabilities.exp()))
-    losses = {
-        "recommendation_loss": recommendation_loss(output.logits, codes).sum() * ranks / size,
-        "reconstruction_loss": (share * errors).sum() * ranks,
-        "uniformity_loss": uniformity_loss(mean_assignment),
-    }
-    weights = {
-        "recommendation_loss": 1.0,
-        "reconstruction_loss": params.reconstruction_weight,
-        "uniformity_loss": params.uniformity_weight,
-    }
-    if distil:
+    losses = {"recommendation_loss": recommendation_loss(output.logits, codes).sum() * ranks / size}
+    if output.reconstructed is not None:
+        share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
+        losses["reconstruction_loss"] = (share * reconstruction_loss(output.reconstructed, embeddings)).sum() * ranks
+        mean_assignment = global_sum(torch.einsum("m,mlk->lk", share, output.probabilities))
+        losses["uniformity_loss"] = uniformity_loss(mean_assignment)
+    if output.history_log_probabilities is not None and output.teacher_log_probabilities is not None:
         divergence = symmetric_kl(output.history_log_probabilities, output.teacher_log_probabilities)
         losses["tokenizer_distillation_loss"] = divergence.sum() * ranks / size
-        states = gather_rows(output.student_state, size)
+    if distil and params.w_recommender_distillation > 0:
+        states = gather_rows(output.student_state, samples.batch_sizes)
         targets = samples.batch_targets
         contrast = contrastive_loss(states, data.teacher[targets], targets, params.contrast_temperature)
         losses["recommender_distillation_loss"] = contrast
-        weights["tokenizer_distillation_loss"] = params.w_tokenizer_distillation
-        weights["recommender_distillation_loss"] = params.w_recommender_distillation
     if ranking is not None:
         losses["ranking_distillation_loss"] = ranking_distillation_loss(output.logits, ranking).sum() * ranks / size
-        weights["ranking_distillation_loss"] = params.w_ranking_distillation
+    weights = loss_weights(params)
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total, **losses}
 
 
+def loss_weights(params: JointParams) -> dict[str, float]:
+    """What each loss counts in the sum."""
+    return {
+        "recommendation_loss": 1.0,
+        "reconstruction_loss": params.reconstruction_weight,
+        "uniformity_loss": params.uniformity_weight,
+        "tokenizer_distillation_loss": params.w_tokenizer_distillation,
+        "recommender_distillation_loss": params.w_recommender_distillation,
+        "ranking_distillation_loss": params.w_ranking_distillation,
+    }
+
+
+@torch.no_grad()
+def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, params: JointParams) -> Tensor:
+    """What a tokenizer that is not trained gives the recommender to read: (M, D) -> (M, L, K), soft or one-hot."""
+    latent = tokenizer.encoder(embeddings)
+    if params.tokenizer == "hard":
+        return F.one_hot(tokenizer.quantize_hard(latent).codes, tokenizer.codebook_size).to(latent.dtype)
+    return tokenizer.quantize_soft(latent, params.temperature).probabilities
+
+
 def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
-    """Tokenizer apart from the rest: its learning rate is smaller by orders of magnitude."""
+    """What is trained, the tokenizer (where it is) apart: its learning rate is smaller by orders of magnitude."""
     tokenizer = list(model.tokenizer.parameters())
     inside = {id(parameter) for parameter in tokenizer}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
-    return [
-        {"params": rest, "lr": params.recommender_lr, "weight_decay": params.weight_decay},
-        {"params": tokenizer, "lr": params.tokenizer_lr, "weight_decay": params.weight_decay},
-    ]
+    rest = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
+    groups = [{"params": rest, "lr": params.recommender_lr, "weight_decay": params.weight_decay}]
+    if params.tokenizer == "trained":
+        groups.append({"params": tokenizer, "lr": params.tokenizer_lr, "weight_decay": params.weight_decay})
+    return groups
+
+
+def rate_factor(done: float, warmup_share: float, schedule: str) -> float:
+    """Factor on the learning rate: a linear warm-up, then constant or down to zero along a cosine.
+
+    done and warmup_share: shares of the whole run, in [0, 1).
+    """
+    if done < warmup_share:
+        return (done + 1e-6) / warmup_share
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * (done - warmup_share) / (1.0 - warmup_share)))
 
 
 def train_joint(
@@ -164,9 +196,9 @@ def train_joint(
     popularity = data.sequences.train_counts()
     first_codes = hard_codes(tokenizer, data.embeddings)
     model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution).to(device)
+    model.fit_teacher_projection(data.embeddings, data.teacher)
     engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
-    windows = data.sequences.windows()
-    window_lengths = data.sequences.window_batch(windows, params.history).lengths
+    training = TrainingSamples(data.sequences, params.history, model.recommender.config.causal)
     room = model.recommender.config.disambiguation
     state: dict[str, Tensor] = {}
 
@@ -188,31 +220,37 @@ def train_joint(
         return moved | {"collision_rate": collision_rate(codes)}
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(data.sequences.window_batch(windows[batch], params.history), device)
+        samples = make_samples(training[batch], device)
         distil = step >= params.distillation_warmup_epochs * steps_per_epoch
         codes = state["codes"][samples.targets]
-        ranking = None
+        fixed = ranking = None
+        if params.tokenizer != "trained":
+            fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], params)
         if ranker is not None:
-            expected = teacher_probabilities(ranker, samples.items[samples.history], samples.lengths)
+            expected = teacher_probabilities(ranker, samples.items[samples.history], samples.lengths, samples.counts)
             ranking = ranking_targets(expected, state["codes"], codes, model.recommender.config.code_sizes)
-        return joint_losses(engine.forward, samples, codes, data, params, distil, ranking)
+        return joint_losses(engine.forward, samples, codes, data, params, distil, ranking, fixed)
 
     def validate() -> dict[str, float]:
-        tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, params.temperature)
-        tree = PrefixTree(identifiers(), device)
+        codes = identifiers()
+        if params.tokenizer == "hard":
+            tokens = hard_tokens(model.recommender, torch.as_tensor(codes, device=device))
+        else:
+            tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, params.temperature)
+        tree = PrefixTree(codes, device)
         return beam_metrics(
             model.recommender, tokens, tree, data.sequences, users, params.history, params.validation_beam
         )
 
     users = sampled_users(data.sequences, params.validation_users, seed)
-    steps_per_epoch = len(bucketed_batches(window_lengths, params.batch_size, seed, 0))
+    steps_per_epoch = len(training.batches(params.batch_size, seed, 0))
     phase = Phase(
         name="joint",
         seed=seed,
         epochs=params.epochs,
-        batches=lambda epoch: bucketed_batches(window_lengths, params.batch_size, seed, epoch),
+        batches=lambda epoch: training.batches(params.batch_size, seed, epoch),
         losses=losses,
-        learning_rate=lambda done: min(1.0, (done + 1e-6) / params.warmup_share) if params.warmup_share else 1.0,
+        learning_rate=lambda done: rate_factor(done, params.warmup_share, params.schedule),
         validate=validate,
         start_epoch=start_epoch,
         state=state,
