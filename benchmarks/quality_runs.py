@@ -25,7 +25,7 @@ from unigrec.ranking import Baselines, Ranks, Student
 from unigrec.training.checkpoint import Stopped
 from unigrec.training.finetune import train_finetune
 from unigrec.training.joint import JointData, resolve, train_joint
-from unigrec.training.teacher import train_teacher
+from unigrec.training.teacher import teacher_shape, train_teacher
 from unigrec.training.tokenizer import train_tokenizer
 
 SECTIONS = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate")
@@ -46,7 +46,7 @@ def seed_folder(out: Path, seed: int) -> Path:
 
 
 def teacher_folder(out: Path, params: Params, data: Data) -> Path:
-    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint["prepare"])
+    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint)
     return seed_folder(out, params.seed) / f"teacher-{key}"
 
 
@@ -85,12 +85,17 @@ def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
 
 
 def run_teacher(step: Step, session: Session, clock: Clock) -> None:
-    params, sequences = step.params, session.data.sequences
-    log = clock.log(step.name, params.teacher.epochs)
-    checkpoints = step.checkpoints(session)
-    trained = train_teacher(sequences, params.teacher, params.seed, session.device, log, checkpoints)
-    shape = params.teacher.model_dump(include=stages.TEACHER_SHAPE)
-    stages.save_trained(step.folder, trained, {"items": sequences.catalogue_size, **shape})
+    params, data = step.params, session.data
+    trained = train_teacher(
+        data.sequences,
+        data.embeddings,
+        params.teacher,
+        params.seed,
+        session.device,
+        clock.log(step.name, params.teacher.epochs),
+        step.checkpoints(session),
+    )
+    stages.save_trained(step.folder, trained, {"items": data.sequences.catalogue_size, **teacher_shape(params.teacher)})
 
 
 def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:

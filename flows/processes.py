@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, UnigrecError
-from unigrec.process import die_with_parent
 
 GRACE_SECONDS = 5.0  # between asking a stage to stop and killing it
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 # DVC's closing remarks, after a stage has ended well.
 _REMARKS = ("Generating lock file", "Updating lock file", "To track the changes with git", "Use `dvc push`")
 _STATUS = re.compile(r"exited with (-?\d+)")
@@ -68,16 +68,14 @@ def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
 
 
 def run_streamed(command: list[str], emit: Callable[[str], None]) -> int:
-    """Run a command in a process group that ends with us, whatever ends us. Returns its exit status."""
-    process = subprocess.Popen(
+    """Run a command that ends with us, whatever ends us. Returns its exit status, above 128 where a signal ended it."""
+    process = start_supervised(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env=child_environment(os.environ),
-        process_group=0,
-        preexec_fn=die_with_parent,
     )
     assert process.stdout is not None
     try:
@@ -85,25 +83,30 @@ def run_streamed(command: list[str], emit: Callable[[str], None]) -> int:
             emit(line.rstrip("\n"))
         return process.wait()
     finally:
-        stop_group(process)
+        stop(process)
+
+
+def start_supervised(command: list[str], **options: Any) -> subprocess.Popen:
+    """Start a command, with Popen's options, under a supervisor that ends it and all of its descendants with us.
+
+    It is in a group of its own: Ctrl-C reaches us alone, and we stop it. It has no standard input.
+    """
+    # Neither site packages nor our caller's PYTHONPATH: it needs neither, and starts the faster.
+    supervisor = [sys.executable, "-I", "-S", str(SUPERVISOR)]
+    return subprocess.Popen([*supervisor, *command], stdin=subprocess.PIPE, process_group=0, **options)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End what `start_supervised` started, and all that came of it: first politely, then for good."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):  # it has ended, or is in no hurry
+        os.write(process.stdin.fileno(), b".")
+        process.wait(GRACE_SECONDS)
+    process.stdin.close()
+    process.wait()
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment with this interpreter's programs first, so that `unigrec` in dvc.yaml is this installation's."""
     programs = str(Path(sys.executable).parent)
     return {**environment, "PATH": os.pathsep.join([programs, environment.get("PATH", os.defpath)])}
-
-
-def stop_group(process: subprocess.Popen) -> None:
-    """End the process and all of its group: first politely, then for good."""
-    if process.poll() is None:
-        _signal_group(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal_group(process: subprocess.Popen, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

@@ -19,9 +19,8 @@ from pathlib import Path
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows.processes import stop_group
+from flows.processes import start_supervised, stop
 from unigrec.errors import UnigrecError
-from unigrec.process import die_with_parent
 
 START_SECONDS = 120.0
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
@@ -44,7 +43,7 @@ def prefect_server() -> Iterator[None]:
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     with (home / LOG).open("w") as log:
-        process = subprocess.Popen(
+        process = start_supervised(
             [sys.executable, "-m", "uvicorn", *APPLICATION, *ON_THIS_MACHINE_ONLY, "--port", str(port)],
             env={
                 **os.environ,
@@ -54,8 +53,6 @@ def prefect_server() -> Iterator[None]:
             },
             stdout=log,
             stderr=subprocess.STDOUT,
-            process_group=0,
-            preexec_fn=die_with_parent,
         )
     try:
         _wait_until_healthy(url, process, home / LOG)
@@ -65,7 +62,7 @@ def prefect_server() -> Iterator[None]:
             finally:
                 APILogHandler().flush()  # what is still queued would find no server any more
     finally:
-        stop_group(process)
+        stop(process)
 
 
 def _free_port() -> int:

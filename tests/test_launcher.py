@@ -11,7 +11,7 @@ import time
 import pytest
 
 from unigrec import launcher
-from unigrec.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
+from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, InvalidDataError, UnigrecError
 from unigrec.launcher import is_rank, report, run_ranks
 
 RANK = "import os, sys, time; rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE']); "
@@ -34,6 +34,87 @@ def test_an_error_of_a_rank_comes_through_once_with_its_exit_code(capfd):
         run_ranks(["-c", code], 2)
     assert raised.value.exit_code == EXIT_INVALID_DATA
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "os.kill(os.getpid(), 15)", "sys.exit(1)"])
+def test_the_exit_code_is_the_errors_whatever_becomes_of_the_rank_after_its_report(end):
+    code = RANK + (
+        "from unigrec.errors import InvalidDataError; from unigrec.launcher import report\n"
+        f"report(InvalidDataError('the joint loss is not finite')); {end}"
+    )
+    with pytest.raises(UnigrecError, match=r"^the joint loss is not finite$") as raised:
+        run_ranks(["-c", code], 2)
+    assert raised.value.exit_code == EXIT_INVALID_DATA
+
+
+# Rank 0 loses its peer and crashes first; rank 1 fails when the agent asks it to stop. It is ready before either.
+LOST = """
+import signal
+from pathlib import Path
+from unigrec.errors import InvalidDataError
+from unigrec.launcher import run_and_end
+def work():
+    ready = Path({ready!r})
+    if rank == 0:
+        while not ready.exists(): time.sleep(0.01)
+        raise RuntimeError("connection closed by peer")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    ready.touch()
+    signal.sigwait([signal.SIGTERM])
+    {end}
+run_and_end(work)
+"""
+
+
+def lose(tmp_path, end: str) -> None:
+    run_ranks(["-c", RANK + LOST.format(ready=str(tmp_path / "ready"), end=end)], 2)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("raise InvalidDataError('a full disk')", "a full disk"),
+        ("os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL; what it said is above"),
+    ],
+)
+def test_what_failed_is_not_drowned_by_the_crash_of_a_rank_that_lost_it(tmp_path, capfd, end, message):
+    with pytest.raises(UnigrecError, match=f"^{message}$"):
+        lose(tmp_path, end)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_of_two_crashes_the_first_is_shown(tmp_path, capfd):
+    with pytest.raises(UnigrecError, match=r"^rank 0 ended with exit code 1; what it said is above$"):
+        lose(tmp_path, "1 / 0")
+    output, errors = capfd.readouterr()
+    assert (output, errors.count("Traceback")) == ("", 1)
+    assert errors.splitlines()[-1] == "RuntimeError: connection closed by peer"
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "output", "errors"),
+    [
+        ("print('done', end='')", 0, "done", ""),
+        ("raise InvalidDataError('what and where')", EXIT_INVALID_DATA, "", "error: what and where"),
+        ("1 / 0", 1, "", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_the_interpreters_teardown_would_trip_over_changes_nothing(work, code, output, errors):
+    script = (
+        "import atexit, os; from unigrec.errors import InvalidDataError; from unigrec.launcher import run_and_end\n"
+        f"def work(): {work}\n"
+        "atexit.register(os.abort); run_and_end(work)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, output)
+    assert done.stderr.splitlines()[-1:] == ([errors] if errors else [])
+
+
+def test_every_stage_of_the_command_line_ends_without_teardown(tmp_path):
+    script = "import atexit, os; from unigrec.cli import main; atexit.register(os.abort); main()"
+    done = subprocess.run([sys.executable, "-c", script, "prepare"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (EXIT_BAD_INPUT, 1), done.stderr
+    assert done.stderr.startswith("error: params.yaml")
 
 
 def test_a_rank_that_dies_without_a_word_is_named_and_the_others_are_stopped(capfd):

@@ -29,13 +29,19 @@ MODELS = "Models"
 
 
 def _run_stage(name: str, params_file: Path) -> None:
-    from unigrec import stages
-    from unigrec.config import load_params
-    from unigrec.launcher import is_rank, run_ranks
+    from unigrec.launcher import run_and_end
     from unigrec.process import die_with_parent, keep_quiet
 
     die_with_parent()
     keep_quiet()
+    run_and_end(lambda: _stage(name, params_file))
+
+
+def _stage(name: str, params_file: Path) -> None:
+    from unigrec import stages
+    from unigrec.config import load_params
+    from unigrec.launcher import is_rank, run_ranks
+
     params = load_params(params_file)
     if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
         run_ranks(["-m", "unigrec.cli", name, "--params", str(params_file)], params.joint.processes)

@@ -76,11 +76,16 @@ class EmbedParams(Section):
 
 
 class TeacherParams(Section):
+    architecture: Literal["sasrec", "bsarec"]
+    filter_share: Share
+    filter_components: Count
+    content: bool
     d_model: Count
     blocks: Count
     heads: Count
     history: Annotated[int, Field(ge=1, le=1000)]
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]
     lr: Positive
     weight_decay: NonNegative
     batch_size: Count
@@ -92,6 +97,8 @@ class TeacherParams(Section):
     def _heads_divide(self) -> TeacherParams:
         if self.d_model % self.heads:
             raise ValueError(f"d_model ({self.d_model}) must be a multiple of heads ({self.heads})")
+        if self.architecture == "bsarec" and self.filter_components > self.history // 2 + 1:
+            raise ValueError(f"filter_components is at most history // 2 + 1 = {self.history // 2 + 1}")
         return self
 
 
@@ -117,6 +124,7 @@ class RecommenderParams(Section):
     encoder_layers: Count
     decoder_layers: Count
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    causal: bool
 
 
 class JointParams(Section):

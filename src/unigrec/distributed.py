@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,28 +24,26 @@ def leave_process_group() -> None:
         dist.destroy_process_group()
 
 
-def rank_slice(size: int) -> slice:
-    """The contiguous rows of a batch of `size` that belong to this rank; sizes differ by at most one."""
+def rank_slices(size: int) -> list[slice]:
+    """The contiguous rows of a batch of `size` that belong to each rank; sizes differ by at most one."""
     base, extra = divmod(size, world_size())
-    start = rank() * base + min(rank(), extra)
-    return slice(start, start + base + (rank() < extra))
+    starts = [number * base + min(number, extra) for number in range(world_size() + 1)]
+    return [slice(*ends) for ends in pairwise(starts)]
 
 
-def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """All ranks' rows (total, ...), in rank order: others' detached, this rank's own with its gradient in place.
+def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """All ranks' rows, `sizes` of them, in rank order: others' detached, this rank's own with its gradient in place.
 
     A loss over the result is the same on every rank. Its gradient is this rank's part times the world size: averaged
     over ranks it is the whole batch's.
     """
     if world_size() == 1:
         return rows
-    longest = -(-total // world_size())
-    padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+    padded = torch.zeros(max(sizes), *rows.shape[1:], dtype=rows.dtype, device=rows.device)
     padded[: len(rows)] = rows.detach()
     gathered = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(gathered, padded)
-    base, extra = divmod(total, world_size())
-    pieces = [piece[: base + (index < extra)] for index, piece in enumerate(gathered)]
+    pieces = [piece[:size] for piece, size in zip(gathered, sizes, strict=True)]
     pieces[rank()] = rows.detach() + (rows - rows.detach()) * world_size()
     return torch.cat(pieces)
 

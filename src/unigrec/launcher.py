@@ -8,19 +8,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
+import traceback
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from unigrec.errors import UnigrecError
+from unigrec.errors import EXIT_OK, UnigrecError
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set for each rank by the agent: where it may leave its last words
+EXIT_CRASHED = 1  # as the interpreter ends after a traceback
 
 
 def is_rank() -> bool:
@@ -33,7 +37,7 @@ def run_ranks(arguments: list[str], processes: int) -> None:
 
     Raises:
         UnigrecError: a rank failed. Its own error, with its exit code, where it left one by `report`; otherwise which
-            rank ended how. The others have been stopped.
+            rank ended how, after its traceback is printed. The others have been stopped.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -64,25 +68,67 @@ def run_ranks(arguments: list[str], processes: int) -> None:
             logging.disable(logging.NOTSET)
 
 
-def report(error: UnigrecError) -> None:
-    """Print an error that a person can act on; a rank leaves it to the launcher, which prints it once for all ranks."""
+def run_and_end(work: Callable[[], None]) -> NoReturn:
+    """Do the work of this process, report what it raised, and end the process at once, without tearing it down.
+
+    Process groups leave threads behind (gloo's, the store's), over which the interpreter's teardown may abort: work
+    that went well would look like a crash, and an error would lose its exit code. Nothing is left to tear down: files
+    are complete when they are renamed.
+    """
+    code = EXIT_OK
+    try:
+        work()
+    except UnigrecError as error:
+        report(error)
+        code = error.exit_code
+    except Exception as error:
+        report(error)
+        code = EXIT_CRASHED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def report(error: Exception) -> None:
+    """Print an error that a person can act on in a line, any other with its traceback.
+
+    A rank leaves it to the launcher, which prints one error for all ranks.
+    """
+    code = error.exit_code if isinstance(error, UnigrecError) else None
+    message = "".join(traceback.format_exception(error)).rstrip() if code is None else str(error)
     file = os.environ.get(ERROR_FILE)
     if file:
-        Path(file).write_text(json.dumps({"message": str(error), "timestamp": int(time.time())}), encoding="utf-8")
+        words = {"message": message, "timestamp": time.time(), "exit_code": code}
+        Path(file).write_text(json.dumps(words), encoding="utf-8")
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(message if code is None else f"error: {message}", file=sys.stderr)
 
 
 def _error_of(failed: ChildFailedError) -> UnigrecError:
-    rank, failure = failed.get_first_failure()
-    for reported in failed.failures.values():
-        if Path(reported.error_file).is_file():
-            error = UnigrecError(reported.message)
-            error.exit_code = reported.exitcode
-            return error
+    rank, failure = min(failed.failures.items(), key=lambda item: _blame(item[1]))
+    words = failure.error_file_data
+    code = words.get("exit_code")
+    if code is not None:
+        error = UnigrecError(words["message"])
+        error.exit_code = code  # not the process's: what became of it after its report says nothing
+        return error
+    if "exit_code" in words:  # its report, not what the agent made up
+        print(words["message"], file=sys.stderr)
     by_signal, code = failure.exitcode < 0, failure.exitcode
     how = f"was killed by {failure.signal_name()}" if by_signal else f"ended with exit code {code}"
     return UnigrecError(f"rank {rank} {how}; what it said is above")
+
+
+def _blame(failure: ProcessFailure) -> tuple[int, float]:
+    """The failure that explains the others sorts first: ranks that lose one crash too, or are stopped by the agent."""
+    words = failure.error_file_data
+    if words.get("exit_code") is not None:
+        place = 0
+    elif failure.exitcode == -signal.SIGTERM:
+        place = 3
+    else:
+        place = 1 if failure.exitcode < 0 else 2
+    return place, words.get("timestamp", failure.timestamp)
 
 
 def _check_devices(processes: int) -> None:

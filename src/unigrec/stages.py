@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from unigrec.training.checkpoint import CheckpointFolder
     from unigrec.training.teacher import Trained
 
-TEACHER_SHAPE = {"d_model", "blocks", "heads", "history", "dropout"}
 CHECKPOINT_SECONDS = 20.0
 TOKENIZER_SHAPE = {"code_dim", "hidden", "levels", "codebook_size"}
 
@@ -90,12 +89,13 @@ def embed(params: Params) -> None:
 
 def teacher(params: Params) -> None:
     """Train the collaborative teacher; its item embeddings are what the joint phase distils."""
-    from unigrec.training.teacher import train_teacher
+    from unigrec.training.teacher import teacher_shape, train_teacher
 
     with _training("teacher", params) as checkpoints:
         sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
-        trained = train_teacher(sequences, params.teacher, params.seed, training_device(), log, checkpoints)
-        config = {"items": sequences.catalogue_size, **params.teacher.model_dump(include=TEACHER_SHAPE)}
+        device, embeddings = training_device(), load_embeddings()
+        trained = train_teacher(sequences, embeddings, params.teacher, params.seed, device, log, checkpoints)
+        config = {"items": sequences.catalogue_size, **teacher_shape(params.teacher)}
         _save_trained(a.TEACHER, trained, config, "Teacher")
 
 
@@ -326,18 +326,20 @@ def training_device() -> torch.device:
 
 @contextmanager
 def _training(stage: str, params: Params) -> Iterator[CheckpointFolder]:
-    """The stage's checkpoint, keyed by everything that `dvc.yaml` says it depends on, and removed when it is done."""
+    """The stage's checkpoint, keyed by everything that `dvc.yaml` says it depends on, and removed when it is done.
+
+    A stage that fails keeps its process group until it has ended: ranks that lose a peer crash, and the error of the
+    one that failed must be reported before.
+    """
     import shutil
 
     from unigrec.distributed import leave_process_group, rank
     from unigrec.training.checkpoint import CheckpointFolder
 
-    try:
-        yield CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage, params), CHECKPOINT_SECONDS)
-        if rank() == 0:
-            shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
-    finally:
-        leave_process_group()
+    yield CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage, params), CHECKPOINT_SECONDS)
+    if rank() == 0:
+        shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
+    leave_process_group()
 
 
 def stage_key(stage: str, params: Params) -> str:

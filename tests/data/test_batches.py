@@ -31,7 +31,7 @@ def test_users_with_fewer_than_three_interactions_are_for_training_only():
 
 
 def test_every_prefix_of_a_training_sequence_predicts_its_next_item():
-    batch = FOUR.window_batch(FOUR.windows(), history=10)
+    batch = FOUR.segment_batch(FOUR.window_segments(history=10))
     pairs = [
         (tuple(items[:length].tolist()), int(target))
         for items, length, target in zip(batch.items, batch.lengths, batch.targets, strict=True)
@@ -42,7 +42,7 @@ def test_every_prefix_of_a_training_sequence_predicts_its_next_item():
 def test_histories_are_cut_to_their_last_items_and_padded_with_zero_on_the_right():
     batch = FOUR.held_out(np.array([0, 2]), "test", history=2)
     assert batch.items.tolist() == [[2, 3], [7, 8]]
-    assert FOUR.window_batch(FOUR.windows(), history=1).items.tolist() == [[0], [1], [5]]
+    assert FOUR.segment_batch(FOUR.window_segments(history=1)).items.tolist() == [[0], [1], [5]]
 
 
 def test_seen_is_uncut():
@@ -71,7 +71,7 @@ def test_held_out_items_never_reach_training(seed: int, users: int, history: int
     sequences = distinct_sequences(users, 7, seed)
     evaluated = sequences.evaluation_users()
     hidden = {int(sequences.items[sequences.offsets[user + 1] - back]) for user in evaluated for back in (1, 2)}
-    windows = sequences.window_batch(sequences.windows(), history)
+    windows = sequences.segment_batch(sequences.window_segments(history))
     trained = set(windows.items[windows.items != 0].tolist()) | set(windows.targets.tolist())
     items, lengths = sequences.training_batch(np.arange(users), history)
     trained |= set(items[np.arange(items.shape[1]) < lengths[:, None]].tolist())
@@ -90,7 +90,7 @@ def test_windows_count_one_for_each_training_item_but_the_first_and_stay_within_
     training = sequences.train_ends - sequences.offsets[:-1]
     windows = sequences.windows()
     assert len(windows) == (training - 1).clip(0).sum()
-    batch = sequences.window_batch(windows, history)
+    batch = sequences.segment_batch(sequences.window_segments(history))
     for items, length, target in zip(batch.items, batch.lengths, batch.targets, strict=True):
         start = sequences.offsets[np.searchsorted(sequences.offsets, target, side="right") - 1]
         assert items[:length].tolist() == list(range(max(start, target - history), target))
@@ -105,6 +105,37 @@ def test_batches_are_a_permutation_of_the_samples(seed: int, samples: int, batch
     assert len(batches) == -(-samples // batch_size)
     assert all(len(batch) <= batch_size for batch in batches)
     assert sorted(index for batch in batches for index in batch.tolist()) == list(range(samples))
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 6))
+def test_segments_hold_each_training_target_once_with_at_least_half_the_history_there_is(
+    seed: int, users: int, history: int
+):
+    sequences = distinct_sequences(users, 17, seed)
+    pieces = sequences.segments(history)
+    found = {}
+    for piece in pieces:
+        batch = sequences.segment_batch(piece[None])
+        (items,), (length,), (count,) = batch.items, batch.lengths, batch.counts
+        assert length <= history
+        for place, target in enumerate(batch.targets.tolist()):
+            assert target not in found
+            found[target] = items[: length - count + place + 1].tolist()
+    assert sorted(found) == sequences.windows().tolist()
+    for target, before in found.items():
+        start = sequences.offsets[np.searchsorted(sequences.offsets, target, side="right") - 1]
+        assert before == list(range(target - len(before), target))
+        assert len(before) >= min(target - start, history - max(history // 2, 1) + 1, history)
+
+
+def test_rows_with_several_samples_fill_batches_by_their_samples():
+    counts = np.random.default_rng(0).integers(1, 20, 500)
+    batches = bucketed_batches(counts, 64, 3, 0, counts)
+    assert sorted(row for batch in batches for row in batch.tolist()) == list(range(500))
+    sizes = [counts[batch].sum() for batch in batches]
+    assert max(sizes) < 64 + 20
+    assert np.median(sizes) == pytest.approx(64, abs=10)
 
 
 def test_batches_depend_on_seed_and_epoch_only():

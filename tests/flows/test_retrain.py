@@ -15,10 +15,11 @@ import pytest
 import yaml
 from dvc.repo import Repo
 from flows.graph import read_graph
-from flows.processes import StageError, child_environment, run_stage
+from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 from flows.retrain import bring_up_to_date, was_killed
 from prefect.states import Failed
 
+from flows import processes
 from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
 from unigrec.lock import exclusive
 
@@ -168,19 +169,56 @@ def test_one_run_at_a_time(tmp_path):
         pass
 
 
-def test_a_killed_run_leaves_no_process_behind(tmp_path):
-    """The child would write for a minute; its parent is killed without a chance to clean up."""
-    beat = tmp_path / "beat"
-    child = f"import time\nfor i in range(600):\n    open({str(beat)!r}, 'w').write(str(i)); time.sleep(0.1)"
-    code = f"from flows.processes import run_streamed; run_streamed([{sys.executable!r}, '-c', {child!r}], print)"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    wait_for(beat.exists)
+# A shell that stays in between (it has something to do afterwards), and a daemon that has left group and session.
+SHELL = "{python} -c '{beat}'; true"
+DAEMON = "{python} -c 'import os\nif os.fork() or os.setsid() or os.fork(): os._exit(0)\n{beat}'; sleep 60; true"
+BEAT = 'import time\nwhile True: open("beat", "w").write(str(time.time())); time.sleep(0.1)'
+
+
+@pytest.mark.parametrize("shell", [SHELL, DAEMON])
+def test_a_killed_run_leaves_no_process_behind(tmp_path, shell):
+    """The child would write for ever; its ancestor is killed without a chance to clean up."""
+    command = ["/bin/sh", "-c", shell.format(python=sys.executable, beat=BEAT)]
+    code = f"from flows.processes import run_streamed; run_streamed({command!r}, print)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    wait_for((tmp_path / "beat").exists)
+    assert len(processes_of(tmp_path)) >= 4  # flow, supervisor, shell, child
     parent.kill()
     parent.wait()
-    time.sleep(0.3)
-    before = beat.read_text()
-    time.sleep(0.5)
-    assert beat.read_text() == before
+    wait_for(lambda: not processes_of(tmp_path), 10)
+
+
+def test_what_a_command_leaves_running_ends_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    left = DAEMON.replace("sleep 60; true", "sleep 0.5; echo over; exit 7").format(python=sys.executable, beat=BEAT)
+    assert run_streamed(["/bin/sh", "-c", left], lines.append) == 7
+    assert lines == ["over"]
+    assert (tmp_path / "beat").exists()
+    assert processes_of(tmp_path) == [os.getpid()]
+
+
+def test_a_command_that_ignores_a_polite_word_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
+    process = start_supervised(
+        ["/bin/sh", "-c", "trap '' TERM; echo ready; sleep 60; sleep 60"], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+        stop(process)
+        assert (process.returncode, process.stdout.read()) == (128 + signal.SIGKILL, b"")
+
+
+def test_a_command_that_listens_may_tidy_up():
+    tidy = "trap 'echo tidy; exit 3' TERM; echo ready; sleep 60 & wait"
+    process = start_supervised(["/bin/sh", "-c", tidy], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+        stop(process)
+        assert (process.returncode, process.stdout.read()) == (3, b"tidy\n")
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -196,9 +234,7 @@ MAKE_MODEL = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from unigrec.process import die_with_parent
 from tiny_model import write_artifacts
-die_with_parent()
 mode = Path("mode").read_text().strip()
 if mode == "slow":
     Path("started").write_text(str(os.getpid()))
@@ -207,6 +243,7 @@ if mode.isdigit():
     sys.exit(int(mode))
 write_artifacts(0, mode == "good", None, 0)
 """
+STAGE = "python make_model.py || exit $?"  # every shell waits for it, instead of becoming it
 EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
 
 
@@ -217,7 +254,7 @@ def model_project(tmp_path_factory) -> Path:
     shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
-    make_project(folder, {"model": {"cmd": "python make_model.py", "deps": ["mode", "make_model.py"], "outs": outs}})
+    make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})
     return folder
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from unigrec.models.sasrec import SASRec
+from unigrec.models.sasrec import FrequencyFilter, SASRec, low_pass_kernel
 from unigrec.training.teacher import next_item_loss
 
 
-def teacher(blocks: int = 2, history: int = 6) -> SASRec:
+def teacher(blocks: int = 2, history: int = 6, **options) -> SASRec:
     torch.manual_seed(0)
-    model = SASRec(items=9, d_model=8, blocks=blocks, heads=2, history=history, dropout=0.3).eval()
+    model = SASRec(items=9, d_model=8, blocks=blocks, heads=2, history=history, dropout=0.3, **options).eval()
     for embedding in (model.item_embedding, model.position_embedding):
         torch.nn.init.normal_(embedding.weight)
     return model
@@ -20,8 +21,9 @@ def teacher(blocks: int = 2, history: int = 6) -> SASRec:
 ITEMS = torch.tensor([[3, 1, 4, 1, 5]])
 
 
-def test_later_items_do_not_change_earlier_states():
-    model, lengths = teacher(), torch.tensor([5])
+@pytest.mark.parametrize("options", [{}, {"filter_share": 0.7, "filter_components": 2}])
+def test_later_items_do_not_change_earlier_states(options):
+    model, lengths = teacher(**options), torch.tensor([5])
     before = model(ITEMS, lengths)
     changed = model(torch.tensor([[3, 1, 4, 7, 8]]), lengths)
     torch.testing.assert_close(changed[:, :3], before[:, :3])
@@ -72,4 +74,31 @@ def test_next_item_loss_is_the_mean_over_real_positions_of_the_whole_catalogue_c
         states = model(items[row : row + 1, : length - 1], torch.tensor([length - 1]))[0]
         for step in range(length - 1):
             terms.append(F.cross_entropy(model.scores(states[step])[None], items[row, step + 1 : step + 2]))
-    torch.testing.assert_close(next_item_loss(model, items, lengths, torch.device("cpu")), torch.stack(terms).mean())
+    torch.testing.assert_close(next_item_loss(model, items, lengths), torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize(("history", "components"), [(8, 1), (8, 3), (8, 5), (7, 4)])
+def test_the_filter_at_a_position_is_the_fourier_transform_of_the_zero_padded_history_up_to_it(history, components):
+    """BSARec's own formula (arXiv 2312.10325): keep the lowest components, scale the others by beta squared."""
+    torch.manual_seed(0)
+    layer, hidden = FrequencyFilter(4, low_pass_kernel(history, components)), torch.randn(2, history, 4)
+    found = layer(hidden)
+    for end in range(1, history + 1):
+        padded = torch.cat([torch.zeros(2, history - end, 4), hidden[:, :end]], dim=1)
+        spectrum = torch.fft.rfft(padded, dim=1)
+        spectrum[:, components:] = 0
+        low = torch.fft.irfft(spectrum, n=history, dim=1)[:, -1]
+        expected = low + layer.rescale**2 * (hidden[:, end - 1] - low)
+        torch.testing.assert_close(found[:, end - 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_content_is_added_to_the_item_embeddings_and_can_be_folded_into_them():
+    model = teacher(content_dim=3)
+    model.content = torch.randn(9, 3)
+    expected = model.item_embedding.weight + model.content @ model.content_projection.weight.T
+    torch.testing.assert_close(model.item_table(), expected)
+    before = model.last_hidden(ITEMS, torch.tensor([5])).detach()
+    plain = teacher()
+    plain.load_state_dict(model.without_content().state_dict())  # nothing of the content is left to be stored
+    torch.testing.assert_close(plain.last_hidden(ITEMS, torch.tensor([5])), before)
+    torch.testing.assert_close(plain.item_embedding.weight, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from small import few, padded, small_recommender, small_tokenizer
+from small import few, padded, random_sequences, small_recommender, small_tokenizer
 from unigrec.config import load_params
-from unigrec.data.batches import Histories
+from unigrec.data.batches import Segments
 from unigrec.identifiers import hard_codes
-from unigrec.losses import uniformity_loss
+from unigrec.losses import recommendation_loss, uniformity_loss
+from unigrec.models.recommender import Recommender
 from unigrec.models.unified import UnifiedModel, expand_history
 from unigrec.training.finetune import hardened_loss
 from unigrec.training.joint import JointData, fixed_identifiers, joint_losses, parameter_groups
@@ -35,9 +37,10 @@ PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").joint.model_copy
         "contrast_temperature": 0.07,
     }
 )
-BATCH = Histories(
+BATCH = Segments(
     items=np.array([[4, 4, 7, 1], [7, 0, 0, 0], [4, 9, 0, 0], [1, 2, 3, 0]]),
     lengths=np.array([4, 1, 2, 3]),
+    counts=np.ones(4, np.int64),
     targets=np.array([7, 4, 5, 4]),
 )
 CODES = torch.tensor([[0, 1, 2], [3, 0, 1], [2, 2, 2], [3, 0, 1]])
@@ -54,7 +57,7 @@ def data(seed: int = 0) -> JointData:
     return JointData(None, embeddings, torch.randn(ITEMS, TEACHER_DIM, generator=generator))
 
 
-def per_position(batch: Histories) -> Samples:
+def per_position(batch: Segments) -> Samples:
     """The batch without deduplication: every history position and every target is an item of its own."""
     there = torch.as_tensor(np.arange(batch.items.shape[1]) < batch.lengths[:, None])
     history = torch.zeros(batch.items.shape, dtype=torch.long)
@@ -66,8 +69,10 @@ def per_position(batch: Histories) -> Samples:
         occurrences=torch.ones(len(items), dtype=torch.long),
         history=history,
         lengths=torch.as_tensor(batch.lengths),
+        counts=torch.as_tensor(batch.counts),
         targets=targets,
         batch_targets=targets,
+        batch_sizes=[len(targets)],
         batch_occurrences=len(items),
     )
 
@@ -92,11 +97,11 @@ def flat(gradients: dict[str, Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
-def random_batch(seed: int) -> Histories:
+def random_batch(seed: int) -> Segments:
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, 6, 4)
     items = np.where(np.arange(lengths.max()) < lengths[:, None], generator.integers(0, ITEMS, (4, lengths.max())), 0)
-    return Histories(items, lengths, generator.integers(0, ITEMS, 4))
+    return Segments(items, lengths, np.ones(4, np.int64), generator.integers(0, ITEMS, 4))
 
 
 @few
@@ -129,6 +134,54 @@ def test_the_tokenizer_encodes_each_distinct_item_once():
     unified.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=True)
     assert rows == [len({1, 2, 3, 4, 5, 7, 9})]
+
+
+def causal_model() -> UnifiedModel:
+    config = replace(small_recommender().config, causal=True)
+    torch.manual_seed(0)
+    return UnifiedModel(small_tokenizer(seed=0), Recommender(config), TEACHER_DIM).eval()
+
+
+def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
+    """With a causal encoder, a row with several targets gives each the loss that its own history would give it."""
+    sequences = random_sequences(users=6, items=ITEMS, longest=8, seed=1)
+    assert sequences.train_ends.max() > 0
+    known, found = data(), {}
+    for name, pieces in (("together", sequences.segments(history=9)), ("apart", sequences.window_segments(history=9))):
+        order = np.argsort(pieces[:, 1], kind="stable")
+        samples = make_samples(sequences.segment_batch(pieces[order]), CPU)
+        codes = torch.as_tensor(np.random.default_rng(0).integers(0, 4, (ITEMS, 3)))[samples.targets]
+        unified = causal_model()
+        embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
+        output = unified(
+            embeddings,
+            samples.history,
+            samples.lengths,
+            samples.counts,
+            codes,
+            teacher,
+            0.3,
+            distillation_temperature=0.3,
+        )
+        recommendation_loss(output.logits, codes).mean().backward()
+        found[name] = output, unified.recommender.encoder.layers[0].feed_in.weight.grad
+    (together, gradient), (apart, other) = found["together"], found["apart"]
+    torch.testing.assert_close(together.logits, apart.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        together.history_log_probabilities, apart.history_log_probabilities, rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_without_causality_a_later_item_changes_what_earlier_ones_say():
+    unified = model()
+    source = torch.randn(1, 3 * 3, unified.recommender.config.d_model)
+    mask = torch.ones(1, 9, dtype=torch.bool)
+    changed = source.clone()
+    changed[:, 6:] += 1.0
+    for one, same in ((unified, False), (causal_model(), True)):
+        before, after = (one.recommender.encode(given, mask)[:, :6] for given in (source, changed))
+        assert torch.allclose(before, after, atol=1e-6) is same
 
 
 def test_samples_number_the_distinct_items_and_count_them():
@@ -215,14 +268,16 @@ def test_a_fixed_identifier_gets_no_gradient_and_the_hard_one_is_a_table_lookup(
     assert len(parameter_groups(unified, params)) == 1
     if kind == "hard":
         codes = torch.as_tensor(hard_codes(unified.tokenizer, known.embeddings))
-        plain = hardened_loss(unified.recommender, codes[torch.as_tensor(BATCH.items)], samples.lengths, CODES)
+        plain = hardened_loss(
+            unified.recommender, codes[torch.as_tensor(BATCH.items)], samples.lengths, samples.counts, CODES
+        )
         torch.testing.assert_close(losses["recommendation_loss"], plain.mean())
 
 
 def test_autocast_gives_float32_outputs_near_those_of_full_precision():
     unified, known, samples = model(), data(), make_samples(BATCH, CPU)
     embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
-    arguments = embeddings, samples.history, samples.lengths, CODES, teacher, 0.3
+    arguments = embeddings, samples.history, samples.lengths, samples.counts, CODES, teacher, 0.3
     full, half = unified(*arguments), unified(*arguments, autocast=True)
     for name in ("logits", "probabilities", "reconstructed", "student_state"):
         value = getattr(half, name)

@@ -88,9 +88,10 @@ def test_codes_alone_are_the_input():
     other = history.clone()
     other[:, 2:] = 3
     lengths = torch.tensor([2])
-    one, same = hardened_loss(model, history, lengths, target), hardened_loss(model, other, lengths, target)
+    counts = torch.tensor([1])
+    one, same = (hardened_loss(model, given, lengths, counts, target) for given in (history, other))
     torch.testing.assert_close(one, same)
-    torch.testing.assert_close(one, hardened_loss(model, history[:, :2], lengths, target))
+    torch.testing.assert_close(one, hardened_loss(model, history[:, :2], lengths, counts, target))
 
 
 def test_deepspeed_and_torch_train_alike():

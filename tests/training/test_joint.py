@@ -42,10 +42,14 @@ def start(params: JointParams, seed: int = 7) -> UnifiedModel:
     return new_unified(tokenizer, hard_codes(tokenizer, tiny_data().embeddings), params, 8, "disambiguate")
 
 
+def windows(data: JointData, params: JointParams):
+    return data.sequences.segment_batch(data.sequences.window_segments(params.history)[:30])
+
+
 def batch_losses(params: JointParams, distil: bool) -> dict[str, torch.Tensor]:
     data, model = tiny_data(), start(params).eval()
     codes = resolve(model.tokenizer, data.embeddings, data.sequences.train_counts(), "disambiguate").codes
-    samples = make_samples(data.sequences.window_batch(data.sequences.windows()[:30], params.history), CPU)
+    samples = make_samples(windows(data, params), CPU)
     return joint_losses(model, samples, torch.as_tensor(codes)[samples.targets], data, params, distil)
 
 
@@ -73,7 +77,7 @@ def test_before_the_distillation_joins_its_losses_are_not_even_computed():
 def test_reconstruction_weighs_each_item_by_its_occurrences():
     params, data = joint_params(), tiny_data()
     model = start(params).eval()
-    whole = data.sequences.window_batch(data.sequences.windows()[:30], params.history)
+    whole = windows(data, params)
     there = np.arange(whole.items.shape[1]) < whole.lengths[:, None]
     every = data.embeddings[np.r_[whole.items[there], whole.targets]]  # history items and targets, with repetition
     soft = model.tokenizer.quantize_soft(model.tokenizer.encoder(every), params.temperature)
@@ -92,9 +96,9 @@ def test_the_distillation_joins_after_its_warm_up():
 def test_the_temperature_stays_fixed(monkeypatch):
     seen, forward = [], UnifiedModel.forward
 
-    def spy(self, embeddings, history, lengths, codes, teacher, temperature, *others):
+    def spy(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others):
         seen.append(temperature)
-        return forward(self, embeddings, history, lengths, codes, teacher, temperature, *others)
+        return forward(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others)
 
     monkeypatch.setattr(UnifiedModel, "forward", spy)
     run(joint_params(epochs=2, temperature=0.003))

@@ -50,7 +50,11 @@ def test_loss_of_one_hot_targets_is_the_cross_entropy_and_the_least_is_at_the_ta
 def test_teacher_probabilities_are_those_of_the_last_item_whatever_the_padding():
     torch.manual_seed(0)
     teacher = SASRec(items=5, d_model=8, blocks=1, heads=2, history=4, dropout=0.5)
-    short = teacher_probabilities(teacher, torch.tensor([[3, 1]]), torch.tensor([2]))
-    padded = teacher_probabilities(teacher, torch.tensor([[3, 1, 0, 0]]), torch.tensor([2]))
+    one, two = torch.tensor([1]), torch.tensor([2])
+    short = teacher_probabilities(teacher, torch.tensor([[3, 1]]), two, one)
+    padded = teacher_probabilities(teacher, torch.tensor([[3, 1, 0, 0]]), two, one)
     torch.testing.assert_close(short, padded)
     torch.testing.assert_close(short.sum(1), torch.ones(1))
+    both = teacher_probabilities(teacher, torch.tensor([[3, 1, 0, 0]]), two, two)
+    torch.testing.assert_close(both[1:], short)
+    assert both.shape == (2, 5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_training import CPU, ITEMS, tiny_params, tiny_sequences
+from tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, tiny_sequences
 
 from unigrec.errors import TrainingError
 from unigrec.training.teacher import new_teacher, next_item_loss, teacher_scores, train_teacher, validation_metrics
@@ -14,7 +14,7 @@ from unigrec.training.teacher import new_teacher, next_item_loss, teacher_scores
 
 def run(seed: int = 7, **changes):
     params = tiny_params(teacher=changes).teacher
-    return train_teacher(tiny_sequences(), params, seed, CPU, lambda step, metrics: None)
+    return train_teacher(tiny_sequences(), tiny_embeddings(), params, seed, CPU, lambda step, metrics: None)
 
 
 def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():
@@ -26,15 +26,26 @@ def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():
             # The loss gives a sequence's last input the last position, so shorter prefixes are read off the whole.
             hidden = model(row[None, : length - 1], length[None] - 1)[0, end - 1]
             each.append(F.cross_entropy(model.scores(hidden), row[end]))
-    torch.testing.assert_close(next_item_loss(model, items, lengths, CPU), torch.stack(each).mean())
+    torch.testing.assert_close(next_item_loss(model, items, lengths), torch.stack(each).mean())
 
 
 def test_it_learns_what_follows_what_and_keeps_its_best_weights():
-    trained = run(epochs=40, patience=40, lr=0.01)
+    trained = run(epochs=40, patience=40, lr=0.01, content=False)  # content gives most of it away at once
     found = [row["validation_ndcg_at_10"] for row in trained.history]
     assert max(found) > 2 * found[0]
     assert trained.history[-1]["loss"] < 0.7 * trained.history[0]["loss"]
     assert validation_metrics(trained.model, tiny_sequences(), CPU)["validation_ndcg_at_10"] == max(found)
+
+
+@pytest.mark.parametrize("architecture", ["sasrec", "bsarec"])
+def test_content_helps_from_the_start_and_is_folded_into_the_embeddings(architecture):
+    with_content, without = (
+        run(epochs=2, content=content, architecture=architecture, filter_components=2) for content in (True, False)
+    )
+    assert with_content.history[0]["validation_ndcg_at_10"] > without.history[0]["validation_ndcg_at_10"]
+    assert set(with_content.model.state_dict()) == set(without.model.state_dict())
+    best = max(row["validation_ndcg_at_10"] for row in with_content.history)
+    assert validation_metrics(with_content.model, tiny_sequences(), CPU)["validation_ndcg_at_10"] == best
 
 
 def test_it_stops_when_validation_no_longer_rises():

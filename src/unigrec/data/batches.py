@@ -21,6 +21,15 @@ class Histories(NamedTuple):
     targets: np.ndarray  # (B,) int64
 
 
+class Segments(NamedTuple):
+    """Histories of B rows, each with a target after every one of its last `counts` items."""
+
+    items: np.ndarray  # (B, n) int64, padded with 0 on the right
+    lengths: np.ndarray  # (B,) int64, items of each history
+    counts: np.ndarray  # (B,) int64, targets of each history
+    targets: np.ndarray  # (P,) int64, all rows' targets one after the other
+
+
 class Sequences(NamedTuple):
     """Users' items in time order, one after the other. Leave-one-out: last item test, last but one validation.
 
@@ -58,10 +67,37 @@ class Sequences(NamedTuple):
         starts = np.repeat(self.offsets[:-1], self.lengths)[positions]
         return positions[positions > starts]
 
-    def window_batch(self, positions: np.ndarray, history: int) -> Histories:
-        """Histories of at most `history` items before each position, and the item at it."""
+    def segments(self, history: int) -> np.ndarray:
+        """(R, 3) pieces of training sequences in which each training target occurs once: start, end, targets.
+
+        A piece holds at most `history` items and the one after them; `start` and `end` are the positions of its first
+        item and of its last target. A longer sequence is cut into pieces that overlap by half: from the second piece on
+        only the later half has targets, so that no target has a short history where a long one exists.
+        """
+        pieces = []
+        half = max(history // 2, 1)
+        for start, end in zip(self.offsets[:-1].tolist(), self.train_ends.tolist(), strict=True):
+            done = start  # the last target that has its piece
+            while done < end - 1:
+                last = min(end - 1, start + history) if done == start else min(end - 1, done + half)
+                pieces.append((max(start, last - history), last, last - done))
+                done = last
+        return np.array(pieces, np.int64).reshape(-1, 3)
+
+    def segment_batch(self, pieces: np.ndarray) -> Segments:
+        """Histories with their targets, of rows of `segments` or `window_segments`: (B, 3)."""
+        starts, ends, counts = pieces.T
+        batch = self._gather(starts, ends, targets=False)
+        first = np.repeat(ends - counts + 1, counts)
+        places = first + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Segments(batch.items, batch.lengths, counts, self.items[places])
+
+    def window_segments(self, history: int) -> np.ndarray:
+        """(W, 3) a piece for each training target alone, with the most history it may have; columns of `segments`."""
+        positions = self.windows()
         users = np.searchsorted(self.offsets, positions, side="right") - 1
-        return self._gather(np.maximum(self.offsets[users], positions - history), positions)
+        starts = np.maximum(self.offsets[users], positions - history)
+        return np.stack([starts, positions, np.ones_like(positions)], axis=1)
 
     def held_out(self, users: np.ndarray, split: str, history: int) -> Histories:
         """Histories and targets of the given users for `split`, validation or test."""
@@ -89,19 +125,31 @@ class Sequences(NamedTuple):
         return Histories(items, lengths, self.items[ends] if targets else np.empty(0, np.int64))
 
 
-def bucketed_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def bucketed_batches(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, counts: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Indices 0..len(lengths)-1 in batches of near-equal length, shuffled anew by (seed, epoch).
 
-    Samples are shuffled, cut into pools of `POOL` batches, sorted by length inside a pool, and the batches shuffled.
+    Rows are shuffled, cut into pools of `POOL` batches, sorted by length inside a pool, and the batches shuffled.
+
+    Args:
+        batch_size: samples of a batch. counts: (R,) samples of each row, where that is not one; a batch then ends with
+            the row that fills it.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
+    counts = np.ones(len(lengths), np.int64) if counts is None else counts
     batches: list[np.ndarray] = []
-    for start in range(0, len(order), POOL * batch_size):
-        pool = order[start : start + POOL * batch_size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
+    for pool in _cut(order, counts, POOL * batch_size):
+        by_length = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += _cut(by_length, counts, batch_size)
     return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def _cut(rows: np.ndarray, counts: np.ndarray, size: int) -> list[np.ndarray]:
+    """Consecutive rows that together hold about `size` samples."""
+    piece = (np.cumsum(counts[rows]) - 1) // size
+    return np.split(rows, np.flatnonzero(np.diff(piece)) + 1) if len(rows) else []
 
 
 def in_chunks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:

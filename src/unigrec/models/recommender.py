@@ -22,7 +22,13 @@ START = 0  # row of the token table that starts the decoder
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """The network's shape. `disambiguation` is the range of the code that tells colliding items apart; 0 for none."""
+    """The network's shape.
+
+    Attributes:
+        disambiguation: range of the code that tells colliding items apart; 0 for none.
+        causal: whether an item's tokens attend to its own and to earlier items only, so that one pass over a sequence
+            holds the encoding of each of its prefixes.
+    """
 
     d_model: int
     d_ff: int
@@ -34,6 +40,7 @@ class RecommenderConfig:
     levels: int
     codebook_size: int
     disambiguation: int
+    causal: bool = False
     buckets: int = 32
     max_distance: int = 128
 
@@ -105,7 +112,11 @@ class Recommender(nn.Module):
         return self.encoder(source, mask)
 
     def decode(self, memory: Tensor, mask: Tensor, codes: Tensor) -> Tensor:
-        """Teacher forcing: codes (B, T) -> decoder output (B, T, E); position 0 has seen no code yet."""
+        """Teacher forcing: codes (B, T) -> decoder output (B, T, E); position 0 has seen no code yet.
+
+        Several targets may share a history: memory (B, S, E), mask (B, m, S) of what each of its m targets may read,
+        codes (B * m, T) -> (B * m, T, E).
+        """
         start = self.token_table.weight[START].expand(len(codes), 1, -1)
         inputs = torch.cat([start, self.embed_codes(codes[:, :-1])], dim=1)
         return self.decoder(inputs, None, memory, mask)
@@ -121,6 +132,7 @@ class Stack(nn.Module):
     def __init__(self, config: RecommenderConfig, layers: int, decoder: bool):
         super().__init__()
         self.is_decoder = decoder
+        self.causal_group = config.levels if config.causal and not decoder else 0  # tokens of an item
         self.buckets, self.max_distance = config.buckets, config.max_distance
         self.position_bias = nn.Embedding(config.buckets, config.heads)
         self.layers = nn.ModuleList([Layer(config, decoder) for _ in range(layers)])
@@ -129,23 +141,33 @@ class Stack(nn.Module):
         nn.init.normal_(self.position_bias.weight, std=config.d_model**-0.5)
 
     def bias(self, queries: int, keys: int, device: torch.device, first_query: int = 0) -> Tensor:
-        """(1, H, queries, keys) relative position bias; causal for the decoder."""
+        """(1, H, queries, keys) relative position bias; causal for the decoder, and over items for a causal encoder."""
         query = torch.arange(first_query, first_query + queries, device=device)[:, None]
-        distance = torch.arange(keys, device=device)[None, :] - query
+        key = torch.arange(keys, device=device)[None, :]
+        distance = key - query
         bucket = relative_bucket(distance, not self.is_decoder, self.buckets, self.max_distance)
         bias = self.position_bias(bucket).permute(2, 0, 1)[None]
         if self.is_decoder:
             bias = bias.masked_fill(distance > 0, float("-inf"))
+        elif self.causal_group:
+            bias = bias.masked_fill(key // self.causal_group > query // self.causal_group, float("-inf"))
         return bias
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None
     ) -> Tensor:
-        """hidden (B, T, E); masks (B, T) and (B, S), true where there is a token."""
+        """One pass: hidden (B, T, E), mask (B, T) -> (B, T, E).
+
+        memory (M, S, E) serves B / M rows of `hidden` each; memory_mask (M, S), or (M, B / M, S) for each row its own.
+        """
         bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
         if mask is not None:
             bias = bias + additive_mask(mask, hidden.dtype)
-        cross_bias = None if memory_mask is None else additive_mask(memory_mask, hidden.dtype)
+        cross_bias = None
+        if memory_mask is not None:
+            if memory_mask.dim() == 3:
+                memory_mask = memory_mask.repeat_interleave(hidden.shape[1], dim=1)  # (M, B / M * T, S)
+            cross_bias = additive_mask(memory_mask, hidden.dtype)
         hidden = self.dropout(hidden)
         for layer in self.layers:
             hidden = layer(hidden, bias, memory, cross_bias)
@@ -182,10 +204,12 @@ class Layer(nn.Module):
         return self.cross_attention.keys_values(memory)
 
     def cross(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """Cross-attention with keys and values that were computed once."""
+        """Cross-attention with keys and values that were computed once, and serve all rows that belong to them."""
         assert self.cross_attention is not None
         assert self.cross_norm is not None
-        return self.dropout(self.cross_attention(self.cross_norm(hidden), key, value, bias))
+        queries = len(hidden) // max(len(key), 1) * hidden.shape[1]  # of each history; a rank may have none at all
+        together = self.cross_norm(hidden).reshape(len(key), queries, hidden.shape[-1])
+        return self.dropout(self.cross_attention(together, key, value, bias)).view_as(hidden)
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
         inner = self.dropout(F.relu(self.feed_in(self.feed_norm(hidden))))
@@ -222,8 +246,9 @@ class Attention(nn.Module):
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, S) true where there is a token -> (B, 1, 1, S) to be added to scores."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))[:, None, None]
+    """(B, S) or (B, T, S), true where there is a token to read -> (B, 1, 1 or T, S) to be added to scores."""
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+    return bias[:, None, None] if mask.dim() == 2 else bias[:, None]
 
 
 def relative_bucket(distance: Tensor, bidirectional: bool, buckets: int, max_distance: int) -> Tensor:

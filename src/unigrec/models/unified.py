@@ -1,6 +1,7 @@
 """Tokenizer, recommender and the projections between their spaces and the teacher's, as one module.
 
-Shapes: M distinct items of the batch, B samples, n history items, L levels, K codewords, E d_model, C code dimension.
+Shapes: M distinct items of the batch, B histories of n items, P targets, L levels, K codewords, E d_model, C code
+dimension.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from unigrec.models.tokenizer import Tokenizer
 class JointOutput(NamedTuple):
     """What the losses read. Everything is float32."""
 
-    logits: list[Tensor]  # a (B, size) tensor per decoder position
+    logits: list[Tensor]  # a (P, size) tensor per decoder position
     probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
     reconstructed: Tensor | None  # (M, D), where the tokenizer is trained
-    history_log_probabilities: Tensor | None  # (B, L, K) codebook assignments of the encoded history, where distilled
-    teacher_log_probabilities: Tensor | None  # (B, L, K) those of the target's teacher embedding, where distilled
-    student_state: Tensor  # (B, teacher dimension)
+    history_log_probabilities: Tensor | None  # (P, L, K) codebook assignments of the encoded history, where distilled
+    teacher_log_probabilities: Tensor | None  # (P, L, K) those of the target's teacher embedding, where distilled
+    student_state: Tensor  # (P, teacher dimension)
 
 
 class UnifiedModel(nn.Module):
@@ -62,6 +63,7 @@ class UnifiedModel(nn.Module):
         embeddings: Tensor,
         history: Tensor,
         lengths: Tensor,
+        counts: Tensor,
         codes: Tensor,
         teacher: Tensor,
         temperature: float,
@@ -73,7 +75,8 @@ class UnifiedModel(nn.Module):
 
         Args:
             embeddings: (M, D) of the distinct items. history: (B, n) rows of `embeddings`, padded on the right.
-            lengths: (B,) items in each history. codes: (B, T) of the targets. teacher: (B, teacher dimension).
+            lengths: (B,) items in each history. counts: (B,) targets of each: one after each of its last items.
+            codes: (P, T) of all targets, row by row. teacher: (P, teacher dimension), their teacher embeddings.
             autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
             fixed: (M, L, K) identifiers to be used as they are; the tokenizer is not run, and gets no gradient.
             distillation_temperature: of the codebook assignments of history and teacher; None where none are wanted.
@@ -86,11 +89,13 @@ class UnifiedModel(nn.Module):
         source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
-            output = self.recommender.decode(memory, mask, codes)
+            readable, there = readable_tokens(lengths, counts, mask, tokens.shape[1])
+            output = decode_targets(self.recommender, memory, readable, there, codes)
             logits = [self.recommender.position_logits(output[:, p], p).float() for p in range(codes.shape[1])]
         by_history = by_teacher = None
         if distillation_temperature is not None:
-            pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, E)
+            states = memory.float()
+            pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[there]  # (P, E)
             by_history = self.assignments(self.history_to_code(pooled), distillation_temperature)
             by_teacher = self.assignments(self.teacher_to_code(teacher), distillation_temperature)
         return JointOutput(
@@ -105,6 +110,26 @@ class UnifiedModel(nn.Module):
     def assignments(self, latent: Tensor, temperature: float) -> Tensor:
         """(B, C) -> (B, L, K) log of the codebooks' soft assignment."""
         return self.tokenizer.quantize_soft(latent, temperature).log_probabilities
+
+
+def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Which tokens each target may read: those of the items before it.
+
+    lengths (B,) items, counts (B,) targets, one after each of the last items; mask (B, S), `levels` tokens an item
+    -> (B, m, S) for up to m targets a row, and (B, m) which of them exist.
+    """
+    slots = torch.arange(max(counts.tolist(), default=0), device=mask.device)
+    there = slots < counts[:, None]
+    last = (lengths - counts)[:, None] + slots  # (B, m) index of the item before each target
+    item = torch.arange(mask.shape[1], device=mask.device) // levels  # (S,)
+    return (item <= last[..., None]) & mask[:, None], there
+
+
+def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, there: Tensor, codes: Tensor) -> Tensor:
+    """Decoder outputs (P, T, E) of all targets: memory (B, S, E), readable (B, m, S), there (B, m), codes (P, T)."""
+    padded = codes.new_zeros(there.numel(), codes.shape[1])
+    padded[there.flatten()] = codes
+    return recommender.decode(memory, readable, padded)[there.flatten()]
 
 
 def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

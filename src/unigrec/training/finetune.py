@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.data.batches import Sequences, bucketed_batches
+from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
-from unigrec.distributed import rank_slice, world_size
+from unigrec.distributed import world_size
 from unigrec.losses import recommendation_loss
 from unigrec.models.recommender import Recommender
+from unigrec.models.unified import decode_targets, readable_tokens
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, train
+from unigrec.training.samples import TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users
 
@@ -68,17 +70,13 @@ def train_finetune(
     levels = model.config.levels
     tree = PrefixTree(codes, device)
     users = sampled_users(sequences, joint.validation_users, seed)
-    windows = sequences.windows()
-    window_lengths = sequences.window_batch(windows, joint.history).lengths
+    training = TrainingSamples(sequences, joint.history, model.config.causal)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        whole = sequences.window_batch(windows[batch], joint.history)
-        rows = rank_slice(len(batch))
-        items = torch.as_tensor(whole.items[rows], device=device)
-        targets = torch.as_tensor(whole.targets[rows], device=device)
-        lengths = torch.as_tensor(whole.lengths[rows], device=device)
-        loss = hardened_loss(model, all_codes[items, :levels], lengths, all_codes[targets])
-        return {"loss": loss.sum() * world_size() / len(batch)}
+        samples = make_samples(training[batch], device)
+        history = all_codes[samples.items[samples.history], :levels]
+        loss = hardened_loss(model, history, samples.lengths, samples.counts, all_codes[samples.targets])
+        return {"loss": loss.sum() * world_size() / len(samples.batch_targets)}
 
     def validate() -> dict[str, float]:
         tokens = hard_tokens(model, all_codes)
@@ -88,7 +86,7 @@ def train_finetune(
         name="finetune",
         seed=seed,
         epochs=params.epochs,
-        batches=lambda epoch: bucketed_batches(window_lengths, params.batch_size, seed, epoch),
+        batches=lambda epoch: training.batches(params.batch_size, seed, epoch),
         losses=losses,
         validate=validate,
         validate_first=True,
@@ -99,11 +97,16 @@ def train_finetune(
     return Trained(model, history)
 
 
-def hardened_loss(model: Recommender, history: Tensor, lengths: Tensor, codes: Tensor) -> Tensor:
-    """Recommendation loss of hardened histories (B, n, L), padded by `lengths`, and target codes (B, T): (B,)."""
+def hardened_loss(model: Recommender, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor) -> Tensor:
+    """Recommendation loss (P,) of hardened histories (B, n, L), padded by `lengths`, and the codes (P, T) of targets.
+
+    counts: (B,) targets of each history, one after each of its last items.
+    """
+    levels = history.shape[2]
     steps = torch.arange(history.shape[1], device=history.device)
-    mask = (steps < lengths[:, None]).repeat_interleave(history.shape[2], dim=1)  # (B, n * L)
+    mask = (steps < lengths[:, None]).repeat_interleave(levels, dim=1)  # (B, n * L)
     source = model.embed_codes(history).flatten(1, 2)  # (B, n * L, E)
-    output = model.decode(model.encode(source, mask), mask, codes)
+    readable, there = readable_tokens(lengths, counts, mask, levels)
+    output = decode_targets(model, model.encode(source, mask), readable, there, codes)
     logits = [model.position_logits(output[:, position], position) for position in range(codes.shape[1])]
     return recommendation_loss(logits, codes)

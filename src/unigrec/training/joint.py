@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unigrec.data.batches import Sequences, bucketed_batches
+from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import gather_rows, global_sum, world_size
 from unigrec.errors import TrainingError
@@ -34,7 +34,7 @@ from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, train
 from unigrec.training.ranking_targets import ranking_targets, teacher_probabilities
-from unigrec.training.samples import Samples, make_samples
+from unigrec.training.samples import Samples, TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
 
@@ -103,6 +103,7 @@ def joint_losses(
         embeddings,
         samples.history,
         samples.lengths,
+        samples.counts,
         codes,
         data.teacher[samples.targets],
         params.temperature,
@@ -121,7 +122,7 @@ def joint_losses(
         divergence = symmetric_kl(output.history_log_probabilities, output.teacher_log_probabilities)
         losses["tokenizer_distillation_loss"] = divergence.sum() * ranks / size
     if distil and params.w_recommender_distillation > 0:
-        states = gather_rows(output.student_state, size)
+        states = gather_rows(output.student_state, samples.batch_sizes)
         targets = samples.batch_targets
         contrast = contrastive_loss(states, data.teacher[targets], targets, params.contrast_temperature)
         losses["recommender_distillation_loss"] = contrast
@@ -197,8 +198,7 @@ def train_joint(
     model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution).to(device)
     model.fit_teacher_projection(data.embeddings, data.teacher)
     engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
-    windows = data.sequences.windows()
-    window_lengths = data.sequences.window_batch(windows, params.history).lengths
+    training = TrainingSamples(data.sequences, params.history, model.recommender.config.causal)
     room = model.recommender.config.disambiguation
     state: dict[str, Tensor] = {}
 
@@ -220,14 +220,14 @@ def train_joint(
         return moved | {"collision_rate": collision_rate(codes)}
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(data.sequences.window_batch(windows[batch], params.history), device)
+        samples = make_samples(training[batch], device)
         distil = step >= params.distillation_warmup_epochs * steps_per_epoch
         codes = state["codes"][samples.targets]
         fixed = ranking = None
         if params.tokenizer != "trained":
             fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], params)
         if ranker is not None:
-            expected = teacher_probabilities(ranker, samples.items[samples.history], samples.lengths)
+            expected = teacher_probabilities(ranker, samples.items[samples.history], samples.lengths, samples.counts)
             ranking = ranking_targets(expected, state["codes"], codes, model.recommender.config.code_sizes)
         return joint_losses(engine.forward, samples, codes, data, params, distil, ranking, fixed)
 
@@ -243,12 +243,12 @@ def train_joint(
         )
 
     users = sampled_users(data.sequences, params.validation_users, seed)
-    steps_per_epoch = len(bucketed_batches(window_lengths, params.batch_size, seed, 0))
+    steps_per_epoch = len(training.batches(params.batch_size, seed, 0))
     phase = Phase(
         name="joint",
         seed=seed,
         epochs=params.epochs,
-        batches=lambda epoch: bucketed_batches(window_lengths, params.batch_size, seed, epoch),
+        batches=lambda epoch: training.batches(params.batch_size, seed, epoch),
         losses=losses,
         learning_rate=lambda done: rate_factor(done, params.warmup_share, params.schedule),
         validate=validate,

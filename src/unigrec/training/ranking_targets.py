@@ -15,10 +15,15 @@ from unigrec.models.sasrec import SASRec
 
 
 @torch.no_grad()
-def teacher_probabilities(teacher: SASRec, history: Tensor, lengths: Tensor) -> Tensor:
-    """What the frozen teacher expects next: histories (B, n) of catalogue indices, padded on the right -> (B, N)."""
+def teacher_probabilities(teacher: SASRec, history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+    """What the frozen teacher expects after each of the last `counts` (B,) items of histories.
+
+    history: (B, n) catalogue indices, padded on the right by lengths (B,). Returns (P, N), row by row.
+    """
     teacher.eval()
-    return teacher.scores(teacher.last_hidden(history, lengths)).softmax(-1)
+    steps = torch.arange(history.shape[1], device=history.device)
+    wanted = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
+    return teacher.scores(teacher(history, lengths)[wanted]).softmax(-1)
 
 
 @torch.no_grad()

@@ -1,16 +1,16 @@
-"""The teacher's training: SASRec with full-catalogue cross entropy at every position."""
+"""The teacher's training: full-catalogue cross entropy at every position."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unigrec.data.batches import Sequences, bucketed_batches, in_chunks
 from unigrec.evaluation import rank_in_scores, ranking_metrics
+from unigrec.models.layers import catalogue_cross_entropy
 from unigrec.models.sasrec import SASRec
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine
@@ -29,22 +29,41 @@ class Trained(NamedTuple):
     history: list[dict[str, float]]
 
 
-def new_teacher(items: int, params: TeacherParams) -> SASRec:
+def new_teacher(items: int, params: TeacherParams, content_dim: int = 0) -> SASRec:
     """An untrained teacher of the size that params ask for."""
-    return SASRec(items, params.d_model, params.blocks, params.heads, params.history, params.dropout)
+    return SASRec(items, content_dim=content_dim, **teacher_shape(params))
+
+
+def teacher_shape(params: TeacherParams) -> dict[str, Any]:
+    """What a trained teacher is rebuilt from, besides the number of items."""
+    bsarec = params.architecture == "bsarec"
+    return {
+        **params.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"}),
+        "filter_share": params.filter_share if bsarec else 0.0,
+        "filter_components": params.filter_components,
+    }
 
 
 def train_teacher(
     sequences: Sequences,
+    content: Tensor | None,
     params: TeacherParams,
     seed: int,
     device: torch.device,
     log: Log,
     checkpoints: CheckpointFolder | None = None,
 ) -> Trained:
-    """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights."""
+    """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights.
+
+    content: (N, D) item embeddings, where the teacher's own are to be trained on top of them (`params.content`).
+    """
     torch.manual_seed(seed)
-    model = new_teacher(sequences.catalogue_size, params).to(device)
+    if content is not None and params.content:
+        model = new_teacher(sequences.catalogue_size, params, content.shape[1])
+        model.content = content / content.norm(dim=1).mean()
+    else:
+        model = new_teacher(sequences.catalogue_size, params)
+    model = model.to(device)
     engine = make_engine(
         "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
     )
@@ -53,7 +72,8 @@ def train_teacher(
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         items, sizes = sequences.training_batch(users[batch], params.history)
-        return {"loss": next_item_loss(model, torch.as_tensor(items), torch.as_tensor(sizes), device)}
+        given = torch.as_tensor(items, device=device), torch.as_tensor(sizes, device=device)
+        return {"loss": next_item_loss(model, *given, params.label_smoothing)}
 
     phase = Phase(
         name="teacher",
@@ -66,15 +86,15 @@ def train_teacher(
         patience=params.patience,
     )
     history = train(phase, engine, checkpoints, log)
-    return Trained(model, history)
+    return Trained(model.without_content(), history)
 
 
-def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, device: torch.device) -> Tensor:
+def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross entropy over the whole catalogue at every position: items (B, T + 1) and their lengths -> scalar."""
-    items, lengths = items.to(device), lengths.to(device)
-    hidden = model(items[:, :-1], lengths - 1)
-    there = torch.arange(items.shape[1] - 1, device=device) < (lengths - 1)[:, None]
-    return F.cross_entropy(model.scores(hidden[there]), items[:, 1:][there])
+    table = model.item_table()
+    hidden = model(items[:, :-1], lengths - 1, table)
+    there = torch.arange(items.shape[1] - 1, device=items.device) < (lengths - 1)[:, None]
+    return catalogue_cross_entropy(hidden[there], table, items[:, 1:][there], smoothing)
 
 
 @torch.no_grad()

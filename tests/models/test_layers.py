@@ -1,0 +1,82 @@
+"""The layers of our own equal torch's, in values and in gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unigrec.models.layers import Dropout, RMSNorm, attend, catalogue_cross_entropy, keep_mask
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_asked_share_and_the_mean(p):
+    torch.manual_seed(0)
+    layer, ones = Dropout(p), torch.ones(400, 501)
+    found = layer(ones)
+    kept = found != 0
+    assert kept.float().mean() == pytest.approx(1 - p, abs=5e-3)
+    torch.testing.assert_close(found[kept], torch.full_like(found[kept], 1 / (1 - p)))
+    assert torch.equal(layer.eval()(ones), ones)
+
+
+def test_dropout_places_are_independent_and_follow_the_seed():
+    torch.manual_seed(0)
+    mask = keep_mask(torch.Size([1000, 1001]), 0.5).float() - 0.5
+    for lag in (1, 2, 3, 4, 1001):  # neighbours come from the same 64 random bits
+        flat = mask.flatten()
+        assert (flat[:-lag] * flat[lag:]).mean().abs() < 2e-3
+    torch.manual_seed(0)
+    assert torch.equal(mask, keep_mask(torch.Size([1000, 1001]), 0.5).float() - 0.5)
+
+
+def test_dropout_has_the_gradient_of_its_mask():
+    torch.manual_seed(0)
+    given = torch.randn(5, 7, requires_grad=True)
+    found = Dropout(0.4)(given)
+    found.sum().backward()
+    torch.testing.assert_close(given.grad, torch.where(found != 0, 1 / 0.6, 0.0))
+
+
+def test_rms_norm_equals_torchs_in_values_and_gradients():
+    torch.manual_seed(0)
+    ours, theirs = RMSNorm(6), torch.nn.RMSNorm(6, eps=1e-6)
+    weight, given, upstream = torch.randn(6), torch.randn(4, 3, 6), torch.randn(4, 3, 6)
+    results = []
+    for layer in (ours, theirs):
+        torch.nn.init.zeros_(layer.weight).data.add_(weight)
+        hidden = given.clone().requires_grad_()
+        found = layer(hidden)
+        found.backward(upstream)
+        results.append((found, hidden.grad, layer.weight.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_with_dropout_is_attention_whose_weights_are_dropped():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, size, 4) for size in (5, 6, 6))
+    bias = torch.zeros(1, 1, 5, 6).masked_fill(torch.rand(1, 1, 5, 6) > 0.6, float("-inf"))
+    bias[..., 0] = 0.0
+    dropped = torch.stack([attend(query, key, value, bias, Dropout(0.3)) for _ in range(4000)]).mean(0)
+    plain = attend(query, key, value, bias, Dropout(0.0))
+    torch.testing.assert_close(dropped, plain, rtol=0.0, atol=0.15)
+    torch.testing.assert_close(plain, (query @ key.transpose(-1, -2) + bias).softmax(-1) @ value)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_catalogue_cross_entropy_equals_torchs_in_values_and_gradients(smoothing):
+    torch.manual_seed(0)
+    rows, items, width = 300, 50, 8  # more rows than are computed at once
+    targets = torch.randint(0, items, (rows,))
+    hidden, table = torch.randn(rows, width), torch.randn(items, width)
+    results = []
+    for loss in (
+        lambda h, w: catalogue_cross_entropy(h, w, targets, smoothing),
+        lambda h, w: F.cross_entropy(h @ w.T, targets, label_smoothing=smoothing),
+    ):
+        h, w = hidden.clone().requires_grad_(), table.clone().requires_grad_()
+        (3.0 * loss(h, w)).backward()
+        results.append((loss(h, w).detach(), h.grad, w.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
