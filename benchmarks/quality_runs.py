@@ -46,7 +46,7 @@ def seed_folder(out: Path, seed: int) -> Path:
 
 
 def teacher_folder(out: Path, params: Params, data: Data) -> Path:
-    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint)
+    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint["prepare"])
     return seed_folder(out, params.seed) / f"teacher-{key}"
 
 
@@ -86,16 +86,13 @@ def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
 
 def run_teacher(step: Step, session: Session, clock: Clock) -> None:
     params, data = step.params, session.data
+    log = clock.log(step.name, params.teacher.epochs)
+    checkpoints = step.checkpoints(session)
     trained = train_teacher(
-        data.sequences,
-        data.embeddings,
-        params.teacher,
-        params.seed,
-        session.device,
-        clock.log(step.name, params.teacher.epochs),
-        step.checkpoints(session),
+        data.sequences, data.embeddings, params.teacher, params.seed, session.device, log, checkpoints
     )
-    stages.save_trained(step.folder, trained, {"items": data.sequences.catalogue_size, **teacher_shape(params.teacher)})
+    config = {"items": data.sequences.catalogue_size, **teacher_shape(params.teacher)}
+    stages.save_trained(step.folder, trained, config)
 
 
 def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:

@@ -49,7 +49,8 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
 @task(task_run_name="gate")
 def read_gates() -> Any:
     """What the gates decided. A refusal is a result, not a failure."""
-    refused = [gate for gate in a.read_json(a.DECISION)["gates"] if not gate["passed"]]
+    gates = a.read_json(a.DECISION)["gates"]
+    refused = [gate for gate in gates if not gate["passed"] and not gate.get("informational", False)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
     return Completed(message=reasons or "every gate passed", name="Refused" if refused else "Passed")
 

@@ -95,6 +95,17 @@ def test_gate_shows_reasons_and_exits_by_the_decision(tmp_path, monkeypatch):
         assert (code, "a | reason" in output) == (expected, True)
 
 
+def test_gate_shows_a_missed_target_as_a_note_that_refuses_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    decision = a.read_json(a.DECISION)
+    note = {"name": "hit_rate_kept", "value": 0.1, "threshold": 0.8, "reason": "little", "informational": True}
+    for passed, shown in ((True, "note: met"), (False, "note: missed")):
+        a.write_json(a.DECISION, decision | {"gates": [*decision["gates"], note | {"passed": passed}]})
+        code, output = invoke("gate")
+        assert (code, shown in output, "REFUSED" in output) == (EXIT_OK, True, False)
+
+
 def test_gate_takes_no_decision_from_a_run_before_the_one_that_its_data_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_artifacts(0, True, None, 0)

@@ -22,6 +22,7 @@ from unigrec.evaluation import (
     rank_in_scores,
     ranking_metrics,
     recall,
+    sample_cooccurring,
     seen_before,
     slices,
 )
@@ -121,6 +122,27 @@ def test_cooccurrence_keeps_the_nearest_neighbours_only(monkeypatch: pytest.Monk
     expected = -np.sort(-cosine, axis=1)[:, :3]
     np.testing.assert_allclose(baseline.similarity.numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(np.take_along_axis(cosine, baseline.neighbours.numpy(), 1), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [4, 100])
+def test_a_sample_has_the_neighbours_of_a_dense_reference(count: int):
+    sequences = random_sequences(60, 90, 9)
+    found, cosine = sample_cooccurring(sequences, count, 40, seed=3), dense_cosine(sequences)
+    assert len(found.items) == 40
+    for item, neighbours in zip(found.items, found.neighbours, strict=True):
+        order = sorted(np.flatnonzero(cosine[item]), key=lambda other: (-cosine[item, other].round(12), other))
+        assert neighbours.tolist() == (order + [-1] * count)[:count]
+
+
+def test_a_sample_is_of_items_that_co_occur_in_training():
+    sequences = sequences_of([0, 1, 2, 3], [4, 0, 3], [5, 5, 5, 5], [1, 0, 2, 4], items=7)  # pairs 0-1; 5 is alone
+    assert sample_cooccurring(sequences, 3, 100, seed=0).items.tolist() == [0, 1]
+    assert len(sample_cooccurring(sequences, 3, 1, seed=0).items) == 1
+    assert sample_cooccurring(sequences_of([0, 1, 2], items=3), 3, 100, seed=0) is None
+    large = random_sequences(60, 90, 9)
+    first, again, other = (sample_cooccurring(large, 3, 20, seed).items.tolist() for seed in (1, 1, 2))
+    assert first == again == sorted(set(first))
+    assert first != other
 
 
 def test_each_family_of_slices_is_a_partition_of_the_users():

@@ -21,8 +21,20 @@ PARAMS = GateParams(
     max_drop_below_teacher=0.3,
     max_collision_rate=0.2,
     min_codebook_utilisation=0.5,
+    note_max_gini_of_first_level=0.4,
+    note_min_hit_rate_kept=0.8,
+    note_max_soft_hard_disagreement=0.001,
+    note_min_entropy_share=0.9,
 )
-GOOD_HEALTH = {"collision_rate": 0.1, "codebook_utilisation": [0.9, 0.8, 0.7], "gini": [0.1, 0.2, 0.3]}
+GOOD_HEALTH = {
+    "collision_rate": 0.1,
+    "codebook_utilisation": [0.9, 0.8, 0.7],
+    "gini_of_prefixes": [0.1, 0.5, 0.6],
+    "hit_rate_quantized": 0.09,
+    "hit_rate_item_embedding": 0.1,
+    "soft_hard_disagreement": 0.0005,
+    "entropy_share": [0.99, 0.95, 0.91],
+}
 
 
 def scores(recall: float, ndcg: float) -> dict:
@@ -39,13 +51,21 @@ def good_metrics() -> dict:
 
 
 def refused(metrics: dict, health: dict) -> list[str]:
-    return [gate.name for gate in decide(metrics, health, PARAMS).gates if not gate.passed]
+    return [gate.name for gate in decide(metrics, health, PARAMS).gates if not gate.passed and not gate.informational]
+
+
+def missed(health: dict) -> list[str]:
+    decision = decide(good_metrics(), health, PARAMS)
+    assert decision.passed, "an informational gate refuses nothing"
+    return [gate.name for gate in decision.gates if gate.informational and not gate.passed]
 
 
 def test_a_good_model_passes_every_gate_with_a_reason_each():
     decision = decide(good_metrics(), GOOD_HEALTH, PARAMS)
     assert decision.passed
-    assert len({gate.name for gate in decision.gates}) == len(decision.gates) == 8
+    assert len({gate.name for gate in decision.gates}) == len(decision.gates) == 12
+    assert [gate.informational for gate in decision.gates] == [False] * 8 + [True] * 4
+    assert all(gate.passed for gate in decision.gates)
     assert all(gate.reason for gate in decision.gates)
     json.dumps(decision.as_dict(), allow_nan=False)
 
@@ -72,12 +92,37 @@ def test_each_threshold_is_held(student, expected):
         ({"codebook_utilisation": [0.9, 0.49, 0.9]}, ["codebook_utilisation"]),
         ({"codebook_utilisation": []}, ["codebook_utilisation"]),
         ({"codebook_utilisation": [0.9, None]}, ["codebook_utilisation"]),
-        ({"gini": [float("nan")]}, ["finite"]),
+        ({"gini_of_prefixes": [float("nan")]}, ["finite"]),
         ({"collision_rate": float("inf")}, ["finite", "collision_rate"]),
     ],
 )
 def test_identifier_health_is_held(change, expected):
     assert refused(good_metrics(), GOOD_HEALTH | change) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"gini_of_prefixes": [0.4, 0.9]}, []),
+        ({"gini_of_prefixes": [0.41, 0.1]}, ["gini_of_first_level"]),
+        ({"hit_rate_quantized": 0.081}, []),
+        ({"hit_rate_quantized": 0.079}, ["hit_rate_kept"]),
+        ({"hit_rate_item_embedding": 0.0}, ["hit_rate_kept"]),
+        ({"soft_hard_disagreement": 0.001}, []),
+        ({"soft_hard_disagreement": 0.002}, ["soft_hard_disagreement"]),
+        ({"entropy_share": [0.99, 0.9]}, []),
+        ({"entropy_share": [0.89, 0.99]}, ["entropy_share"]),
+        ({"entropy_share": None, "gini_of_prefixes": []}, ["gini_of_first_level", "entropy_share"]),
+        ({"hit_rate_quantized": None, "soft_hard_disagreement": "0"}, ["hit_rate_kept", "soft_hard_disagreement"]),
+    ],
+)
+def test_an_informational_gate_tells_of_its_target_and_never_refuses(change, expected):
+    assert missed(GOOD_HEALTH | change) == expected
+
+
+def test_health_of_an_earlier_version_passes_without_the_new_figures():
+    names = ["gini_of_first_level", "hit_rate_kept", "soft_hard_disagreement", "entropy_share"]
+    assert missed({"collision_rate": 0.1, "codebook_utilisation": [0.9]}) == names
 
 
 def test_the_worst_level_is_named():

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from small import few, plain_tokenizer, small_tokenizer
+from small import few, plain_tokenizer, random_sequences, sequences_of, small_tokenizer
+from unigrec import identifiers
 from unigrec.errors import TrainingError
+from unigrec.evaluation import Cooccurring, sample_cooccurring
 from unigrec.identifiers import (
     churn,
     codebook_usage,
@@ -20,6 +22,8 @@ from unigrec.identifiers import (
     gini,
     hard_codes,
     health,
+    hit_rate,
+    identifier_curve,
     minimum_cost_assignment,
     reassign,
 )
@@ -188,3 +192,108 @@ def test_churn_is_the_share_of_changed_codes_per_level():
     before, after = np.array([[0, 1], [2, 3], [4, 5], [6, 7]]), np.array([[0, 1], [2, 0], [4, 0], [0, 7]])
     assert churn(before, after) == [0.25, 0.5]
     assert churn(before, before) == [0.0, 0.0]
+
+
+LINE = torch.tensor([[0.0], [1.0], [2.5], [4.5], [10.0]])  # of five items on a line
+
+
+def together(neighbours: dict[int, list[int]]) -> Cooccurring:
+    """What each of some items co-occurs with; -1 is none."""
+    return Cooccurring(np.array(list(neighbours)), np.array(list(neighbours.values())))
+
+
+def test_hit_rate_by_hand():
+    # The two nearest: of item 0, items 1 and 2; of item 3, items 2 and 1; of item 4, items 3 and 2.
+    found = together({0: [1, 3], 3: [2, 1], 4: [0, -1]})
+    assert hit_rate(LINE, np.arange(5), found, nearest=2) == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert hit_rate(LINE, np.arange(5), found, nearest=3) == pytest.approx((1.0 + 1.0 + 0.0) / 3)
+    assert hit_rate(LINE, np.arange(5), found, nearest=4) == hit_rate(LINE, np.arange(5), found, nearest=99) == 1.0
+
+
+def test_items_of_one_identifier_share_the_places_that_are_left_for_them():
+    vectors, groups = torch.tensor([[0.0], [1.0], [9.0]]), np.array([0, 0, 1, 1, 1, 2])
+    found = together({0: [1, 2]})  # one other item of its own group, then three for the places left
+    rates = [hit_rate(vectors, groups, found, nearest) for nearest in (1, 2, 3, 4, 5)]
+    assert rates == pytest.approx([0.5, 0.5 + 0.5 / 3, 0.5 + 0.5 * 2 / 3, 1.0, 1.0])
+    assert hit_rate(vectors, groups, together({5: [2, 0]}), nearest=1) == pytest.approx((1 / 3 + 0) / 2)
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_where_all_identifiers_are_one_the_hit_rate_is_chance(seed: int, nearest: int):
+    generator = np.random.default_rng(seed)
+    found = together(
+        {int(item): [(int(item) + 1 + step) % 30 for step in range(3)] for item in generator.choice(30, 4)}
+    )
+    rate = hit_rate(torch.ones(1, 2), np.zeros(30, np.int64), found, nearest)
+    assert rate == pytest.approx(min(nearest / 29, 1.0))
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_hit_rate_of_distinct_vectors_equals_a_plain_loop(seed: int, nearest: int):
+    sequences = random_sequences(30, 25, 6, seed)
+    found = sample_cooccurring(sequences, 4, 15, seed)
+    vectors = torch.randn(25, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    shares = []
+    for item, neighbours in zip(found.items, found.neighbours, strict=True):
+        distance = (vectors - vectors[item]).square().sum(1)
+        distance[item] = torch.inf
+        close = set(distance.argsort()[:nearest].tolist())
+        wanted = neighbours[neighbours >= 0].tolist()
+        shares.append(len(close & set(wanted)) / len(wanted))
+    assert hit_rate(vectors, np.arange(25), found, nearest) == pytest.approx(np.mean(shares))
+
+
+def test_health_holds_the_identifiers_hit_rate_against_that_of_the_embeddings(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(identifiers, "HIT_NEAREST", 1)
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [4.0]]]))  # items 0 and 1 | items 2 and 3
+    embeddings, users = torch.tensor([[0.0], [1.9], [2.1], [4.5]]), ([1, 2, 0, 0], [2, 1, 3, 3])
+    found = sample_cooccurring(sequences_of(*users, items=4), 5, 100, 0)
+    figures = health(tokenizer, embeddings, np.ones(4), 0.001, found)
+    assert figures["hit_rate_items"] == 2  # items 1 and 2: the last two of each user are held out
+    assert figures["hit_rate_by_chance"] == pytest.approx(1 / 3)
+    assert figures["hit_rate_item_embedding"] == figures["hit_rate_latent"] == 1.0
+    assert figures["hit_rate_quantized"] == 0.0
+    assert "hit_rate_items" not in health(tokenizer, embeddings, np.ones(4), 0.001)
+
+
+def test_figures_by_parts_of_the_catalogue_equal_those_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+    tokenizer, embeddings = small_tokenizer(), torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    found = sample_cooccurring(random_sequences(40, 50, 8), 5, 30, 0)
+
+    def figures() -> dict:
+        curve = identifier_curve(tokenizer, embeddings, 0.5, np.zeros((50, 3), np.int64))
+        return curve | health(tokenizer, embeddings, np.arange(50), 0.5, found)
+
+    monkeypatch.setattr(identifiers, "HIT_NEAREST", 5)
+    whole, codes = figures(), hard_codes(tokenizer, embeddings)
+    error = tokenizer.decode(tokenizer.quantize_hard(tokenizer.encoder(embeddings)).quantized) - embeddings
+    assert whole["reconstruction_hard"] == pytest.approx(error.square().mean().item())
+    monkeypatch.setattr(identifiers, "AT_ONCE", 7 * 3 * 4)  # seven items
+    seen, encode = [], tokenizer.encoder.forward
+    monkeypatch.setattr(tokenizer.encoder, "forward", lambda chunk: seen.append(len(chunk)) or encode(chunk))
+    parts = figures()
+    assert set(parts) == set(whole)
+    assert all(parts[name] == pytest.approx(value, rel=1e-5) for name, value in whole.items())
+    assert np.array_equal(hard_codes(tokenizer, embeddings), codes)
+    assert max(seen) == 7
+
+
+def test_the_curve_by_hand():
+    # As in health_figures_by_hand, and one more item alone at the far end of both levels.
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [1.0]], [[0.0], [0.5]]]))
+    embeddings = torch.tensor([[0.0], [0.1], [1.0], [1.5]])
+    first = np.array([[1, 1], [0, 1], [1, 0], [1, 1]])  # today: 00, 00, 10, 11
+    figures = identifier_curve(tokenizer, embeddings, 1e-6, first)
+    assert figures == {
+        "collision_rate": 0.5,
+        "soft_hard_disagreement": 0.0,
+        "entropy_level_1": 1.0,
+        "entropy_level_2": pytest.approx(0.8112781),
+        "churn_level_1": 0.25,
+        "churn_level_2": 0.5,
+        "changed_at_most_one_level": 0.75,
+    }
+    assert identifier_curve(tokenizer, embeddings, 1e6)["soft_hard_disagreement"] == 0.25
+    assert not [name for name in identifier_curve(tokenizer, embeddings, 1e6) if "ch" in name]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from unigrec import plots
 from unigrec.errors import UnigrecError
 
-HISTORY = [
+HISTORY: list[dict] = [
     {"epoch": 0, "step": 0, "validation_ndcg_at_10": 0.01},
     {"epoch": 1, "step": 10, "loss": 4.0, "recommendation_loss": 3.0, "temperature": 0.01, "collision_rate": 0.5},
     {"epoch": 2, "step": 20, "loss": 3.0, "uniformity_loss": -16.0, "temperature": 0.001, "collision_rate": 0.1},
@@ -31,9 +31,35 @@ METRICS = {
     model: {protocol: {"recall_at_10": recall, "ndcg_at_10": recall / 2} for protocol in ("unmasked", "masked")}
     for model, recall in (("student", 0.4), ("popularity", 0.1))
 }
+CURVE = [
+    {
+        "epoch": epoch,
+        "temperature": 0.01 / (1 + epoch),
+        "collision_rate": 0.1 * epoch,
+        "soft_hard_disagreement": disagreement,
+        "churn_level_1": 0.01 * epoch,
+        "churn_level_10": 0.02 * epoch,
+        "churn_level_2": None,
+        "changed_at_most_one_level": 1 - 0.001 * epoch,
+        "entropy_level_1": 2.5,
+        "entropy_level_2": 2.0 + 0.1 * epoch,
+    }
+    for epoch, disagreement in enumerate([0.5, 0.01, 0.0])
+]
+
+
+def annealing(history, path):
+    plots.annealing(history, 8, path)
+
+
+def identifiers_over_epochs(history, path):
+    plots.identifiers_over_epochs(history, 8, path)
+
+
 EVERY_PLOT = [
     (plots.training_curves, HISTORY),
-    (plots.temperature_against_collisions, HISTORY),
+    (annealing, HISTORY),
+    (identifiers_over_epochs, HISTORY),
     (plots.codebook_usage, USAGE),
     (plots.metrics_by_slice, SLICES),
     (plots.quality_bars, METRICS),
@@ -87,10 +113,28 @@ def test_each_loss_has_a_panel_and_steps_without_it_are_passed_over(tmp_path, dr
 
 
 def test_collisions_are_drawn_with_the_temperature_falling(tmp_path, drawn):
-    plots.temperature_against_collisions(HISTORY, tmp_path / "plot.png")
-    (axes,) = drawn[0].axes
+    annealing(HISTORY, tmp_path / "plot.png")
+    axes = drawn[0].axes[0]
     assert lines(axes) == [([0.01, 0.001], [0.5, 0.1])]
     assert axes.xaxis_inverted()
+
+
+def test_annealing_holds_entropy_against_even_use_and_disagreement_against_the_target(tmp_path, drawn):
+    annealing(CURVE, tmp_path / "plot.png")
+    _, entropy, disagreement = drawn[0].axes
+    assert lines(entropy) == [([0, 1], [3.0, 3.0]), ([0, 1, 2], [2.5, 2.5, 2.5]), ([0, 1, 2], [2.0, 2.1, 2.2])]
+    assert lines(disagreement) == [([0, 1, 2], [0.5, 0.01, 0.0]), ([0, 1], [0.001, 0.001])]
+
+
+def test_churn_is_drawn_level_by_level(tmp_path, drawn):
+    identifiers_over_epochs(CURVE, tmp_path / "plot.png")
+    churn, entropy, collisions, disagreement = drawn[0].axes
+    labels = [text.get_text() for text in churn.get_legend().get_texts()]
+    assert labels == ["more than one level", "level 1", "level 2", "level 10"]
+    assert [ends[-1] for _, ends in lines(churn) if ends] == pytest.approx([0.002, 0.02, 0.04])
+    assert lines(collisions) == [([0, 1, 2], [0.0, 0.1, 0.2])]
+    assert len(entropy.lines) == 3
+    assert lines(disagreement)[0] == ([0, 1, 2], [0.5, 0.01, 0.0])
 
 
 def test_usage_is_sorted_and_stops_at_the_unused_codewords(tmp_path, drawn):

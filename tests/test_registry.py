@@ -89,6 +89,8 @@ def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params):
     assert run.data.params["joint.recommender.d_model"] == "64"
     assert run.data.metrics["evaluate.student.unmasked.recall_at_10"] == 0.5
     assert run.data.metrics["harden.codebook_utilisation.2"] == 0.5
+    assert run.data.metrics["tokenizer.hit_rate_quantized"] == 0.125
+    assert len(client.get_metric_history(run.info.run_id, "tokenizer.temperature")) == 1  # of two files
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     for tags in (run.data.tags, version.tags):
         assert tags[BUNDLE_TAG] == manifest["id"]

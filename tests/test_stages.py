@@ -1,8 +1,12 @@
 """What the stages settle before they train."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
+from unigrec import artifacts as a
 from unigrec import stages
 
 
@@ -29,3 +33,17 @@ def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads
 
     first = gradient()
     assert all(torch.equal(gradient(), first) for _ in range(5))
+
+
+def test_what_the_stages_report_is_shown_by_dvc():
+    graph = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8"))
+    assert {str(folder / a.HEALTH_FILE) for folder in (a.TOKENIZER, a.HARDEN)} <= set(graph["metrics"])
+
+
+def test_rows_of_a_written_history_have_the_same_keys():
+    rows = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "validation_ndcg_at_10": 0.5}]
+    assert stages._alike(rows) == [
+        {"epoch": 1.0, "loss": 2.0, "validation_ndcg_at_10": None},
+        {"epoch": 2.0, "loss": None, "validation_ndcg_at_10": 0.5},
+    ]
+    assert stages._alike([]) == []

@@ -186,6 +186,10 @@ class GateParams(Section):
     max_drop_below_teacher: float
     max_collision_rate: Share
     min_codebook_utilisation: Share
+    note_max_gini_of_first_level: Share
+    note_min_hit_rate_kept: NonNegative
+    note_max_soft_hard_disagreement: Share
+    note_min_entropy_share: Share
 
 
 class RegisterParams(Section):

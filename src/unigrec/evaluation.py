@@ -6,7 +6,7 @@ A rank counts from 1; 0 says that the target was not found. Shapes: U users, B u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -125,6 +125,52 @@ class Cooccurrence:
         values = self.similarity[history] * weight[..., None]  # (B, T, k)
         scores = torch.zeros(len(history), len(self.neighbours))
         return scores.scatter_add_(1, self.neighbours[history].flatten(1), values.flatten(1))
+
+
+class Cooccurring(NamedTuple):
+    """What some items are bought together with."""
+
+    items: np.ndarray  # (R,) item indices, rising
+    neighbours: np.ndarray  # (R, n) item indices, the nearest first; -1 where an item has fewer, and every item has one
+
+
+def sample_cooccurring(sequences: Sequences, count: int, sample: int, seed: int) -> Cooccurring | None:
+    """The `count` nearest items by cosine of training co-occurrence, for some of the items that have any.
+
+    As `Cooccurrence`, but without a row of N numbers for an item: for at most `sample` items, drawn with the seed, time
+    and memory depend on the training interactions and not on the catalogue. Of equal cosines the lower item index
+    comes first.
+
+    Returns:
+        None where no user has two items in the training part.
+    """
+    training, users, total = sequences.is_training(), len(sequences.lengths), sequences.catalogue_size
+    owner = np.repeat(np.arange(users), sequences.lengths)[training]
+    item, user = np.divmod(np.unique(sequences.items[training] * users + owner), users)  # distinct, by item
+    basket, popularity = np.bincount(user, minlength=users), np.bincount(item, minlength=total)
+    items = np.unique(item[basket[user] > 1])  # beside another one in some user's basket
+    if not len(items):
+        return None
+    if len(items) > sample:
+        items = np.sort(np.random.default_rng(seed).choice(items, sample, replace=False))
+    by_user = item[np.argsort(user, kind="stable")]  # items of user 0, then of user 1, ...
+    owners = user[_ranges(np.searchsorted(item, items), popularity[items])]  # users of the first item, of the next ...
+    row = np.repeat(np.arange(len(items)), popularity[items])
+    met = by_user[_ranges((np.cumsum(basket) - basket)[owners], basket[owners])]
+    pairs, times = np.unique(np.repeat(row, basket[owners]) * total + met, return_counts=True)
+    row, other = np.divmod(pairs, total)
+    cosine = np.where(other == items[row], -1.0, times / np.sqrt(popularity[items[row]] * popularity[other]))
+    order = np.lexsort((other, -cosine, row))
+    place = _ranges(np.zeros(len(items), np.int64), np.bincount(row))  # among the row's, the nearest first
+    kept = (place < count) & (cosine[order] > 0)
+    neighbours = np.full((len(items), count), -1)
+    neighbours[row[order][kept], place[kept]] = other[order][kept]
+    return Cooccurring(items, neighbours)
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... of each range, one range after the other."""
+    return np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
 
 
 def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:

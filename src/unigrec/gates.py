@@ -13,23 +13,27 @@ Metrics = dict[str, dict[str, dict[str, Any]]]  # model -> protocol -> metric ->
 
 
 class Gate(NamedTuple):
-    """One question to the model. `value` is None where it could not be computed; such a gate is refused."""
+    """One question to the model. `value` is None where it could not be computed; such a gate is not passed.
+
+    An informational gate is there to be read: it says where the identifiers miss a target, and refuses nothing.
+    """
 
     name: str
     value: float | None
     threshold: float
     passed: bool
     reason: str
+    informational: bool = False
 
 
 class Decision(NamedTuple):
-    """`passed` only when every gate passed."""
+    """`passed` only when every gate passed that is not informational."""
 
     passed: bool
     gates: list[Gate]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON: {passed, gates: [{name, value, threshold, passed, reason}]}."""
+        """Plain JSON: {passed, gates: [{name, value, threshold, passed, reason, informational}]}."""
         return {"passed": self.passed, "gates": [gate._asdict() for gate in self.gates]}
 
 
@@ -39,12 +43,13 @@ def decide(metrics: Metrics, health: dict[str, Any], params: GateParams) -> Deci
     Args:
         metrics: {model: {protocol: {"recall_at_10": share, "ndcg_at_10": share}}} for the models popularity,
             cooccurrence, teacher and student; `params.protocol` names the protocol that is read.
-        health: `collision_rate` (share of items) and `codebook_utilisation` (share of used codewords, one a level).
+        health: what `identifiers.health` returns; `collision_rate` (share of items) and `codebook_utilisation` (share
+            of used codewords, one a level) can refuse, the rest is for the informational gates.
         params: the thresholds.
 
     Returns:
-        Every gate with its value, threshold and a reason in words. A missing or non-finite figure refuses the model; it
-        never raises and never passes silently.
+        Every gate with its value, threshold and a reason in words, the informational ones last. A missing or non-finite
+        figure refuses the model; it never raises and never passes silently.
     """
 
     def metric(model: str, name: str) -> float | None:
@@ -61,7 +66,27 @@ def decide(metrics: Metrics, health: dict[str, Any], params: GateParams) -> Deci
         _collisions(_number(health.get("collision_rate")), params.max_collision_rate),
         _utilisation(health.get("codebook_utilisation"), params.min_codebook_utilisation),
     ]
-    return Decision(all(gate.passed for gate in gates), gates)
+    return Decision(all(gate.passed for gate in gates), [*gates, *identifier_notes(health, params)])
+
+
+def identifier_notes(health: dict[str, Any], params: GateParams) -> list[Gate]:
+    """The informational gates. health: what `identifiers.health` returns, of any tokenizer."""
+    gini, shares = _numbers(health.get("gini_of_prefixes")), _numbers(health.get("entropy_share"))
+    found, ceiling = _number(health.get("hit_rate_quantized")), _number(health.get("hit_rate_item_embedding"))
+    gates = [
+        _within(
+            "gini_of_first_level", "Gini of the items per first code", gini[:1], params.note_max_gini_of_first_level
+        ),
+        _hit_rate_kept(found, ceiling, params.note_min_hit_rate_kept),
+        _within(
+            "soft_hard_disagreement",
+            "share of items whose soft and hard codes differ",
+            _numbers([health.get("soft_hard_disagreement")]),
+            params.note_max_soft_hard_disagreement,
+        ),
+        _entropy(shares, params.note_min_entropy_share),
+    ]
+    return [gate._replace(informational=True) for gate in gates]
 
 
 def _finite(metrics: Metrics, health: dict[str, Any]) -> Gate:
@@ -134,9 +159,8 @@ def _collisions(value: float | None, threshold: float) -> Gate:
 
 
 def _utilisation(levels: Any, threshold: float) -> Gate:
-    shares = [_number(share) for share in levels] if isinstance(levels, list | tuple) else []
-    known = [share for share in shares if share is not None]
-    if not shares or len(known) < len(shares):
+    known = _numbers(levels)
+    if not known:
         return _missing("codebook_utilisation", "codebook utilisation of every level", threshold)
     worst = min(known)
     return Gate(
@@ -145,6 +169,44 @@ def _utilisation(levels: Any, threshold: float) -> Gate:
         threshold,
         worst >= threshold,
         f"level {known.index(worst) + 1} uses the least of its codebook, {worst:.1%}; required: {threshold:.1%}",
+    )
+
+
+def _within(name: str, what: str, values: list[float], threshold: float) -> Gate:
+    if not values:
+        return _missing(name, what, threshold)
+    passed = values[0] <= threshold
+    relation = "is within" if passed else "is above"
+    return Gate(name, values[0], threshold, passed, f"{what}: {values[0]:.4f} {relation} the target {threshold:.4f}")
+
+
+def _hit_rate_kept(quantized: float | None, embedding: float | None, threshold: float) -> Gate:
+    name = "hit_rate_kept"
+    if quantized is None or embedding is None:
+        return _missing(name, "hit rate of identifiers and item embeddings", threshold)
+    if embedding <= 0.0:
+        return Gate(name, None, threshold, False, "the item embeddings themselves find no co-occurring item")
+    value = quantized / embedding
+    return Gate(
+        name,
+        value,
+        threshold,
+        value >= threshold,
+        f"identifiers find {quantized:.2%} of what co-occurs, item embeddings {embedding:.2%}: {value:.0%} is kept; "
+        f"target: {threshold:.0%}",
+    )
+
+
+def _entropy(shares: list[float], threshold: float) -> Gate:
+    if not shares:
+        return _missing("entropy_share", "entropy of every level", threshold)
+    worst = min(shares)
+    return Gate(
+        "entropy_share",
+        worst,
+        threshold,
+        worst >= threshold,
+        f"level {shares.index(worst) + 1} has the least entropy, {worst:.1%} of log2 K; target: {threshold:.1%}",
     )
 
 
@@ -159,6 +221,13 @@ def _lookup(metrics: Metrics, model: str, protocol: str, name: str) -> Any:
             return None
         found = found.get(key)
     return found
+
+
+def _numbers(values: Any) -> list[float]:
+    """A list of numbers; empty where it is no list, or one of them is no finite number."""
+    found = [_number(value) for value in values] if isinstance(values, list | tuple) else []
+    known = [value for value in found if value is not None]
+    return known if len(known) == len(found) else []
 
 
 def _number(value: Any) -> float | None:

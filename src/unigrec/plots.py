@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
 }
+DISAGREEMENT_TARGET = 0.001  # share of items, as in params.yaml
 METRIC_NAMES = {"recall_at_10": "Recall@10", "ndcg_at_10": "NDCG@10"}
 
 
@@ -60,7 +62,7 @@ def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
             axes = figure.add_subplot(lines, columns, place)
             validation = key.startswith("validation")
             steps, values = _points(history, "step", key)
-            marker = "o" if validation or len(steps) < 30 else None
+            marker = "o" if validation else _marker(values)
             axes.plot(steps, values, color=LINE_COLOURS[1 if validation else 0], marker=marker, markersize=3.5)
             axes.set_title("validation NDCG@10" if validation else key.replace("_", " "))
             axes.set_xlabel("step")
@@ -69,26 +71,91 @@ def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
                 axes.set_ylim(bottom=0)
 
 
-def temperature_against_collisions(history: Rows, path: Path) -> None:
-    """The share of colliding items as the temperature falls (time runs from left to right).
+def annealing(history: Rows, codebook_size: int, path: Path) -> None:
+    """The tokenizer's training: collisions as the temperature falls, entropy per level and disagreement by epoch.
 
     Args:
-        history: rows with "temperature" and "collision_rate"; others are passed over.
+        history: rows with "epoch", "temperature" and the figures of `identifiers.identifier_curve`; others are passed
+            over. codebook_size: K.
         path: the PNG to write.
 
     Raises:
-        UnigrecError: no row holds both.
+        UnigrecError: no row holds both temperature and collision_rate.
     """
     temperatures, rates = _points(history, "temperature", "collision_rate")
     _require(temperatures, path, "temperature and collision_rate")
-    with _figure(path, (6, 3.6), "Collisions as the temperature falls") as figure:
-        axes = figure.add_subplot()
-        axes.plot(temperatures, rates, color=LINE_COLOURS[0], marker="o", markersize=3.5)
-        axes.invert_xaxis()
+    with _figure(path, (12, 3.6), "Annealing: the identifiers as the temperature falls") as figure:
+        axes = figure.add_subplot(1, 3, 1)
+        axes.plot(temperatures, rates, color=LINE_COLOURS[0], marker=_marker(rates), markersize=3.5)
+        axes.invert_xaxis()  # time runs from left to right
         axes.set_ylim(0, max(0.05, 1.1 * max(rates)))
         axes.yaxis.set_major_formatter(_percent)
         axes.set_xlabel("temperature")
-        axes.set_ylabel("items that share all codes")
+        axes.set_title("items that share all codes")
+        _entropy_panel(figure.add_subplot(1, 3, 2), history, codebook_size)
+        _disagreement_panel(figure.add_subplot(1, 3, 3), history)
+
+
+def identifiers_over_epochs(history: Rows, codebook_size: int, path: Path) -> None:
+    """The joint phase: churn and entropy per level, collisions and disagreement, by epoch.
+
+    Args:
+        history: rows with "epoch" and the figures of `identifiers.identifier_curve`. codebook_size: K.
+        path: the PNG to write.
+
+    Raises:
+        UnigrecError: no row holds collision_rate.
+    """
+    epochs, rates = _points(history, "epoch", "collision_rate")
+    _require(epochs, path, "epoch and collision_rate")
+    with _figure(path, (9, 6.4), "Identifiers in joint training") as figure:
+        churn = figure.add_subplot(2, 2, 1)
+        kept, shares = _points(history, "epoch", "changed_at_most_one_level")
+        churn.plot(kept, [1 - share for share in shares], color="#555555", linestyle="--", label="more than one level")
+        _lines_per_level(churn, history, "churn_level_")
+        churn.set_title("items whose code is not their first one")
+        churn.yaxis.set_major_formatter(_percent)
+        churn.set_ylim(bottom=0)
+        _entropy_panel(figure.add_subplot(2, 2, 2), history, codebook_size)
+        collisions = figure.add_subplot(2, 2, 3)
+        collisions.plot(epochs, rates, color=LINE_COLOURS[0], marker=_marker(rates), markersize=3.5)
+        collisions.set_title("items that share all codes")
+        _epochs(collisions)
+        collisions.set_ylim(0, max(0.05, 1.1 * max(rates)))
+        collisions.yaxis.set_major_formatter(_percent)
+        _disagreement_panel(figure.add_subplot(2, 2, 4), history)
+
+
+def _lines_per_level(axes: Axes, history: Rows, prefix: str) -> None:
+    """A line per level over the epochs, of the rows' keys `prefix` + level."""
+    keys = sorted({key for row in history for key in row if key.startswith(prefix)}, key=_level)
+    for key, colour in zip(keys, _cycle(LINE_COLOURS, len(keys)), strict=True):
+        axes.plot(*_points(history, "epoch", key), color=colour, label=f"level {_level(key)}")
+    _epochs(axes)
+    if keys:
+        axes.legend()
+
+
+def _epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.locator_params(axis="x", integer=True)
+
+
+def _entropy_panel(axes: Axes, history: Rows, codebook_size: int) -> None:
+    axes.axhline(math.log2(codebook_size), color="#555555", linestyle=":", linewidth=1.2)
+    _lines_per_level(axes, history, "entropy_level_")
+    axes.set_title("entropy of the codes, bits (dotted: even use)")
+
+
+def _disagreement_panel(axes: Axes, history: Rows) -> None:
+    epochs, shares = _points(history, "epoch", "soft_hard_disagreement")
+    axes.plot(epochs, shares, color=LINE_COLOURS[0], marker=_marker(shares), markersize=3.5)
+    axes.axhline(DISAGREEMENT_TARGET, color="#555555", linestyle=":", linewidth=1.2)
+    axes.set_yscale("symlog", linthresh=DISAGREEMENT_TARGET)  # zero has its place below the target
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(_percent)
+    axes.set_title("soft and hard codes differ (dotted: target)")
+    _epochs(axes)
 
 
 def codebook_usage(rows: Rows, path: Path) -> None:
@@ -205,6 +272,10 @@ def _points(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
+def _marker(values: Sequence) -> str | None:
+    return "o" if len(values) < 30 else None  # more of them are a thick line
+
+
 def _require(found: Sequence, path: Path, what: str) -> None:
     if not found:
         raise UnigrecError(f"{path}: nothing to draw: no row holds {what}")
@@ -216,6 +287,10 @@ def _loss_order(key: str) -> tuple[bool, str]:
 
 def _rank(row: dict[str, Any]) -> int:
     return row["rank"]
+
+
+def _level(key: str) -> int:
+    return int(key.rsplit("_", 1)[-1])
 
 
 def _cycle(colours: list[str], count: int) -> list[str]:

@@ -145,7 +145,13 @@ def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
 
 
 def _gate_rows(decision: dict[str, Any]) -> list[list[str]]:
-    return [[gate["name"], "pass" if gate["passed"] else "REFUSED", gate["reason"]] for gate in decision["gates"]]
+    return [[gate["name"], _verdict(gate), gate["reason"]] for gate in decision["gates"]]
+
+
+def _verdict(gate: dict[str, Any]) -> str:
+    if gate.get("informational", False):  # absent from decisions of earlier versions
+        return "note: met" if gate["passed"] else "note: missed"
+    return "pass" if gate["passed"] else "REFUSED"
 
 
 def _is_number(rows: list[list[str]], column: int) -> bool:

@@ -93,15 +93,17 @@ def teacher(params: Params) -> None:
 
     with _training("teacher", params) as checkpoints:
         sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
-        device, embeddings = training_device(), load_embeddings()
-        trained = train_teacher(sequences, embeddings, params.teacher, params.seed, device, log, checkpoints)
+        trained = train_teacher(
+            sequences, load_embeddings(), params.teacher, params.seed, training_device(), log, checkpoints
+        )
         config = {"items": sequences.catalogue_size, **teacher_shape(params.teacher)}
         _save_trained(a.TEACHER, trained, config, "Teacher")
 
 
 def tokenizer(params: Params) -> None:
-    """Pre-train the tokenizer on the catalogue's embeddings."""
-    from unigrec.plots import temperature_against_collisions
+    """Pre-train the tokenizer on the catalogue's embeddings, and report the health of its identifiers."""
+    from unigrec.gates import identifier_notes
+    from unigrec.plots import annealing
     from unigrec.training.tokenizer import train_tokenizer
 
     with _training("tokenizer", params) as checkpoints:
@@ -109,12 +111,18 @@ def tokenizer(params: Params) -> None:
         trained = train_tokenizer(embeddings, params.tokenizer, params.seed, training_device(), log, checkpoints)
         config = {"embedding_dim": embeddings.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
         _save_trained(a.TOKENIZER, trained, config, "Tokenizer")
-        temperature_against_collisions(trained.history, a.TOKENIZER / "collisions.png")
+        annealing(trained.history, params.tokenizer.codebook_size, a.TOKENIZER / "annealing.png")
+        model: Any = trained.model
+        report = _health(model, load_sequences(), embeddings, params.tokenizer.temperature_end, params.seed)
+        a.write_json(a.TOKENIZER / a.HEALTH_FILE, report)
+        for note in identifier_notes(report, params.gate):
+            print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
 
 
 def joint(params: Params) -> None:
     """Train tokenizer and recommender end to end; under torchrun, rank 0 writes."""
     from unigrec.distributed import rank
+    from unigrec.plots import identifiers_over_epochs
     from unigrec.training.joint import JointData, train_joint
 
     with _training("joint", params) as checkpoints:
@@ -132,6 +140,7 @@ def joint(params: Params) -> None:
                 "teacher_dim": data.teacher.shape[1],
             }
             _save_trained(a.JOINT, trained, config, "Joint training")
+            identifiers_over_epochs(trained.history, start.codebook_size, a.JOINT / "identifiers.png")
 
 
 def harden(params: Params) -> None:
@@ -139,13 +148,13 @@ def harden(params: Params) -> None:
     import numpy as np
 
     from unigrec import plots
-    from unigrec.identifiers import codebook_usage, health
+    from unigrec.identifiers import codebook_usage
     from unigrec.training.joint import resolve
 
     sequences, embeddings, unified = load_sequences(), load_embeddings(), load_unified()
     popularity = sequences.train_counts()
     resolved = resolve(unified.tokenizer, embeddings, popularity, params.harden.resolution)
-    report = health(unified.tokenizer, embeddings, popularity, params.joint.temperature)
+    report = _health(unified.tokenizer, sequences, embeddings, params.joint.temperature, params.seed)
     report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
     usage = codebook_usage(resolved.codes[:, : unified.tokenizer.levels], unified.tokenizer.codebook_size)
     rows = [
@@ -157,6 +166,17 @@ def harden(params: Params) -> None:
     a.write_json(a.HARDEN / a.HEALTH_FILE, report)
     a.write_json(a.HARDEN / "codebook_usage.json", rows)
     plots.codebook_usage(rows, a.HARDEN / "codebook_usage.png")
+
+
+def _health(
+    model: Tokenizer, sequences: Sequences, embeddings: torch.Tensor, temperature: float, seed: int
+) -> dict[str, Any]:
+    from unigrec.evaluation import sample_cooccurring
+    from unigrec.identifiers import HIT_NEIGHBOURS, HIT_SAMPLE, health
+
+    together = sample_cooccurring(sequences, HIT_NEIGHBOURS, HIT_SAMPLE, seed)
+    embeddings = embeddings.to(model.codebooks.device)
+    return health(model, embeddings, sequences.train_counts(), temperature, together)
 
 
 def finetune(params: Params) -> None:
@@ -306,8 +326,14 @@ def save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None
     metrics = {name: value for name, value in last.items() if not name.startswith("validation_")}
     a.write_tensors(folder / a.MODEL_FILE, trained.model.state_dict())
     a.write_json(folder / a.MODEL_CONFIG_FILE, config)
-    a.write_json(folder / a.HISTORY_FILE, trained.history)
+    a.write_json(folder / a.HISTORY_FILE, _alike(trained.history))
     a.write_json(folder / a.METRICS_FILE, metrics | ({} if best is None else {"best_validation_ndcg_at_10": best}))
+
+
+def _alike(rows: list[dict[str, float]]) -> list[dict[str, float | None]]:
+    """Every row with every key, null where it has none: DVC draws nothing of rows that differ in their keys."""
+    keys = {key for row in rows for key in row}
+    return [dict.fromkeys(keys) | row for row in rows]
 
 
 def training_device() -> torch.device:

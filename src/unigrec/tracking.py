@@ -133,12 +133,14 @@ def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
 
 
 def _closing_metrics(report: Path) -> list[Metric]:
-    """Every number of metrics.json and health.json, as `<stage>.<name>`; lists are per level."""
-    return [
-        metric
-        for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")])
-        for metric in _metrics(path.parent.name, a.read_json(path), step=0)
-    ]
+    """Every number of metrics.json and health.json, as `<stage>.<name>`; lists are per level.
+
+    A name that is in both is logged once: the store takes no second value of the same moment.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")]):
+        figures.setdefault(path.parent.name, {}).update(a.read_json(path))
+    return [metric for stage, found in figures.items() for metric in _metrics(stage, found, step=0)]
 
 
 def _curves(report: Path) -> list[Metric]:

@@ -16,10 +16,11 @@ import yaml
 from dvc.repo import Repo
 from flows.graph import read_graph
 from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
-from flows.retrain import bring_up_to_date, was_killed
+from flows.retrain import bring_up_to_date, read_gates, was_killed
 from prefect.states import Failed
 
 from flows import processes
+from unigrec import artifacts as a
 from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
 from unigrec.lock import exclusive
 
@@ -159,6 +160,17 @@ def test_a_stage_that_is_up_to_date_starts_no_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no pipeline here: any process would fail
     state = bring_up_to_date.fn("first", stale=False)
     assert (state.name, state.is_completed()) == ("Cached", True)
+
+
+def test_only_a_gate_that_is_not_informational_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gates = [{"name": "old", "passed": True, "reason": "-"}]
+    gates.append({"name": "note", "passed": False, "reason": "a target", "informational": True})
+    a.write_json(a.DECISION, {"passed": True, "gates": gates})
+    assert read_gates.fn().name == "Passed"
+    gates.append({"name": "bad", "passed": False, "reason": "too little", "informational": False})
+    a.write_json(a.DECISION, {"passed": False, "gates": gates})
+    assert (read_gates.fn().name, read_gates.fn().message) == ("Refused", "bad: too little")
 
 
 def test_one_run_at_a_time(tmp_path):

@@ -15,7 +15,7 @@ from tiny_training import CPU, tiny_data, tiny_params, tiny_tokenizer, write_pro
 from unigrec import artifacts as a
 from unigrec.config import JointParams
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
-from unigrec.identifiers import Resolved, hard_codes
+from unigrec.identifiers import Resolved, hard_codes, identifier_curve
 from unigrec.models.unified import UnifiedModel
 from unigrec.training import joint as joint_module
 from unigrec.training.joint import JointData, joint_losses, new_unified, parameter_groups, resolve, train_joint
@@ -133,15 +133,23 @@ def test_the_tokenizer_moves_by_its_own_rate_alone(tokenizer_lr, moves):
         assert torch.equal(weight, before.tokenizer.get_parameter(name)) != moves, name
 
 
-def test_churn_is_logged_level_by_level_against_the_first_codes(monkeypatch):
-    first = np.stack([np.arange(24) % 4, np.arange(24) // 4 % 4], axis=1)
-    moved = first.copy()
-    moved[:6, 0] = (moved[:6, 0] + 1) % 4
-    moved[:3, 1] = (moved[:3, 1] + 1) % 4
-    codes = iter([first])
-    monkeypatch.setattr(joint_module, "hard_codes", lambda *_: next(codes, moved))
-    history = run(joint_params()).history
-    assert [[row["churn_level_1"], row["churn_level_2"]] for row in history] == [[6 / 24, 3 / 24]] * 3
+def test_the_identifiers_are_logged_after_each_epoch_against_those_at_the_start(monkeypatch):
+    seen = []
+
+    def curve(tokenizer, embeddings, temperature, first_codes):
+        seen.append((hard_codes(tokenizer, embeddings), first_codes, temperature))
+        return identifier_curve(tokenizer, embeddings, temperature, first_codes)
+
+    monkeypatch.setattr(joint_module, "identifier_curve", curve)
+    params = joint_params(tokenizer_lr=0.02)
+    history = run(params).history
+    before = hard_codes(tiny_tokenizer(), tiny_data().embeddings)
+    assert all(np.array_equal(first, before) and at == params.temperature for _, first, at in seen)
+    assert [[row["churn_level_1"], row["churn_level_2"]] for row in history] == [
+        (codes != before).mean(0).tolist() for codes, *_ in seen
+    ]
+    assert history[-1]["churn_level_2"] > 0
+    assert {"entropy_level_1", "soft_hard_disagreement", "changed_at_most_one_level"} <= set(history[0])
 
 
 def test_more_collisions_than_the_table_has_room_for_stop_with_advice(monkeypatch):
@@ -206,7 +214,13 @@ def outputs(folder: Path, engine: str, processes: int) -> tuple[list[dict[str, f
     lines = done.stderr.splitlines()
     assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
     assert not list((folder / a.CHECKPOINTS).glob("*"))
-    return a.read_json(folder / a.JOINT / a.HISTORY_FILE), a.read_tensors(folder / a.JOINT / a.MODEL_FILE)
+    return history_of(folder / a.JOINT), a.read_tensors(folder / a.JOINT / a.MODEL_FILE)
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    """The written history without its nulls."""
+    rows = a.read_json(folder / a.HISTORY_FILE)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def check_two_ranks(folder: Path, engine: str) -> None:
@@ -236,7 +250,7 @@ def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
         write_project(folder, changes)
         done = command(folder, "finetune")
         assert done.returncode == 0, done.stderr
-        histories.append(a.read_json(folder / a.FINETUNE / a.HISTORY_FILE))
+        histories.append(history_of(folder / a.FINETUNE))
     for row, other in zip(*histories, strict=True):
         assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
 

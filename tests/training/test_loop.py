@@ -85,6 +85,13 @@ def test_an_epoch_is_a_row_of_mean_losses_and_opening_figures():
     assert toy.steps == [(batch, batch - 1) for batch in range(1, 9)]
 
 
+def test_closing_figures_are_of_the_weights_after_the_epochs_last_step():
+    toy = Toy(epochs=2, scores=[0.1, 0.2], end_epoch=lambda epoch: {"closing": float(toy.weights().sum())})
+    history = toy.run()
+    assert [row["closing"] for row in history] == [float(weights.sum()) for weights in toy.validated]
+    assert toy.logged[-1][1]["closing"] == history[-1]["closing"]
+
+
 def test_training_stops_early_and_the_best_weights_come_back():
     toy = Toy(epochs=10, scores=[0.1, 0.3, 0.2, 0.3, 0.9], patience=2)
     history = toy.run()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params
+from tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, write_project
 
+from unigrec import artifacts as a
+from unigrec import stages
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
-from unigrec.identifiers import collision_rate, hard_codes
+from unigrec.identifiers import collision_rate, hard_codes, identifier_curve
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.training.tokenizer import temperature_at, train_tokenizer
 
@@ -21,25 +23,41 @@ def run(embeddings: torch.Tensor | None = None, seed: int = 7, **changes):
 
 def test_the_temperature_falls_linearly_from_start_to_end_over_all_steps(monkeypatch):
     seen, quantize = [], Tokenizer.quantize_soft
-    monkeypatch.setattr(Tokenizer, "quantize_soft", lambda self, x, t: seen.append(t) or quantize(self, x, t))
+
+    def spy(tokenizer, latent, temperature):
+        if torch.is_grad_enabled():  # a training step, and not the figures between epochs
+            seen.append(temperature)
+        return quantize(tokenizer, latent, temperature)
+
+    monkeypatch.setattr(Tokenizer, "quantize_soft", spy)
     history = run(epochs=4, batch_size=10, temperature_start=0.05, temperature_end=0.001).history
     assert seen == pytest.approx(np.linspace(0.05, 0.001, 4 * 3))  # 24 items in batches of 8
-    assert [row["temperature"] for row in history] == pytest.approx(seen[::3])
+    assert [row["temperature"] for row in history] == pytest.approx([*seen[::3], 0.001])
 
 
 def test_a_single_step_has_the_start_temperature():
     history = run(epochs=1, batch_size=ITEMS).history
-    assert history[0]["temperature"] == temperature_at(0.0, tiny_params().tokenizer)
+    params = tiny_params().tokenizer
+    assert [row["temperature"] for row in history] == [temperature_at(done, params) for done in (0.0, 1.0)]
 
 
 def test_the_loss_is_reconstruction_and_weighted_uniformity():
-    row = run(epochs=1, uniformity_weight=0.3).history[0]
+    row = run(epochs=1, uniformity_weight=0.3).history[1]
     assert row["loss"] == pytest.approx(row["reconstruction_loss"] + 0.3 * row["uniformity_loss"])
 
 
 def test_reconstruction_falls():
     history = run(epochs=150, lr=0.003).history
-    assert history[-1]["reconstruction_loss"] < 0.5 * history[0]["reconstruction_loss"]
+    assert history[-1]["reconstruction_loss"] < 0.5 * history[1]["reconstruction_loss"]
+
+
+def test_the_last_row_tells_the_identifiers_of_the_tokenizer_that_is_kept():
+    trained = run(epochs=3, temperature_end=0.002, lr=0.05)
+    figures = identifier_curve(trained.model, tiny_embeddings(), 0.002)
+    assert [row["epoch"] for row in trained.history] == [0, 1, 2, 3]
+    assert {name: trained.history[-1][name] for name in figures} == figures
+    assert {"entropy_level_1", "entropy_level_2", "soft_hard_disagreement", "collision_rate"} == set(figures)
+    assert {name: trained.history[-2][name] for name in figures} != figures
 
 
 def test_the_first_row_tells_the_collisions_of_the_untrained_codebooks():
@@ -71,3 +89,26 @@ def test_embeddings_that_are_no_numbers_are_named(bad):
     with pytest.raises(TrainingError, match=r"embeddings of 2 of 24 items hold NaN or infinity .*item 3") as raised:
         run(embeddings)
     assert raised.value.exit_code == EXIT_BAD_INPUT
+
+
+@pytest.fixture
+def settings_of_a_stage():
+    """A stage sets torch up for the whole process, which here goes on with other tests."""
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
+
+
+def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, monkeypatch, capsys, settings_of_a_stage):
+    params = write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    stages.tokenizer(params)
+    health, history = a.read_json(a.TOKENIZER / a.HEALTH_FILE), a.read_json(a.TOKENIZER / a.HISTORY_FILE)
+    temperature = params.tokenizer.temperature_end
+    curve = identifier_curve(stages.load_tokenizer(a.TOKENIZER), stages.load_embeddings(), temperature)
+    assert health["collision_rate"] == curve["collision_rate"] == history[-1]["collision_rate"]
+    assert health["hit_rate_items"] == ITEMS  # every item is beside another in some user's training part
+    assert 0.0 < health["hit_rate_quantized"] <= 1.0
+    assert (a.TOKENIZER / "annealing.png").is_file()
+    told = capsys.readouterr().out
+    assert all(f"tokenizer: target {word}: " in told for word in ("met", "missed"))

@@ -17,7 +17,7 @@ from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import gather_rows, global_sum, world_size
 from unigrec.errors import TrainingError
-from unigrec.identifiers import Resolved, churn, collision_rate, disambiguate, hard_codes, reassign
+from unigrec.identifiers import Resolved, disambiguate, hard_codes, identifier_curve, reassign
 from unigrec.losses import (
     contrastive_loss,
     ranking_distillation_loss,
@@ -213,11 +213,13 @@ def train_joint(
         return resolved.codes
 
     def start_epoch(epoch: int) -> dict[str, float]:
-        """Re-read the target codes from today's tokenizer, and say how many items' codes have moved."""
+        """Re-read the target codes from today's tokenizer."""
         state["codes"] = torch.as_tensor(identifiers(), device=device)
-        codes = hard_codes(tokenizer, data.embeddings)
-        moved = {f"churn_level_{level + 1}": share for level, share in enumerate(churn(first_codes, codes))}
-        return moved | {"collision_rate": collision_rate(codes)}
+        return {}
+
+    def end_epoch(epoch: int) -> dict[str, float]:
+        """How the identifiers are by now, and how many have moved since the joint phase began."""
+        return identifier_curve(tokenizer, data.embeddings, params.temperature, first_codes)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(training[batch], device)
@@ -253,6 +255,7 @@ def train_joint(
         learning_rate=lambda done: rate_factor(done, params.warmup_share, params.schedule),
         validate=validate,
         start_epoch=start_epoch,
+        end_epoch=end_epoch,
         state=state,
         validate_every=params.validate_every,
         patience=params.patience,

@@ -35,6 +35,7 @@ class Phase:
         learning_rate: share of the whole run done so far, in [0, 1) -> factor on each group's own learning rate.
         validate: -> metrics; training keeps the weights with the highest `selects`. None: the last weights are kept.
         start_epoch: called before an epoch's first step; returns figures to log.
+        end_epoch: called after an epoch's last step, before it is validated; returns figures to log.
         state: tensors that `start_epoch` sets for the epoch; a checkpoint keeps them.
     """
 
@@ -46,6 +47,7 @@ class Phase:
     learning_rate: Callable[[float], float] = lambda done: 1.0
     validate: Callable[[], dict[str, float]] | None = None
     start_epoch: Callable[[int], dict[str, float]] | None = None
+    end_epoch: Callable[[int], dict[str, float]] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     validate_first: bool = False  # the weights as given are a candidate too
     validate_every: int = 1
@@ -122,6 +124,8 @@ class _Run:
             self.save_when_due()
         row: dict[str, float] = {"epoch": at.epoch + 1, "step": at.step}
         row |= {name: total / len(batches) for name, total in at.sums.items()} | at.opening
+        if phase.end_epoch:
+            row |= phase.end_epoch(at.epoch)
         if phase.validate and ((at.epoch + 1) % phase.validate_every == 0 or at.epoch + 1 == phase.epochs):
             row |= self.validate()
         at.history.append(row)

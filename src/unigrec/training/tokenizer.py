@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unigrec.errors import TrainingError
-from unigrec.identifiers import collision_rate, hard_codes
+from unigrec.identifiers import identifier_curve
 from unigrec.losses import reconstruction_loss, uniformity_loss
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.training.checkpoint import CheckpointFolder
@@ -58,7 +58,10 @@ def train_tokenizer(
     log: Log,
     checkpoints: CheckpointFolder | None = None,
 ) -> Trained:
-    """Train on the item embeddings (N, D). Codebooks start from k-means over the whole catalogue."""
+    """Train on the item embeddings (N, D). Codebooks start from k-means over the whole catalogue.
+
+    The history's row of epoch 0 tells the identifiers of those first codebooks, every other row those after its epoch.
+    """
     check_size(len(embeddings), params)
     check_finite(embeddings)
     torch.manual_seed(seed)
@@ -79,15 +82,22 @@ def train_tokenizer(
         total = reconstruction + params.uniformity_weight * uniformity
         return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
 
-    def start_epoch(epoch: int) -> dict[str, float]:
-        codes = hard_codes(model, embeddings)
-        temperature = temperature_at(epoch * batches / max(steps - 1, 1), params)
-        return {"temperature": temperature, "collision_rate": collision_rate(codes)}
+    def identifiers(step: int) -> dict[str, float]:
+        temperature = temperature_at(min(step / max(steps - 1, 1), 1.0), params)
+        return {"temperature": temperature} | identifier_curve(model, embeddings, temperature)
 
     def shuffled(epoch: int) -> list[np.ndarray]:
         order = np.random.default_rng([seed, epoch]).permutation(len(embeddings))
         return np.array_split(order, batches)
 
-    phase = Phase("tokenizer", seed, params.epochs, shuffled, losses, start_epoch=start_epoch)
+    untrained = {"epoch": 0, "step": 0} | identifiers(0)  # before a checkpoint is read: the same after a restart
+    phase = Phase(
+        "tokenizer",
+        seed,
+        params.epochs,
+        shuffled,
+        losses,
+        end_epoch=lambda epoch: identifiers((epoch + 1) * batches),
+    )
     history = train(phase, engine, checkpoints, log)
-    return Trained(model, history)
+    return Trained(model, [untrained, *history])
