@@ -46,7 +46,7 @@ def seed_folder(out: Path, seed: int) -> Path:
 
 
 def teacher_folder(out: Path, params: Params, data: Data) -> Path:
-    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint["prepare"])
+    key = key_of(params.seed, read_params(params)["teacher"], data.fingerprint)  # content too
     return seed_folder(out, params.seed) / f"teacher-{key}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,16 @@ def test_a_masked_student_returns_no_item_of_the_whole_history():
     items = Student(RECOMMENDER, CODES, beam=10).recommend(short, seen)
     for row, before in zip(items.tolist(), seen.tolist(), strict=True):
         assert not set(row) & (set(before) - {-1})
+
+
+@pytest.mark.gpu
+def test_ranks_on_a_gpu_are_those_of_a_cpu_but_for_rounding():
+    sequences = random_sequences(200, ITEMS, 9, seed=3)
+    users = sequences.evaluation_users()
+    params = EvaluateParams(beam=10, batch_size=64, cutoffs=(10,), bootstrap_resamples=100)
+    models = teacher(), copy.deepcopy(RECOMMENDER), CODES
+    here, there = (
+        rank_test_items(sequences, users, *models, params, HISTORY, torch.device(device)) for device in ("cpu", "cuda")
+    )
+    for name, ranks_here in here.items():
+        assert (ranks_here == there[name]).mean() > 0.97, name

@@ -204,6 +204,7 @@ def test_changed_data_is_other_results(finished, tmp_path, capsys):
     assert "seed 1, M0: results of other params are left out" in printed
     assert "other data" in printed
     assert "left: seed 1: M0, M1" in printed
+    assert "| teacher |" not in printed  # it reads the embeddings too
 
 
 def test_what_another_process_does_is_left_to_it(finished, tmp_path, monkeypatch, capsys):
