@@ -23,7 +23,7 @@ STARTED = time.monotonic()  # --minutes counts the imports too
 keep_quiet()
 
 from benchmarks.quality_ladder import LADDER, Rung, chosen_rungs, profile_params, read_ladder, rung_params  # noqa: E402
-from benchmarks.quality_runs import rung_steps  # noqa: E402
+from benchmarks.quality_runs import SHARED, rung_steps  # noqa: E402
 from benchmarks.quality_steps import Session, Step, code_version, load_data  # noqa: E402
 from benchmarks.quality_table import make_table  # noqa: E402
 from unigrec.config import Params  # noqa: E402
@@ -116,6 +116,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("--profile", required=True, help="of infra/profiles: small, paper, ...")
     add("--out", type=Path, required=True, help="folder of results; several processes may fill one")
     add("--rungs", help="names of infra/ladder.yaml, with commas; all where left out")
+    add("--teacher", action="store_true", help="train and rank the teacher and the baselines, and nothing else")
     add("--seeds", default="1,2,3", help="with commas (default: 1,2,3)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="section.key=value, over the rung's")
     add("--minutes", type=float, help="stop in order after so long; the same command goes on")
@@ -156,12 +157,12 @@ def run(given: list[str]) -> int:
     errors: list[str] = []
     if not options.table:
         session = Session(data, training_device(), stop, code_version())
-        steps = [step for of_rung in plan.values() for step in of_rung]
+        steps = [step for of_rung in plan.values() for step in (of_rung[:SHARED] if options.teacher else of_rung)]
         with stop.listening(), suppress(Stopped):
             errors = work_through(steps, session, after)
         leave_process_group()
     print(table())
-    unfinished = left(plan)
+    unfinished = "" if options.teacher else left(plan)
     for error in errors:
         print(f"failed: {error}")
     if unfinished:

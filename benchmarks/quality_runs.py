@@ -28,6 +28,7 @@ from unigrec.training.joint import JointData, resolve, train_joint
 from unigrec.training.teacher import teacher_shape, train_teacher
 from unigrec.training.tokenizer import train_tokenizer
 
+SHARED = 2  # the first steps of every rung: the teacher, and its ranking beside the baselines
 SECTIONS = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate")
 WITHOUT_EFFECT = {"joint": {"processes"}, "evaluate": {"batch_size", "bootstrap_resamples"}}
 

@@ -75,6 +75,18 @@ def test_each_rung_has_its_results_and_steps_that_are_alike_are_shared(finished)
     assert not list(out.rglob("checkpoint"))
 
 
+def test_the_teacher_alone_is_trained_and_shown_beside_the_baselines(tmp_path, capsys):
+    arguments = tiny_arguments(tiny_artifacts(tmp_path), tmp_path / "out", "--teacher")
+    assert quality.run(arguments) == 0
+    assert sorted(folder.name.partition("-")[0] for folder in (tmp_path / "out/seed-1").iterdir()) == [
+        "baselines",
+        "teacher",
+    ]
+    shown = capsys.readouterr().out
+    assert "| teacher |" in shown
+    assert "left:" not in shown
+
+
 def test_ranks_are_those_of_the_evaluation_stage(finished):
     artifacts, out = finished
     sequences = stages.load_sequences(artifacts / "prepare/sequences.safetensors", artifacts / "prepare/items.parquet")
