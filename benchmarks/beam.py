@@ -1,0 +1,89 @@
+"""`python -m benchmarks.beam`: what beam search loses against scoring every item exactly, on a finished rung.
+
+The results are those of `benchmarks.quality`; the same users, the unmasked protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from unigrec.errors import UnigrecError
+from unigrec.process import keep_quiet
+
+keep_quiet()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmarks.quality_steps import load_data  # noqa: E402
+from unigrec import artifacts as a  # noqa: E402
+from unigrec import stages  # noqa: E402
+from unigrec.data.batches import Sequences, in_chunks  # noqa: E402
+from unigrec.decoding import beam_search, exact_scores  # noqa: E402
+from unigrec.evaluation import rank_in_list, ranking_metrics  # noqa: E402
+from unigrec.models.unified import expand_history  # noqa: E402
+from unigrec.ranking import Student  # noqa: E402
+
+USERS_AT_ONCE = 32
+TOP = 10
+
+
+def compare(
+    student: Student, codes: np.ndarray, sequences: Sequences, users: np.ndarray, history: int, beams: list[int]
+) -> list[str]:
+    """Lines of a Markdown table: metrics of each beam and of exact scoring, and how far their first ten agree."""
+    all_codes = torch.as_tensor(codes, device=student.device)
+    lists: dict[str, list[Tensor]] = {}
+    targets = []
+    for chunk in in_chunks(users, USERS_AT_ONCE):
+        held_out = sequences.held_out(chunk, "test", history)
+        items, lengths = (torch.as_tensor(part, device=student.device) for part in (held_out.items, held_out.lengths))
+        source, mask = expand_history(student.tokens, items, lengths)
+        scores = exact_scores(student.recommender, all_codes, source, mask)
+        lists.setdefault("exact", []).append(scores.topk(TOP).indices)
+        for beam in beams:
+            found = beam_search(student.recommender, student.tree, source, mask, beam)
+            lists.setdefault(str(beam), []).append(found.items[:, :TOP])
+        targets.append(torch.as_tensor(held_out.targets, device=student.device))
+    best, target = torch.cat(lists.pop("exact")), torch.cat(targets)
+    rows = ["| beam | Recall@10 | NDCG@10 | of the exact first ten | first item the same |", "|---|---|---|---|---|"]
+    for name, parts in [*lists.items(), ("exact", [best])]:
+        shown = torch.cat(parts)
+        metrics = ranking_metrics(rank_in_list(shown, target).cpu().numpy(), [TOP])
+        kept = (shown[:, :, None] == best[:, None]).any(1).float().mean()
+        first = (shown[:, 0] == best[:, 0]).float().mean()
+        rows.append(
+            f"| {name} | {metrics['recall_at_10']:.4f} | {metrics['ndcg_at_10']:.4f} | {kept:.1%} | {first:.1%} |"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.beam", description=__doc__)
+    parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder")
+    parser.add_argument("--rung", type=Path, required=True, help="a finished rung: OUT/seed-1/M7/KEY")
+    parser.add_argument("--users", type=int, default=1000, help="test users, drawn with seed 0")
+    parser.add_argument("--beams", default="10,30,100")
+    options = parser.parse_args()
+    try:
+        data, device = load_data(options.artifacts), stages.training_device()
+        recommender, codes = (
+            stages.load_recommender(options.rung / "finetune"),
+            stages.load_codes(options.rung / "harden"),
+        )
+        beams = [int(part) for part in options.beams.split(",")]
+        student = Student(recommender, codes, max(beams), device)
+        users = data.sequences.evaluation_users()
+        drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
+        history = a.read_json(options.rung / "params.json")["params"]["joint"]["history"]
+        print("\n".join(compare(student, codes, data.sequences, drawn, history, beams)))
+    except UnigrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
