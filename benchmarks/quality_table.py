@@ -202,7 +202,7 @@ def _read_baselines(out: Path, params: Params, data: Data) -> dict[str, Measured
 
 def _best(history: list[dict[str, float]]) -> tuple[float, int] | None:
     """The highest validation NDCG@10 and its epoch, the first of equals: the weights that were kept."""
-    validated = [row for row in history if "validation_ndcg_at_10" in row]
+    validated = [row for row in history if row.get("validation_ndcg_at_10") is not None]
     if not validated:
         return None
     best = max(validated, key=lambda row: row["validation_ndcg_at_10"])
