@@ -206,9 +206,12 @@ def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120, env=dict(os.environ))
 
 
-def outputs(folder: Path, engine: str, processes: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+def outputs(
+    folder: Path, engine: str, processes: int, causal: bool
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """History and weights of the stage; it says a line an epoch, whatever the number of ranks."""
-    write_project(folder, {"joint": {**SPREAD, "engine": engine, "processes": processes}})
+    spread = SPREAD | {"recommender": {"dropout": 0.0, "causal": causal}}
+    write_project(folder, {"joint": {**spread, "engine": engine, "processes": processes}})
     done = command(folder, "joint")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     lines = done.stderr.splitlines()
@@ -223,18 +226,20 @@ def history_of(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-def check_two_ranks(folder: Path, engine: str) -> None:
-    (history, weights), (other_history, other) = outputs(folder / "1", "torch", 1), outputs(folder / "2", engine, 2)
+def check_two_ranks(folder: Path, engine: str, causal: bool) -> None:
+    found = [outputs(folder / name, kind, ranks, causal) for name, kind, ranks in (("1", "torch", 1), ("2", engine, 2))]
+    (history, weights), (other_history, other) = found
     assert_alike(history, other_history, weights, other)
 
 
-def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path):
-    check_two_ranks(tmp_path, "torch")
+@pytest.mark.parametrize("causal", [True, False])
+def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path, causal):
+    check_two_ranks(tmp_path, "torch", causal)
 
 
 @pytest.mark.slow
 def test_two_ranks_give_the_losses_and_weights_of_one_on_deepspeed(tmp_path):
-    check_two_ranks(tmp_path, "deepspeed")
+    check_two_ranks(tmp_path, "deepspeed", causal=True)
 
 
 @pytest.mark.slow
