@@ -22,8 +22,9 @@ def catalogue(items: int, seed: int, levels: int = 2) -> np.ndarray:
     return disambiguate(np.random.default_rng(seed).integers(0, 4, (items, levels)), np.zeros(items)).codes
 
 
-def recommender_of(codes: np.ndarray, seed: int = 0) -> Recommender:
-    return small_recommender(codes.shape[1] - 1, 4, disambiguation=int(codes[:, -1].max()) + 1, seed=seed)
+def recommender_of(codes: np.ndarray, seed: int = 0, **changes: bool) -> Recommender:
+    size = int(codes[:, -1].max()) + 1
+    return small_recommender(codes.shape[1] - 1, 4, disambiguation=size, seed=seed, **changes)
 
 
 def histories(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -80,10 +81,10 @@ def test_exact_scores_are_log_probabilities_over_all_code_tuples():
 
 
 @few
-@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 3))
-def test_a_wide_beam_equals_the_exact_ranking(seed: int, items: int, levels: int):
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 3), st.booleans())
+def test_a_wide_beam_equals_the_exact_ranking(seed: int, items: int, levels: int, causal: bool):
     codes = catalogue(items, seed, levels)
-    recommender, inputs = recommender_of(codes, seed), histories(seed)
+    recommender, inputs = recommender_of(codes, seed, causal=causal), histories(seed)
     found = beam_search(recommender, PrefixTree(codes), *inputs, beam=items)
     scores = exact_scores(recommender, torch.as_tensor(codes), *inputs)
     assert_best(found, scores, everything.expand(-1, items), beam=items)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.models.recommender import START, Layer, Recommender, additive_mask
+from unigrec.models.recommender import START, Layer, Recommender
 
 
 class Recommendations(NamedTuple):
@@ -153,7 +153,7 @@ class DecoderCache:
         self.stack = recommender.decoder
         self.layers = [layer for layer in self.stack.layers if isinstance(layer, Layer)]
         self.cross = [layer.cross_keys_values(memory) for layer in self.layers]  # (B, H, S, d_kv)
-        self.cross_bias = additive_mask(mask, memory.dtype)
+        self.cross_bias = self.stack.memory_bias(mask, 1, memory.dtype)
         self.keys: list[Tensor] = []  # a (B, W, H, t, d_kv) a layer
         self.values: list[Tensor] = []
         self.steps = 0

@@ -94,3 +94,19 @@ def test_paper_setting_has_about_four_million_parameters():
         codebook_size=256, disambiguation=8, d_model=128, d_ff=512, heads=4, d_kv=64, encoder_layers=6, decoder_layers=6
     )
     assert 4.0e6 < sum(parameter.numel() for parameter in recommender.parameters()) < 5.0e6
+
+
+def test_a_causal_recommender_reads_how_far_back_an_item_lies():
+    """Bias of cross-attention: by whole items from the last one that may be read, the same for an item's tokens."""
+    stack = small_recommender(levels=2, causal=True).decoder
+    mask = torch.tensor([[True, True, True, True, False, False]])
+    bias = stack.memory_bias(mask, 1, torch.float32)
+    table = stack.recency_bias.weight
+    assert bias.shape == (1, 3, 1, 6)
+    torch.testing.assert_close(bias[0, :, 0, :4].T, table[[1, 1, 0, 0]])
+    assert (bias[0, :, 0, 4:] == float("-inf")).all()
+    several = stack.memory_bias(torch.stack([mask & (torch.arange(6) < 2), mask], dim=1), 3, torch.float32)
+    assert several.shape == (1, 3, 6, 6)
+    torch.testing.assert_close(several[0, :, :3, :2], table[[0, 0]].T[:, None].expand(-1, 3, -1))
+    torch.testing.assert_close(several[:, :, 3:], bias.expand(-1, -1, 3, -1))
+    assert small_recommender(causal=False).decoder.recency_bias is None

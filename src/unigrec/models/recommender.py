@@ -135,10 +135,29 @@ class Stack(nn.Module):
         self.causal_group = config.levels if config.causal and not decoder else 0  # tokens of an item
         self.buckets, self.max_distance = config.buckets, config.max_distance
         self.position_bias = nn.Embedding(config.buckets, config.heads)
+        # A causal encoder cannot tell an item that it is the last: what is read must say how far back it lies.
+        self.levels = config.levels
+        self.recency_bias = nn.Embedding(config.buckets, config.heads) if decoder and config.causal else None
         self.layers = nn.ModuleList([Layer(config, decoder) for _ in range(layers)])
         self.norm = RMSNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
         nn.init.normal_(self.position_bias.weight, std=config.d_model**-0.5)
+        if self.recency_bias is not None:
+            nn.init.normal_(self.recency_bias.weight, std=config.d_model**-0.5)
+
+    def memory_bias(self, mask: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores of cross-attention.
+
+        mask (M, S), or (M, m, S) for m targets a history with `steps` positions each; true for the tokens that may be
+        read, which come first -> (M, 1 or H, 1 or m * steps, S).
+        """
+        bias = additive_mask(mask, dtype)
+        if self.recency_bias is not None:
+            tokens = torch.arange(mask.shape[-1], device=mask.device)
+            back = (mask.sum(-1, keepdim=True) - 1 - tokens) // self.levels  # items between a token's and the last
+            by_head = self.recency_bias(back.clamp(0, self.buckets - 1)).movedim(-1, 1)  # (M, H, S) or (M, H, m, S)
+            bias = bias + (by_head if mask.dim() == 3 else by_head[:, :, None]).to(dtype)
+        return bias if mask.dim() == 2 else bias.repeat_interleave(steps, dim=2)
 
     def bias(self, queries: int, keys: int, device: torch.device, first_query: int = 0) -> Tensor:
         """(1, H, queries, keys) relative position bias; causal for the decoder, and over items for a causal encoder."""
@@ -163,11 +182,7 @@ class Stack(nn.Module):
         bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
         if mask is not None:
             bias = bias + additive_mask(mask, hidden.dtype)
-        cross_bias = None
-        if memory_mask is not None:
-            if memory_mask.dim() == 3:
-                memory_mask = memory_mask.repeat_interleave(hidden.shape[1], dim=1)  # (M, B / M * T, S)
-            cross_bias = additive_mask(memory_mask, hidden.dtype)
+        cross_bias = None if memory_mask is None else self.memory_bias(memory_mask, hidden.shape[1], hidden.dtype)
         hidden = self.dropout(hidden)
         for layer in self.layers:
             hidden = layer(hidden, bias, memory, cross_bias)
