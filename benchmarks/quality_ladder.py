@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unigrec.config import Params, parse_params
+from unigrec.config import Params, parse_params, read_mapping
 from unigrec.errors import UnigrecError
-from unigrec.profiles import PROFILES, leaves, parse_setting, profile_values, read_mapping, with_values
+from unigrec.profiles import PROFILES, leaves, parse_setting, profile_values, with_values
 
 LADDER = Path("infra/ladder.yaml")  # in the project's folder, as params.yaml and the profiles
 KEYS = {"description", "published", "against", "params"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -235,15 +235,20 @@ def load_params(path: Path) -> Params:
         UnigrecError: the file is missing, is no YAML mapping, or holds a key or value that is not allowed; every
             finding is listed with its key, its value and what is allowed.
     """
+    return parse_params(read_mapping(path), str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file of sections. Raises UnigrecError when it is missing or something else."""
     if not path.is_file():
-        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore params.yaml from git")
+        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UnigrecError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UnigrecError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")
-    return parse_params(raw, str(path))
+    return raw
 
 
 def parse_params(raw: dict, where: str = "params") -> Params:

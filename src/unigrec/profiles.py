@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from unigrec.config import read_mapping
 from unigrec.errors import UnigrecError
 
 SAMPLE = "sample"
@@ -38,19 +39,6 @@ def profile_values(folder: Path, name: str) -> dict[str, Any]:
             f"no profile {name!r} in {folder}; there are {', '.join(names) or 'none'}{guess(name, names)}"
         )
     return dict(leaves(read_mapping(folder / f"{SAMPLE}.yaml"))) | dict(leaves(read_mapping(folder / f"{name}.yaml")))
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file of sections. Raises UnigrecError when it is missing or something else."""
-    if not path.is_file():
-        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UnigrecError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise UnigrecError(f"{path}: expected a mapping of sections")
-    return document
 
 
 def leaves(mapping: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,10 +9,10 @@ import pytest
 from benchmarks.quality_ladder import LADDER, Rung, chosen_rungs, profile_params, read_ladder, rung_params
 from benchmarks.quality_runs import read_params
 
-from unigrec.config import Params, load_params
+from unigrec.config import Params, load_params, read_mapping
 from unigrec.configure import configure
 from unigrec.errors import UnigrecError
-from unigrec.profiles import PROFILES, leaves, profile_names, read_mapping
+from unigrec.profiles import PROFILES, leaves, profile_names
 
 ROOT = Path(__file__).parents[2]
 NAMES = profile_names(ROOT / PROFILES)
