@@ -147,6 +147,7 @@ class JointParams(Section):
     w_tokenizer_distillation: NonNegative
     w_recommender_distillation: NonNegative
     w_ranking_distillation: NonNegative
+    ranking_samples: Count
     distillation_temperature: Positive
     contrast_temperature: Positive
     distillation_warmup_epochs: Annotated[int, Field(ge=0)]

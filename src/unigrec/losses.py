@@ -25,13 +25,12 @@ def recommendation_loss(logits: list[Tensor], codes: Tensor) -> Tensor:
 def ranking_distillation_loss(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
     """Cross entropy against the teacher's distribution over each position's codes, mean over positions.
 
-    logits and targets: T tensors (B, size of the position's range), rows of the targets sum to 1. Returns (B,).
+    logits and targets: T tensors (..., size of the position's range), rows of the targets sum to 1. Returns (...).
     """
     losses = [
-        F.cross_entropy(scores.float(), target, reduction="none")
-        for scores, target in zip(logits, targets, strict=True)
+        -(target * scores.float().log_softmax(-1)).sum(-1) for scores, target in zip(logits, targets, strict=True)
     ]
-    return torch.stack(losses, dim=1).mean(1)
+    return torch.stack(losses).mean(0)
 
 
 def reconstruction_loss(reconstructed: Tensor, embeddings: Tensor) -> Tensor:

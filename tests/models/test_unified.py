@@ -150,7 +150,7 @@ def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
     for name, pieces in (("together", sequences.segments(history=9)), ("apart", sequences.window_segments(history=9))):
         order = np.argsort(pieces[:, 1], kind="stable")
         samples = make_samples(sequences.segment_batch(pieces[order]), CPU)
-        codes = torch.as_tensor(np.random.default_rng(0).integers(0, 4, (ITEMS, 3)))[samples.targets]
+        codes = torch.as_tensor(np.random.default_rng(0).integers(0, 4, (ITEMS, 2, 3)))[samples.targets]  # (P, R, T)
         unified = causal_model()
         embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
         output = unified(
@@ -163,7 +163,7 @@ def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
             0.3,
             distillation_temperature=0.3,
         )
-        recommendation_loss(output.logits, codes).mean().backward()
+        recommendation_loss([of.flatten(0, 1) for of in output.logits], codes.flatten(0, 1)).mean().backward()
         found[name] = output, unified.recommender.encoder.layers[0].feed_in.weight.grad
     (together, gradient), (apart, other) = found["together"], found["apart"]
     torch.testing.assert_close(together.logits, apart.logits, rtol=1e-4, atol=1e-5)
@@ -171,6 +171,22 @@ def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
         together.history_log_probabilities, apart.history_log_probabilities, rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_several_identifiers_after_a_history_are_decoded_as_each_of_them_alone():
+    samples, known = make_samples(BATCH, CPU), data()
+    embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
+    codes = torch.as_tensor(np.random.default_rng(0).integers(0, 4, (4, 3, 3)))  # (P, R, T)
+    for unified in (model(), causal_model()):
+
+        def logits(codes: Tensor, unified: UnifiedModel = unified) -> list[Tensor]:
+            rows = samples.history, samples.lengths, samples.counts, codes
+            return unified(embeddings, *rows, teacher, 0.3).logits
+
+        together = logits(codes)
+        for each in range(3):
+            alone = logits(codes[:, each : each + 1])
+            torch.testing.assert_close([of[:, each : each + 1] for of in together], alone)
 
 
 def test_without_causality_a_later_item_changes_what_earlier_ones_say():
@@ -277,7 +293,7 @@ def test_a_fixed_identifier_gets_no_gradient_and_the_hard_one_is_a_table_lookup(
 def test_autocast_gives_float32_outputs_near_those_of_full_precision():
     unified, known, samples = model(), data(), make_samples(BATCH, CPU)
     embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
-    arguments = embeddings, samples.history, samples.lengths, samples.counts, CODES, teacher, 0.3
+    arguments = embeddings, samples.history, samples.lengths, samples.counts, CODES[:, None], teacher, 0.3
     full, half = unified(*arguments), unified(*arguments, autocast=True)
     for name in ("logits", "probabilities", "reconstructed", "student_state"):
         value = getattr(half, name)

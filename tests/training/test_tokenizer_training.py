@@ -47,7 +47,8 @@ def test_the_loss_is_reconstruction_and_weighted_uniformity():
 
 
 def test_reconstruction_falls():
-    history = run(epochs=150, lr=0.003).history
+    # Eight codewords a level: four give fewer identifiers than items, and how well they can do hangs on rounding.
+    history = run(epochs=150, lr=0.003, codebook_size=8).history
     assert history[-1]["reconstruction_loss"] < 0.5 * history[1]["reconstruction_loss"]
 
 

@@ -114,8 +114,8 @@ class Recommender(nn.Module):
     def decode(self, memory: Tensor, mask: Tensor, codes: Tensor) -> Tensor:
         """Teacher forcing: codes (B, T) -> decoder output (B, T, E); position 0 has seen no code yet.
 
-        Several targets may share a history: memory (B, S, E), mask (B, m, S) of what each of its m targets may read,
-        codes (B * m, T) -> (B * m, T, E).
+        Several targets may share a history: memory (B, S, E), mask (B, m, S) of what each of its m targets may read, R
+        identifiers for each of them: codes (B * m * R, T) -> (B * m * R, T, E).
         """
         start = self.token_table.weight[START].expand(len(codes), 1, -1)
         inputs = torch.cat([start, self.embed_codes(codes[:, :-1])], dim=1)
@@ -148,8 +148,8 @@ class Stack(nn.Module):
     def memory_bias(self, mask: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
         """What is added to the scores of cross-attention.
 
-        mask (M, S), or (M, m, S) for m targets a history with `steps` positions each; true for the tokens that may be
-        read, which come first -> (M, 1 or H, 1 or m * steps, S).
+        mask (M, S), or (M, m, S) for m targets a history, each read by `steps` query positions; true for the tokens
+        that may be read, which come first -> (M, 1 or H, 1 or m * steps, S).
         """
         bias = additive_mask(mask, dtype)
         if self.recency_bias is not None:
@@ -177,12 +177,16 @@ class Stack(nn.Module):
     ) -> Tensor:
         """One pass: hidden (B, T, E), mask (B, T) -> (B, T, E).
 
-        memory (M, S, E) serves B / M rows of `hidden` each; memory_mask (M, S), or (M, B / M, S) for each row its own.
+        memory (M, S, E) serves B / M rows of `hidden` each; memory_mask (M, S), or (M, m, S), where each of the m masks
+        holds for B / (M * m) consecutive rows.
         """
         bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
         if mask is not None:
             bias = bias + additive_mask(mask, hidden.dtype)
-        cross_bias = None if memory_mask is None else self.memory_bias(memory_mask, hidden.shape[1], hidden.dtype)
+        cross_bias = None
+        if memory_mask is not None:
+            masks = memory_mask.shape[:-1].numel()  # a rank may have none at all
+            cross_bias = self.memory_bias(memory_mask, hidden.shape[:2].numel() // max(masks, 1), hidden.dtype)
         hidden = self.dropout(hidden)
         for layer in self.layers:
             hidden = layer(hidden, bias, memory, cross_bias)

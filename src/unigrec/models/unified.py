@@ -1,7 +1,7 @@
 """Tokenizer, recommender and the projections between their spaces and the teacher's, as one module.
 
-Shapes: M distinct items of the batch, B histories of n items, P targets, L levels, K codewords, E d_model, C code
-dimension.
+Shapes: M distinct items of the batch, B histories of n items, P targets, R identifiers to decode for each of them, T
+codes of an identifier, L levels, K codewords, E d_model, C code dimension.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unigrec.models.tokenizer import Tokenizer
 class JointOutput(NamedTuple):
     """What the losses read. Everything is float32."""
 
-    logits: list[Tensor]  # a (P, size) tensor per decoder position
+    logits: list[Tensor]  # a (P, R, size) tensor per decoder position
     probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
     reconstructed: Tensor | None  # (M, D), where the tokenizer is trained
     history_log_probabilities: Tensor | None  # (P, L, K) codebook assignments of the encoded history, where distilled
@@ -76,7 +76,8 @@ class UnifiedModel(nn.Module):
         Args:
             embeddings: (M, D) of the distinct items. history: (B, n) rows of `embeddings`, padded on the right.
             lengths: (B,) items in each history. counts: (B,) targets of each: one after each of its last items.
-            codes: (P, T) of all targets, row by row. teacher: (P, teacher dimension), their teacher embeddings.
+            codes: (P, R, T) to decode after each history, row by row: those of the target, then any others.
+            teacher: (P, teacher dimension), the targets' teacher embeddings.
             autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
             fixed: (M, L, K) identifiers to be used as they are; the tokenizer is not run, and gets no gradient.
             distillation_temperature: of the codebook assignments of history and teacher; None where none are wanted.
@@ -90,8 +91,8 @@ class UnifiedModel(nn.Module):
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
             readable, there = readable_tokens(lengths, counts, mask, tokens.shape[1])
-            output = decode_targets(self.recommender, memory, readable, there, codes)
-            logits = [self.recommender.position_logits(output[:, p], p).float() for p in range(codes.shape[1])]
+            output = decode_targets(self.recommender, memory, readable, there, codes)  # (P, R, T, E)
+            logits = [self.recommender.position_logits(output[:, :, p], p).float() for p in range(codes.shape[2])]
         by_history = by_teacher = None
         if distillation_temperature is not None:
             states = memory.float()
@@ -104,7 +105,7 @@ class UnifiedModel(nn.Module):
             reconstructed=reconstructed,
             history_log_probabilities=by_history,
             teacher_log_probabilities=by_teacher,
-            student_state=self.state_to_teacher(output[:, 0].float()),
+            student_state=self.state_to_teacher(output[:, 0, 0].float()),
         )
 
     def assignments(self, latent: Tensor, temperature: float) -> Tensor:
@@ -126,10 +127,11 @@ def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) 
 
 
 def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, there: Tensor, codes: Tensor) -> Tensor:
-    """Decoder outputs (P, T, E) of all targets: memory (B, S, E), readable (B, m, S), there (B, m), codes (P, T)."""
-    padded = codes.new_zeros(there.numel(), codes.shape[1])
+    """Decoder outputs (P, R, T, E): memory (B, S, E), readable (B, m, S), there (B, m), codes (P, R, T)."""
+    padded = codes.new_zeros(there.numel(), *codes.shape[1:])
     padded[there.flatten()] = codes
-    return recommender.decode(memory, readable, padded)[there.flatten()]
+    output = recommender.decode(memory, readable, padded.flatten(0, 1))
+    return output.unflatten(0, padded.shape[:2])[there.flatten()]
 
 
 def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -107,6 +107,6 @@ def hardened_loss(model: Recommender, history: Tensor, lengths: Tensor, counts: 
     mask = (steps < lengths[:, None]).repeat_interleave(levels, dim=1)  # (B, n * L)
     source = model.embed_codes(history).flatten(1, 2)  # (B, n * L, E)
     readable, there = readable_tokens(lengths, counts, mask, levels)
-    output = decode_targets(model, model.encode(source, mask), readable, there, codes)
+    output = decode_targets(model, model.encode(source, mask), readable, there, codes[:, None])[:, 0]
     logits = [model.position_logits(output[:, position], position) for position in range(codes.shape[1])]
     return recommendation_loss(logits, codes)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
-from unigrec.distributed import gather_rows, global_sum, world_size
+from unigrec.distributed import gather_rows, global_sum, rank, world_size
 from unigrec.errors import TrainingError
 from unigrec.identifiers import Resolved, disambiguate, hard_codes, identifier_curve, reassign
 from unigrec.losses import (
@@ -33,7 +33,7 @@ from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, train
-from unigrec.training.ranking_targets import ranking_targets, teacher_probabilities
+from unigrec.training.ranking_targets import Ranking, TeacherRanking
 from unigrec.training.samples import Samples, TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
@@ -86,7 +86,7 @@ def joint_losses(
     data: JointData,
     params: JointParams,
     distil: bool,
-    ranking: list[Tensor] | None = None,
+    ranking: Ranking | None = None,
     fixed: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch; `loss` is their weighted sum, scaled so that its gradient averaged over ranks is the whole
@@ -95,16 +95,17 @@ def joint_losses(
     Args:
         model: a UnifiedModel, or an engine around one. codes: (B_local, T) codes of the targets.
         distil: whether the distillation losses have joined already.
-        ranking: the teacher's ranking as targets of each decoder position, where it is distilled too.
+        ranking: what the teacher would recommend, where that is distilled too.
         fixed: (M, L, K) identifiers of the samples' distinct items, where the tokenizer is not trained.
     """
     embeddings = data.embeddings[samples.items]
+    decoded = codes[:, None] if ranking is None else torch.cat([codes[:, None], ranking.codes], dim=1)  # (P, R, T)
     output: JointOutput = model(
         embeddings,
         samples.history,
         samples.lengths,
         samples.counts,
-        codes,
+        decoded,
         data.teacher[samples.targets],
         params.temperature,
         params.precision == "bf16",
@@ -112,7 +113,9 @@ def joint_losses(
         params.distillation_temperature if distil and params.w_tokenizer_distillation > 0 else None,
     )
     size, ranks = len(samples.batch_targets), world_size()
-    losses = {"recommendation_loss": recommendation_loss(output.logits, codes).sum() * ranks / size}
+    losses = {
+        "recommendation_loss": recommendation_loss([of[:, 0] for of in output.logits], codes).sum() * ranks / size
+    }
     if output.reconstructed is not None:
         share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
         losses["reconstruction_loss"] = (share * reconstruction_loss(output.reconstructed, embeddings)).sum() * ranks
@@ -127,7 +130,9 @@ def joint_losses(
         contrast = contrastive_loss(states, data.teacher[targets], targets, params.contrast_temperature)
         losses["recommender_distillation_loss"] = contrast
     if ranking is not None:
-        losses["ranking_distillation_loss"] = ranking_distillation_loss(output.logits, ranking).sum() * ranks / size
+        drawn = [of[:, 1:] for of in output.logits]
+        by_draw = ranking_distillation_loss(drawn, ranking.targets)  # (P, R - 1)
+        losses["ranking_distillation_loss"] = by_draw.mean(1).sum() * ranks / size
     weights = loss_weights(params)
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total, **losses}
@@ -177,6 +182,13 @@ def rate_factor(done: float, warmup_share: float, schedule: str) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (done - warmup_share) / (1.0 - warmup_share)))
 
 
+def uniform_points(samples: Samples, count: int, seed: int, step: int) -> Tensor:
+    """(P, count) float64 in [0, 1): this rank's part of those of the global batch, the same for any number of ranks."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+    points = torch.rand(len(samples.batch_targets), count, generator=generator, dtype=torch.float64)
+    return points.split(samples.batch_sizes)[rank()]
+
+
 def train_joint(
     data: JointData,
     tokenizer: Tokenizer,
@@ -190,8 +202,7 @@ def train_joint(
     """Train until validation NDCG@10 (unmasked, soft identifiers as input) stops rising, and keep the best weights."""
     start_process_group(device, needed=params.engine == "deepspeed")
     torch.manual_seed(seed)
-    ranker = data.ranker.to(device) if data.ranker is not None and params.w_ranking_distillation else None
-    data = JointData(data.sequences, data.embeddings.to(device), data.teacher.to(device), ranker)
+    data = data._replace(embeddings=data.embeddings.to(device), teacher=data.teacher.to(device))
     tokenizer = tokenizer.to(device)
     popularity = data.sequences.train_counts()
     first_codes = hard_codes(tokenizer, data.embeddings)
@@ -200,6 +211,10 @@ def train_joint(
     engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
     training = TrainingSamples(data.sequences, params.history, model.recommender.config.causal)
     room = model.recommender.config.disambiguation
+    ranking = None
+    if data.ranker is not None and params.w_ranking_distillation:
+        sizes = model.recommender.config.code_sizes
+        ranking = TeacherRanking(data.ranker.to(device), sizes)
     state: dict[str, Tensor] = {}
 
     def identifiers() -> np.ndarray:
@@ -225,13 +240,14 @@ def train_joint(
         samples = make_samples(training[batch], device)
         distil = step >= params.distillation_warmup_epochs * steps_per_epoch
         codes = state["codes"][samples.targets]
-        fixed = ranking = None
+        fixed = expected = None
         if params.tokenizer != "trained":
             fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], params)
-        if ranker is not None:
-            expected = teacher_probabilities(ranker, samples.items[samples.history], samples.lengths, samples.counts)
-            ranking = ranking_targets(expected, state["codes"], codes, model.recommender.config.code_sizes)
-        return joint_losses(engine.forward, samples, codes, data, params, distil, ranking, fixed)
+        if ranking is not None:
+            ranking.read(state["codes"])
+            points = uniform_points(samples, params.ranking_samples, seed, step).to(device)
+            expected = ranking.after(samples.items[samples.history], samples.lengths, samples.counts, points)
+        return joint_losses(engine.forward, samples, codes, data, params, distil, expected, fixed)
 
     def validate() -> dict[str, float]:
         codes = identifiers()

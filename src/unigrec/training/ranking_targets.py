@@ -1,49 +1,93 @@
 """The teacher's ranking as targets for the decoder: which code comes next, if the teacher chose the item.
 
 An addition to the published method, whose distillation hands over the teacher's embeddings: this hands over what the
-teacher would recommend. Shapes: B samples, N items, T decoder positions.
+teacher would recommend. The cross entropy of two distributions over items is, written code by code,
+
+    - sum_i p(i) log q(i) = - sum_l E_{i ~ p} [ sum_c p(c | codes of i before l) log q(c | codes of i before l) ]
+
+so the decoder follows items that are drawn from the teacher, and has at each position the teacher's distribution over
+the next code. Shapes: P samples, R drawn items, N items, T decoder positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from unigrec.decoding import PrefixTree
 from unigrec.models.sasrec import SASRec
 
 
-@torch.no_grad()
-def teacher_probabilities(teacher: SASRec, history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
-    """What the frozen teacher expects after each of the last `counts` (B,) items of histories.
+class Ranking(NamedTuple):
+    """What the teacher expects of each sample."""
 
-    history: (B, n) catalogue indices, padded on the right by lengths (B,). Returns (P, N), row by row.
-    """
-    teacher.eval()
-    steps = torch.arange(history.shape[1], device=history.device)
-    wanted = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
-    return teacher.scores(teacher(history, lengths)[wanted]).softmax(-1)
+    codes: Tensor  # (P, R, T) identifiers of items drawn from the teacher's distribution
+    targets: list[Tensor]  # a (P, R, size) tensor a position: its distribution over the next code; rows sum to 1
 
 
-@torch.no_grad()
-def ranking_targets(probabilities: Tensor, all_codes: Tensor, codes: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """The distribution over each position's codes that a distribution over items implies.
-
-    At position l it is conditional on the target's own codes before l, as teacher forcing is: the mass of the items
-    with that prefix, by their code at l.
+class TeacherRanking:
+    """A frozen teacher that ranks items by their identifiers of today.
 
     Args:
-        probabilities: (B, N). all_codes: (N, T) identifier of every item. codes: (B, T) of the targets.
         sizes: codes to choose from at each position.
+    """
+
+    def __init__(self, teacher: SASRec, sizes: list[int]):
+        self.teacher, self.sizes = teacher.eval(), sizes
+        self.codes: Tensor | None = None
+
+    def read(self, codes: Tensor) -> None:
+        """Take over the identifiers (N, T), distinct, if they are not those of the call before."""
+        if self.codes is not codes:
+            self.codes = codes
+            self.tree = PrefixTree(codes.cpu().numpy(), codes.device)
+            self.table = self.teacher.item_table().detach()[self.tree.order]  # (N, E)
+
+    @torch.no_grad()
+    def after(self, history: Tensor, lengths: Tensor, counts: Tensor, points: Tensor) -> Ranking:
+        """What comes after each of the last `counts` (B,) items of histories.
+
+        history: (B, n) catalogue indices, padded on the right by lengths (B,). points: (P, R) as `draw` takes them.
+        """
+        assert self.codes is not None, "read the identifiers first"
+        steps = torch.arange(history.shape[1], device=history.device)
+        wanted = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
+        probabilities = (self.teacher(history, lengths)[wanted] @ self.table.T).softmax(-1)  # (P, N), as the tree sorts
+        place, cumulative = draw(probabilities, points)
+        return Ranking(self.codes[self.tree.order[place]], code_distributions(self.tree, cumulative, place, self.sizes))
+
+
+def draw(probabilities: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Items of each row by uniform random numbers in [0, 1), each item as often as it is probable.
+
+    probabilities (P, N), points float64 (P, R) -> (P, R) columns, and float64 (P, N + 1) cumulative probabilities.
+    """
+    cumulative = F.pad(probabilities.double().cumsum(1), (1, 0))
+    place = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True) - 1
+    return place.clamp(0, probabilities.shape[1] - 1), cumulative
+
+
+def code_distributions(tree: PrefixTree, cumulative: Tensor, place: Tensor, sizes: list[int]) -> list[Tensor]:
+    """The distribution over each position's codes that a distribution over items implies, given the codes before it.
+
+    Args:
+        cumulative: float64 (P, N + 1), cumulative probabilities of the items in the tree's order. place: (P, R) items.
 
     Returns:
-        A (B, size) tensor a position; rows sum to 1, since the target itself has its prefix.
+        A (P, R, size) tensor a position; rows sum to 1.
     """
-    targets, mass = [], probabilities.clamp_min(1e-12)
-    for position, size in enumerate(sizes):
-        column = all_codes[:, position]
-        by_code = torch.zeros(len(mass), size, device=mass.device, dtype=mass.dtype).index_add_(1, column, mass)
-        targets.append(by_code / by_code.sum(1, keepdim=True))
-        mass = mass * (column == codes[:, position : position + 1])
+    node, targets = torch.zeros_like(place), []
+    for level, below, size in zip(tree.levels, tree.levels[1:], sizes, strict=False):
+        children = level.first_child[node][..., None] + torch.arange(level.fanout, device=place.device)  # (P, R, F)
+        exists = children < level.first_child[node + 1][..., None]
+        children = children.clamp_max(len(below.code) - 1)
+        ends = cumulative.gather(1, below.item_range[children + 1].flatten(1))
+        mass = (ends - cumulative.gather(1, below.item_range[children].flatten(1))).view_as(children)
+        mass = mass.clamp_min(1e-12).masked_fill(~exists, 0.0)
+        by_code = mass.new_zeros(*place.shape, size).scatter_add_(2, below.code[children], mass)
+        targets.append((by_code / by_code.sum(2, keepdim=True)).float())
+        node = torch.searchsorted(below.item_range, place, right=True) - 1
     return targets
