@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from benchmarks.quality_steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, key_of
 from unigrec import artifacts as a
@@ -20,13 +21,12 @@ from unigrec import stages
 from unigrec.config import Params
 from unigrec.data.batches import in_chunks
 from unigrec.evaluation import metrics_by_slice, ranking_metrics, slices
-from unigrec.identifiers import health
 from unigrec.ranking import Baselines, Ranks, Student
 from unigrec.training.checkpoint import Stopped
 from unigrec.training.finetune import train_finetune
-from unigrec.training.joint import JointData, resolve, train_joint
+from unigrec.training.joint import JointData, train_joint
 from unigrec.training.teacher import teacher_shape, train_teacher
-from unigrec.training.tokenizer import train_tokenizer
+from unigrec.training.tokenizer import item_vectors, train_tokenizer
 
 SHARED = 2  # the first steps of every rung: the teacher, and its ranking beside the baselines
 SECTIONS = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate")
@@ -52,7 +52,9 @@ def teacher_folder(out: Path, params: Params, data: Data) -> Path:
 
 
 def tokenizer_folder(out: Path, params: Params, data: Data) -> Path:
-    key = key_of(params.seed, read_params(params)["tokenizer"], data.fingerprint["embed"])
+    values, embed = read_params(params)["tokenizer"], data.fingerprint["embed"]
+    reads = teacher_folder(out, params, data).name if params.tokenizer.collaborative_weight else None
+    key = key_of(params.seed, values, embed, reads)
     return seed_folder(out, params.seed) / f"tokenizer-{key}"
 
 
@@ -77,12 +79,18 @@ def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
     return [
         Step(f"{seed}: teacher", teacher, run_teacher, params),
         Step(f"{seed}: baselines", baselines_folder(out, params, data), run_baselines, params, (teacher,)),
-        Step(f"{seed}: {tokenizer.name}", tokenizer, run_tokenizer, params),
+        Step(f"{seed}: {tokenizer.name}", tokenizer, run_tokenizer, params, (teacher,)),
         Step(f"{here}: joint", joint, run_joint, params, (teacher, tokenizer)),
-        Step(f"{here}: harden", harden, run_harden, params, (joint,)),
+        Step(f"{here}: harden", harden, run_harden, params, (joint, teacher)),
         Step(f"{here}: finetune", finetune, run_finetune, params, (joint, harden)),
         Step(f"{here}: evaluate", home / "evaluate", run_evaluate, params, (harden, finetune)),
     ]
+
+
+def read_vectors(teacher: Path, params: Params, data: Data) -> Tensor:
+    """(N, D) what the tokenizer reads."""
+    embedding = stages.load_teacher(teacher).item_embedding.weight.detach()
+    return item_vectors(data.embeddings, embedding, params.tokenizer.collaborative_weight)
 
 
 def run_teacher(step: Step, session: Session, clock: Clock) -> None:
@@ -97,12 +105,13 @@ def run_teacher(step: Step, session: Session, clock: Clock) -> None:
 
 
 def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
-    params, embeddings = step.params, session.data.embeddings
+    params = step.params
+    vectors = read_vectors(step.needs[0], params, session.data)
     log = clock.log(step.name, params.tokenizer.epochs)
     checkpoints = step.checkpoints(session)
-    trained = train_tokenizer(embeddings, params.tokenizer, params.seed, session.device, log, checkpoints)
+    trained = train_tokenizer(vectors, params.tokenizer, params.seed, session.device, log, checkpoints)
     shape = params.tokenizer.model_dump(include=stages.TOKENIZER_SHAPE)
-    stages.save_trained(step.folder, trained, {"embedding_dim": embeddings.shape[1], **shape})
+    stages.save_trained(step.folder, trained, {"embedding_dim": vectors.shape[1], **shape})
 
 
 def run_joint(step: Step, session: Session, clock: Clock) -> None:
@@ -110,7 +119,8 @@ def run_joint(step: Step, session: Session, clock: Clock) -> None:
     teacher, tokenizer = step.needs
     a.write_json(step.folder.parent / "params.json", {"params": read_params(params), "data": data.fingerprint})
     ranker = stages.load_teacher(teacher)
-    joint_data = JointData(data.sequences, data.embeddings, ranker.item_embedding.weight.detach(), ranker)
+    vectors = read_vectors(teacher, params, data)
+    joint_data = JointData(data.sequences, vectors, ranker.item_embedding.weight.detach(), ranker)
     trained = train_joint(
         joint_data,
         stages.load_tokenizer(tokenizer),
@@ -131,13 +141,11 @@ def run_joint(step: Step, session: Session, clock: Clock) -> None:
 
 
 def run_harden(step: Step, session: Session, clock: Clock) -> None:
-    params, data = step.params, session.data
-    unified, popularity = stages.load_unified(step.needs[0]), data.sequences.train_counts()
-    resolved = resolve(unified.tokenizer, data.embeddings, popularity, params.harden.resolution)
-    report = health(unified.tokenizer, data.embeddings, popularity, params.joint.temperature)
-    report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
-    a.write_tensors(step.folder / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype(np.int32)})
-    a.write_json(step.folder / a.HEALTH_FILE, report)
+    joint, teacher = step.needs
+    vectors = read_vectors(teacher, step.params, session.data)
+    unified = stages.load_unified(joint).to(session.device)
+    found = stages.harden_identifiers(unified, session.data.sequences, vectors.to(session.device), step.params)
+    stages.save_identifiers(step.folder, *found)
 
 
 def run_finetune(step: Step, session: Session, clock: Clock) -> None:

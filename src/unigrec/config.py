@@ -114,6 +114,7 @@ class TokenizerParams(Section):
     temperature_start: Positive
     temperature_end: Positive
     uniformity_weight: NonNegative
+    collaborative_weight: NonNegative
 
 
 class RecommenderParams(Section):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from unigrec.data.batches import Sequences
+    from unigrec.identifiers import Resolved
     from unigrec.models.recommender import Recommender
     from unigrec.models.sasrec import SASRec
     from unigrec.models.tokenizer import Tokenizer
@@ -107,13 +108,13 @@ def tokenizer(params: Params) -> None:
     from unigrec.training.tokenizer import train_tokenizer
 
     with _training("tokenizer", params) as checkpoints:
-        embeddings, log = load_embeddings(), TrainingProgress("tokenizer", params.tokenizer.epochs)
-        trained = train_tokenizer(embeddings, params.tokenizer, params.seed, training_device(), log, checkpoints)
-        config = {"embedding_dim": embeddings.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
+        vectors, log = load_item_vectors(params), TrainingProgress("tokenizer", params.tokenizer.epochs)
+        trained = train_tokenizer(vectors, params.tokenizer, params.seed, training_device(), log, checkpoints)
+        config = {"embedding_dim": vectors.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
         _save_trained(a.TOKENIZER, trained, config, "Tokenizer")
         annealing(trained.history, params.tokenizer.codebook_size, a.TOKENIZER / "annealing.png")
         model: Any = trained.model
-        report = _health(model, load_sequences(), embeddings, params.tokenizer.temperature_end, params.seed)
+        report = identifier_health(model, load_sequences(), vectors, params.tokenizer.temperature_end, params.seed)
         a.write_json(a.TOKENIZER / a.HEALTH_FILE, report)
         for note in identifier_notes(report, params.gate):
             print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
@@ -127,7 +128,7 @@ def joint(params: Params) -> None:
 
     with _training("joint", params) as checkpoints:
         ranker = load_teacher()
-        data = JointData(load_sequences(), load_embeddings(), ranker.item_embedding.weight.detach(), ranker)
+        data = JointData(load_sequences(), load_item_vectors(params), ranker.item_embedding.weight.detach(), ranker)
         log = TrainingProgress("joint", params.joint.epochs)
         start = load_tokenizer()
         resolution = params.harden.resolution
@@ -149,34 +150,47 @@ def harden(params: Params) -> None:
 
     from unigrec import plots
     from unigrec.identifiers import codebook_usage
-    from unigrec.training.joint import resolve
 
-    sequences, embeddings, unified = load_sequences(), load_embeddings(), load_unified()
-    popularity = sequences.train_counts()
-    resolved = resolve(unified.tokenizer, embeddings, popularity, params.harden.resolution)
-    report = _health(unified.tokenizer, sequences, embeddings, params.joint.temperature, params.seed)
-    report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
+    unified = load_unified()
+    resolved, report = harden_identifiers(unified, load_sequences(), load_item_vectors(params), params)
     usage = codebook_usage(resolved.codes[:, : unified.tokenizer.levels], unified.tokenizer.codebook_size)
     rows = [
         {"level": level + 1, "rank": place + 1, "usage": float(share)}
         for level, shares in enumerate(usage)
         for place, share in enumerate(np.sort(shares)[::-1])
     ]
-    a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype(np.int32)})
-    a.write_json(a.HARDEN / a.HEALTH_FILE, report)
+    save_identifiers(a.HARDEN, resolved, report)
     a.write_json(a.HARDEN / "codebook_usage.json", rows)
     plots.codebook_usage(rows, a.HARDEN / "codebook_usage.png")
 
 
-def _health(
-    model: Tokenizer, sequences: Sequences, embeddings: torch.Tensor, temperature: float, seed: int
+def harden_identifiers(
+    unified: UnifiedModel, sequences: Sequences, vectors: torch.Tensor, params: Params
+) -> tuple[Resolved, dict[str, Any]]:
+    """Identifiers without collisions, and their health. vectors: (N, D) as the tokenizer reads them."""
+    from unigrec.training.joint import resolve
+
+    resolved = resolve(unified.tokenizer, vectors, sequences.train_counts(), params.harden.resolution)
+    report = identifier_health(unified.tokenizer, sequences, vectors, params.joint.temperature, params.seed)
+    return resolved, report | {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
+
+
+def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -> None:
+    """Codes, and the health report last."""
+    a.write_tensors(folder / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype("int32")})
+    a.write_json(folder / a.HEALTH_FILE, report)
+
+
+def identifier_health(
+    model: Tokenizer, sequences: Sequences, vectors: torch.Tensor, temperature: float, seed: int
 ) -> dict[str, Any]:
+    """The figures of `unigrec.identifiers.health`, hit rates with them."""
     from unigrec.evaluation import sample_cooccurring
     from unigrec.identifiers import HIT_NEIGHBOURS, HIT_SAMPLE, health
 
     together = sample_cooccurring(sequences, HIT_NEIGHBOURS, HIT_SAMPLE, seed)
-    embeddings = embeddings.to(model.codebooks.device)
-    return health(model, embeddings, sequences.train_counts(), temperature, together)
+    vectors = vectors.to(model.codebooks.device)
+    return health(model, vectors, sequences.train_counts(), temperature, together)
 
 
 def finetune(params: Params) -> None:
@@ -264,6 +278,14 @@ def load_sequences(sequences: Path = a.SEQUENCES, catalogue: Path = a.CATALOGUE)
 def load_embeddings() -> torch.Tensor:
     """Item embeddings (N, D)."""
     return a.read_tensors(a.EMBEDDINGS)["embedding"]
+
+
+def load_item_vectors(params: Params) -> torch.Tensor:
+    """What the tokenizer reads (N, D): content, and beside it the teacher's embeddings where params ask for them."""
+    from unigrec.training.tokenizer import item_vectors
+
+    weight = params.tokenizer.collaborative_weight
+    return item_vectors(load_embeddings(), load_teacher().item_embedding.weight.detach(), weight)
 
 
 def load_codes(folder: Path = a.HARDEN) -> np.ndarray:

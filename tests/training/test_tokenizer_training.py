@@ -12,7 +12,7 @@ from unigrec import stages
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.identifiers import collision_rate, hard_codes, identifier_curve
 from unigrec.models.tokenizer import Tokenizer
-from unigrec.training.tokenizer import temperature_at, train_tokenizer
+from unigrec.training.tokenizer import item_vectors, temperature_at, train_tokenizer
 
 
 def run(embeddings: torch.Tensor | None = None, seed: int = 7, **changes):
@@ -113,3 +113,31 @@ def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, mon
     assert (a.TOKENIZER / "annealing.png").is_file()
     told = capsys.readouterr().out
     assert all(f"tokenizer: target {word}: " in told for word in ("met", "missed"))
+
+
+def test_item_vectors_are_content_and_beside_it_the_teacher_with_its_share_of_the_variance():
+    content, teacher = tiny_embeddings(), 5.0 + 0.01 * torch.randn(ITEMS, 3, generator=torch.Generator().manual_seed(0))
+    vectors = item_vectors(content, teacher, 0.5)
+    assert torch.equal(vectors[:, :-3], content)
+    beside = vectors[:, -3:]
+    torch.testing.assert_close(beside.var(0).sum(), 0.25 * content.var(0).sum())
+    centred = teacher - teacher.mean(0)
+    torch.testing.assert_close(beside / beside.norm(), centred / centred.norm())
+    assert item_vectors(content, teacher, 0.0) is content
+
+
+def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, monkeypatch, settings_of_a_stage):
+    params = write_project(tmp_path, {"tokenizer": {"collaborative_weight": 1.0}, "joint": {"epochs": 1}})
+    monkeypatch.chdir(tmp_path)
+    content = stages.load_embeddings()
+    for stage in (stages.tokenizer, stages.joint, stages.harden):
+        stage(params)
+    width = content.shape[1] + params.teacher.d_model
+    assert (
+        stages.load_tokenizer().encoder[0].in_features
+        == stages.load_unified().tokenizer.encoder[0].in_features
+        == width
+    )
+    unified, vectors = stages.load_unified(), stages.load_item_vectors(params)
+    codes = hard_codes(unified.tokenizer, vectors)
+    assert np.array_equal(stages.load_codes()[:, : codes.shape[1]], codes)

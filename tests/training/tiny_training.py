@@ -26,7 +26,15 @@ CPU = torch.device("cpu")
 TINY = {
     "seed": 7,
     "teacher": {"d_model": 8, "history": 6, "batch_size": 16, "epochs": 4, "validate_every": 1, "dropout": 0.2},
-    "tokenizer": {"levels": 2, "codebook_size": 4, "code_dim": 4, "hidden": [16], "batch_size": 10, "epochs": 4},
+    "tokenizer": {
+        "levels": 2,
+        "codebook_size": 4,
+        "code_dim": 4,
+        "hidden": [16],
+        "batch_size": 10,
+        "epochs": 4,
+        "collaborative_weight": 0.0,
+    },
     "joint": {
         "engine": "torch",
         "recommender": {"d_model": 16, "d_ff": 32, "heads": 2, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1},

@@ -26,6 +26,26 @@ def new_tokenizer(embedding_dim: int, params: TokenizerParams) -> Tokenizer:
     return Tokenizer(embedding_dim, params.code_dim, params.hidden, params.levels, params.codebook_size)
 
 
+def item_vectors(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
+    """What the tokenizer reads of each item: its content, and beside it what the teacher makes of it.
+
+    Items that are bought alike then share codes, not only those that are described alike. The published tokenizer reads
+    content alone; reading collaborative embeddings is the way of ETEGRec (arXiv 2409.05546).
+
+    Args:
+        content: (N, D) item embeddings. teacher: (N, E) the teacher's. weight: of the teacher's part: it is centred and
+            scaled so that its total variance is `weight` squared times that of the content.
+
+    Returns:
+        (N, D + E), or the content itself where the weight is 0.
+    """
+    if weight == 0.0:
+        return content
+    centred = teacher - teacher.mean(0)
+    scale = content.var(0).sum() / centred.var(0).sum().clamp_min(1e-12)
+    return torch.cat([content, weight * scale.sqrt() * centred], dim=1)
+
+
 def check_size(items: int, params: TokenizerParams) -> None:
     """Raises TrainingError when there are fewer items than codewords: k-means has nothing to place them on."""
     if items < params.codebook_size:
