@@ -82,7 +82,7 @@ def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
         Step(f"{seed}: {tokenizer.name}", tokenizer, run_tokenizer, params, (teacher,)),
         Step(f"{here}: joint", joint, run_joint, params, (teacher, tokenizer)),
         Step(f"{here}: harden", harden, run_harden, params, (joint, teacher)),
-        Step(f"{here}: finetune", finetune, run_finetune, params, (joint, harden)),
+        Step(f"{here}: finetune", finetune, run_finetune, params, (joint, harden, teacher)),
         Step(f"{here}: evaluate", home / "evaluate", run_evaluate, params, (harden, finetune)),
     ]
 
@@ -150,7 +150,7 @@ def run_harden(step: Step, session: Session, clock: Clock) -> None:
 
 def run_finetune(step: Step, session: Session, clock: Clock) -> None:
     params = step.params
-    joint, harden = step.needs
+    joint, harden, teacher = step.needs
     trained = train_finetune(
         session.data.sequences,
         stages.load_unified(joint).recommender,
@@ -161,6 +161,7 @@ def run_finetune(step: Step, session: Session, clock: Clock) -> None:
         session.device,
         clock.log(step.name, params.finetune.epochs),
         step.checkpoints(session),
+        stages.load_teacher(teacher),
     )
     model: Any = trained.model
     stages.save_trained(step.folder, trained, model.config.to_dict())

@@ -17,6 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
+Schedule = Literal["constant", "cosine"]
 Source = Literal["sample", "folder", "amazon-2014", "amazon-2023", "movielens"]
 
 
@@ -141,7 +142,7 @@ class JointParams(Section):
     tokenizer_lr: NonNegative
     weight_decay: NonNegative
     warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
-    schedule: Literal["constant", "cosine"]
+    schedule: Schedule
     temperature: Positive
     reconstruction_weight: NonNegative
     uniformity_weight: NonNegative
@@ -166,8 +167,10 @@ class FinetuneParams(Section):
     engine: Engine
     epochs: Annotated[int, Field(ge=0)]
     lr: Positive
+    schedule: Schedule
     batch_size: Count
     weight_decay: NonNegative
+    w_ranking_distillation: NonNegative
     patience: Count
     validate_every: Count
 

@@ -210,6 +210,7 @@ def finetune(params: Params) -> None:
             training_device(),
             log,
             checkpoints,
+            load_teacher(),
         )
         if rank() == 0:
             model: Any = trained.model

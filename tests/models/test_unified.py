@@ -20,7 +20,7 @@ from unigrec.identifiers import hard_codes
 from unigrec.losses import recommendation_loss, uniformity_loss
 from unigrec.models.recommender import Recommender
 from unigrec.models.unified import UnifiedModel, expand_history
-from unigrec.training.finetune import hardened_loss
+from unigrec.training.finetune import hardened_logits
 from unigrec.training.joint import JointData, fixed_identifiers, joint_losses, parameter_groups
 from unigrec.training.samples import Samples, make_samples
 
@@ -284,10 +284,10 @@ def test_a_fixed_identifier_gets_no_gradient_and_the_hard_one_is_a_table_lookup(
     assert len(parameter_groups(unified, params)) == 1
     if kind == "hard":
         codes = torch.as_tensor(hard_codes(unified.tokenizer, known.embeddings))
-        plain = hardened_loss(
-            unified.recommender, codes[torch.as_tensor(BATCH.items)], samples.lengths, samples.counts, CODES
-        )
-        torch.testing.assert_close(losses["recommendation_loss"], plain.mean())
+        history = codes[torch.as_tensor(BATCH.items)]
+        plain = hardened_logits(unified.recommender, history, samples.lengths, samples.counts, CODES[:, None])
+        expected = recommendation_loss([of[:, 0] for of in plain], CODES).mean()
+        torch.testing.assert_close(losses["recommendation_loss"], expected)
 
 
 def test_autocast_gives_float32_outputs_near_those_of_full_precision():

@@ -11,7 +11,8 @@ from tiny_training import CPU, ITEMS, tiny_data, tiny_params, tiny_tokenizer
 
 from unigrec.identifiers import disambiguate, hard_codes
 from unigrec.models.recommender import Recommender, RecommenderConfig
-from unigrec.training.finetune import fit_disambiguation, hardened_loss, train_finetune
+from unigrec.training.finetune import fit_disambiguation, hardened_logits, train_finetune
+from unigrec.training.teacher import new_teacher
 
 LEVELS, CODEWORDS = 2, 4
 
@@ -74,7 +75,7 @@ def test_the_untouched_recommender_is_a_candidate():
 def test_the_loss_falls_and_every_weight_is_trained():
     model = recommender(8)
     before = fit_disambiguation(copy.deepcopy(model), int(hardened()[:, -1].max()) + 1).state_dict()
-    trained = run(model, epochs=8, lr=0.005, patience=8)
+    trained = run(model, epochs=8, lr=0.005, schedule="constant", patience=8)
     losses = [row["loss"] for row in trained.history[1:]]
     assert losses[-1] < 0.8 * losses[0]
     assert not any(torch.equal(before[name], value) for name, value in trained.model.state_dict().items())
@@ -89,9 +90,9 @@ def test_codes_alone_are_the_input():
     other[:, 2:] = 3
     lengths = torch.tensor([2])
     counts = torch.tensor([1])
-    one, same = (hardened_loss(model, given, lengths, counts, target) for given in (history, other))
+    one, same = (hardened_logits(model, given, lengths, counts, target[:, None]) for given in (history, other))
     torch.testing.assert_close(one, same)
-    torch.testing.assert_close(one, hardened_loss(model, history[:, :2], lengths, counts, target))
+    torch.testing.assert_close(one, hardened_logits(model, history[:, :2], lengths, counts, target[:, None]))
 
 
 def test_deepspeed_and_torch_train_alike():
@@ -100,3 +101,14 @@ def test_deepspeed_and_torch_train_alike():
         assert row == pytest.approx(other, rel=1e-5)
     for one, other in zip(plain.model.parameters(), deep.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_the_teachers_ranking_joins_the_loss_where_params_ask_for_it():
+    params = tiny_params(finetune={"epochs": 2, "w_ranking_distillation": 0.5})
+    torch.manual_seed(0)
+    teacher = new_teacher(ITEMS, params.teacher)
+    sequences, silent = tiny_data().sequences, lambda step, metrics: None
+    arguments = sequences, recommender(8), hardened(), params.finetune, params.joint, 7, CPU, silent, None
+    row = train_finetune(*arguments, teacher).history[-1]
+    assert row["loss"] == pytest.approx(row["recommendation_loss"] + 0.5 * row["ranking_distillation_loss"])
+    assert set(train_finetune(*arguments).history[-1]).isdisjoint({"ranking_distillation_loss"})

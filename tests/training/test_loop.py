@@ -11,7 +11,7 @@ from torch import nn
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import TorchEngine
-from unigrec.training.loop import Phase, train
+from unigrec.training.loop import Phase, rate_factor, train
 
 BATCHES = 4
 
@@ -129,6 +129,17 @@ def test_the_learning_rate_is_the_groups_own_times_the_factor():
     toy.run()
     assert seen == [step / (2 * BATCHES) for step in range(2 * BATCHES)]
     assert toy.engine.optimizer.param_groups[0]["lr"] == 0.005
+
+
+def test_the_rate_rises_over_the_warm_up_then_stays_or_falls_along_a_cosine():
+    for schedule in ("constant", "cosine"):
+        assert 0.0 < rate_factor(0.0, 0.1, schedule) < 1e-4
+        assert rate_factor(0.05, 0.1, schedule) == pytest.approx(0.5, abs=1e-4)
+        assert rate_factor(0.1, 0.1, schedule) == 1.0
+    assert rate_factor(0.999, 0.1, "constant") == 1.0
+    assert rate_factor(0.55, 0.1, "cosine") == pytest.approx(0.5)
+    assert 0.0 < rate_factor(0.999, 0.1, "cosine") < 1e-4
+    assert rate_factor(0.0, 0.0, "cosine") == 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_harmed(tmp_path):

@@ -11,12 +11,14 @@ from torch import Tensor
 from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import world_size
-from unigrec.losses import recommendation_loss
+from unigrec.losses import ranking_distillation_loss, recommendation_loss
 from unigrec.models.recommender import Recommender
+from unigrec.models.sasrec import SASRec
 from unigrec.models.unified import decode_targets, readable_tokens
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
-from unigrec.training.loop import Log, Phase, train
+from unigrec.training.loop import Log, Phase, rate_factor, train
+from unigrec.training.ranking_targets import TeacherRanking
 from unigrec.training.samples import TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users
@@ -54,11 +56,13 @@ def train_finetune(
     device: torch.device,
     log: Log,
     checkpoints: CheckpointFolder | None = None,
+    teacher: SASRec | None = None,
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising; the untouched recommender is a candidate too.
 
     Args:
-        codes: (N, T) hardened identifiers. joint: the history length and validation settings of the joint phase.
+        codes: (N, T) hardened identifiers. joint: history, validation and drawing of items as in the joint phase.
+        teacher: whose ranking is distilled here too, where `params.w_ranking_distillation` asks for it.
     """
     start_process_group(device, needed=params.engine == "deepspeed")
     torch.manual_seed(seed)
@@ -67,16 +71,28 @@ def train_finetune(
     group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
     engine = make_engine(params.engine, model, [group], params.batch_size)
     all_codes = torch.as_tensor(codes, device=device)
-    levels = model.config.levels
+    ranking = None
+    if teacher is not None and params.w_ranking_distillation:
+        ranking = TeacherRanking(teacher.to(device), model.config.code_sizes, joint.ranking_samples, seed)
+        ranking.read(all_codes)
     tree = PrefixTree(codes, device)
     users = sampled_users(sequences, joint.validation_users, seed)
     training = TrainingSamples(sequences, joint.history, model.config.causal)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(training[batch], device)
-        history = all_codes[samples.items[samples.history], :levels]
-        loss = hardened_loss(model, history, samples.lengths, samples.counts, all_codes[samples.targets])
-        return {"loss": loss.sum() * world_size() / len(samples.batch_targets)}
+        history, codes = all_codes[samples.items[samples.history]], all_codes[samples.targets]
+        scale = world_size() / len(samples.batch_targets)
+        if ranking is None:
+            logits = hardened_logits(model, history, samples.lengths, samples.counts, codes[:, None])
+            return {"loss": recommendation_loss([of[:, 0] for of in logits], codes).sum() * scale}
+        expected = ranking.expect(samples, step)
+        decoded = torch.cat([codes[:, None], expected.codes], dim=1)  # (P, R, T)
+        logits = hardened_logits(model, history, samples.lengths, samples.counts, decoded)
+        own = recommendation_loss([of[:, 0] for of in logits], codes).sum() * scale
+        drawn = ranking_distillation_loss([of[:, 1:] for of in logits], expected.targets).mean(1).sum() * scale
+        total = own + params.w_ranking_distillation * drawn
+        return {"loss": total, "recommendation_loss": own, "ranking_distillation_loss": drawn}
 
     def validate() -> dict[str, float]:
         tokens = hard_tokens(model, all_codes)
@@ -88,6 +104,7 @@ def train_finetune(
         epochs=params.epochs,
         batches=lambda epoch: training.batches(params.batch_size, seed, epoch),
         losses=losses,
+        learning_rate=lambda done: rate_factor(done, 0.0, params.schedule),
         validate=validate,
         validate_first=True,
         validate_every=params.validate_every,
@@ -97,16 +114,18 @@ def train_finetune(
     return Trained(model, history)
 
 
-def hardened_loss(model: Recommender, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor) -> Tensor:
-    """Recommendation loss (P,) of hardened histories (B, n, L), padded by `lengths`, and the codes (P, T) of targets.
+def hardened_logits(
+    model: Recommender, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor
+) -> list[Tensor]:
+    """A (P, R, size) tensor a decoder position, after histories of hardened identifiers.
 
-    counts: (B,) targets of each history, one after each of its last items.
+    history: (B, n, at least L) codes, padded by lengths (B,). counts: (B,) targets of each history, one after each of
+    its last items. codes: (P, R, T) to decode.
     """
-    levels = history.shape[2]
+    levels = model.config.levels
     steps = torch.arange(history.shape[1], device=history.device)
     mask = (steps < lengths[:, None]).repeat_interleave(levels, dim=1)  # (B, n * L)
-    source = model.embed_codes(history).flatten(1, 2)  # (B, n * L, E)
+    source = model.embed_codes(history[..., :levels]).flatten(1, 2)  # (B, n * L, E)
     readable, there = readable_tokens(lengths, counts, mask, levels)
-    output = decode_targets(model, model.encode(source, mask), readable, there, codes[:, None])[:, 0]
-    logits = [model.position_logits(output[:, position], position) for position in range(codes.shape[1])]
-    return recommendation_loss(logits, codes)
+    output = decode_targets(model, model.encode(source, mask), readable, there, codes)  # (P, R, T, E)
+    return [model.position_logits(output[:, :, position], position) for position in range(codes.shape[2])]

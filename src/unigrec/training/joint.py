@@ -5,7 +5,6 @@ Every loss is defined over the global batch: with several ranks the gradients eq
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
-from unigrec.distributed import gather_rows, global_sum, rank, world_size
+from unigrec.distributed import gather_rows, global_sum, world_size
 from unigrec.errors import TrainingError
 from unigrec.identifiers import Resolved, disambiguate, hard_codes, identifier_curve, reassign
 from unigrec.losses import (
@@ -32,7 +31,7 @@ from unigrec.models.tokenizer import Tokenizer
 from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
-from unigrec.training.loop import Log, Phase, train
+from unigrec.training.loop import Log, Phase, rate_factor, train
 from unigrec.training.ranking_targets import Ranking, TeacherRanking
 from unigrec.training.samples import Samples, TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
@@ -170,25 +169,6 @@ def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str,
     return groups
 
 
-def rate_factor(done: float, warmup_share: float, schedule: str) -> float:
-    """Factor on the learning rate: a linear warm-up, then constant or down to zero along a cosine.
-
-    done and warmup_share: shares of the whole run, in [0, 1).
-    """
-    if done < warmup_share:
-        return (done + 1e-6) / warmup_share
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * (done - warmup_share) / (1.0 - warmup_share)))
-
-
-def uniform_points(samples: Samples, count: int, seed: int, step: int) -> Tensor:
-    """(P, count) float64 in [0, 1): this rank's part of those of the global batch, the same for any number of ranks."""
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
-    points = torch.rand(len(samples.batch_targets), count, generator=generator, dtype=torch.float64)
-    return points.split(samples.batch_sizes)[rank()]
-
-
 def train_joint(
     data: JointData,
     tokenizer: Tokenizer,
@@ -214,7 +194,7 @@ def train_joint(
     ranking = None
     if data.ranker is not None and params.w_ranking_distillation:
         sizes = model.recommender.config.code_sizes
-        ranking = TeacherRanking(data.ranker.to(device), sizes)
+        ranking = TeacherRanking(data.ranker.to(device), sizes, params.ranking_samples, seed)
     state: dict[str, Tensor] = {}
 
     def identifiers() -> np.ndarray:
@@ -245,8 +225,7 @@ def train_joint(
             fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], params)
         if ranking is not None:
             ranking.read(state["codes"])
-            points = uniform_points(samples, params.ranking_samples, seed, step).to(device)
-            expected = ranking.after(samples.items[samples.history], samples.lengths, samples.counts, points)
+            expected = ranking.expect(samples, step)
         return joint_losses(engine.forward, samples, codes, data, params, distil, expected, fixed)
 
     def validate() -> dict[str, float]:

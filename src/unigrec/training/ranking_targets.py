@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unigrec.decoding import PrefixTree
+from unigrec.distributed import rank
 from unigrec.models.sasrec import SASRec
+from unigrec.training.samples import Samples
 
 
 class Ranking(NamedTuple):
@@ -32,11 +35,12 @@ class TeacherRanking:
     """A frozen teacher that ranks items by their identifiers of today.
 
     Args:
-        sizes: codes to choose from at each position.
+        sizes: codes to choose from at each position. draws: R, items to draw for each sample.
+        seed: of what is drawn, with the step: the same for any number of ranks.
     """
 
-    def __init__(self, teacher: SASRec, sizes: list[int]):
-        self.teacher, self.sizes = teacher.eval(), sizes
+    def __init__(self, teacher: SASRec, sizes: list[int], draws: int, seed: int):
+        self.teacher, self.sizes, self.draws, self.seed = teacher.eval(), sizes, draws, seed
         self.codes: Tensor | None = None
 
     def read(self, codes: Tensor) -> None:
@@ -45,6 +49,13 @@ class TeacherRanking:
             self.codes = codes
             self.tree = PrefixTree(codes.cpu().numpy(), codes.device)
             self.table = self.teacher.item_table().detach()[self.tree.order]  # (N, E)
+
+    def expect(self, samples: Samples, step: int) -> Ranking:
+        """What comes after the histories of this rank's samples."""
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
+        points = torch.rand(len(samples.batch_targets), self.draws, generator=generator, dtype=torch.float64)
+        own = points.split(samples.batch_sizes)[rank()].to(samples.items.device)
+        return self.after(samples.items[samples.history], samples.lengths, samples.counts, own)
 
     @torch.no_grad()
     def after(self, history: Tensor, lengths: Tensor, counts: Tensor, points: Tensor) -> Ranking:
