@@ -248,7 +248,7 @@ def test_a_step_that_cannot_be_done_is_told_and_the_others_go_on(finished, tmp_p
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(("--rungs", "M9"), "no rung 'M9'"), (("--seeds", "one"), "expected whole numbers")],
+    [(("--rungs", "M99"), "no rung 'M99'"), (("--seeds", "one"), "expected whole numbers")],
 )
 def test_bad_arguments_are_refused(more, message, finished, tmp_path):
     with pytest.raises(UnigrecError, match=message):

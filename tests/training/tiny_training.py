@@ -48,6 +48,7 @@ TINY = {
         "patience": 100,
         "validation_users": 10,
     },
+    "harden": {"resolution": "disambiguate"},  # four codewords a level are too few to tell the items apart
     "finetune": {"epochs": 2, "batch_size": 32, "patience": 100},
     "evaluate": {"bootstrap_resamples": 2000},
 }
