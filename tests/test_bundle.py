@@ -18,7 +18,7 @@ from unigrec import bundle_files
 from unigrec.bundle import Bundle
 from unigrec.decoding import exact_scores
 from unigrec.errors import UnigrecError
-from unigrec.models.unified import expand_history
+from unigrec.models.unified import embed_hard_history
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_recommends_what_the_exact_scorer_ranks_first(bundle):
     history = ["P3", "P5"]
     codes = torch.as_tensor(a.read_arrays(bundle.folder / "identifiers.safetensors")["codes"].astype(np.int64))
     indices = torch.tensor([[bundle.index_of[item] for item in history]])
-    source, mask = expand_history(bundle.tokens, indices, torch.tensor([2]))
+    source, mask = embed_hard_history(bundle.recommender, bundle.codes[indices], torch.tensor([2]))
     expected = exact_scores(bundle.recommender, codes, source, mask)[0].sort(descending=True)
     answer = bundle.recommend([history], k=ITEMS)[0]
     assert ids_of(answer) == [bundle.item_ids[index] for index in expected.indices.tolist()]

@@ -66,7 +66,33 @@ def test_tree_rows_are_the_prefixes_of_the_catalogue():
     assert tree.levels[3].code.tolist() == [0, 1, 0, 0, 1]
     assert [level.first_child.tolist() for level in tree.levels[:3]] == [[0, 2], [0, 2, 3], [0, 2, 3, 5]]
     assert [level.item_range.tolist() for level in tree.levels[:3]] == [[0, 5], [0, 3, 5], [0, 2, 3, 5]]
-    assert [level.fanout for level in tree.levels] == [2, 2, 2, 0]
+    assert [level.most_children.tolist() for level in tree.levels[:3]] == [[2], [2, 3], [2, 4, 5]]
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 40), st.booleans())
+def test_children_of_some_nodes_are_laid_end_to_end(seed: int, items: int, one_wide: bool):
+    codes, generator = catalogue(items, seed), np.random.default_rng(seed)
+    if one_wide:  # many items under one prefix, and few under any other
+        codes = disambiguate(np.r_[codes[:, :2], np.zeros((30, 2), int)], np.zeros(items + 30)).codes
+    tree = PrefixTree(codes)
+    for depth in range(tree.depth):
+        level = tree.levels[depth]
+        width = int(generator.integers(1, len(level.code) + 1))
+        nodes = torch.as_tensor(np.stack([generator.permutation(len(level.code))[:width] for _ in range(USERS)]))
+        alive = torch.as_tensor(generator.random((USERS, width)) < 0.7)
+        found, parents, exists = tree.children(depth, nodes, alive)
+        most = sorted(level.first_child.diff().tolist(), reverse=True)[:width]
+        assert found.shape == parents.shape == exists.shape == (USERS, sum(most))
+        for row in range(USERS):
+            expected = [
+                (child, place)
+                for place, node in enumerate(nodes[row].tolist())
+                if alive[row, place]
+                for child in range(int(level.first_child[node]), int(level.first_child[node + 1]))
+            ]
+            taken = exists[row]
+            assert list(zip(found[row, taken].tolist(), parents[row, taken].tolist(), strict=True)) == expected
 
 
 def test_tree_of_colliding_identifiers_is_an_error():
@@ -130,6 +156,42 @@ def test_beams_rank_by_a_mock_scorer_whose_probabilities_are_known(monkeypatch: 
     torch.testing.assert_close(found.scores, expected.expand(USERS, -1))
     narrow = beam_search(recommender, PrefixTree(codes), *histories(), beam=1)
     assert narrow.items.tolist() == [[3]] * USERS
+
+
+def mock_beam(codes: np.ndarray, tables: list[Tensor], permitted: np.ndarray, beam: int) -> list[tuple[int, float]]:
+    """Beam search over prefixes of permitted items, where a code's log-probability depends on its position alone."""
+    prefixes: dict[tuple, float] = {(): 0.0}
+    for depth, table in enumerate(tables):
+        grown = {}
+        for code in codes[permitted].tolist():
+            prefix, child = tuple(code[:depth]), tuple(code[: depth + 1])
+            if prefix in prefixes:
+                grown[child] = prefixes[prefix] + float(table[child[-1]])
+        prefixes = dict(sorted(grown.items(), key=lambda entry: -entry[1])[:beam])
+    return [(codes.tolist().index(list(code)), score) for code, score in prefixes.items()]
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 45), st.booleans(), st.booleans())
+def test_any_beam_equals_brute_force_on_a_mock_model(
+    seed: int, items: int, beam: int, with_allow: bool, with_deny: bool
+):
+    generator, codes = np.random.default_rng(seed), catalogue(items, seed)
+    recommender, tree = recommender_of(codes, seed), PrefixTree(codes)
+    tables = [torch.as_tensor(generator.normal(size=size)).log_softmax(-1) for size in recommender.config.code_sizes]
+    recommender.position_logits = lambda output, p: tables[p].expand(*output.shape[:-1], -1)  # type: ignore[method-assign]
+    allowed = generator.random(items) < 0.6 if with_allow else np.ones(items, bool)
+    denied = generator.integers(-1, items, (USERS, 8)) if with_deny else np.full((USERS, 0), -1)
+    restriction = Restriction(
+        tree, torch.as_tensor(allowed) if with_allow else None, torch.as_tensor(denied) if with_deny else None
+    )
+    found = beam_search(recommender, tree, *histories(seed), beam, restriction)
+    for user in range(USERS):
+        permitted = allowed & ~np.isin(np.arange(items), denied[user])
+        expected = mock_beam(codes, tables, permitted, beam)
+        assert found.items[user, : len(expected)].tolist() == [item for item, _ in expected]
+        assert found.scores[user, : len(expected)].tolist() == pytest.approx([score for _, score in expected], abs=1e-4)
+        assert (found.items[user, len(expected) :] == -1).all()
 
 
 @few
@@ -204,6 +266,17 @@ def test_a_catalogue_smaller_than_the_beam_comes_back_whole_and_once(items: int)
     for row, scores in zip(found.items, found.scores, strict=True):
         assert sorted(row[row >= 0].tolist()) == list(range(items))
         assert (scores[row < 0] == float("-inf")).all()
+
+
+def test_a_hundred_items_of_one_semantic_id_beside_others_equal_the_exact_ranking():
+    codes = disambiguate(np.array([[1, 2]] * 100 + [[1, 3], [0, 2], [3, 0], [3, 3]]), np.zeros(104)).codes
+    recommender, tree = recommender_of(codes), PrefixTree(codes)
+    found = beam_search(recommender, tree, *histories(), beam=104)
+    assert_best(found, exact_scores(recommender, torch.as_tensor(codes), *histories()), everything.expand(-1, 104), 104)
+    narrow = beam_search(recommender, tree, *histories(), beam=7)
+    for row in narrow.items.tolist():
+        assert len(set(row)) == 7
+        assert min(row) >= 0
 
 
 def test_colliding_items_are_told_apart_by_disambiguation():

@@ -180,8 +180,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file. Raises UnigrecError when it is missing or damaged."""
     import pyarrow.parquet as pq
 
-    with _readable(path):
-        return pq.read_table(path, columns=columns)
+    # Not pq.read_table: that imports pandas, and reads a folder named `a=b` on the way as a column.
+    with _readable(path), pq.ParquetFile(path) as file:
+        return file.read(columns=columns)
 
 
 @contextmanager

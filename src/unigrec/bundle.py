@@ -30,8 +30,7 @@ from unigrec.decoding import PrefixTree, Restriction, beam_search
 from unigrec.errors import UnigrecError
 from unigrec.models.recommender import Recommender, RecommenderConfig
 from unigrec.models.tokenizer import Tokenizer
-from unigrec.models.unified import expand_history
-from unigrec.training.validation import hard_tokens
+from unigrec.models.unified import embed_hard_history
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -74,12 +73,13 @@ class Bundle:
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.tree = PrefixTree(codes)
-        self.tokens = hard_tokens(recommender, torch.as_tensor(codes))  # (N, L, E)
+        self.codes = torch.as_tensor(codes[:, : recommender.config.levels])  # (N, L), what a history is read as
         self.item_ids: list[str] = catalogue["item_id"].to_pylist()
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
         self.titles = _titles(catalogue, self.serving.text_columns)
         counts = torch.as_tensor(catalogue["train_count"].to_numpy().astype(np.float64))
         self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so that it is finite
+        self.most_popular = counts.sort(descending=True, stable=True).indices  # (N,)
 
     @property
     def id(self) -> str:
@@ -162,18 +162,15 @@ class Bundle:
             if allowed is not None or exclude_history:
                 denied = _padded(whole, fill=-1)[0] if exclude_history else None
                 restriction = Restriction(self.tree, allowed, denied)
-            source, mask = expand_history(self.tokens, history, lengths)
+            source, mask = embed_hard_history(self.recommender, self.codes[history], lengths)
             found = beam_search(self.recommender, self.tree, source, mask, beam, restriction)
             for items, scores in zip(found.items.tolist(), found.scores.tolist(), strict=True):
                 answers.append(self._named(items[:k], scores[:k]))
         return answers
 
     def _popular(self, k: int, allowed: torch.Tensor | None) -> list[Recommendation]:
-        scores = self.popularity if allowed is None else self.popularity.masked_fill(~allowed, float("-inf"))
-        ranked = scores.sort(descending=True, stable=True)
-        best = ranked.values[:k].tolist()
-        items = ranked.indices[:k].masked_fill(ranked.values[:k] == float("-inf"), -1).tolist()
-        return self._named(items, best)
+        ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
+        return self._named(ranked[:k].tolist(), self.popularity[ranked[:k]].tolist())
 
     def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
         """-1 stands for no item."""

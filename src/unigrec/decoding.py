@@ -1,7 +1,8 @@
 """Constrained beam search over the prefix tree of existing semantic IDs, and the exact scorer that checks it.
 
 Items are sorted by their codes, so every node of the tree is a contiguous range of items; a node's children are
-contiguous too. Shapes: B users, W beams, F children considered of each beam, N items, T codes of an identifier.
+contiguous too. Shapes: B users, W beams, C children of a user's beams, N items, K codes of a level, T codes of an
+identifier.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unigrec.models.recommender import START, Layer, Recommender
 
 
 class Recommendations(NamedTuple):
-    """Ranked items. Where fewer items exist than were asked for, item is -1 and score -inf."""
+    """Ranked items: W as asked for, or fewer where the catalogue has fewer. What is not permitted is -1, score -inf."""
 
     items: Tensor  # (B, W) int64 catalogue indices, distinct in a row
     scores: Tensor  # (B, W) summed log-probability, not increasing
@@ -28,7 +30,7 @@ class Level(NamedTuple):
     first_child: Tensor  # (nodes + 1,) children of node i are first_child[i] .. first_child[i + 1] of the next depth
     code: Tensor  # (nodes,) last code of the node's prefix
     item_range: Tensor  # (nodes + 1,) node i holds sorted items item_range[i] .. item_range[i + 1]
-    fanout: int  # most children of a node
+    most_children: np.ndarray  # (nodes,) how many children the one, two, three ... nodes with the most have together
 
 
 class PrefixTree:
@@ -57,15 +59,37 @@ class PrefixTree:
                     first_child=torch.as_tensor(first_child, device=device),
                     code=torch.as_tensor(ordered[nodes, max(depth - 1, 0)], device=device),
                     item_range=torch.as_tensor(np.r_[nodes, items], device=device),
-                    fanout=int(np.diff(first_child).max()),
+                    most_children=np.cumsum(np.sort(np.diff(first_child))[::-1]),
                 )
             )
         self.levels = levels
         self.order = torch.as_tensor(order, device=device)  # (N,) catalogue index of each sorted item
-        self.rank = torch.as_tensor(np.argsort(order), device=device)  # (N,) sorted place of each catalogue index
+        rank = np.empty_like(order)
+        rank[order] = np.arange(items)
+        self.rank = torch.as_tensor(rank, device=device)  # (N,) sorted place of each catalogue index
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def children(self, depth: int, nodes: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The children of the distinct nodes (B, W) that are `alive`, laid end to end.
+
+        A row has C places: as many as any W nodes of this depth need, which is known beforehand. A node with many
+        children so costs its own places and no other node's.
+
+        Returns:
+            (B, C) three times: the child, its parent as an index into W, and whether the place is taken.
+        """
+        level, width = self.levels[depth], nodes.shape[1]
+        place = torch.arange(int(level.most_children[min(width, len(level.most_children)) - 1]), device=nodes.device)
+        first = level.first_child[nodes]
+        counts = (level.first_child[nodes + 1] - first).masked_fill(~alive, 0)
+        ends = counts.cumsum(1)
+        parent = torch.searchsorted(ends, place.expand(len(nodes), -1).contiguous(), right=True)
+        exists = parent < width
+        parent = parent.clamp_max(width - 1)
+        child = (first - ends + counts).gather(1, parent) + place
+        return child.masked_fill(~exists, 0), parent, exists
 
 
 class Restriction:
@@ -100,7 +124,7 @@ class Restriction:
         return left > 0
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     recommender: Recommender,
     tree: PrefixTree,
@@ -124,70 +148,110 @@ def beam_search(
     scores = torch.zeros(B, 1, device=device)
     output = cache.step(recommender.token_table.weight[START].expand(B, 1, -1))
     for depth in range(tree.depth):
-        level, below = tree.levels[depth], tree.levels[depth + 1]
-        log_p = recommender.position_logits(output, depth).float().log_softmax(-1)  # (B, W, codes)
-        first, end = level.first_child[nodes], level.first_child[nodes + 1]  # (B, W)
-        children = first[..., None] + torch.arange(level.fanout, device=device)  # (B, W, F)
-        exists = (children < end[..., None]) & (scores > float("-inf"))[..., None]
-        children = children.clamp_max(len(below.code) - 1)
-        total = scores[..., None] + log_p.gather(-1, below.code[children])
-        total = total.masked_fill(~exists, float("-inf")).flatten(1)  # (B, W * F)
-        children = children.flatten(1)
+        below = tree.levels[depth + 1]
+        log_p = recommender.position_logits(output, depth).float().log_softmax(-1)  # (B, W, K)
+        children, parent, exists = tree.children(depth, nodes, scores > float("-inf"))  # (B, C) each
+        code = parent * log_p.shape[-1] + below.code[children]
+        total = scores.gather(1, parent) + log_p.flatten(1).gather(1, code)
         if restriction is not None:
-            alive = restriction.alive(below.item_range[children], below.item_range[children + 1])
-            total = total.masked_fill(~alive, float("-inf"))
+            exists &= restriction.alive(below.item_range[children], below.item_range[children + 1])
+        total = total.masked_fill(~exists, float("-inf"))
         scores, picked = total.topk(min(beam, total.shape[1]), dim=-1)
         nodes = children.gather(1, picked)
         if depth + 1 < tree.depth:
-            cache.reorder(picked // level.fanout)
+            cache.reorder(parent.gather(1, picked))
             row = recommender.offsets[depth] + below.code[nodes]  # (B, W)
             output = cache.step(recommender.token_table(row))
     items = tree.order[nodes].masked_fill(scores == float("-inf"), -1)
     return Recommendations(items, scores)
 
 
+class LayerWeights(NamedTuple):
+    """What a decoder layer multiplies with. For one user, products are so small that calls of modules would show."""
+
+    self_norm: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    out: Tensor
+    cross_norm: Tensor
+    cross_query: Tensor
+    cross_out: Tensor
+    feed_norm: Tensor
+    feed_in: Tensor
+    feed_out: Tensor
+
+    @classmethod
+    def of(cls, layer: Layer) -> LayerWeights:
+        own, cross = layer.self_attention, layer.cross_attention
+        assert cross is not None
+        assert layer.cross_norm is not None
+        modules = (
+            *(layer.self_norm, own.query, own.key, own.value, own.out),
+            *(layer.cross_norm, cross.query, cross.out),
+            *(layer.feed_norm, layer.feed_in, layer.feed_out),
+        )
+        return cls(*(module.weight for module in modules))
+
+
 class DecoderCache:
     """Keys and values of the decoder: cross-attention's once a user, self-attention's a step at a time."""
 
     def __init__(self, recommender: Recommender, memory: Tensor, mask: Tensor):
-        self.stack = recommender.decoder
-        self.layers = [layer for layer in self.stack.layers if isinstance(layer, Layer)]
-        self.cross = [layer.cross_keys_values(memory) for layer in self.layers]  # (B, H, S, d_kv)
-        self.cross_bias = self.stack.memory_bias(mask, 1, memory.dtype)
-        self.keys: list[Tensor] = []  # a (B, W, H, t, d_kv) a layer
-        self.values: list[Tensor] = []
-        self.steps = 0
+        config, stack = recommender.config, recommender.decoder
+        layers = [layer for layer in stack.layers if isinstance(layer, Layer)]
+        self.heads, self.d_kv, self.norm = config.heads, config.d_kv, stack.norm
+        self.weights = [LayerWeights.of(layer) for layer in layers]
+        self.cross = [layer.cross_keys_values(memory) for layer in layers]  # (B, H, S, d_kv)
+        self.cross_bias = stack.memory_bias(mask, 1, memory.dtype)
+        positions = len(config.code_sizes)
+        bias = stack.bias(positions, positions, memory.device)[0]  # (H, positions, positions)
+        self.bias = bias.movedim(0, -1).to(memory.dtype)  # (query, key, H)
+        # A (B, W, H, d_kv) for each step in each layer. All beams of a user share the first step, so there W is 1.
+        self.keys: list[list[Tensor]] = [[] for _ in layers]
+        self.values: list[list[Tensor]] = [[] for _ in layers]
 
     def reorder(self, beams: Tensor) -> None:
         """Continue the beams that were picked: (B, W) index of the old beam."""
-        user = torch.arange(len(beams), device=beams.device)[:, None]
-        self.keys = [key[user, beams] for key in self.keys]
-        self.values = [value[user, beams] for value in self.values]
+        B, old = len(beams), self.keys[0][-1].shape[1]
+        rows = (beams + old * torch.arange(B, device=beams.device)[:, None]).flatten()
+        for past in (*self.keys, *self.values):
+            past[1:] = [part.flatten(0, 1).index_select(0, rows).unflatten(0, beams.shape) for part in past[1:]]
 
     def step(self, hidden: Tensor) -> Tensor:
         """One decoder position of every beam: (B, W, E) -> (B, W, E)."""
-        bias = self.stack.bias(1, self.steps + 1, hidden.device, first_query=self.steps).to(hidden.dtype)
-        B, W, _ = hidden.shape
-        for index, layer in enumerate(self.layers):
-            attention = layer.self_attention
-            normed = layer.self_norm(hidden)
-            shape = (B, W, attention.heads, 1, attention.d_kv)
-            key, value = attention.key(normed).view(shape), attention.value(normed).view(shape)
-            if self.steps:
-                key = torch.cat([self.keys[index], key], dim=3)
-                value = torch.cat([self.values[index], value], dim=3)
-                self.keys[index], self.values[index] = key, value
-            else:
-                self.keys.append(key)
-                self.values.append(value)
-            mixed = attention(
-                normed.flatten(0, 1)[:, None], key.flatten(0, 1), value.flatten(0, 1), bias
-            )  # (B * W, 1, E)
-            hidden = hidden + mixed.view(B, W, -1)
-            hidden = hidden + layer.cross(hidden, *self.cross[index], self.cross_bias)
-            hidden = hidden + layer.feed_forward(hidden)
-        self.steps += 1
-        return self.stack.norm(hidden)
+        shape = (*hidden.shape[:2], self.heads, self.d_kv)
+        position = len(self.keys[0])
+        bias = self.bias[position, : position + 1, None, None]  # (position + 1, 1, 1, H)
+        for layer, keys, values, memory in zip(self.weights, self.keys, self.values, self.cross, strict=True):
+            normed = self.normed(hidden, layer.self_norm)
+            keys.append(F.linear(normed, layer.key).view(shape))
+            values.append(F.linear(normed, layer.value).view(shape))
+            mixed = attend_own(F.linear(normed, layer.query).view(shape), keys, values, bias)
+            hidden = hidden + F.linear(mixed.flatten(-2), layer.out)
+            normed = self.normed(hidden, layer.cross_norm)
+            query = F.linear(normed, layer.cross_query).view(shape).transpose(1, 2)  # (B, H, W, d_kv)
+            mixed = F.scaled_dot_product_attention(query, *memory, attn_mask=self.cross_bias, scale=1.0)
+            hidden = hidden + F.linear(mixed.transpose(1, 2).flatten(-2), layer.cross_out)
+            inner = F.linear(self.normed(hidden, layer.feed_norm), layer.feed_in).relu()
+            hidden = hidden + F.linear(inner, layer.feed_out)
+        return self.norm(hidden)
+
+    def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(hidden, weight.shape, weight, self.norm.eps)
+
+
+def attend_own(query: Tensor, keys: list[Tensor], values: list[Tensor], bias: Tensor) -> Tensor:
+    """Attention of every beam over its own few steps, for which products and sums are faster than a general operator.
+
+    query (B, W, H, d); keys and values a (B, W or 1, H, d) for each of t steps; bias (t, 1, 1, H) -> (B, W, H, d).
+    """
+    scores = torch.stack([torch.linalg.vecdot(query, key) for key in keys])  # (t, B, W, H)
+    weights = (scores + bias).softmax(0).unsqueeze(-1)
+    mixed = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        mixed = torch.addcmul(mixed, weight, value)
+    return mixed
 
 
 @torch.no_grad()

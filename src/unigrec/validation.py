@@ -79,7 +79,8 @@ def validate_tables(
     """
     a.VALIDATED.unlink(missing_ok=True)
     interactions, items = typed(interactions), typed(items)
-    tables = frames(interactions, items, text_columns, k_core)
+    times = params.min_timestamp, min(params.max_timestamp, int(time.time()) + CLOCK_SLACK)
+    tables = frames(interactions, items, text_columns, k_core, times)
     rows = {name: len(table) for name, table in tables.items()}
     checks = [
         *_interaction_checks(params),
@@ -107,8 +108,6 @@ def validate_tables(
 
 
 def _interaction_checks(params: ValidateParams) -> list[Check]:
-    latest = min(params.max_timestamp, int(time.time()) + CLOCK_SLACK)
-    times = {"column": "timestamp", "min_value": params.min_timestamp, "max_value": latest}
     return [
         *_column_checks("interactions", INTERACTION_COLUMNS),
         *_given_checks("interactions", INTERACTION_COLUMNS),
@@ -130,8 +129,7 @@ def _interaction_checks(params: ValidateParams) -> list[Check]:
             "interactions",
             f"timestamps are unix seconds from {params.min_timestamp} to {params.max_timestamp}, at most a day ahead "
             "of the clock",
-            "ExpectColumnValuesToBeBetween",
-            times,
+            *_all_null("time_out_of_range"),
             threshold="validate.min_timestamp, validate.max_timestamp",
             needs=("interactions.timestamp",),
         ),

@@ -53,20 +53,21 @@ def usable_columns(interactions: pa.Table, items: pa.Table) -> set[str]:
 
 
 def frames(
-    interactions: pa.Table, items: pa.Table, text_columns: Sequence[str], k_core: int
+    interactions: pa.Table, items: pa.Table, text_columns: Sequence[str], k_core: int, times: tuple[int, int]
 ) -> dict[str, pd.DataFrame]:
     """The frames `interactions`, `items` and `users` (one row a user), with the computed columns.
 
-    unknown_item_id, repeated_interaction: of interactions; item_without_text: of items; user_with_one_time: of users
-    with two interactions or more; left_after_k_core (0 or 1): of items and users.
+    unknown_item_id, repeated_interaction, time_out_of_range (before or after `times`): of interactions;
+    item_without_text: of items; user_with_one_time: of users with two interactions or more; left_after_k_core (0 or 1):
+    of items and users.
     """
     coded = _code(interactions)
     repeated = _repeated(coded)
     complete = (coded.users >= 0) & (coded.items >= 0) & ~repeated
-    times = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
-    core, _ = filter_k_core(InteractionLog(coded.users[complete], coded.items[complete], times[complete]), k_core)
+    moments = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
+    core, _ = filter_k_core(InteractionLog(coded.users[complete], coded.items[complete], moments[complete]), k_core)
     return {
-        "interactions": _interactions_frame(interactions, coded, repeated, _column(items, "item_id", "str")),
+        "interactions": _interactions_frame(interactions, coded, repeated, _column(items, "item_id", "str"), times),
         "items": _items_frame(items, text_columns, coded.item_ids.take(pa.array(np.unique(core.items)))),
         "users": _users_frame(coded, np.unique(core.users)),
     }
@@ -119,12 +120,18 @@ def _repeated(coded: _Coded) -> np.ndarray:
     return seen & complete
 
 
-def _interactions_frame(table: pa.Table, coded: _Coded, repeated: np.ndarray, known: pa.Array) -> pd.DataFrame:
+def _interactions_frame(
+    table: pa.Table, coded: _Coded, repeated: np.ndarray, known: pa.Array, times: tuple[int, int]
+) -> pd.DataFrame:
     import pandas as pd
 
     frame = _to_pandas(table, INTERACTION_COLUMNS)
     item_id = _column(table, "item_id", "str")
     frame["unknown_item_id"] = pc.if_else(pc.is_in(item_id, value_set=known), None, item_id).to_pandas()
+    # The expectation of a range that Great Expectations has calls Python for each value.
+    inside = pc.and_(pc.greater_equal(coded.timestamp, times[0]), pc.less_equal(coded.timestamp, times[1]))
+    outside = pc.if_else(inside, None, coded.timestamp)
+    frame["time_out_of_range"] = outside.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     rows = np.flatnonzero(repeated)
     parts = (
         coded.user_ids.take(pa.array(coded.users[rows])),

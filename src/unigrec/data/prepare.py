@@ -61,37 +61,39 @@ def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParam
         UnigrecError: an id or time is missing, an item is unknown or defined twice, or fewer users or items than
             `params.min_users_after` and `params.min_items_after` are left.
     """
-    _check(interactions, items)
-    user_codes, user_ids = _encode(interactions["user_id"])
-    item_codes, item_ids = _encode(interactions["item_id"])
-    given = InteractionLog(user_codes, item_codes, interactions["timestamp"].to_numpy())
+    _refuse_nulls(interactions, items)
+    users, user_ids = _encode(interactions["user_id"])
+    codes, item_ids = _encode(interactions["item_id"])
+    _check_items(codes, item_ids, items["item_id"])
+    log = _in_order(InteractionLog(users, codes, interactions["timestamp"].to_numpy()))
+    before = {"users": len(user_ids), "items": len(item_ids), "interactions": len(log.users)}
 
-    log = _drop_duplicates(given)
-    duplicates = len(given.users) - len(log.users)
+    log = _drop_duplicates(log)
+    duplicates = before["interactions"] - len(log.users)
     log, rounds = filter_k_core(log, params.k_core)
-    _refuse_too_small(log, rounds, len(given.users), params)
+    _refuse_too_small(log, rounds, before["interactions"], params)
 
-    user_index, user_ids = _rank(log.users, user_ids)
-    item_index, item_ids = _rank(log.items, item_ids)
-    order = np.lexsort((log.timestamps, user_index))  # stable: equal times keep the given order
+    user_index, user_ids = _renumber(log.users, user_ids)
+    item_index, item_ids = _renumber(log.items, item_ids)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user_index, minlength=len(user_ids)))]).astype(np.int64)
-    sequences = {"items": item_index[order], "timestamps": log.timestamps[order], "offsets": offsets}
+    sequences = {"items": item_index, "timestamps": log.timestamps, "offsets": offsets}
 
-    users = pa.table({"user_index": pa.array(np.arange(len(user_ids), dtype=np.int32)), "user_id": user_ids})
-    train_count = _train_count(sequences["items"], offsets, len(item_ids))
+    indices = pa.array(np.arange(len(user_ids), dtype=np.int32))
+    train_count = _train_count(item_index, offsets, len(item_ids))
     stats = {
-        "before": _sizes(given),
+        "before": before,
         "after": _sizes(log),
         "duplicates_removed": duplicates,
         "k_core": params.k_core,
         "k_core_rounds": rounds,
         **_shape(sequences, len(item_ids)),
     }
-    return Prepared(sequences, users, _catalogue(items, item_ids, train_count), stats)
+    users_table = pa.table({"user_index": indices, "user_id": user_ids})
+    return Prepared(sequences, users_table, _catalogue(items, item_ids, train_count), stats)
 
 
-def _check(interactions: pa.Table, items: pa.Table) -> None:
-    """What the validate stage has made sure of, for those who run this stage by hand."""
+def _refuse_nulls(interactions: pa.Table, items: pa.Table) -> None:
+    """This and `_check_items` are what the validate stage has made sure of, for those who run this stage by hand."""
     for where, table, names in (
         ("interactions", interactions, ("user_id", "item_id", "timestamp")),
         ("items", items, ("item_id",)),
@@ -100,47 +102,64 @@ def _check(interactions: pa.Table, items: pa.Table) -> None:
             if table[name].null_count:
                 missing = f"{table[name].null_count:,} of {table.num_rows:,}"
                 raise UnigrecError(f"{where}: {missing} rows have no {name}; run `unigrec validate` for the rows")
-    distinct = pc.count_distinct(items["item_id"]).as_py()
-    if distinct != items.num_rows:
-        repeated = items.num_rows - distinct
+
+
+def _check_items(codes: np.ndarray, item_ids: pa.Array, known: pa.ChunkedArray) -> None:
+    distinct = pc.count_distinct(known).as_py()
+    if distinct != len(known):
+        repeated = len(known) - distinct
         raise UnigrecError(f"items: {repeated:,} rows repeat an item_id; run `unigrec validate` for the rows")
-    known = items["item_id"].combine_chunks()
-    unknown = pc.sum(pc.invert(pc.is_in(interactions["item_id"], value_set=known))).as_py()
-    if unknown:
-        raise UnigrecError(f"interactions: {unknown:,} rows name an item that items lacks; run `unigrec validate`")
+    unknown = pc.invert(pc.is_in(item_ids, value_set=known.combine_chunks())).to_numpy(zero_copy_only=False)
+    if unknown.any():
+        rows = int(np.count_nonzero(unknown[codes]))
+        raise UnigrecError(f"interactions: {rows:,} rows name an item that items lacks; run `unigrec validate`")
 
 
 def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Codes int32 (n,) and the distinct ids they stand for, in order of appearance."""
+    """Codes int32 (n,) and the distinct ids they stand for, in byte order."""
     encoded = column.dictionary_encode().combine_chunks()
-    return encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary
+    order = pc.sort_indices(encoded.dictionary)
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    return rank[encoded.indices.to_numpy(zero_copy_only=False)], encoded.dictionary.take(order)
+
+
+def _in_order(log: InteractionLog) -> InteractionLog:
+    """User after user, each by time; rows equal in both keep the given order."""
+    by_time = np.argsort(log.timestamps, kind="stable")
+    return log.take(by_time[np.argsort(log.users[by_time], kind="stable")])
 
 
 def _drop_duplicates(log: InteractionLog) -> InteractionLog:
-    """Of rows equal in user, item and time the first stays; the order of the others does not change."""
-    order = np.lexsort((log.items, log.timestamps, log.users))
-    same = np.ones(max(len(order) - 1, 0), dtype=bool)
-    for values in log:
-        ordered = values[order]
-        same &= ordered[1:] == ordered[:-1]
-    keep = np.ones(len(order), dtype=bool)
-    keep[order[1:][same]] = False
-    return log if keep.all() else log.take(keep)
+    """Of rows equal in user, item and time the first stays. In a log in order they lie within runs of one time."""
+    tied = (log.users[1:] == log.users[:-1]) & (log.timestamps[1:] == log.timestamps[:-1])
+    rows = np.flatnonzero(np.r_[tied, False] | np.r_[False, tied])
+    if not len(rows):
+        return log
+    run = np.cumsum(np.r_[True, ~tied])[rows]
+    run_and_item = run << 32 | log.items[rows]
+    order = np.argsort(run_and_item, kind="stable")
+    repeats = run_and_item[order[1:]] == run_and_item[order[:-1]]
+    if not repeats.any():
+        return log
+    keep = np.ones(len(log.users), dtype=bool)
+    keep[rows[order[1:][repeats]]] = False
+    return log.take(keep)
 
 
 def filter_k_core(log: InteractionLog, k: int) -> tuple[InteractionLog, list[int]]:
     """The largest part of the log in which every user and item has `k` interactions; rows removed per round."""
     rounds: list[int] = []
-    while len(log.users):
-        enough_of_user = np.bincount(log.users) >= k
-        enough_of_item = np.bincount(log.items) >= k
-        keep = enough_of_user[log.users] & enough_of_item[log.items]
-        removed = len(keep) - int(np.count_nonzero(keep))
-        if not removed:
-            break
-        rounds.append(removed)
-        log = log.take(keep)
-    return log, rounds
+    of_user, of_item = np.bincount(log.users), np.bincount(log.items)
+    left = np.ones(len(log.users), dtype=bool)
+    while True:
+        removed = np.flatnonzero(left & ~((of_user >= k)[log.users] & (of_item >= k)[log.items]))
+        if not len(removed):
+            return (log.take(left) if rounds else log), rounds
+        rounds.append(len(removed))
+        left[removed] = False
+        of_user -= np.bincount(log.users[removed], minlength=len(of_user))
+        of_item -= np.bincount(log.items[removed], minlength=len(of_item))
 
 
 def _refuse_too_small(log: InteractionLog, rounds: list[int], before: int, params: PrepareParams) -> None:
@@ -157,22 +176,19 @@ def _refuse_too_small(log: InteractionLog, rounds: list[int], before: int, param
             )
 
 
-def _rank(codes: np.ndarray, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """Codes to indices: the rank of each surviving id in byte order. Returns indices int32 (n,) and the sorted ids."""
-    alive = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
-    alive_ids = ids.take(pa.array(alive))
-    order = pc.sort_indices(alive_ids).to_numpy()
-    rank = np.zeros(len(ids), dtype=np.int32)
-    rank[alive[order]] = np.arange(len(alive), dtype=np.int32)
-    return rank[codes], alive_ids.take(pa.array(order))
+def _renumber(codes: np.ndarray, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Indices int32 (n,) that count the surviving ids, in the same order, and those ids."""
+    alive = np.bincount(codes, minlength=len(ids)) > 0
+    index = np.cumsum(alive, dtype=np.int32) - 1
+    return index[codes], ids.filter(pa.array(alive))
 
 
 def _train_count(items: np.ndarray, offsets: np.ndarray, n_items: int) -> np.ndarray:
     """Training interactions per item, int32 (N,): all but the last two of a user; all where a user has fewer than 3."""
-    lengths = np.diff(offsets)
-    training = np.where(lengths > HELD_OUT, lengths - HELD_OUT, lengths)
-    position = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
-    return np.bincount(items[position < np.repeat(training, lengths)], minlength=n_items).astype(np.int32)
+    ends = offsets[1:][np.diff(offsets) > HELD_OUT]
+    held_out = items[np.concatenate([ends - back for back in range(1, HELD_OUT + 1)])]
+    counts = np.bincount(items, minlength=n_items) - np.bincount(held_out, minlength=n_items)
+    return counts.astype(np.int32)
 
 
 def _catalogue(items: pa.Table, item_ids: pa.Array, train_count: np.ndarray) -> pa.Table:

@@ -136,8 +136,15 @@ def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, t
 
 def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Item tokens (M, L, E), history (B, n) and lengths (B,) -> source (B, n * L, E) and mask (B, n * L)."""
-    levels = tokens.shape[1]
-    source = tokens[history].flatten(1, 2)
-    steps = torch.arange(history.shape[1], device=history.device)
-    mask = (steps < lengths[:, None]).repeat_interleave(levels, dim=1)
-    return source, mask
+    return tokens[history].flatten(1, 2), token_mask(lengths, history.shape[1], tokens.shape[1])
+
+
+def embed_hard_history(recommender: Recommender, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """As `expand_history`, from the first L codes of each item of the histories: codes (B, n, L)."""
+    return recommender.embed_codes(codes).flatten(1, 2), token_mask(lengths, *codes.shape[1:])
+
+
+def token_mask(lengths: Tensor, items: int, levels: int) -> Tensor:
+    """lengths (B,) -> (B, items * levels), true for the `levels` tokens of each item that there is."""
+    steps = torch.arange(items, device=lengths.device)
+    return (steps < lengths[:, None]).repeat_interleave(levels, dim=1)

@@ -8,6 +8,7 @@ Gradients are averaged over ranks, clipped to norm 1, and applied by torch's Ada
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -99,12 +100,20 @@ def start_process_group(device: torch.device, needed: bool) -> None:
 
 
 def _import_deepspeed() -> Any:
-    """DeepSpeed without its compiled extension (built at every start otherwise) and its launcher's questions."""
+    """DeepSpeed without its compiled extension (built at every start otherwise) and its launcher's questions.
+
+    Its autotuner, which nobody asks for, would import MLflow where that is installed: a second of every start.
+    """
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     os.environ.setdefault("LOCAL_RANK", "0")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
+    hidden = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]  # None: to be found missing
+    try:
+        import deepspeed
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
     from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import groups
 

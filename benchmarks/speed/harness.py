@@ -1,0 +1,192 @@
+"""How a speed is measured: alternating runs in one process, fresh processes with their peak memory, tables.
+
+A part of the benchmark is a module with `run(options) -> list[Table]`. It starts no torch itself: what it measures
+runs in fresh processes (`in_child`, `run_command`), so that one measurement's memory and threads are not another's.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from unigrec.process import keep_quiet
+
+ROOT = Path(__file__).parents[2]
+# Runs a command and says what its processes took. Small itself: a child's peak is never below that of who started it.
+_METER = """
+import ctypes, json, resource, subprocess, sys, time
+die_with_parent = lambda: sys.platform.startswith("linux") and ctypes.CDLL(None).prctl(1, 9)
+die_with_parent()
+started = time.monotonic()
+code = subprocess.call(sys.argv[2:], preexec_fn=die_with_parent)
+wall, used = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([code, wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024], file)
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says.
+
+    Attributes:
+        quick: a tiny size of everything, in seconds: shows that it runs, measures nothing.
+        artifacts: a project's artifacts folder with `prepare` and `embed`; generated data of the same shape without.
+    """
+
+    out: Path
+    quick: bool = False
+    artifacts: Path | None = None
+
+
+@dataclass
+class Table:
+    """Rows as they are printed, and kept in JSON: column -> value. A column that a row lacks stays empty.
+
+    Columns come in the order in which the rows first have them.
+    """
+
+    title: str
+    rows: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"columns": list(dict.fromkeys(column for row in self.rows for column in row))}
+
+
+@dataclass
+class Timing:
+    """Seconds of the rounds of one callable."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    def cells(self, per: float = 1.0, unit: str = "ms") -> dict[str, float]:
+        """Columns for a row: median, least and most of a round's time, divided by `per`."""
+        scale = {"s": 1.0, "ms": 1e3}[unit] / per
+        return {
+            f"CPU {unit}": median(self.cpu) * scale,
+            "min": min(self.cpu) * scale,
+            "max": max(self.cpu) * scale,
+            f"wall {unit}": median(self.wall) * scale,
+        }
+
+
+class Ratio(NamedTuple):
+    """How many times less CPU time the second of two took."""
+
+    of_medians: float
+    least: float  # of the rounds
+    most: float
+
+
+class Usage(NamedTuple):
+    """What a finished command took, all its processes together; the peak is that of the largest one."""
+
+    code: int
+    wall: float  # seconds, its start included
+    cpu: float  # seconds, user and system
+    peak: int  # bytes
+
+
+def timed(call: Callable[[], Any], into: Timing) -> Any:
+    """Call, and append what it took."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    into.cpu.append(time.process_time() - cpu)
+    into.wall.append(time.perf_counter() - wall)
+    return result
+
+
+def alternate(
+    calls: Mapping[str, Callable[[int], Any]], rounds: int, warmup: int = 1, log: Callable[[str], None] | None = None
+) -> dict[str, Timing]:
+    """Run the callables in turn, `rounds` times, each with the number of the round: the same work for all of them.
+
+    The order turns round from one round to the next. Rounds of the warm-up come first, and are not counted.
+    """
+    timings = {name: Timing() for name in calls}
+    for number in range(-warmup, rounds):
+        for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
+            gc.collect()
+            timed(partial(calls[name], number % rounds), timings[name] if number >= 0 else Timing())
+        if log and number >= 0:
+            took = ", ".join(f"{name} {timings[name].cpu[-1]:.3f} s" for name in calls)
+            log(f"round {number + 1} of {rounds}: CPU {took}")
+    return timings
+
+
+def ratio(slow: Timing, fast: Timing) -> Ratio:
+    """CPU time of the one over that of the other, medians and round by round."""
+    rounds = [a / b for a, b in zip(slow.cpu, fast.cpu, strict=True)]
+    return Ratio(median(slow.cpu) / median(fast.cpu), min(rounds), max(rounds))
+
+
+def say(text: str) -> None:
+    """Progress, to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def in_child(function: Callable[..., Any], threads: int = 1, **arguments: Any) -> tuple[Any, Usage]:
+    """Call a function of a module in a fresh Python process.
+
+    Args:
+        function: top-level; what it returns is JSON. arguments: JSON as well. threads: of torch and OpenMP.
+
+    Raises:
+        RuntimeError: the process failed; its own words are on standard error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        call = json.dumps([function.__module__, function.__name__, arguments, threads, str(result)])
+        command = [sys.executable, "-m", "benchmarks.speed.harness", call]
+        usage = run_command(command, threads, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+        if usage.code:
+            raise RuntimeError(f"{function.__module__}.{function.__name__}{arguments} ended with code {usage.code}")
+        return json.loads(result.read_text()), usage
+
+
+def run_command(
+    command: Sequence[str], threads: int = 1, folder: Path = ROOT, quiet: bool = False, **environment: str
+) -> Usage:
+    """Run a command to its end. quiet: what it prints is thrown away."""
+    with tempfile.TemporaryDirectory() as temporary:
+        result = Path(temporary) / "usage.json"
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths, **environment}
+        subprocess.run(
+            [sys.executable, "-S", "-c", _METER, str(result), *command],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=subprocess.DEVNULL if quiet else sys.stderr,
+            stderr=subprocess.DEVNULL if quiet else None,
+            check=True,
+        )
+        return Usage(*json.loads(result.read_text()))
+
+
+def _child(call: str) -> None:
+    """The other end of `in_child`."""
+    keep_quiet()
+    module, name, arguments, threads, result = json.loads(call)
+    function = getattr(importlib.import_module(module), name)
+    import torch
+
+    torch.set_num_threads(threads)
+    Path(result).write_text(json.dumps(function(**arguments)))
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1])

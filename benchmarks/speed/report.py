@@ -1,0 +1,93 @@
+"""What was measured, as JSON a part and as one Markdown page; and on what machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.harness import ROOT, Table
+from unigrec import artifacts as a
+
+
+def machine() -> dict[str, Any]:
+    """The kind of machine, its load, and the versions that matter."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30),
+        "load_average": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "no git"
+
+
+def save_part(out: Path, part: str, tables: Sequence[Table], seconds: float, command: str) -> None:
+    """Keep a part's figures with the machine and the command; a page of all parts is written anew."""
+    figures = {
+        "part": part,
+        "command": command,
+        "seconds": round(seconds, 1),
+        "machine": machine(),
+        "tables": [table.to_dict() for table in tables],
+    }
+    a.write_json(out / f"{part}.json", figures)
+
+
+def page(out: Path, parts: Sequence[str]) -> str:
+    """Markdown of the parts that are in a folder, and the file `speed.md` there."""
+    pieces = []
+    for part in parts:
+        if (out / f"{part}.json").exists():
+            pieces.append(_part(a.read_json(out / f"{part}.json")))
+    text = "\n\n".join(pieces) + "\n"
+    with a.atomic_path(out / "speed.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def _part(figures: dict[str, Any]) -> str:
+    where = figures["machine"]
+    lines = [
+        f"## {figures['part']}",
+        f"`{figures['command']}`, {figures['seconds']:.0f} s; commit {where['commit']}; {where['processor']}, "
+        f"{where['cores']} cores, {where['memory_gib']} GiB, load {where['load_average']}; Python {where['python']}, "
+        f"torch {where['torch']}",
+    ]
+    for table in figures["tables"]:
+        lines += [f"### {table['title']}", markdown(table), *(f"- {note}" for note in table["notes"])]
+    return "\n\n".join(lines)
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The rows of a table as `Table.to_dict` gives it."""
+    columns = table["columns"]
+    rows = [[_cell(row.get(column, "")) for column in columns] for row in table["rows"]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows])
+
+
+def _cell(value: Any) -> str:
+    """Three figures of a number."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
