@@ -14,7 +14,7 @@ from unigrec.distributed import world_size
 from unigrec.losses import ranking_distillation_loss, recommendation_loss
 from unigrec.models.recommender import Recommender
 from unigrec.models.sasrec import SASRec
-from unigrec.models.unified import decode_targets, readable_tokens
+from unigrec.models.unified import decode_targets, embed_hard_history, readable_tokens
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, rate_factor, train
@@ -123,9 +123,7 @@ def hardened_logits(
     its last items. codes: (P, R, T) to decode.
     """
     levels = model.config.levels
-    steps = torch.arange(history.shape[1], device=history.device)
-    mask = (steps < lengths[:, None]).repeat_interleave(levels, dim=1)  # (B, n * L)
-    source = model.embed_codes(history[..., :levels]).flatten(1, 2)  # (B, n * L, E)
+    source, mask = embed_hard_history(model, history[..., :levels], lengths)  # (B, n * L, E), (B, n * L)
     readable, there = readable_tokens(lengths, counts, mask, levels)
     output = decode_targets(model, model.encode(source, mask), readable, there, codes)  # (P, R, T, E)
     return [model.position_logits(output[:, :, position], position) for position in range(codes.shape[2])]

@@ -92,7 +92,8 @@ def code_distributions(tree: PrefixTree, cumulative: Tensor, place: Tensor, size
     """
     node, targets = torch.zeros_like(place), []
     for level, below, size in zip(tree.levels, tree.levels[1:], sizes, strict=False):
-        children = level.first_child[node][..., None] + torch.arange(level.fanout, device=place.device)  # (P, R, F)
+        steps = torch.arange(int(level.most_children[0]), device=place.device)
+        children = level.first_child[node][..., None] + steps  # (P, R, most children of a node)
         exists = children < level.first_child[node + 1][..., None]
         children = children.clamp_max(len(below.code) - 1)
         ends = cumulative.gather(1, below.item_range[children + 1].flatten(1))
