@@ -71,3 +71,20 @@ def test_the_optimizer_is_torch_adamw(kind):
     engine = make_engine(kind, model, [{"params": list(model.parameters()), "lr": 1e-3}], batch_size=1)
     assert type(engine.optimizer) is torch.optim.AdamW
     assert engine.model is model
+
+
+@pytest.mark.parametrize("kind", ["torch", "deepspeed"])
+def test_a_group_with_a_large_gradient_does_not_shrink_the_step_of_another(kind):
+    """Clipping is by group: seen in the gradients that the optimizer is given."""
+    start_process_group(torch.device("cpu"), needed=True)
+    model = nn.ModuleDict({"large": nn.Linear(1, 1, bias=False), "small": nn.Linear(1, 1, bias=False)})
+    groups = [{"params": list(part.parameters())} for part in model.values()]
+    engine = make_engine(kind, model, [{**group, "lr": 1.0} for group in groups], 1)
+    given = torch.ones(1, 1)
+    loss = 1000.0 * model["large"](given).sum() + 0.5 * model["small"](given).sum()
+    seen = []
+    engine.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.extend(float(g["params"][0].grad) for g in optimizer.param_groups)
+    )
+    engine.step(loss)
+    assert seen == pytest.approx([1.0, 0.5], rel=1e-4)
