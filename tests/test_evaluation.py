@@ -115,13 +115,21 @@ def test_cooccurrence_equals_a_dense_reference(users: int, items: int, longest: 
     np.testing.assert_allclose(scores.numpy(), np.stack(expected), atol=1e-5)
 
 
-def test_cooccurrence_keeps_the_nearest_neighbours_only(monkeypatch: pytest.MonkeyPatch):
+def nearest_by_cosine(cosine: np.ndarray, count: int) -> list[int]:
+    """(N,) cosines of an item -> the nearest items; of equal ones the lower index first."""
+    return sorted(np.flatnonzero(cosine), key=lambda other: (-cosine[other].round(12), other))[:count]
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 10_000])
+def test_cooccurrence_keeps_the_nearest_neighbours_only(monkeypatch: pytest.MonkeyPatch, at_once: int):
     monkeypatch.setattr(evaluation, "NEIGHBOURS", 3)
-    sequences = random_sequences(60, 20, 9)
+    monkeypatch.setattr(evaluation, "MEETINGS_AT_ONCE", at_once)
+    sequences = random_sequences(60, 20, 9)._replace(catalogue_size=24)  # the last four without an interaction
     baseline, cosine = Cooccurrence(sequences), dense_cosine(sequences)
-    expected = -np.sort(-cosine, axis=1)[:, :3]
-    np.testing.assert_allclose(baseline.similarity.numpy(), expected, atol=1e-6)
-    np.testing.assert_allclose(np.take_along_axis(cosine, baseline.neighbours.numpy(), 1), expected, atol=1e-6)
+    for item in range(24):
+        kept = slice(baseline.starts[item], baseline.starts[item + 1])
+        assert baseline.neighbours[kept].tolist() == nearest_by_cosine(cosine[item], 3)
+        np.testing.assert_allclose(baseline.cosines[kept], cosine[item, baseline.neighbours[kept]], atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [4, 100])
@@ -130,8 +138,7 @@ def test_a_sample_has_the_neighbours_of_a_dense_reference(count: int):
     found, cosine = sample_cooccurring(sequences, count, 40, seed=3), dense_cosine(sequences)
     assert len(found.items) == 40
     for item, neighbours in zip(found.items, found.neighbours, strict=True):
-        order = sorted(np.flatnonzero(cosine[item]), key=lambda other: (-cosine[item, other].round(12), other))
-        assert neighbours.tolist() == (order + [-1] * count)[:count]
+        assert neighbours.tolist() == (nearest_by_cosine(cosine[item], count) + [-1] * count)[:count]
 
 
 def test_a_sample_is_of_items_that_co_occur_in_training():
