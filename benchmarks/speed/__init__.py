@@ -1,1 +1,1 @@
-"""What the work costs: time, memory, latency, scaling. `python -m benchmarks.speed`; docs/speed.md."""
+"""What the work costs: how time and memory are measured, and how the result is written down."""
