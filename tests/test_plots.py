@@ -112,6 +112,14 @@ def test_each_loss_has_a_panel_and_steps_without_it_are_passed_over(tmp_path, dr
     assert len({axes.get_xlim() for axes in drawn[0].axes}) == 1
 
 
+def test_a_validation_that_hardly_moves_lies_inside_its_panel(tmp_path, drawn):
+    rows = [{"step": step, "validation_ndcg_at_10": value} for step, value in ((0, 0.187), (110, 0.188), (220, 0.199))]
+    plots.training_curves(rows, tmp_path / "plot.png")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low == 0.0
+    assert high > 0.2
+
+
 def test_collisions_are_drawn_with_the_temperature_falling(tmp_path, drawn):
     annealing(HISTORY, tmp_path / "plot.png")
     axes = drawn[0].axes[0]

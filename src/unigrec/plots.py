@@ -68,7 +68,7 @@ def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
             axes.set_xlabel("step")
             axes.set_xlim(first - margin, last + margin)  # the same in every panel: some losses join late
             if validation:
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, max(1.1 * max(values), 1e-6))
 
 
 def annealing(history: Rows, codebook_size: int, path: Path) -> None:
