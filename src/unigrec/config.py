@@ -143,7 +143,8 @@ class JointParams(Section):
     weight_decay: NonNegative
     warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
     schedule: Schedule
-    temperature: Positive
+    temperature_start: Positive
+    temperature_end: Positive
     reconstruction_weight: NonNegative
     uniformity_weight: NonNegative
     w_tokenizer_distillation: NonNegative

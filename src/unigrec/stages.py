@@ -171,7 +171,7 @@ def harden_identifiers(
     from unigrec.training.joint import resolve
 
     resolved = resolve(unified.tokenizer, vectors, sequences.train_counts(), params.harden.resolution)
-    report = identifier_health(unified.tokenizer, sequences, vectors, params.joint.temperature, params.seed)
+    report = identifier_health(unified.tokenizer, sequences, vectors, params.joint.temperature_end, params.seed)
     return resolved, report | {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
 
 

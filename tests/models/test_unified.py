@@ -28,7 +28,6 @@ ITEMS, TEACHER_DIM, CPU = 10, 7, torch.device("cpu")
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").joint.model_copy(
     update={
         "precision": "fp32",
-        "temperature": 0.3,
         "reconstruction_weight": 0.5,
         "uniformity_weight": 0.1,
         "w_tokenizer_distillation": 0.2,
@@ -43,6 +42,7 @@ BATCH = Segments(
     counts=np.ones(4, np.int64),
     targets=np.array([7, 4, 5, 4]),
 )
+TEMPERATURE = 0.3
 CODES = torch.tensor([[0, 1, 2], [3, 0, 1], [2, 2, 2], [3, 0, 1]])
 
 
@@ -83,7 +83,7 @@ def losses_and_gradients(
     unified, known = model(seed).to(dtype), data(seed)
     known = JointData(None, known.embeddings.to(dtype), known.teacher.to(dtype))
     samples = samples._replace(occurrences=samples.occurrences.to(dtype))
-    losses = joint_losses(unified, samples, codes, known, PARAMS, distil=True)
+    losses = joint_losses(unified, samples, codes, known, PARAMS, TEMPERATURE, distil=True)
     losses["loss"].backward()
     return losses, {name: parameter.grad for name, parameter in trained(unified).items()}
 
@@ -120,10 +120,10 @@ def test_once_a_distinct_item_equals_once_a_history_position_in_losses_and_gradi
 
 def test_reconstruction_and_uniformity_average_over_history_items_and_targets_as_often_as_they_occur():
     unified, known = model(), data()
-    losses = joint_losses(unified, make_samples(BATCH, CPU), CODES, known, PARAMS, distil=False)
+    losses = joint_losses(unified, make_samples(BATCH, CPU), CODES, known, PARAMS, TEMPERATURE, distil=False)
     occurring = [4, 4, 7, 1, 7, 4, 9, 1, 2, 3, 7, 4, 5, 4]
     embeddings = known.embeddings[occurring]
-    soft = unified.tokenizer.quantize_soft(unified.tokenizer.encoder(embeddings), PARAMS.temperature)
+    soft = unified.tokenizer.quantize_soft(unified.tokenizer.encoder(embeddings), TEMPERATURE)
     error = (unified.tokenizer.decode(soft.quantized) - embeddings).square().mean()
     torch.testing.assert_close(losses["reconstruction_loss"], error)
     torch.testing.assert_close(losses["uniformity_loss"], uniformity_loss(soft.probabilities.mean(0)))
@@ -132,7 +132,7 @@ def test_reconstruction_and_uniformity_average_over_history_items_and_targets_as
 def test_the_tokenizer_encodes_each_distinct_item_once():
     unified, rows = model(), []
     unified.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=True)
+    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, TEMPERATURE, distil=True)
     assert rows == [len({1, 2, 3, 4, 5, 7, 9})]
 
 
@@ -234,13 +234,13 @@ def test_loss_is_the_weighted_sum_and_distillation_joins_only_when_asked():
         + 0.3 * losses["recommender_distillation_loss"]
     )
     torch.testing.assert_close(losses["loss"], expected)
-    before = joint_losses(model(), make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=False)
+    before = joint_losses(model(), make_samples(BATCH, CPU), CODES, data(), PARAMS, TEMPERATURE, distil=False)
     assert set(losses) - set(before) == {"tokenizer_distillation_loss", "recommender_distillation_loss"}
 
 
 def test_every_parameter_learns_and_belongs_to_one_group_with_the_tokenizer_apart():
     unified = model()
-    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, distil=True)["loss"].backward()
+    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, TEMPERATURE, distil=True)["loss"].backward()
     for name, parameter in trained(unified).items():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -254,8 +254,8 @@ def test_every_parameter_learns_and_belongs_to_one_group_with_the_tokenizer_apar
 
 def test_a_cold_step_at_the_paper_temperature_has_finite_gradients():
     unified = model()
-    cold = PARAMS.model_copy(update={"temperature": 0.001, "distillation_temperature": 0.001})
-    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), cold, distil=True)["loss"].backward()
+    cold = PARAMS.model_copy(update={"distillation_temperature": 0.001})
+    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), cold, 0.001, distil=True)["loss"].backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in trained(unified).values())
 
 
@@ -276,8 +276,8 @@ def test_the_teacher_projection_is_the_ridge_regression_of_latents_on_teacher_em
 def test_a_fixed_identifier_gets_no_gradient_and_the_hard_one_is_a_table_lookup(kind):
     unified, known, samples = model(), data(), make_samples(BATCH, CPU)
     params = PARAMS.model_copy(update={"tokenizer": kind})
-    fixed = fixed_identifiers(unified.tokenizer, known.embeddings[samples.items], params)
-    losses = joint_losses(unified, samples, CODES, known, params, distil=False, fixed=fixed)
+    fixed = fixed_identifiers(unified.tokenizer, known.embeddings[samples.items], TEMPERATURE, kind == "hard")
+    losses = joint_losses(unified, samples, CODES, known, params, TEMPERATURE, distil=False, fixed=fixed)
     losses["loss"].backward()
     assert set(losses) == {"loss", "recommendation_loss"}
     assert all(parameter.grad is None for parameter in unified.tokenizer.parameters())

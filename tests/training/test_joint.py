@@ -22,7 +22,8 @@ from unigrec.training.joint import JointData, joint_losses, new_unified, paramet
 from unigrec.training.samples import make_samples
 
 DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")
-WARM = 0.1  # at the usual temperature the tokenizer's distillation turns rounding into real differences within epochs
+# At the usual temperature the tokenizer's distillation turns rounding into real differences within epochs.
+WARM = {"temperature_start": 0.1, "temperature_end": 0.1}
 PROJECTIONS = ("history_to_code", "state_to_teacher")  # the third, teacher_to_code, is fitted once
 
 
@@ -50,7 +51,9 @@ def batch_losses(params: JointParams, distil: bool) -> dict[str, torch.Tensor]:
     data, model = tiny_data(), start(params).eval()
     codes = resolve(model.tokenizer, data.embeddings, data.sequences.train_counts(), "disambiguate").codes
     samples = make_samples(windows(data, params), CPU)
-    return joint_losses(model, samples, torch.as_tensor(codes)[samples.targets], data, params, distil)
+    return joint_losses(
+        model, samples, torch.as_tensor(codes)[samples.targets], data, params, params.temperature_start, distil
+    )
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
@@ -80,7 +83,7 @@ def test_reconstruction_weighs_each_item_by_its_occurrences():
     whole = windows(data, params)
     there = np.arange(whole.items.shape[1]) < whole.lengths[:, None]
     every = data.embeddings[np.r_[whole.items[there], whole.targets]]  # history items and targets, with repetition
-    soft = model.tokenizer.quantize_soft(model.tokenizer.encoder(every), params.temperature)
+    soft = model.tokenizer.quantize_soft(model.tokenizer.encoder(every), params.temperature_start)
     found = batch_losses(params, distil=False)
     errors = (model.tokenizer.decode(soft.quantized) - every).square()
     torch.testing.assert_close(found["reconstruction_loss"], errors.mean())
@@ -93,7 +96,7 @@ def test_the_distillation_joins_after_its_warm_up():
     assert [set(DISTILLATION) <= set(row) for row in history] == [False, False, True]
 
 
-def test_the_temperature_stays_fixed(monkeypatch):
+def test_the_temperature_falls_linearly_epoch_by_epoch_in_training_and_in_the_log(monkeypatch):
     seen, forward = [], UnifiedModel.forward
 
     def spy(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others):
@@ -101,8 +104,16 @@ def test_the_temperature_stays_fixed(monkeypatch):
         return forward(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others)
 
     monkeypatch.setattr(UnifiedModel, "forward", spy)
-    run(joint_params(epochs=2, temperature=0.003))
-    assert set(seen) == {0.003}
+    history = run(joint_params(epochs=3, temperature_start=0.003, temperature_end=0.001)).history
+    per_epoch = len(seen) // 3
+    assert seen == pytest.approx(np.repeat([0.003, 0.002, 0.001], per_epoch))
+    assert [row["temperature"] for row in history] == pytest.approx([0.003, 0.002, 0.001])
+
+
+def test_a_colder_end_leaves_fewer_items_whose_soft_codes_are_not_their_hard_ones():
+    warm, cold = (run(joint_params(epochs=2, temperature_start=1.0, temperature_end=end)) for end in (1.0, 1e-6))
+    assert cold.history[0]["soft_hard_disagreement"] == warm.history[0]["soft_hard_disagreement"] > 0
+    assert cold.history[-1]["soft_hard_disagreement"] == 0 < warm.history[-1]["soft_hard_disagreement"]
 
 
 def test_the_projections_are_trained():
@@ -144,7 +155,7 @@ def test_the_identifiers_are_logged_after_each_epoch_against_those_at_the_start(
     params = joint_params(tokenizer_lr=0.005, schedule="constant")
     history = run(params).history
     before = hard_codes(tiny_tokenizer(), tiny_data().embeddings)
-    assert all(np.array_equal(first, before) and at == params.temperature for _, first, at in seen)
+    assert all(np.array_equal(first, before) and at == params.temperature_end for _, first, at in seen)
     assert [[row["churn_level_1"], row["churn_level_2"]] for row in history] == [
         (codes != before).mean(0).tolist() for codes, *_ in seen
     ]
@@ -176,7 +187,7 @@ def test_same_seed_same_bits_and_another_seed_others():
 
 def test_deepspeed_and_torch_train_alike():
     """Dropout included: both engines draw it from the step's own seed."""
-    plain, deep = (run(joint_params(engine=engine, temperature=WARM)) for engine in ("torch", "deepspeed"))
+    plain, deep = (run(joint_params(engine=engine, **WARM)) for engine in ("torch", "deepspeed"))
     assert_alike(plain.history, deep.history, plain.model.state_dict(), deep.model.state_dict())
 
 
@@ -198,7 +209,7 @@ def assert_alike(history, other_history, weights, other_weights) -> None:
 
 # Several processes: the real command, in a project of its own. There are 121 samples in batches of 24:
 # the last batch holds one sample, and the second rank none.
-SPREAD = {"batch_size": 24, "temperature": WARM, "recommender": {"dropout": 0.0}}
+SPREAD = {"batch_size": 24, **WARM, "recommender": {"dropout": 0.0}}
 
 
 def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:

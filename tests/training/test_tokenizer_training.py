@@ -12,7 +12,7 @@ from unigrec import stages
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.identifiers import collision_rate, hard_codes, identifier_curve
 from unigrec.models.tokenizer import Tokenizer
-from unigrec.training.tokenizer import item_vectors, temperature_at, train_tokenizer
+from unigrec.training.tokenizer import item_vectors, train_tokenizer
 
 
 def run(embeddings: torch.Tensor | None = None, seed: int = 7, **changes):
@@ -38,7 +38,7 @@ def test_the_temperature_falls_linearly_from_start_to_end_over_all_steps(monkeyp
 def test_a_single_step_has_the_start_temperature():
     history = run(epochs=1, batch_size=ITEMS).history
     params = tiny_params().tokenizer
-    assert [row["temperature"] for row in history] == [temperature_at(done, params) for done in (0.0, 1.0)]
+    assert [row["temperature"] for row in history] == pytest.approx([params.temperature_start, params.temperature_end])
 
 
 def test_the_loss_is_reconstruction_and_weighted_uniformity():

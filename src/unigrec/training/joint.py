@@ -31,7 +31,7 @@ from unigrec.models.tokenizer import Tokenizer
 from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
-from unigrec.training.loop import Log, Phase, rate_factor, train
+from unigrec.training.loop import Log, Phase, rate_factor, temperature_at, train
 from unigrec.training.ranking_targets import Ranking, TeacherRanking
 from unigrec.training.samples import Samples, TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
@@ -84,6 +84,7 @@ def joint_losses(
     codes: Tensor,
     data: JointData,
     params: JointParams,
+    temperature: float,
     distil: bool,
     ranking: Ranking | None = None,
     fixed: Tensor | None = None,
@@ -93,7 +94,7 @@ def joint_losses(
 
     Args:
         model: a UnifiedModel, or an engine around one. codes: (B_local, T) codes of the targets.
-        distil: whether the distillation losses have joined already.
+        temperature: of the soft identifiers. distil: whether the distillation losses have joined already.
         ranking: what the teacher would recommend, where that is distilled too.
         fixed: (M, L, K) identifiers of the samples' distinct items, where the tokenizer is not trained.
     """
@@ -106,7 +107,7 @@ def joint_losses(
         samples.counts,
         decoded,
         data.teacher[samples.targets],
-        params.temperature,
+        temperature,
         params.precision == "bf16",
         fixed,
         params.distillation_temperature if distil and params.w_tokenizer_distillation > 0 else None,
@@ -150,12 +151,12 @@ def loss_weights(params: JointParams) -> dict[str, float]:
 
 
 @torch.no_grad()
-def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, params: JointParams) -> Tensor:
+def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, temperature: float, hard: bool) -> Tensor:
     """What a tokenizer that is not trained gives the recommender to read: (M, D) -> (M, L, K), soft or one-hot."""
     latent = tokenizer.encoder(embeddings)
-    if params.tokenizer == "hard":
+    if hard:
         return F.one_hot(tokenizer.quantize_hard(latent).codes, tokenizer.codebook_size).to(latent.dtype)
-    return tokenizer.quantize_soft(latent, params.temperature).probabilities
+    return tokenizer.quantize_soft(latent, temperature).probabilities
 
 
 def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
@@ -208,32 +209,36 @@ def train_joint(
         return resolved.codes
 
     def start_epoch(epoch: int) -> dict[str, float]:
-        """Re-read the target codes from today's tokenizer."""
+        """Re-read the target codes from today's tokenizer, and let the temperature fall."""
+        done = epoch / max(params.epochs - 1, 1)
+        at = temperature_at(done, params.temperature_start, params.temperature_end)
         state["codes"] = torch.as_tensor(identifiers(), device=device)
-        return {}
+        state["temperature"] = torch.tensor(at, dtype=torch.float64)
+        return {"temperature": at}
 
     def end_epoch(epoch: int) -> dict[str, float]:
         """How the identifiers are by now, and how many have moved since the joint phase began."""
-        return identifier_curve(tokenizer, data.embeddings, params.temperature, first_codes)
+        return identifier_curve(tokenizer, data.embeddings, float(state["temperature"]), first_codes)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(training[batch], device)
         distil = step >= params.distillation_warmup_epochs * steps_per_epoch
-        codes = state["codes"][samples.targets]
+        codes, temperature = state["codes"][samples.targets], float(state["temperature"])
         fixed = expected = None
         if params.tokenizer != "trained":
-            fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], params)
+            hard = params.tokenizer == "hard"
+            fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], temperature, hard)
         if ranking is not None:
             ranking.read(state["codes"])
             expected = ranking.expect(samples, step)
-        return joint_losses(engine.forward, samples, codes, data, params, distil, expected, fixed)
+        return joint_losses(engine.forward, samples, codes, data, params, temperature, distil, expected, fixed)
 
     def validate() -> dict[str, float]:
         codes = identifiers()
         if params.tokenizer == "hard":
             tokens = hard_tokens(model.recommender, torch.as_tensor(codes, device=device))
         else:
-            tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, params.temperature)
+            tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, float(state["temperature"]))
         tree = PrefixTree(codes, device)
         return beam_metrics(
             model.recommender, tokens, tree, data.sequences, users, params.history, params.validation_beam

@@ -14,7 +14,7 @@ from unigrec.losses import reconstruction_loss, uniformity_loss
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine
-from unigrec.training.loop import Log, Phase, train
+from unigrec.training.loop import Log, Phase, temperature_at, train
 from unigrec.training.teacher import Trained
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ def check_finite(embeddings: Tensor) -> None:
         )
 
 
-def temperature_at(done: float, params: TokenizerParams) -> float:
-    """Linear from start to end over the run. done: share of all steps, in [0, 1]."""
-    return params.temperature_start + (params.temperature_end - params.temperature_start) * done
-
-
 def train_tokenizer(
     embeddings: Tensor,
     params: TokenizerParams,
@@ -94,17 +89,19 @@ def train_tokenizer(
     batches = -(-len(embeddings) // params.batch_size)
     steps = batches * params.epochs
 
+    def temperature(step: int) -> float:
+        return temperature_at(min(step / max(steps - 1, 1), 1.0), params.temperature_start, params.temperature_end)
+
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         items = embeddings[torch.as_tensor(batch, device=device)]
-        soft = model.quantize_soft(model.encoder(items), temperature_at(step / max(steps - 1, 1), params))
+        soft = model.quantize_soft(model.encoder(items), temperature(step))
         reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
         uniformity = uniformity_loss(soft.probabilities.mean(0))
         total = reconstruction + params.uniformity_weight * uniformity
         return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
 
     def identifiers(step: int) -> dict[str, float]:
-        temperature = temperature_at(min(step / max(steps - 1, 1), 1.0), params)
-        return {"temperature": temperature} | identifier_curve(model, embeddings, temperature)
+        return {"temperature": temperature(step)} | identifier_curve(model, embeddings, temperature(step))
 
     def shuffled(epoch: int) -> list[np.ndarray]:
         order = np.random.default_rng([seed, epoch]).permutation(len(embeddings))

@@ -1,0 +1,164 @@
+"""`python -m benchmarks.search`: a small search over params, chosen by validation alone. The test set is never ranked.
+
+A trial is one rung of the ladder (infra/ladder.yaml) with values that Optuna draws from infra/search.yaml. Kill it at
+any moment and call it again: finished trials are kept, the unfinished one goes on. docs/quality.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality import ROOT, Stop, work_through
+from benchmarks.quality_ladder import LADDER, chosen_rungs, profile_params, read_ladder, rung_params
+from benchmarks.quality_runs import rung_folder, rung_steps
+from benchmarks.quality_steps import Session, code_version, load_data
+from unigrec import artifacts as a
+from unigrec.config import read_mapping
+from unigrec.errors import EXIT_OK, UnigrecError
+from unigrec.stages import training_device
+from unigrec.training.checkpoint import Stopped
+
+SPACE = ROOT / "infra/search.yaml"
+SELECTS = "validation_ndcg_at_10"
+EVALUATE = 1  # the last step of a rung, which ranks the test items
+Space = dict[str, dict[str, Any]]
+
+
+def read_space(path: Path) -> Space:
+    """Params key -> {low, high, log} or {choices}. Raises UnigrecError, naming the key."""
+    space = read_mapping(path)
+    for key, entry in space.items():
+        if not isinstance(entry, dict) or set(entry) not in ({"choices"}, {"low", "high"}, {"low", "high", "log"}):
+            raise UnigrecError(f"{path}: {key}: expected choices, or low, high and perhaps log; found {entry!r}")
+        if "choices" in entry and not (isinstance(entry["choices"], list) and entry["choices"]):
+            raise UnigrecError(f"{path}: {key}: choices must be a list of values; found {entry['choices']!r}")
+        if "low" in entry and not entry["low"] < entry["high"]:
+            raise UnigrecError(f"{path}: {key}: low {entry['low']!r} is not below high {entry['high']!r}")
+    return space
+
+
+def distributions(space: Space) -> dict[str, Any]:
+    """The space as Optuna has it. Whole bounds stand for whole numbers."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, Any] = {}
+    for key, entry in space.items():
+        if "choices" in entry:
+            found[key] = CategoricalDistribution(entry["choices"])
+        else:
+            whole = isinstance(entry["low"], int) and isinstance(entry["high"], int)
+            kind = IntDistribution if whole else FloatDistribution
+            found[key] = kind(entry["low"], entry["high"], log=entry.get("log", False))
+    return found
+
+
+def open_study(out: Path, seed: int) -> Any:
+    """The study kept in `out`. What an earlier process was at when it was killed comes first."""
+    import optuna
+    from optuna.trial import TrialState
+
+    optuna.logging.set_verbosity(logging.WARNING)
+    out.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{out}/search.db",
+        study_name="search",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        load_if_exists=True,
+    )
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def finished(study: Any) -> int:
+    """Trials that came to an end, those whose training failed included."""
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
+
+
+def validation(home: Path) -> float:
+    """The best validation of a rung's finetuning, which starts with the weights of the joint phase as a candidate."""
+    history = a.read_json(home / "finetune" / a.HISTORY_FILE)
+    return max(row[SELECTS] for row in history if SELECTS in row)
+
+
+def table(study: Any) -> str:
+    """Trials with the best first, as Markdown."""
+    from optuna.trial import TrialState
+
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    keys = sorted({key for trial in done for key in trial.params})
+    lines = [f"| trial | {' | '.join(keys)} | validation NDCG@10 |", f"|{'---|' * (len(keys) + 2)}"]
+    for trial in sorted(done, key=lambda trial: -trial.value):
+        values = (f"{trial.params[key]:.3g}" if key in trial.params else "" for key in keys)
+        lines.append(f"| {trial.number} | {' | '.join(values)} | {trial.value:.4f} |")
+    return "\n".join(lines)
+
+
+def arguments(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.search", description=__doc__)
+    add = parser.add_argument
+    add("--artifacts", type=Path, required=True, help="a project's artifacts folder; prepare and embed are read")
+    add("--profile", required=True, help="of infra/profiles: small, paper, ...")
+    add("--out", type=Path, required=True, help="folder of the study and its trials")
+    add("--rung", default="M9", help="of infra/ladder.yaml (default: M9)")
+    add("--space", type=Path, default=SPACE, help="what is varied (default: infra/search.yaml)")
+    add("--trials", type=int, default=12, help="finished trials that are wanted, those of earlier calls included")
+    add("--seed", type=int, default=1, help="of the training and of the draws (default: 1)")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="section.key=value, for all trials")
+    add("--minutes", type=float, help="stop in order after so long; the same command goes on")
+    return parser.parse_args(given)
+
+
+def run(given: list[str]) -> int:
+    from optuna.trial import TrialState
+
+    options = arguments(given)
+    stop, space = Stop(options.minutes), read_space(options.space)
+    (rung,) = chosen_rungs(read_ladder(ROOT / LADDER), options.rung)
+    data, values = load_data(options.artifacts), profile_params(ROOT, options.profile)
+    study, kinds = open_study(options.out, options.seed), distributions(space)
+    session = Session(data, training_device(), stop, code_version())
+
+    def attempt(chosen: dict[str, Any]) -> float | None:
+        """The validation of a trial, or None where its training failed."""
+        params = rung_params(values, rung._replace(params=rung.params | chosen), options.set, options.seed)
+        steps = rung_steps(options.out, rung.name, params, data)[:-EVALUATE]
+        if work_through(steps, session, lambda step: None):
+            return None
+        return validation(rung_folder(options.out, rung.name, params, data))
+
+    with stop.listening(), suppress(Stopped):
+        while finished(study) < options.trials:
+            trial = study.ask(kinds)
+            value = attempt(trial.params)
+            if value is None:
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, value)
+            print(f"trial {trial.number}: {value} with {trial.params}", file=sys.stderr, flush=True)
+    text = table(study)
+    with a.atomic_path(options.out / "search.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    if stop.signal:
+        return 128 + stop.signal
+    return EXIT_OK
+
+
+def main() -> None:
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except UnigrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
