@@ -40,7 +40,7 @@ def learning_data(artifacts: str | None, width: int, quick: bool = False) -> Lea
 
 
 def generated_sequences(users: int, items: int, seed: int = 0) -> Sequences:
-    """Lengths as Beauty has them (5 to 204, mean about 9, half of the users at most 6), items of long-tailed popularity."""
+    """Lengths as Beauty has them: 5 to 204, mean about 9, median 6. Items by a long-tailed popularity."""
     generator = np.random.default_rng(seed)
     extra = np.floor(generator.lognormal(0.63, 1.3, users)).astype(np.int64)
     lengths = np.minimum(LEAST + extra, LONGEST)

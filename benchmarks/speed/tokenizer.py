@@ -47,7 +47,7 @@ def run(options: Options) -> list[Table]:
                 rows.append(row)
             say(f"tokenizer: {profile}, {threads} threads: {faster.of_medians:.2f} times; {usage.peak / 1e9:.2f} GB")
     notes = [
-        "An epoch: forward, backward, clipping, AdamW; both see the same items in the same order, from the same weights.",
+        "An epoch: forward, backward, clipping, AdamW; the same items in the same order, from the same weights.",
         "DataLoader: torch.cdist for the distances, AdamW as torch has it by default, losses taken with .item().",
         "identifiers: what our training adds once an epoch, the curve of collisions, entropy, soft against hard codes.",
     ]
