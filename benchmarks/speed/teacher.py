@@ -40,8 +40,8 @@ def run(options: Options) -> list[Table]:
             rows.append(_row(name, timing, timings[OURS], found, threads, peaks[name]))
         say(f"teacher: {threads} threads: {ratio(timings[PADDED], timings[OURS]).of_medians:.2f} times")
     notes = [
-        f"An epoch is {found['epoch']} batches of at most {found['batch_size']} users. A round is {found['batches']} of "
-        "them, taken evenly in order of length, the same users in all rows; seconds are scaled to the epoch.",
+        f"An epoch is {found['epoch']} batches of at most {found['batch_size']} users. A round is {found['batches']} "
+        "of them, taken evenly in order of length, the same users in all rows; seconds are scaled to the epoch.",
         "public parts: nn.TransformerEncoder with a causal mask, sequences padded to the longest history, "
         "F.cross_entropy over the catalogue's logits at every position, padding as ignore_index; AdamW as torch has it "
         "by default. The row below it leaves padded positions out before the logits.",
