@@ -1,4 +1,4 @@
-"""Training steps of the teacher, against public parts: nn.TransformerEncoder, padded sequences, F.cross_entropy.
+"""An epoch of the teacher, against public parts: nn.TransformerEncoder, padded sequences, F.cross_entropy.
 
 Shapes: B users of a batch, T positions, E width, N items.
 """
@@ -6,6 +6,7 @@ Shapes: B users of a batch, T positions, E width, N items.
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from unigrec.models.sasrec import SASRec
 from unigrec.training.engine import CLIP_NORM, make_engine
 from unigrec.training.teacher import new_teacher, next_item_loss
 
-BATCHES = 3  # of a round: short, middling and long ones of an epoch
+OURS, BSAREC, PADDED, MASKED = "ours, SASRec", "ours, BSARec", "public parts", "public parts, logits without padding"
+BATCHES = {PADDED: 2, MASKED: 11}  # of a round, where that is not the whole epoch
+ROUNDS = 3
 WEIGHT_AND_BIAS = ("weight", "bias")
 IGNORED = -100  # as a target
-ROUNDS = 3
-OURS, BSAREC, PADDED, MASKED = "ours, SASRec", "ours, BSARec", "public parts", "public parts, logits without padding"
 
 
 def run(options: Options) -> list[Table]:
@@ -37,25 +38,26 @@ def run(options: Options) -> list[Table]:
         found, _ = in_child(measure, threads, rounds=1 if options.quick else rounds, **given)
         timings = {name: Timing(**seconds) for name, seconds in found["timings"].items()}
         for name, timing in timings.items():
-            rows.append(_row(name, timing, timings[OURS], found, threads, peaks[name]))
+            rows.append(_row(name, timing, timings[OURS], threads, peaks[name]))
         say(f"teacher: {threads} threads: {ratio(timings[PADDED], timings[OURS]).of_medians:.2f} times")
     notes = [
-        f"An epoch is {found['epoch']} batches of at most {found['batch_size']} users. A round is {found['batches']} "
-        "of them, taken evenly in order of length, the same users in all rows; seconds are scaled to the epoch.",
+        f"An epoch is {found['epoch']} batches of at most {found['batch_size']} users. Ours are whole epochs. Of the "
+        "public parts' some batches are measured, taken evenly in order of their positions, and scaled to the epoch: "
+        "padded to one length, all cost the same; without padding, the longest are left out, which favours them.",
         "public parts: nn.TransformerEncoder with a causal mask, sequences padded to the longest history, "
         "F.cross_entropy over the catalogue's logits at every position, padding as ignore_index; AdamW as torch has it "
         "by default. The row below it leaves padded positions out before the logits.",
         "Without dropout both compute the same, to rounding (a test compares the losses). With it, torch's layer also "
         "drops inside the feed-forward, and ours does not. Item embeddings are free in both, without content.",
         "BSARec has no public part; it does more for each position than the rows of public parts.",
-        "peak: of a process that does the round's longest batch, once.",
+        "peak: of a process that does the epoch's longest batch, once.",
     ]
     return [Table("an epoch of the teacher", rows, notes)]
 
 
-def _row(name: str, timing: Timing, ours: Timing, found: dict[str, Any], threads: int, peak: Usage) -> dict[str, Any]:
-    """A row for a whole epoch, by the share of it that was measured."""
-    row = {"what": name, "threads": threads, **timing.cells(found["batches"] / found["epoch"], "s")}
+def _row(name: str, timing: Timing, ours: Timing, threads: int, peak: Usage) -> dict[str, Any]:
+    """Seconds of an epoch."""
+    row = {"what": name, "threads": threads, **timing.cells(unit="s")}
     if name in (PADDED, MASKED):
         slower = ratio(timing, ours)
         row |= {"CPU, times ours": slower.of_medians, "of a round": f"{slower.least:.2f}-{slower.most:.2f}"}
@@ -63,28 +65,30 @@ def _row(name: str, timing: Timing, ours: Timing, found: dict[str, Any], threads
 
 
 def measure(artifacts: str | None, quick: bool, rounds: int) -> dict[str, Any]:
-    """Seconds of rounds, each name in turn over the same users; in a process of its own."""
+    """Seconds of an epoch of each name, one after the other in each round; in a process of its own."""
     work = _Work(artifacts, quick)
     trainers = {name: work.trainer(name) for name in (OURS, BSAREC, PADDED, MASKED)}
 
     def steps(name: str, number: int) -> None:
-        for users in work.batches(number):
+        for users in work.batches(name, number):
             trainers[name].step(*work.sequences.training_batch(users, work.params.history))
 
-    calls = {name: (lambda number, name=name: steps(name, number)) for name in trainers}
-    timings = alternate(calls, rounds, log=say)
+    timings = alternate({name: partial(steps, name) for name in trainers}, rounds, log=say)
+    shares = {name: len(work.batches(name, 0)) / work.epoch for name in trainers}
     return {
         "epoch": work.epoch,
         "batch_size": work.params.batch_size,
-        "batches": len(work.batches(0)),
-        "timings": {name: asdict(timing) for name, timing in timings.items()},
+        "timings": {
+            name: {clock: [value / shares[name] for value in values] for clock, values in asdict(timing).items()}
+            for name, timing in timings.items()
+        },
     }
 
 
 def peak_of(name: str, artifacts: str | None, quick: bool) -> float:
-    """One step on the longest batch of a round; its process's peak is what is asked for."""
+    """One step on an epoch's longest batch; its process's peak is what is asked for."""
     work = _Work(artifacts, quick)
-    longest = work.batches(0)[-1]
+    longest = work.batches(OURS, 0)[-1]
     return work.trainer(name).step(*work.sequences.training_batch(longest, work.params.history))
 
 
@@ -98,15 +102,13 @@ class _Work:
         ends = self.sequences.train_ends - self.sequences.offsets[:-1]
         self.users = np.flatnonzero(ends >= 2)
         self.lengths = np.minimum(ends[self.users], self.params.history + 1)
-        self.epoch = len(self.epoch_batches(0))
+        self.epoch = len(self.batches(OURS, 0))
 
-    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        return bucketed_batches(self.lengths, self.params.batch_size, 0, epoch)
-
-    def batches(self, number: int) -> list[np.ndarray]:
-        """Users of a round: batches taken evenly from an epoch's, shortest first."""
-        batches = sorted(self.epoch_batches(number), key=lambda batch: int(self.lengths[batch].max()))
-        count = min(BATCHES, len(batches))
+    def batches(self, name: str, number: int) -> list[np.ndarray]:
+        """Users of a round's batches, those with the fewest positions first."""
+        batches = bucketed_batches(self.lengths, self.params.batch_size, 0, number)
+        batches.sort(key=lambda batch: int(self.lengths[batch].sum()))
+        count = min(BATCHES.get(name, len(batches)), len(batches))
         return [self.users[batches[int((place + 0.5) * len(batches) / count)]] for place in range(count)]
 
     def trainer(self, name: str) -> Ours | Theirs:
