@@ -67,3 +67,13 @@ def test_what_cannot_be_measured_is_refused_at_once(arguments: list[str], said: 
         front_door.main(arguments)
     assert refused.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["tokenizer", "teacher", "data", "start"])
+def test_a_quick_run_of_a_part_ends_well(tmp_path: Path, name: str):
+    assert front_door.main([name, "--quick", "--out", str(tmp_path)]) == 0
+    (table,) = json.loads((tmp_path / f"{name}.json").read_text())["tables"]
+    assert len(table["rows"]) > 3
+    assert {"CPU s", "wall s"} <= set(table["columns"])
