@@ -65,6 +65,17 @@ def check_finite(embeddings: Tensor) -> None:
         )
 
 
+def tokenizer_losses(
+    model: Tokenizer, items: Tensor, temperature: float, uniformity_weight: float
+) -> dict[str, Tensor]:
+    """Reconstruction and uniformity of a batch of item embeddings (B, D), and as `loss` what is minimised."""
+    soft = model.quantize_soft(model.encoder(items), temperature)
+    reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
+    uniformity = uniformity_loss(soft.probabilities.mean(0))
+    total = reconstruction + uniformity_weight * uniformity
+    return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
+
+
 def train_tokenizer(
     embeddings: Tensor,
     params: TokenizerParams,
@@ -94,11 +105,7 @@ def train_tokenizer(
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         items = embeddings[torch.as_tensor(batch, device=device)]
-        soft = model.quantize_soft(model.encoder(items), temperature(step))
-        reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
-        uniformity = uniformity_loss(soft.probabilities.mean(0))
-        total = reconstruction + params.uniformity_weight * uniformity
-        return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
+        return tokenizer_losses(model, items, temperature(step), params.uniformity_weight)
 
     def identifiers(step: int) -> dict[str, float]:
         return {"temperature": temperature(step)} | identifier_curve(model, embeddings, temperature(step))
