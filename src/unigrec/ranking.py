@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unigrec.data.batches import Histories, Sequences, in_chunks
-from unigrec.decoding import PrefixTree, Restriction, beam_search
+from unigrec.decoding import PrefixTree, Restriction, beam_searches
 from unigrec.evaluation import Cooccurrence, popularity_scores, rank_in_list, rank_in_scores, seen_before
 from unigrec.models.recommender import Recommender
 from unigrec.models.sasrec import SASRec
@@ -21,6 +21,8 @@ from unigrec.training.teacher import teacher_scores
 from unigrec.training.validation import hard_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unigrec.config import EvaluateParams
 
 PROTOCOLS = ("unmasked", "masked")
@@ -94,19 +96,23 @@ class Student:
         self.tree = PrefixTree(codes, device)
         self.tokens = hard_tokens(recommender, torch.as_tensor(codes, device=device))
 
-    def recommend(self, histories: Histories, denied: Tensor | None = None) -> Tensor:
-        """(B, beam) items. denied: (B, T) items that must not come back, padded with -1."""
+    def recommend(self, histories: Histories, denied: Sequence[Tensor | None] = (None,)) -> list[Tensor]:
+        """(B, beam) items for each of several lists (B, T) of items that must not come back, padded with -1."""
         items, lengths = (torch.as_tensor(part, device=self.device) for part in (histories.items, histories.lengths))
         source, mask = expand_history(self.tokens, items, lengths)
-        restriction = None if denied is None else Restriction(self.tree, denied=denied.to(self.device))
-        return beam_search(self.recommender, self.tree, source, mask, self.beam, restriction).items
+        restrictions = [
+            None if unwanted is None else Restriction(self.tree, denied=unwanted.to(self.device)) for unwanted in denied
+        ]
+        found = beam_searches(self.recommender, self.tree, source, mask, self.beam, restrictions)
+        return [one.items for one in found]
 
     def ranks(self, sequences: Sequences, users: np.ndarray, history: int) -> Ranks:
         """Rank of each user's test item, by protocol."""
         histories = sequences.held_out(users, "test", history)
         targets = torch.as_tensor(histories.targets, device=self.device)
-        found: Ranks = {}
-        for protocol in PROTOCOLS:
-            denied = seen_before(sequences, users, "test") if protocol == "masked" else None
-            found["student", protocol] = rank_in_list(self.recommend(histories, denied), targets).cpu().numpy()
-        return found
+        denied = [seen_before(sequences, users, "test") if protocol == "masked" else None for protocol in PROTOCOLS]
+        found = self.recommend(histories, denied)
+        return {
+            ("student", protocol): rank_in_list(items, targets).cpu().numpy()
+            for protocol, items in zip(PROTOCOLS, found, strict=True)
+        }
