@@ -70,6 +70,17 @@ def temperature_at(done: float, params: TokenizerParams) -> float:
     return params.temperature_start + (params.temperature_end - params.temperature_start) * done
 
 
+def tokenizer_losses(
+    model: Tokenizer, items: Tensor, temperature: float, uniformity_weight: float
+) -> dict[str, Tensor]:
+    """Reconstruction and uniformity of a batch of item embeddings (B, D), and as `loss` what is minimised."""
+    soft = model.quantize_soft(model.encoder(items), temperature)
+    reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
+    uniformity = uniformity_loss(soft.probabilities.mean(0))
+    total = reconstruction + uniformity_weight * uniformity
+    return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
+
+
 def train_tokenizer(
     embeddings: Tensor,
     params: TokenizerParams,
@@ -96,11 +107,8 @@ def train_tokenizer(
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         items = embeddings[torch.as_tensor(batch, device=device)]
-        soft = model.quantize_soft(model.encoder(items), temperature_at(step / max(steps - 1, 1), params))
-        reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
-        uniformity = uniformity_loss(soft.probabilities.mean(0))
-        total = reconstruction + params.uniformity_weight * uniformity
-        return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
+        temperature = temperature_at(step / max(steps - 1, 1), params)
+        return tokenizer_losses(model, items, temperature, params.uniformity_weight)
 
     def identifiers(step: int) -> dict[str, float]:
         temperature = temperature_at(min(step / max(steps - 1, 1), 1.0), params)

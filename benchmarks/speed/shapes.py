@@ -1,0 +1,58 @@
+"""What is measured: the params of a profile, and data of the published size (Beauty) where no artifacts are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.quality_ladder import profile_params
+from benchmarks.quality_steps import load_data
+from benchmarks.speed.harness import ROOT
+from unigrec.config import Params, parse_params
+from unigrec.data.batches import Sequences
+
+USERS, ITEMS = 22_363, 12_101  # Beauty 2014, 5-core
+QUICK_USERS, QUICK_ITEMS = 400, 320
+LEAST, LONGEST = 5, 204  # interactions of a user
+
+
+class LearningData(NamedTuple):
+    sequences: Sequences
+    embeddings: Tensor  # (N, D), of unit variance
+
+
+def params_of(profile: str) -> Params:
+    """The committed params with a profile over them."""
+    return parse_params(profile_params(ROOT, profile), profile)
+
+
+def learning_data(artifacts: str | None, width: int, quick: bool = False) -> LearningData:
+    """From a project's artifacts folder; otherwise generated, with embeddings of the given width."""
+    if artifacts:
+        data = load_data(Path(artifacts))
+        return LearningData(data.sequences, data.embeddings)
+    users, items = (QUICK_USERS, QUICK_ITEMS) if quick else (USERS, ITEMS)
+    return LearningData(generated_sequences(users, items), generated_embeddings(items, width))
+
+
+def generated_sequences(users: int, items: int, seed: int = 0) -> Sequences:
+    """Lengths as Beauty has them: 5 to 204, mean about 9, median 6. Items by a long-tailed popularity."""
+    generator = np.random.default_rng(seed)
+    extra = np.floor(generator.lognormal(0.63, 1.3, users)).astype(np.int64)
+    lengths = np.minimum(LEAST + extra, LONGEST)
+    weight = 1.0 / (np.arange(items) + 10.0) ** 0.8
+    chosen = generator.choice(items, int(lengths.sum()), p=weight / weight.sum())
+    return Sequences(chosen, np.r_[0, np.cumsum(lengths)], items)
+
+
+def generated_embeddings(items: int, width: int, seed: int = 0) -> Tensor:
+    """(N, D) points around centres, as items of one kind lie."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(max(items // 40, 2), width, generator=generator)
+    kind = torch.randint(len(centres), (items,), generator=generator)
+    points = centres[kind] + 0.7 * torch.randn(items, width, generator=generator)
+    return (points - points.mean(0)) / points.std(0)

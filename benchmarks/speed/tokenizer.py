@@ -1,0 +1,166 @@
+"""An epoch of the tokenizer's pre-training, against the obvious loop: DataLoader, the same losses, AdamW.
+
+Shapes: B items of a batch, N items, D embedding dimensions, L levels, K codewords, C code dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.speed.harness import Options, Table, Timing, alternate, in_child, ratio, say
+from benchmarks.speed.shapes import learning_data, params_of
+from unigrec.config import TokenizerParams
+from unigrec.identifiers import identifier_curve
+from unigrec.losses import uniformity_loss
+from unigrec.models.tokenizer import Tokenizer
+from unigrec.training.engine import CLIP_NORM, make_engine
+from unigrec.training.loop import Phase, train
+from unigrec.training.tokenizer import new_tokenizer, tokenizer_losses
+
+WIDTH = 768  # of a sentence encoder's vectors, as the published method reads them
+TEMPERATURE = 0.005  # held still: its fall costs nothing
+PROFILES = ("paper", "small")
+ROUNDS, QUICK_ROUNDS = 5, 1
+
+
+def run(options: Options) -> list[Table]:
+    artifacts = str(options.artifacts.absolute()) if options.artifacts else None
+    rows: list[dict[str, Any]] = []
+    for profile in PROFILES:
+        for threads in (1, 2):
+            found, usage = in_child(measure, threads, profile=profile, artifacts=artifacts, quick=options.quick)
+            timings = {name: Timing(**seconds) for name, seconds in found["timings"].items()}
+            faster = ratio(timings["DataLoader"], timings["ours"])
+            for name, timing in timings.items():
+                row = {"profile": profile, "what": name, "items": found["items"], "D": found["width"]}
+                row |= {"threads": threads, **timing.cells(unit="s")}
+                if name == "DataLoader":
+                    row |= {"CPU, times ours": faster.of_medians, "of a round": f"{faster.least:.2f}-{faster.most:.2f}"}
+                rows.append(row)
+            say(f"tokenizer: {profile}, {threads} threads: {faster.of_medians:.2f} times; {usage.peak / 1e9:.2f} GB")
+    notes = [
+        "An epoch: forward, backward, clipping, AdamW; the same items in the same order, from the same weights.",
+        "DataLoader: torch.cdist for the distances, AdamW as torch has it by default, losses taken with .item().",
+        "identifiers: what our training adds once an epoch, the curve of collisions, entropy, soft against hard codes.",
+    ]
+    return [Table("an epoch of the tokenizer", rows, notes)]
+
+
+def measure(profile: str, artifacts: str | None, quick: bool) -> dict[str, Any]:
+    """Seconds of epochs, ours and theirs in turn; in a process of its own."""
+    torch.set_flush_denormal(True)  # for both: see unigrec.stages.training_device
+    params = params_of(profile).tokenizer
+    embeddings = learning_data(artifacts, WIDTH, quick).embeddings
+    params = params.model_copy(update={"codebook_size": min(params.codebook_size, len(embeddings) // 2)})
+    start = started_tokenizer(embeddings, params)
+    ours, theirs = Ours(start, embeddings, params), Theirs(start, embeddings, params)
+    calls = {
+        "ours": ours.epoch,
+        "DataLoader": theirs.epoch,
+        "identifiers": lambda number: identifier_curve(ours.model, embeddings, TEMPERATURE),
+    }
+    timings = alternate(calls, QUICK_ROUNDS if quick else ROUNDS, log=say)
+    return {
+        "items": len(embeddings),
+        "width": embeddings.shape[1],
+        "timings": {name: asdict(timing) for name, timing in timings.items()},
+    }
+
+
+def started_tokenizer(embeddings: Tensor, params: TokenizerParams) -> Tokenizer:
+    """As training starts it: k-means codebooks on the catalogue."""
+    torch.manual_seed(0)
+    model = new_tokenizer(embeddings.shape[1], params)
+    model.initialise(embeddings, 0, iterations=5)
+    return model
+
+
+def order_of(epoch: int, items: int) -> np.ndarray:
+    return np.random.default_rng([0, epoch]).permutation(items)
+
+
+class Ours:
+    """The project's loop and engine over the project's losses."""
+
+    def __init__(self, start: Tokenizer, embeddings: Tensor, params: TokenizerParams):
+        self.model = new_tokenizer(embeddings.shape[1], params)
+        self.model.load_state_dict(start.state_dict())
+        self.embeddings, self.params = embeddings, params
+        group = {"params": list(self.model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
+        self.engine = make_engine("torch", self.model, [group], 1)
+
+    def epoch(self, number: int) -> float:
+        """Train for an epoch; returns its mean loss."""
+        batches = -(-len(self.embeddings) // self.params.batch_size)
+        pieces = np.array_split(order_of(number, len(self.embeddings)), batches)
+
+        def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
+            items = self.embeddings[torch.as_tensor(batch)]
+            return tokenizer_losses(self.model, items, TEMPERATURE, self.params.uniformity_weight)
+
+        phase = Phase("tokenizer", 0, 1, lambda epoch: pieces, losses)
+        (row,) = train(phase, self.engine, None, lambda step, metrics: None)
+        return row["loss"]
+
+
+class Plain(nn.Module):
+    """The same tokenizer, of torch's own parts: linear layers, and a distance, a softmax and a product a level."""
+
+    def __init__(self, start: Tokenizer, width: int, params: TokenizerParams):
+        super().__init__()
+        widths = [width, *params.hidden, params.code_dim]
+        self.encoder, self.decoder = stack(widths), stack(widths[::-1])
+        self.codebooks = nn.Parameter(torch.empty(params.levels, params.codebook_size, params.code_dim))
+        self.load_state_dict(start.state_dict())
+
+    def forward(self, items: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(B, D) -> (B, D) reconstructed, (B, L, K) soft identifiers."""
+        residual, probabilities = self.encoder(items), []
+        quantized = torch.zeros_like(residual)
+        for codebook in self.codebooks:
+            distances = torch.cdist(residual, codebook).square()  # (B, K)
+            probabilities.append(F.softmax(-distances / temperature, dim=-1))
+            soft_codeword = probabilities[-1] @ codebook
+            residual = residual - soft_codeword
+            quantized = quantized + soft_codeword
+        return self.decoder(quantized), torch.stack(probabilities, dim=1)
+
+
+def stack(widths: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Theirs:
+    """The obvious loop."""
+
+    def __init__(self, start: Tokenizer, embeddings: Tensor, params: TokenizerParams):
+        self.model = Plain(start, embeddings.shape[1], params)
+        self.dataset, self.params = TensorDataset(embeddings), params
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=params.lr, weight_decay=params.weight_decay)
+
+    def epoch(self, number: int) -> float:
+        """Train for an epoch; returns its mean loss."""
+        order = order_of(number, len(self.dataset)).tolist()
+        loader = DataLoader(self.dataset, batch_size=self.params.batch_size, sampler=order)
+        losses = []
+        for (items,) in loader:
+            reconstructed, probabilities = self.model(items, TEMPERATURE)
+            uniformity = uniformity_loss(probabilities.mean(0))
+            loss = F.mse_loss(reconstructed, items) + self.params.uniformity_weight * uniformity
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+            self.optimizer.step()
+            losses.append(loss.item())
+        return sum(losses) / len(losses)
