@@ -196,8 +196,8 @@ def together(total: Tensor, kept: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tens
         total: (B, C) scores. kept: of each search, (B, w) scores, -inf where it keeps nothing more, and their places.
 
     Returns:
-        (B, W) score and place of what is kept, score -inf where a user has less than W; and (B, W) whether it is kept by
-        each search.
+        (B, W) score and place of what is kept, score -inf where a user has less than W; and for each search (B, W)
+        whether it keeps that.
     """
     if len(kept) == 1:
         ((scores, picked),) = kept

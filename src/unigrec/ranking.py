@@ -16,9 +16,8 @@ from unigrec.decoding import PrefixTree, Restriction, beam_searches
 from unigrec.evaluation import Cooccurrence, popularity_scores, rank_in_list, rank_in_scores, seen_before
 from unigrec.models.recommender import Recommender
 from unigrec.models.sasrec import SASRec
-from unigrec.models.unified import expand_history
+from unigrec.models.unified import embed_hard_history
 from unigrec.training.teacher import teacher_scores
-from unigrec.training.validation import hard_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,12 +92,17 @@ class Student:
     def __init__(self, recommender: Recommender, codes: np.ndarray, beam: int, device: torch.device = CPU):
         self.recommender, self.beam, self.device = recommender.to(device).eval(), beam, device
         self.tree = PrefixTree(codes, device)
-        self.tokens = hard_tokens(recommender, torch.as_tensor(codes, device=device))
+        self.codes = torch.as_tensor(codes[:, : recommender.config.levels], device=device)  # what a history is read as
+
+    @torch.no_grad()
+    def embedded(self, histories: Histories) -> tuple[Tensor, Tensor]:
+        """The recommender's input and its mask, as `embed_hard_history` makes them."""
+        items, lengths = (torch.as_tensor(part, device=self.device) for part in (histories.items, histories.lengths))
+        return embed_hard_history(self.recommender, self.codes[items], lengths)
 
     def recommend(self, histories: Histories, denied: Sequence[Tensor | None] = (None,)) -> list[Tensor]:
         """(B, beam) items for each of several lists (B, T) of items that must not come back, padded with -1."""
-        items, lengths = (torch.as_tensor(part, device=self.device) for part in (histories.items, histories.lengths))
-        source, mask = expand_history(self.tokens, items, lengths)
+        source, mask = self.embedded(histories)
         restrictions = [
             None if unwanted is None else Restriction(self.tree, denied=unwanted.to(self.device)) for unwanted in denied
         ]
