@@ -33,7 +33,7 @@ def serving_params(quick: bool) -> Params:
     tiny = {"d_model": 16, "d_ff": 32, "heads": 2, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1}
     recommender = params.joint.recommender.model_copy(update=tiny)
     joint = params.joint.model_copy(update={"recommender": recommender})
-    tokenizer = params.tokenizer.model_copy(update={"codebook_size": 16, "hidden": [16], "code_dim": 8})
+    tokenizer = params.tokenizer.model_copy(update={"codebook_size": 16, "hidden": (16,), "code_dim": 8})
     return params.model_copy(update={"joint": joint, "tokenizer": tokenizer})
 
 
