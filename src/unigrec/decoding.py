@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unigrec.models.layers import EPS
 from unigrec.models.recommender import START, Layer, Recommender
 
 
@@ -282,7 +283,7 @@ class DecoderCache:
         return self.norm(hidden)
 
     def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self.norm.eps)
+        return F.rms_norm(hidden, weight.shape, weight, EPS)
 
 
 def attend_own(query: Tensor, keys: list[Tensor], values: list[Tensor], bias: Tensor) -> Tensor:
