@@ -86,8 +86,8 @@ def _hardening(sizes: tuple[int, ...], quick: bool) -> Table:
         say(f"growth: hardening {items} items: peak {usage.peak / 1e9:.2f} GB")
     notes = [
         f"CPU seconds, one thread. Codebooks of the paper's size, fitted to the latents of {LEARNT_FROM} items; item "
-        f"embeddings of {WIDTH} numbers, which the peak holds as well. A catalogue is hardened by either of disambiguate "
-        "and reassign; health is without hit rates, which score a sample of items against all.",
+        f"embeddings of {WIDTH} numbers, which the peak holds as well. A catalogue is hardened by disambiguate or by "
+        "reassign, not by both; health is without hit rates, which score a sample of items against all.",
     ]
     return Table("hardening", rows, notes)
 
@@ -139,8 +139,8 @@ def _loading(sizes: tuple[int, ...], quick: bool) -> Table:
         )
         say(f"growth: a bundle of {items} items: peak {usage.peak / 1e9:.2f} GB")
     notes = [
-        "Bundle.load, hashes of all files included, with titles of some 60 letters; then a first request. of it loaded: "
-        "beyond a process that only imports what is needed."
+        "Bundle.load, hashes of all files included, with titles of some 60 letters; then a first request. of it "
+        "loaded: beyond a process that only imports what is needed."
     ]
     return Table("loading a bundle", rows, notes)
 

@@ -50,8 +50,8 @@ def run(options: Options) -> list[Table]:
                     forms.append({"request": form, **cells})
     notes = [
         UNTRAINED,
-        f"The paper's network and catalogue; {count} requests after a warm-up, one after the other, each with the history "
-        "of another test user, of which the last 20 items count. Wall time is what a caller waits, other work on the "
+        f"The paper's network and catalogue; {count} requests after a warm-up, one after the other, each with the "
+        "history of another test user, of which the last 20 items count. Wall time is what a caller waits, other work on the "
         "machine included; CPU time is that of all threads together.",
     ]
     return [

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unigrec.models.fused import plain_product
 from unigrec.models.layers import EPS
 from unigrec.models.recommender import START, Layer, Recommender
 
@@ -270,16 +271,16 @@ class DecoderCache:
         bias = self.bias[position, : position + 1, None, None]  # (position + 1, 1, 1, H)
         for layer, keys, values, memory in zip(self.weights, self.keys, self.values, self.cross, strict=True):
             normed = self.normed(hidden, layer.self_norm)
-            keys.append(F.linear(normed, layer.key).view(shape))
-            values.append(F.linear(normed, layer.value).view(shape))
-            mixed = attend_own(F.linear(normed, layer.query).view(shape), keys, values, bias)
-            hidden = F.linear(mixed.flatten(-2), layer.out).add_(hidden)
+            keys.append(plain_product(normed, layer.key).view(shape))
+            values.append(plain_product(normed, layer.value).view(shape))
+            mixed = attend_own(plain_product(normed, layer.query).view(shape), keys, values, bias)
+            hidden = plain_product(mixed.flatten(-2), layer.out).add_(hidden)
             normed = self.normed(hidden, layer.cross_norm)
-            query = F.linear(normed, layer.cross_query).view(shape).transpose(1, 2)  # (B, H, W, d_kv)
+            query = plain_product(normed, layer.cross_query).view(shape).transpose(1, 2)  # (B, H, W, d_kv)
             mixed = F.scaled_dot_product_attention(query, *memory, attn_mask=self.cross_bias, scale=1.0)
-            hidden = F.linear(mixed.transpose(1, 2).flatten(-2), layer.cross_out).add_(hidden)
-            inner = F.linear(self.normed(hidden, layer.feed_norm), layer.feed_in).relu_()
-            hidden = F.linear(inner, layer.feed_out).add_(hidden)
+            hidden = plain_product(mixed.transpose(1, 2).flatten(-2), layer.cross_out).add_(hidden)
+            inner = plain_product(self.normed(hidden, layer.feed_norm), layer.feed_in, "relu")
+            hidden = plain_product(inner, layer.feed_out).add_(hidden)
         return self.norm(hidden)
 
     def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:

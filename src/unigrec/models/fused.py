@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from unigrec.models.layers import EPS, keep_mask
 
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build
+MANY_ROWS = 16  # below, calling oneDNN takes longer than multiplying
 
 
 def applies(hidden: Tensor) -> bool:
@@ -206,6 +207,16 @@ def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor
         return result
     result = torch.nn.functional.linear(rows, weight, bias)
     return result.relu_() if activation == "relu" else result
+
+
+def plain_product(rows: Tensor, weight: Tensor, activation: str = "none") -> Tensor:
+    """As `product`, where no gradient may be wanted, on any device and in any precision; for decoding above all."""
+    single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
+    many = rows.numel() >= MANY_ROWS * rows.shape[-1]
+    if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        return product(rows, weight, activation)
+    result = torch.nn.functional.linear(rows, weight)
+    return result.relu() if activation == "relu" else result
 
 
 def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:

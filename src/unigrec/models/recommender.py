@@ -195,6 +195,13 @@ class Stack(nn.Module):
         return self.dropout(self.norm(hidden))
 
 
+class Linear(nn.Linear):
+    """Without a bias. Without gradients, its products are those of `fused.product`."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return fused.plain_product(rows, self.weight)
+
+
 class Layer(nn.Module):
     """Self-attention, cross-attention in the decoder, feed-forward; each pre-norm with a residual."""
 
@@ -205,8 +212,8 @@ class Layer(nn.Module):
         self.cross_attention = Attention(config) if decoder else None
         self.cross_norm = RMSNorm(config.d_model) if decoder else None
         self.feed_norm = RMSNorm(config.d_model)
-        self.feed_in = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.feed_out = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.feed_in = Linear(config.d_model, config.d_ff, bias=False)
+        self.feed_out = Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = Dropout(config.dropout)
         nn.init.normal_(self.feed_in.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.feed_out.weight, std=config.d_ff**-0.5)
@@ -271,10 +278,10 @@ class Attention(nn.Module):
         super().__init__()
         inner = config.heads * config.d_kv
         self.heads, self.d_kv, self.dropout = config.heads, config.d_kv, Dropout(config.dropout)
-        self.query = nn.Linear(config.d_model, inner, bias=False)
-        self.key = nn.Linear(config.d_model, inner, bias=False)
-        self.value = nn.Linear(config.d_model, inner, bias=False)
-        self.out = nn.Linear(inner, config.d_model, bias=False)
+        self.query = Linear(config.d_model, inner, bias=False)
+        self.key = Linear(config.d_model, inner, bias=False)
+        self.value = Linear(config.d_model, inner, bias=False)
+        self.out = Linear(inner, config.d_model, bias=False)
         nn.init.normal_(self.query.weight, std=(config.d_model * config.d_kv) ** -0.5)
         nn.init.normal_(self.key.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.value.weight, std=config.d_model**-0.5)
