@@ -20,6 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from benchmarks.speed.t5 import stack_pairs
 from unigrec.data.batches import Sequences
 from unigrec.decoding import Recommendations
 from unigrec.evaluation import seen_before
@@ -125,28 +126,9 @@ def t5_of(recommender: Recommender) -> T5ForConditionalGeneration:
         eos_token_id=None,
     )
     model = T5ForConditionalGeneration(config).eval()
-    model.load_state_dict(t5_weights(recommender))
+    with torch.no_grad():
+        model.shared.weight.copy_(recommender.token_table.weight)
+        for ours, theirs in ((recommender.encoder, model.encoder), (recommender.decoder, model.decoder)):
+            for target, source in stack_pairs(ours, theirs):
+                target.copy_(source)
     return model
-
-
-def t5_weights(recommender: Recommender) -> dict[str, Tensor]:
-    """The recommender's weights under T5's names."""
-    table = recommender.token_table.weight
-    found = dict.fromkeys(("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), table)
-    found["lm_head.weight"] = table
-    for side, stack in (("encoder", recommender.encoder), ("decoder", recommender.decoder)):
-        first = f"{side}.block.0.layer.0.SelfAttention"
-        found[f"{first}.relative_attention_bias.weight"] = stack.position_bias.weight
-        found[f"{side}.final_layer_norm.weight"] = stack.norm.weight
-        for number, layer in enumerate(stack.layers):
-            names = {"self_attention": "0.SelfAttention", "self_norm": "0.layer_norm"}
-            if side == "decoder":
-                names |= {"cross_attention": "1.EncDecAttention", "cross_norm": "1.layer_norm"}
-            last = len(names) // 2
-            names |= {"feed_norm": f"{last}.layer_norm"}
-            names |= {f"feed_{ours}": f"{last}.DenseReluDense.w{ours[0]}" for ours in ("in", "out")}
-            for name, weight in layer.state_dict().items():
-                part, *projection, _ = name.split(".")
-                place = [names[part], *(word[0] for word in projection), "weight"]
-                found[f"{side}.block.{number}.layer.{'.'.join(place)}"] = weight
-    return found

@@ -51,8 +51,8 @@ def run(options: Options) -> list[Table]:
     notes = [
         UNTRAINED,
         f"The paper's network and catalogue; {count} requests after a warm-up, one after the other, each with the "
-        "history of another test user, of which the last 20 items count. Wall time is what a caller waits, other work on the "
-        "machine included; CPU time is that of all threads together.",
+        "history of another test user, of which the last 20 items count. Wall time is what a caller waits, other work "
+        "on the machine included; CPU time is that of all threads together.",
     ]
     return [
         Table("a single request", rows, notes),
