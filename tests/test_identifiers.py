@@ -108,7 +108,7 @@ def test_reassignment_by_parts_of_the_catalogue_equals_that_of_the_whole(monkeyp
     tokenizer = small_tokenizer(codebook_size=16)
     embeddings = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     tokenizer.initialise(embeddings, seed=0)
-    codes = hard_codes(tokenizer, embeddings) // [4, 4, 2]  # crowded: sixteen prefixes, some with collisions
+    codes = hard_codes(tokenizer, embeddings) // [2, 2, 4]  # crowded, so that many collide
     whole = reassign(tokenizer, embeddings, codes)
     sizes: list[int] = []
     distances = identifiers.last_level_distances
