@@ -24,7 +24,6 @@ from unigrec import stages  # noqa: E402
 from unigrec.data.batches import Sequences, in_chunks  # noqa: E402
 from unigrec.decoding import beam_search, exact_scores  # noqa: E402
 from unigrec.evaluation import rank_in_list, ranking_metrics  # noqa: E402
-from unigrec.models.unified import expand_history  # noqa: E402
 from unigrec.ranking import Student  # noqa: E402
 
 USERS_AT_ONCE = 32
@@ -40,8 +39,7 @@ def compare(
     targets = []
     for chunk in in_chunks(users, USERS_AT_ONCE):
         held_out = sequences.held_out(chunk, "test", history)
-        items, lengths = (torch.as_tensor(part, device=student.device) for part in (held_out.items, held_out.lengths))
-        source, mask = expand_history(student.tokens, items, lengths)
+        source, mask = student.embedded(held_out)
         scores = exact_scores(student.recommender, all_codes, source, mask)
         lists.setdefault("exact", []).append(scores.topk(TOP).indices)
         for beam in beams:

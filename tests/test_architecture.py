@@ -44,7 +44,7 @@ EDGES = {
     "typer": {"cli"},
 }
 SEES_ALL_PARAMS = {"config", "configure", "stages", "cli", "commands"}
-BASELINES = {"pandas"}  # public parts that speeds are compared with
+BASELINES = {"pandas", "transformers"}  # public parts that speeds are compared with
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 

@@ -112,6 +112,22 @@ def test_a_missing_title_is_empty(bundle):
     assert titles["квас"] == "title 2"
 
 
+@pytest.mark.parametrize(("columns", "shown"), [({"brand": "title"}, "title 3"), ({}, "")])
+def test_without_titles_the_first_other_text_is_shown(folder, columns, shown):
+    catalogue = a.read_table(folder / "catalogue.parquet")
+    texts = {name: catalogue[source] for name, source in columns.items()}
+    catalogue = catalogue.drop_columns("title")
+    for name, values in texts.items():
+        catalogue = catalogue.append_column(name, values)
+    a.write_table(folder / "catalogue.parquet", catalogue)
+    resign(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["serving"]["text_columns"] = ["categories", "brand"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    answer = Bundle.load(folder).recommend([["P3"]], k=ITEMS)[0]
+    assert {item.item_id: item.title for item in answer.items}["P3"] == shown
+
+
 def test_equal_artifacts_make_the_same_bundle(tmp_path, monkeypatch, pristine):
     monkeypatch.chdir(tmp_path)
     assert make_bundle().name == make_bundle().name == pristine.name

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from small import few, padded, small_recommender
-from unigrec.decoding import DecoderCache, PrefixTree, Recommendations, Restriction, beam_search, exact_scores
+from unigrec.decoding import (
+    DecoderCache,
+    PrefixTree,
+    Recommendations,
+    Restriction,
+    beam_search,
+    beam_searches,
+    exact_scores,
+)
 from unigrec.identifiers import disambiguate
 from unigrec.models.recommender import START, Recommender
 
@@ -224,6 +232,38 @@ def test_allow_and_deny_lists_equal_filtered_exact_scores(seed: int, width: int,
             row[user[user >= 0]] = False
     found = beam_search(recommender, tree, *inputs, beam=items, restriction=Restriction(tree, allowed, denied))
     assert_best(found, exact_scores(recommender, torch.as_tensor(codes), *inputs), permitted, beam=items)
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 12), st.booleans())
+def test_searches_together_return_what_each_returns_alone(seed: int, items: int, beam: int, causal: bool):
+    generator, codes = np.random.default_rng(seed), catalogue(items, seed)
+    recommender, inputs, tree = recommender_of(codes, seed, causal=causal), histories(seed), PrefixTree(codes)
+    denied = torch.as_tensor(generator.integers(-1, items, (USERS, 8)))
+    restrictions = [
+        None,
+        Restriction(tree, denied=denied),
+        Restriction(tree, torch.as_tensor(generator.random(items) < 0.4), denied),
+        Restriction(tree, torch.zeros(items, dtype=torch.bool)),
+    ]
+    found = beam_searches(recommender, tree, *inputs, beam, restrictions)
+    for restriction, one in zip(restrictions, found, strict=True):
+        alone = beam_search(recommender, tree, *inputs, beam, restriction)
+        for row in range(USERS):
+            there, also = alone.items[row] >= 0, one.items[row] >= 0
+            assert one.items[row][also].tolist() == alone.items[row][there].tolist()
+            torch.testing.assert_close(one.scores[row][also], alone.scores[row][there])
+
+
+def test_a_prefix_that_two_searches_follow_is_decoded_once(monkeypatch: pytest.MonkeyPatch):
+    codes = catalogue(30, seed=1)
+    recommender, tree = recommender_of(codes), PrefixTree(codes)
+    widths: list[int] = []
+    step = DecoderCache.step
+    monkeypatch.setattr(DecoderCache, "step", lambda self, hidden: widths.append(hidden.shape[1]) or step(self, hidden))
+    nothing = Restriction(tree, denied=torch.full((USERS, 1), -1))
+    beam_searches(recommender, tree, *histories(), 4, [None, nothing])
+    assert widths == [1, 4, 4]
 
 
 def test_a_narrow_beam_wastes_no_width_on_prefixes_without_a_permitted_item():

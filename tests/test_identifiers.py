@@ -20,6 +20,7 @@ from unigrec.identifiers import (
     disambiguate,
     entropy_bits,
     gini,
+    group_of,
     hard_codes,
     health,
     hit_rate,
@@ -103,6 +104,25 @@ def test_reassignment_is_distinct_keeps_prefixes_and_costs_the_least_possible(se
     assert resolved.extra_distance == pytest.approx((least - nearest) / len(codes), rel=1e-3, abs=1e-5)
 
 
+def test_reassignment_by_parts_of_the_catalogue_equals_that_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+    tokenizer = small_tokenizer(codebook_size=16)
+    embeddings = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    tokenizer.initialise(embeddings, seed=0)
+    codes = hard_codes(tokenizer, embeddings) // [2, 2, 4]  # crowded, so that many collide
+    whole = reassign(tokenizer, embeddings, codes)
+    sizes: list[int] = []
+    distances = identifiers.last_level_distances
+    monkeypatch.setattr(identifiers, "AT_ONCE", 30 * 3 * 16)  # thirty items
+    monkeypatch.setattr(
+        identifiers, "last_level_distances", lambda *given: sizes.append(len(given[1])) or distances(*given)
+    )
+    parts = reassign(tokenizer, embeddings, codes)
+    assert len(sizes) > 1
+    assert max(sizes) <= 30 + 16
+    assert np.array_equal(parts.codes, whole.codes)
+    assert parts.extra_distance == pytest.approx(whole.extra_distance)
+
+
 def test_reassignment_touches_only_prefixes_with_a_collision():
     tokenizer = plain_tokenizer(torch.tensor([[[0.0], [10.0]], [[0.0], [1.0]]]))
     embeddings = torch.tensor([[0.1], [0.2], [10.1], [10.9]])
@@ -159,6 +179,20 @@ def test_health_weighs_collisions_by_popularity():
     assert figures["collision_rate_by_popularity"] == pytest.approx(0.4)
     assert figures["soft_hard_disagreement"] == 0.0
     assert figures["reconstruction_soft"] == pytest.approx(figures["reconstruction_hard"])
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(0, 9))
+def test_groups_number_the_distinct_rows_in_their_order(seed: int, items: int, levels: int):
+    codes = np.random.default_rng(seed).integers(0, 3, (items, levels))
+    rows = sorted({tuple(row) for row in codes.tolist()})
+    assert group_of(codes).tolist() == [rows.index(tuple(row)) for row in codes.tolist()]
+
+
+def test_groups_of_more_codes_than_a_number_holds():
+    codes = np.random.default_rng(0).integers(0, 2**20, (50, 6))
+    assert group_of(np.r_[codes, codes]).tolist() == 2 * group_of(codes).tolist()
+    assert len(set(group_of(codes).tolist())) == 50
 
 
 def test_collision_rate_counts_every_item_that_shares_all_its_codes():

@@ -79,7 +79,7 @@ def test_a_masked_student_returns_no_item_of_the_whole_history():
     sequences = random_sequences(30, ITEMS, 12, seed=2)
     users = sequences.evaluation_users()
     short, seen = sequences.held_out(users, "test", HISTORY), seen_before(sequences, users, "test")
-    items = Student(RECOMMENDER, CODES, beam=10).recommend(short, seen)
+    (items,) = Student(RECOMMENDER, CODES, beam=10).recommend(short, [seen])
     for row, before in zip(items.tolist(), seen.tolist(), strict=True):
         assert not set(row) & (set(before) - {-1})
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from unigrec import artifacts as a
@@ -35,7 +36,8 @@ from unigrec.models.unified import embed_hard_history
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-HISTORIES_AT_ONCE = 128
+HISTORIES_AT_ONCE = 16  # few enough that a step of all their beams stays in the processor's cache
+CATALOGUE_COLUMNS = ["item_index", "item_id", "train_count"]
 
 
 class Recommendation(NamedTuple):
@@ -69,14 +71,15 @@ class Bundle:
         codes: np.ndarray,
         catalogue: pa.Table,
     ):
-        """codes: (N, T) int64. catalogue: N rows. `load` has checked that they belong together."""
+        """codes: (N, T) int64. catalogue: N rows, as `_catalogue` reads them. `load` has checked that both fit."""
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.tree = PrefixTree(codes)
         self.codes = torch.as_tensor(codes[:, : recommender.config.levels])  # (N, L), what a history is read as
         self.item_ids: list[str] = catalogue["item_id"].to_pylist()
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
-        self.titles = _titles(catalogue, self.serving.text_columns)
+        # What a person reads; stays in columns, where a million titles take the memory of their letters.
+        self.titles: pa.Array = catalogue["title"].combine_chunks()
         counts = torch.as_tensor(catalogue["train_count"].to_numpy().astype(np.float64))
         self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so that it is finite
         self.most_popular = counts.sort(descending=True, stable=True).indices  # (N,)
@@ -95,7 +98,7 @@ class Bundle:
                 belong together; the message names the file.
         """
         manifest = open_bundle(folder)
-        catalogue = a.read_table(folder / "catalogue.parquet")
+        catalogue = _catalogue(folder, manifest["serving"]["text_columns"])
         recommender = _recommender(folder)
         codes = _codes(folder, recommender.config)
         _check_catalogue(folder, catalogue, len(codes))
@@ -175,7 +178,7 @@ class Bundle:
     def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
         """-1 stands for no item."""
         return [
-            Recommendation(self.item_ids[item], self.titles[item], score)
+            Recommendation(self.item_ids[item], self.titles[item].as_py(), score)
             for item, score in zip(items, scores, strict=True)
             if item >= 0
         ]
@@ -190,10 +193,18 @@ def _padded(rows: list[list[int]], fill: int) -> tuple[torch.Tensor, torch.Tenso
     return padded, lengths
 
 
-def _titles(catalogue: pa.Table, text_columns: Sequence[str]) -> list[str]:
-    """What a person reads: the title, or else the first text column that the catalogue has, or nothing."""
-    names = [name for name in ("title", *text_columns) if name in catalogue.column_names]
-    return [value or "" for value in catalogue[names[0]].to_pylist()] if names else [""] * catalogue.num_rows
+def _catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
+    """item_index, item_id, train_count and title: the first text column that there is, where none has that name.
+
+    No other text is read. A null title becomes an empty one, and so does each where there is no text at all.
+    """
+    path = folder / "catalogue.parquet"
+    for text in ("title", *text_columns):
+        table = a.read_table(path, [*CATALOGUE_COLUMNS, text])
+        if text in table.column_names:
+            return table.drop_columns(text).append_column("title", pc.fill_null(table[text], ""))
+    table = a.read_table(path, CATALOGUE_COLUMNS)
+    return table.append_column("title", pa.repeat("", table.num_rows))
 
 
 def _recommender(folder: Path) -> Recommender:
@@ -247,13 +258,13 @@ def _codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
 
 def _check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
     path = folder / "catalogue.parquet"
-    missing = {"item_index", "item_id", "train_count"} - set(catalogue.column_names)
+    missing = set(CATALOGUE_COLUMNS) - set(catalogue.column_names)
     if missing:
         raise UnigrecError(f"{path}: columns are missing: {', '.join(sorted(missing))}")
     if catalogue.num_rows != items:
         raise UnigrecError(f"{path}: {catalogue.num_rows} items, but identifiers for {items}")
-    if catalogue["item_index"].to_pylist() != list(range(items)):
+    if not np.array_equal(catalogue["item_index"].to_numpy(), np.arange(items)):
         raise UnigrecError(f"{path}: item_index does not count the rows from 0")
-    ids = catalogue["item_id"].to_pylist()
-    if None in ids or len(set(ids)) != items:
+    ids = catalogue["item_id"]
+    if ids.null_count or len(ids.unique()) != items:
         raise UnigrecError(f"{path}: item ids are null or repeat")

@@ -7,6 +7,7 @@ identifier.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unigrec.models.fused import plain_product
+from unigrec.models.layers import EPS
 from unigrec.models.recommender import START, Layer, Recommender
 
 
@@ -141,11 +144,29 @@ def beam_search(
     Args:
         source: (B, S, E) embedded history. mask: (B, S).
     """
+    return beam_searches(recommender, tree, source, mask, beam, [restriction])[0]
+
+
+@torch.inference_mode()
+def beam_searches(
+    recommender: Recommender,
+    tree: PrefixTree,
+    source: Tensor,
+    mask: Tensor,
+    beam: int,
+    restrictions: Sequence[Restriction | None],
+) -> list[Recommendations]:
+    """What `beam_search` returns for each of several restrictions, at little more than the cost of one.
+
+    The searches share the encoder pass, and each prefix that several of them follow is decoded once: W is the number of
+    different prefixes that they follow together.
+    """
     memory = recommender.encode(source, mask)
     cache = DecoderCache(recommender, memory, mask)
     B, device = len(memory), memory.device
     nodes = torch.zeros(B, 1, dtype=torch.long, device=device)
     scores = torch.zeros(B, 1, device=device)
+    followed = [torch.ones_like(nodes, dtype=torch.bool)] * len(restrictions)  # (B, W) by each search
     output = cache.step(recommender.token_table.weight[START].expand(B, 1, -1))
     for depth in range(tree.depth):
         below = tree.levels[depth + 1]
@@ -153,17 +174,42 @@ def beam_search(
         children, parent, exists = tree.children(depth, nodes, scores > float("-inf"))  # (B, C) each
         code = parent * log_p.shape[-1] + below.code[children]
         total = scores.gather(1, parent) + log_p.flatten(1).gather(1, code)
-        if restriction is not None:
-            exists &= restriction.alive(below.item_range[children], below.item_range[children + 1])
-        total = total.masked_fill(~exists, float("-inf"))
-        scores, picked = total.topk(min(beam, total.shape[1]), dim=-1)
-        nodes = children.gather(1, picked)
+        kept = []
+        for restriction, mine in zip(restrictions, followed, strict=True):
+            open_to = exists & mine.gather(1, parent)
+            if restriction is not None:
+                open_to &= restriction.alive(below.item_range[children], below.item_range[children + 1])
+            found = total.masked_fill(~open_to, float("-inf"))
+            kept.append(found.topk(min(beam, found.shape[1]), dim=-1))
         if depth + 1 < tree.depth:
+            scores, picked, followed = together(total, kept)
+            nodes = children.gather(1, picked)
             cache.reorder(parent.gather(1, picked))
             row = recommender.offsets[depth] + below.code[nodes]  # (B, W)
             output = cache.step(recommender.token_table(row))
-    items = tree.order[nodes].masked_fill(scores == float("-inf"), -1)
-    return Recommendations(items, scores)
+    ranked = [(tree.order[children.gather(1, picked)], scores) for scores, picked in kept]
+    return [Recommendations(items.masked_fill(scores == float("-inf"), -1), scores) for items, scores in ranked]
+
+
+def together(total: Tensor, kept: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The places that any search keeps, each once, the best first.
+
+    Args:
+        total: (B, C) scores. kept: of each search, (B, w) scores, -inf where it keeps nothing more, and their places.
+
+    Returns:
+        (B, W) score and place of what is kept, score -inf where a user has less than W; and for each search (B, W)
+        whether it keeps that.
+    """
+    if len(kept) == 1:
+        ((scores, picked),) = kept
+        return scores, picked, [scores > float("-inf")]
+    nothing = torch.zeros_like(total, dtype=torch.bool)
+    marks = torch.stack([nothing.scatter(1, picked, scores > float("-inf")) for scores, picked in kept])  # (R, B, C)
+    anywhere = marks.any(0)
+    width = max(int(anywhere.sum(1).max()), 1)
+    scores, picked = total.masked_fill(~anywhere, float("-inf")).topk(width, dim=-1)
+    return scores, picked, [mark.gather(1, picked) for mark in marks]
 
 
 class LayerWeights(NamedTuple):
@@ -225,20 +271,20 @@ class DecoderCache:
         bias = self.bias[position, : position + 1, None, None]  # (position + 1, 1, 1, H)
         for layer, keys, values, memory in zip(self.weights, self.keys, self.values, self.cross, strict=True):
             normed = self.normed(hidden, layer.self_norm)
-            keys.append(F.linear(normed, layer.key).view(shape))
-            values.append(F.linear(normed, layer.value).view(shape))
-            mixed = attend_own(F.linear(normed, layer.query).view(shape), keys, values, bias)
-            hidden = hidden + F.linear(mixed.flatten(-2), layer.out)
+            keys.append(plain_product(normed, layer.key).view(shape))
+            values.append(plain_product(normed, layer.value).view(shape))
+            mixed = attend_own(plain_product(normed, layer.query).view(shape), keys, values, bias)
+            hidden = plain_product(mixed.flatten(-2), layer.out).add_(hidden)
             normed = self.normed(hidden, layer.cross_norm)
-            query = F.linear(normed, layer.cross_query).view(shape).transpose(1, 2)  # (B, H, W, d_kv)
+            query = plain_product(normed, layer.cross_query).view(shape).transpose(1, 2)  # (B, H, W, d_kv)
             mixed = F.scaled_dot_product_attention(query, *memory, attn_mask=self.cross_bias, scale=1.0)
-            hidden = hidden + F.linear(mixed.transpose(1, 2).flatten(-2), layer.cross_out)
-            inner = F.linear(self.normed(hidden, layer.feed_norm), layer.feed_in).relu()
-            hidden = hidden + F.linear(inner, layer.feed_out)
+            hidden = plain_product(mixed.transpose(1, 2).flatten(-2), layer.cross_out).add_(hidden)
+            inner = plain_product(self.normed(hidden, layer.feed_norm), layer.feed_in, "relu")
+            hidden = plain_product(inner, layer.feed_out).add_(hidden)
         return self.norm(hidden)
 
     def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self.norm.eps)
+        return F.rms_norm(hidden, weight.shape, weight, EPS)
 
 
 def attend_own(query: Tensor, keys: list[Tensor], values: list[Tensor], bias: Tensor) -> Tensor:

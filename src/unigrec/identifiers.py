@@ -18,7 +18,7 @@ from unigrec.models.tokenizer import HardCodes, SoftCodes, Tokenizer, squared_di
 if TYPE_CHECKING:
     from unigrec.evaluation import Cooccurring
 
-AT_ONCE = 2**24  # numbers of the largest array of a pass over the catalogue
+AT_ONCE = 2**22  # numbers of the largest array of a pass over the catalogue
 HIT_NEIGHBOURS = 10  # co-occurring items that the hit rate looks for ...
 HIT_NEAREST = 100  # ... among so many nearest items ...
 HIT_SAMPLE = 4096  # ... for so many items of a larger catalogue
@@ -69,14 +69,22 @@ def _disagreement(part: Quantized) -> np.ndarray:
 
 
 def group_of(codes: np.ndarray) -> np.ndarray:
-    """(N, L) -> (N,) number of the distinct row that each row equals."""
-    return np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+    """(N, L) -> (N,) number of the distinct row that each row equals, rows in lexicographic order."""
+    groups = np.zeros(len(codes), np.int64)
+    for level in codes.T:  # sorting numbers is many times as fast as sorting rows
+        groups = np.unique(groups * (level.max(initial=0) + 1) + level, return_inverse=True)[1]
+    return groups
+
+
+def is_colliding(codes: np.ndarray) -> np.ndarray:
+    """(N, L) -> (N,) whether another item has the same codes."""
+    groups = group_of(codes)
+    return np.bincount(groups)[groups] > 1
 
 
 def collision_rate(codes: np.ndarray) -> float:
     """Share of items whose L codes another item has too."""
-    groups = group_of(codes)
-    return float((np.bincount(groups)[groups] > 1).mean())
+    return float(is_colliding(codes).mean())
 
 
 def disambiguate(codes: np.ndarray, popularity: np.ndarray) -> Resolved:
@@ -102,27 +110,31 @@ def reassign(tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray) -> Res
     Raises:
         TrainingError: a prefix holds more items than the last level has codewords.
     """
-    resolved = codes.copy()
-    prefixes = group_of(codes[:, :-1]) if codes.shape[1] > 1 else np.zeros(len(codes), np.int64)
-    size = tokenizer.codebook_size
+    resolved, prefixes, size = codes.copy(), group_of(codes[:, :-1]), tokenizer.codebook_size
+    touched = np.bincount(prefixes, weights=is_colliding(codes)) > 0  # (prefixes,)
+    items = np.flatnonzero(touched[prefixes])
+    items = items[np.argsort(prefixes[items], kind="stable")]
+    counts = np.bincount(prefixes[items], minlength=len(touched))[touched]  # items of each touched prefix
+    if counts.max(initial=0) > size:
+        raise TrainingError(
+            f"{counts.max()} items share the first {codes.shape[1] - 1} codes, but the last level has {size} "
+            "codewords; choose a larger tokenizer.codebook_size, or harden.resolution: disambiguate"
+        )
     extra = 0.0
-    for prefix in np.unique(prefixes[np.isin(group_of(codes), repeated(group_of(codes)))]):
-        members = np.flatnonzero(prefixes == prefix)
-        if len(members) > size:
-            raise TrainingError(
-                f"{len(members)} items share the first {codes.shape[1] - 1} codes, but the last level has {size} "
-                "codewords; choose a larger tokenizer.codebook_size, or harden.resolution: disambiguate"
-            )
+    for piece in _pieces(counts, _items_at_once(tokenizer)):
+        members, items = np.split(items, [piece.sum()])
         cost = last_level_distances(tokenizer, embeddings[members], codes[members, :-1])
-        chosen = minimum_cost_assignment(cost)
+        ends = np.cumsum(piece)
+        chosen = np.concatenate([minimum_cost_assignment(part) for part in np.split(cost, ends[:-1])])
         extra += float(cost[np.arange(len(members)), chosen].sum() - cost.min(1).sum())
         resolved[members, -1] = chosen
     return Resolved(resolved, 0, extra / len(codes))
 
 
-def repeated(groups: np.ndarray) -> np.ndarray:
-    """Group numbers that occur more than once."""
-    return np.flatnonzero(np.bincount(groups) > 1)
+def _pieces(counts: np.ndarray, at_once: int) -> list[np.ndarray]:
+    """Consecutive counts that together come to about `at_once`; none where there are no counts."""
+    piece = np.cumsum(counts) // at_once
+    return np.split(counts, np.flatnonzero(np.diff(piece)) + 1) if len(counts) else []
 
 
 def last_level_distances(tokenizer: Tokenizer, embeddings: Tensor, prefix: np.ndarray) -> np.ndarray:
@@ -134,11 +146,16 @@ def last_level_distances(tokenizer: Tokenizer, embeddings: Tensor, prefix: np.nd
 
 
 def minimum_cost_assignment(cost: np.ndarray) -> np.ndarray:
-    """Columns for rows of a (m, n) cost, m <= n, at least total cost: shortest augmenting paths (Jonker-Volgenant)."""
+    """Columns for rows of a (m, n) cost, m <= n, at least total cost: shortest augmenting paths (Jonker-Volgenant).
+
+    Each column first goes to a row that it is the cheapest of; paths are sought for the rows that are left.
+    """
     rows, columns = cost.shape
-    row_price, column_price = np.zeros(rows + 1), np.zeros(columns + 1)
+    row_price, column_price = np.r_[0.0, cost.min(1)], np.zeros(columns + 1)
     owner = np.zeros(columns + 1, np.int64)  # row (from 1) that a column belongs to; column 0 is the free start
-    for row in range(1, rows + 1):
+    wanted, first = np.unique(cost.argmin(1), return_index=True)
+    owner[wanted + 1] = first + 1
+    for row in np.setdiff1d(np.arange(rows), first) + 1:
         owner[0], column = row, 0
         shortest = np.full(columns + 1, np.inf)
         previous = np.zeros(columns + 1, np.int64)

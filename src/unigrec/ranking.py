@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 from unigrec.data.batches import Histories, Sequences, in_chunks
-from unigrec.decoding import PrefixTree, Restriction, beam_search
+from unigrec.decoding import PrefixTree, Restriction, beam_searches
 from unigrec.evaluation import Cooccurrence, popularity_scores, rank_in_list, rank_in_scores, seen_before
 from unigrec.models.recommender import Recommender
 from unigrec.models.sasrec import SASRec
-from unigrec.models.unified import expand_history
+from unigrec.models.unified import embed_hard_history
 from unigrec.training.teacher import teacher_scores
-from unigrec.training.validation import hard_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unigrec.config import EvaluateParams
 
 PROTOCOLS = ("unmasked", "masked")
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 where it was not found
-
-
 CPU = torch.device("cpu")
+USERS_AT_ONCE = 16  # on a CPU: few enough that what a step computes stays in the processor's cache
 
 
 def rank_test_items(
@@ -92,21 +92,32 @@ class Student:
     def __init__(self, recommender: Recommender, codes: np.ndarray, beam: int, device: torch.device = CPU):
         self.recommender, self.beam, self.device = recommender.to(device).eval(), beam, device
         self.tree = PrefixTree(codes, device)
-        self.tokens = hard_tokens(recommender, torch.as_tensor(codes, device=device))
+        self.codes = torch.as_tensor(codes[:, : recommender.config.levels], device=device)  # what a history is read as
 
-    def recommend(self, histories: Histories, denied: Tensor | None = None) -> Tensor:
-        """(B, beam) items. denied: (B, T) items that must not come back, padded with -1."""
+    @torch.no_grad()
+    def embedded(self, histories: Histories) -> tuple[Tensor, Tensor]:
+        """The recommender's input and its mask, as `embed_hard_history` makes them."""
         items, lengths = (torch.as_tensor(part, device=self.device) for part in (histories.items, histories.lengths))
-        source, mask = expand_history(self.tokens, items, lengths)
-        restriction = None if denied is None else Restriction(self.tree, denied=denied.to(self.device))
-        return beam_search(self.recommender, self.tree, source, mask, self.beam, restriction).items
+        return embed_hard_history(self.recommender, self.codes[items], lengths)
+
+    def recommend(self, histories: Histories, denied: Sequence[Tensor | None] = (None,)) -> list[Tensor]:
+        """(B, beam) items for each of several lists (B, T) of items that must not come back, padded with -1."""
+        source, mask = self.embedded(histories)
+        restrictions = [
+            None if unwanted is None else Restriction(self.tree, denied=unwanted.to(self.device)) for unwanted in denied
+        ]
+        found = beam_searches(self.recommender, self.tree, source, mask, self.beam, restrictions)
+        return [one.items for one in found]
 
     def ranks(self, sequences: Sequences, users: np.ndarray, history: int) -> Ranks:
         """Rank of each user's test item, by protocol."""
-        histories = sequences.held_out(users, "test", history)
-        targets = torch.as_tensor(histories.targets, device=self.device)
-        found: Ranks = {}
-        for protocol in PROTOCOLS:
-            denied = seen_before(sequences, users, "test") if protocol == "masked" else None
-            found["student", protocol] = rank_in_list(self.recommend(histories, denied), targets).cpu().numpy()
+        found: Ranks = {("student", protocol): np.zeros(len(users), np.int64) for protocol in PROTOCOLS}
+        at_once = len(users) if self.device.type != "cpu" else USERS_AT_ONCE
+        for part in in_chunks(np.argsort(sequences.lengths[users], kind="stable"), at_once):  # little padding
+            histories = sequences.held_out(users[part], "test", history)
+            targets = torch.as_tensor(histories.targets, device=self.device)
+            seen = seen_before(sequences, users[part], "test")
+            denied = [seen if protocol == "masked" else None for protocol in PROTOCOLS]
+            for protocol, items in zip(PROTOCOLS, self.recommend(histories, denied), strict=True):
+                found["student", protocol][part] = rank_in_list(items, targets).cpu().numpy()
         return found

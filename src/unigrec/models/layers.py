@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+EPS = 1e-6  # of the norms
 ROWS_AT_ONCE = 128  # of the logits over a catalogue: few enough to stay in the processor's cache
 
 
@@ -32,61 +33,56 @@ class Dropout(nn.Module):
 
 
 def keep_mask(shape: torch.Size, p: float) -> Tensor:
-    """Boolean mask on the CPU, true with probability 1 - p: four entries of every 64 random bits."""
+    """Mask on the CPU, 1 with probability 1 - p and else 0: uint8, four entries of every 64 random bits."""
     count = shape.numel()
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    return (bits[:count] >= round(p * 65536) - 32768).view(shape)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+    # Comparisons that give bool, and conversions from it, take torch several times as long.
+    return torch.ge(bits, round(p * 65536) - 32768, out=torch.empty(count, dtype=torch.uint8)).view(shape)
 
 
 class RMSNorm(nn.Module):
     """Root mean square norm with a gain, over the last dimension."""
 
-    def __init__(self, width: int, eps: float = 1e-6):
+    def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
         if hidden.device.type == "cpu" and hidden.dtype == torch.float32 and torch.is_grad_enabled():
-            result: Tensor = _RMSNorm.apply(hidden, self.weight, self.eps)
+            result: Tensor = _RMSNorm.apply(hidden, self.weight)
             return result
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(hidden, self.weight.shape, self.weight, EPS)
 
 
 class _RMSNorm(Function):
     """Torch's own backward pass on a CPU takes eight times as long as its forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
-        scale = scale.add_(eps).rsqrt_()
+        scale = scale.add_(EPS).rsqrt_()
         normed = hidden * scale
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         normed, scale, weight = ctx.saved_tensors
         (gradient,) = gradients
         product = gradient * normed
         by_weight = product.flatten(0, -2).sum(0)
         along = (product.flatten(0, -2) @ weight).view(scale.shape).div_(normed.shape[-1])
         by_hidden = (gradient * weight).sub_(normed * along).mul_(scale)
-        return by_hidden, by_weight, None
+        return by_hidden, by_weight
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: Dropout) -> Tensor:
     """Attention without scaling of the scores, as T5 has it.
 
     query (B, H, T, d), key and value (B, H, S, d), bias broadcastable to (B, H, T, S), with at least one finite entry
-    in every row -> (B, H, T, d). With dropout on a CPU the plain products are faster than torch's fused operator, which
-    falls back to a general form there.
+    in every row -> (B, H, T, d).
     """
     p = dropout.p if dropout.training else 0.0
-    if p and query.device.type == "cpu":
-        scores = query @ key.transpose(-1, -2)
-        weights = dropout((scores if bias is None else scores + bias).softmax(-1))
-        return weights @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p, scale=1.0)
 
 

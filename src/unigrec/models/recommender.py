@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unigrec.models import fused
 from unigrec.models.layers import Dropout, RMSNorm, attend
 
 START = 0  # row of the token table that starts the decoder
@@ -193,6 +195,13 @@ class Stack(nn.Module):
         return self.dropout(self.norm(hidden))
 
 
+class Linear(nn.Linear):
+    """Without a bias. Without gradients, its products are those of `fused.product`."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return fused.plain_product(rows, self.weight)
+
+
 class Layer(nn.Module):
     """Self-attention, cross-attention in the decoder, feed-forward; each pre-norm with a residual."""
 
@@ -203,13 +212,16 @@ class Layer(nn.Module):
         self.cross_attention = Attention(config) if decoder else None
         self.cross_norm = RMSNorm(config.d_model) if decoder else None
         self.feed_norm = RMSNorm(config.d_model)
-        self.feed_in = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.feed_out = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.feed_in = Linear(config.d_model, config.d_ff, bias=False)
+        self.feed_out = Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = Dropout(config.dropout)
         nn.init.normal_(self.feed_in.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.feed_out.weight, std=config.d_ff**-0.5)
 
     def forward(self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None) -> Tensor:
+        """hidden (B, T, E), memory (M, S, E); biases broadcastable to (B, H, T, T) and (M, H, B / M * T, S)."""
+        if fused.applies(hidden):
+            return self.fused(hidden, bias, memory, cross_bias)
         normed = self.self_norm(hidden)
         key, value = self.self_attention.keys_values(normed)
         hidden = hidden + self.dropout(self.self_attention(normed, key, value, bias))
@@ -217,6 +229,20 @@ class Layer(nn.Module):
             assert memory is not None
             hidden = hidden + self.cross(hidden, *self.cross_keys_values(memory), cross_bias)
         return hidden + self.feed_forward(hidden)
+
+    def fused(self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None) -> Tensor:
+        """The same, each sublayer as one step of autograd."""
+        p, own = self.dropout.p if self.training else 0.0, self.self_attention
+        weight = torch.cat([own.query.weight, own.key.weight, own.value.weight])
+        hidden = fused.attention(hidden, None, self.self_norm.weight, weight, own.out.weight, bias, own.heads, p)
+        if self.cross_attention is not None:
+            assert memory is not None
+            assert cross_bias is not None
+            assert self.cross_norm is not None
+            together = hidden.reshape(len(memory), -1, hidden.shape[-1])
+            reads = self.cross_attention.reads(memory, cross_bias, together.shape[1])
+            hidden = fused.attention(together, reads.memory, self.cross_norm.weight, *reads[1:], p).view_as(hidden)
+        return fused.feed_forward(hidden, self.feed_norm.weight, self.feed_in.weight, self.feed_out.weight, p)
 
     def cross_keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         assert self.cross_attention is not None
@@ -235,6 +261,16 @@ class Layer(nn.Module):
         return self.dropout(self.feed_out(inner))
 
 
+class CrossReads(NamedTuple):
+    """What `fused.attention` needs to read a memory; it says what each is."""
+
+    memory: Tensor
+    weight: Tensor
+    out: Tensor
+    bias: Tensor
+    heads: int
+
+
 class Attention(nn.Module):
     """Multi-head attention without scaling of the scores, as T5 has it."""
 
@@ -242,10 +278,10 @@ class Attention(nn.Module):
         super().__init__()
         inner = config.heads * config.d_kv
         self.heads, self.d_kv, self.dropout = config.heads, config.d_kv, Dropout(config.dropout)
-        self.query = nn.Linear(config.d_model, inner, bias=False)
-        self.key = nn.Linear(config.d_model, inner, bias=False)
-        self.value = nn.Linear(config.d_model, inner, bias=False)
-        self.out = nn.Linear(inner, config.d_model, bias=False)
+        self.query = Linear(config.d_model, inner, bias=False)
+        self.key = Linear(config.d_model, inner, bias=False)
+        self.value = Linear(config.d_model, inner, bias=False)
+        self.out = Linear(inner, config.d_model, bias=False)
         nn.init.normal_(self.query.weight, std=(config.d_model * config.d_kv) ** -0.5)
         nn.init.normal_(self.key.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.value.weight, std=config.d_model**-0.5)
@@ -257,6 +293,24 @@ class Attention(nn.Module):
 
     def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.split(self.key(hidden)), self.split(self.value(hidden))
+
+    def reads(self, memory: Tensor, bias: Tensor, queries: int) -> CrossReads:
+        """How `queries` positions of each sequence read a memory (B, S, E), at the least cost.
+
+        Few queries cost less if keys and values are never made: q_h k_h = x (Q_h' K_h) y and sum_h O_h V_h y are then
+        products of folded weights with the memory y itself, which is key and value at once, and has all heads' queries.
+        bias: broadcastable to (B, H, queries, S).
+        """
+        heads, d, E = self.heads, self.d_kv, memory.shape[-1]
+        if queries * (E - d) * (E + memory.shape[1]) >= memory.shape[1] * E * d:
+            keys_values = fused.linear(memory, torch.cat([self.key.weight, self.value.weight]))
+            keys_values = keys_values.unflatten(-1, (2, heads, d))
+            return CrossReads(keys_values, self.query.weight, self.out.weight, bias, heads)
+        query, key, value = (part.weight.view(heads, d, E) for part in (self.query, self.key, self.value))
+        weight = (key.mT @ query).flatten(0, 1)  # (H * E, E)
+        out = (self.out.weight.view(E, heads, d).transpose(0, 1) @ value).transpose(0, 1).flatten(1)  # (E, H * E)
+        bias = bias.expand(-1, heads, queries, -1).transpose(1, 2).flatten(1, 2)[:, None]  # (B, 1, queries * H, S)
+        return CrossReads(memory[:, :, None, None], weight, out, bias, 1)
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """hidden (B, T, E), key and value (B, H, S, d_kv), bias broadcastable to (B, H, T, S) -> (B, T, E)."""

@@ -55,7 +55,8 @@ def beam_metrics(
     """`validation_recall_at_10` and `validation_ndcg_at_10`. tokens: (N, L, E) input tokens of every item."""
     recommender.eval()
     ranks = []
-    for chunk in in_chunks(users, USERS_AT_ONCE):
+    by_length = users[np.argsort(sequences.lengths[users], kind="stable")]  # little padding
+    for chunk in in_chunks(by_length, USERS_AT_ONCE):
         held_out = sequences.held_out(chunk, "validation", history)
         source, mask = expand_history(
             tokens,

@@ -1,0 +1,155 @@
+"""Evaluation by beam search, against `generate` of transformers' T5 with the same weights and the same constraint.
+
+Shapes: B users of a batch, W beams, T codes of an identifier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from benchmarks.speed.harness import Options, Table, Timing, Usage, alternate, in_child, ratio, say
+from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender
+from benchmarks.speed.shapes import learning_data
+from unigrec.data.batches import Sequences, in_chunks
+from unigrec.decoding import Recommendations, Restriction, beam_searches
+from unigrec.evaluation import seen_before
+from unigrec.ranking import USERS_AT_ONCE, Student
+
+if TYPE_CHECKING:
+    from benchmarks.speed.generate import Generate
+
+OURS, THEIRS = "ours", "transformers generate"
+LISTS = {"unmasked": [False], "unmasked and masked": [False, True]}  # which lists a user gets: without what was seen?
+USERS, ROUNDS = 32, 3
+QUICK_USERS, QUICK_ROUNDS, QUICK_BEAM = 4, 1, 5
+CLOSE = 1e-3  # of summed log-probabilities, in single precision
+
+
+def run(options: Options) -> list[Table]:
+    given = {"artifacts": str(options.artifacts.absolute()) if options.artifacts else None, "quick": options.quick}
+    peaks = {name: in_child(peak_of, name=name, **given)[1] for name in (OURS, THEIRS)}
+    found, _ = in_child(measure, **given)
+    rows = []
+    for lists, timings in found["timings"].items():
+        ours = Timing(**timings[OURS])
+        for name in (OURS, THEIRS):
+            rows.append(_row(name, lists, Timing(**timings[name]), ours, found, peaks[name]))
+    notes = [
+        UNTRAINED,
+        f"One thread; the paper's network, {found['items']} items, beam {found['beam']}; time is per user. A round is "
+        f"{found['users']} test users in batches of {USERS_AT_ONCE} of like length, the same for both.",
+        "Both do the same work: weights are copied; a processor renormalises T5's scores over the codes of the level, "
+        "as ours are; no end token, for all identifiers are of one length; no penalty of the length. The constraint is "
+        "prefix_allowed_tokens_fn over a dictionary of prefixes; masked, it knows what each user has denied.",
+        f"Their lists: {found['same']:.2%} of the places hold the same item, and scores differ by at most "
+        f"{found['difference']:.1e}: places differ where two scores are closer than that. Every beam of both is a "
+        "permitted item of the catalogue, and no item comes twice (checked for every user).",
+        "peak: of a process that ranks one batch, with both lists a user.",
+    ]
+    return [Table("evaluation", rows, notes)]
+
+
+def _row(name: str, lists: str, timing: Timing, ours: Timing, found: dict[str, Any], peak: Usage) -> dict[str, Any]:
+    row = {"what": name, "lists of a user": lists, **timing.cells(found["users"])}
+    if name == THEIRS:
+        slower = ratio(timing, ours)
+        row |= {"CPU, times ours": slower.of_medians, "of a round": f"{slower.least:.1f}-{slower.most:.1f}"}
+    return row | {"users/s of CPU": 1e3 / row["CPU ms"], "peak GB": peak.peak / 1e9}
+
+
+def measure(artifacts: str | None, quick: bool) -> dict[str, Any]:
+    """Seconds of the rounds by lists and name, and how far the lists agree; in a process of its own."""
+    work = _Work(artifacts, quick)
+    rankers = {name: work.ranker(name) for name in (OURS, THEIRS)}
+    timings: dict[str, dict[str, Timing]] = {}
+    for lists, masked in LISTS.items():
+        calls = {
+            name: (lambda number, ranker=ranker, masked=masked: work.rank(ranker, number, masked))
+            for name, ranker in rankers.items()
+        }
+        timings[lists] = alternate(calls, QUICK_ROUNDS if quick else ROUNDS, log=say)
+        say(f"decoding, {lists}: {ratio(timings[lists][THEIRS], timings[lists][OURS]).of_medians:.1f} times")
+    return {
+        "items": work.sequences.catalogue_size,
+        "beam": work.beam,
+        "users": len(work.users(0)),
+        "timings": {lists: {name: asdict(t) for name, t in found.items()} for lists, found in timings.items()},
+        **work.compared(rankers),
+    }
+
+
+def peak_of(name: str, artifacts: str | None, quick: bool) -> None:
+    """One batch with all its lists; its process's peak is what is asked for."""
+    work = _Work(artifacts, quick)
+    work.ranker(name).rank(work.sequences, work.users(0)[-USERS_AT_ONCE:], work.history, [False, True])
+
+
+class _Work:
+    """The users of each round, and both ways to rank items for them."""
+
+    def __init__(self, artifacts: str | None, quick: bool):
+        params = serving_params(quick)
+        self.sequences = learning_data(artifacts, 1, quick).sequences
+        self.beam, self.history = QUICK_BEAM if quick else params.evaluate.beam, params.joint.history
+        self.count = QUICK_USERS if quick else USERS
+        self.test_users = np.random.default_rng(0).permutation(self.sequences.evaluation_users())
+        identifiers = drawn_identifiers(self.sequences.catalogue_size, params)
+        self.codes = identifiers.codes
+        self.recommender = untrained_recommender(params, identifiers.disambiguation)
+
+    def ranker(self, name: str) -> Ours | Generate:
+        if name == OURS:
+            return Ours(self.recommender, self.codes, self.beam)
+        from benchmarks.speed.generate import Generate  # what it imports is no part of our memory
+
+        return Generate(self.recommender, self.codes, self.beam)
+
+    def users(self, number: int) -> np.ndarray:
+        """The users of a round, those with like histories together."""
+        drawn = self.test_users[number * self.count : (number + 1) * self.count]
+        return drawn[np.argsort(self.sequences.lengths[drawn], kind="stable")]
+
+    def rank(self, ranker: Ours | Generate, number: int, masked: list[bool]) -> list[list[Recommendations]]:
+        chunks = in_chunks(self.users(number), USERS_AT_ONCE)
+        return [ranker.rank(self.sequences, users, self.history, masked) for users in chunks]
+
+    def compared(self, rankers: dict[str, Ours | Generate]) -> dict[str, float]:
+        """Over the first round's lists: the share of places with the same item, and the largest difference of scores.
+
+        Raises:
+            AssertionError: a list holds what it must not, or scores differ by more than rounding.
+        """
+        same, difference = [], 0.0
+        users = in_chunks(self.users(0), USERS_AT_ONCE)
+        both = (self.rank(rankers[name], 0, [False, True]) for name in (OURS, THEIRS))
+        for chunk, *found in zip(users, *both, strict=True):
+            seen = seen_before(self.sequences, chunk, "test")
+            for (items, scores), (their_items, their_scores), masked in zip(*found, [False, True], strict=True):
+                for ranked in (items, their_items):
+                    check(ranked, self.sequences.catalogue_size, seen if masked else None)
+                same.append((items == their_items).float().mean().item())
+                difference = max(difference, (scores - their_scores).abs().max().item())
+        assert difference < CLOSE, f"scores differ by {difference}"
+        return {"same": float(np.mean(same)), "difference": difference}
+
+
+def check(items: Tensor, catalogue: int, denied: Tensor | None) -> None:
+    """Every beam is an item, no item comes twice in a list, and none is denied: (B, W), (B, n) padded with -1."""
+    assert ((items >= 0) & (items < catalogue)).all(), "a beam that is no item"
+    assert all(len(set(row)) == len(row) for row in items.tolist()), "an item comes twice"
+    if denied is not None:
+        assert not (items[:, :, None] == denied[:, None]).any(), "a denied item"
+
+
+class Ours(Student):
+    """The project's beam search, as its evaluation runs it."""
+
+    def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[Recommendations]:
+        denied = Restriction(self.tree, denied=seen_before(sequences, users, "test"))
+        restrictions = [denied if without_seen else None for without_seen in masked]
+        inputs = self.embedded(sequences.held_out(users, "test", history))
+        return beam_searches(self.recommender, self.tree, *inputs, self.beam, restrictions)

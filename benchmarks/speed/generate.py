@@ -1,0 +1,134 @@
+"""Evaluation from public parts: `generate` of transformers' T5, with our weights and with our constraint.
+
+Shapes: B users of a batch, W beams, T codes of an identifier, N items.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PrefixConstrainedLogitsProcessor,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from benchmarks.speed.t5 import stack_pairs
+from unigrec.data.batches import Sequences
+from unigrec.decoding import Recommendations
+from unigrec.evaluation import seen_before
+from unigrec.models.recommender import START, Recommender
+
+
+class LevelLogProbabilities(LogitsProcessor):
+    """Scores over the whole vocabulary to those over the codes of the level that comes next."""
+
+    def __init__(self, offsets: list[int]):
+        self.ranges = list(pairwise(offsets))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        low, high = self.ranges[input_ids.shape[1] - 1]
+        return scores - scores[:, low:high].logsumexp(-1, keepdim=True)
+
+
+class Generate:
+    """T5 with the same weights, and `generate` with beams that may follow existing prefixes only."""
+
+    def __init__(self, recommender: Recommender, codes: np.ndarray, beam: int):
+        self.model, self.beam, self.offsets = t5_of(recommender), beam, recommender.offsets
+        self.rows = codes + np.array(self.offsets[: codes.shape[1]])  # (N, T) token ids
+        self.levels = recommender.config.levels
+        self.item_of = {tuple(row): item for item, row in enumerate(self.rows.tolist())}
+        self.items_under: Counter[tuple] = Counter()
+        self.following: dict[tuple, list[int]] = {}
+        for row in self.item_of:
+            for depth in range(len(row)):
+                if not self.items_under[row[: depth + 1]]:
+                    self.following.setdefault(row[:depth], []).append(row[depth])
+                self.items_under[row[: depth + 1]] += 1
+
+    def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[Recommendations]:
+        seen = seen_before(sequences, users, "test").tolist()
+        nothing: list[list[int]] = [[] for _ in users]
+        batch = sequences.held_out(users, "test", history)
+        mask = np.repeat(np.arange(batch.items.shape[1]) < batch.lengths[:, None], self.levels, axis=1)
+        source = torch.as_tensor(self.rows[batch.items, : self.levels]).flatten(1)  # (B, n * L)
+        read = {"input_ids": source, "attention_mask": torch.as_tensor(mask).long()}
+        return [self.generate(read, seen if without_seen else nothing) for without_seen in masked]
+
+    def generate(self, read: dict[str, Tensor], denied: list[list[int]]) -> Recommendations:
+        processors = LogitsProcessorList(
+            [
+                LevelLogProbabilities(self.offsets),
+                PrefixConstrainedLogitsProcessor(self.allowed_after(denied), self.beam),
+            ]
+        )
+        with torch.inference_mode():
+            found = self.model.generate(
+                **read,
+                logits_processor=processors,
+                num_beams=self.beam,
+                num_return_sequences=self.beam,
+                do_sample=False,
+                length_penalty=0.0,
+                max_new_tokens=self.rows.shape[1],
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        items = [self.item_of.get(tuple(row), -1) for row in found.sequences[:, 1:].tolist()]
+        return Recommendations(torch.tensor(items).view(-1, self.beam), found.sequences_scores.view(-1, self.beam))
+
+    def allowed_after(self, denied: list[list[int]]) -> Any:
+        """The function that `generate` asks: which tokens may follow those of a beam of a user."""
+        denied_under = [
+            Counter(
+                tuple(row[: depth + 1])
+                for row in self.rows[sorted(set(items) - {-1})].tolist()
+                for depth in range(len(row))
+            )
+            for items in denied
+        ]
+
+        def allowed(user: int, tokens: Tensor) -> list[int]:
+            prefix, left = tuple(tokens.tolist()[1:]), denied_under[user]
+            following = self.following.get(prefix, [])
+            if not left:
+                return following
+            return [token for token in following if self.items_under[(*prefix, token)] > left[(*prefix, token)]]
+
+        return allowed
+
+
+def t5_of(recommender: Recommender) -> T5ForConditionalGeneration:
+    """transformers' T5 with the recommender's weights, and nothing that ends a sequence."""
+    shape = recommender.config
+    config = T5Config(
+        vocab_size=shape.vocabulary,
+        d_model=shape.d_model,
+        d_kv=shape.d_kv,
+        d_ff=shape.d_ff,
+        num_heads=shape.heads,
+        num_layers=shape.encoder_layers,
+        num_decoder_layers=shape.decoder_layers,
+        relative_attention_num_buckets=shape.buckets,
+        relative_attention_max_distance=shape.max_distance,
+        feed_forward_proj="relu",
+        tie_word_embeddings=True,
+        decoder_start_token_id=START,
+        pad_token_id=START,
+        eos_token_id=None,
+    )
+    model = T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.shared.weight.copy_(recommender.token_table.weight)
+        for ours, theirs in ((recommender.encoder, model.encoder), (recommender.decoder, model.decoder)):
+            for target, source in stack_pairs(ours, theirs):
+                target.copy_(source)
+    return model

@@ -1,0 +1,115 @@
+"""How long a single request takes: `recommend` of a bundle, one history a call."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.harness import Options, Table, in_child, say
+from benchmarks.speed.served import UNTRAINED, item_id, serving_params, write_bundle
+from benchmarks.speed.shapes import learning_data
+from unigrec.bundle import Bundle
+from unigrec.data.batches import Sequences
+
+REQUESTS, WARM_UP, QUICK_REQUESTS = 300, 30, 5
+BEAMS = {30: 60.0, 10: 25.0}  # beam -> what is wanted of the 99th percentile, in milliseconds
+QUICK_BEAMS = {5: 60.0}
+PLAIN = "a history"
+FORMS: dict[str, dict[str, Any]] = {  # what a request may say
+    PLAIN: {},
+    "with an id that the catalogue lacks": {"unknown": True},
+    "without what is in the history": {"exclude_history": True},
+    "only what is in stock, half of the items": {"allow": 0.5},
+    "one item denied": {"deny": True},
+    "no history": {"empty": True},
+}
+
+
+def run(options: Options) -> list[Table]:
+    artifacts = str(options.artifacts.absolute()) if options.artifacts else None
+    beams, count = (QUICK_BEAMS, QUICK_REQUESTS) if options.quick else (BEAMS, REQUESTS)
+    widest = max(beams)
+    plain, others = [(beam, PLAIN) for beam in beams], [(widest, form) for form in FORMS if form != PLAIN]
+    rows, forms = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        given: dict[str, Any] = {"artifacts": artifacts, "quick": options.quick}
+        given["folder"], _ = in_child(make_bundle, folder=temporary, **given)
+        for threads, cases in ((1, plain + others), (2, plain)):
+            found, usage = in_child(serve, threads, cases=cases, count=count, **given)
+            for (beam, form), seconds in zip(cases, found, strict=True):
+                cells = _cells(seconds)
+                if form == PLAIN:
+                    row = {"beam": beam, "threads": threads, **cells, "wanted p99": beams[beam]}
+                    rows.append(row | {"peak GB": usage.peak / 1e9})
+                    say(f"latency: beam {beam}, {threads} threads: p99 {cells['p99 ms']:.1f} ms")
+                else:
+                    forms.append({"request": form, **cells})
+    notes = [
+        UNTRAINED,
+        f"The paper's network and catalogue; {count} requests after a warm-up, one after the other, each with the "
+        "history of another test user, of which the last 20 items count. Wall time is what a caller waits, other work "
+        "on the machine included; CPU time is that of all threads together.",
+    ]
+    return [
+        Table("a single request", rows, notes),
+        Table(f"what else a request may say, beam {widest}, one thread", forms),
+    ]
+
+
+def _cells(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Percentiles in milliseconds."""
+    wall, cpu = (np.array(seconds[kind]) * 1e3 for kind in ("wall", "cpu"))
+    shown = {f"p{share} ms": float(np.percentile(wall, share)) for share in (50, 95, 99)}
+    return shown | {f"CPU p{share} ms": float(np.percentile(cpu, share)) for share in (50, 99)}
+
+
+def make_bundle(folder: str, artifacts: str | None, quick: bool) -> str:
+    """In a process of its own. Returns the bundle's folder."""
+    sequences = learning_data(artifacts, 1, quick).sequences
+    return str(write_bundle(Path(folder), sequences.catalogue_size, serving_params(quick)))
+
+
+def serve(
+    folder: str, artifacts: str | None, quick: bool, cases: list[tuple[int, str]], count: int
+) -> list[dict[str, list[float]]]:
+    """For each case, a beam and a form: seconds of each request, wall and CPU; in a process of its own, as a server."""
+    bundle, sequences = Bundle.load(Path(folder)), learning_data(artifacts, 1, quick).sequences
+    return [answered(bundle, beam, requests_of(sequences, count + WARM_UP, FORMS[form])) for beam, form in cases]
+
+
+def answered(bundle: Bundle, beam: int, requests: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Seconds of each request after the warm-up."""
+    bundle.serving, k = bundle.serving._replace(beam=beam), min(10, beam)
+    taken: dict[str, list[float]] = {"wall": [], "cpu": []}
+    for request in requests:
+        wall, cpu = time.perf_counter(), time.process_time()
+        (answer,) = bundle.recommend(k=k, **request)
+        taken["cpu"].append(time.process_time() - cpu)
+        taken["wall"].append(time.perf_counter() - wall)
+        assert len({item.item_id for item in answer.items}) == k
+    return {kind: seconds[WARM_UP:] for kind, seconds in taken.items()}
+
+
+def requests_of(sequences: Sequences, count: int, form: dict[str, Any]) -> list[dict[str, Any]]:
+    """Arguments of `recommend` for as many test users."""
+    generator = np.random.default_rng(0)
+    users = generator.choice(sequences.evaluation_users(), count)
+    stock = [
+        item_id(item) for item in np.flatnonzero(generator.random(sequences.catalogue_size) < form.get("allow", 1))
+    ]
+    calls = []
+    for user in users:
+        start, end = sequences.offsets[user : user + 2]
+        history = [] if form.get("empty") else [item_id(item) for item in sequences.items[start : end - 1]]
+        call: dict[str, Any] = {"histories": [history + ["unknown"] * form.get("unknown", False)]}
+        call["exclude_history"] = form.get("exclude_history", False)
+        if "allow" in form:
+            call["allow"] = stock
+        if "deny" in form:
+            call["deny"] = [item_id(0)]
+        calls.append(call)
+    return calls

@@ -1,0 +1,112 @@
+"""What decoding is measured on: an untrained recommender of the paper's size, identifiers, and a bundle of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from benchmarks.speed.harness import ROOT
+from benchmarks.speed.shapes import params_of
+from unigrec import artifacts as a
+from unigrec.bundle_files import Serving, assemble
+from unigrec.config import Params
+from unigrec.identifiers import Resolved, disambiguate
+from unigrec.models.recommender import Recommender, RecommenderConfig
+from unigrec.models.tokenizer import Tokenizer
+
+SPREAD = 0.5  # of the logarithm of how often a codeword is taken: 7.8 of 8 bits, near what is published
+UNTRAINED = "Weights are drawn, not trained; so are the codes of an item, level by level."
+
+
+def serving_params(quick: bool) -> Params:
+    """The paper's profile; a tiny network where it is to be quick."""
+    params = params_of("paper")
+    if not quick:
+        return params
+    tiny = {"d_model": 16, "d_ff": 32, "heads": 2, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1}
+    recommender = params.joint.recommender.model_copy(update=tiny)
+    joint = params.joint.model_copy(update={"recommender": recommender})
+    tokenizer = params.tokenizer.model_copy(update={"codebook_size": 16, "hidden": (16,), "code_dim": 8})
+    return params.model_copy(update={"joint": joint, "tokenizer": tokenizer})
+
+
+def drawn_identifiers(items: int, params: Params, seed: int = 0) -> Resolved:
+    """An identifier for each item, some codewords more frequent than others; collisions are disambiguated."""
+    generator = np.random.default_rng(seed)
+    levels = []
+    for _ in range(params.tokenizer.levels):
+        weight = np.exp(SPREAD * generator.standard_normal(params.tokenizer.codebook_size))
+        levels.append(generator.choice(len(weight), items, p=weight / weight.sum()))
+    return disambiguate(np.stack(levels, axis=1), np.zeros(items))
+
+
+def untrained_recommender(params: Params, disambiguation: int) -> Recommender:
+    torch.manual_seed(0)
+    config = RecommenderConfig(
+        **params.joint.recommender.model_dump(),
+        levels=params.tokenizer.levels,
+        codebook_size=params.tokenizer.codebook_size,
+        disambiguation=disambiguation,
+    )
+    return Recommender(config).eval().requires_grad_(False)
+
+
+def item_id(index: int) -> str:
+    """Ten letters and digits, as a shop's item ids are."""
+    return f"B{index:09d}"
+
+
+def write_bundle(folder: Path, items: int, params: Params) -> Path:
+    """A bundle of an untrained model, made of artifacts as the stages leave them in `folder`. Returns its path."""
+    identifiers = drawn_identifiers(items, params)
+    recommender = untrained_recommender(params, identifiers.disambiguation)
+    shape = {"embedding_dim": 128, **params.tokenizer.model_dump(include={"code_dim", "hidden", "levels"})}
+    shape["codebook_size"] = params.tokenizer.codebook_size
+    tokenizer = Tokenizer(**shape)
+    numbers = np.arange(items, dtype=np.int32)
+    catalogue = {
+        "item_index": numbers,
+        "item_id": [item_id(index) for index in range(items)],
+        "title": [f"An item of the shop, as long as a title often is, number {index}" for index in range(items)],
+        "train_count": numbers % 100,
+    }
+    with _inside(folder):
+        a.write_tensors(a.FINETUNE / a.MODEL_FILE, recommender.state_dict())
+        a.write_json(a.FINETUNE / a.MODEL_CONFIG_FILE, recommender.config.to_dict())
+        weights = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
+        a.write_tensors(a.JOINT / a.MODEL_FILE, weights)
+        a.write_json(a.JOINT / a.MODEL_CONFIG_FILE, {"tokenizer": shape})
+        a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
+        a.write_table(a.CATALOGUE, pa.table(catalogue))
+        _write_reports()
+        serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")
+        return assemble(ROOT / "params.yaml", serving).absolute()
+
+
+def _write_reports() -> None:
+    """What else a bundle holds or tells."""
+    nothing: dict[str, Any] = {"student": {}, "passed": False, "rows": {}}
+    for path in (a.EVALUATE / a.METRICS_FILE, a.DECISION, a.VALIDATED, a.SOURCE, a.TEXT_ENCODER / "settings.json"):
+        a.write_json(path, nothing)
+    for stage in (a.TEACHER, a.TOKENIZER):
+        a.write_json(stage / a.METRICS_FILE, nothing)
+    a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table({"user_index": [0]}))
+    a.write_tensors(a.SEQUENCES, {"items": np.zeros(1, np.int32)})
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Artifact paths are relative to the current folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

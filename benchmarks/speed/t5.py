@@ -1,0 +1,166 @@
+"""The joint model from public parts: the obvious way to build it, and what ours is compared with.
+
+`transformers` runs encoder and decoder. Every history is padded to its full length, every target has a history of its
+own, and the tokenizer runs once for each place of each history. Losses, optimizer and clipping are ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import T5Config
+from transformers.models.t5.modeling_t5 import T5Stack
+
+from unigrec.data.batches import Segments
+from unigrec.models.recommender import START, Attention, Recommender, RecommenderConfig, Stack
+from unigrec.models.unified import JointOutput, UnifiedModel
+from unigrec.training.samples import Samples
+
+
+class PublicParts(nn.Module):
+    """Called as a `UnifiedModel` is, with `padded_samples`; starts with the weights of one."""
+
+    def __init__(self, ours: UnifiedModel):
+        super().__init__()
+        config = ours.recommender.config
+        assert not config.causal, "T5's encoder is bidirectional"
+        self.offsets, self.levels, self.width = ours.recommender.offsets, config.levels, config.d_model
+        self.tokenizer = ours.tokenizer
+        self.history_to_code, self.teacher_to_code = ours.history_to_code, ours.teacher_to_code
+        self.state_to_teacher = ours.state_to_teacher
+        self.table = nn.Embedding.from_pretrained(ours.recommender.token_table.weight.detach().clone(), freeze=False)
+        self.encoder = T5Stack(t5_config(config, decoder=False))
+        self.decoder = T5Stack(t5_config(config, decoder=True))
+        for stack in (self.encoder, self.decoder):
+            stack.embed_tokens = None  # both read embeddings
+        with torch.no_grad():
+            for theirs, source in self.copied(ours.recommender):
+                theirs.copy_(source)
+
+    def copied(self, ours: Recommender) -> list[tuple[Tensor, Tensor]]:
+        """(theirs, ours) of every parameter of the transformer."""
+        pairs = [(self.table.weight, ours.token_table.weight)]
+        return pairs + stack_pairs(ours.encoder, self.encoder) + stack_pairs(ours.decoder, self.decoder)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        history: Tensor,
+        lengths: Tensor,
+        counts: Tensor,
+        codes: Tensor,
+        teacher: Tensor,
+        temperature: float,
+        autocast: bool = False,
+        fixed: Tensor | None = None,
+        distillation_temperature: float | None = None,
+    ) -> JointOutput:
+        """embeddings (P * (n + 1), D): those of every place of every history, then those of the targets; codes (P, 1, T)."""
+        soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
+        reconstructed = self.tokenizer.decode(soft.quantized)
+        tables = [self.level_table(level) for level in range(self.levels)]
+        tokens = torch.stack([soft.probabilities[:, level] @ table for level, table in enumerate(tables)], dim=1)
+        source = tokens[history].flatten(1, 2)  # (P, n * L, E)
+        steps = torch.arange(history.shape[1], device=lengths.device)
+        mask = (steps < lengths[:, None]).repeat_interleave(self.levels, dim=1)
+        rows = codes[:, 0] + torch.tensor(self.offsets[: codes.shape[2]])
+        inputs = torch.cat([torch.full((len(rows), 1), START), rows[:, :-1]], dim=1)
+        with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
+            memory = self.encoder(inputs_embeds=source, attention_mask=mask.long()).last_hidden_state
+            output = self.decoder(
+                inputs_embeds=self.table(inputs),
+                encoder_hidden_states=memory,
+                encoder_attention_mask=mask.long(),
+                use_cache=False,
+            ).last_hidden_state
+            scaled = output * self.width**-0.5
+            logits = [(scaled[:, p] @ self.level_table(p).T).float()[:, None] for p in range(codes.shape[2])]
+        by_history = by_teacher = None
+        if distillation_temperature is not None:
+            pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            quantize = self.tokenizer.quantize_soft
+            by_history = quantize(self.history_to_code(pooled), distillation_temperature).log_probabilities
+            by_teacher = quantize(self.teacher_to_code(teacher), distillation_temperature).log_probabilities
+        return JointOutput(
+            logits=logits,
+            probabilities=soft.probabilities,
+            reconstructed=reconstructed,
+            history_log_probabilities=by_history,
+            teacher_log_probabilities=by_teacher,
+            student_state=self.state_to_teacher(output[:, 0].float()),
+        )
+
+    def level_table(self, position: int) -> Tensor:
+        """Rows of the token table that belong to a position: (K, E)."""
+        return self.table.weight[self.offsets[position] : self.offsets[position + 1]]
+
+
+def t5_config(config: RecommenderConfig, decoder: bool) -> T5Config:
+    return T5Config(
+        vocab_size=1,
+        d_model=config.d_model,
+        d_kv=config.d_kv,
+        d_ff=config.d_ff,
+        num_heads=config.heads,
+        num_layers=config.decoder_layers if decoder else config.encoder_layers,
+        relative_attention_num_buckets=config.buckets,
+        relative_attention_max_distance=config.max_distance,
+        dropout_rate=config.dropout,
+        feed_forward_proj="relu",
+        is_decoder=decoder,
+        use_cache=False,
+    )
+
+
+def stack_pairs(ours: Stack, theirs: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """(theirs, ours) of every parameter of a stack."""
+    first = theirs.block[0].layer[0].SelfAttention
+    pairs = [
+        (first.relative_attention_bias.weight, ours.position_bias.weight),
+        (theirs.final_layer_norm.weight, ours.norm.weight),
+    ]
+    for layer, block in zip(ours.layers, theirs.block, strict=True):
+        pairs += attention_pairs(layer.self_attention, block.layer[0].SelfAttention)
+        pairs.append((block.layer[0].layer_norm.weight, layer.self_norm.weight))
+        if layer.cross_attention is not None:
+            pairs += attention_pairs(layer.cross_attention, block.layer[1].EncDecAttention)
+            pairs.append((block.layer[1].layer_norm.weight, layer.cross_norm.weight))
+        feed = block.layer[-1]
+        pairs.append((feed.layer_norm.weight, layer.feed_norm.weight))
+        pairs.append((feed.DenseReluDense.wi.weight, layer.feed_in.weight))
+        pairs.append((feed.DenseReluDense.wo.weight, layer.feed_out.weight))
+    return pairs
+
+
+def attention_pairs(ours: Attention, theirs: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (theirs.q.weight, ours.query.weight),
+        (theirs.k.weight, ours.key.weight),
+        (theirs.v.weight, ours.value.weight),
+        (theirs.o.weight, ours.out.weight),
+    ]
+
+
+def padded_samples(batch: Segments, history: int) -> Samples:
+    """A batch of histories with one target each, padded to `history` items; every place is an item of its own.
+
+    What stands in a padded place is run through the tokenizer as well, and counts in no loss.
+    """
+    assert (batch.counts == 1).all(), "every target has a history of its own"
+    rows = len(batch.lengths)
+    items = np.zeros((rows, history), np.int64)
+    items[:, : batch.items.shape[1]] = batch.items
+    there = np.arange(history) < batch.lengths[:, None]
+    targets = torch.as_tensor(batch.targets)
+    return Samples(
+        items=torch.cat([torch.as_tensor(items).flatten(), targets]),
+        occurrences=torch.cat([torch.as_tensor(there).flatten(), torch.ones(rows, dtype=torch.bool)]).long(),
+        history=torch.arange(rows * history).view(rows, history),
+        lengths=torch.as_tensor(batch.lengths),
+        counts=torch.as_tensor(batch.counts),
+        targets=targets,
+        batch_targets=targets,
+        batch_sizes=[rows],
+        batch_occurrences=int(batch.lengths.sum()) + rows,
+    )

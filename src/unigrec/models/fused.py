@@ -1,0 +1,274 @@
+"""The transformer's sublayers as single steps of autograd, for training on a CPU.
+
+A step of a small transformer on a CPU is bound by passes over memory and by how fast matrices are multiplied. Here a
+sublayer (norm, attention or feed-forward, dropout, residual) keeps each activation once, a dropout mask in a byte an
+entry, and takes few passes: the norm's gain and dropout's scale are folded into weights, which are small. Values and
+gradients are those of the plain operators (tests compare).
+
+Everything between the residual stream, which is single precision, and the sum onto it is computed in `dtype`; softmax
+and norms are always in single precision.
+
+Shapes: B sequences, T positions, N = B * T rows, S positions that are read, E width, H heads of d, F inner width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from unigrec.models.layers import EPS, keep_mask
+
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build
+MANY_ROWS = 16  # below, calling oneDNN takes longer than multiplying
+
+
+def applies(hidden: Tensor) -> bool:
+    """Whether a sublayer of this input is to be computed here: in training, on a CPU, and for any row at all."""
+    return (
+        torch.is_grad_enabled() and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and hidden.numel() > 0
+    )
+
+
+def attention(
+    hidden: Tensor, memory: Tensor | None, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor, heads: int, p: float
+) -> Tensor:
+    """hidden + dropout(attention(norm(hidden))), with scores that are not scaled, as T5 has it.
+
+    Args:
+        hidden: (B, T, E). gain: (E,) of the norm. p: dropout, of the attention's weights and of what comes out.
+        memory: None for self-attention. Else what is read: (B, S, 2, heads, d) keys and values, or (B, S, 1, heads, d)
+            where one tensor is both.
+        weight: (3 * heads * d, E) queries, keys and values; with memory the queries alone, (r * heads * d, E): each
+            position has r of them.
+        out: (E, r * heads * d). bias: broadcastable to (B, heads, r * T, S), added to the scores; at least one finite
+            entry in every row.
+    """
+    dtype = working_dtype()
+    with torch.autocast("cpu", enabled=False):
+        memory = None if memory is None else memory.to(dtype)
+        result: Tensor = _Attention.apply(hidden, memory, gain, weight, out, bias, heads, p, dtype)
+    return result
+
+
+def feed_forward(hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor, p: float) -> Tensor:
+    """hidden + dropout(dropout(relu(norm(hidden) @ inner.T)) @ out.T).
+
+    hidden (B, T, E), gain (E,), inner (F, E), out (E, F) -> (B, T, E).
+    """
+    dtype = working_dtype()
+    with torch.autocast("cpu", enabled=False):
+        result: Tensor = _FeedForward.apply(hidden, gain, inner, out, p, dtype)
+    return result
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows @ weight.T + bias: (..., n), (m, n), (m,) -> (..., m), in single precision or in that of autocast."""
+    dtype = working_dtype()
+    with torch.autocast("cpu", enabled=False):
+        result: Tensor = _Linear.apply(rows.to(dtype), weight, bias)
+    return result
+
+
+def working_dtype() -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
+class _Attention(Function):
+    """With n = h / rms(h), W = weight * gain, masks m and m', s = 1 / (1 - p):
+
+    q, k, v = n W^T;  a = softmax(q k^T + bias);  x = (a m) v;  result = h + s m' (x (s out)^T)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        memory: Tensor | None,
+        gain: Tensor,
+        weight: Tensor,
+        out: Tensor,
+        bias: Tensor,
+        heads: int,
+        p: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        kinds, width = (3, len(weight) // (3 * heads)) if memory is None else (1, memory.shape[-1])
+        normed, scale = normalise(hidden, dtype)
+        joined = product(normed, (weight * gain).to(dtype)).view(len(hidden), -1, kinds, heads, width)
+        query, key, value = _query_key_value(joined, memory)
+        scores = multiply_heads(query, key.mT).float()  # (H, B, r * T, S)
+        weights = scores.add_(bias.transpose(0, 1)).softmax(-1)
+        kept = None if p == 0.0 else keep_mask(weights.shape, p)
+        mixed = multiply_heads(_dropped(weights, kept).to(dtype), value)  # (H, B, r * T, d)
+        mixed = mixed.permute(1, 2, 0, 3).reshape(-1, out.shape[1])  # (N, r * H * d)
+        result = product(mixed, out.to(dtype)).view_as(hidden)
+        kept_out = None if p == 0.0 else keep_mask(result.shape, p)
+        ctx.save_for_backward(normed, scale, joined, memory, weights, kept, mixed, kept_out, gain, weight, out, bias)
+        ctx.factor = (1.0 - p) ** -2
+        return _onto(hidden, result, kept_out, ctx.factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, joined, memory, weights, kept, mixed, kept_out, gain, weight, out, bias = ctx.saved_tensors
+        dtype = normed.dtype
+        query, key, value = _query_key_value(joined, memory)
+        by_result = _dropped(gradient, kept_out).to(dtype).flatten(0, -2)  # (N, E)
+        by_out = weight_gradient(by_result, mixed).mul(ctx.factor)
+        by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)  # (N, r * H * d)
+        by_mixed = by_mixed.view(*query.shape[1:3], len(query), -1).permute(2, 0, 1, 3)  # (H, B, r * T, d)
+        by_value = multiply_heads(_dropped(weights, kept).to(dtype).mT, by_mixed)
+        by_weights = _dropped(multiply_heads(by_mixed, value.mT).float(), kept)
+        by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
+        by_bias = by_scores.transpose(0, 1).sum_to_size(bias.shape) if ctx.needs_input_grad[5] else None
+        by_scores = by_scores.to(dtype)
+        by_query, by_key = multiply_heads(by_scores, key), multiply_heads(by_scores.mT, query)
+        by_memory = None
+        if memory is None:
+            by_joined = _joined([by_query, by_key, by_value])
+        elif memory.shape[2] == 1:
+            by_joined, by_memory = _joined([by_query]), _joined([by_key.add_(by_value)])
+        else:
+            by_joined, by_memory = _joined([by_query]), _joined([by_key, by_value])
+        by_joined = by_joined.view(len(normed), -1)  # (N, rows of the weight)
+        by_folded = weight_gradient(by_joined, normed)
+        by_normed = product(by_joined, (weight * gain).to(dtype).T)
+        by_hidden = normalise_backward(by_normed, normed, scale, gradient)
+        by_weight, by_gain = by_folded * gain, (by_folded * weight).sum(0)
+        return by_hidden, by_memory, by_gain, by_weight, by_out, by_bias, None, None, None
+
+
+class _FeedForward(Function):
+    """With n = h / rms(h), W = inner * gain, masks m and m', s = 1 / (1 - p):
+
+    x = m relu(n W^T);  result = h + s m' (x (s out)^T)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor, p: float, dtype: torch.dtype
+    ) -> Tensor:
+        normed, scale = normalise(hidden, dtype)
+        between = product(normed, (inner * gain).to(dtype), "relu")  # (N, F)
+        if p > 0.0:
+            between.mul_(keep_mask(between.shape, p).to(dtype))
+        result = product(between, out.to(dtype)).view_as(hidden)
+        kept_out = None if p == 0.0 else keep_mask(result.shape, p)
+        ctx.save_for_backward(normed, scale, between, kept_out, gain, inner, out)
+        ctx.factor = (1.0 - p) ** -2
+        return _onto(hidden, result, kept_out, ctx.factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, between, kept_out, gain, inner, out = ctx.saved_tensors
+        dtype = normed.dtype
+        by_result = _dropped(gradient, kept_out).to(dtype).flatten(0, -2)  # (N, E)
+        by_out = weight_gradient(by_result, between).mul(ctx.factor)
+        by_between = product(by_result, (out * ctx.factor).to(dtype).T)
+        # Zero where relu or dropout made a zero.
+        by_between = torch.ops.aten.threshold_backward(by_between, between, 0)
+        by_folded = weight_gradient(by_between, normed)
+        by_normed = product(by_between, (inner * gain).to(dtype).T)
+        by_hidden = normalise_backward(by_normed, normed, scale, gradient)
+        return by_hidden, (by_folded * inner).sum(0), by_folded * gain, by_out, None, None
+
+
+class _Linear(Function):
+    """rows @ weight.T + bias, in the precision of the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return product(rows, weight.to(rows.dtype), bias=bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        flat = gradient.flatten(0, -2)
+        by_rows = product(gradient, weight.to(rows.dtype).T) if ctx.needs_input_grad[0] else None
+        by_weight = weight_gradient(flat, rows.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        return by_rows, by_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+    """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
+
+    In single precision oneDNN is asked by name: torch would ask MKL, which on some processors leaves half of the vector
+    unit unused.
+    """
+    if ONEDNN:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
+        return result
+    result = torch.nn.functional.linear(rows, weight, bias)
+    return result.relu_() if activation == "relu" else result
+
+
+def plain_product(rows: Tensor, weight: Tensor, activation: str = "none") -> Tensor:
+    """As `product`, where no gradient may be wanted, on any device and in any precision; for decoding above all."""
+    single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
+    many = rows.numel() >= MANY_ROWS * rows.shape[-1]
+    if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        return product(rows, weight, activation)
+    result = torch.nn.functional.linear(rows, weight)
+    return result.relu() if activation == "relu" else result
+
+
+def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
+    """Single precision gradient of a weight: (N, m) of what `product` gave, (N, n) its rows -> (m, n)."""
+    if gradient.dtype != torch.float32:
+        return (gradient.T @ rows).float()
+    if gradient.shape[1] > rows.shape[1]:  # the narrower one first: oneDNN lays the second out anew
+        return product(rows.T, gradient.T).T
+    return product(gradient.T, rows.T)
+
+
+def multiply_heads(left: Tensor, right: Tensor) -> Tensor:
+    """(H, B, m, k) @ (H, B, k, n) -> (H, B, m, n), a head at a time: so no operand has to be laid out anew."""
+    result = left.new_empty(*left.shape[:3], right.shape[3])
+    for one, other, into in zip(left, right, result, strict=True):
+        torch.bmm(one, other, out=into)
+    return result
+
+
+def normalise(hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(B, T, E) -> (N, E) in `dtype`, each row with a mean square of 1; and (N, 1), what it was multiplied by."""
+    rows = hidden.flatten(0, -2)
+    scale = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1]).add_(EPS).rsqrt_()
+    return (rows * scale).to(dtype), scale
+
+
+def normalise_backward(by_normed: Tensor, normed: Tensor, scale: Tensor, residual: Tensor) -> Tensor:
+    """Gradient of `normalise`'s input, and that of the residual beside it: (N, E) twice, (N, 1), (B, T, E)."""
+    by_normed, normed = by_normed.float(), normed.float()
+    along = torch.linalg.vecdot(by_normed, normed).div_(-normed.shape[-1])[:, None]
+    by_rows = torch.addcmul(by_normed, normed, along)
+    return torch.addcmul(residual, by_rows.view_as(residual), scale.view(*residual.shape[:-1], 1))
+
+
+def _dropped(values: Tensor, kept: Tensor | None) -> Tensor:
+    return values if kept is None else values * kept.to(values.dtype)
+
+
+def _onto(hidden: Tensor, result: Tensor, kept: Tensor | None, factor: float) -> Tensor:
+    """hidden + factor * kept * result."""
+    if kept is None:
+        return hidden + result
+    return torch.addcmul(hidden, result.float(), kept.float(), value=factor)
+
+
+def _query_key_value(joined: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Views (H, B, positions, d) of (B, T, kinds, H, d) and of the memory where there is one."""
+    query = joined[:, :, 0]
+    key, value = (joined[:, :, 1], joined[:, :, 2]) if memory is None else (memory[:, :, 0], memory[:, :, -1])
+    return query.permute(2, 0, 1, 3), key.permute(2, 0, 1, 3), value.permute(2, 0, 1, 3)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The inverse of `_query_key_value` for gradients: (H, B, positions, d) each -> (B, positions, kinds, H, d)."""
+    return torch.stack([part.permute(1, 2, 0, 3) for part in parts], dim=2)
