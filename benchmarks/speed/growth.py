@@ -79,11 +79,11 @@ def _hardening(sizes: tuple[int, ...], quick: bool) -> Table:
     rows = []
     for items in sizes:
         with tempfile.TemporaryDirectory() as temporary:
-            given = {"folder": temporary, "quick": quick}
+            given: dict[str, Any] = {"folder": temporary, "quick": quick}
             in_child(write_catalogue, items=items, **given)
             found, usage = in_child(harden, **given)
         rows.append({"items": items, **found, "peak GB": usage.peak / 1e9})
-        say(f"growth: hardening {items} items: peak {usage.peak / 1e9:.2f} GB")
+        say(f"growth: hardening {items} items: peak {usage.peak / 1e9:.2f} GB, {found}")
     notes = [
         f"CPU seconds, one thread. Codebooks of the paper's size, fitted to the latents of {LEARNT_FROM} items; item "
         f"embeddings of {WIDTH} numbers, which the peak holds as well. A catalogue is hardened by disambiguate or by "
@@ -101,7 +101,7 @@ def write_catalogue(folder: str, items: int, quick: bool) -> None:
     a.write_tensors(Path(folder) / a.MODEL_FILE, tokenizer.state_dict() | {"embedding": embeddings})
 
 
-def harden(folder: str, quick: bool) -> dict[str, float]:
+def harden(folder: str, quick: bool) -> dict[str, Any]:
     """Seconds of each step of hardening, and how many items collide."""
     tensors = a.read_tensors(Path(folder) / a.MODEL_FILE)
     embeddings = tensors.pop("embedding")

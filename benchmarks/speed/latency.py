@@ -98,9 +98,8 @@ def requests_of(sequences: Sequences, count: int, form: dict[str, Any]) -> list[
     """Arguments of `recommend` for as many test users."""
     generator = np.random.default_rng(0)
     users = generator.choice(sequences.evaluation_users(), count)
-    stock = [
-        item_id(item) for item in np.flatnonzero(generator.random(sequences.catalogue_size) < form.get("allow", 1))
-    ]
+    in_stock = generator.random(sequences.catalogue_size) < form.get("allow", 1.0)
+    stock = [item_id(item) for item in np.flatnonzero(in_stock).tolist()]
     calls = []
     for user in users:
         start, end = sequences.offsets[user : user + 2]

@@ -56,7 +56,7 @@ class PublicParts(nn.Module):
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
     ) -> JointOutput:
-        """embeddings (P * (n + 1), D): those of every place of every history, then those of the targets; codes (P, 1, T)."""
+        """embeddings (P * (n + 1), D) of every place of every history, then of the targets; codes (P, 1, T)."""
         soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
         reconstructed = self.tokenizer.decode(soft.quantized)
         tables = [self.level_table(level) for level in range(self.levels)]

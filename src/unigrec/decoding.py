@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unigrec.models.fused import plain_product
-from unigrec.models.layers import EPS
+from unigrec.models.layers import EPS, plain_product
 from unigrec.models.recommender import START, Layer, Recommender
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unigrec.models.layers import Dropout, RMSNorm, attend, catalogue_cross_entropy, keep_mask
+from unigrec.models.layers import Dropout, RMSNorm, catalogue_cross_entropy, keep_mask, linear
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -53,17 +53,6 @@ def test_rms_norm_equals_torchs_in_values_and_gradients():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_attention_with_dropout_is_attention_whose_weights_are_dropped():
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(2, 3, size, 4) for size in (5, 6, 6))
-    bias = torch.zeros(1, 1, 5, 6).masked_fill(torch.rand(1, 1, 5, 6) > 0.6, float("-inf"))
-    bias[..., 0] = 0.0
-    dropped = torch.stack([attend(query, key, value, bias, Dropout(0.3)) for _ in range(4000)]).mean(0)
-    plain = attend(query, key, value, bias, Dropout(0.0))
-    torch.testing.assert_close(dropped, plain, rtol=0.0, atol=0.15)
-    torch.testing.assert_close(plain, (query @ key.transpose(-1, -2) + bias).softmax(-1) @ value)
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_catalogue_cross_entropy_equals_torchs_in_values_and_gradients(smoothing):
     torch.manual_seed(0)
@@ -80,3 +69,34 @@ def test_catalogue_cross_entropy_equals_torchs_in_values_and_gradients(smoothing
         results.append((loss(h, w).detach(), h.grad, w.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width_in", "width_out"), [(5, 9), (9, 5)])
+def test_linear_equals_torchs_in_values_and_gradients(width_in, width_out):
+    torch.manual_seed(0)
+    rows, weight, bias = torch.randn(2, 3, width_in), torch.randn(width_out, width_in), torch.randn(width_out)
+    upstream, results = torch.randn(2, 3, width_out), []
+    for layer in (linear, F.linear):
+        given = [tensor.clone().requires_grad_() for tensor in (rows, weight, bias)]
+        found = layer(*given)
+        found.backward(upstream)
+        results.append((found, *(tensor.grad for tensor in given)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_without_rows_gives_gradients_of_zero():
+    weight = torch.randn(4, 3, requires_grad=True)
+    linear(torch.zeros(0, 3), weight).sum().backward()
+    assert torch.equal(weight.grad, torch.zeros(4, 3))
+
+
+def test_linear_under_autocast_is_rounded_and_its_gradients_are_single_precision():
+    torch.manual_seed(0)
+    rows, weight = torch.randn(6, 5, requires_grad=True), torch.randn(4, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear(rows, weight)
+    found.float().sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert rows.grad.dtype == weight.grad.dtype == torch.float32
+    torch.testing.assert_close(found.float(), rows @ weight.T, rtol=0.05, atol=0.05)

@@ -110,7 +110,8 @@ def test_decoder_mirrors_the_encoder():
     mirror = [(layer.out_features, layer.in_features) for layer in tokenizer.decoder if hasattr(layer, "in_features")]
     assert widths == [(768, 512), (512, 256), (256, 128), (128, 64), (64, 32)]
     assert mirror[::-1] == widths
-    assert type(tokenizer.encoder[-1]) is type(tokenizer.decoder[-1]) is torch.nn.Linear
+    assert isinstance(tokenizer.encoder[-1], torch.nn.Linear)
+    assert isinstance(tokenizer.decoder[-1], torch.nn.Linear)
 
 
 def test_squared_distances_equal_the_direct_ones_and_are_never_negative():

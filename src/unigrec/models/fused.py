@@ -20,17 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from unigrec.models.layers import EPS, keep_mask
-
-ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build
-MANY_ROWS = 16  # below, calling oneDNN takes longer than multiplying
-
-
-def applies(hidden: Tensor) -> bool:
-    """Whether a sublayer of this input is to be computed here: in training, on a CPU, and for any row at all."""
-    return (
-        torch.is_grad_enabled() and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and hidden.numel() > 0
-    )
+from unigrec.models.layers import EPS, keep_mask, product, weight_gradient, working_dtype
 
 
 def attention(
@@ -63,18 +53,6 @@ def feed_forward(hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor, p: fl
     with torch.autocast("cpu", enabled=False):
         result: Tensor = _FeedForward.apply(hidden, gain, inner, out, p, dtype)
     return result
-
-
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows @ weight.T + bias: (..., n), (m, n), (m,) -> (..., m), in single precision or in that of autocast."""
-    dtype = working_dtype()
-    with torch.autocast("cpu", enabled=False):
-        result: Tensor = _Linear.apply(rows.to(dtype), weight, bias)
-    return result
-
-
-def working_dtype() -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 class _Attention(Function):
@@ -118,22 +96,22 @@ class _Attention(Function):
         dtype = normed.dtype
         query, key, value = _query_key_value(joined, memory)
         by_result = _dropped(gradient, kept_out).to(dtype).flatten(0, -2)  # (N, E)
-        by_out = weight_gradient(by_result, mixed).mul(ctx.factor)
+        by_out = weight_gradient(by_result, mixed).mul_(ctx.factor)
         by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)  # (N, r * H * d)
         by_mixed = by_mixed.view(*query.shape[1:3], len(query), -1).permute(2, 0, 1, 3)  # (H, B, r * T, d)
-        by_value = multiply_heads(_dropped(weights, kept).to(dtype).mT, by_mixed)
         by_weights = _dropped(multiply_heads(by_mixed, value.mT).float(), kept)
         by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
         by_bias = by_scores.transpose(0, 1).sum_to_size(bias.shape) if ctx.needs_input_grad[5] else None
         by_scores = by_scores.to(dtype)
-        by_query, by_key = multiply_heads(by_scores, key), multiply_heads(by_scores.mT, query)
-        by_memory = None
-        if memory is None:
-            by_joined = _joined([by_query, by_key, by_value])
-        elif memory.shape[2] == 1:
-            by_joined, by_memory = _joined([by_query]), _joined([by_key.add_(by_value)])
+        by_joined, by_memory = torch.empty_like(joined), None if memory is None else torch.empty_like(memory)
+        by_keys_values = by_joined[:, :, 1:] if by_memory is None else by_memory
+        by_joined[:, :, 0] = multiply_heads(by_scores, key).permute(1, 2, 0, 3)
+        by_keys_values[:, :, 0] = multiply_heads(by_scores.mT, query).permute(1, 2, 0, 3)
+        by_value = multiply_heads(_dropped(weights, kept).to(dtype).mT, by_mixed).permute(1, 2, 0, 3)
+        if by_keys_values.shape[2] == 1:
+            by_keys_values[:, :, 0] += by_value
         else:
-            by_joined, by_memory = _joined([by_query]), _joined([by_key, by_value])
+            by_keys_values[:, :, 1] = by_value
         by_joined = by_joined.view(len(normed), -1)  # (N, rows of the weight)
         by_folded = weight_gradient(by_joined, normed)
         by_normed = product(by_joined, (weight * gain).to(dtype).T)
@@ -168,64 +146,14 @@ class _FeedForward(Function):
         normed, scale, between, kept_out, gain, inner, out = ctx.saved_tensors
         dtype = normed.dtype
         by_result = _dropped(gradient, kept_out).to(dtype).flatten(0, -2)  # (N, E)
-        by_out = weight_gradient(by_result, between).mul(ctx.factor)
+        by_out = weight_gradient(by_result, between).mul_(ctx.factor)
         by_between = product(by_result, (out * ctx.factor).to(dtype).T)
         # Zero where relu or dropout made a zero.
-        by_between = torch.ops.aten.threshold_backward(by_between, between, 0)
+        torch.ops.aten.threshold_backward(by_between, between, 0, grad_input=by_between)
         by_folded = weight_gradient(by_between, normed)
         by_normed = product(by_between, (inner * gain).to(dtype).T)
         by_hidden = normalise_backward(by_normed, normed, scale, gradient)
         return by_hidden, (by_folded * inner).sum(0), by_folded * gain, by_out, None, None
-
-
-class _Linear(Function):
-    """rows @ weight.T + bias, in the precision of the rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, weight)
-        return product(rows, weight.to(rows.dtype), bias=bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        flat = gradient.flatten(0, -2)
-        by_rows = product(gradient, weight.to(rows.dtype).T) if ctx.needs_input_grad[0] else None
-        by_weight = weight_gradient(flat, rows.flatten(0, -2)) if ctx.needs_input_grad[1] else None
-        return by_rows, by_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
-
-
-def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
-    """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
-
-    In single precision oneDNN is asked by name: torch would ask MKL, which on some processors leaves half of the vector
-    unit unused.
-    """
-    if ONEDNN:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
-        return result
-    result = torch.nn.functional.linear(rows, weight, bias)
-    return result.relu_() if activation == "relu" else result
-
-
-def plain_product(rows: Tensor, weight: Tensor, activation: str = "none") -> Tensor:
-    """As `product`, where no gradient may be wanted, on any device and in any precision; for decoding above all."""
-    single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
-    many = rows.numel() >= MANY_ROWS * rows.shape[-1]
-    if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-        return product(rows, weight, activation)
-    result = torch.nn.functional.linear(rows, weight)
-    return result.relu() if activation == "relu" else result
-
-
-def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
-    """Single precision gradient of a weight: (N, m) of what `product` gave, (N, n) its rows -> (m, n)."""
-    if gradient.dtype != torch.float32:
-        return (gradient.T @ rows).float()
-    if gradient.shape[1] > rows.shape[1]:  # the narrower one first: oneDNN lays the second out anew
-        return product(rows.T, gradient.T).T
-    return product(gradient.T, rows.T)
 
 
 def multiply_heads(left: Tensor, right: Tensor) -> Tensor:
@@ -267,8 +195,3 @@ def _query_key_value(joined: Tensor, memory: Tensor | None) -> tuple[Tensor, Ten
     query = joined[:, :, 0]
     key, value = (joined[:, :, 1], joined[:, :, 2]) if memory is None else (memory[:, :, 0], memory[:, :, -1])
     return query.permute(2, 0, 1, 3), key.permute(2, 0, 1, 3), value.permute(2, 0, 1, 3)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """The inverse of `_query_key_value` for gradients: (H, B, positions, d) each -> (B, positions, kinds, H, d)."""
-    return torch.stack([part.permute(1, 2, 0, 3) for part in parts], dim=2)

@@ -1,4 +1,4 @@
-"""Dropout, RMSNorm, attention and the loss over a large catalogue, as cheap as the machine allows.
+"""Dropout, RMSNorm, linear maps, attention and the loss over a large catalogue, as cheap as the machine allows.
 
 The mathematics is that of torch's own operators (tests compare values and gradients). Where torch's CPU operators take
 several passes over memory, or draw one random number a time, these do not; on a GPU torch's own are used.
@@ -12,9 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 EPS = 1e-6  # of the norms
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build
+MANY_ROWS = 16  # below, calling oneDNN takes longer than multiplying
 ROWS_AT_ONCE = 128  # of the logits over a catalogue: few enough to stay in the processor's cache
+
+
+def applies(hidden: Tensor) -> bool:
+    """Whether what this goes into has an own backward pass: in training, on a CPU, and for any row at all."""
+    return (
+        torch.is_grad_enabled() and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and hidden.numel() > 0
+    )
+
+
+def working_dtype() -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 class Dropout(nn.Module):
@@ -48,7 +62,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if hidden.device.type == "cpu" and hidden.dtype == torch.float32 and torch.is_grad_enabled():
+        if applies(hidden):
             result: Tensor = _RMSNorm.apply(hidden, self.weight)
             return result
         return F.rms_norm(hidden, self.weight.shape, self.weight, EPS)
@@ -74,6 +88,73 @@ class _RMSNorm(Function):
         along = (product.flatten(0, -2) @ weight).view(scale.shape).div_(normed.shape[-1])
         by_hidden = (gradient * weight).sub_(normed * along).mul_(scale)
         return by_hidden, by_weight
+
+
+class Linear(nn.Linear):
+    """torch's, by `linear`."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return linear(rows, self.weight, self.bias)
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows @ weight.T + bias: (..., n), (m, n), (m,) -> (..., m), in single precision or in that of autocast."""
+    if not applies(rows):
+        return plain_product(rows, weight, bias=bias)
+    dtype = working_dtype()
+    with torch.autocast("cpu", enabled=False):
+        result: Tensor = _Linear.apply(rows.to(dtype), weight, bias)
+    return result
+
+
+class _Linear(Function):
+    """rows @ weight.T + bias, in the precision of the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return product(rows, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        flat = gradient.flatten(0, -2)
+        by_rows = product(gradient, weight.to(rows.dtype).T) if ctx.needs_input_grad[0] else None
+        by_weight = weight_gradient(flat, rows.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        return by_rows, by_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+    """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
+
+    In single precision oneDNN is asked by name: torch would ask MKL, which on some processors leaves half of the vector
+    unit unused.
+    """
+    if ONEDNN:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
+        return result
+    result = F.linear(rows, weight, bias)
+    return result.relu_() if activation == "relu" else result
+
+
+def plain_product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+    """As `product`, on any device, in any precision and of however many rows; oneDNN's has no gradient."""
+    single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
+    many = rows.numel() >= MANY_ROWS * rows.shape[-1]
+    if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        return product(rows, weight, activation, bias)
+    result = F.linear(rows, weight, bias)
+    return result.relu() if activation == "relu" else result
+
+
+def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
+    """Single precision gradient of a weight: (N, m) of what `product` gave, (N, n) its rows -> (m, n)."""
+    if gradient.dtype != torch.float32:
+        return (gradient.T @ rows).float()
+    if gradient.shape[1] > rows.shape[1]:  # the narrower one first: oneDNN lays the second out anew
+        return product(rows.T, gradient.T).T
+    return product(gradient.T, rows.T)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: Dropout) -> Tensor:

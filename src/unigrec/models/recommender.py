@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrec.models import fused
-from unigrec.models.layers import Dropout, RMSNorm, attend
+from unigrec.models.layers import Dropout, Linear, RMSNorm, applies, attend, linear
 
 START = 0  # row of the token table that starts the decoder
 
@@ -125,7 +125,7 @@ class Recommender(nn.Module):
 
     def position_logits(self, output: Tensor, position: int) -> Tensor:
         """(..., E) decoder output at a position -> (..., K) logits over that position's codes."""
-        return (output * self.config.d_model**-0.5) @ self.level_table(position).T
+        return linear(output * self.config.d_model**-0.5, self.level_table(position))
 
 
 class Stack(nn.Module):
@@ -195,13 +195,6 @@ class Stack(nn.Module):
         return self.dropout(self.norm(hidden))
 
 
-class Linear(nn.Linear):
-    """Without a bias. Without gradients, its products are those of `fused.product`."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return fused.plain_product(rows, self.weight)
-
-
 class Layer(nn.Module):
     """Self-attention, cross-attention in the decoder, feed-forward; each pre-norm with a residual."""
 
@@ -220,7 +213,7 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None) -> Tensor:
         """hidden (B, T, E), memory (M, S, E); biases broadcastable to (B, H, T, T) and (M, H, B / M * T, S)."""
-        if fused.applies(hidden):
+        if applies(hidden):
             return self.fused(hidden, bias, memory, cross_bias)
         normed = self.self_norm(hidden)
         key, value = self.self_attention.keys_values(normed)
@@ -303,7 +296,7 @@ class Attention(nn.Module):
         """
         heads, d, E = self.heads, self.d_kv, memory.shape[-1]
         if queries * (E - d) * (E + memory.shape[1]) >= memory.shape[1] * E * d:
-            keys_values = fused.linear(memory, torch.cat([self.key.weight, self.value.weight]))
+            keys_values = linear(memory, torch.cat([self.key.weight, self.value.weight]))
             keys_values = keys_values.unflatten(-1, (2, heads, d))
             return CrossReads(keys_values, self.query.weight, self.out.weight, bias, heads)
         query, key, value = (part.weight.view(heads, d, E) for part in (self.query, self.key, self.value))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unigrec.models.layers import Linear
+
 
 class SoftCodes(NamedTuple):
     """Residual soft quantization of N latents."""
@@ -104,7 +106,7 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers with ReLU between them (none after the last), Xavier weights and no bias at the start."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        linear = nn.Linear(width_in, width_out)
+        linear = Linear(width_in, width_out)
         nn.init.xavier_normal_(linear.weight)
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()]
