@@ -6,6 +6,8 @@ own, and the tokenizer runs once for each place of each history. Losses, optimiz
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from unigrec.data.batches import Segments
-from unigrec.models.recommender import START, Attention, Recommender, RecommenderConfig, Stack
+from unigrec.models.recommender import START, Attention, Recommender, RecommenderConfig
 from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.samples import Samples
 
@@ -98,7 +100,7 @@ class PublicParts(nn.Module):
 
 def t5_config(config: RecommenderConfig, decoder: bool) -> T5Config:
     return T5Config(
-        vocab_size=1,
+        vocab_size=config.vocabulary,
         d_model=config.d_model,
         d_kv=config.d_kv,
         d_ff=config.d_ff,
@@ -113,7 +115,7 @@ def t5_config(config: RecommenderConfig, decoder: bool) -> T5Config:
     )
 
 
-def stack_pairs(ours: Stack, theirs: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def stack_pairs(ours: Any, theirs: Any) -> list[tuple[Tensor, Tensor]]:
     """(theirs, ours) of every parameter of a stack."""
     first = theirs.block[0].layer[0].SelfAttention
     pairs = [
@@ -133,7 +135,7 @@ def stack_pairs(ours: Stack, theirs: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
-def attention_pairs(ours: Attention, theirs: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def attention_pairs(ours: Attention, theirs: Any) -> list[tuple[Tensor, Tensor]]:
     return [
         (theirs.q.weight, ours.query.weight),
         (theirs.k.weight, ours.key.weight),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from small import padded, random_sequences, small_recommender, small_tokenizer
 from unigrec.models import fused
-from unigrec.models.layers import keep_mask
+from unigrec.models.layers import keep_mask, row_buffer
 from unigrec.models.unified import UnifiedModel
 from unigrec.training.samples import make_samples
 
@@ -59,8 +59,9 @@ def test_feed_forward(p):
     torch.manual_seed(1)
 
     def plain(hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor) -> Tensor:
-        between = dropped((normed(hidden, gain) @ inner.T).relu().flatten(0, 1), p)
-        return hidden + dropped(between.view(B, T, F) @ out.T, p)
+        between = (normed(hidden, gain) @ inner.T).relu().flatten(0, 1)
+        kept = keep_mask(torch.Size([len(row_buffer(B * T, F, torch.float32)), F]), p)[: B * T] / (1.0 - p)
+        return hidden + dropped((between * kept).view(B, T, F) @ out.T, p)
 
     given = torch.randn(B, T, E), torch.rand(E) + 0.5, torch.randn(F, E), torch.randn(E, F)
     check(lambda *inputs: fused.feed_forward(*inputs, p), plain, *given)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from unigrec.models.layers import EPS, keep_mask, product, weight_gradient, working_dtype
+from unigrec.models.layers import EPS, keep_mask, padded, product, row_buffer, weight_gradient, working_dtype
 
 
 def attention(
@@ -76,14 +76,16 @@ class _Attention(Function):
     ) -> Tensor:
         kinds, width = (3, len(weight) // (3 * heads)) if memory is None else (1, memory.shape[-1])
         normed, scale = normalise(hidden, dtype)
-        joined = product(normed, (weight * gain).to(dtype)).view(len(hidden), -1, kinds, heads, width)
+        rows = len(scale)
+        joined = product(normed, (weight * gain).to(dtype))[:rows].view(len(hidden), -1, kinds, heads, width)
         query, key, value = _query_key_value(joined, memory)
         scores = multiply_heads(query, key.mT).float()  # (H, B, r * T, S)
         weights = scores.add_(bias.transpose(0, 1)).softmax(-1)
         kept = None if p == 0.0 else keep_mask(weights.shape, p)
-        mixed = multiply_heads(_dropped(weights, kept).to(dtype), value)  # (H, B, r * T, d)
-        mixed = mixed.permute(1, 2, 0, 3).reshape(-1, out.shape[1])  # (N, r * H * d)
-        result = product(mixed, out.to(dtype)).view_as(hidden)
+        by_head = multiply_heads(_dropped(weights, kept).to(dtype), value)  # (H, B, r * T, d)
+        mixed = row_buffer(rows, out.shape[1], dtype)  # (N, r * H * d)
+        mixed[:rows].view_as(joined[:, :, 0]).copy_(by_head.permute(1, 2, 0, 3))
+        result = product(mixed, out.to(dtype))[:rows].view_as(hidden)
         kept_out = None if p == 0.0 else keep_mask(result.shape, p)
         ctx.save_for_backward(normed, scale, joined, memory, weights, kept, mixed, kept_out, gain, weight, out, bias)
         ctx.factor = (1.0 - p) ** -2
@@ -95,15 +97,16 @@ class _Attention(Function):
         normed, scale, joined, memory, weights, kept, mixed, kept_out, gain, weight, out, bias = ctx.saved_tensors
         dtype = normed.dtype
         query, key, value = _query_key_value(joined, memory)
-        by_result = _dropped(gradient, kept_out).to(dtype).flatten(0, -2)  # (N, E)
+        rows, by_result = len(scale), padded(_dropped(gradient, kept_out).to(dtype).flatten(0, -2))  # (N, E)
         by_out = weight_gradient(by_result, mixed).mul_(ctx.factor)
-        by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)  # (N, r * H * d)
-        by_mixed = by_mixed.view(*query.shape[1:3], len(query), -1).permute(2, 0, 1, 3)  # (H, B, r * T, d)
+        by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)[:rows]  # (N, r * H * d)
+        by_mixed = by_mixed.view_as(joined[:, :, 0]).permute(2, 0, 1, 3)  # (H, B, r * T, d)
         by_weights = _dropped(multiply_heads(by_mixed, value.mT).float(), kept)
         by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
         by_bias = by_scores.transpose(0, 1).sum_to_size(bias.shape) if ctx.needs_input_grad[5] else None
         by_scores = by_scores.to(dtype)
-        by_joined, by_memory = torch.empty_like(joined), None if memory is None else torch.empty_like(memory)
+        by_product = row_buffer(rows, joined.numel() // rows, dtype)
+        by_joined, by_memory = by_product[:rows].view_as(joined), None if memory is None else torch.empty_like(memory)
         by_keys_values = by_joined[:, :, 1:] if by_memory is None else by_memory
         by_joined[:, :, 0] = multiply_heads(by_scores, key).permute(1, 2, 0, 3)
         by_keys_values[:, :, 0] = multiply_heads(by_scores.mT, query).permute(1, 2, 0, 3)
@@ -112,10 +115,9 @@ class _Attention(Function):
             by_keys_values[:, :, 0] += by_value
         else:
             by_keys_values[:, :, 1] = by_value
-        by_joined = by_joined.view(len(normed), -1)  # (N, rows of the weight)
-        by_folded = weight_gradient(by_joined, normed)
-        by_normed = product(by_joined, (weight * gain).to(dtype).T)
-        by_hidden = normalise_backward(by_normed, normed, scale, gradient)
+        by_folded = weight_gradient(by_product, normed)
+        by_normed = product(by_product, (weight * gain).to(dtype).T)
+        by_hidden = normalise_backward(by_normed[:rows], normed[:rows], scale, gradient)
         by_weight, by_gain = by_folded * gain, (by_folded * weight).sum(0)
         return by_hidden, by_memory, by_gain, by_weight, by_out, by_bias, None, None, None
 
@@ -134,7 +136,7 @@ class _FeedForward(Function):
         between = product(normed, (inner * gain).to(dtype), "relu")  # (N, F)
         if p > 0.0:
             between.mul_(keep_mask(between.shape, p).to(dtype))
-        result = product(between, out.to(dtype)).view_as(hidden)
+        result = product(between, out.to(dtype))[: len(scale)].view_as(hidden)
         kept_out = None if p == 0.0 else keep_mask(result.shape, p)
         ctx.save_for_backward(normed, scale, between, kept_out, gain, inner, out)
         ctx.factor = (1.0 - p) ** -2
@@ -145,14 +147,14 @@ class _FeedForward(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, between, kept_out, gain, inner, out = ctx.saved_tensors
         dtype = normed.dtype
-        by_result = _dropped(gradient, kept_out).to(dtype).flatten(0, -2)  # (N, E)
+        rows, by_result = len(scale), padded(_dropped(gradient, kept_out).to(dtype).flatten(0, -2))  # (N, E)
         by_out = weight_gradient(by_result, between).mul_(ctx.factor)
         by_between = product(by_result, (out * ctx.factor).to(dtype).T)
         # Zero where relu or dropout made a zero.
         torch.ops.aten.threshold_backward(by_between, between, 0, grad_input=by_between)
         by_folded = weight_gradient(by_between, normed)
         by_normed = product(by_between, (inner * gain).to(dtype).T)
-        by_hidden = normalise_backward(by_normed, normed, scale, gradient)
+        by_hidden = normalise_backward(by_normed[:rows], normed[:rows], scale, gradient)
         return by_hidden, (by_folded * inner).sum(0), by_folded * gain, by_out, None, None
 
 
@@ -165,10 +167,12 @@ def multiply_heads(left: Tensor, right: Tensor) -> Tensor:
 
 
 def normalise(hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(B, T, E) -> (N, E) in `dtype`, each row with a mean square of 1; and (N, 1), what it was multiplied by."""
+    """(B, T, E) -> a `row_buffer` (N, E) of rows with a mean square of 1; and (N, 1), what each was multiplied by."""
     rows = hidden.flatten(0, -2)
     scale = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1]).add_(EPS).rsqrt_()
-    return (rows * scale).to(dtype), scale
+    normed = row_buffer(*rows.shape, dtype)
+    torch.mul(rows, scale, out=normed[: len(rows)])
+    return normed, scale
 
 
 def normalise_backward(by_normed: Tensor, normed: Tensor, scale: Tensor, residual: Tensor) -> Tensor:

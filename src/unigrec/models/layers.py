@@ -112,17 +112,42 @@ class _Linear(Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, weight)
-        return product(rows, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
+        flat = padded(rows.flatten(0, -2))
+        ctx.save_for_backward(flat, weight)
+        ctx.shape = rows.shape
+        result = product(flat, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
+        return result[: rows.shape[:-1].numel()].view(*rows.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        flat = gradient.flatten(0, -2)
-        by_rows = product(gradient, weight.to(rows.dtype).T) if ctx.needs_input_grad[0] else None
-        by_weight = weight_gradient(flat, rows.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        flat, by_rows = padded(gradient.flatten(0, -2)), None
+        if ctx.needs_input_grad[0]:
+            by_rows = product(flat, weight.to(rows.dtype).T)[: ctx.shape[:-1].numel()].view(ctx.shape)
+        by_weight = weight_gradient(flat, rows) if ctx.needs_input_grad[1] else None
         return by_rows, by_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """(at least `rows`, width) to be written to, zero beyond `rows`.
+
+    oneDNN compiles a product anew for each number of rows, which takes as long as a small product itself, and keeps
+    it. Numbers are rounded up, to eight in each power of two, so that few of them occur.
+    """
+    step = max(1 << max(rows.bit_length() - 4, 0), 8)
+    buffer = torch.empty(-(-rows // step) * step, width, dtype=dtype)
+    buffer[rows:].zero_()
+    return buffer
+
+
+def padded(rows: Tensor) -> Tensor:
+    """(N, n) with as many rows as a `row_buffer` has; itself where it has them already."""
+    buffer = row_buffer(*rows.shape, rows.dtype)
+    if len(buffer) == len(rows):
+        return rows
+    buffer[: len(rows)] = rows
+    return buffer
 
 
 def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
