@@ -30,7 +30,10 @@ CLOSE = 1e-3  # of summed log-probabilities, in single precision
 
 
 def run(options: Options) -> list[Table]:
-    given = {"artifacts": str(options.artifacts.absolute()) if options.artifacts else None, "quick": options.quick}
+    given: dict[str, Any] = {
+        "artifacts": str(options.artifacts.absolute()) if options.artifacts else None,
+        "quick": options.quick,
+    }
     peaks = {name: in_child(peak_of, name=name, **given)[1] for name in (OURS, THEIRS)}
     found, _ = in_child(measure, **given)
     rows = []
@@ -54,7 +57,7 @@ def run(options: Options) -> list[Table]:
 
 
 def _row(name: str, lists: str, timing: Timing, ours: Timing, found: dict[str, Any], peak: Usage) -> dict[str, Any]:
-    row = {"what": name, "lists of a user": lists, **timing.cells(found["users"])}
+    row: dict[str, Any] = {"what": name, "lists of a user": lists, **timing.cells(found["users"])}
     if name == THEIRS:
         slower = ratio(timing, ours)
         row |= {"CPU, times ours": slower.of_medians, "of a round": f"{slower.least:.1f}-{slower.most:.1f}"}

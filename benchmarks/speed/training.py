@@ -55,7 +55,9 @@ class Steps:
         """One update; returns the number of samples. history: items to which public parts pad."""
         samples = padded_samples(batch, history) if self.public else make_samples(batch, torch.device("cpu"))
         codes: Tensor = self.codes[samples.targets]
-        losses = joint_losses(self.engine.forward, samples, codes, self.data, self.joint, distil=True)
+        losses = joint_losses(
+            self.engine.forward, samples, codes, self.data, self.joint, self.joint.temperature_end, distil=True
+        )
         self.engine.step(losses["loss"])
         return len(samples.targets)
 

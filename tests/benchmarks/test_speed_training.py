@@ -17,7 +17,7 @@ from unigrec.training.joint import JointData, joint_losses
 from unigrec.training.samples import make_samples
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").joint.model_copy(
-    update={"temperature": 0.3, "uniformity_weight": 0.1, "distillation_temperature": 0.3, "precision": "fp32"}
+    update={"uniformity_weight": 0.1, "distillation_temperature": 0.3, "precision": "fp32"}
 )
 
 
@@ -32,7 +32,7 @@ def test_public_parts_give_the_same_losses_and_gradients():
     found = []
     for model, samples in ((ours, make_samples(batch, torch.device("cpu"))), (theirs, padded_samples(batch, 6))):
         ours.zero_grad()
-        losses = joint_losses(model, samples, codes, data, PARAMS, distil=True)
+        losses = joint_losses(model, samples, codes, data, PARAMS, 0.3, distil=True)
         losses["loss"].backward()
         shared = [parameter.grad for parameter in ours.tokenizer.parameters()]
         found.append((losses, [ours.state_to_teacher.weight.grad, ours.history_to_code.weight.grad, *shared]))
