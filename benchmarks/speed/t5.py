@@ -32,8 +32,8 @@ class PublicParts(nn.Module):
         self.history_to_code, self.teacher_to_code = ours.history_to_code, ours.teacher_to_code
         self.state_to_teacher = ours.state_to_teacher
         self.table = nn.Embedding.from_pretrained(ours.recommender.token_table.weight.detach().clone(), freeze=False)
-        self.encoder = T5Stack(t5_config(config, decoder=False))
-        self.decoder = T5Stack(t5_config(config, decoder=True))
+        self.encoder: Any = T5Stack(t5_config(config, decoder=False))
+        self.decoder: Any = T5Stack(t5_config(config, decoder=True))
         for stack in (self.encoder, self.decoder):
             stack.embed_tokens = None  # both read embeddings
         with torch.no_grad():

@@ -44,12 +44,15 @@ class Steps:
         self.data: JointData = data
         ours, self.codes = untrained(data, params)
         self.public = name == PUBLIC
-        self.model: Any = PublicParts(ours) if self.public else ours
+        self.model: Any = ours
+        if self.public:
+            self.model = PublicParts(ours)
         groups = parameter_groups(self.model, self.joint)
         self.engine = make_engine("torch", self.model, groups, self.joint.batch_size)
         self.model.train()
         self.samples = TrainingSamples(data.sequences, self.joint.history, causal=name == CAUSAL)
-        self.batches = self.samples.batches(self.joint.batch_size, seed=0, epoch=0)
+        batches = self.samples.batches(self.joint.batch_size, seed=0, epoch=0)
+        self.batches = sorted(batches, key=lambda rows: int(self.samples[rows].lengths.max()))  # of near-equal lengths
 
     def step(self, batch: Segments, history: int) -> int:
         """One update; returns the number of samples. history: items to which public parts pad."""
@@ -62,8 +65,9 @@ class Steps:
         return len(samples.targets)
 
     def round(self, number: int, steps: int) -> int:
-        """The batches of a round, the first ones of a shuffled epoch; returns the number of samples."""
-        rows = self.batches[number * steps : (number + 1) * steps]
+        """A few batches that stand for an epoch: short, middling and long histories; returns the number of samples."""
+        places = [int((place + 0.5) / steps * (len(self.batches) - 1)) for place in range(steps)]
+        rows = [self.batches[(place + number) % len(self.batches)] for place in places]
         return sum(self.step(self.samples[one], self.joint.history) for one in rows)
 
 
@@ -76,7 +80,7 @@ def compared(artifacts: str | None, quick: bool, rounds: int, steps: int) -> dic
         return lambda number: samples[name].append(rows[name].round(number, steps))
 
     timings = alternate({name: call(name) for name in ROWS}, rounds, log=say)
-    operations = {name: gigaflops(rows[name], rounds, steps) for name in ROWS}
+    operations = {name: gigaflops(rows[name], steps) for name in ROWS}
     return {
         name: {
             "cpu": timings[name].cpu,
@@ -89,17 +93,16 @@ def compared(artifacts: str | None, quick: bool, rounds: int, steps: int) -> dic
     }
 
 
-def gigaflops(steps: Steps, rounds: int, count: int) -> float:
-    """Operations of products in all the rounds."""
+def gigaflops(steps: Steps, count: int) -> float:
+    """Operations of products, a sample, in a round."""
 
     def operations(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
         return 2 * int(np.prod(rows)) * weight[0]
 
     mapping = {torch.ops.mkldnn._linear_pointwise: operations} if ONEDNN else {}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        for number in range(rounds):
-            steps.round(number, count)
-    return counter.get_total_flops() / 1e9
+        samples = steps.round(0, count)
+    return counter.get_total_flops() / samples / 1e9
 
 
 def plain_product(dtype: torch.dtype, size: int) -> float:
@@ -141,19 +144,20 @@ def by_length(lengths: list[int], samples: int, quick: bool, rounds: int) -> dic
 def run(options: Options) -> list[Table]:
     """The part of the benchmark: a table of steps, and one of growth with the length of the histories."""
     artifacts = str(options.artifacts.resolve()) if options.artifacts else None
-    rounds, steps = (2, 1) if options.quick else (5, 2)
+    rounds, steps = (2, 1) if options.quick else (3, 4)
     found, _ = in_child(compared, artifacts=artifacts, quick=options.quick, rounds=rounds, steps=steps)
     public = Timing(found[PUBLIC]["cpu"], found[PUBLIC]["wall"])
     rows = []
     for name in ROWS:
         say(f"memory of {name}")
         _, usage = in_child(
-            steps_alone, name=name, artifacts=artifacts, quick=options.quick, steps=1 if options.quick else 8
+            steps_alone, name=name, artifacts=artifacts, quick=options.quick, steps=1 if options.quick else 4
         )
         rows.append(step_row(name, found[name], public, found[PUBLIC]["samples"], usage.peak))
     source = "the given artifacts" if artifacts else "generated data with lengths as in Amazon Beauty"
     notes = [
-        f"{source}; profile paper, {rounds} rounds of {steps} batches in turn, after one to warm up; one process, one thread",
+        f"{source}; profile paper, {rounds} rounds of {steps} batches, of short to long histories, after one to warm up; "
+        "one process, one thread",
         "public parts: transformers' T5 blocks, histories padded to 20 items, one for each target, tokenizer run for "
         "each place; ratio: its CPU time a sample over the row's, of medians, and least and most of the rounds",
         "peak share: of a plain large product in the row's precision, the faster of torch's and oneDNN's; peak memory: "
@@ -189,9 +193,9 @@ def step_row(name: str, found: dict[str, Any], public: Timing, public_samples: l
         "ratio": times.of_medians,
         "ratio, least": times.least,
         "ratio, most": times.most,
-        "GFLOP a sample": found["GFLOP"] / samples,
-        "GFLOP/s": found["GFLOP"] / cpu,
-        "share of peak": found["GFLOP"] / cpu / found["peak"],
+        "GFLOP a sample": found["GFLOP"],
+        "GFLOP/s": found["GFLOP"] * samples / cpu,
+        "share of peak": found["GFLOP"] * samples / cpu / found["peak"],
         "peak memory GB": peak / 1e9,
     }
 

@@ -170,7 +170,7 @@ def normalise(hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(B, T, E) -> a `row_buffer` (N, E) of rows with a mean square of 1; and (N, 1), what each was multiplied by."""
     rows = hidden.flatten(0, -2)
     scale = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1]).add_(EPS).rsqrt_()
-    normed = row_buffer(*rows.shape, dtype)
+    normed = row_buffer(len(rows), rows.shape[1], dtype)
     torch.mul(rows, scale, out=normed[: len(rows)])
     return normed, scale
 

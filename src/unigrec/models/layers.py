@@ -143,7 +143,7 @@ def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
 
 def padded(rows: Tensor) -> Tensor:
     """(N, n) with as many rows as a `row_buffer` has; itself where it has them already."""
-    buffer = row_buffer(*rows.shape, rows.dtype)
+    buffer = row_buffer(len(rows), rows.shape[1], rows.dtype)
     if len(buffer) == len(rows):
         return rows
     buffer[: len(rows)] = rows
