@@ -33,7 +33,7 @@ def new_change(action: str, **facts: Any) -> Change:
 
 def append(path: Path, event: str, change: Change) -> None:
     """Write a line and wait until the disk has it. Raises UnigrecError when it cannot be written."""
-    line = json.dumps({"event": event, **change, "when": now()}, sort_keys=True, ensure_ascii=False) + "\n"
+    line = json.dumps({**change, "event": event, "when": now()}, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
@@ -45,7 +45,9 @@ def append(path: Path, event: str, change: Change) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UnigrecError(f"{path}: could not be written: {error}; the champion is not moved without a record") from error
+        raise UnigrecError(
+            f"{path}: could not be written: {error}; the champion is not moved without a record"
+        ) from error
 
 
 def read(path: Path) -> list[Change]:

@@ -91,7 +91,9 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
         return Gate(MARGIN, None, params.max_p, False, "NDCG@10 against the champion is missing or not a finite number")
     difference = new - old
     if not difference.any():
-        return Gate(MARGIN, 1.0, params.max_p, False, f"a tie: NDCG@10 {new.mean():.4f}, equal for each of {_users(new)}")
+        return Gate(
+            MARGIN, 1.0, params.max_p, False, f"a tie: NDCG@10 {new.mean():.4f}, equal for each of {_users(new)}"
+        )
     bound = 0.0 if params.mode == "better" else -params.max_loss * float(old.mean())
     means = bootstrap_means(difference, params.resamples, seed)
     p = float((means <= bound).mean())

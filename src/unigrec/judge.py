@@ -1,7 +1,7 @@
 """A challenger and the champion on today's test users, both ranked afresh; `comparison` decides about the figures.
 
-Nothing is read of what a bundle says about its own quality. Histories and answers are item ids, so that the two may know
-different items: one that a bundle does not know counts as not found.
+Nothing is read of what a bundle says about its own quality. Histories and answers are item ids, so that the two may
+know different items: one that a bundle does not know counts as not found.
 
 Shapes: U test users, N items, T codes of an identifier, L levels.
 """
@@ -103,7 +103,7 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
         UnigrecError: the champion is damaged, or a bundle is of newer data than what is prepared: nothing can be said.
     """
     params, protocol = settings.promotion, settings.limits.protocol
-    facts = {
+    facts: dict[str, Any] = {
         "protocol": protocol,
         "seed": settings.seed,
         "users": len(now.users),
@@ -155,7 +155,9 @@ def ranks_of(bundle: Bundle, now: Today, protocol: str) -> np.ndarray:
     ranks = []
     for users in in_chunks(now.users, USERS_AT_ONCE):
         before, targets = histories(now, users)
-        for answer, target in zip(bundle.recommend(before, k, exclude_history=protocol == "masked"), targets, strict=True):
+        for answer, target in zip(
+            bundle.recommend(before, k, exclude_history=protocol == "masked"), targets, strict=True
+        ):
             found = (place for place, item in enumerate(answer.items, start=1) if item.item_id == target)
             ranks.append(next(found, 0))
     return np.array(ranks)
@@ -200,9 +202,9 @@ def _load(subject: Subject, now: Today) -> Bundle:
     until = bundle.manifest["data"].get("until")  # absent from bundles of earlier versions
     if isinstance(until, int) and until > now.until:
         raise UnigrecError(
-            f"{subject.name} was made of data up to {_date(until)}, but {a.SEQUENCES.parent} ends at {_date(now.until)}: "
-            "it may have been trained on today's test items; bring the data up to date first (`dvc pull`, or `dvc repro "
-            "prepare`)"
+            f"{subject.name} was made of data up to {_date(until)}, but {a.SEQUENCES.parent} ends at "
+            f"{_date(now.until)}: it may have been trained on today's test items; bring the data up to date first "
+            "(`dvc pull`, or `dvc repro prepare`)"
         )
     return bundle
 

@@ -48,7 +48,7 @@ def probe(folder: Path, histories: list[list[str]], k: int, limit: float) -> lis
 
 
 def measure(folder: Path, histories: list[list[str]], k: int) -> dict[str, Any]:
-    """What the child does. Raises UnigrecError when the bundle does not load, or an answer is not what was asked for."""
+    """What the child does. Raises UnigrecError when the bundle does not load, or does not answer what it is asked."""
     from unigrec.bundle import Bundle
 
     bundle = Bundle.load(folder)
@@ -59,7 +59,9 @@ def measure(folder: Path, histories: list[list[str]], k: int) -> dict[str, Any]:
         items = bundle.recommend([history], k)[0].items
         latency.append(1000.0 * (time.perf_counter() - began))
         if len({item.item_id for item in items}) != k or not all(math.isfinite(item.score) for item in items):
-            raise UnigrecError(f"{folder}: asked for {k} items, it recommends {len(items)}, or scores that are no numbers")
+            raise UnigrecError(
+                f"{folder}: asked for {k} items, it recommends {len(items)}, or scores that are no numbers"
+            )
     return {"latency_ms": latency[-len(histories) :]}
 
 

@@ -79,7 +79,9 @@ def promote(
         if champion == candidate:
             return Promotion(candidate, champion, False, False, "is the champion already")
         if version is None and ROLLED_BACK_TAG in found.tags:
-            reason = f"was {found.tags[ROLLED_BACK_TAG]}; to judge it again, name it: unigrec promote --version {candidate}"
+            reason = (
+                f"was {found.tags[ROLLED_BACK_TAG]}; to judge it again, name it: unigrec promote --version {candidate}"
+            )
             return Promotion(candidate, champion, False, False, reason)
         verdict = judge(candidate, champion)
         if verdict.outcome != "promote":
@@ -165,11 +167,18 @@ def _settle(client: MlflowClient, change: audit.Change) -> None:
         print(f"finishing what died halfway: {change['action']} of version {target}", flush=True)
         _carry_out(client, change)
         return
-    if champion == change["from"] and change["previous"] is not None:
-        client.set_registered_model_alias(name, PREVIOUS, change["previous"])
+    if champion == change["from"]:
+        _restore_previous(client, change)
     reason = f"the champion is version {champion}" if there else f"version {target} is gone"
     print(f"not finished, since {reason}: {change['action']} of version {target}", flush=True)
     audit.append(a.AUDIT, audit.UNDONE, change | {"undone": reason})
+
+
+def _restore_previous(client: MlflowClient, change: audit.Change) -> None:
+    if change["previous"] is None:
+        client.delete_registered_model_alias(change["model"], PREVIOUS)
+    else:
+        client.set_registered_model_alias(change["model"], PREVIOUS, change["previous"])
 
 
 def _carry_out(client: MlflowClient, change: audit.Change) -> None:
