@@ -99,10 +99,15 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
     a.write_tensors(
         a.SEQUENCES, {"items": items, "offsets": np.arange(USERS + 1) * (HISTORY + 1), "timestamps": timestamps.copy()}
     )
-    rows = {"users": USERS, "items": ITEMS, "interactions": len(items)}
+    rows = tiny_rows()
     a.write_json(a.PREPARE_STATS, {"before": rows, "after": rows})
     a.write_json(a.SOURCE, {"source": "test"})
     a.write_json(a.VALIDATED, {"rows": rows, "sha256": {}})
+
+
+def tiny_rows() -> dict[str, int]:
+    """Sizes of the data."""
+    return {"users": USERS, "items": ITEMS, "interactions": USERS * (HISTORY + 1)}
 
 
 def _write_evaluation(passed: bool, ranks: list[int]) -> None:
