@@ -222,7 +222,7 @@ died = [False]
 
 # After the intent, after the first alias, after the second; and everywhere, until nothing dies any more.
 SOME_STEPS = pytest.param((1, 2, 3), id="some steps")
-EVERY_STEP = pytest.param(range(30), marks=pytest.mark.slow, id="every step")
+EVERY_STEP = pytest.param(range(30), marks=[pytest.mark.slow, pytest.mark.timeout(1200)], id="every step")
 
 
 @pytest.mark.parametrize("steps", [SOME_STEPS, EVERY_STEP])
@@ -361,7 +361,7 @@ def test_a_promotion_waits_for_another_one_and_says_for_whom(params, capsys):
     assert f"waiting for process {os.getpid()}, up to 30 s" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("races", [2, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("races", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_two_promotions_at_once_leave_one_champion_and_an_audit_that_agrees(params, tmp_path, races):
     """Two processes promote versions 2 and 3 at the same moment; between races, version 1 is restored."""
     promoted(params, "1")
@@ -396,7 +396,7 @@ def test_two_promotions_at_once_leave_one_champion_and_an_audit_that_agrees(para
             racer.communicate()
     assert len(agrees(params)) == 1 + 3 * races
     assert all(json.loads(line) for line in a.AUDIT.read_text().splitlines())
-    print(f"{races} races, last to be promoted: {won}")
+    print(f"{races} races; who was promoted last, how often: {won}")
 
 
 def wait_for(path: Path, racers: list[subprocess.Popen]) -> str:
