@@ -53,6 +53,7 @@ def test_a_better_challenger_passes_with_a_reason_for_every_gate():
     decision = decided()
     assert decision.passed
     assert {gate.name for gate in decision.gates} >= {
+        "loads",
         "own_decision",
         "recall_at_10",
         "latency_p95",

@@ -50,7 +50,7 @@ class Pair(NamedTuple):
 def compare(
     candidate: Candidate, pair: Pair | None, limits: GateParams, params: PromotionParams, seed: int
 ) -> Decision:
-    """Every gate that a challenger must pass to become champion.
+    """Every gate that a challenger which loads must pass to become champion; one that does not: `does_not_load`.
 
     Args:
         pair: None for the first model of all, which has floors and budgets to keep, but nobody to beat.
@@ -59,6 +59,7 @@ def compare(
         The gates with a reason each, those that refuse nothing last. A missing or non-finite figure refuses.
     """
     gates = [
+        Gate("loads", 1.0, 1.0, True, f"a fresh process loads it and gets {len(candidate.latency_ms)} full answers"),
         _own_decision(candidate.own_decision),
         *floors(candidate.metrics, candidate.health, limits),
         _latency(candidate.latency_ms, params.max_latency_ms),
@@ -76,7 +77,7 @@ def compare(
 
 def does_not_load(reason: str) -> Decision:
     """The decision on a bundle that could not be asked anything."""
-    return Decision(False, [Gate("loads", None, 0.0, False, f"{reason}; nothing else was measured")])
+    return Decision(False, [Gate("loads", 0.0, 1.0, False, f"{reason}; nothing else was measured")])
 
 
 def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
