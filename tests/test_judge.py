@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -207,18 +208,20 @@ def test_a_bundle_that_recommends_too_little_is_no_good(monkeypatch):
 def test_the_command_needs_no_registry_for_folders_and_says_how_it_went(project, monkeypatch):
     monkeypatch.setattr("unigrec.tracking.mlflow_client", None)
     monkeypatch.setattr("unigrec.registry.mlflow_client", None)
-    good, other = str(make_bundle(GOOD)), str(make_bundle(OTHER))
+    good, other = (os.path.relpath(make_bundle(seed)) for seed in (GOOD, OTHER))
+    same = os.path.relpath(make_bundle(GOOD, ranks=[3] * USERS))
     for challenger, champion, expected, outcome in (
         (good, other, EXIT_OK, "promote"),
         (other, good, EXIT_REFUSED, "refuse"),
-        (good, good, EXIT_REFUSED, "keep"),
+        (same, good, EXIT_REFUSED, "keep"),
         (good, "none", EXIT_OK, "promote"),
     ):
-        code, output = invoke("gate", "--challenger", challenger, "--champion", champion, "--out", "out")
+        out = Path("first" if champion == "none" else outcome)
+        code, output = invoke("gate", "--challenger", challenger, "--champion", champion, "--out", str(out))
         assert code == expected, output
-        found = a.read_json(Path("out/comparison.json"))
+        found = a.read_json(out / "comparison.json")
         assert found["outcome"] == outcome
-        page = Path("out/comparison.md").read_text()
+        page = (out / "comparison.md").read_text()
         assert page.startswith("## Gate: ")
         assert found["passed"] is (expected == EXIT_OK)
         assert ("REFUSED" in page or "NOT PROMOTED" in page) is (expected != EXIT_OK)

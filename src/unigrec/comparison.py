@@ -121,17 +121,17 @@ def _slice(name: str, mask: np.ndarray, pair: Pair, params: PromotionParams, see
     small = len(new) < params.min_slice_users
     if not (np.isfinite(new).all() and np.isfinite(old).all()):
         return Gate(SLICE + name, None, params.max_slice_drop, False, "NDCG@10 is not a finite number")
-    drop = 1.0 - float(new.mean() / old.mean()) if old.mean() > 0.0 else 0.0
+    change = float(new.mean() / old.mean()) - 1.0 if old.mean() > 0.0 else 0.0
     means = bootstrap_means(new - old, params.resamples, seed)
     chance = float((means >= 0.0).mean())
-    reason = f"NDCG@10 {new.mean():.4f} against {old.mean():.4f} ({-drop:+.1%}) on {_users(new)}"
-    over = drop > params.max_slice_drop
+    reason = f"NDCG@10 {new.mean():.4f} against {old.mean():.4f} ({change:+.1%}) on {_users(new)}"
+    over = -change > params.max_slice_drop
     if over:
         reason += f"; p of not losing at all: {chance:.4f}"
     if small:
         reason += f"; fewer than {params.min_slice_users}, so it refuses nothing"
     passed = not (over and chance <= params.max_p)
-    return Gate(SLICE + name, drop, params.max_slice_drop, passed, reason, informational=small)
+    return Gate(SLICE + name, 0.0 - change, params.max_slice_drop, passed, reason, informational=small)
 
 
 def _own_decision(passed: bool) -> Gate:
@@ -153,7 +153,7 @@ def _latency(milliseconds: list[float], limit: float) -> Gate:
 def _budget(name: str, what: str, value: float | None, limit: float, unit: str) -> Gate:
     if value is None or not math.isfinite(value):
         return Gate(name, None, limit, False, f"{what} is missing or not a finite number")
-    return Gate(name, value, limit, value <= limit, f"{what}: {value:.1f} {unit}; allowed up to {limit:g} {unit}")
+    return Gate(name, value, limit, value <= limit, f"{what}: {value:.3g} {unit}; allowed up to {limit:g} {unit}")
 
 
 def _churn(value: float | None, limit: float) -> Gate:
