@@ -39,6 +39,7 @@ def test_the_state_says_what_became_of_it_and_the_page_is_kept(monkeypatch, done
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_flow_promotes_once_and_without_data_decides_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(PARAMS_FILE, tmp_path / "params.yaml")
