@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +77,9 @@ def compare(params: Params, challenger: str, champion: str, out: Path | None) ->
     out = out or a.COMPARISONS / f"{_slug(challenger)}-vs-{_slug(champion)}"
     try:
         judgement = _judge(params, challenger, champion)
-    except Exception as error:  # anything unforeseen is no refusal either
+    except UnigrecError as error:
         report.write_undecided(out, challenger, champion, error)
-        if isinstance(error, UnigrecError):
-            raise
-        raise UnigrecError(f"could not decide: {type(error).__name__}: {error}") from error
+        raise
     report.write(out, judgement)
     report.print_judgement(judgement)
     print(f"written to {out}")
@@ -101,7 +100,13 @@ def _judge(params: Params, challenger: str, champion: str) -> Judgement:
         new = _located(params, challenger, Path(scratch) / "challenger")
         old = None if champion == NO_CHAMPION else _located(params, champion, Path(scratch) / "champion")
         now = today(load_sequences(), params.promotion.max_users, params.seed)
-        return judge(new, old, now, Settings(params.gate, params.promotion, params.seed))
+        try:
+            return judge(new, old, now, Settings(params.gate, params.promotion, params.seed))
+        except UnigrecError:
+            raise
+        except Exception as error:  # what nobody foresaw is no refusal either, and no traceback's exit code 1
+            traceback.print_exc()
+            raise UnigrecError(f"could not decide: {type(error).__name__}: {error}") from error
 
 
 def _located(params: Params, model: str, scratch: Path) -> Subject:

@@ -10,6 +10,7 @@ from unigrec.comparison import MARGIN, SLICE
 from unigrec.report import gate_verdict, markdown_table, print_decision
 
 if TYPE_CHECKING:
+    from unigrec.errors import UnigrecError
     from unigrec.gates import Gate
     from unigrec.judge import Judgement
 
@@ -27,9 +28,9 @@ def write(folder: Path, judgement: Judgement) -> None:
     a.write_text(folder / a.COMPARISON_PAGE, markdown(judgement))
 
 
-def write_undecided(folder: Path, challenger: str, champion: str, error: Exception) -> None:
+def write_undecided(folder: Path, challenger: str, champion: str, error: UnigrecError) -> None:
     """The same files, where it could not be decided."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split())
     found = {"outcome": "undecided", "passed": False, "challenger": challenger, "champion": champion, "reason": reason}
     a.write_json(folder / a.COMPARISON_FILE, found)
     a.write_text(folder / a.COMPARISON_PAGE, f"## Gate: could not decide on {challenger}\n\n{reason}\n")
