@@ -15,6 +15,7 @@ from prefect.states import Completed, State
 
 from flows.graph import read_graph
 from flows.processes import StageError, run_stage
+from flows.promote import promote_and_show
 from flows.server import prefect_server
 from unigrec import artifacts as a
 from unigrec import commands
@@ -65,14 +66,14 @@ def register_model(params: Params) -> Any:
 
 @task(task_run_name="promote")
 def promote_model(params: Params, registered: Registration) -> Any:
-    """Champion, if the version deserves it. Cached where that was judged before: a person may have decided since."""
+    """Champion, if it passes beside the old one. Cached where it was judged before: a person may have decided since."""
     if not registered.passed:
         reason, name = "the gates refused it, the champion stays", "Skipped"
     elif registered.verdict is not None:
         reason, name = registered.verdict, "Cached"
     else:
-        done = commands.promote(params, registered.version)
-        reason, name = done.reason, "Promoted" if done.moved else "Kept"
+        name, done = promote_and_show(params, registered.version)
+        reason = done.reason
     return Completed(message=reason, data=reason, name=name)
 
 

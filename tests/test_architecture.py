@@ -17,6 +17,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 # Computes, and does nothing else. `engine` is its edge to DeepSpeed, `artifacts` its edge to files.
 CORE = (
+    "comparison",
     "data.batches",
     "decoding",
     "distributed",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tiny_model import PARAMS_FILE, make_bundle, write_artifacts
 from unigrec import artifacts as a
-from unigrec import stages
+from unigrec import audit, judge, stages
 from unigrec.cli import app
 from unigrec.commands import parse_ids, read_ids
 from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
@@ -118,6 +118,26 @@ def test_gate_without_a_run_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output = invoke("gate")
     assert (code, "dvc repro" in output) == (2, True)
+
+
+def test_a_registered_challenger_is_compared_with_the_champion(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    monkeypatch.setattr(judge, "probe", lambda *_: [1.0])
+    code, output = invoke("gate", "--challenger", "challenger")
+    assert (code, "version 1 beside version 1: NOT PROMOTED" in output) == (EXIT_REFUSED, True), output
+    assert a.read_json(a.COMPARISONS / "challenger-vs-champion/comparison.json")["outcome"] == "keep"
+    code, output = invoke("gate", "--challenger", "1", "--champion", "previous")
+    assert (code, "no version or alias 'previous'" in output) == (2, True)
+
+
+def test_the_first_champion_was_judged_and_written_down(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    assert a.read_json(a.COMPARISONS / "1-vs-none/comparison.json")["outcome"] == "promote"
+    assert [line["event"] for line in audit.read(a.AUDIT)] == ["intent", "done"]
+    assert invoke("promote") == (EXIT_OK, "version 1 is champion: is the champion already\n")
+    code, output = invoke("rollback")
+    assert (code, "unigrec rollback --to VERSION" in output) == (2, True)
+    assert invoke("rollback", "--to", "1") == (EXIT_OK, "version 1 stays: is the champion already\n")
 
 
 @pytest.mark.parametrize(

@@ -196,4 +196,18 @@ def test_bootstrap_interval_has_the_width_of_the_standard_error_and_depends_on_t
     assert found == paired_bootstrap(reference + gain, reference, 2000, seed=3)
     turned = paired_bootstrap(reference, reference + gain, 2000, seed=3)
     assert turned["difference"] == pytest.approx(-found["difference"])
-    assert turned["p_not_better"] == pytest.approx(1 - found["p_not_better"])
+    assert turned["p_not_better"] == pytest.approx(1 - found["p_not_better"], abs=0.03)
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 10**6])
+def test_bootstrap_draws_users_with_replacement_whatever_it_holds_in_memory(monkeypatch: pytest.MonkeyPatch, at_once):
+    """Against drawing users one by one: mean, spread and tail of the resampled means."""
+    monkeypatch.setattr(evaluation, "DRAWS_AT_ONCE", at_once)
+    generator = np.random.default_rng(0)
+    values = generator.choice([-1.0, 0.0, 0.0, 0.25, 1.0], 50)
+    means = evaluation.bootstrap_means(values, 4000, seed=1)
+    drawn = values[generator.integers(0, 50, (4000, 50))].mean(1)
+    assert means.shape == (4000,)
+    assert means.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert means.std() == pytest.approx(drawn.std(), rel=0.06)
+    assert np.quantile(means, 0.05) == pytest.approx(np.quantile(drawn, 0.05), abs=0.02)

@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tiny_model import USERS, make_bundle
+from promotions import says
+from tiny_model import make_bundle, tiny_rows
 from unigrec import artifacts as a
 from unigrec import registry
+from unigrec.bundle_files import open_bundle
 from unigrec.config import RegisterParams
 from unigrec.errors import UnigrecError
-from unigrec.promotion import Comparison, promote
-from unigrec.registry import load_bundle, load_registered, register, version_of
-from unigrec.stages import load_sequences
+from unigrec.promotion import promote
+from unigrec.registry import load_bundle, load_registered, locate, register, version_of
 from unigrec.tracking import BUNDLE_TAG, flatten, mlflow_client
 
-HOW = Comparison("unmasked", resamples=200, seed=1, sequences=load_sequences)
 BROKEN_MODEL = """
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -36,7 +36,6 @@ class Broken(PythonModel):
 
 set_model(Broken())
 """
-GOOD, BAD = [1] * USERS, [0] * USERS
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
     assert answer["unknown"].tolist() == [0, 1]
     assert answer["by_popularity"].tolist() == [False, True]
     assert load_bundle(params, "challenger").id == load_bundle(params, "1").id == load_bundle(params, str(folder)).id
-    assert a.read_json(a.REFERENCE) == {"origin": "folder: shop", "users": 6, "items": 12, "interactions": 30}
+    assert a.read_json(a.REFERENCE) == {"origin": "folder: shop", **tiny_rows()}
 
 
 def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params):
@@ -113,9 +112,9 @@ def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(para
     assert (done.created, done.passed) == (True, False)
     assert aliases(params) == {}
     with pytest.raises(UnigrecError, match="no challenger"):
-        promote(params, HOW)
+        promote(params, says("promote"))
     with pytest.raises(UnigrecError, match="its gates refused it"):
-        promote(params, HOW, "1")
+        promote(params, says("promote"), "1")
 
 
 def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatch):
@@ -147,59 +146,22 @@ def test_a_registration_that_died_halfway_is_finished(params, monkeypatch):
     assert aliases(params) == {"challenger": "1"}
 
 
-def test_the_first_passed_model_becomes_champion_and_asking_twice_changes_nothing(params):
+def test_a_challenger_is_promoted_and_a_second_registration_tells_the_verdict(params):
     register(make_bundle(), params)
-    assert promote(params, HOW) == ("1", "1", True, "is the first champion")
-    assert promote(params, HOW).moved is False
+    done = promote(params, says("promote"))
+    assert (done.version, done.champion, done.moved) == ("1", "1", True)
     assert aliases(params) == {"challenger": "1", "champion": "1"}
-    assert register(make_bundle(), params).verdict == "is the first champion"
+    assert register(make_bundle(), params).verdict == done.reason
 
 
-def test_only_a_better_model_moves_the_champion_and_the_old_one_is_kept(params):
-    register(make_bundle(seed=1, ranks=[2] * USERS), params)
-    promote(params, HOW)
-    for version, (seed, ranks) in enumerate([(2, BAD), (3, [2] * USERS)], start=2):  # worse, and a tie
-        register(make_bundle(seed=seed, ranks=ranks), params)
-        done = promote(params, HOW)
-        assert (done.version, done.champion, done.moved) == (str(version), "1", False)
-        assert "on the same 6 users" in done.reason
-    assert aliases(params) == {"challenger": "3", "champion": "1"}
-    register(make_bundle(seed=4, ranks=GOOD), params)
-    done = promote(params, HOW)
-    assert (done.version, done.champion, done.moved) == ("4", "4", True)
-    assert aliases(params) == {"challenger": "4", "champion": "4", "previous": "1"}
-
-
-def test_models_of_other_data_are_compared_on_todays_users(params):
-    register(make_bundle(seed=1, ranks=GOOD), params)
-    promote(params, HOW)
-    challenger = {"seed": 2, "ranks": GOOD, "data_seed": 2}
-    register(make_bundle(**challenger), params)
-    make_bundle(seed=3, data_seed=3)  # this folder now holds the data of neither
-    with pytest.raises(UnigrecError, match=r"different users.*dvc repro"):
-        promote(params, HOW)
-    make_bundle(**challenger)
-    done = promote(params, HOW)  # an untrained champion does not rank every test item first, as its stored ranks say
-    assert (done.champion, done.moved) == ("2", True)
-    assert 0 < float(done.reason.split()[1]) <= 1
-
-
-def test_a_champion_that_somebody_else_moves_meanwhile_stays_theirs(params, monkeypatch):
-    from unigrec import promotion
-
-    register(make_bundle(seed=1, ranks=BAD), params)
-    promote(params, HOW)
-    register(make_bundle(seed=1, ranks=GOOD), params)
-    compare = promotion._compare
-
-    def compare_slowly(*arguments):
-        with mlflow_client(params) as client:
-            client.set_registered_model_alias("tiny", "champion", "2")
-        return compare(*arguments)
-
-    monkeypatch.setattr(promotion, "_compare", compare_slowly)
-    with pytest.raises(UnigrecError, match="moved by somebody else"):
-        promote(params, HOW)
+def test_a_bundle_is_located_without_loading_it(params, tmp_path):
+    folder = make_bundle()
+    register(folder, params)
+    for model, name in (("challenger", "version 1"), ("1", "version 1"), (str(folder), str(folder))):
+        scratch = tmp_path / f"scratch-{model[-1]}"
+        scratch.mkdir()
+        found = locate(params, model, scratch)
+        assert (found.name, open_bundle(found.folder)["id"]) == (name, folder.name)
 
 
 @pytest.mark.parametrize("model", ["champion", "7"])

@@ -1,4 +1,7 @@
-"""The artifacts of a tiny real model, written where the stages write them. Only its weights are untrained."""
+"""The artifacts of a tiny real model, written where the stages write them. Its weights are untrained.
+
+The data decide who is good: each user's test item is what the model of seed `data_seed` recommends first.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ import torch
 
 from unigrec import artifacts as a
 from unigrec.bundle_files import Serving, assemble
-from unigrec.identifiers import disambiguate
+from unigrec.data.batches import Histories
+from unigrec.identifiers import Resolved, disambiguate
 from unigrec.models.recommender import Recommender, RecommenderConfig
 from unigrec.models.tokenizer import Tokenizer
+from unigrec.ranking import Student
 
-ITEMS, USERS, LEVELS, CODEWORDS = 12, 6, 2, 4
+ITEMS, USERS, LEVELS, CODEWORDS = 12, 40, 2, 4
+HISTORY = 4  # items of a user before the test item
 SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
@@ -25,12 +31,26 @@ def item_ids() -> list[str]:
     return ["a,b", "two words", "квас", *(f"P{index}" for index in range(3, ITEMS))]
 
 
-def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed: int) -> None:
-    """Write the artifacts of a run into the current folder. ranks: (USERS,) the student's."""
+def tiny_codes(seed: int) -> Resolved:
+    """Identifiers of the model of this seed."""
+    return disambiguate(np.random.default_rng(seed).integers(0, CODEWORDS, (ITEMS, LEVELS)), np.zeros(ITEMS))
+
+
+def tiny_recommender(seed: int) -> Recommender:
+    """The model of this seed."""
     torch.manual_seed(seed)
-    codes = disambiguate(np.random.default_rng(seed).integers(0, CODEWORDS, (ITEMS, LEVELS)), np.zeros(ITEMS))
-    shape = RecommenderConfig(8, 16, 2, 4, 1, 1, 0.1, LEVELS, CODEWORDS, codes.disambiguation)
-    _write_model(a.FINETUNE, Recommender(shape).state_dict(), shape.to_dict())
+    return Recommender(RecommenderConfig(8, 16, 2, 4, 1, 1, 0.1, LEVELS, CODEWORDS, tiny_codes(seed).disambiguation))
+
+
+def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed: int, place: int = 1) -> None:
+    """Write the artifacts of a run into the current folder.
+
+    Args:
+        ranks: (USERS,) what the run says that the student's are. place: where the model of seed `data_seed` recommends
+            each user's test item.
+    """
+    recommender = tiny_recommender(seed)
+    _write_model(a.FINETUNE, recommender.state_dict(), recommender.config.to_dict())
     tokenizer = Tokenizer(**TOKENIZER_SHAPE).state_dict()
     joint = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
     _write_model(a.JOINT, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
@@ -38,16 +58,18 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
         a.write_json(stage / a.METRICS_FILE, {"loss": 1.0, "temperature": 0.25})
     a.write_json(a.TOKENIZER / a.HEALTH_FILE, {"temperature": 0.25000001, "hit_rate_quantized": 0.125})
     a.write_json(a.JOINT / a.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
-    a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": codes.codes.astype(np.int32)})
+    a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": tiny_codes(seed).codes.astype(np.int32)})
     a.write_json(a.HARDEN / a.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]})
     a.write_json(a.TEXT_ENCODER / "settings.json", {"encoder": "tfidf-svd"})
-    _write_data(np.random.default_rng(data_seed))
-    _write_evaluation(passed, ranks or [1, 2, 3, 0, 5, 1])
+    write_data(data_seed, place)
+    _write_evaluation(passed, ranks or [1, 2, 3, 0, 5] * (USERS // 5))
 
 
-def make_bundle(seed: int = 0, passed: bool = True, ranks: list[int] | None = None, data_seed: int = 0) -> Path:
+def make_bundle(
+    seed: int = 0, passed: bool = True, ranks: list[int] | None = None, data_seed: int = 0, place: int = 1
+) -> Path:
     """The bundle of `write_artifacts`, as an absolute path."""
-    write_artifacts(seed, passed, ranks, data_seed)
+    write_artifacts(seed, passed, ranks, data_seed, place)
     return assemble(PARAMS_FILE, SERVING).absolute()
 
 
@@ -57,7 +79,8 @@ def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -
     a.write_json(folder / a.METRICS_FILE, {"loss": 1.0})
 
 
-def _write_data(generator: np.random.Generator) -> None:
+def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> None:
+    """What `prepare` writes. until: unix seconds of the last interaction."""
     catalogue = {
         "item_index": pa.array(range(ITEMS), pa.int32()),
         "item_id": item_ids(),
@@ -65,13 +88,26 @@ def _write_data(generator: np.random.Generator) -> None:
         "train_count": pa.array(range(ITEMS), pa.int32()),
     }
     a.write_table(a.CATALOGUE, pa.table(catalogue))
-    items = generator.integers(0, ITEMS, USERS * 5)
-    offsets = np.arange(USERS + 1) * 5
-    a.write_tensors(a.SEQUENCES, {"items": items.astype(np.int32), "offsets": offsets})
-    rows = {"users": USERS, "items": ITEMS, "interactions": USERS * 5}
+    generator = np.random.default_rng(data_seed)
+    before = generator.integers(0, ITEMS, (USERS, HISTORY))
+    student = Student(tiny_recommender(data_seed), tiny_codes(data_seed).codes, ITEMS)
+    full = np.full(USERS, HISTORY)
+    with torch.inference_mode():
+        recommended = student.recommend(Histories(before, full, full)).numpy()
+    items = np.concatenate([before, recommended[:, place - 1 : place]], 1).ravel().astype(np.int32)
+    timestamps = until - np.arange(len(items))[::-1]
+    a.write_tensors(
+        a.SEQUENCES, {"items": items, "offsets": np.arange(USERS + 1) * (HISTORY + 1), "timestamps": timestamps.copy()}
+    )
+    rows = tiny_rows()
     a.write_json(a.PREPARE_STATS, {"before": rows, "after": rows})
     a.write_json(a.SOURCE, {"source": "test"})
     a.write_json(a.VALIDATED, {"rows": rows, "sha256": {}})
+
+
+def tiny_rows() -> dict[str, int]:
+    """Sizes of the data."""
+    return {"users": USERS, "items": ITEMS, "interactions": USERS * (HISTORY + 1)}
 
 
 def _write_evaluation(passed: bool, ranks: list[int]) -> None:

@@ -57,6 +57,10 @@ RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}
 
 CHECKPOINTS = STATE / "checkpoints"
 BUNDLES = STATE / "bundles"
+COMPARISONS = STATE / "gate"  # a folder for each pair of models that was compared
+COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "comparison.md"
+AUDIT = STATE / "audit.jsonl"  # every change of the champion; only ever appended to
+PROMOTION_LOCK = STATE / "promotion.lock"
 
 
 @contextmanager
@@ -109,6 +113,12 @@ def _sync(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys. NaN and infinity are refused: they are no JSON, and a metric must not hide them."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

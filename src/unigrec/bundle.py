@@ -6,7 +6,7 @@
     tokenizer.safetensors      weights, with their shape in tokenizer.json
     identifiers.safetensors    codes int32 (N, T): T = L levels, and one more where a disambiguation code was added
     catalogue.parquet          item_index, item_id, text columns, train_count
-    ranks.parquet              each test user's rank of the held-out item, for comparing two models pairwise
+    ranks.parquet              each test user's rank of the held-out item, as the run found it; for the record
     text_encoder/              what embeds a new item's text
     report/                    closing metrics, curves and pictures of every stage, for the experiment tracker
 
@@ -74,6 +74,7 @@ class Bundle:
         """codes: (N, T) int64. catalogue: N rows, as `_catalogue` reads them. `load` has checked that both fit."""
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
+        self.identifiers = codes
         self.tree = PrefixTree(codes)
         self.codes = torch.as_tensor(codes[:, : recommender.config.levels])  # (N, L), what a history is read as
         self.item_ids: list[str] = catalogue["item_id"].to_pylist()

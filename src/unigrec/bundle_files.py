@@ -46,6 +46,13 @@ class Serving(NamedTuple):
     origin: str  # of the data it was trained on
 
 
+class Subject(NamedTuple):
+    """A bundle, and what people call it: `version 3`, or its folder."""
+
+    name: str
+    folder: Path
+
+
 def assemble(params_file: Path, serving: Serving) -> Path:
     """Put the artifacts of the last run together under `state/bundles/<id>`, unless that very bundle is there already.
 
@@ -116,12 +123,18 @@ def _manifest(files: dict[str, str], serving: Serving) -> dict[str, Any]:
             "test_set": sha256_of(a.SEQUENCES, a.CATALOGUE),
             "rows": a.read_json(a.VALIDATED)["rows"],
             "origin": serving.origin,
+            "until": last_interaction(),
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256_of(Path("dvc.lock")) if Path("dvc.lock").is_file() else "unknown",
         "metrics": metrics["student"],
         "gates_passed": a.read_json(a.DECISION)["passed"],
     }
+
+
+def last_interaction() -> int:
+    """Unix seconds of the newest interaction in the prepared data. Raises UnigrecError when there is none."""
+    return int(a.read_arrays(a.SEQUENCES)["timestamps"].max())
 
 
 def open_bundle(folder: Path) -> dict[str, Any]:

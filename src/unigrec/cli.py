@@ -155,11 +155,31 @@ def fetch(
 
 
 @app.command(rich_help_panel=MODELS)
-def gate() -> None:
-    """Show the gates' decision on the last run; exit code 0 when the model passed, 1 when it was refused."""
-    from unigrec import commands
+def gate(
+    challenger: Annotated[
+        str | None, typer.Option(help="Alias, version number, or folder of a bundle; to be compared with the champion.")
+    ] = None,
+    champion: Annotated[
+        str | None,
+        typer.Option(help="The same, of what it is compared with (default: champion); none: it is the first model."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for comparison.json and comparison.md (default: state/gate/...).")
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Show the gates' decision on the last run, or compare two bundles on today's test users.
 
-    raise typer.Exit(commands.gate())
+    Exit code 0 when the model passed, 1 when it was refused, 2 when it could not be decided.
+    """
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    if challenger is None:
+        if champion is not None or out is not None:
+            raise UnigrecError("--champion and --out go with --challenger: name the bundle or version to be judged")
+        raise typer.Exit(commands.gate())
+    raise typer.Exit(commands.compare(load_params(params), challenger, champion or "champion", out))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -181,16 +201,35 @@ def promote(
     version: Annotated[str | None, typer.Option(help="The model version; without it, the challenger.")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Make a version champion if it is the first one, or better than the champion on the same users."""
+    """Make a version champion if it passes the gates beside the champion (`unigrec gate`), or as the first model.
+
+    Exit code 0 when it is champion now, 1 when the champion stays, 2 when it could not be decided.
+    """
     from unigrec import commands
     from unigrec.config import load_params
     from unigrec.errors import EXIT_REFUSED
 
     done = commands.promote(load_params(params), version)
-    outcome = "is champion" if done.champion == done.version else f"stays challenger, champion is {done.champion}"
-    print(f"version {done.version} {outcome}: {done.reason}")
+    stays = f"stays as it is, champion is {f'version {done.champion}' if done.champion else 'nobody'}"
+    print(f"version {done.version} {'is champion' if done.champion == done.version else stays}: {done.reason}")
     if done.champion != done.version:
         raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command(rich_help_panel=MODELS)
+def rollback(
+    to: Annotated[
+        str | None, typer.Option(help="A version that was champion before; without it, the one before.")
+    ] = None,
+    why: Annotated[str, typer.Option(help="For the audit and the version's tags.")] = "no reason was given",
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Go back to the champion before, at once and without judging; asked twice, it changes nothing."""
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    done = commands.rollback(load_params(params), to, why)
+    print(f"version {done.champion} {'is champion again' if done.moved else 'stays'}: {done.reason}")
 
 
 @app.command(rich_help_panel=MODELS)

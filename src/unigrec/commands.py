@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from unigrec.bundle import Recommended
+    from unigrec.bundle_files import Subject
     from unigrec.config import Params
+    from unigrec.judge import Judgement
     from unigrec.promotion import Promotion
+
+NO_CHAMPION = "none"  # the challenger is judged as the first model of all
 
 
 def gate() -> int:
@@ -55,14 +62,83 @@ def register(params: Params, params_file: Path, folder: Path | None) -> int:
     return EXIT_OK if done.passed else EXIT_REFUSED
 
 
-def promote(params: Params, version: str | None) -> Promotion:
-    """Promote with the comparison that the params ask for."""
-    from unigrec.promotion import Comparison
-    from unigrec.promotion import promote as promote_version
+def compare(params: Params, challenger: str, champion: str, out: Path | None) -> int:
+    """Print and write how a challenger does beside the champion; the exit code says whether it may become champion.
+
+    Args:
+        challenger, champion: alias, version number, or a bundle's folder; `none` for a challenger that is the first.
+        out: the folder to write comparison.json and comparison.md to.
+
+    Raises:
+        UnigrecError: it could not be decided; that is written to `out` as well.
+    """
+    from unigrec import comparison_report as report
+
+    out = out or a.COMPARISONS / f"{_slug(challenger)}-vs-{_slug(champion)}"
+    try:
+        judgement = _judge(params, challenger, champion)
+    except UnigrecError as error:
+        report.write_undecided(out, challenger, champion, error)
+        raise
+    report.write(out, judgement)
+    report.print_judgement(judgement)
+    print(f"written to {out}")
+    return EXIT_OK if judgement.decision.passed else EXIT_REFUSED
+
+
+def _judge(params: Params, challenger: str, champion: str) -> Judgement:
+    """Measure both on the prepared data. Raises UnigrecError where nothing can be said."""
+    from unigrec.judge import Settings, judge, today
     from unigrec.stages import load_sequences
 
-    comparison = Comparison(params.gate.protocol, params.evaluate.bootstrap_resamples, params.seed, load_sequences)
-    return promote_version(params.register_, comparison, version)
+    if not (a.SEQUENCES.is_file() and a.CATALOGUE.is_file()):
+        raise UnigrecError(
+            f"{a.SEQUENCES.parent}: no prepared data, so there are no test users to compare on; run `dvc repro "
+            "prepare`, or `dvc pull artifacts/prepare` where somebody pushed it"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        new = _located(params, challenger, Path(scratch) / "challenger")
+        old = None if champion == NO_CHAMPION else _located(params, champion, Path(scratch) / "champion")
+        now = today(load_sequences(), params.promotion.max_users, params.seed)
+        try:
+            return judge(new, old, now, Settings(params.gate, params.promotion, params.seed))
+        except UnigrecError:
+            raise
+        except Exception as error:  # what nobody foresaw is no refusal either, and no traceback's exit code 1
+            traceback.print_exc()
+            raise UnigrecError(f"could not decide: {type(error).__name__}: {error}") from error
+
+
+def _located(params: Params, model: str, scratch: Path) -> Subject:
+    from unigrec.registry import locate
+
+    scratch.mkdir()
+    return locate(params.register_, model, scratch)
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name) or "bundle"
+
+
+def promote(params: Params, version: str | None) -> Promotion:
+    """Judge the version beside the champion, and promote it if it passes. Raises UnigrecError."""
+    from unigrec import comparison_report as report
+    from unigrec.promotion import Verdict
+    from unigrec.promotion import promote as promote_version
+
+    def judge(challenger: str, champion: str | None) -> Verdict:
+        judgement = _judge(params, challenger, champion or NO_CHAMPION)
+        report.write(a.COMPARISONS / f"{challenger}-vs-{champion or NO_CHAMPION}", judgement)
+        return Verdict(judgement.outcome, judgement.reason, report.markdown(judgement))
+
+    return promote_version(params.register_, judge, version, params.promotion.wait_seconds)
+
+
+def rollback(params: Params, version: str | None, why: str) -> Promotion:
+    """Back to the champion before, or to a version that was champion. Raises UnigrecError."""
+    from unigrec.promotion import rollback as roll_back
+
+    return roll_back(params.register_, version, why, params.promotion.wait_seconds)
 
 
 def recommend(

@@ -198,6 +198,22 @@ class GateParams(Section):
     note_min_entropy_share: Share
 
 
+class PromotionParams(Section):
+    mode: Literal["better", "not_worse"]
+    max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
+    max_loss: Share
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)]
+    max_users: Annotated[int, Field(ge=0)]
+    max_slice_drop: Share
+    min_slice_users: Count
+    max_latency_ms: Positive
+    latency_requests: Count
+    max_load_seconds: Positive
+    max_size_mb: Positive
+    max_churn: Share
+    wait_seconds: NonNegative
+
+
 class RegisterParams(Section):
     tracking_uri: Annotated[str, Field(min_length=1)]
     experiment: Annotated[str, Field(min_length=1)]
@@ -220,6 +236,7 @@ class Params(Section):
     finetune: FinetuneParams
     evaluate: EvaluateParams
     gate: GateParams
+    promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
 
     @model_validator(mode="after")

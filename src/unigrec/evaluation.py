@@ -16,6 +16,7 @@ from unigrec.data.batches import Histories, Sequences
 
 NEIGHBOURS = 200  # co-occurring items kept for each item
 MEETINGS_AT_ONCE = 2**24  # pairs of items of one user that are counted together
+DRAWS_AT_ONCE = 2**21  # counts that a bootstrap holds in memory
 
 
 def ndcg(ranks: np.ndarray, cutoff: int) -> np.ndarray:
@@ -233,19 +234,32 @@ def metrics_by_slice(ranks: dict[tuple[str, str], np.ndarray], masks: dict[str, 
     ]
 
 
+def bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """(U,) values -> (resamples,) means of U of them drawn with replacement.
+
+    How often each *distinct* value is drawn is multinomial, and gains of ranked lists take few values: that is the same
+    distribution as drawing users one by one, in a fraction of the time.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    shares, generator = counts / len(values), np.random.default_rng(seed)
+    at_once = max(1, DRAWS_AT_ONCE // len(distinct))
+    means = np.empty(resamples)
+    for start in range(0, resamples, at_once):
+        piece = means[start : start + at_once]
+        piece[:] = generator.multinomial(len(values), shares, size=len(piece)) @ distinct / len(values)
+    return means
+
+
 def paired_bootstrap(candidate: np.ndarray, reference: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
     """Paired bootstrap of mean(candidate - reference) over the same users.
 
     Returns:
-        `difference`, `low` and `high` (95 % interval), and `p_not_better`: the share of resamples in which the
-        candidate is not better.
+        `difference`, `low` and `high` (95 % interval, so 97.5 % on either side alone), and `p_not_better`: the share of
+        resamples in which the candidate is not better.
     """
     assert candidate.shape == reference.shape, "the same users in the same order"
     difference = candidate - reference
-    generator = np.random.default_rng(seed)
-    means = np.array(
-        [difference[generator.integers(0, len(difference), len(difference))].mean() for _ in range(resamples)]
-    )
+    means = bootstrap_means(difference, resamples, seed)
     low, high = np.quantile(means, [0.025, 0.975])
     return {
         "difference": float(difference.mean()),

@@ -57,28 +57,29 @@ def rank_test_items(
 
 
 class Baselines:
-    """Models that score the whole catalogue: popularity, item-item co-occurrence, and the teacher.
+    """Models that score the whole catalogue: popularity, item-item co-occurrence, and the teacher where there is one.
 
     Args:
         history: items of history that co-occurrence reads; the teacher reads its own number.
     """
 
-    def __init__(self, sequences: Sequences, teacher: SASRec, history: int, device: torch.device = CPU):
+    def __init__(self, sequences: Sequences, teacher: SASRec | None, history: int, device: torch.device = CPU):
         self.sequences, self.history, self.device = sequences, history, device
-        self.teacher = teacher.to(device)
+        self.teacher = None if teacher is None else teacher.to(device)
         self.popularity, self.cooccurrence = popularity_scores(sequences), Cooccurrence(sequences)
 
     def ranks(self, users: np.ndarray) -> Ranks:
         """Rank of each user's test item, by model and protocol."""
         short = self.sequences.held_out(users, "test", self.history)
-        long = self.sequences.held_out(users, "test", self.teacher.history)
         targets = torch.as_tensor(short.targets, device=self.device)
         seen = seen_before(self.sequences, users, "test").to(self.device)
         scores = {
             "popularity": self.popularity.to(self.device).expand(len(users), -1),
             "cooccurrence": self.cooccurrence.scores(short).to(self.device),
-            "teacher": teacher_scores(self.teacher, long.items, long.lengths, self.device),
         }
+        if self.teacher is not None:
+            long = self.sequences.held_out(users, "test", self.teacher.history)
+            scores["teacher"] = teacher_scores(self.teacher, long.items, long.lengths, self.device)
         return {
             (model, protocol): rank_in_scores(values, targets, seen if protocol == "masked" else None).cpu().numpy()
             for model, values in scores.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unigrec import artifacts as a
-from unigrec.bundle_files import open_bundle
+from unigrec.bundle_files import MANIFEST, Subject, open_bundle
 from unigrec.errors import UnigrecError
 from unigrec.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
 
@@ -94,22 +94,50 @@ def load_bundle(params: RegisterParams, model: str) -> Bundle:
     """
     from unigrec.bundle import Bundle
 
-    if Path(model).is_dir():
+    if _is_folder(model):
         return Bundle.load(Path(model))
-    if "/" in model:
-        raise UnigrecError(f"{model}: no such bundle")
     with mlflow_client(params) as client:
-        if model.isdigit():
-            found = client.search_model_versions(f"name = '{params.model_name}' and version_number = {model}")
-            version = found[0] if found else None
-        else:
-            version = version_of(client, params.model_name, model)
-        if version is None:
-            raise UnigrecError(
-                f"{params.model_name} has no version or alias {model!r} in the registry; register a model first: "
-                "make run, or unigrec register"
-            )
+        version = named_version(client, params.model_name, model)
         return load_registered(params.model_name, str(version.version)).unwrap_python_model().bundle
+
+
+def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:
+    """As `load_bundle`, but without loading anything: the bundle's files, copied to `scratch` from the registry.
+
+    A folder is taken where it is, and MLflow is not asked. Raises UnigrecError.
+    """
+    import mlflow
+
+    if _is_folder(model):
+        return Subject(model, Path(model))
+    with mlflow_client(params) as client:
+        number = str(named_version(client, params.model_name, model).version)
+        copy = mlflow.artifacts.download_artifacts(f"models:/{params.model_name}/{number}", dst_path=str(scratch))
+    found = sorted(Path(copy).glob(f"artifacts/*/{MANIFEST}"))
+    if not found:
+        raise UnigrecError(f"{params.model_name} version {number} holds no bundle; register it again: unigrec register")
+    return Subject(f"version {number}", found[0].parent)
+
+
+def _is_folder(model: str) -> bool:
+    if "/" in model and not Path(model).is_dir():
+        raise UnigrecError(f"{model}: no such bundle")
+    return Path(model).is_dir()
+
+
+def named_version(client: MlflowClient, name: str, model: str) -> ModelVersion:
+    """The version of a number or alias. Raises UnigrecError where there is none."""
+    if model.isdigit():
+        found = client.search_model_versions(f"name = '{name}' and version_number = {model}")
+        version = found[0] if found else None
+    else:
+        version = version_of(client, name, model)
+    if version is None:
+        raise UnigrecError(
+            f"{name} has no version or alias {model!r} in the registry; register a model first: "
+            "make run, or unigrec register"
+        )
+    return version
 
 
 def load_registered(name: str, version: str) -> Any:

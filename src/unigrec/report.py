@@ -82,11 +82,15 @@ def markdown(summary: Summary) -> str:
     """The same as Markdown, for the flow's artifact."""
     parts = []
     for title, header, rows in _sections(summary):
-        lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-        parts.append(f"## {title}\n\n" + "\n".join(lines))
+        parts.append(f"## {title}\n\n{markdown_table(header, rows)}")
     parts.append(f"## Registered\n\n{summary.model}, {_aliases(summary)}: {summary.verdict}")
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Cells may hold bars."""
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    return "\n".join(lines + [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows])
 
 
 def next_steps(summary: Summary) -> list[tuple[str, str]]:
@@ -145,10 +149,11 @@ def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
 
 
 def _gate_rows(decision: dict[str, Any]) -> list[list[str]]:
-    return [[gate["name"], _verdict(gate), gate["reason"]] for gate in decision["gates"]]
+    return [[gate["name"], gate_verdict(gate), gate["reason"]] for gate in decision["gates"]]
 
 
-def _verdict(gate: dict[str, Any]) -> str:
+def gate_verdict(gate: dict[str, Any]) -> str:
+    """`pass` or `REFUSED`; for an informational gate, whether its target was met."""
     if gate.get("informational", False):  # absent from decisions of earlier versions
         return "note: met" if gate["passed"] else "note: missed"
     return "pass" if gate["passed"] else "REFUSED"

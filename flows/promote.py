@@ -1,0 +1,63 @@
+"""One challenger beside the champion, and promoted if it passes. `python -m flows.promote [VERSION]`.
+
+Two at once are safe: each waits for the other (`promotion.wait_seconds`), on the machine whose folder this is.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed
+
+from flows.server import prefect_server
+from unigrec import commands
+from unigrec.config import Params, load_params
+from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.promotion import Promotion
+
+PARAMS_FILE = Path("params.yaml")
+
+
+def promote_and_show(params: Params, version: str | None) -> tuple[str, Promotion]:
+    """Within a flow or task: promote, with the comparison as an artifact of the run.
+
+    Returns:
+        The state's name, and what became of the version. `Promoted`: champion now. `Kept`: the champion stays, and
+        nothing is wrong with the challenger but that it is no better. `Refused`: another gate said no.
+    """
+    done = commands.promote(params, version)
+    if done.page is not None:
+        create_markdown_artifact(done.page, key="promotion", description=f"version {done.version}: {done.reason}")
+    return "Promoted" if done.moved else "Refused" if done.refused else "Kept", done
+
+
+@flow(name="promote")
+def promote(version: str | None = None) -> Any:
+    """Judge a version (the challenger by default) and promote it if it passes.
+
+    Raises:
+        UnigrecError: it could not be decided, another promotion took too long, or MLflow does not answer.
+    """
+    name, done = promote_and_show(load_params(PARAMS_FILE), version)
+    return Completed(message=done.reason, data=done, name=name)
+
+
+def main() -> int:
+    """Run the flow here and now; the exit code is that of `unigrec promote`."""
+    try:
+        with prefect_server():
+            state: Any = promote(sys.argv[1] if len(sys.argv) > 1 else None, return_state=True)
+            done = state.result()
+    except UnigrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{state.name}: version {done.version}: {done.reason}")
+    return EXIT_OK if done.champion == done.version else EXIT_REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

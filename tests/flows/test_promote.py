@@ -1,0 +1,65 @@
+"""The flow around a promotion: how its state is named, its artifact, its exit code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flows.promote import promote_and_show
+
+from flows import promote
+from tiny_model import PARAMS_FILE, make_bundle
+from unigrec.config import load_params
+from unigrec.errors import EXIT_BAD_INPUT, EXIT_OK
+from unigrec.promotion import Promotion
+
+ROOT = Path(__file__).parents[2]
+PARAMS = load_params(PARAMS_FILE)
+
+
+@pytest.mark.parametrize(
+    ("done", "name", "shown"),
+    [
+        (Promotion("2", "2", True, False, "better", "a page"), "Promoted", True),
+        (Promotion("2", "1", False, False, "a tie", "a page"), "Kept", True),
+        (Promotion("2", "1", False, True, "too slow", "a page"), "Refused", True),
+        (Promotion("2", "2", False, False, "is the champion already"), "Kept", False),
+    ],
+)
+def test_the_state_says_what_became_of_it_and_the_page_is_kept(monkeypatch, done, name, shown):
+    pages: list[str] = []
+    monkeypatch.setattr(promote.commands, "promote", lambda params, version: done)
+    monkeypatch.setattr(promote, "create_markdown_artifact", lambda page, **_: pages.append(page))
+    assert promote_and_show(PARAMS, "2") == (name, done)
+    assert pages == (["a page"] if shown else [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_flow_promotes_once_and_without_data_decides_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PARAMS_FILE, tmp_path / "params.yaml")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'src'}"
+
+    def run(*command: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=240
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    make_bundle()
+    assert run("unigrec.cli", "register")[0] == EXIT_OK
+    code, output = run("flows.promote")
+    assert (code, "Promoted: version 1: is the first champion" in output) == (EXIT_OK, True), output
+    code, output = run("flows.promote", "1")
+    assert (code, "Kept: version 1: is the champion already" in output) == (EXIT_OK, True), output
+    make_bundle(seed=1)
+    assert run("unigrec.cli", "register")[0] == EXIT_OK
+    shutil.rmtree(tmp_path / "artifacts/prepare")
+    code, output = run("flows.promote")
+    assert (code, "error: " in output, "dvc repro prepare" in output) == (EXIT_BAD_INPUT, True, True), output
