@@ -34,8 +34,7 @@ class PublicParts(nn.Module):
         self.table = nn.Embedding.from_pretrained(ours.recommender.token_table.weight.detach().clone(), freeze=False)
         self.encoder: Any = T5Stack(t5_config(config, decoder=False))
         self.decoder: Any = T5Stack(t5_config(config, decoder=True))
-        for stack in (self.encoder, self.decoder):
-            stack.embed_tokens = None  # both read embeddings
+        self.encoder.embed_tokens = self.decoder.embed_tokens = None  # both read embeddings
         with torch.no_grad():
             for theirs, source in self.copied(ours.recommender):
                 theirs.copy_(source)

@@ -156,8 +156,8 @@ def run(options: Options) -> list[Table]:
         rows.append(step_row(name, found[name], public, found[PUBLIC]["samples"], usage.peak))
     source = "the given artifacts" if artifacts else "generated data with lengths as in Amazon Beauty"
     notes = [
-        f"{source}; profile paper, {rounds} rounds of {steps} batches, of short to long histories, after one to warm up; "
-        "one process, one thread",
+        f"{source}; profile paper, {rounds} rounds of {steps} batches, of short to long histories; one "
+        "process and thread",
         "public parts: transformers' T5 blocks, histories padded to 20 items, one for each target, tokenizer run for "
         "each place; ratio: its CPU time a sample over the row's, of medians, and least and most of the rounds",
         "peak share: of a plain large product in the row's precision, the faster of torch's and oneDNN's; peak memory: "
