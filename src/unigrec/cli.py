@@ -149,8 +149,9 @@ def fetch(
 ) -> None:
     """Download a public data set from its official address, going on where a download was cut off."""
     from unigrec.data.fetch import fetch_source
+    from unigrec.masking import masked
 
-    files = fetch_source(source, category, to, base_url, report=typer.echo)
+    files = fetch_source(source, category, to, base_url, report=lambda line: typer.echo(masked(line)))
     typer.echo(f"ready: {', '.join(file.name for file in files)}. Set ingest.source: {source} and ingest.path: {to}")
 
 
