@@ -206,7 +206,7 @@ def test_artifacts_and_bundle_hold_no_pickle(tmp_path):
 TINY = {
     "ingest": {"sample": {"users": 300, "items": 120, "interactions": 3600}},
     "teacher": {"epochs": 1, "history": 10},
-    "tokenizer": {"epochs": 2, "codebook_size": 8, "hidden": [16]},
+    "tokenizer": {"epochs": 2, "codebook_size": 32, "hidden": [16]},
     "joint": {"epochs": 1, "history": 5, "validation_users": 50},
     "finetune": {"epochs": 1},
     "evaluate": {"bootstrap_resamples": 100},
