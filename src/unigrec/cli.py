@@ -164,6 +164,15 @@ def gate() -> None:
 
 
 @app.command(rich_help_panel=MODELS)
+def bundle(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Put the trained model together as a bundle and print its folder, without registering it."""
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    typer.echo(commands.assemble(load_params(params), params))
+
+
+@app.command(rich_help_panel=MODELS)
 def register(
     bundle: Annotated[
         Path | None, typer.Option(help="A kept bundle (state/bundles/...); without it, one is made of the artifacts.")
