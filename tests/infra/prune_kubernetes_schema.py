@@ -1,4 +1,4 @@
-"""Makes schemas/kubernetes.json: of Kubernetes' strict JSON schemas the kinds that infra/kubernetes uses, and what they need.
+"""Makes schemas/kubernetes.json: of Kubernetes' strict JSON schemas the kinds that infra/kubernetes uses.
 
 All of them, for all releases, are 17,000 files; what is checked here is one. Needs kubernetes-validate, which ships
 them: pip install kubernetes-validate==1.37.0 && python tests/infra/prune_kubernetes_schema.py
