@@ -72,9 +72,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until_healthy(name: str, url: str, process: subprocess.Popen, log: Path) -> None:
+def wait_until_healthy(
+    name: str, url: str, process: subprocess.Popen, log: Path, seconds: float = START_SECONDS
+) -> None:
     """Return once an address answers 200. Raises UnigrecError when the process ends, or does not answer in time."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5.0) as answer:
@@ -82,5 +84,5 @@ def wait_until_healthy(name: str, url: str, process: subprocess.Popen, log: Path
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    state = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} s"
+    state = "ended" if process.poll() is not None else f"did not answer within {seconds:.0f} s"
     raise UnigrecError(f"{name} {state}; its log is {log}")

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.processes import child_environment, start_supervised, stop
-from flows.server import START_SECONDS, free_port, wait_until_healthy
+from flows.server import free_port, wait_until_healthy
 from unigrec.errors import UnigrecError
 from unigrec.masking import HIDDEN, masked
 from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
 
 STATE = Path("state/services")
 HOST = "127.0.0.1"
+START_SECONDS = 300.0  # the first start makes the tables, step by step, as all releases made them
 DATABASE_USER = "unigrec"
 DATABASES = ("mlflow", "mlflow_auth", "prefect")
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")  # one folder a version; its programs are not on PATH
@@ -181,7 +182,7 @@ def _mlflow(folder: Path, user: str, password: str, port: int | None) -> Iterato
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     with _running("MLflow", command, folder, environment) as process:
-        wait_until_healthy("MLflow", f"{url}/health", process, folder / "mlflow.log")
+        wait_until_healthy("MLflow", f"{url}/health", process, folder / "mlflow.log", START_SECONDS)
         yield url
 
 
@@ -201,7 +202,7 @@ def _prefect(folder: Path, user: str, password: str, port: int | None) -> Iterat
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(own), "--no-ui"]
     with _running("Prefect", command, folder, environment) as process:
-        wait_until_healthy("Prefect", f"{url}/api/health", process, folder / "prefect.log")
+        wait_until_healthy("Prefect", f"{url}/api/health", process, folder / "prefect.log", START_SECONDS)
         yield url
 
 

@@ -253,3 +253,10 @@ def test_a_strangers_pull_request_reaches_no_secret(path):
 def test_zizmor_finds_nothing_in_the_workflows():
     done = run(program("zizmor"), "--offline", "--min-severity=medium", *WORKFLOWS)
     assert done.returncode == 0, done.stdout
+
+
+def test_an_audit_without_its_database_is_skipped_with_a_notice():
+    done = run("env", "AUDIT_DATABASE=http://127.0.0.1:9", ".ci/audit", sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("::notice title=audit skipped::")
+    assert "http://127.0.0.1:9 cannot be reached" in done.stdout
