@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 import yaml
 
@@ -177,10 +179,25 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def is_pickle(content: bytes) -> bool:
-    """Whether the bytes, from the first on, are a pickle's program that leaves one value at its end."""
+    """Whether the bytes, from the first on, are a pickle's program that leaves one value at its end.
+
+    A safetensors file may read as one by chance: its first byte, of the header's length, is X (a text begins, whose
+    length is the next four), and the character after the text is a dot (the end).
+    """
+    if is_safetensors(content):
+        return False
     try:
         pickletools.dis(io.BytesIO(content), out=io.StringIO())
     except Exception:  # of many kinds, for bytes that are something else
+        return False
+    return True
+
+
+def is_safetensors(content: bytes) -> bool:
+    """Whether the bytes are such a file, to the last one."""
+    try:
+        safetensors.deserialize(content)
+    except safetensors.SafetensorError:
         return False
     return True
 
@@ -199,6 +216,14 @@ def test_the_search_finds_pickles(tmp_path, protocol):
         database.commit()
     (tmp_path / "fine.json").write_text('{"a": [1.5, "b"]}')
     assert sorted(pickles(tmp_path)) == ["db:t", "plain", "weights:weights/data.pkl"]
+
+
+def test_a_safetensors_file_is_none_even_where_its_first_bytes_look_like_one():
+    header = json.dumps({"a" * 14 + ".b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).ljust(0x1358)
+    content = len(header).to_bytes(8, "little") + header.encode() + b"1"
+    assert is_safetensors(content)
+    assert not is_pickle(content)
+    assert is_pickle(content[:-1])
 
 
 def test_artifacts_and_bundle_hold_no_pickle(tmp_path):
