@@ -13,7 +13,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
-.PHONY: help install run test test-slow bench lint format clean distclean
+.PHONY: help install run test test-slow bench lint audit format clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -57,6 +57,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+audit:  ## known vulnerabilities in requirements.lock, where their database can be reached
+	@.ci/audit "$(PYTHON)"
 
 format: $(INSTALLED)  ## rewrite the code in the house format
 	@$(BIN)/ruff check --fix .

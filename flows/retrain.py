@@ -22,6 +22,7 @@ from unigrec import commands
 from unigrec.config import Params, load_params
 from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.lock import exclusive
+from unigrec.masking import masked
 from unigrec.registry import Registration, current_aliases, register
 from unigrec.report import markdown, print_summary, summarise
 from unigrec.tracking import tracking_uri
@@ -136,7 +137,7 @@ def main() -> int:
             state: Any = retrain(return_state=True)
             summary = state.result()
     except UnigrecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from where it was", file=sys.stderr)

@@ -40,7 +40,7 @@ def prefect_server() -> Iterator[None]:
         return
     home = PREFECT_HOME.value()
     home.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     with (home / LOG).open("w") as log:
         process = start_supervised(
@@ -55,7 +55,7 @@ def prefect_server() -> Iterator[None]:
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_healthy(url, process, home / LOG)
+        wait_until_healthy("the Prefect server", f"{url}/health", process, home / LOG)
         with temporary_settings({PREFECT_API_URL: url}):
             try:
                 yield
@@ -65,20 +65,24 @@ def prefect_server() -> Iterator[None]:
         stop(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _wait_until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def wait_until_healthy(
+    name: str, url: str, process: subprocess.Popen, log: Path, seconds: float = START_SECONDS
+) -> None:
+    """Return once an address answers 200. Raises UnigrecError when the process ends, or does not answer in time."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5.0) as answer:
+            with urllib.request.urlopen(url, timeout=5.0) as answer:
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    state = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} s"
-    raise UnigrecError(f"the Prefect server {state}; its log is {log}")
+    state = "ended" if process.poll() is not None else f"did not answer within {seconds:.0f} s"
+    raise UnigrecError(f"{name} {state}; its log is {log}")

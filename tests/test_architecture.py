@@ -46,6 +46,11 @@ EDGES = {
 }
 SEES_ALL_PARAMS = {"config", "configure", "stages", "cli", "commands"}
 BASELINES = {"pandas", "transformers"}  # public parts that speeds are compared with
+UNSAFE_CALLS = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen"),
+    *("torch.load", "torch.save", "np.load", "numpy.load"),
+    *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"),
+}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
@@ -135,14 +140,20 @@ def test_nothing_is_built_on_benchmarks():
 
 
 @pytest.mark.parametrize("path", [*MODULES.values(), *FLOWS, *BENCHMARKS], ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_pickled_or_evaluated(path):
+def test_nothing_is_pickled_evaluated_or_given_to_a_shell(path):
     found = {name for name in imports(path) if within(name, PICKLES)}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            if called in {"eval", "exec", "torch.load", "torch.save", "yaml.load", "np.load", "numpy.load"}:
+            if called in UNSAFE_CALLS:
                 found.add(called)
+            found |= {f"{called}({word.arg}=...)" for word in node.keywords if _is_unsafe(word)}
     assert not found
+
+
+def _is_unsafe(word: ast.keyword) -> bool:
+    value = word.value.value if isinstance(word.value, ast.Constant) else None
+    return (word.arg, value) in {("shell", True), ("allow_pickle", True), ("typ", "unsafe"), ("weights_only", False)}
 
 
 def test_no_file_is_longer_than_a_person_reads():

@@ -149,8 +149,9 @@ def fetch(
 ) -> None:
     """Download a public data set from its official address, going on where a download was cut off."""
     from unigrec.data.fetch import fetch_source
+    from unigrec.masking import masked
 
-    files = fetch_source(source, category, to, base_url, report=typer.echo)
+    files = fetch_source(source, category, to, base_url, report=lambda line: typer.echo(masked(line)))
     typer.echo(f"ready: {', '.join(file.name for file in files)}. Set ingest.source: {source} and ingest.path: {to}")
 
 
@@ -180,6 +181,15 @@ def gate(
             raise UnigrecError("--champion and --out go with --challenger: name the bundle or version to be judged")
         raise typer.Exit(commands.gate())
     raise typer.Exit(commands.compare(load_params(params), challenger, champion or "champion", out))
+
+
+@app.command(rich_help_panel=MODELS)
+def bundle(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Put the trained model together as a bundle and print its folder, without registering it."""
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    typer.echo(commands.assemble(load_params(params), params))
 
 
 @app.command(rich_help_panel=MODELS)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unigrec.errors import UnigrecError
+from unigrec.masking import holds_credentials, masked
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -219,6 +220,16 @@ class RegisterParams(Section):
     experiment: Annotated[str, Field(min_length=1)]
     model_name: Annotated[str, Field(min_length=1)]
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_credentials(cls, uri: str) -> str:
+        if holds_credentials(uri):  # this file is committed, and copied into every bundle and run
+            raise ValueError(
+                "holds a user or a password; give them in the environment: MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or the whole address as MLFLOW_TRACKING_URI"
+            )
+        return uri
+
 
 class Params(Section):
     """The whole of params.yaml. Only the stage functions see it; everything below takes its own section."""
@@ -279,7 +290,8 @@ def parse_params(raw: dict, where: str = "params") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UnigrecError("\n".join(f"{where}: {line}" for line in _findings(error))) from error
+        findings = "\n".join(f"{where}: {line}" for line in _findings(error))
+        raise UnigrecError(masked(findings)) from None  # the cause repeats the findings, with every value
 
 
 def _findings(error: ValidationError) -> list[str]:
@@ -294,5 +306,6 @@ def _findings(error: ValidationError) -> list[str]:
         elif isinstance(value, dict):  # a check over several keys of a section: its message names them
             lines.append(f"{key + ': ' if key else ''}{finding['msg'].removeprefix('Value error, ')}")
         else:
-            lines.append(f"{key} = {value!r}: {finding['msg'][0].lower()}{finding['msg'][1:]}")
+            message = finding["msg"].removeprefix("Value error, ")
+            lines.append(f"{key} = {value!r}: {message[0].lower()}{message[1:]}")
     return lines

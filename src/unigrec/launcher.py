@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from unigrec.errors import EXIT_OK, UnigrecError
+from unigrec.masking import masked
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -92,10 +93,10 @@ def run_and_end(work: Callable[[], None]) -> NoReturn:
 def report(error: Exception) -> None:
     """Print an error that a person can act on in a line, any other with its traceback.
 
-    A rank leaves it to the launcher, which prints one error for all ranks.
+    A rank leaves it to the launcher, which prints one error for all ranks. No credentials are in it.
     """
     code = error.exit_code if isinstance(error, UnigrecError) else None
-    message = "".join(traceback.format_exception(error)).rstrip() if code is None else str(error)
+    message = masked("".join(traceback.format_exception(error)).rstrip() if code is None else str(error))
     file = os.environ.get(ERROR_FILE)
     if file:
         words = {"message": message, "timestamp": time.time(), "exit_code": code}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unigrec import artifacts as a
 from unigrec.bundle_files import MANIFEST, Subject, open_bundle
 from unigrec.errors import UnigrecError
+from unigrec.masking import masked
 from unigrec.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _check_loads(name: str, version: str) -> None:
         items = list(answer["item_ids"][0])
     except Exception as error:  # whatever it is, nobody may point to this version
         raise UnigrecError(
-            f"{name} version {version} was registered but does not load: {error}; no alias was set"
+            f"{name} version {version} was registered but does not load: {masked(str(error))}; no alias was set"
         ) from error
     if len(items) != 1 or items[0] not in set(catalogue):
         raise UnigrecError(f"{name} version {version} loads but does not recommend; no alias was set")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unigrec import artifacts as a
+from unigrec.masking import masked
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
 PROTOCOLS = ("unmasked", "masked")
@@ -46,7 +47,7 @@ def summarise(
         verdict=verdict,
         seconds=seconds,
         example=_example_history(),
-        tracking_uri=tracking_uri,
+        tracking_uri=masked(tracking_uri),
     )
 
 

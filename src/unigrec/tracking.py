@@ -18,6 +18,7 @@ import yaml
 
 from unigrec import artifacts as a
 from unigrec.errors import UnigrecError
+from unigrec.masking import holds_credentials, masked, split_credentials
 from unigrec.process import keep_quiet
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from unigrec.config import RegisterParams
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 BUNDLE_TAG = "bundle_id"
 METRICS_A_CALL = 1000  # the tracker's own limit, as is the next
 PARAMS_A_CALL = 100
+UNAUTHORIZED = 401
 REASON_LENGTH = 200  # characters of somebody else's error message
 
 
@@ -59,7 +62,8 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri, asked_for = tracking_uri(params), os.environ.get(URI_VARIABLE)
+    asked_for = os.environ.get(URI_VARIABLE)
+    uri = _settle_credentials(tracking_uri(params))
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     if asked_for is None:
@@ -69,8 +73,29 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
         client.search_experiments(max_results=1)
         yield client
     except (MlflowException, RequestException, SQLAlchemyError) as error:
-        reason = " ".join(str(error).split())[:REASON_LENGTH]
-        raise UnigrecError(f"MLflow at {uri} does not answer or refuses: {reason}{advice and '; '}{advice}") from error
+        reason = masked(" ".join(str(error).split()))[:REASON_LENGTH]
+        raise UnigrecError(f"MLflow at {masked(uri)} {_trouble(error)}: {reason}{advice and '; '}{advice}") from (
+            None if holds_credentials(uri) else error
+        )  # a traceback would show the cause, and its address
+
+
+def _settle_credentials(uri: str) -> str:
+    """Hand user and password of an http address to MLflow as it wants them, and return the address without them.
+
+    MLflow would show the address in runs, errors and links.
+    """
+    address = split_credentials(uri)
+    for variable, value in ((USER_VARIABLE, address.user), (PASSWORD_VARIABLE, address.password)):
+        if value is not None:
+            os.environ[variable] = value
+    return address.uri
+
+
+def _trouble(error: Exception) -> str:
+    status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else None
+    if status == UNAUTHORIZED:
+        return f"refuses this user or password ({USER_VARIABLE}, {PASSWORD_VARIABLE})"
+    return "does not answer or refuses"
 
 
 def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[str, Any]) -> str:

@@ -1,0 +1,269 @@
+"""The services of infra/compose.yaml as plain processes of this machine: PostgreSQL, MLflow with passwords, Prefect.
+
+`python -m flows.services` starts them on 127.0.0.1, says where they are, and stops them on Ctrl-C;
+`python -m flows.services -- command ...` runs a command beside them and ends with its exit status. Data stays in
+state/services. One password, from MLFLOW_TRACKING_PASSWORD, opens all three. It is handed on in the environment alone:
+no file, no address and no command line holds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from flows.processes import child_environment, start_supervised, stop
+from flows.server import free_port, wait_until_healthy
+from unigrec.errors import UnigrecError
+from unigrec.masking import HIDDEN, masked
+from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
+
+STATE = Path("state/services")
+HOST = "127.0.0.1"
+START_SECONDS = 300.0  # the first start makes the tables, step by step, as all releases made them
+DATABASE_USER = "unigrec"
+DATABASES = ("mlflow", "mlflow_auth", "prefect")
+DEBIAN_POSTGRES = Path("/usr/lib/postgresql")  # one folder a version; its programs are not on PATH
+POSTGRES_ACCOUNT = "postgres"  # PostgreSQL refuses to run as root
+AUTH_SETTINGS = Path(__file__).parents[1] / "infra/mlflow/basic_auth.ini"
+MIN_PASSWORD = 12  # what MLflow asks of a password
+
+
+class Services(NamedTuple):
+    """Where the services are. `environment` is what a client needs; it holds the password."""
+
+    mlflow: str
+    prefect: str
+    postgres: str | None  # None: SQLite stands in
+    environment: dict[str, str]
+
+
+@contextmanager
+def services(folder: Path, user: str, password: str, use_postgres: bool = True) -> Iterator[Services]:
+    """Within the block, MLflow and Prefect answer, on PostgreSQL where it is installed and on SQLite elsewhere.
+
+    Args:
+        folder: keeps data and logs. As root, PostgreSQL's own account must be able to enter it.
+        user, password: MLflow's administrator, and Prefect's only user. MLflow keeps the password that its store was
+            made with.
+
+    Raises:
+        UnigrecError: a service does not start; names its log.
+    """
+    _check_password(password)
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        programs = postgres_programs() if use_postgres else None
+        port = stack.enter_context(_postgres(programs, folder, password)) if programs else None
+        mlflow = stack.enter_context(_mlflow(folder, user, password, port))
+        prefect = stack.enter_context(_prefect(folder, user, password, port))
+        yield Services(
+            mlflow,
+            prefect,
+            None if port is None else f"{HOST}:{port}",
+            {
+                URI_VARIABLE: mlflow,
+                USER_VARIABLE: user,
+                PASSWORD_VARIABLE: password,
+                "PREFECT_API_URL": f"{prefect}/api",
+                "PREFECT_API_AUTH_STRING": f"{user}:{password}",
+            },
+        )
+
+
+def postgres_programs() -> Path | None:
+    """The folder that holds initdb and postgres, the newest version's; None where PostgreSQL is not installed."""
+    on_path = shutil.which("initdb")
+    if on_path:
+        return Path(on_path).resolve().parent
+    versions = [path.parent for path in DEBIAN_POSTGRES.glob("*/bin/initdb")]
+    return max(versions, key=lambda path: float(path.parent.name), default=None)
+
+
+@contextmanager
+def _postgres(programs: Path, folder: Path, password: str) -> Iterator[int]:
+    """A PostgreSQL with our databases, as an account of its own where we are root. Yields its port."""
+    data, port = folder / "postgres", free_port()
+    account = _as_postgres_account(folder)
+    _make_cluster(programs, data, password, account)
+    address = ("-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories=", "-p", str(port))
+    command = [*account, str(programs / "postgres"), "-D", str(data), *address]
+    with _running("PostgreSQL", command, folder, dict(os.environ)) as process:
+        _make_databases(programs, port, password, process, folder / "postgresql.log")
+        yield port
+
+
+def _make_cluster(programs: Path, data: Path, password: str, account: list[str]) -> None:
+    """Make PostgreSQL's folder if there is none, and set our password in it, before anybody can connect."""
+    if not (data / "PG_VERSION").exists():
+        data.mkdir(mode=0o700, exist_ok=True)
+        if account:
+            shutil.chown(data, POSTGRES_ACCOUNT)
+        command = [*account, str(programs / "initdb"), "-D", str(data), "-U", DATABASE_USER]
+        command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth-host=scram-sha-256", "--auth-local=peer"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+        if done.returncode:
+            raise UnigrecError(f"initdb could not make {data}: {done.stderr.strip()}")
+    quoted = password.replace("'", "''")
+    done = subprocess.run(
+        [*account, str(programs / "postgres"), "--single", "-D", str(data), "postgres"],
+        input=f"alter role {DATABASE_USER} password '{quoted}'\n",
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    if done.returncode or "ERROR" in done.stderr:
+        reason = done.stderr.replace(password, HIDDEN).strip()
+        raise UnigrecError(f"{data}: PostgreSQL cannot be prepared (is it running already?): {reason}")
+
+
+def _make_databases(programs: Path, port: int, password: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until the server takes our password, and make what is missing."""
+    environment = {**os.environ, "PGPASSWORD": password}
+    psql = [str(programs / "psql"), "-h", HOST, "-p", str(port), "-U", DATABASE_USER, "-d", "postgres", "-Atc"]
+
+    def ask(statement: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*psql, statement], env=environment, capture_output=True, text=True, cwd="/")
+
+    deadline = time.monotonic() + START_SECONDS
+    while (there := ask("select datname from pg_database")).returncode:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise UnigrecError(f"PostgreSQL did not start; its log is {log}")
+        time.sleep(0.1)
+    for name in DATABASES:
+        if name not in there.stdout.split() and (made := ask(f"create database {name}")).returncode:
+            raise UnigrecError(f"database {name} could not be made: {made.stderr.strip()}")
+
+
+def _as_postgres_account(folder: Path) -> list[str]:
+    """What a command begins with so that it runs as PostgreSQL's own account, where we are root."""
+    if os.geteuid():
+        return []
+    account = ["setpriv", f"--reuid={POSTGRES_ACCOUNT}", f"--regid={POSTGRES_ACCOUNT}", "--clear-groups"]
+    if subprocess.run([*account, "test", "-x", str(folder)], cwd="/", capture_output=True).returncode:
+        raise UnigrecError(
+            f"{folder}: the account {POSTGRES_ACCOUNT} is not there or cannot enter it, and PostgreSQL refuses to run "
+            "as root; choose another folder with --state, or start the services as an ordinary user"
+        )
+    return account
+
+
+@contextmanager
+def _mlflow(folder: Path, user: str, password: str, port: int | None) -> Iterator[str]:
+    """MLflow with basic authentication; artifacts go through it. Yields its address."""
+    settings = configparser.ConfigParser()
+    settings.read(AUTH_SETTINGS, encoding="utf-8")
+    settings["mlflow"]["database_uri"] = _database("postgresql", port, "mlflow_auth", folder)
+    with (folder / "basic_auth.ini").open("w", encoding="utf-8") as stream:
+        settings.write(stream)
+    own = free_port()
+    url = f"http://{HOST}:{own}"
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
+    command += ["--host", HOST, "--port", str(own), "--artifacts-destination", str(folder / "artifacts")]
+    environment = {
+        **_without_clients(),
+        "PGPASSWORD": password,
+        "MLFLOW_BACKEND_STORE_URI": _database("postgresql", port, "mlflow", folder),
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
+        "MLFLOW_AUTH_ADMIN_USERNAME": user,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    with _running("MLflow", command, folder, environment) as process:
+        wait_until_healthy("MLflow", f"{url}/health", process, folder / "mlflow.log", START_SECONDS)
+        yield url
+
+
+@contextmanager
+def _prefect(folder: Path, user: str, password: str, port: int | None) -> Iterator[str]:
+    """Prefect's server with basic authentication. Yields its address."""
+    own = free_port()
+    url = f"http://{HOST}:{own}"
+    environment = {
+        **_without_clients(),
+        "PGPASSWORD": password,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": _database(
+            "sqlite+aiosqlite" if port is None else "postgresql+asyncpg", port, "prefect", folder
+        ),
+        "PREFECT_SERVER_API_AUTH_STRING": f"{user}:{password}",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(own), "--no-ui"]
+    with _running("Prefect", command, folder, environment) as process:
+        wait_until_healthy("Prefect", f"{url}/api/health", process, folder / "prefect.log", START_SECONDS)
+        yield url
+
+
+def _database(driver: str, port: int | None, name: str, folder: Path) -> str:
+    """The address of a database, without a password: the drivers read PGPASSWORD."""
+    if port is None:
+        return f"{driver if driver.startswith('sqlite') else 'sqlite'}:///{folder}/{name}.db"
+    return f"{driver}://{DATABASE_USER}@{HOST}:{port}/{name}"
+
+
+def _without_clients() -> dict[str, str]:
+    """The environment without the settings of clients, which a server would take for its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    telemetry = {"MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    return child_environment(kept) | telemetry
+
+
+@contextmanager
+def _running(name: str, command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """A supervised process whose output goes to its log; it is stopped at the block's end."""
+    with (folder / f"{name.lower()}.log").open("w") as log:
+        process = start_supervised(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def _check_password(password: str) -> None:
+    if len(password) < MIN_PASSWORD or not password.isprintable():
+        raise UnigrecError(
+            f"{PASSWORD_VARIABLE}: set it to a password of {MIN_PASSWORD} or more printable characters; it opens the "
+            "services"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start, tell or run, stop; the exit code is the command's, or that of errors.py."""
+    parser = argparse.ArgumentParser(prog="python -m flows.services", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--state", type=Path, default=STATE, help="folder for data and logs (default: %(default)s)")
+    parser.add_argument("--sqlite", action="store_true", help="SQLite, even where PostgreSQL is installed")
+    parser.add_argument("command", nargs="*", help="run it beside the services, and stop them when it has ended")
+    asked = parser.parse_args(arguments)
+    user, password = os.environ.get(USER_VARIABLE, "admin"), os.environ.get(PASSWORD_VARIABLE, "")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop, as Ctrl-C
+    try:
+        with services(asked.state, user, password, not asked.sqlite) as running:
+            database = f"PostgreSQL at {running.postgres}" if running.postgres else "SQLite (no PostgreSQL used)"
+            print(f"MLflow {running.mlflow}, Prefect {running.prefect}, user {user}, on {database}", flush=True)
+            if asked.command:
+                return subprocess.run(
+                    asked.command, env=child_environment({**os.environ, **running.environment})
+                ).returncode
+            signal.pause()
+    except UnigrecError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,4 @@
+-- Run once, when PostgreSQL's folder is made.
+create database mlflow;
+create database mlflow_auth;
+create database prefect;

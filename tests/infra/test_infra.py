@@ -1,0 +1,262 @@
+"""Compose file, image, manifests, units and workflows: valid by their schemas, pinned, closed, and without a secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text(encoding="utf-8"))
+SCHEMA = json.loads((Path(__file__).parent / "schemas/kubernetes.json").read_text(encoding="utf-8"))
+MANIFESTS = {
+    f"{path.name}:{document['kind']}": document
+    for path in sorted((INFRA / "kubernetes").glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+}
+PODS = {name: m["spec"]["template"]["spec"] for name, m in MANIFESTS.items() if "template" in m.get("spec", {})}
+UNITS = sorted((INFRA / "systemd").iterdir())
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+SECRET_NAME = re.compile(r"PASSWORD|SECRET|_KEY|TOKEN|AUTH_STRING|AUTH$|MC_HOST")
+
+
+def program(name: str) -> str:
+    """The path of a tool: this environment's, or one on PATH. Skips the test where it is not installed."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT)
+
+
+# --- compose ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [("vendor.compose-spec", [INFRA / "compose.yaml"]), ("vendor.github-workflows", WORKFLOWS)],
+)
+def test_compose_file_and_workflows_meet_their_schemas(schema, files):
+    done = run(program("check-jsonschema"), "--builtin-schema", schema, *files)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_is_pinned_watched_and_closed(name):
+    service = COMPOSE["services"][name]
+    assert re.fullmatch(r"[\w/.-]+:[\w.-]*\d[\w.-]*", service["image"]), "pin a version"
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not service.get("privileged")
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    for needed, how in service.get("depends_on", {}).items():
+        other = COMPOSE["services"][needed]
+        ends = how["condition"] == "service_completed_successfully"
+        assert (other["restart"] == "no") if ends else ("healthcheck" in other)
+    assert ("healthcheck" in service) is (service["restart"] != "no")
+
+
+def test_secrets_come_from_variables_that_the_example_names_and_leaves_open():
+    text = (INFRA / "compose.yaml").read_text(encoding="utf-8")
+    example = dict(re.findall(r"^(\w+)=(.*)$", (INFRA / "env.example").read_text(encoding="utf-8"), re.M))
+    assert set(re.findall(r"\$\{(\w+)", text)) == set(example)
+    assert not [name for name, value in example.items() if SECRET_NAME.search(name) and value]
+    for service in COMPOSE["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if SECRET_NAME.search(name):
+                rest = re.sub(r"\$\{\w+:\?[^}]*\}", "", value)
+                assert rest in ("", "http://:@store:9000"), f"{name} holds more than required variables"
+    for name in ("infra/.env", ".env", "infra/.env.local"):
+        assert run("git", "check-ignore", "--quiet", name).returncode == 0 or not (ROOT / ".git").exists()
+
+
+def test_mlflow_and_prefect_ask_for_a_password():
+    mlflow, prefect = COMPOSE["services"]["mlflow"], COMPOSE["services"]["prefect"]
+    assert mlflow["command"][mlflow["command"].index("--app-name") + 1] == "basic-auth"
+    assert "PREFECT_SERVER_API_AUTH_STRING" in prefect["environment"]
+    assert "PREFECT_API_AUTH_STRING" in COMPOSE["services"]["worker"]["environment"]
+
+
+def test_the_databases_that_servers_name_are_made():
+    made = set(re.findall(r"create database (\w+);", (INFRA / "postgres/databases.sql").read_text(encoding="utf-8")))
+    texts = [path.read_text(encoding="utf-8") for path in (INFRA / "compose.yaml", INFRA / "mlflow/basic_auth.ini")]
+    assert set(re.findall(r"@postgres:5432/(\w+)", "".join(texts))) == made
+
+
+# --- the image -------------------------------------------------------------------------------------------------------
+
+
+def test_the_dockerfile_is_clean():
+    done = run(program("hadolint"), INFRA / "Dockerfile")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_is_built_of_what_git_holds_and_runs_as_nobody_special():
+    text = (INFRA / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"^ARG PYTHON=python:3\.11\.\d+-slim-\w+$", text, re.M)
+    assert [line for line in text.splitlines() if line.startswith("USER")] == ["USER 10001:10001"]
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in lines
+    taken = [line[1:] for line in lines if line.startswith("!")]
+    missing = [name for name in taken if not (ROOT / name).exists()]
+    assert not missing
+    copied = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", text, re.M)
+    assert {name for group in copied for name in group.split() if name != "."} <= set(taken)
+
+
+# --- Kubernetes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_every_manifest_meets_its_schema(name):
+    manifest = MANIFESTS[name]
+    kind = f"{manifest['apiVersion']}/{manifest['kind']}"
+    assert kind in SCHEMA["kinds"], f"{kind}: add it to prune_kubernetes_schema.py, and run that"
+    schema = {"$ref": f"#/$defs/{SCHEMA['kinds'][kind]}", "$defs": SCHEMA["$defs"]}
+    jsonschema.Draft7Validator(schema).validate(manifest)
+    assert manifest["metadata"].get("namespace", "unigrec") == "unigrec"
+
+
+def test_the_schema_refuses_what_is_wrong():
+    broken = json.loads(json.dumps(MANIFESTS["train-job.yaml:Job"]))
+    broken["spec"]["template"]["spec"]["containers"][0]["imagePullSecret"] = "x"
+    schema = {"$ref": f"#/$defs/{SCHEMA['kinds']['batch/v1/Job']}", "$defs": SCHEMA["$defs"]}
+    with pytest.raises(jsonschema.ValidationError, match="imagePullSecret"):
+        jsonschema.Draft7Validator(schema).validate(broken)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_every_pod_is_confined_bounded_and_told_secrets_by_reference(name):
+    pod = PODS[name]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    for container in pod["containers"]:
+        confined = {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["securityContext"] == confined
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        for variable in container["env"]:
+            if SECRET_NAME.search(variable["name"]) and not variable["name"].endswith("_PATH"):
+                assert set(variable["valueFrom"]) == {"secretKeyRef"}, variable["name"]
+
+
+def test_the_manifests_ask_for_what_the_example_of_secrets_names_and_run_the_image_of_compose():
+    example = dict(re.findall(r"^(\w+)=(.*)$", (INFRA / "env.example").read_text(encoding="utf-8"), re.M))
+    containers = [container for pod in PODS.values() for container in pod["containers"]]
+    asked = {
+        variable["valueFrom"]["secretKeyRef"]["key"]
+        for container in containers
+        for variable in container["env"]
+        if "valueFrom" in variable
+    }
+    assert asked <= set(example)
+    assert {container["image"] for container in containers} == {COMPOSE["services"]["worker"]["image"]}
+
+
+def test_services_reach_the_pods_that_they_name():
+    labels = [
+        manifest["spec"]["template"]["metadata"]["labels"] for manifest in MANIFESTS.values() if _has_pod(manifest)
+    ]
+    for name, manifest in MANIFESTS.items():
+        if manifest["kind"] == "Service":
+            assert manifest["spec"]["selector"] in labels, name
+
+
+def _has_pod(manifest: dict[str, Any]) -> bool:
+    return "template" in manifest.get("spec", {})
+
+
+def test_the_training_job_starts_a_rank_for_each_gpu_on_a_stage_that_takes_them():
+    from unigrec.cli import OVER_RANKS
+
+    container = PODS["train-job.yaml:Job"]["containers"][0]
+    command = container["command"]
+    ranks = int(next(part for part in command if part.startswith("--nproc-per-node")).partition("=")[2])
+    assert ranks == container["resources"]["limits"]["nvidia.com/gpu"] > 1
+    assert command[0] == "torchrun"
+    assert command[-3:-1] == ["-m", "unigrec.cli"]
+    assert command[-1] in OVER_RANKS
+
+
+# --- systemd ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_units_bind_to_this_machine_and_hold_no_secret(path):
+    text = path.read_text(encoding="utf-8")
+    for name, value in re.findall(r"^Environment=(\w+)=(.*)$", text, re.M):
+        assert not SECRET_NAME.search(name) or name.endswith("_PATH"), value
+        assert not re.search(r"://[^/\s]*:[^/\s]*@", value)
+    for host in re.findall(r"--host (\S+)", text):
+        assert host == "127.0.0.1"
+    if path.suffix == ".service":
+        assert "User=unigrec" in text
+        assert "NoNewPrivileges=yes" in text
+
+
+def test_systemd_accepts_the_units(tmp_path):
+    """As systemd-analyze reads them, with a program that is there in the place of ours."""
+    verify = program("systemd-analyze")
+    for path in UNITS:
+        text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", path.read_text(encoding="utf-8"), flags=re.M)
+        (tmp_path / path.name).write_text(text, encoding="utf-8")
+    done = run(verify, "--recursive-errors=no", "verify", *(tmp_path / path.name for path in UNITS))
+    said = [line for line in done.stderr.splitlines() if "unigrec" in line]
+    assert (done.returncode, said) == (0, [])
+
+
+# --- workflows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_have_few_rights_pinned_actions_and_one_run_at_a_time(path):
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "group" in workflow["concurrency"]
+    events = workflow[True]  # YAML 1.1 reads the key `on` so
+    assert "pull_request_target" not in events  # it would hand secrets to a stranger's code
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 360
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"[\w-]+/[\w/-]+@(v\d+|[0-9a-f]{40})", step["uses"])
+            # What an event says is data: it reaches a script as a variable, never as part of its text.
+            assert "${{" not in step.get("run", ""), step.get("name")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_strangers_pull_request_reaches_no_secret(path):
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, job in workflow["jobs"].items():
+        if "secrets." in json.dumps(job):
+            ours = "github.event.pull_request.head.repo.full_name == github.repository"
+            assert ours in job.get("if", "") or "github.event_name == 'push'" in job.get("if", ""), name
+
+
+def test_zizmor_finds_nothing_in_the_workflows():
+    done = run(program("zizmor"), "--offline", "--min-severity=medium", *WORKFLOWS)
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_audit_without_its_database_is_skipped_with_a_notice():
+    done = run("env", "AUDIT_DATABASE=http://127.0.0.1:9", ".ci/audit", sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("::notice title=audit skipped::")
+    assert "http://127.0.0.1:9 cannot be reached" in done.stdout

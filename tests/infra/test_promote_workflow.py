@@ -1,0 +1,205 @@
+"""The steps of promote.yml, in order, in a fresh clone, against an MLflow server with passwords and a DVC remote."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from flows.services import services
+
+from unigrec.config import load_params
+from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
+
+ROOT = Path(__file__).parents[2]
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/promote.yml").read_text(encoding="utf-8"))
+USER, PASSWORD = "joe", "pl4nted-secret-one"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+MAKE_MODEL = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny_model import write_artifacts
+write_artifacts(0, True, None, 0)
+"""
+STAGES = ["ingest", "prepare", "embed", "teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate"]
+GH = """#!/bin/sh
+echo "$@" > "$COMMENTED"
+for last; do :; done
+cat "$last" >> "$COMMENTED"
+"""
+
+
+class Step(NamedTuple):
+    name: str
+    status: int
+    output: str
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """What the workflow's expressions stand for here."""
+    pytest.importorskip("flask_wtf", reason="MLflow's authentication needs Flask-WTF: make install")
+    with services(tmp_path_factory.mktemp("services"), USER, PASSWORD, use_postgres=False) as running:
+        yield {
+            "vars.AWS_ENDPOINT_URL": "",
+            "vars.DVC_REMOTE": str(tmp_path_factory.mktemp("remote")),
+            "vars.MLFLOW_TRACKING_URI": running.mlflow,
+            "vars.CHAMPION": "none",
+            "secrets.AWS_ACCESS_KEY_ID": "",
+            "secrets.AWS_SECRET_ACCESS_KEY": "",
+            "secrets.MLFLOW_TRACKING_USERNAME": USER,
+            "secrets.MLFLOW_TRACKING_PASSWORD": PASSWORD,
+            "github.token": "t0ken",
+            "github.repository": "shop/unigrec",
+            "github.event.pull_request.number": "7",
+        }
+
+
+@pytest.fixture(scope="module")
+def proposed(tmp_path_factory, values) -> Path:
+    """A repository in whose last commit a person has trained a model and pushed its data."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "params.yaml", folder)
+    (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
+    outs = [*(f"artifacts/{name}" for name in STAGES), "artifacts/validated.json"]
+    stage = {"cmd": "python make_model.py", "deps": ["make_model.py"], "params": ["seed"], "outs": outs}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"model": stage}}))
+    (folder / ".gitignore").write_text("/artifacts/\n/state/\n/build/\n")
+    for command in (
+        "git init --quiet",
+        "dvc init --quiet",
+        "dvc repro --quiet",
+        f"dvc remote add --local --default store {values['vars.DVC_REMOTE']}",
+        "dvc push --quiet",
+        "git add --all",
+        "git -c user.name=joe -c user.email=joe@host commit --quiet --message proposed",
+    ):
+        subprocess.run(command.split(), cwd=folder, env=environment(), check=True)
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The tests' own, with this environment's programs first, as the step `Install` leaves it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "AWS_"))}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**kept, "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", **more}
+
+
+def clone(proposed: Path, folder: Path) -> Path:
+    subprocess.run(["git", "clone", "--quiet", str(proposed), str(folder / "clone")], check=True)
+    return folder / "clone"
+
+
+def settled(text: str, values: dict[str, str]) -> str:
+    """A text of the workflow with its expressions replaced. An expression that nobody knows is a KeyError."""
+
+    def value(match: re.Match[str]) -> str:
+        name, _, default = match[1].partition(" || ")
+        return values[name] or default.strip("'")
+
+    return re.sub(r"\$\{\{ (.+?) \}\}", value, text)
+
+
+def run_job(name: str, folder: Path, values: dict[str, str]) -> list[Step]:
+    """Run the steps that are commands, as the runner does, up to the first that fails, and those that run even then."""
+    programs = folder.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "gh").write_text(GH)
+    (programs / "gh").chmod(0o755)
+    shared = environment(COMMENTED=str(folder.parent / "commented"), CI="true")
+    shared["PATH"] = f"{programs}:{shared['PATH']}"
+    shared |= {key: settled(text, values) for key, text in WORKFLOW["env"].items() if settled(text, values)}
+    done: list[Step] = []
+    for step in WORKFLOW["jobs"][name]["steps"]:
+        failed = any(before.status for before in done)
+        if "run" not in step or step["name"] == "Install" or not _wanted(step.get("if", ""), failed, folder):
+            continue
+        variables = {key: settled(text, values) for key, text in step.get("env", {}).items()}
+        process = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+            cwd=folder,
+            env=shared | {key: text for key, text in variables.items() if text},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        done.append(Step(step["name"], process.returncode, process.stdout))
+    return done
+
+
+def _wanted(condition: str, failed: bool, folder: Path) -> bool:
+    """What the workflow's only kind of condition on a step says: even after a failure, if a file is there."""
+    if not condition:
+        return not failed
+    needed = re.fullmatch(r"\$\{\{ !cancelled\(\) && hashFiles\('([^']+)'\) != '' \}\}", condition)
+    assert needed, condition
+    return (folder / needed[1]).is_file()
+
+
+def failures(steps: list[Step]) -> list[Step]:
+    return [step for step in steps if step.status]
+
+
+def aliases(folder: Path, values: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setenv(URI_VARIABLE, values["vars.MLFLOW_TRACKING_URI"])
+    monkeypatch.setenv(USER_VARIABLE, USER)
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
+    params = load_params(folder / "params.yaml").register_
+    with mlflow_client(params) as client:
+        found = client.search_registered_models(f"name = '{params.model_name}'")
+        return {name: str(version) for name, version in found[0].aliases.items()} if found else {}
+
+
+def test_both_jobs_begin_with_the_environment_of_the_lock_file():
+    for job in WORKFLOW["jobs"].values():
+        install = next(step for step in job["steps"] if step.get("name") == "Install")
+        assert install["run"].startswith("make install\n")
+
+
+def test_a_proposed_model_is_gated_and_shown_then_registered_and_promoted(proposed, values, tmp_path, monkeypatch):
+    folder = clone(proposed, tmp_path)
+    gated = run_job("gate", folder, values)
+    assert failures(gated) == []
+    assert [step.name for step in gated] == ["Pull data", "Pipeline is up to date", "Gate", "Comment"]
+    comment = (tmp_path / "commented").read_text()
+    assert comment.startswith("pr comment 7 --edit-last --create-if-none --body-file build/gate/comparison.md\n")
+    assert comment.count("|") > 10  # a table
+    assert aliases(folder, values, monkeypatch) == {}  # a pull request changes nothing
+
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    promoted = run_job("promote", clone(proposed, merged), values)
+    assert failures(promoted) == []
+    assert [step.name for step in promoted][-2:] == ["Register", "Promote"]
+    assert aliases(folder, values, monkeypatch) == {"challenger": "1", "champion": "1"}
+    assert not any(PASSWORD in step.output for step in gated + promoted)
+
+    # Proposed again beside itself: no better, so it is refused, and the table is shown all the same.
+    again = run_job("gate", folder, values | {"vars.CHAMPION": ""})
+    assert [(step.name, step.status) for step in again][-2:] == [("Gate", 1), ("Comment", 0)]
+
+
+def test_a_pipeline_that_is_not_up_to_date_goes_no_further(proposed, values, tmp_path):
+    folder = clone(proposed, tmp_path)
+    params = folder / "params.yaml"
+    params.write_text(re.sub(r"^seed: .*", "seed: 1", params.read_text(), flags=re.M))
+    steps = run_job("gate", folder, values)
+    assert [(step.name, step.status) for step in steps] == [("Pull data", 0), ("Pipeline is up to date", 1)]
+    assert "seed" in steps[-1].output
+    assert not (tmp_path / "commented").exists()
+
+
+def test_data_that_nobody_pushed_is_an_error_at_once(proposed, values, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    steps = run_job("gate", clone(proposed, tmp_path), values | {"vars.DVC_REMOTE": str(empty)})
+    assert [step.name for step in steps] == ["Pull data"]
+    assert steps[0].status != 0
