@@ -66,6 +66,13 @@ def test_a_promotion_moves_the_champion_keeps_the_old_one_and_says_who_and_why(p
     assert found[VERDICT_TAG] == second["why"]
 
 
+def test_the_audit_holds_no_password_of_the_store(params, monkeypatch):
+    monkeypatch.setattr(promotion, "tracking_uri", lambda params: "postgresql://me:planted-word@127.0.0.1/mlflow")
+    promote(params, says("promote"), "1")
+    assert a.AUDIT.is_file()
+    assert "planted-word" not in a.AUDIT.read_text()
+
+
 @pytest.mark.parametrize(("outcome", "refused"), [("keep", False), ("refuse", True)])
 def test_what_the_judge_does_not_promote_changes_nothing_but_its_verdict(params, outcome, refused):
     promote(params, says("promote"), "1")

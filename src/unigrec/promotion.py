@@ -10,6 +10,7 @@ from unigrec import artifacts as a
 from unigrec import audit
 from unigrec.errors import UnigrecError
 from unigrec.lock import exclusive
+from unigrec.masking import masked
 from unigrec.registry import CHALLENGER, CHAMPION, PREVIOUS, VERDICT_TAG, named_version, version_of
 from unigrec.tracking import BUNDLE_TAG, mlflow_client, tracking_uri
 
@@ -125,7 +126,7 @@ def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds
 def _alone(params: RegisterParams, wait_seconds: float) -> Iterator[MlflowClient]:
     """A client, and nobody else on this machine who promotes; whatever died halfway is settled first."""
     with exclusive(a.PROMOTION_LOCK, wait_seconds), mlflow_client(params) as client:
-        for change in audit.unfinished(a.AUDIT, params.model_name, tracking_uri(params)):
+        for change in audit.unfinished(a.AUDIT, params.model_name, masked(tracking_uri(params))):
             _settle(client, change)
         yield client
 
@@ -142,7 +143,7 @@ def _change(
         raise UnigrecError(f"{name}: the champion was moved by somebody else meanwhile; nothing was changed, try again")
     facts = {
         "model": name,
-        "store": tracking_uri(params),
+        "store": masked(tracking_uri(params)),
         "from": champion,
         "to": target,
         "previous": _number(client, name, PREVIOUS),
