@@ -46,6 +46,7 @@ EDGES = {
 }
 SEES_ALL_PARAMS = {"config", "configure", "stages", "cli", "commands"}
 BASELINES = {"pandas", "transformers"}  # public parts that speeds are compared with
+SEARCHES = {"optuna"}
 UNSAFE_CALLS = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen"),
     *("torch.load", "torch.save", "np.load", "numpy.load"),
@@ -119,9 +120,8 @@ def test_benchmarks_need_no_more_than_training_does(path):
     """They run on a machine that has torch and DeepSpeed, but no edge of ours; the stages are as high as they reach."""
     edges = set().union(*EDGES.values()) - {"training.engine"}
     higher = {f"unigrec.{name}" for name in ("cli", "commands", "configure", *edges)}
-    known = {"benchmarks", "numpy", "pyarrow", "torch", "unigrec"} | (
-        BASELINES if path.parent.name == "speed" else set()
-    )
+    known = {"benchmarks", "numpy", "pyarrow", "torch", "unigrec"}
+    known |= BASELINES if path.parent.name == "speed" else SEARCHES if path.stem == "search" else set()
     foreign = {
         name
         for name in imports(path)

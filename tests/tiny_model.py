@@ -93,8 +93,8 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
     student = Student(tiny_recommender(data_seed), tiny_codes(data_seed).codes, ITEMS)
     full = np.full(USERS, HISTORY)
     with torch.inference_mode():
-        recommended = student.recommend(Histories(before, full, full)).numpy()
-    items = np.concatenate([before, recommended[:, place - 1 : place]], 1).ravel().astype(np.int32)
+        (recommended,) = student.recommend(Histories(before, full, full))
+    items = np.concatenate([before, recommended[:, place - 1 : place].numpy()], 1).ravel().astype(np.int32)
     timestamps = until - np.arange(len(items))[::-1]
     a.write_tensors(
         a.SEQUENCES, {"items": items, "offsets": np.arange(USERS + 1) * (HISTORY + 1), "timestamps": timestamps.copy()}

@@ -98,7 +98,7 @@ def _write_reports() -> None:
     for stage in (a.TEACHER, a.TOKENIZER):
         a.write_json(stage / a.METRICS_FILE, nothing)
     a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table({"user_index": [0]}))
-    a.write_tensors(a.SEQUENCES, {"items": np.zeros(1, np.int32)})
+    a.write_tensors(a.SEQUENCES, {"items": np.zeros(1, np.int32), "timestamps": np.zeros(1, np.int64)})
 
 
 @contextmanager

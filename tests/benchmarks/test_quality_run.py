@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from benchmarks.quality_runs import run_joint
 from tiny_ladder import results, tiny_arguments, tiny_artifacts
 
@@ -27,13 +26,6 @@ from unigrec.ranking import PROTOCOLS, rank_test_items
 ROOT = Path(__file__).parents[2]
 # Absent on the machines that lend their GPU.
 ABSENT = ("ruamel", "typer", "sklearn", "matplotlib", "mlflow", "prefect", "dvc", "great_expectations", "rich")
-
-
-@pytest.fixture(autouse=True)
-def torch_as_before():
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")

@@ -92,15 +92,7 @@ def test_embeddings_that_are_no_numbers_are_named(bad):
     assert raised.value.exit_code == EXIT_BAD_INPUT
 
 
-@pytest.fixture
-def settings_of_a_stage():
-    """A stage sets torch up for the whole process, which here goes on with other tests."""
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_flush_denormal(False)
-
-
-def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, monkeypatch, capsys, settings_of_a_stage):
+def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, monkeypatch, capsys):
     params = write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     stages.tokenizer(params)
