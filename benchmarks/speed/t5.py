@@ -32,9 +32,7 @@ class PublicParts(nn.Module):
         self.history_to_code, self.teacher_to_code = ours.history_to_code, ours.teacher_to_code
         self.state_to_teacher = ours.state_to_teacher
         self.table = nn.Embedding.from_pretrained(ours.recommender.token_table.weight.detach().clone(), freeze=False)
-        self.encoder: Any = T5Stack(t5_config(config, decoder=False))
-        self.decoder: Any = T5Stack(t5_config(config, decoder=True))
-        self.encoder.embed_tokens = self.decoder.embed_tokens = None  # both read embeddings
+        self.encoder, self.decoder = t5_stack(config, decoder=False), t5_stack(config, decoder=True)
         with torch.no_grad():
             for theirs, source in self.copied(ours.recommender):
                 theirs.copy_(source)
@@ -97,8 +95,9 @@ class PublicParts(nn.Module):
         return self.table.weight[self.offsets[position] : self.offsets[position + 1]]
 
 
-def t5_config(config: RecommenderConfig, decoder: bool) -> T5Config:
-    return T5Config(
+def t5_stack(config: RecommenderConfig, decoder: bool) -> Any:
+    """T5's encoder or decoder of that shape, which is given embeddings and has no table."""
+    shape = T5Config(
         vocab_size=config.vocabulary,
         d_model=config.d_model,
         d_kv=config.d_kv,
@@ -112,6 +111,9 @@ def t5_config(config: RecommenderConfig, decoder: bool) -> T5Config:
         is_decoder=decoder,
         use_cache=False,
     )
+    stack: Any = T5Stack(shape)
+    stack.embed_tokens = None
+    return stack
 
 
 def stack_pairs(ours: Any, theirs: Any) -> list[tuple[Tensor, Tensor]]:
