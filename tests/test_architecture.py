@@ -115,10 +115,6 @@ def test_stages_are_the_top_of_the_package():
     assert found <= {"cli", "commands"}
 
 
-# What the training step is compared with, and what makes a step of a loss.
-COMPARED = {"t5.py": {"transformers"}, "training.py": {"unigrec.training.engine"}}
-
-
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
 def test_benchmarks_need_no_more_than_training_does(path):
     """They run on a machine that has torch and DeepSpeed, but no edge of ours; the stages are as high as they reach."""
@@ -131,7 +127,6 @@ def test_benchmarks_need_no_more_than_training_does(path):
         for name in imports(path)
         if name.split(".")[0] not in sys.stdlib_module_names and (within(name, higher) or not within(name, known))
     }
-    foreign = {name for name in foreign if not within(name, COMPARED.get(path.name, set()))}
     assert not foreign, f"{path.name} imports {sorted(foreign)}"
 
 
