@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.speed.harness import ROOT
 from unigrec import artifacts as a
-from unigrec.config import JointParams, Params, parse_params, read_mapping
+from unigrec.config import Params, parse_params, read_mapping
 from unigrec.data.batches import Sequences
 from unigrec.identifiers import hard_codes
 from unigrec.models.unified import UnifiedModel
@@ -65,7 +65,3 @@ def untrained(data: JointData, params: Params) -> tuple[UnifiedModel, Tensor]:
     model = new_unified(tokenizer, hard_codes(tokenizer, data.embeddings), params.joint, TEACHER_WIDTH, "disambiguate")
     model.fit_teacher_projection(data.embeddings, data.teacher)
     return model, torch.as_tensor(resolved)
-
-
-def without_dropout(params: JointParams) -> JointParams:
-    return params.model_copy(update={"recommender": params.recommender.model_copy(update={"dropout": 0.0})})
