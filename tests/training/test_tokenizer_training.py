@@ -118,7 +118,7 @@ def test_item_vectors_are_content_and_beside_it_the_teacher_with_its_share_of_th
     assert item_vectors(content, teacher, 0.0) is content
 
 
-def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, monkeypatch, settings_of_a_stage):
+def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, monkeypatch):
     params = write_project(tmp_path, {"tokenizer": {"collaborative_weight": 1.0}, "joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
     content = stages.load_embeddings()

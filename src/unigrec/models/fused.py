@@ -78,26 +78,24 @@ class _Attention(Function):
         normed, scale = normalise(hidden, dtype)
         rows = len(scale)
         joined = product(normed, (weight * gain).to(dtype))[:rows].view(len(hidden), -1, kinds, heads, width)
-        query, key, value = _query_key_value(joined, memory)
-        scores = multiply_heads(query, key.mT).float()  # (H, B, r * T, S)
-        weights = scores.add_(bias.transpose(0, 1)).softmax(-1)
-        kept = None if p == 0.0 else keep_mask(weights.shape, p)
-        by_head = multiply_heads(_dropped(weights, kept).to(dtype), value)  # (H, B, r * T, d)
-        mixed = row_buffer(rows, out.shape[1], dtype)  # (N, r * H * d)
-        mixed[:rows].view_as(joined[:, :, 0]).copy_(by_head.permute(1, 2, 0, 3))
+        query, key, _ = _query_key_value(joined, memory)
+        kept = None if p == 0.0 else keep_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
+        mixed = _weights_and_mixed(joined, memory, bias, kept, rows)[-1]
         result = product(mixed, out.to(dtype))[:rows].view_as(hidden)
         kept_out = None if p == 0.0 else keep_mask(result.shape, p)
-        ctx.save_for_backward(normed, scale, joined, memory, weights, kept, mixed, kept_out, gain, weight, out, bias)
+        ctx.save_for_backward(normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias)
         ctx.factor = (1.0 - p) ** -2
         return _onto(hidden, result, kept_out, ctx.factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        normed, scale, joined, memory, weights, kept, mixed, kept_out, gain, weight, out, bias = ctx.saved_tensors
+        normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias = ctx.saved_tensors
         dtype = normed.dtype
         query, key, value = _query_key_value(joined, memory)
-        rows, by_result = len(scale), padded(_dropped(gradient, kept_out).to(dtype).flatten(0, -2))  # (N, E)
+        rows = len(scale)
+        weights, dropped, mixed = _weights_and_mixed(joined, memory, bias, kept, rows)
+        by_result = padded(_dropped(gradient, kept_out).to(dtype).flatten(0, -2))  # (N, E)
         by_out = weight_gradient(by_result, mixed).mul_(ctx.factor)
         by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)[:rows]  # (N, r * H * d)
         by_mixed = by_mixed.view_as(joined[:, :, 0]).permute(2, 0, 1, 3)  # (H, B, r * T, d)
@@ -110,7 +108,7 @@ class _Attention(Function):
         by_keys_values = by_joined[:, :, 1:] if by_memory is None else by_memory
         by_joined[:, :, 0] = multiply_heads(by_scores, key).permute(1, 2, 0, 3)
         by_keys_values[:, :, 0] = multiply_heads(by_scores.mT, query).permute(1, 2, 0, 3)
-        by_value = multiply_heads(_dropped(weights, kept).to(dtype).mT, by_mixed).permute(1, 2, 0, 3)
+        by_value = multiply_heads(dropped.mT, by_mixed).permute(1, 2, 0, 3)
         if by_keys_values.shape[2] == 1:
             by_keys_values[:, :, 0] += by_value
         else:
@@ -192,6 +190,22 @@ def _onto(hidden: Tensor, result: Tensor, kept: Tensor | None, factor: float) ->
     if kept is None:
         return hidden + result
     return torch.addcmul(hidden, result.float(), kept.float(), value=factor)
+
+
+def _weights_and_mixed(
+    joined: Tensor, memory: Tensor | None, bias: Tensor, kept: Tensor | None, rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention's weights (H, B, r * T, S) before and after dropout, and what they mix, a `row_buffer` (N, r * H * d).
+
+    The backward pass computes them again: kept, they would be an eighth of all that training holds in memory.
+    """
+    query, key, value = _query_key_value(joined, memory)
+    weights = multiply_heads(query, key.mT).float().add_(bias.transpose(0, 1)).softmax(-1)
+    dropped = _dropped(weights, kept).to(joined.dtype)
+    by_head = multiply_heads(dropped, value)  # (H, B, r * T, d)
+    mixed = row_buffer(rows, query.numel() // rows, joined.dtype)
+    mixed[:rows].view_as(joined[:, :, 0]).copy_(by_head.permute(1, 2, 0, 3))
+    return weights, dropped, mixed
 
 
 def _query_key_value(joined: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
