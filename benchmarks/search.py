@@ -107,7 +107,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("--artifacts", type=Path, required=True, help="a project's artifacts folder; prepare and embed are read")
     add("--profile", required=True, help="of infra/profiles: small, paper, ...")
     add("--out", type=Path, required=True, help="folder of the study and its trials")
-    add("--rung", default="M9", help="of infra/ladder.yaml (default: M9)")
+    add("--rung", default="M10", help="of infra/ladder.yaml (default: M10)")
     add("--space", type=Path, default=SPACE, help="what is varied (default: infra/search.yaml)")
     add("--trials", type=int, default=12, help="finished trials that are wanted, those of earlier calls included")
     add("--seed", type=int, default=1, help="of the training and of the draws (default: 1)")
