@@ -55,13 +55,15 @@ def only(rows: int):
     return lambda folder: write(folder, {name: values[:rows] for name, values in interactions().items()})
 
 
-def numbered(kind: pa.DataType, offset: int = 0):
+def numbered(kind: type, offset: int = 0):
     """Ids that are numbers in both files: 0, 1, ... and `offset`."""
 
     def breaks(folder: Path) -> None:
         log, catalogue = interactions(), items()
         for columns in (log, catalogue):
-            columns["item_id"] = pa.array([int(item[1:]) + offset for item in columns["item_id"]]).cast(kind)
+            columns["item_id"] = pa.array(
+                np.array([int(item[1:]) + offset for item in columns["item_id"]]).astype(kind)
+            )
         write(folder, log, catalogue)
 
     return breaks
@@ -125,7 +127,7 @@ CASES: list[Case] = [
     invalid("no times at all", column("timestamp", lambda good: pa.nulls(len(good))), "no timestamp is null"),
     refused("an infinite time", column("timestamp", with_first(float("inf"))), "'timestamp' holds inf"),
     refused("a fraction of a second", column("timestamp", with_first(1.5)), r"'timestamp' holds 1\.5; write whole"),
-    refused("a time too large for a number", column("timestamp", with_first(1e300)), "'timestamp'.*1e\\+?300"),
+    refused("a time too large for a number", column("timestamp", with_first(1e300)), "'timestamp' holds 1e\\+300"),
     refused(
         "texts as times", column("timestamp", lambda good: [str(t) for t in good]), "holds text, such as '1400000000'"
     ),
@@ -139,8 +141,8 @@ CASES: list[Case] = [
     refused("yes and no as times", column("timestamp", lambda good: [True] * len(good)), "of type bool"),
     refused(
         "a date beyond all calendars",
-        column("timestamp", lambda good: pa.array([2**60, *good[1:]], pa.timestamp("s"))),
-        r"'timestamp'|interactions\.parquet",
+        column("timestamp", lambda good: pa.array([2**62, *good[1:]], pa.timestamp("ms"))),
+        "'timestamp' holds a date beyond all calendars",
     ),
     accepted(
         "half-precision times",
@@ -177,7 +179,7 @@ CASES: list[Case] = [
     refused(
         "ids that are no UTF-8",
         column("user_id", lambda good: pa.chunked_array([NO_UTF8, pa.array(good[1:])])),
-        "user_id.*UTF-?8",
+        "'user_id' holds bytes that are no UTF-8",
     ),
     invalid("blanks around an id", column("item_id", with_first(" i0")), f'{KNOWN}.*such as " i0"'),
     invalid(
@@ -190,14 +192,12 @@ CASES: list[Case] = [
             {**interactions(), "item_id": ["é" if i == "i1" else i for i in interactions()["item_id"]]},
             {**items(), "item_id": [unicodedata.normalize("NFD", "é") if i == "i1" else i for i in items()["item_id"]]},
         ),
-        f"{KNOWN}; broken by 25",
+        f"{KNOWN}; broken by 22",
     ),
-    accepted("whole numbers as ids", numbered(pa.int64()), items=ITEMS),
-    accepted("whole numbers as floats", numbered(pa.float64()), items=ITEMS),
-    accepted("huge whole numbers as ids", numbered(pa.uint64(), 2**63), items=ITEMS),
-    refused(
-        "floats that may have been rounded", numbered(pa.float64(), 2**53), "'item_id'.*2\\*\\*53|'item_id' holds 9007"
-    ),
+    accepted("whole numbers as ids", numbered(np.int64), items=ITEMS),
+    accepted("whole numbers as floats", numbered(np.float64), items=ITEMS),
+    accepted("huge whole numbers as ids", numbered(np.uint64, 2**63), items=ITEMS),
+    refused("floats that may have been rounded", numbered(np.float64, 2**53), r"'item_id' holds 9007.* as a float"),
     refused("fractions as ids", column("user_id", lambda good: [0.5] * len(good)), "'user_id' holds 0.5"),
     refused("decimal ids", column("user_id", lambda good: [Decimal(1)] * len(good)), "'user_id' is of type decimal"),
     refused("lists as ids", column("user_id", lambda good: [[user] for user in good]), "'user_id' is of type list"),
@@ -223,7 +223,7 @@ CASES: list[Case] = [
         interactions=ROWS,
     ),
     invalid("a single user", column("user_id", lambda good: ["u"] * len(good)), "at least 50 users; found 1"),
-    invalid("a single item", column("item_id", lambda good: ["i1"] * len(good)), "5-core"),
+    refused("a single item", column("item_id", lambda good: ["i1"] * len(good)), "left 1 items, fewer than prepare"),
     invalid("a single interaction", only(1), "at least 500 interactions; found 1"),
     invalid("a 5-core of nothing", lonely, "the 5-core has users"),
     refused("a 5-core of too few", few_users, r"left 40 users, fewer than prepare\.min_users_after = 50"),
@@ -252,7 +252,7 @@ CASES: list[Case] = [
     refused(
         "texts that are no UTF-8",
         item_column("title", lambda good: pa.chunked_array([NO_UTF8, pa.array(good[1:])])),
-        "title.*UTF-?8",
+        "'title' holds bytes that are no UTF-8",
     ),
     accepted("nested types", nested_texts, dropped=["names", "tree", "facts", "price"]),
     accepted("hundreds of other columns", wide, interactions=ROWS),

@@ -26,7 +26,7 @@ class Case(NamedTuple):
     kind: str
     breaks: Callable[[Path], None]  # writes the broken data into an empty folder
     exit_code: int
-    says: str  # regular expression: in the error, or among what was printed and warned where the data is accepted
+    says: str  # regular expression: in the error, or among the warnings where the data is accepted
     counts: dict[str, Any]  # of what was accepted: as `test_data_battery.accepted` counts
 
 
