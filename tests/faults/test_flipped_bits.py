@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,14 @@ def flip(content: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
+def outcome(read: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
+    """What is read, or None and the error's words."""
+    try:
+        return read(path), ""
+    except UnigrecError as error:
+        return None, str(error)
+
+
 def test_any_bit_of_tensors(tmp_path):
     path = tmp_path / "model.safetensors"
     a.write_tensors(path, ARRAYS, {"numbers": "{}"})
@@ -31,10 +41,9 @@ def test_any_bit_of_tensors(tmp_path):
     bits = [*range(64), *random.Random(0).sample(range(64, 8 * len(whole)), SAMPLED)]  # the header's length, and more
     for bit in bits:
         path.write_bytes(flip(whole, bit))
-        try:
-            found = a.read_arrays(path)
-        except UnigrecError as error:
-            assert str(error).startswith(f"{path}: damaged")
+        found, error = outcome(a.read_arrays, path)
+        if found is None:
+            assert error.startswith(f"{path}: damaged")
             caught += 1
         else:  # the checksum's own name
             assert all(np.array_equal(found[name], array) for name, array in ARRAYS.items())
@@ -49,10 +58,9 @@ def test_any_bit_of_a_tables_pages(tmp_path):
     bits = random.Random(0).sample(range(8 * footer), SAMPLED)
     for bit in bits:
         path.write_bytes(flip(whole, bit))
-        try:
-            found = a.read_table(path)
-        except UnigrecError as error:
-            assert str(error).startswith(f"{path}: damaged")
+        found, error = outcome(a.read_table, path)
+        if found is None:
+            assert error.startswith(f"{path}: damaged")
             caught += 1
         else:  # hints of a page's header that reading does not need
             assert found.equals(TABLE)
