@@ -30,17 +30,15 @@ def go_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_clock_that_goes_backwards_between_the_stages_changes_nothing(tmp_path, monkeypatch):
-    found = []
-    for name, clock in (("steady", 0.0), ("backwards", HOUR)):
-        write_shop(tmp_path / name)
-        with inside(tmp_path / name):
-            now = time.time()
-            for late, stage in enumerate(("ingest", "validate", "prepare", "embed")):
-                with monkeypatch.context() as patch:
-                    patch.setattr(time, "time", lambda now=now, late=late, clock=clock: now - clock * late)
-                    run(stage)
-            found.append({stage: outputs(stage) for stage in ("ingest", "validate", "prepare", "embed")})
-    assert found[0] == found[1]
+    write_shop(tmp_path / "shop")
+    with inside(tmp_path / "shop"):
+        run("ingest", "prepare")
+        steady = outputs("ingest") | outputs("prepare")
+        now = time.time()
+        for late, stage in enumerate(("ingest", "validate", "prepare")):
+            monkeypatch.setattr(time, "time", lambda late=late: now - HOUR * late)
+            run(stage)
+        assert outputs("ingest") | outputs("prepare") == steady
 
 
 def test_a_clock_of_1970_is_named_among_the_reasons(tmp_path, monkeypatch):
