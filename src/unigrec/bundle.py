@@ -285,6 +285,9 @@ def _check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
         raise UnigrecError(f"{path}: {catalogue.num_rows} items, but identifiers for {items}")
     if not np.array_equal(catalogue["item_index"].to_numpy(), np.arange(items)):
         raise UnigrecError(f"{path}: item_index does not count the rows from 0")
+    counts = catalogue["train_count"]
+    if counts.null_count or pc.min(counts).as_py() < 0:
+        raise UnigrecError(f"{path}: a train_count is null or negative")
     ids = catalogue["item_id"]
     if ids.null_count or len(ids.unique()) != items:
         raise UnigrecError(f"{path}: item ids are null or repeat")
