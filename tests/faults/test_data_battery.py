@@ -109,3 +109,9 @@ def test_what_is_accepted_passes_the_validation(case: Case, stage, tmp_path, cap
 def test_kinds_are_told_apart():
     kinds = [case.kind for case in CASES]
     assert len(set(kinds)) == len(kinds) >= 40
+
+
+def test_the_document_names_every_kind_with_its_outcome():
+    rows = re.findall(r"^\| (.+?) \| (exit \d|taken) \|", (PROJECT / "docs/faults.md").read_text("utf-8"), re.MULTILINE)
+    outcomes = {case.kind: f"exit {case.exit_code}" if case.exit_code else "taken" for case in CASES}
+    assert dict(rows) == outcomes
