@@ -266,6 +266,8 @@ def test_identifiers_must_fit(folder, change, message):
         ("item_id", [None] * ITEMS, "null or repeat"),
         ("item_index", list(range(1, ITEMS + 1)), "does not count"),
         ("train_count", None, "columns are missing: train_count"),
+        ("train_count", [None, *range(1, ITEMS)], "null or negative"),
+        ("train_count", [-1] * ITEMS, "null or negative"),
     ],
 )
 def test_the_catalogue_must_fit(folder, column, values, message):

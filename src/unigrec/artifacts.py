@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -54,6 +56,10 @@ METRICS_FILE = "metrics.json"  # the stage's closing figures
 IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
 HEALTH_FILE = "health.json"
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
+
+CHECKSUM = "crc32"  # key in the metadata of our safetensors files: of the whole file, with zeros in its own place
+NO_CHECKSUM = "0" * 8
+_CHECKSUM_FIELD = re.compile(rb'"crc32":"([0-9a-f]{8})"')
 
 CHECKPOINTS = STATE / "checkpoints"
 BUNDLES = STATE / "bundles"
@@ -132,7 +138,7 @@ def read_json(path: Path) -> Any:
 def write_tensors(
     path: Path, tensors: dict[str, torch.Tensor] | dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file from torch tensors or numpy arrays (one kind a file)."""
+    """Write a safetensors file from torch tensors or numpy arrays (one kind a file), with a checksum of all of it."""
     from safetensors import SafetensorError
 
     writer: Callable
@@ -148,10 +154,41 @@ def write_tensors(
         temporary.touch()
         mode = temporary.stat().st_mode  # as for any other file; safetensors' own files only their owner may read
         try:
-            writer(ready, str(temporary), metadata=metadata)
+            writer(ready, str(temporary), metadata={**(metadata or {}), CHECKSUM: NO_CHECKSUM})
         except SafetensorError as error:  # its own words for a full disk
             raise OSError(error) from error
         temporary.chmod(mode)
+        with temporary.open("r+b") as file:
+            place, _ = _checksum_field(file)
+            found = _checksum(file, place)
+            file.seek(place)
+            file.write(found)
+
+
+def _checksum_field(file: BinaryIO) -> tuple[int, bytes]:
+    """Where a safetensors file holds its checksum, and the checksum; (0, b"") in a file that others wrote."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(min(length, os.fstat(file.fileno()).st_size))  # a damaged length is no reason to fill the memory
+    field = _CHECKSUM_FIELD.search(header)
+    return (8 + field.start(1), field.group(1)) if field else (0, b"")
+
+
+def _checksum(file: BinaryIO, place: int) -> bytes:
+    """CRC-32 of the file as it would be with `NO_CHECKSUM` at `place`, in hex."""
+    file.seek(0)
+    digest = zlib.crc32(NO_CHECKSUM.encode(), zlib.crc32(file.read(place)))
+    file.seek(place + len(NO_CHECKSUM))
+    while chunk := file.read(2**20):
+        digest = zlib.crc32(chunk, digest)
+    return f"{digest:08x}".encode()
+
+
+def _check_whole(path: Path) -> None:
+    """Raises ValueError when a file that `write_tensors` wrote has changed since, by a single bit or more."""
+    with path.open("rb") as file:
+        place, expected = _checksum_field(file)
+        if place and _checksum(file, place) != expected:
+            raise ValueError("its checksum is not that of its contents")
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
@@ -159,6 +196,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     with _readable(path):
+        _check_whole(path)
         return load_file(str(path), device=device)
 
 
@@ -167,7 +205,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     with _readable(path), safe_open(str(path), framework="np") as file:
-        return file.metadata() or {}
+        return {name: value for name, value in (file.metadata() or {}).items() if name != CHECKSUM}
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -175,15 +213,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     with _readable(path):
+        _check_whole(path)
         return load_file(str(path))
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write one Parquet file."""
+    """Write one Parquet file, its pages with checksums."""
     import pyarrow.parquet as pq
 
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -191,7 +230,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     # Not pq.read_table: that imports pandas, and reads a folder named `a=b` on the way as a column.
-    with _readable(path), pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read(columns=columns)
 
 

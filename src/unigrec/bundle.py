@@ -202,21 +202,33 @@ def _catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
     path = folder / "catalogue.parquet"
     for text in ("title", *text_columns):
         table = a.read_table(path, [*CATALOGUE_COLUMNS, text])
+        _check_types(path, table)
         if text in table.column_names:
             return table.drop_columns(text).append_column("title", pc.fill_null(table[text], ""))
     table = a.read_table(path, CATALOGUE_COLUMNS)
+    _check_types(path, table)
     return table.append_column("title", pa.repeat("", table.num_rows))
+
+
+def _check_types(path: Path, table: pa.Table) -> None:
+    """Numbers where numbers belong, text (or nothing at all) in every other column."""
+    for field in table.schema:
+        number = field.name in ("item_index", "train_count")
+        kinds = [pa.types.is_integer] if number else [pa.types.is_string, pa.types.is_large_string, pa.types.is_null]
+        if not any(is_kind(field.type) for is_kind in kinds):
+            raise UnigrecError(f"{path}: column {field.name!r} is of type {field.type}")
 
 
 def _recommender(folder: Path) -> Recommender:
     path, config_path = folder / "recommender.safetensors", folder / "recommender.json"
     try:
+        weights = a.read_tensors(path)
         config = RecommenderConfig(**a.read_json(config_path))
+        _refuse_more_layers(config.encoder_layers + config.decoder_layers, weights)
         with torch.device("meta"):  # nothing is allocated for shapes that the weights do not have
             recommender = Recommender(config)
-        weights = a.read_tensors(path)
         recommender.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise UnigrecError(f"{path}: the weights do not fit {config_path.name}: {error}") from error
     _check_finite(path, weights)
     return recommender.eval().requires_grad_(False)
@@ -225,11 +237,13 @@ def _recommender(folder: Path) -> Recommender:
 def _check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
     path = folder / "tokenizer.safetensors"
     try:
-        with torch.device("meta"):
-            tokenizer = Tokenizer(**a.read_json(folder / "tokenizer.json"))
         weights = a.read_tensors(path)
+        shape = a.read_json(folder / "tokenizer.json")
+        _refuse_more_layers(len(shape["hidden"]), weights)
+        with torch.device("meta"):
+            tokenizer = Tokenizer(**shape)
         tokenizer.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, KeyError) as error:
         raise UnigrecError(f"{path}: the weights do not fit tokenizer.json: {error}") from error
     _check_finite(path, weights)
     if (tokenizer.levels, tokenizer.codebook_size) != (config.levels, config.codebook_size):
@@ -237,6 +251,12 @@ def _check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
             f"{path}: {tokenizer.levels} levels of {tokenizer.codebook_size} codewords, but the recommender reads "
             f"{config.levels} of {config.codebook_size}; these parts do not belong together"
         )
+
+
+def _refuse_more_layers(layers: int, weights: dict[str, torch.Tensor]) -> None:
+    """Even layers without memory take time to build. Raises ValueError."""
+    if layers > len(weights):
+        raise ValueError(f"{layers} layers, but {len(weights)} weights")
 
 
 def _check_finite(path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -266,6 +286,9 @@ def _check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
         raise UnigrecError(f"{path}: {catalogue.num_rows} items, but identifiers for {items}")
     if not np.array_equal(catalogue["item_index"].to_numpy(), np.arange(items)):
         raise UnigrecError(f"{path}: item_index does not count the rows from 0")
+    counts = catalogue["train_count"]
+    if counts.null_count or pc.min(counts).as_py() < 0:
+        raise UnigrecError(f"{path}: a train_count is null or negative")
     ids = catalogue["item_id"]
     if ids.null_count or len(ids.unique()) != items:
         raise UnigrecError(f"{path}: item ids are null or repeat")

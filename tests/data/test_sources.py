@@ -117,7 +117,7 @@ def test_ids_become_text_and_gaps_stay_gaps(tmp_path, ids):
         ([float("inf"), 2.0], r"'user_id' holds inf; write whole numbers"),
         ([True, False], "'user_id' is of type bool; ids must be text or integers"),
         ([["a"], ["b"]], "'user_id' is of type list"),
-        (pa.array([b"\xff\xfe", b"ok"], pa.binary()), "cannot be read as text ids"),
+        (pa.array([b"\xff\xfe", b"ok"], pa.binary()), "'user_id' holds bytes that are no UTF-8"),
     ],
 )
 def test_ids_that_are_none(tmp_path, ids, words):

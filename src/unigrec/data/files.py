@@ -34,6 +34,8 @@ def readable(file: Path, kind: str) -> Iterator[None]:
     """What pyarrow and the system say of a damaged file, as a UnigrecError that names it."""
     try:
         yield
+    except PermissionError as error:
+        raise UnigrecError(f"{file}: may not be read by this user; change its permissions or its owner") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         detail = str(error).strip().splitlines()[0]
         raise UnigrecError(

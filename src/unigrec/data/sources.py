@@ -7,6 +7,8 @@ pass through here as they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +18,16 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from unigrec.config import IngestParams
-from unigrec.data.files import describe, readable, refuse_empty
+from unigrec.data.files import MAX_LINE_BYTES, describe, readable, refuse_empty
 from unigrec.data.sample import generate_sample
 from unigrec.errors import UnigrecError
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138; as milliseconds, March 1973
 LIST_SEPARATOR = ", "
+CSV_BLOCK_BYTES = 2 * MAX_LINE_BYTES  # a row must lie within one block
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}  # bits of a float: from here on it skips whole numbers
 
 
 class Source(NamedTuple):
@@ -96,6 +101,9 @@ def _load_folder(folder: Path) -> Source:
 
 def _find(folder: Path, name: str) -> Path:
     candidates = [folder / f"{name}.parquet", folder / f"{name}.csv"]
+    for path in candidates:
+        if path.is_symlink() and not path.exists():
+            raise UnigrecError(f"{path}: a link that leads nowhere; bring back what it names, or put the file here")
     present = [path for path in candidates if path.exists()]
     if not present:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
@@ -109,6 +117,8 @@ def _parts(file: Path) -> list[Path]:
     """The files behind a path: itself, or the parts of a Parquet data set that a cluster wrote as a folder."""
     if not file.is_dir():
         return [file]
+    if file.suffix == ".csv":
+        raise UnigrecError(f"{file}: is a folder; CSV is read from a file, parts in a folder as Parquet alone")
     parts = sorted(part for part in file.rglob("*.parquet") if not part.name.startswith((".", "_")))
     if not parts:
         raise UnigrecError(f"{file}: a folder without *.parquet parts; write it again")
@@ -120,8 +130,7 @@ def _read(file: Path, required: tuple[str, ...], others: bool) -> pa.Table:
     parts = _parts(file)
     for part in parts:
         refuse_empty(part)
-    with readable(file, "CSV" if file.suffix == ".csv" else "Parquet"):
-        table = _read_csv(file, required, others) if file.suffix == ".csv" else _read_parquet(parts, required, others)
+    table = _read_csv(file, required, others) if file.suffix == ".csv" else _read_parquet(parts, required, others)
     if table.num_rows == 0:
         raise UnigrecError(f"{file}: has a header but no rows; a model needs data to learn from")
     return table
@@ -131,29 +140,55 @@ def _read_parquet(parts: list[Path], required: tuple[str, ...], others: bool) ->
     tables = []
     for part in parts:
         # ParquetFile, not read_table: the latter turns a folder named `a=b` on the way into a column.
-        with pq.ParquetFile(part) as file:
+        with readable(part, "Parquet"), pq.ParquetFile(part) as file:
             _check_columns(part, file.schema_arrow.names, required)
             tables.append(file.read(columns=None if others else list(required)))
-    return pa.concat_tables(tables, promote_options="default")
+    try:
+        return pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise UnigrecError(f"{parts[0].parent}: the parts differ in their columns: {error}; write all alike") from error
 
 
 def _read_csv(file: Path, required: tuple[str, ...], others: bool) -> pa.Table:
+    blocks = pcsv.ReadOptions(block_size=CSV_BLOCK_BYTES)
     parse = pcsv.ParseOptions(newlines_in_values=True)  # descriptions and review texts have line breaks in quotes
-    with pcsv.open_csv(file, parse_options=parse) as reader:
-        names = reader.schema.names
-    _check_columns(file, names, required)
-    convert = pcsv.ConvertOptions(
-        # Ids stay as they are written ("007" and "NA" are ids); only an empty field is a null.
-        column_types={name: pa.string() for name in ("user_id", "item_id") if name in required},
-        include_columns=names if others else list(required),
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    table = pcsv.read_csv(file, parse_options=parse, convert_options=convert)
+    with _readable_csv(file):
+        with file.open("rb") as stream:
+            if stream.read(2) in UTF_16_MARKS:
+                raise UnigrecError(f"{file}: the file is UTF-16; save it as UTF-8")
+        with pcsv.open_csv(file, read_options=blocks, parse_options=parse) as reader:
+            names = reader.schema.names
+        _check_columns(file, names, required)
+        convert = pcsv.ConvertOptions(
+            # Ids stay as they are written ("007" and "NA" are ids); only an empty field is a null.
+            column_types={name: pa.string() for name in ("user_id", "item_id") if name in required},
+            include_columns=names if others else list(required),
+            null_values=[""],
+            strings_can_be_null=True,
+        )
+        table = pcsv.read_csv(file, read_options=blocks, parse_options=parse, convert_options=convert)
+    for name in table.column_names:
+        if pa.types.is_binary(table.schema.field(name).type):  # what a text that is no UTF-8 is taken for
+            raise _no_utf8(file, name)
     if "timestamp" in required and pa.types.is_temporal(table.schema.field("timestamp").type):
         # CSV has no types: a date in it is text whose time zone nobody has stated.
         raise _text_timestamp(file, str(table["timestamp"].drop_null()[0]))
     return table
+
+
+@contextmanager
+def _readable_csv(file: Path) -> Iterator[None]:
+    """As `readable`, with a row that no block holds in words that help."""
+    with readable(file, "CSV"):
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise
+            raise UnigrecError(
+                f"{file}: a row is longer than {CSV_BLOCK_BYTES:,} bytes; is a quote left open? Close it, shorten the "
+                "text, or write Parquet"
+            ) from error
 
 
 def _check_columns(file: Path, names: list[str], required: tuple[str, ...]) -> None:
@@ -186,21 +221,40 @@ def _ids(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
         column = _whole(column, file, name)
     elif not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind)):
         raise UnigrecError(f"{file}: column {name!r} is of type {kind}; ids must be text or integers")
-    with readable(file, "text ids"):  # bytes that are no UTF-8
+    with _utf8(file, name):
         column = column.cast(pa.string())
+        column.validate(full=True)
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 
 
+@contextmanager
+def _utf8(file: Path, name: str) -> Iterator[None]:
+    """To validate texts in: neither Parquet nor Arrow looks at their bytes on its own. Raises UnigrecError."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise _no_utf8(file, name) from error
+
+
+def _no_utf8(file: Path, name: str) -> UnigrecError:
+    return UnigrecError(f"{file}: column {name!r} holds bytes that are no UTF-8; write the file as UTF-8")
+
+
 def _whole(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
-    """Floats without fractions as int64, NaN as null. Raises UnigrecError on a fraction or an infinity."""
+    """Floats as int64, NaN as null. Raises UnigrecError on a fraction, an infinity, and what may have been rounded."""
+    exact_below = EXACT_BELOW[column.type.bit_width]
+    column = column.cast(pa.float64())
     column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     odd = column.filter(pc.not_equal(pc.subtract(column, pc.floor(column)), 0.0))  # infinity minus itself is NaN
     if len(odd):
         raise UnigrecError(f"{file}: column {name!r} holds {odd[0].as_py()!r}; write whole numbers")
-    try:
-        return column.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise UnigrecError(f"{file}: column {name!r}: {error}; write integers") from error
+    large = column.filter(pc.greater_equal(pc.abs(column), exact_below))
+    if len(large):
+        raise UnigrecError(
+            f"{file}: column {name!r} holds {large[0].as_py()!r} as a float, which from {exact_below:,} on is rounded: "
+            "different numbers have become one; write integers"
+        )
+    return column.cast(pa.int64())
 
 
 def _seconds(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
@@ -212,10 +266,7 @@ def _seconds(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
         examples = column.filter(pc.invert(number)).drop_null()
         raise _text_timestamp(file, (examples if len(examples) else column.drop_null())[0].as_py())
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        column = pc.floor_temporal(
-            column.cast(pa.timestamp("ns" if kind == pa.timestamp("ns") else "us")), unit="second"
-        )
-        column = column.cast(pa.timestamp("s")).cast(pa.int64())
+        column = _seconds_of_dates(column, file)
     elif pa.types.is_floating(kind):
         column = _whole(column, file, "timestamp")
     elif pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind):
@@ -225,6 +276,15 @@ def _seconds(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
         raise UnigrecError(f"{file}: column 'timestamp' is of type {kind}; write unix seconds (integers) or a datetime")
     _refuse_milliseconds(column, file)
     return column
+
+
+def _seconds_of_dates(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
+    unit = "ns" if column.type == pa.timestamp("ns") else "us"
+    try:
+        column = column.cast(pa.timestamp(unit))
+    except pa.ArrowInvalid as error:
+        raise UnigrecError(f"{file}: column 'timestamp' holds a date beyond all calendars ({error})") from error
+    return pc.floor_temporal(column, unit="second").cast(pa.timestamp("s")).cast(pa.int64())
 
 
 def _refuse_milliseconds(column: pa.ChunkedArray, file: Path) -> None:
@@ -251,7 +311,7 @@ def _items(raw: pa.Table, file: Path) -> tuple[pa.Table, list[str]]:
     for name in raw.column_names:
         if name == "item_id":
             continue
-        text = _text(_plain(raw[name]))
+        text = _text(_plain(raw[name]), file, name)
         if text is None:
             dropped.append(name)
         else:
@@ -259,13 +319,16 @@ def _items(raw: pa.Table, file: Path) -> tuple[pa.Table, list[str]]:
     return pa.table(columns), dropped
 
 
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+def _text(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray | None:
     """A text column with blanks as nulls, a list of texts joined; None where the column is neither."""
     kind = column.type
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type):
-        column = pa.chunked_array([_join(chunk) for chunk in column.chunks], pa.string())
-    elif not (_is_text(kind) or pa.types.is_null(kind)):
+    is_list = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type)
+    if not (is_list or _is_text(kind) or pa.types.is_null(kind)):
         return None
+    with _utf8(file, name):
+        column.validate(full=True)
+    if is_list:
+        column = pa.chunked_array([_join(chunk) for chunk in column.chunks], pa.string())
     column = column.cast(pa.string())
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), pa.scalar(None, pa.string()), column)
 

@@ -1,0 +1,117 @@
+"""The battery: every kind of bad input, through the command line, with the outcome that docs/faults.md names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import broken_files
+import broken_rows
+import pytest
+import typer
+from shop import Case
+from typer.testing import CliRunner
+
+from unigrec import artifacts as a
+from unigrec import cli, launcher, process, validation
+from unigrec.configure import configure
+from unigrec.errors import EXIT_OK, UnigrecError
+
+PROJECT = Path(__file__).parents[2]
+CASES = [*broken_files.CASES, *broken_rows.CASES]
+ACCEPTED = [case for case in CASES if case.exit_code == EXIT_OK]
+STAGES = ("ingest", "validate", "prepare")
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """Runs a stage's command as `unigrec STAGE`, within this process: exit code and all that it said."""
+
+    def run_and_go_on(work) -> None:
+        try:
+            work()
+        except UnigrecError as error:
+            launcher.report(error)
+            raise typer.Exit(error.exit_code) from error
+
+    def run(name: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli.app, [name])
+        if not isinstance(done.exception, SystemExit | None):
+            raise done.exception
+        return done.exit_code, done.output
+
+    # The pages take as long as all the rest and are the same for every kind: tests/test_validation.py looks at them.
+    monkeypatch.setattr("great_expectations.data_context.AbstractDataContext.build_data_docs", lambda self: None)
+    monkeypatch.setattr(validation, "make_offline", lambda folder: None)
+    monkeypatch.setattr(launcher, "run_and_end", run_and_go_on)
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    return run
+
+
+def counted() -> dict[str, Any]:
+    """What became of accepted data."""
+    stats, source = a.read_json(a.PREPARE_STATS), a.read_json(a.SOURCE)
+    return {
+        **stats["after"],
+        "duplicates": stats["duplicates_removed"],
+        "ties": stats["adjacent_tie_share"],
+        "longest": stats["length"]["max"],
+        "dropped": source["dropped_item_columns"],
+    }
+
+
+def run(case: Case, stage, folder: Path, stages: Sequence[str]) -> tuple[int, str]:
+    """The exit code of the first stage that fails, or 0, and what all said that ran."""
+    folder.mkdir()
+    case.breaks(folder)
+    configure(Path("params.yaml"), settings=["ingest.source=folder", "ingest.path=data"])
+    said = ""
+    for name in stages:
+        code, words = stage(name)
+        said += words
+        if code != EXIT_OK:
+            return code, said
+    return EXIT_OK, said
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.kind for case in CASES])
+def test_bad_input(case: Case, stage, tmp_path):
+    if case.kind == "a file that may not be read" and os.geteuid() == 0:
+        pytest.skip("nothing is forbidden to root")
+    # What is accepted goes through the validation below: it takes longest, and has nothing to say about it.
+    code, said = run(case, stage, tmp_path / "data", STAGES if case.exit_code else ("ingest", "prepare"))
+    assert code == case.exit_code, said
+    assert "Traceback" not in said
+    assert not list(Path(a.ARTIFACTS).rglob("*.tmp"))
+    if code == EXIT_OK:
+        assert {name: counted()[name] for name in case.counts} == case.counts
+    else:
+        assert re.search(case.says, said), said
+        assert not a.PREPARE_STATS.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ACCEPTED, ids=[case.kind for case in ACCEPTED])
+def test_what_is_accepted_passes_the_validation(case: Case, stage, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        code, said = run(case, stage, tmp_path / "data", STAGES)
+    assert code == EXIT_OK, said
+    assert re.search(case.says, caplog.text)
+
+
+def test_kinds_are_told_apart():
+    kinds = [case.kind for case in CASES]
+    assert len(set(kinds)) == len(kinds) >= 40
+
+
+def test_the_document_names_every_kind_with_its_outcome():
+    rows = re.findall(r"^\| (.+?) \| (exit \d|taken) \|", (PROJECT / "docs/faults.md").read_text("utf-8"), re.MULTILINE)
+    outcomes = {case.kind: f"exit {case.exit_code}" if case.exit_code else "taken" for case in CASES}
+    assert dict(rows) == outcomes

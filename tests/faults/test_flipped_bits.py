@@ -1,0 +1,80 @@
+"""A bit that flips in an artifact, anywhere: the reader names the file, or what it reads is what was written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import save_file
+
+from unigrec import artifacts as a
+from unigrec.errors import UnigrecError
+
+SAMPLED = 400  # bits of each file
+ARRAYS = {"x": np.arange(300.0), "codes": np.arange(12, dtype=np.int32).reshape(3, 4)}
+TABLE = pa.table({"x": list(range(1000)), "title": [f"lamp {row % 7}" for row in range(1000)]})
+
+
+def flip(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def outcome(read: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
+    """What is read, or None and the error's words."""
+    try:
+        return read(path), ""
+    except UnigrecError as error:
+        return None, str(error)
+
+
+def test_any_bit_of_tensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    a.write_tensors(path, ARRAYS, {"numbers": "{}"})
+    whole, caught = path.read_bytes(), 0
+    bits = [*range(64), *random.Random(0).sample(range(64, 8 * len(whole)), SAMPLED)]  # the header's length, and more
+    for bit in bits:
+        path.write_bytes(flip(whole, bit))
+        found, error = outcome(a.read_arrays, path)
+        if found is None:
+            assert error.startswith(f"{path}: damaged")
+            caught += 1
+        else:  # the checksum's own name
+            assert all(np.array_equal(found[name], array) for name, array in ARRAYS.items())
+    assert caught > 0.98 * len(bits)
+
+
+def test_any_bit_of_a_tables_pages(tmp_path):
+    path = tmp_path / "items.parquet"
+    a.write_table(path, TABLE)
+    whole, caught = path.read_bytes(), 0
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    bits = random.Random(0).sample(range(8 * footer), SAMPLED)
+    for bit in bits:
+        path.write_bytes(flip(whole, bit))
+        found, error = outcome(a.read_table, path)
+        if found is None:
+            assert error.startswith(f"{path}: damaged")
+            caught += 1
+        else:  # hints of a page's header that reading does not need
+            assert found.equals(TABLE)
+    assert caught > 0.9 * len(bits)
+
+
+@pytest.mark.parametrize("read", [a.read_arrays, a.read_tensors])
+def test_tensors_that_others_wrote_are_read_without_a_checksum(tmp_path, read):
+    path = tmp_path / "model.safetensors"
+    save_file(ARRAYS, path)
+    assert np.array_equal(np.asarray(read(path)["x"]), ARRAYS["x"])
+
+
+def test_the_checksum_is_no_part_of_the_metadata_that_a_caller_gave(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    a.write_tensors(path, ARRAYS, {"key": "value"})
+    assert a.read_metadata(path) == {"key": "value"}

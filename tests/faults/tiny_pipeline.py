@@ -1,0 +1,58 @@
+"""The whole pipeline on the shop's data with tiny networks, within this process, for faults in and between stages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import shop
+import torch
+import yaml
+from tiny_training import ROOT, tiny_values
+
+from unigrec import artifacts as a
+from unigrec import stages
+from unigrec.config import Params, load_params
+
+DATA_STAGES = ("ingest", "validate", "prepare", "embed")
+MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "decide")
+OUTPUTS = {"validate": [a.VALIDATION, a.VALIDATED], "decide": [a.DECISION]}  # of the others: their folder
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in the folder, and leave torch as it was: the training stages ask for deterministic algorithms."""
+    before, deterministic = Path.cwd(), torch.are_deterministic_algorithms_enabled()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def write_shop(folder: Path) -> None:
+    """A project's folder in which nothing has run."""
+    (folder / "data").mkdir(parents=True)
+    shop.write(folder / "data")
+    values = tiny_values({"ingest": {"source": "folder", "path": "data"}, "embed": {"dimensions": 8}})
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def params() -> Params:
+    return load_params(Path("params.yaml"))
+
+
+def run(*names: str) -> None:
+    for name in names:
+        getattr(stages, name)(params())
+
+
+def outputs(stage: str) -> dict[Path, bytes]:
+    """What a stage has written and writes alike each time: all but the pages with their dates."""
+    paths = OUTPUTS.get(stage, [a.ARTIFACTS / stage])
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    return {file: file.read_bytes() for file in files if file.is_file()}
