@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+CURRENT = Path("data/current")  # a link to the snapshot that ingest.path may name
+SNAPSHOTS = Path("data/snapshots")  # a folder each, named by content: two tables and their lineage
+LINEAGE_FILE = "lineage.json"  # in a snapshot: where its rows came from
+
 ARTIFACTS = Path("artifacts")  # stage outputs, owned by DVC
 STATE = Path("state")  # what outlives a stage's outputs: checkpoints, bundles, locks; never an input of the graph
 
@@ -57,6 +61,7 @@ RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}
 
 CHECKPOINTS = STATE / "checkpoints"
 BUNDLES = STATE / "bundles"
+ARRIVED = STATE / "snapshot"  # result and docs of the last delivery's validation
 
 
 @contextmanager

@@ -154,6 +154,17 @@ def fetch(
     typer.echo(f"ready: {', '.join(file.name for file in files)}. Set ingest.source: {source} and ingest.path: {to}")
 
 
+@app.command(rich_help_panel=DATA)
+def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Take what lies in snapshot.incoming as the next state of the data; exit code 3 when it must not become that."""
+    from unigrec import commands
+    from unigrec.config import load_params
+    from unigrec.process import keep_quiet
+
+    keep_quiet()
+    print(commands.snapshot(load_params(params)).said)
+
+
 @app.command(rich_help_panel=MODELS)
 def gate() -> None:
     """Show the gates' decision on the last run; exit code 0 when the model passed, 1 when it was refused."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from unigrec.data.batches import Sequences
+    from unigrec.data.drift import Drift
     from unigrec.identifiers import Resolved
     from unigrec.models.recommender import Recommender
     from unigrec.models.sasrec import SASRec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from unigrec.training.teacher import Trained
 
 CHECKPOINT_SECONDS = 20.0
+FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
 TOKENIZER_SHAPE = {"code_dim", "hidden", "levels", "codebook_size"}
 
 
@@ -53,11 +55,22 @@ def validate(params: Params) -> None:
         params.validation,
         text_columns=params.embed.text_columns,
         k_core=params.prepare.k_core,
-        reference=_reference(params.ingest.origin),
+        reference=reference_sizes(params.ingest.origin),
+        drift=_drift(),
     )
 
 
-def _reference(origin: str) -> dict[str, int] | None:
+def _drift() -> Drift | str:
+    """How the snapshot that was ingested differs from the one before it, or why that is not known."""
+    from unigrec.data.drift import Drift
+
+    lineage = a.read_json(a.SOURCE).get("snapshot")
+    if lineage is None:
+        return "the data is no snapshot (see: unigrec snapshot)"
+    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift(**lineage["drift"])
+
+
+def reference_sizes(origin: str) -> dict[str, int] | None:
     """Sizes of the data behind the last registered model, where that came from the same origin."""
     if not a.REFERENCE.exists():
         return None

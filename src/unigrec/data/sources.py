@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from unigrec import artifacts as a
 from unigrec.config import IngestParams
 from unigrec.data.files import describe, readable, refuse_empty
 from unigrec.data.sample import generate_sample
@@ -30,7 +31,8 @@ class Source(NamedTuple):
 
     interactions: user_id string, item_id string, timestamp int64 (unix seconds, UTC); in the order of the source
     items: item_id string, then text columns, string, null where there is no text; in the order of the source
-    provenance: kind of source, files with sha256 and size, row counts; no clock, so same input gives same bytes
+    provenance: kind of source, files with sha256 and size, row counts, the lineage of a snapshot; no clock, so same
+        input gives same bytes
     """
 
     interactions: pa.Table
@@ -91,6 +93,8 @@ def _load_folder(folder: Path) -> Source:
 
     files = [describe(part, folder) for file in (interactions_file, items_file) for part in _parts(file)]
     extra = {"files": files, "dropped_item_columns": dropped}
+    if (folder / a.LINEAGE_FILE).is_file():
+        extra["snapshot"] = a.read_json(folder / a.LINEAGE_FILE)
     return Source(interactions, items, _provenance("folder", interactions, items, **extra))
 
 
@@ -109,7 +113,12 @@ def _parts(file: Path) -> list[Path]:
     """The files behind a path: itself, or the parts of a Parquet data set that a cluster wrote as a folder."""
     if not file.is_dir():
         return [file]
-    parts = sorted(part for part in file.rglob("*.parquet") if not part.name.startswith((".", "_")))
+    # Names with these signs, of files or folders, are what a job writes before it is done.
+    parts = sorted(
+        part
+        for part in file.rglob("*.parquet")
+        if not any(name.startswith((".", "_")) for name in part.relative_to(file).parts)
+    )
     if not parts:
         raise UnigrecError(f"{file}: a folder without *.parquet parts; write it again")
     return parts
