@@ -49,7 +49,7 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
 @task(task_run_name="snapshot")
 def take_delivery(params: Params) -> Any:
     """What was delivered, as the next snapshot. Cached where it brings nothing new."""
-    taken = commands.snapshot(params)
+    taken = commands.snapshot(params, PARAMS_FILE)
     print(taken.said, flush=True)
     return Completed(message=taken.said, name="Completed" if taken.new else "Cached")
 
@@ -98,6 +98,7 @@ def retrain() -> Any:
         seconds: dict[str, float | None] = {}
         if commands.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
             _timed(seconds, "snapshot", take_delivery, params).result()
+            params = load_params(PARAMS_FILE)  # a new snapshot may be trained on from the champion
         seconds |= run_stages()
         passed = _timed(seconds, "gate decision", read_gates).name == "Passed"
         registered = _timed(seconds, "register", register_model, params).result()

@@ -105,4 +105,4 @@ def test_without_a_delivery_the_message_says_where_it_should_lie():
 def stages_snapshot():
     from unigrec import commands
 
-    commands.snapshot(load_params(Path("params.yaml")))
+    commands.snapshot(load_params(Path("params.yaml")), Path("params.yaml"))

@@ -24,7 +24,8 @@ SNAPSHOTS = Path("data/snapshots")  # a folder each, named by content: two table
 LINEAGE_FILE = "lineage.json"  # in a snapshot: where its rows came from
 
 ARTIFACTS = Path("artifacts")  # stage outputs, owned by DVC
-STATE = Path("state")  # what outlives a stage's outputs: checkpoints, bundles, locks; never an input of the graph
+# What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.
+STATE = Path("state")
 
 INTERACTIONS = ARTIFACTS / "ingest/interactions.parquet"  # user_id str, item_id str, timestamp int64 unix seconds
 ITEMS = ARTIFACTS / "ingest/items.parquet"  # item_id str, text columns str or null
@@ -43,6 +44,7 @@ PREPARE_STATS = ARTIFACTS / "prepare/stats.json"
 EMBEDDINGS = ARTIFACTS / "embed/items.safetensors"  # embedding float32 (N, d_in)
 TEXT_ENCODER = ARTIFACTS / "embed/encoder"  # what embeds a new item's text the same way
 
+START = ARTIFACTS / "start"  # what a bundle hands on, where this training starts from one
 TEACHER = ARTIFACTS / "teacher"
 TOKENIZER = ARTIFACTS / "tokenizer"
 JOINT = ARTIFACTS / "joint"
@@ -57,6 +59,7 @@ HISTORY_FILE = "history.json"  # list of {step, ...}: the stage's curves
 METRICS_FILE = "metrics.json"  # the stage's closing figures
 IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
 HEALTH_FILE = "health.json"
+COLLABORATIVE_FILE = "collaborative.safetensors"  # part float32 (N, E): what the tokenizer reads of the teacher
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 
 CHECKPOINTS = STATE / "checkpoints"

@@ -68,6 +68,12 @@ def prepare(params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+def start(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Fetch what a bundle hands on, where start.path names one."""
+    _run_stage("start", params)
+
+
+@app.command(rich_help_panel=STAGES)
 def embed(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Turn item texts (and further modalities) into vectors."""
     _run_stage("embed", params)
@@ -162,7 +168,21 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
     from unigrec.process import keep_quiet
 
     keep_quiet()
-    print(commands.snapshot(load_params(params)).said)
+    print(commands.snapshot(load_params(params), params).said)
+
+
+@app.command("warm-start", rich_help_panel=MODELS)
+def warm_start(
+    model: Annotated[str, typer.Option("--from", help="Alias, version number, or folder of a bundle.")] = "champion",
+    cold: Annotated[bool, typer.Option("--cold", help="Begin anew instead.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Let the next training start from a model, so that items keep most of their identifiers."""
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    settings = load_params(params)
+    print(commands.cold_start(params) if cold else commands.warm_start(settings, params, model))
 
 
 @app.command(rich_help_panel=MODELS)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from unigrec.promotion import Promotion
 
 
+COLD_START = "src/unigrec/warm_start.py"
+
+
 class Taken(NamedTuple):
     """What became of a delivery. new: false where it brought nothing; said: in a sentence or two."""
 
@@ -27,8 +30,10 @@ class Taken(NamedTuple):
     said: str
 
 
-def snapshot(params: Params) -> Taken:
+def snapshot(params: Params, params_file: Path) -> Taken:
     """Take what was delivered as the next snapshot, once it is valid, and let `data/current` point to it.
+
+    With `snapshot.start: champion`, the next training starts from the champion of today, where there is one.
 
     Raises:
         InvalidDataError: it breaks an expectation, or differs too much from the snapshot before; `data/current` stays.
@@ -53,7 +58,18 @@ def snapshot(params: Params) -> Taken:
     if not reads_snapshots(params):
         advice = f"to let it read the snapshots: unigrec configure --data {a.CURRENT}"
         said += f"\nthe pipeline reads {params.ingest.origin}; {advice}"
+    if params.snapshot.start == "champion":
+        said += f"\n{_from_champion(params, params_file)}"
     return Taken(True, said)
+
+
+def _from_champion(params: Params, params_file: Path) -> str:
+    from unigrec.registry import CHAMPION, version_of
+    from unigrec.tracking import mlflow_client
+
+    with mlflow_client(params.register_) as client:
+        champion = version_of(client, params.register_.model_name, CHAMPION)
+    return cold_start(params_file) if champion is None else warm_start(params, params_file, CHAMPION)
 
 
 def reads_snapshots(params: Params) -> bool:
@@ -87,6 +103,32 @@ def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | N
         kept = "there is no snapshot yet" if before is None else f"{a.CURRENT} stays snapshot {before.id}"
         raise InvalidDataError(f"{params.snapshot.incoming} was not taken, {kept}: {error}") from error
     return drift
+
+
+def warm_start(params: Params, params_file: Path, model: str) -> str:
+    """Let the next training start from a model (alias, version or folder); says so in a line. Raises UnigrecError."""
+    import shutil
+
+    from unigrec.registry import load_bundle
+
+    bundle = load_bundle(params.register_, model)
+    folder = a.BUNDLES / bundle.id
+    if not folder.exists():
+        with a.atomic_folder(folder) as temporary:
+            shutil.copytree(bundle.folder, temporary, dirs_exist_ok=True)
+    return _start_from(params_file, str(folder), f"the next training starts from {model}, {folder}")
+
+
+def cold_start(params_file: Path) -> str:
+    """Let the next training begin anew; says so in a line."""
+    return _start_from(params_file, COLD_START, "the next training begins anew")
+
+
+def _start_from(params_file: Path, path: str, said: str) -> str:
+    from unigrec.configure import configure
+
+    changed = configure(params_file, settings=[f"start.path={json.dumps(path)}"])
+    return f"{said} ({params_file}: start.path)" if changed else f"{said}, as before"
 
 
 def gate() -> int:

@@ -108,6 +108,13 @@ class EmbedParams(Section):
         return self
 
 
+class StartParams(Section):
+    path: Annotated[str, Field(min_length=1)]
+    tokenizer_epochs: Annotated[int, Field(ge=0)]
+    joint_epochs: Count
+    rate: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
 class TeacherParams(Section):
     architecture: Literal["sasrec", "bsarec"]
     filter_share: Share
@@ -246,6 +253,7 @@ class Params(Section):
     validation: Annotated[ValidateParams, Field(alias="validate")]
     prepare: PrepareParams
     embed: EmbedParams
+    start: StartParams
     teacher: TeacherParams
     tokenizer: TokenizerParams
     joint: JointParams

@@ -138,6 +138,6 @@ def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, 
         == stages.load_unified().tokenizer.encoder[0].in_features
         == width
     )
-    unified, vectors = stages.load_unified(), stages.load_item_vectors(params)
+    unified, vectors = stages.load_unified(), stages.load_item_vectors()
     codes = hard_codes(unified.tokenizer, vectors)
     assert np.array_equal(stages.load_codes()[:, : codes.shape[1]], codes)
