@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from unigrec.config import JointParams
     from unigrec.data.batches import Sequences
     from unigrec.data.drift import Drift
     from unigrec.identifiers import Resolved
@@ -135,14 +134,16 @@ def tokenizer(params: Params) -> None:
     from unigrec.gates import identifier_notes
     from unigrec.plots import annealing
     from unigrec.training.tokenizer import train_tokenizer
-    from unigrec.warm_start import is_warm, started_tokenizer
+    from unigrec.warm_start import is_warm, read_of_teacher, started_tokenizer
 
     with _training("tokenizer", params) as checkpoints:
         settings, started = params.tokenizer, None
         if is_warm():
             settings = settings.model_copy(update={"epochs": params.start.tokenizer_epochs})
             started = started_tokenizer()
-        save_collaborative_part(params)
+        content, teacher, weight = load_embeddings(), load_teacher(), params.tokenizer.collaborative_weight
+        part = read_of_teacher(content, teacher.item_embedding.weight.detach(), weight, load_item_ids())
+        a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": part})
         vectors, log = load_item_vectors(), TrainingProgress("tokenizer", settings.epochs)
         trained = train_tokenizer(vectors, settings, params.seed, training_device(), log, checkpoints, started)
         config = {"embedding_dim": vectors.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
@@ -160,7 +161,7 @@ def joint(params: Params) -> None:
     from unigrec.distributed import rank
     from unigrec.plots import identifiers_over_epochs
     from unigrec.training.joint import JointData, train_joint
-    from unigrec.warm_start import earlier_identifiers, started_recommender
+    from unigrec.warm_start import earlier_identifiers, started_recommender, warm_joint
 
     with _training("joint", params) as checkpoints:
         ranker = load_teacher()
@@ -168,7 +169,7 @@ def joint(params: Params) -> None:
         settings, started = params.joint, None
         data = data._replace(earlier=earlier_identifiers(load_item_ids()))
         if data.earlier is not None:
-            settings = warm_joint(params)
+            settings = warm_joint(params.joint, params.start)
             started = started_recommender(settings.recommender.dropout)
         log = TrainingProgress("joint", settings.epochs)
         first, resolution, device = load_tokenizer(), params.harden.resolution, training_device()
@@ -182,13 +183,6 @@ def joint(params: Params) -> None:
             }
             _save_trained(a.JOINT, trained, config, "Joint training")
             identifiers_over_epochs(trained.history, first.codebook_size, a.JOINT / "identifiers.png")
-
-
-def warm_joint(params: Params) -> JointParams:
-    """The joint phase's settings in a warm start: fewer epochs, at lower rates."""
-    joint, rate = params.joint, params.start.rate
-    rates = {name: rate * getattr(joint, name) for name in ("recommender_lr", "tokenizer_lr")}
-    return joint.model_copy(update={"epochs": params.start.joint_epochs, **rates})
 
 
 def harden(params: Params) -> None:
@@ -351,24 +345,6 @@ def load_embeddings() -> torch.Tensor:
 def load_item_ids() -> list[str]:
     """Of the catalogue, in its order."""
     return a.read_table(a.CATALOGUE, ["item_id"])["item_id"].to_pylist()
-
-
-def save_collaborative_part(params: Params) -> None:
-    """What the tokenizer reads of the teacher; a warm start keeps it for the items that it knows."""
-    import torch
-
-    from unigrec.training.tokenizer import collaborative_part, continued_part
-    from unigrec.warm_start import is_warm, load_known, rows_of
-
-    content, teacher = load_embeddings(), load_teacher().item_embedding.weight.detach()
-    weight = params.tokenizer.collaborative_weight
-    if weight and is_warm():
-        known = load_known()
-        rows = rows_of(load_item_ids(), known.item_ids)
-        part = continued_part(teacher, known.collaborative[torch.as_tensor(rows)], rows >= 0)
-    else:
-        part = collaborative_part(content, teacher, weight)
-    a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": part})
 
 
 def load_item_vectors() -> torch.Tensor:

@@ -20,7 +20,7 @@ from unigrec.errors import UnigrecError
 if TYPE_CHECKING:
     import torch
 
-    from unigrec.config import EmbedParams, HardenParams, JointParams, TokenizerParams
+    from unigrec.config import EmbedParams, HardenParams, JointParams, StartParams, TokenizerParams
     from unigrec.models.recommender import Recommender
     from unigrec.models.tokenizer import Tokenizer
 
@@ -125,6 +125,28 @@ def earlier_identifiers(item_ids: list[str]) -> np.ndarray | None:
     known = load_known()
     rows = rows_of(item_ids, known.item_ids)
     return np.where(rows[:, None] >= 0, known.codes[rows], -1)
+
+
+def read_of_teacher(content: torch.Tensor, teacher: torch.Tensor, weight: float, item_ids: list[str]) -> torch.Tensor:
+    """What the tokenizer reads of the teacher, (N, E); of items that the bundle knows, what it read in that training.
+
+    content: (N, D). teacher: (N, E). weight: tokenizer.collaborative_weight.
+    """
+    import torch
+
+    from unigrec.training.tokenizer import collaborative_part, continued_part
+
+    if weight == 0.0 or not is_warm():
+        return collaborative_part(content, teacher, weight)
+    known = load_known()
+    rows = rows_of(item_ids, known.item_ids)
+    return continued_part(teacher, known.collaborative[torch.as_tensor(rows)], rows >= 0)
+
+
+def warm_joint(joint: JointParams, start: StartParams) -> JointParams:
+    """The joint phase's settings in a warm start: fewer epochs, at lower rates."""
+    rates = {name: start.rate * getattr(joint, name) for name in ("recommender_lr", "tokenizer_lr")}
+    return joint.model_copy(update={"epochs": start.joint_epochs, **rates})
 
 
 def started_tokenizer() -> Tokenizer:
