@@ -30,8 +30,10 @@ from unigrec.config import load_params
 from unigrec.identifiers import churn_against
 from unigrec.warm_start import rows_of
 
-STAGES = ("ingest", "validate", "prepare", "start", "embed", "teacher", "tokenizer", "joint", "harden", "finetune")
-STAGES = (*STAGES, "evaluate", "decide")
+STAGES = (
+    *("ingest", "validate", "prepare", "start", "embed", "teacher"),
+    *("tokenizer", "joint", "harden", "finetune", "evaluate", "decide"),
+)
 PARAMS_FILE = Path("params.yaml")
 SECONDS_FILE = "seconds.json"  # CPU seconds of every stage that is done
 
@@ -66,7 +68,7 @@ def run_stages(folder: Path) -> dict[str, float]:
             usage = run_command([*UNIGREC, stage], folder=folder, PATH=path_of_tools())
             if usage.code:
                 raise RuntimeError(f"{folder.name}: {stage} ended with code {usage.code}; what it said is above")
-            seconds[stage] = usage.cpu_seconds
+            seconds[stage] = usage.cpu
             file.write_text(json.dumps(seconds))
     return seconds
 
