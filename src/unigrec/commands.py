@@ -127,7 +127,7 @@ def cold_start(params_file: Path) -> str:
 def _start_from(params_file: Path, path: str, said: str) -> str:
     from unigrec.configure import configure
 
-    changed = configure(params_file, settings=[f"start.path={json.dumps(path)}"])
+    changed = configure(params_file, settings=[f"start.path={path}"])
     return f"{said} ({params_file}: start.path)" if changed else f"{said}, as before"
 
 
