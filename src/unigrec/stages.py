@@ -400,7 +400,7 @@ def _load_weights(model: Any, folder: Path) -> Any:
 def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title: str) -> None:
     from unigrec.plots import training_curves
 
-    if trained.history:
+    if any(row["step"] for row in trained.history):  # a warm start may leave a network as it was
         training_curves(trained.history, folder / "curves.png", title)
     save_trained(folder, trained, config)
 
