@@ -77,6 +77,8 @@ def check_shapes(embed: EmbedParams, tokenizer: TokenizerParams, joint: JointPar
     theirs |= {"embed.encoder": encoder["encoder"], "embed.text_columns": encoder["text_columns"]}
     ours["embed.modalities"], theirs["embed.modalities"] = list(embed.modalities), encoder["modalities"]
     ours["harden.resolution"] = harden.resolution
+    if embed.encoder == "sentence-transformers":
+        ours["embed.model"], theirs["embed.model"] = embed.model, encoder.get("model")
     different = [
         f"{name} is {theirs[name]} there, {value} in params" for name, value in ours.items() if theirs[name] != value
     ]
