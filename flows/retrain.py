@@ -26,7 +26,6 @@ from unigrec.report import markdown, print_summary, summarise
 from unigrec.tracking import tracking_uri
 
 PARAMS_FILE = Path("params.yaml")
-LOCK = a.STATE / "retrain.lock"
 RETRIES = 2
 RETRY_SECONDS = 5
 EXIT_INTERRUPTED = 130
@@ -93,7 +92,7 @@ def retrain() -> Any:
     Raises:
         UnigrecError: another run is at work here, a stage failed, or MLflow does not answer.
     """
-    with exclusive(LOCK):
+    with exclusive(a.LOCK):
         params = load_params(PARAMS_FILE)
         seconds: dict[str, float | None] = {}
         if commands.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from tiny_model import PARAMS_FILE
+from tiny_model import PARAMS_FILE, make_bundle
 from unigrec import artifacts as a
 from unigrec import stages
 from unigrec.cli import app
 from unigrec.config import load_params
 from unigrec.configure import configure
-from unigrec.errors import EXIT_INVALID_DATA, EXIT_OK, InvalidDataError, UnigrecError
+from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, InvalidDataError, UnigrecError
+from unigrec.lock import exclusive
 
 INCOMING = Path("data/incoming")
 
@@ -75,6 +76,7 @@ def test_first_snapshot_then_nothing_new_then_growth_then_a_stop_that_changes_no
     assert not a.ARTIFACTS.exists()
 
 
+@pytest.mark.slow
 def test_the_validate_stage_reads_the_drift_of_the_snapshot_that_was_ingested():
     deliver(60)
     take()
@@ -106,3 +108,33 @@ def stages_snapshot():
     from unigrec import commands
 
     commands.snapshot(load_params(Path("params.yaml")), Path("params.yaml"))
+
+
+@pytest.mark.slow
+def test_new_data_is_trained_on_from_the_champion_where_there_is_one(monkeypatch):
+    deliver(60)
+    configure(Path("params.yaml"), settings=["snapshot.start=champion"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert "the next training begins anew, as before" in take()[1]
+    bundle = make_bundle()
+    register_and_promote(bundle)
+    assert "\n" not in take()[1].strip()  # nothing new: nothing is started from anything
+    assert load_params(Path("params.yaml")).start.path == "src/unigrec/warm_start.py"
+    deliver(61)
+    assert f"the next training starts from champion, {a.BUNDLES / bundle.name}" in take()[1]
+    assert load_params(Path("params.yaml")).start.path == str(a.BUNDLES / bundle.name)
+
+
+def register_and_promote(bundle: Path) -> None:
+    for command in (["register", "--bundle", str(bundle)], ["promote"]):
+        result = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+        assert result.exit_code == EXIT_OK, result.output
+
+
+def test_data_is_not_changed_under_a_run():
+    deliver(60)
+    with exclusive(a.LOCK):
+        code, said = take()
+    assert code == EXIT_BAD_INPUT
+    assert "another run is at work" in said
+    assert not a.CURRENT.exists()

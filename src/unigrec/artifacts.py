@@ -62,6 +62,7 @@ HEALTH_FILE = "health.json"
 COLLABORATIVE_FILE = "collaborative.safetensors"  # part float32 (N, E): what the tokenizer reads of the teacher
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 
+LOCK = STATE / "retrain.lock"  # of whoever changes the data or runs the whole graph
 CHECKPOINTS = STATE / "checkpoints"
 BUNDLES = STATE / "bundles"
 ARRIVED = STATE / "snapshot"  # result and docs of the last delivery's validation

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from unigrec import artifacts as a
 from unigrec.errors import UnigrecError
 
 app = typer.Typer(
@@ -165,10 +166,12 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Take what lies in snapshot.incoming as the next state of the data; exit code 3 when it must not become that."""
     from unigrec import commands
     from unigrec.config import load_params
+    from unigrec.lock import exclusive
     from unigrec.process import keep_quiet
 
     keep_quiet()
-    print(commands.snapshot(load_params(params), params).said)
+    with exclusive(a.LOCK):
+        print(commands.snapshot(load_params(params), params).said)
 
 
 @app.command("warm-start", rich_help_panel=MODELS)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unigrec import artifacts as a
 from unigrec.errors import EXIT_OK, EXIT_REFUSED, InvalidDataError, UnigrecError
-from unigrec.lock import exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -41,15 +40,14 @@ def snapshot(params: Params, params_file: Path) -> Taken:
     """
     from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
 
-    with exclusive(a.STATE / "snapshot.lock"):
-        before = current_snapshot()
-        now = next_snapshot(before, read_incoming(params.snapshot, params.ingest), params.snapshot.mode)
-        if before is not None and now.id == before.id:
-            return Taken(
-                False, f"{params.snapshot.incoming}: nothing new beside snapshot {now.id}: nothing to train on"
-            )
-        drift = _accept(params, before, now)
-        folder = write_snapshot(now, None if drift is None else drift._asdict())
+    before = current_snapshot()
+    now = next_snapshot(before, read_incoming(params.snapshot, params.ingest), params.snapshot.mode)
+    if before is not None and now.id == before.id:
+        return Taken(False, f"{params.snapshot.incoming}: nothing new beside snapshot {now.id}: nothing to train on")
+    drift = _accept(params, before, now)
+    # Before the data moves: a process that dies in between finds the delivery new again.
+    start = f"\n{_from_champion(params, params_file)}" if params.snapshot.start == "champion" else ""
+    folder = write_snapshot(now, None if drift is None else drift._asdict())
     rows, added = now.lineage["rows"], now.lineage["added"]
     said = (
         f"{folder}: {rows['interactions']:,} interactions ({added['interactions']:,} new, {added['repeated']:,} were "
@@ -58,9 +56,7 @@ def snapshot(params: Params, params_file: Path) -> Taken:
     if not reads_snapshots(params):
         advice = f"to let it read the snapshots: unigrec configure --data {a.CURRENT}"
         said += f"\nthe pipeline reads {params.ingest.origin}; {advice}"
-    if params.snapshot.start == "champion":
-        said += f"\n{_from_champion(params, params_file)}"
-    return Taken(True, said)
+    return Taken(True, said + start)
 
 
 def _from_champion(params: Params, params_file: Path) -> str:

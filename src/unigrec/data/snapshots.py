@@ -156,14 +156,16 @@ def content_id(interactions: pa.Table, items: pa.Table) -> str:
     for table in (interactions, items):
         digest.update(f"{table.num_rows} {table.column_names}".encode())
         for column in table.itercolumns():
-            whole = column.combine_chunks()
-            digest.update(whole.is_valid().to_numpy(zero_copy_only=False).tobytes())
-            if pa.types.is_integer(whole.type):
-                digest.update(whole.fill_null(0).to_numpy().tobytes())
-            else:
-                texts = whole.fill_null("").cast(pa.large_binary())
-                digest.update(pc.binary_length(texts).to_numpy().tobytes())
-                digest.update(b"".join(texts.to_pylist()))
+            digest.update(column.is_valid().to_numpy().tobytes())
+            if pa.types.is_integer(column.type):
+                digest.update(column.fill_null(0).to_numpy().tobytes())
+                continue
+            texts = column.fill_null("").cast(pa.large_string())
+            digest.update(pc.binary_length(texts).to_numpy().tobytes())
+            for chunk in texts.chunks:
+                _, offsets, letters = chunk.buffers()
+                ends = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+                digest.update(memoryview(letters or b"")[slice(*ends)])
     return digest.hexdigest()[:16]
 
 
