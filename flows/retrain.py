@@ -28,7 +28,6 @@ from unigrec.report import markdown, print_summary, summarise
 from unigrec.tracking import tracking_uri
 
 PARAMS_FILE = Path("params.yaml")
-LOCK = a.STATE / "retrain.lock"
 RETRIES = 2
 RETRY_SECONDS = 5
 EXIT_INTERRUPTED = 130
@@ -46,6 +45,14 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
     if stale and run_stage(stage, _tell()):
         return Completed(message=f"{stage} ran")
     return Completed(message=f"{stage} is up to date", name="Cached")
+
+
+@task(task_run_name="snapshot")
+def take_delivery(params: Params) -> Any:
+    """What was delivered, as the next snapshot. Cached where it brings nothing new."""
+    taken = commands.snapshot(params, PARAMS_FILE)
+    print(taken.said, flush=True)
+    return Completed(message=taken.said, name="Completed" if taken.new else "Cached")
 
 
 @task(task_run_name="gate")
@@ -80,14 +87,20 @@ def promote_model(params: Params, registered: Registration) -> Any:
 
 @flow(name="retrain")
 def retrain() -> Any:
-    """Bring every stage up to date, then gate, register, promote. The state is named Refused where a gate said no.
+    """Take what was delivered, bring every stage up to date, then gate, register, promote.
+
+    The state is named Refused where a gate said no.
 
     Raises:
         UnigrecError: another run is at work here, a stage failed, or MLflow does not answer.
     """
-    with exclusive(LOCK):
+    with exclusive(a.LOCK):
         params = load_params(PARAMS_FILE)
-        seconds = run_stages()
+        seconds: dict[str, float | None] = {}
+        if commands.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
+            _timed(seconds, "snapshot", take_delivery, params).result()
+            params = load_params(PARAMS_FILE)  # a new snapshot may be trained on from the champion
+        seconds |= run_stages()
         passed = _timed(seconds, "gate decision", read_gates).name == "Passed"
         registered = _timed(seconds, "register", register_model, params).result()
         verdict = _timed(seconds, "promote", promote_model, params, registered).result()

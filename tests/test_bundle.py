@@ -155,7 +155,7 @@ def test_a_stage_that_has_not_run_is_named(tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)
     make_bundle()
     shutil.rmtree(stage)
-    with pytest.raises(UnigrecError, match=rf"^{stage}: no such folder; run the pipeline"):
+    with pytest.raises(UnigrecError, match=rf"^{stage}\S*: no such (file|folder); run the pipeline"):
         bundle_files.assemble(PARAMS_FILE, SERVING)
 
 

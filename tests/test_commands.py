@@ -212,4 +212,4 @@ def test_sizes_are_compared_with_a_registered_run_of_the_same_source_only(tmp_pa
     monkeypatch.chdir(tmp_path)
     a.write_json(a.REFERENCE, {"origin": origin, "users": 1, "items": 2, "interactions": 3})
     expected = {"users": 1, "items": 2, "interactions": 3} if compared else None
-    assert stages._reference("folder: shop") == expected
+    assert stages.reference_sizes("folder: shop") == expected

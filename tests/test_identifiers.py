@@ -15,6 +15,7 @@ from unigrec.errors import TrainingError
 from unigrec.evaluation import Cooccurring, sample_cooccurring
 from unigrec.identifiers import (
     churn,
+    churn_against,
     codebook_usage,
     collision_rate,
     disambiguate,
@@ -331,3 +332,29 @@ def test_the_curve_by_hand():
     }
     assert identifier_curve(tokenizer, embeddings, 1e6)["soft_hard_disagreement"] == 0.25
     assert not [name for name in identifier_curve(tokenizer, embeddings, 1e6) if "ch" in name]
+
+
+def test_reassignment_keeps_earlier_identifiers_where_the_prefix_is_todays():
+    codebooks = torch.tensor([[[0.0], [100.0]], [[0.0], [1.0]]])
+    tokenizer = plain_tokenizer(codebooks)
+    embeddings = torch.tensor([[0.1], [0.2], [100.0], [101.0]])
+    codes = hard_codes(tokenizer, embeddings)
+    assert codes.tolist() == [[0, 0], [0, 0], [1, 0], [1, 1]]
+    assert reassign(tokenizer, embeddings, codes).codes.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    earlier = np.array([[0, 1], [-1, -1], [1, 1], [1, 0]])  # of the last two, today's codes collide with nobody's
+    assert reassign(tokenizer, embeddings, codes, earlier).codes.tolist() == [[0, 1], [0, 0], [1, 0], [1, 1]]
+    elsewhere = np.array([[1, 1], [-1, -1], [-1, -1], [-1, -1]])
+    assert reassign(tokenizer, embeddings, codes, elsewhere).codes.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_churn_against_an_earlier_catalogue():
+    earlier = np.array([[1, 2], [3, 4], [-1, -1], [5, 6]])
+    now = np.array([[1, 2], [3, 9], [0, 0], [7, 8]])
+    figures = churn_against(earlier, now)
+    assert figures["start_items"] == 3
+    assert figures["start_changed"] == pytest.approx(2 / 3)
+    assert figures["start_churn"] == pytest.approx([1 / 3, 2 / 3])
+    longer = churn_against(earlier, np.column_stack([now, now[:, 0]]))
+    assert (longer["start_changed"], longer["start_churn"]) == (1.0, None)
+    none = churn_against(np.full((2, 2), -1), now[:2])
+    assert none == {"start_items": 0, "start_changed": None, "start_churn": None}

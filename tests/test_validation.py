@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 from unigrec import artifacts as a
-from unigrec.config import ValidateParams
+from unigrec.config import Bound, PreviousParams, ValidateParams
+from unigrec.data.drift import Drift, measure_drift
 from unigrec.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
 from unigrec.validation import Check, _run, validate_tables
+from unigrec.validation_checks import DRIFT_FIGURES
 
 USERS, ITEMS = 12, 6
 PARAMS = ValidateParams(
@@ -27,7 +29,9 @@ PARAMS = ValidateParams(
     min_text_coverage=0.8,
     max_single_time_user_share=0.5,
     max_row_change=0.5,
+    previous={name: {"warn": 0.25, "stop": 0.5} for name in PreviousParams.model_fields},
 )
+FIRST = "the first snapshot"
 TEXT_COLUMNS = ("title", "brand")
 PROJECT = Path(__file__).parent.parent
 
@@ -49,15 +53,21 @@ def good_tables() -> tuple[dict[str, list], dict[str, list]]:
     return interactions, items
 
 
-def run(interactions: dict[str, list], items: dict[str, list], reference: dict[str, int] | None = None) -> dict:
-    interactions_table, items_table = pa.table(interactions), pa.table(items)
-    return validate_tables(interactions_table, items_table, PARAMS, TEXT_COLUMNS, k_core=3, reference=reference)
+def run(
+    interactions: dict[str, list],
+    items: dict[str, list],
+    reference: dict[str, int] | None = None,
+    drift: Drift | str = FIRST,
+) -> dict:
+    return validate_tables(pa.table(interactions), pa.table(items), PARAMS, TEXT_COLUMNS, 3, reference, drift)
 
 
-def run_bad(interactions: dict[str, list], items: dict[str, list], reference=None) -> tuple[list[dict], str]:
+def run_bad(
+    interactions: dict[str, list], items: dict[str, list], reference=None, drift: Drift | str = FIRST
+) -> tuple[list[dict], str]:
     """The failed expectations as result.json holds them, and the error's text."""
     with pytest.raises(InvalidDataError) as caught:
-        run(interactions, items, reference)
+        run(interactions, items, reference, drift)
     assert caught.value.exit_code == EXIT_INVALID_DATA
     assert not a.VALIDATED.exists()
     assert (a.DATA_DOCS / "index.html").is_file()
@@ -74,8 +84,10 @@ def test_good_tables_pass_and_leave_a_note_that_says_which_data_passed():
     result = run(*good_tables())
     assert result["passed"]
     assert result == json.loads(a.VALIDATION.read_text())
-    unanswered = [finding["name"] for finding in result["expectations"] if finding["success"] is not True]
-    assert unanswered == [
+    unanswered = [finding for finding in result["expectations"] if finding["success"] is not True]
+    drift = [finding["reason"] for finding in unanswered if finding["table"] == "snapshot"]
+    assert drift == [f"not checked: {FIRST}"] * len(PreviousParams.model_fields)
+    assert [finding["name"] for finding in unanswered if finding["table"] != "snapshot"] == [
         f"the number of {table} is within 50 % of the last registered run's" for table in result["rows"]
     ]
     note = a.VALIDATED.read_bytes()
@@ -181,7 +193,9 @@ def test_tables_without_any_text_column():
 
 def test_without_text_columns_nothing_is_asked_of_texts():
     interactions, items = good_tables()
-    result = validate_tables(pa.table(interactions), pa.table({"item_id": items["item_id"]}), PARAMS, (), 3, None)
+    result = validate_tables(
+        pa.table(interactions), pa.table({"item_id": items["item_id"]}), PARAMS, (), 3, None, FIRST
+    )
     reasons = [finding["reason"] for finding in result["expectations"]]
     assert reasons.count("not checked: embed.text_columns is empty") == 2
 
@@ -222,9 +236,9 @@ def test_empty_tables_fail_without_a_crash():
     schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
     items = pa.table({"item_id": pa.array([], pa.string()), "title": pa.array([], pa.string())})
     with pytest.raises(InvalidDataError, match="there are at least 50 interactions; found 0"):
-        validate_tables(schema.empty_table(), items, PARAMS, TEXT_COLUMNS, 3, None)
+        validate_tables(schema.empty_table(), items, PARAMS, TEXT_COLUMNS, 3, None, FIRST)
     with pytest.raises(InvalidDataError, match="there is a column user_id"):
-        validate_tables(pa.table({}), pa.table({}), PARAMS, TEXT_COLUMNS, 3, None)
+        validate_tables(pa.table({}), pa.table({}), PARAMS, TEXT_COLUMNS, 3, None, FIRST)
 
 
 def test_one_time_per_user_is_a_warning_that_stops_nothing(caplog):
@@ -245,6 +259,44 @@ def test_row_counts_against_the_last_registered_run():
     assert "run's, 47; found 72; set by validate.max_row_change" in message
 
 
+def test_drift_between_the_thresholds_warns_and_beyond_them_stops(caplog):
+    interactions, items = good_tables()
+    before = pa.table(interactions), pa.table(items)
+    others = {f"u{user}": f"v{user}" for user in range(4)}  # a third
+    interactions["user_id"] = [others.get(user, user) for user in interactions["user_id"]]
+    result = run(interactions, items, drift=drifted(before, interactions, items))
+    failed = [finding for finding in result["expectations"] if finding["success"] is False]
+    assert [(finding["severity"], finding["threshold"]) for finding in failed] == [
+        ("warning", "validate.previous.new_users.warn"),
+        ("warning", "validate.previous.lost_users.warn"),
+    ]
+    assert result["passed"]
+    assert "snapshot" not in result["rows"]
+    assert "at most 25 % of the users before are gone (4 of 12; now: 12 users)" in caplog.text
+
+    interactions, items = good_tables()
+    interactions["user_id"] = [f"shop-{user}" for user in interactions["user_id"]]
+    failed, message = run_bad(interactions, items, drift=drifted(before, interactions, items))
+    assert [(finding["severity"], finding["observed"], finding["threshold"]) for finding in failed] == [
+        ("critical", 1.0, "validate.previous.new_users.stop"),
+        ("critical", 1.0, "validate.previous.lost_users.stop"),
+    ]
+    assert (
+        "at most 50 % of the users are new (12 of 12; before: 12 users); if not: user ids in another form (prefix, "
+        "hash, leading zeros); found 1.0; set by validate.previous.new_users.stop" in message
+    )
+
+
+def drifted(before: tuple[pa.Table, pa.Table], interactions: dict, items: dict) -> Drift:
+    return measure_drift(before, (pa.table(interactions), pa.table(items)), TEXT_COLUMNS)
+
+
+def test_every_figure_of_drift_is_bounded_and_a_bound_is_in_order():
+    assert set(PreviousParams.model_fields) == set(DRIFT_FIGURES) <= set(Drift._fields)
+    with pytest.raises(ValueError, match="must not be above stop"):
+        Bound(warn=0.2, stop=0.1)
+
+
 def test_a_reference_of_another_shape_is_an_error():
     with pytest.raises(UnigrecError, match=r"state/reference.json: 'items' should be a number"):
         run(*good_tables(), {"interactions": 72, "users": 12})
@@ -262,14 +314,14 @@ def test_odd_ids_are_fine():
 def test_kinds_of_text_that_arrow_tells_apart_are_one_kind():
     interactions, items = (pa.table(columns) for columns in good_tables())
     kinds = pa.schema([("item_id", pa.large_string()), ("title", pa.string_view()), ("brand", pa.null())])
-    assert validate_tables(interactions, items.cast(kinds), PARAMS, TEXT_COLUMNS, 3, None)["passed"]
+    assert validate_tables(interactions, items.cast(kinds), PARAMS, TEXT_COLUMNS, 3, None, FIRST)["passed"]
 
 
 def test_an_expectation_that_raises_is_reported_with_its_reason():
     import pandas as pd
 
     check = Check("users", "a name", "ExpectColumnSumToBeBetween", {"column": "nowhere", "min_value": 1})
-    (finding,) = _run({"users": pd.DataFrame({"user_id": ["u"]})}, [check])
+    (finding,) = _run({"users": pd.DataFrame({"user_id": ["u"]})}, [check], a.DATA_DOCS)
     assert finding["success"] is False
     assert "nowhere" in finding["reason"]
 
@@ -299,6 +351,7 @@ def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     interactions["item_id"][0] = "gone, too"
     a.write_table(a.INTERACTIONS, pa.table(interactions))
     a.write_table(a.ITEMS, pa.table(items))
+    a.write_json(a.SOURCE, {"source": "folder"})
     a.write_json(a.VALIDATED, {"left": "by an earlier run"})
     command = [sys.executable, "-m", "unigrec.cli", "validate"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

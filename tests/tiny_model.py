@@ -56,6 +56,7 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
     _write_model(a.JOINT, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
     for stage in (a.TEACHER, a.TOKENIZER):
         a.write_json(stage / a.METRICS_FILE, {"loss": 1.0, "temperature": 0.25})
+    a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
     a.write_json(a.TOKENIZER / a.HEALTH_FILE, {"temperature": 0.25000001, "hit_rate_quantized": 0.125})
     a.write_json(a.JOINT / a.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
     a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": tiny_codes(seed).codes.astype(np.int32)})

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+CURRENT = Path("data/current")  # a link to the snapshot that ingest.path may name
+SNAPSHOTS = Path("data/snapshots")  # a folder each, named by content: two tables and their lineage
+LINEAGE_FILE = "lineage.json"  # in a snapshot: where its rows came from
+
 ARTIFACTS = Path("artifacts")  # stage outputs, owned by DVC
-STATE = Path("state")  # what outlives a stage's outputs: checkpoints, bundles, locks; never an input of the graph
+# What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.
+STATE = Path("state")
 
 INTERACTIONS = ARTIFACTS / "ingest/interactions.parquet"  # user_id str, item_id str, timestamp int64 unix seconds
 ITEMS = ARTIFACTS / "ingest/items.parquet"  # item_id str, text columns str or null
@@ -41,6 +46,7 @@ PREPARE_STATS = ARTIFACTS / "prepare/stats.json"
 EMBEDDINGS = ARTIFACTS / "embed/items.safetensors"  # embedding float32 (N, d_in)
 TEXT_ENCODER = ARTIFACTS / "embed/encoder"  # what embeds a new item's text the same way
 
+START = ARTIFACTS / "start"  # what a bundle hands on, where this training starts from one
 TEACHER = ARTIFACTS / "teacher"
 TOKENIZER = ARTIFACTS / "tokenizer"
 JOINT = ARTIFACTS / "joint"
@@ -55,6 +61,7 @@ HISTORY_FILE = "history.json"  # list of {step, ...}: the stage's curves
 METRICS_FILE = "metrics.json"  # the stage's closing figures
 IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
 HEALTH_FILE = "health.json"
+COLLABORATIVE_FILE = "collaborative.safetensors"  # part float32 (N, E): what the tokenizer reads of the teacher
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 
 CHECKSUM = "crc32"  # key in the metadata of our safetensors files: of the whole file, with zeros in its own place
@@ -67,6 +74,8 @@ COMPARISONS = STATE / "gate"  # a folder for each pair of models that was compar
 COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "comparison.md"
 AUDIT = STATE / "audit.jsonl"  # every change of the champion; only ever appended to
 PROMOTION_LOCK = STATE / "promotion.lock"
+LOCK = STATE / "retrain.lock"  # of whoever changes the data or runs the whole graph
+ARRIVED = STATE / "snapshot"  # result and docs of the last delivery's validation
 
 
 @contextmanager

@@ -5,6 +5,7 @@
     recommender.safetensors    weights, with their shape in recommender.json
     tokenizer.safetensors      weights, with their shape in tokenizer.json
     identifiers.safetensors    codes int32 (N, T): T = L levels, and one more where a disambiguation code was added
+    collaborative.safetensors  what the tokenizer read of the teacher, for a later training that starts from here
     catalogue.parquet          item_index, item_id, text columns, train_count
     ranks.parquet              each test user's rank of the held-out item, as the run found it; for the record
     text_encoder/              what embeds a new item's text

@@ -26,6 +26,7 @@ REQUIRED = {
     "catalogue.parquet",
     "ranks.parquet",
 }
+OPTIONAL = {a.COLLABORATIVE_FILE}  # bundles made before it was kept lack it
 FOLDERS = {"text_encoder", "report"}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -84,6 +85,7 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         (a.FINETUNE / a.MODEL_FILE, "recommender.safetensors"),
         (a.FINETUNE / a.MODEL_CONFIG_FILE, "recommender.json"),
         (a.HARDEN / a.IDENTIFIERS_FILE, "identifiers.safetensors"),
+        (a.TOKENIZER / a.COLLABORATIVE_FILE, a.COLLABORATIVE_FILE),
         (a.CATALOGUE, "catalogue.parquet"),
         (a.EVALUATE / a.RANKS_FILE, "ranks.parquet"),
     ):
@@ -205,7 +207,7 @@ def _is_allowed(name: str) -> bool:
     path = PurePosixPath(name)
     plain = str(path) == name and "\\" not in name and ".." not in path.parts and not path.is_absolute()
     return plain and (
-        name in REQUIRED or (path.parts[0] in FOLDERS and len(path.parts) > 1 and path.suffix in SUFFIXES)
+        name in REQUIRED | OPTIONAL or (path.parts[0] in FOLDERS and len(path.parts) > 1 and path.suffix in SUFFIXES)
     )
 
 

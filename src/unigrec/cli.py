@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from unigrec import artifacts as a
 from unigrec.errors import UnigrecError
 
 app = typer.Typer(
@@ -65,6 +66,12 @@ def validate(params: ParamsFile = DEFAULT_PARAMS) -> None:
 def prepare(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Filter to the k-core, order by time, split, and map ids to integers."""
     _run_stage("prepare", params)
+
+
+@app.command(rich_help_panel=STAGES)
+def start(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Fetch what a bundle hands on, where start.path names one."""
+    _run_stage("start", params)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -153,6 +160,33 @@ def fetch(
 
     files = fetch_source(source, category, to, base_url, report=lambda line: typer.echo(masked(line)))
     typer.echo(f"ready: {', '.join(file.name for file in files)}. Set ingest.source: {source} and ingest.path: {to}")
+
+
+@app.command(rich_help_panel=DATA)
+def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Take what lies in snapshot.incoming as the next state of the data; exit code 3 when it must not become that."""
+    from unigrec import commands
+    from unigrec.config import load_params
+    from unigrec.lock import exclusive
+    from unigrec.process import keep_quiet
+
+    keep_quiet()
+    with exclusive(a.LOCK):
+        print(commands.snapshot(load_params(params), params).said)
+
+
+@app.command("warm-start", rich_help_panel=MODELS)
+def warm_start(
+    model: Annotated[str, typer.Option("--from", help="Alias, version number, or folder of a bundle.")] = "champion",
+    cold: Annotated[bool, typer.Option("--cold", help="Begin anew instead.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Let the next training start from a model, so that items keep most of their identifiers."""
+    from unigrec import commands
+    from unigrec.config import load_params
+
+    settings = load_params(params)
+    print(commands.cold_start(params) if cold else commands.warm_start(settings, params, model))
 
 
 @app.command(rich_help_panel=MODELS)

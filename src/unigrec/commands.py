@@ -7,10 +7,10 @@ import re
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from unigrec import artifacts as a
-from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.errors import EXIT_OK, EXIT_REFUSED, InvalidDataError, UnigrecError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -19,9 +19,117 @@ if TYPE_CHECKING:
     from unigrec.bundle_files import Subject
     from unigrec.config import Params
     from unigrec.judge import Judgement
+    from unigrec.data.drift import Drift
+    from unigrec.data.snapshots import Snapshot
     from unigrec.promotion import Promotion
 
 NO_CHAMPION = "none"  # the challenger is judged as the first model of all
+COLD_START = "src/unigrec/warm_start.py"
+
+
+class Taken(NamedTuple):
+    """What became of a delivery. new: false where it brought nothing; said: in a sentence or two."""
+
+    new: bool
+    said: str
+
+
+def snapshot(params: Params, params_file: Path) -> Taken:
+    """Take what was delivered as the next snapshot, once it is valid, and let `data/current` point to it.
+
+    With `snapshot.start: champion`, the next training starts from the champion of today, where there is one.
+
+    Raises:
+        InvalidDataError: it breaks an expectation, or differs too much from the snapshot before; `data/current` stays.
+        UnigrecError: there is no delivery, it cannot be read, or it changed while it was read.
+    """
+    from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
+
+    before = current_snapshot()
+    now = next_snapshot(before, read_incoming(params.snapshot, params.ingest), params.snapshot.mode)
+    if before is not None and now.id == before.id:
+        return Taken(False, f"{params.snapshot.incoming}: nothing new beside snapshot {now.id}: nothing to train on")
+    drift = _accept(params, before, now)
+    # Before the data moves: a process that dies in between finds the delivery new again.
+    start = f"\n{_from_champion(params, params_file)}" if params.snapshot.start == "champion" else ""
+    folder = write_snapshot(now, None if drift is None else drift._asdict())
+    rows, added = now.lineage["rows"], now.lineage["added"]
+    said = (
+        f"{folder}: {rows['interactions']:,} interactions ({added['interactions']:,} new, {added['repeated']:,} were "
+        f"there already), {rows['users']:,} users, {rows['items']:,} items; before it: {now.lineage['parent']}"
+    )
+    if not reads_snapshots(params):
+        advice = f"to let it read the snapshots: unigrec configure --data {a.CURRENT}"
+        said += f"\nthe pipeline reads {params.ingest.origin}; {advice}"
+    return Taken(True, said + start)
+
+
+def _from_champion(params: Params, params_file: Path) -> str:
+    from unigrec.registry import CHAMPION, version_of
+    from unigrec.tracking import mlflow_client
+
+    with mlflow_client(params.register_) as client:
+        champion = version_of(client, params.register_.model_name, CHAMPION)
+    return cold_start(params_file) if champion is None else warm_start(params, params_file, CHAMPION)
+
+
+def reads_snapshots(params: Params) -> bool:
+    """Whether the pipeline reads what `data/current` points to."""
+    return params.ingest.source == "folder" and Path(params.ingest.path) == a.CURRENT
+
+
+def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | None:
+    """Validate a snapshot that is to be; what it differs in from the one before. Raises InvalidDataError."""
+    from unigrec.data.drift import measure_drift
+    from unigrec.stages import FIRST_SNAPSHOT, reference_sizes
+    from unigrec.validation import validate_tables
+
+    columns, drift = params.embed.text_columns, None
+    if before is not None:
+        drift = measure_drift((before.interactions, before.items), (now.interactions, now.items), columns)
+    reference = reference_sizes(params.ingest.origin)
+    try:
+        validate_tables(
+            now.interactions,
+            now.items,
+            params.validation,
+            columns,
+            params.prepare.k_core,
+            reference,
+            drift or FIRST_SNAPSHOT,
+            a.ARRIVED,
+            None,
+        )
+    except InvalidDataError as error:
+        kept = "there is no snapshot yet" if before is None else f"{a.CURRENT} stays snapshot {before.id}"
+        raise InvalidDataError(f"{params.snapshot.incoming} was not taken, {kept}: {error}") from error
+    return drift
+
+
+def warm_start(params: Params, params_file: Path, model: str) -> str:
+    """Let the next training start from a model (alias, version or folder); says so in a line. Raises UnigrecError."""
+    import shutil
+
+    from unigrec.registry import load_bundle
+
+    bundle = load_bundle(params.register_, model)
+    folder = a.BUNDLES / bundle.id
+    if not folder.exists():
+        with a.atomic_folder(folder) as temporary:
+            shutil.copytree(bundle.folder, temporary, dirs_exist_ok=True)
+    return _start_from(params_file, str(folder), f"the next training starts from {model}, {folder}")
+
+
+def cold_start(params_file: Path) -> str:
+    """Let the next training begin anew; says so in a line."""
+    return _start_from(params_file, COLD_START, "the next training begins anew")
+
+
+def _start_from(params_file: Path, path: str, said: str) -> str:
+    from unigrec.configure import configure
+
+    changed = configure(params_file, settings=[f"start.path={path}"])
+    return f"{said} ({params_file}: start.path)" if changed else f"{said}, as before"
 
 
 def gate() -> int:

@@ -44,6 +44,37 @@ class IngestParams(Section):
         return f"{self.source}: {self.path}"
 
 
+class SnapshotParams(Section):
+    incoming: Annotated[str, Field(min_length=1)]
+    source: Literal["folder", "amazon-2014", "amazon-2023", "movielens"]
+    mode: Literal["append", "replace"]
+    start: Literal["cold", "champion"]
+
+
+class Bound(Section):
+    """Of a figure that compares two snapshots: above `warn` a warning, above `stop` the end."""
+
+    warn: NonNegative
+    stop: NonNegative
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Bound:
+        if self.warn > self.stop:
+            raise ValueError(f"warn ({self.warn}) must not be above stop ({self.stop})")
+        return self
+
+
+class PreviousParams(Section):
+    growth: Bound
+    shrinkage: Bound
+    new_users: Bound
+    lost_users: Bound
+    new_items: Bound
+    lost_items: Bound
+    popularity_shift: Bound
+    text_coverage_drop: Bound
+
+
 class ValidateParams(Section):
     min_users: Count
     min_items: Count
@@ -54,6 +85,7 @@ class ValidateParams(Section):
     min_text_coverage: Share
     max_single_time_user_share: Share
     max_row_change: NonNegative
+    previous: PreviousParams
 
 
 class PrepareParams(Section):
@@ -75,6 +107,13 @@ class EmbedParams(Section):
         if self.encoder == "sentence-transformers" and not self.model:
             raise ValueError("embed.model must name a model when embed.encoder is sentence-transformers")
         return self
+
+
+class StartParams(Section):
+    path: Annotated[str, Field(min_length=1)]
+    tokenizer_epochs: Annotated[int, Field(ge=0)]
+    joint_epochs: Count
+    rate: Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class TeacherParams(Section):
@@ -236,10 +275,12 @@ class Params(Section):
 
     profile: str
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+    snapshot: SnapshotParams
     ingest: IngestParams
     validation: Annotated[ValidateParams, Field(alias="validate")]
     prepare: PrepareParams
     embed: EmbedParams
+    start: StartParams
     teacher: TeacherParams
     tokenizer: TokenizerParams
     joint: JointParams

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -196,6 +196,17 @@ def fit_encoder(catalogue: pa.Table, params: EmbedParams, seed: int) -> tuple[En
     standardisers = tuple(_fit_standardiser(each, name, ids) for each, name in zip(encoded, names, strict=True))
     encoder = Encoder(text, params.text_columns, standardisers, params.modalities, tuple(notes))
     return encoder, np.concatenate([s.apply(each) for s, each in zip(standardisers, encoded, strict=True)], axis=1)
+
+
+def continue_encoder(encoder: Encoder, catalogue: pa.Table) -> tuple[Encoder, np.ndarray]:
+    """An encoder that was fitted on an earlier catalogue, and its embedding of this one: as `fit_encoder`, not fitted.
+
+    Raises:
+        UnigrecError: as `Encoder.transform`; a modality that does not fit the catalogue.
+    """
+    ids = catalogue["item_id"].to_pylist()
+    embedding = encoder.transform(catalogue, [read_modality(Path(name), ids) for name in encoder.modalities])
+    return replace(encoder, notes=(f"as fitted on an earlier catalogue; {len(ids)} items now",)), embedding
 
 
 def item_texts(table: pa.Table, columns: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ Shapes: N items, L levels, K codewords.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,10 +102,15 @@ def disambiguate(codes: np.ndarray, popularity: np.ndarray) -> Resolved:
 
 
 @torch.no_grad()
-def reassign(tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray) -> Resolved:
+def reassign(
+    tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray, earlier: np.ndarray | None = None
+) -> Resolved:
     """Keep the first L - 1 codes and give the last level anew, at least total distance, so that no two items collide.
 
     Only prefixes with a collision are touched (arXiv 2605.25330).
+
+    earlier: (N, L) identifiers of some earlier moment, -1 for an item that had none. Where a prefix is touched, as many
+        of its items as possible keep the identifier that they had; distances decide about the others.
 
     Raises:
         TrainingError: a prefix holds more items than the last level has codewords.
@@ -125,10 +130,19 @@ def reassign(tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray) -> Res
         members, items = np.split(items, [piece.sum()])
         cost = last_level_distances(tokenizer, embeddings[members], codes[members, :-1])
         ends = np.cumsum(piece)
-        chosen = np.concatenate([minimum_cost_assignment(part) for part in np.split(cost, ends[:-1])])
+        wanted = cost if earlier is None else _towards(cost, codes[members, :-1], earlier[members])
+        chosen = np.concatenate([minimum_cost_assignment(part) for part in np.split(wanted, ends[:-1])])
         extra += float(cost[np.arange(len(members)), chosen].sum() - cost.min(1).sum())
         resolved[members, -1] = chosen
     return Resolved(resolved, 0, extra / len(codes))
+
+
+def _towards(cost: np.ndarray, prefix: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+    """(m, K) cost where an earlier identifier with today's prefix outweighs all distances together."""
+    wanted = cost.copy()
+    rows = np.flatnonzero((earlier[:, :-1] == prefix).all(1))
+    wanted[rows, earlier[rows, -1]] -= cost.max(1, initial=0.0).sum() + 1.0
+    return wanted
 
 
 def _pieces(counts: np.ndarray, at_once: int) -> list[np.ndarray]:
@@ -203,6 +217,26 @@ def gini(counts: np.ndarray) -> float:
 def churn(previous: np.ndarray, current: np.ndarray) -> list[float]:
     """Share of items whose code changed, per level: (N, L) twice."""
     return [float(share) for share in (previous != current).mean(0)]
+
+
+def churn_against(earlier: np.ndarray, now: np.ndarray) -> dict[str, Any]:
+    """How far identifiers are what they were.
+
+    Args:
+        earlier: (N, T) the same items' earlier identifiers, -1 for an item that had none. now: (N, T') today's.
+
+    Returns:
+        `start_items` (of today's, in both), `start_changed` (share of these whose identifier is another; identifiers of
+        another length are all others) and `start_churn` (per level); the shares are null where there is no such item.
+    """
+    common = np.flatnonzero((earlier >= 0).all(1))
+    figures: dict[str, Any] = {"start_items": len(common), "start_changed": None, "start_churn": None}
+    if len(common) and earlier.shape[1] != now.shape[1]:
+        figures |= {"start_changed": 1.0}
+    elif len(common):
+        old, new = earlier[common], now[common]
+        figures |= {"start_changed": float((old != new).any(1).mean()), "start_churn": churn(old, new)}
+    return figures
 
 
 def identifier_curve(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from unigrec.data.batches import Sequences
+    from unigrec.data.drift import Drift
     from unigrec.identifiers import Resolved
     from unigrec.models.recommender import Recommender
     from unigrec.models.sasrec import SASRec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from unigrec.training.teacher import Trained
 
 CHECKPOINT_SECONDS = 20.0
+FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
 TOKENIZER_SHAPE = {"code_dim", "hidden", "levels", "codebook_size"}
 
 
@@ -53,11 +55,22 @@ def validate(params: Params) -> None:
         params.validation,
         text_columns=params.embed.text_columns,
         k_core=params.prepare.k_core,
-        reference=_reference(params.ingest.origin),
+        reference=reference_sizes(params.ingest.origin),
+        drift=_drift(),
     )
 
 
-def _reference(origin: str) -> dict[str, int] | None:
+def _drift() -> Drift | str:
+    """How the snapshot that was ingested differs from the one before it, or why that is not known."""
+    from unigrec.data.drift import Drift
+
+    lineage = a.read_json(a.SOURCE).get("snapshot")
+    if lineage is None:
+        return "the data is no snapshot (see: unigrec snapshot)"
+    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift(**lineage["drift"])
+
+
+def reference_sizes(origin: str) -> dict[str, int] | None:
     """Sizes of the data behind the last registered model, where that came from the same origin."""
     if not a.REFERENCE.exists():
         return None
@@ -78,11 +91,26 @@ def prepare(params: Params) -> None:
     a.write_json(a.PREPARE_STATS, prepared.stats)
 
 
+def start(params: Params) -> None:
+    """What a bundle hands on to this training; nothing, where params name none."""
+    from unigrec.warm_start import check_shapes, is_warm, prepare_start
+
+    prepare_start(Path(params.start.path))
+    if is_warm():
+        check_shapes(params.embed, params.tokenizer, params.joint, params.harden)
+    print(f"start: {'from ' + params.start.path if is_warm() else 'cold'}")
+
+
 def embed(params: Params) -> None:
     """Item text to vectors, and the encoder that embeds new items the same way."""
-    from unigrec.embedding import fit_encoder, save_encoder
+    from unigrec.embedding import continue_encoder, fit_encoder, load_encoder, save_encoder
+    from unigrec.warm_start import ENCODER, is_warm
 
-    encoder, embedding = fit_encoder(a.read_table(a.CATALOGUE), params.embed, params.seed)
+    catalogue = a.read_table(a.CATALOGUE)
+    if is_warm():
+        encoder, embedding = continue_encoder(load_encoder(a.START / ENCODER), catalogue)
+    else:
+        encoder, embedding = fit_encoder(catalogue, params.embed, params.seed)
     a.write_tensors(a.EMBEDDINGS, {"embedding": embedding})
     save_encoder(encoder, a.TEXT_ENCODER)
     print("\n".join((f"embed: {embedding.shape[0]} items, {embedding.shape[1]} dimensions", *encoder.notes)))
@@ -106,10 +134,18 @@ def tokenizer(params: Params) -> None:
     from unigrec.gates import identifier_notes
     from unigrec.plots import annealing
     from unigrec.training.tokenizer import train_tokenizer
+    from unigrec.warm_start import is_warm, read_of_teacher, started_tokenizer
 
     with _training("tokenizer", params) as checkpoints:
-        vectors, log = load_item_vectors(params), TrainingProgress("tokenizer", params.tokenizer.epochs)
-        trained = train_tokenizer(vectors, params.tokenizer, params.seed, training_device(), log, checkpoints)
+        settings, started = params.tokenizer, None
+        if is_warm():
+            settings = settings.model_copy(update={"epochs": params.start.tokenizer_epochs})
+            started = started_tokenizer()
+        content, teacher, weight = load_embeddings(), load_teacher(), params.tokenizer.collaborative_weight
+        part = read_of_teacher(content, teacher.item_embedding.weight.detach(), weight, load_item_ids())
+        a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": part})
+        vectors, log = load_item_vectors(), TrainingProgress("tokenizer", settings.epochs)
+        trained = train_tokenizer(vectors, settings, params.seed, training_device(), log, checkpoints, started)
         config = {"embedding_dim": vectors.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
         _save_trained(a.TOKENIZER, trained, config, "Tokenizer")
         annealing(trained.history, params.tokenizer.codebook_size, a.TOKENIZER / "annealing.png")
@@ -125,14 +161,19 @@ def joint(params: Params) -> None:
     from unigrec.distributed import rank
     from unigrec.plots import identifiers_over_epochs
     from unigrec.training.joint import JointData, train_joint
+    from unigrec.warm_start import earlier_identifiers, started_recommender, warm_joint
 
     with _training("joint", params) as checkpoints:
         ranker = load_teacher()
-        data = JointData(load_sequences(), load_item_vectors(params), ranker.item_embedding.weight.detach(), ranker)
-        log = TrainingProgress("joint", params.joint.epochs)
-        start = load_tokenizer()
-        resolution = params.harden.resolution
-        trained = train_joint(data, start, params.joint, resolution, params.seed, training_device(), log, checkpoints)
+        data = JointData(load_sequences(), load_item_vectors(), ranker.item_embedding.weight.detach(), ranker)
+        settings, started = params.joint, None
+        data = data._replace(earlier=earlier_identifiers(load_item_ids()))
+        if data.earlier is not None:
+            settings = warm_joint(params.joint, params.start)
+            started = started_recommender(settings.recommender.dropout)
+        log = TrainingProgress("joint", settings.epochs)
+        first, resolution, device = load_tokenizer(), params.harden.resolution, training_device()
+        trained = train_joint(data, first, settings, resolution, params.seed, device, log, checkpoints, started)
         if rank() == 0:
             recommender: Any = trained.model.recommender
             config = {
@@ -141,7 +182,7 @@ def joint(params: Params) -> None:
                 "teacher_dim": data.teacher.shape[1],
             }
             _save_trained(a.JOINT, trained, config, "Joint training")
-            identifiers_over_epochs(trained.history, start.codebook_size, a.JOINT / "identifiers.png")
+            identifiers_over_epochs(trained.history, first.codebook_size, a.JOINT / "identifiers.png")
 
 
 def harden(params: Params) -> None:
@@ -149,10 +190,18 @@ def harden(params: Params) -> None:
     import numpy as np
 
     from unigrec import plots
-    from unigrec.identifiers import codebook_usage
+    from unigrec.identifiers import churn_against, codebook_usage
+    from unigrec.warm_start import earlier_identifiers
 
     unified = load_unified()
-    resolved, report = harden_identifiers(unified, load_sequences(), load_item_vectors(params), params)
+    earlier = earlier_identifiers(load_item_ids())
+    resolved, report = harden_identifiers(unified, load_sequences(), load_item_vectors(), params, earlier)
+    if earlier is not None:
+        churn = churn_against(earlier, resolved.codes)
+        report |= churn
+        print(
+            f"harden: of {churn['start_items']} items of the bundle, {_share(churn['start_changed'])} have another id"
+        )
     usage = codebook_usage(resolved.codes[:, : unified.tokenizer.levels], unified.tokenizer.codebook_size)
     rows = [
         {"level": level + 1, "rank": place + 1, "usage": float(share)}
@@ -165,14 +214,26 @@ def harden(params: Params) -> None:
 
 
 def harden_identifiers(
-    unified: UnifiedModel, sequences: Sequences, vectors: torch.Tensor, params: Params
+    unified: UnifiedModel,
+    sequences: Sequences,
+    vectors: torch.Tensor,
+    params: Params,
+    earlier: np.ndarray | None = None,
 ) -> tuple[Resolved, dict[str, Any]]:
-    """Identifiers without collisions, and their health. vectors: (N, D) as the tokenizer reads them."""
+    """Identifiers without collisions, and their health.
+
+    vectors: (N, D) as the tokenizer reads them. earlier: (N, L) identifiers to keep where that is possible.
+    """
     from unigrec.training.joint import resolve
 
-    resolved = resolve(unified.tokenizer, vectors, sequences.train_counts(), params.harden.resolution)
+    popularity, resolution = sequences.train_counts(), params.harden.resolution
+    resolved = resolve(unified.tokenizer, vectors, popularity, resolution, earlier)
     report = identifier_health(unified.tokenizer, sequences, vectors, params.joint.temperature_end, params.seed)
     return resolved, report | {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
 
 
 def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -> None:
@@ -281,12 +342,16 @@ def load_embeddings() -> torch.Tensor:
     return a.read_tensors(a.EMBEDDINGS)["embedding"]
 
 
-def load_item_vectors(params: Params) -> torch.Tensor:
-    """What the tokenizer reads (N, D): content, and beside it the teacher's embeddings where params ask for them."""
-    from unigrec.training.tokenizer import item_vectors
+def load_item_ids() -> list[str]:
+    """Of the catalogue, in its order."""
+    return a.read_table(a.CATALOGUE, ["item_id"])["item_id"].to_pylist()
 
-    weight = params.tokenizer.collaborative_weight
-    return item_vectors(load_embeddings(), load_teacher().item_embedding.weight.detach(), weight)
+
+def load_item_vectors() -> torch.Tensor:
+    """What the tokenizer reads (N, D): content, and beside it what it reads of the teacher."""
+    import torch
+
+    return torch.cat([load_embeddings(), a.read_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE)["part"]], dim=1)
 
 
 def load_codes(folder: Path = a.HARDEN) -> np.ndarray:
@@ -335,7 +400,7 @@ def _load_weights(model: Any, folder: Path) -> Any:
 def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title: str) -> None:
     from unigrec.plots import training_curves
 
-    if trained.history:
+    if any(row["step"] for row in trained.history):  # a warm start may leave a network as it was
         training_curves(trained.history, folder / "curves.png", title)
     save_trained(folder, trained, config)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unigrec.data.drift import Drift
 from unigrec.data.prepare import InteractionLog, filter_k_core
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ def frames(
         "items": _items_frame(items, text_columns, coded.item_ids.take(pa.array(np.unique(core.items)))),
         "users": _users_frame(coded, np.unique(core.users)),
     }
+
+
+def one_row(drift: Drift) -> pd.DataFrame:
+    """The figures as one row, a column each."""
+    import pandas as pd
+
+    return pd.DataFrame([drift._asdict()])
 
 
 def sha256(table: pa.Table) -> str:

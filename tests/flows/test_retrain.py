@@ -16,11 +16,13 @@ import yaml
 from dvc.repo import Repo
 from flows.graph import read_graph
 from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
-from flows.retrain import bring_up_to_date, read_gates, was_killed
+from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
 from prefect.states import Failed
 
 from flows import processes
 from unigrec import artifacts as a
+from unigrec import commands
+from unigrec.config import load_params
 from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
 from unigrec.lock import exclusive
 
@@ -71,7 +73,8 @@ def test_the_projects_own_stages_come_after_what_they_read(tmp_path, monkeypatch
         assert all(any(dep == out or dep.startswith(out + "/") for out in written) for dep in read), name
         written |= set(stages[name]["outs"])
     assert graph.stale == set(stages)
-    assert graph.downstream["ingest"] == set(stages) - {"ingest"}
+    assert graph.downstream["ingest"] == set(stages) - {"ingest", "start"}
+    assert graph.downstream["start"] == set(stages) - {"start", "ingest", "validate", "prepare"}
     assert graph.downstream["gate"] == set()
 
 
@@ -238,6 +241,14 @@ def wait_for(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("new", "name"), [(True, "Completed"), (False, "Cached")])
+def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, name, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "snapshot", lambda params, file: commands.Taken(new, "what was said"))
+    state = take_delivery.fn(load_params(ROOT / "params.yaml"))
+    assert (state.name, state.message) == (name, "what was said")
+    assert capsys.readouterr().out == "what was said\n"
 
 
 # --- the whole flow, as a user starts it ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from unigrec import stages
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.identifiers import collision_rate, hard_codes, identifier_curve
 from unigrec.models.tokenizer import Tokenizer
-from unigrec.training.tokenizer import item_vectors, train_tokenizer
+from unigrec.training.tokenizer import collaborative_part, continued_part, item_vectors, train_tokenizer
 
 
 def run(embeddings: torch.Tensor | None = None, seed: int = 7, **changes):
@@ -130,6 +130,36 @@ def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, 
         == stages.load_unified().tokenizer.encoder[0].in_features
         == width
     )
-    unified, vectors = stages.load_unified(), stages.load_item_vectors(params)
+    unified, vectors = stages.load_unified(), stages.load_item_vectors()
     codes = hard_codes(unified.tokenizer, vectors)
     assert np.array_equal(stages.load_codes()[:, : codes.shape[1]], codes)
+
+
+def test_known_items_keep_what_the_tokenizer_read_and_a_map_gives_the_others_theirs():
+    generator = torch.Generator().manual_seed(0)
+    earlier = torch.randn(200, 4, generator=generator)
+    part = collaborative_part(torch.randn(200, 6, generator=generator), earlier, 1.0)
+    rotation = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
+    today = 3.0 * earlier @ rotation + 1.0  # another training's space
+    known = np.arange(200) < 150
+    read = part.clone()
+    read[150:] = float("nan")  # what there is not
+    continued = continued_part(today, read, known, ridge=1e-9)
+    assert torch.equal(continued[:150], part[:150])
+    torch.testing.assert_close(continued[150:], part[150:], rtol=1e-3, atol=1e-3)
+
+
+def test_a_started_tokenizer_keeps_its_temperature_and_without_epochs_its_weights():
+    trained = run(epochs=1).model
+    weights = {name: value.clone() for name, value in trained.state_dict().items()}
+    params = tiny_params().tokenizer
+    kept = train_tokenizer(
+        tiny_embeddings(), params.model_copy(update={"epochs": 0}), 5, CPU, lambda *_: None, start=trained
+    )
+    assert all(torch.equal(value, weights[name]) for name, value in kept.model.state_dict().items())
+    assert [row["epoch"] for row in kept.history] == [0]
+    on = train_tokenizer(
+        tiny_embeddings(), params.model_copy(update={"epochs": 2}), 5, CPU, lambda *_: None, start=trained
+    )
+    assert {row["temperature"] for row in on.history} == {params.temperature_end}
+    assert not torch.equal(on.model.codebooks, weights["codebooks"])

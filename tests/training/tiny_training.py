@@ -104,7 +104,9 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     params, sequences = parse_params(values), tiny_sequences()
     arrays = {"items": sequences.items.astype(np.int32), "offsets": sequences.offsets}
     a.write_tensors(folder / a.SEQUENCES, arrays)
-    a.write_table(folder / a.CATALOGUE, pa.table({"item_index": pa.array(range(ITEMS), pa.int32())}))
+    ids = [f"i{item}" for item in range(ITEMS)]
+    a.write_table(folder / a.CATALOGUE, pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "item_id": ids}))
+    a.write_json(folder / a.START / "start.json", {"bundle": None})
     a.write_tensors(folder / a.EMBEDDINGS, {"embedding": tiny_embeddings()})
     torch.manual_seed(4)
     shape = params.teacher.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"})
@@ -113,4 +115,5 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     shape = params.tokenizer.model_dump(include={"code_dim", "hidden", "levels", "codebook_size"})
     a.write_tensors(folder / a.TOKENIZER / a.MODEL_FILE, tiny_tokenizer().state_dict())
     a.write_json(folder / a.TOKENIZER / a.MODEL_CONFIG_FILE, {"embedding_dim": WIDTH, **shape})
+    a.write_tensors(folder / a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
     return params

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from unigrec import artifacts as a
 from unigrec.config import IngestParams
 from unigrec.data.files import MAX_LINE_BYTES, describe, readable, refuse_empty
 from unigrec.data.sample import generate_sample
@@ -35,7 +36,8 @@ class Source(NamedTuple):
 
     interactions: user_id string, item_id string, timestamp int64 (unix seconds, UTC); in the order of the source
     items: item_id string, then text columns, string, null where there is no text; in the order of the source
-    provenance: kind of source, files with sha256 and size, row counts; no clock, so same input gives same bytes
+    provenance: kind of source, files with sha256 and size, row counts, the lineage of a snapshot; no clock, so same
+        input gives same bytes
     """
 
     interactions: pa.Table
@@ -96,6 +98,8 @@ def _load_folder(folder: Path) -> Source:
 
     files = [describe(part, folder) for file in (interactions_file, items_file) for part in _parts(file)]
     extra = {"files": files, "dropped_item_columns": dropped}
+    if (folder / a.LINEAGE_FILE).is_file():
+        extra["snapshot"] = a.read_json(folder / a.LINEAGE_FILE)
     return Source(interactions, items, _provenance("folder", interactions, items, **extra))
 
 
@@ -119,7 +123,12 @@ def _parts(file: Path) -> list[Path]:
         return [file]
     if file.suffix == ".csv":
         raise UnigrecError(f"{file}: is a folder; CSV is read from a file, parts in a folder as Parquet alone")
-    parts = sorted(part for part in file.rglob("*.parquet") if not part.name.startswith((".", "_")))
+    # Names with these signs, of files or folders, are what a job writes before it is done.
+    parts = sorted(
+        part
+        for part in file.rglob("*.parquet")
+        if not any(name.startswith((".", "_")) for name in part.relative_to(file).parts)
+    )
     if not parts:
         raise UnigrecError(f"{file}: a folder without *.parquet parts; write it again")
     return parts

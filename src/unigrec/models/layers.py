@@ -6,7 +6,7 @@ several passes over memory, or draw one random number a time, these do not; on a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -234,3 +234,21 @@ class _CatalogueCrossEntropy(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_hidden, by_table = ctx.saved_tensors
         return by_hidden * gradients[0], by_table * gradients[0], None, None
+
+
+class LinearMap(NamedTuple):
+    """weight (D_out, D_in), bias (D_out,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float) -> LinearMap:
+    """Least squares from inputs (N, D_in) to targets (N, D_out). ridge: relative to the inputs' mean variance."""
+    centre, target_centre = inputs.mean(0), targets.mean(0)
+    x, y = (inputs - centre).double(), (targets - target_centre).double()
+    moments = x.T @ x
+    penalty = ridge * moments.diagonal().mean().clamp_min(1e-12)
+    moments += penalty * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+    weight = torch.linalg.solve(moments, x.T @ y).T.to(inputs.dtype)
+    return LinearMap(weight, target_centre - weight @ centre)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unigrec.models.layers import ridge_regression
 from unigrec.models.recommender import Recommender
 from unigrec.models.tokenizer import Tokenizer
 
@@ -48,15 +49,9 @@ class UnifiedModel(nn.Module):
         Args:
             embeddings: (N, D). teacher: (N, teacher dimension). ridge: relative to the mean variance of the teacher.
         """
-        latent = self.tokenizer.encoder(embeddings)
-        centre, target_centre = teacher.mean(0), latent.mean(0)
-        inputs, targets = (teacher - centre).double(), (latent - target_centre).double()
-        moments = inputs.T @ inputs
-        penalty = ridge * moments.diagonal().mean().clamp_min(1e-12)
-        moments += penalty * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
-        weight = torch.linalg.solve(moments, inputs.T @ targets).T.to(teacher.dtype)  # (C, teacher dimension)
-        self.teacher_to_code.weight.copy_(weight)
-        self.teacher_to_code.bias.copy_(target_centre - weight @ centre)
+        fitted = ridge_regression(teacher, self.tokenizer.encoder(embeddings), ridge)
+        self.teacher_to_code.weight.copy_(fitted.weight)
+        self.teacher_to_code.bias.copy_(fitted.bias)
 
     def forward(
         self,

@@ -48,6 +48,7 @@ class JointData(NamedTuple):
     embeddings: Tensor  # (N, D) item embeddings
     teacher: Tensor  # (N, teacher dimension) the teacher's item embeddings
     ranker: SASRec | None = None  # the teacher itself, where its ranking is distilled too
+    earlier: np.ndarray | None = None  # (N, L) identifiers of the bundle that this training starts from, -1 for none
 
 
 def disambiguation_room(codes: np.ndarray) -> int:
@@ -55,18 +56,37 @@ def disambiguation_room(codes: np.ndarray) -> int:
     return max(2 * disambiguate(codes, np.zeros(len(codes))).disambiguation, 8)
 
 
-def resolve(tokenizer: Tokenizer, embeddings: Tensor, popularity: np.ndarray, resolution: str) -> Resolved:
-    """Identifiers of today's tokenizer without collisions. resolution: disambiguate or reassign."""
+def resolve(
+    tokenizer: Tokenizer,
+    embeddings: Tensor,
+    popularity: np.ndarray,
+    resolution: str,
+    earlier: np.ndarray | None = None,
+) -> Resolved:
+    """Identifiers of today's tokenizer without collisions.
+
+    resolution: disambiguate or reassign. earlier: (N, L) identifiers that a reassignment keeps where it can.
+    """
     codes = hard_codes(tokenizer, embeddings)
     if resolution == "reassign":
-        return reassign(tokenizer, embeddings, codes)
+        return reassign(tokenizer, embeddings, codes, earlier)
     return disambiguate(codes, popularity)
 
 
 def new_unified(
-    tokenizer: Tokenizer, codes: np.ndarray, params: JointParams, teacher_dim: int, resolution: str
+    tokenizer: Tokenizer,
+    codes: np.ndarray,
+    params: JointParams,
+    teacher_dim: int,
+    resolution: str,
+    recommender: Recommender | None = None,
 ) -> UnifiedModel:
-    """An untrained recommender around a pre-trained tokenizer. codes: (N, L) today's hard codes."""
+    """A recommender around a pre-trained tokenizer. codes: (N, L) today's hard codes.
+
+    recommender: a trained one to go on from; without it, an untrained one of the size that params ask for.
+    """
+    if recommender is not None:
+        return UnifiedModel(tokenizer, recommender, teacher_dim)
     config = RecommenderConfig(
         **params.recommender.model_dump(),
         levels=tokenizer.levels,
@@ -179,15 +199,19 @@ def train_joint(
     device: torch.device,
     log: Log,
     checkpoints: CheckpointFolder | None = None,
+    recommender: Recommender | None = None,
 ) -> Trained:
-    """Train until validation NDCG@10 (unmasked, soft identifiers as input) stops rising, and keep the best weights."""
+    """Train until validation NDCG@10 (unmasked, soft identifiers as input) stops rising, and keep the best weights.
+
+    recommender: a trained one to go on from, made for identifiers as the tokenizer gives them.
+    """
     start_process_group(device, needed=params.engine == "deepspeed")
     torch.manual_seed(seed)
     data = data._replace(embeddings=data.embeddings.to(device), teacher=data.teacher.to(device))
     tokenizer = tokenizer.to(device)
     popularity = data.sequences.train_counts()
     first_codes = hard_codes(tokenizer, data.embeddings)
-    model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution).to(device)
+    model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution, recommender).to(device)
     model.fit_teacher_projection(data.embeddings, data.teacher)
     engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
     training = TrainingSamples(data.sequences, params.history, model.recommender.config.causal)
@@ -200,7 +224,7 @@ def train_joint(
 
     def identifiers() -> np.ndarray:
         """(N, T) today's identifiers, as far as the decoder's table has room for them."""
-        resolved = resolve(tokenizer, data.embeddings, popularity, resolution)
+        resolved = resolve(tokenizer, data.embeddings, popularity, resolution, data.earlier)
         if resolved.disambiguation > room:
             raise TrainingError(
                 f"joint: {resolved.disambiguation} items share one semantic ID, more than twice as many as at the "

@@ -11,6 +11,7 @@ from torch import Tensor
 from unigrec.errors import TrainingError
 from unigrec.identifiers import identifier_curve
 from unigrec.losses import reconstruction_loss, uniformity_loss
+from unigrec.models.layers import ridge_regression
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine
@@ -41,9 +42,32 @@ def item_vectors(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
     """
     if weight == 0.0:
         return content
+    return torch.cat([content, collaborative_part(content, teacher, weight)], dim=1)
+
+
+def collaborative_part(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
+    """The teacher's part of `item_vectors`: (N, E), or (N, 0) where the weight is 0."""
+    if weight == 0.0:
+        return content[:, :0]
     centred = teacher - teacher.mean(0)
     scale = content.var(0).sum() / centred.var(0).sum().clamp_min(1e-12)
-    return torch.cat([content, weight * scale.sqrt() * centred], dim=1)
+    return weight * scale.sqrt() * centred
+
+
+def continued_part(teacher: Tensor, part: Tensor, known: np.ndarray, ridge: float = 1e-2) -> Tensor:
+    """The teacher's part of `item_vectors` when an earlier tokenizer is trained on.
+
+    Two teachers that were trained apart agree up to a linear map at best, so that the tokenizer would read every item
+    anew, and every identifier would change. Items that it knows therefore keep what it read of them; the others get
+    what a map predicts, fitted on the known ones from today's teacher to the earlier one.
+
+    Args:
+        teacher: (N, E') today's teacher. part: (N, E) what the tokenizer read; rows of unknown items are not looked at.
+        known: (N,) bool. ridge: as in `ridge_regression`.
+    """
+    there = torch.as_tensor(known)
+    fitted = ridge_regression(teacher[there], part[there], ridge)
+    return torch.where(there[:, None], part, teacher @ fitted.weight.T + fitted.bias)
 
 
 def check_size(items: int, params: TokenizerParams) -> None:
@@ -83,17 +107,22 @@ def train_tokenizer(
     device: torch.device,
     log: Log,
     checkpoints: CheckpointFolder | None = None,
+    start: Tokenizer | None = None,
 ) -> Trained:
     """Train on the item embeddings (N, D). Codebooks start from k-means over the whole catalogue.
 
     The history's row of epoch 0 tells the identifiers of those first codebooks, every other row those after its epoch.
+
+    start: a trained tokenizer to go on from, in place of all that; the temperature then is the last one throughout.
     """
-    check_size(len(embeddings), params)
+    if start is None:
+        check_size(len(embeddings), params)
     check_finite(embeddings)
     torch.manual_seed(seed)
     embeddings = embeddings.to(device)
-    model = new_tokenizer(embeddings.shape[1], params).to(device)
-    model.initialise(embeddings, seed)
+    model = (start or new_tokenizer(embeddings.shape[1], params)).to(device)
+    if start is None:
+        model.initialise(embeddings, seed)
     engine = make_engine(
         "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
     )
@@ -101,7 +130,8 @@ def train_tokenizer(
     steps = batches * params.epochs
 
     def temperature(step: int) -> float:
-        return temperature_at(min(step / max(steps - 1, 1), 1.0), params.temperature_start, params.temperature_end)
+        first = params.temperature_start if start is None else params.temperature_end
+        return temperature_at(min(step / max(steps - 1, 1), 1.0), first, params.temperature_end)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         items = embeddings[torch.as_tensor(batch, device=device)]

@@ -1,0 +1,161 @@
+"""`python -m benchmarks.freshness`: new data, trained on cold and from the champion: quality, identifiers, time.
+
+Two snapshots of a folder of interactions: the first 80 % in time order, then all. A model is trained on the first; then
+two on the second, one that begins anew and one that starts from the first's bundle. Every stage is the project's own
+command; the folders, each a project of its own, stay in `--out`, and a stage that is done there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.speed.harness import run_command
+from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
+from unigrec import artifacts as a
+from unigrec import stages
+from unigrec.bundle_files import Serving, assemble
+from unigrec.config import load_params
+from unigrec.identifiers import churn_against
+from unigrec.warm_start import rows_of
+
+STAGES = (
+    *("ingest", "validate", "prepare", "start", "embed", "teacher"),
+    *("tokenizer", "joint", "harden", "finetune", "evaluate", "decide"),
+)
+PARAMS_FILE = Path("params.yaml")
+SECONDS_FILE = "seconds.json"  # CPU seconds of every stage that is done
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder: artifacts have relative paths."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def deliver(source: Path, incoming: Path, share: float) -> None:
+    """The first `share` of the interactions in time order, and all items, as a delivery."""
+    incoming.mkdir(parents=True, exist_ok=True)
+    log = pq.read_table(source / "interactions.parquet")
+    order = np.argsort(log["timestamp"].to_numpy(), kind="stable")[: round(share * log.num_rows)]
+    pq.write_table(log.take(pa.array(order)), incoming / "interactions.parquet")
+    shutil.copyfile(source / "items.parquet", incoming / "items.parquet")
+
+
+def run_stages(folder: Path) -> dict[str, float]:
+    """CPU seconds of each stage; stages that were run before keep theirs. Raises RuntimeError when one fails."""
+    file = folder / SECONDS_FILE
+    seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    for stage in STAGES:
+        if stage not in seconds:
+            print(f"{folder.name}: {stage}", flush=True)
+            usage = run_command([*UNIGREC, stage], folder=folder, PATH=path_of_tools())
+            if usage.code:
+                raise RuntimeError(f"{folder.name}: {stage} ended with code {usage.code}; what it said is above")
+            seconds[stage] = usage.cpu
+            file.write_text(json.dumps(seconds))
+    return seconds
+
+
+def bundle_of(folder: Path) -> Path:
+    """The run in a folder as a bundle. Its params say what serving needs."""
+    with inside(folder):
+        params = load_params(PARAMS_FILE)
+        columns = list(params.embed.text_columns)
+        serving = Serving(params.joint.history, params.evaluate.beam, columns, params.ingest.origin)
+        return assemble(PARAMS_FILE, serving).absolute()
+
+
+def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str, Any]:
+    """Quality, seconds, and how far the identifiers are those of the first model."""
+    with inside(first):
+        ids, codes = stages.load_item_ids(), stages.load_codes()
+    with inside(folder):
+        rows = rows_of(stages.load_item_ids(), ids)
+        earlier = np.where(rows[:, None] >= 0, codes[rows], -1)
+        churn = churn_against(earlier, stages.load_codes())
+        metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
+    return {"model": folder.name, "metrics": metrics, "seconds": seconds, **churn}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a row a model."""
+    lines = [
+        "| on all data | NDCG@10 | Recall@10 | NDCG@10 masked | Recall@10 masked | teacher NDCG@10 "
+        "| another identifier | churn per level | CPU s | of these, models |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        student = result["metrics"]["student"]
+        scores = [
+            student[protocol][name] for protocol in ("unmasked", "masked") for name in ("ndcg_at_10", "recall_at_10")
+        ]
+        scores.append(result["metrics"]["teacher"]["unmasked"]["ndcg_at_10"])
+        churn = "-" if result["start_churn"] is None else " / ".join(f"{share:.1%}" for share in result["start_churn"])
+        changed = "-" if result["start_changed"] is None else f"{result['start_changed']:.1%}"
+        seconds = result["seconds"]
+        trained = sum(seconds[stage] for stage in ("tokenizer", "joint", "finetune"))
+        cells = [result["model"], *(f"{score:.4f}" for score in scores), changed, churn]
+        cells += [f"{sum(seconds.values()):.0f}", f"{trained:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def compare(source: Path, out: Path, configure: list[str], share: float) -> list[dict[str, Any]]:
+    """Train the three models, as far as that is not done yet."""
+    first, cold, warm = (out / name for name in ("first", "cold", "warm"))
+    if not (first / a.CURRENT).exists():
+        make_project(first, *configure)
+        deliver(source, first / "data/incoming", share)
+        must([*UNIGREC, "snapshot"], first)
+        must([*UNIGREC, "configure", "--data", str(a.CURRENT)], first)
+    run_stages(first)
+    results = []
+    for folder in (cold, warm):
+        if not (folder / a.START.parent).exists():
+            make_project(folder, *configure)
+            shutil.copytree(first / "data", folder / "data", symlinks=True, dirs_exist_ok=True)
+            deliver(source, folder / "data/incoming", 1.0)
+            must([*UNIGREC, "snapshot"], folder)
+            must([*UNIGREC, "configure", "--data", str(a.CURRENT)], folder)
+            if folder == warm:
+                must([*UNIGREC, "configure", "--set", f"start.path={bundle_of(first)}"], folder)
+        results.append(results_of(folder, run_stages(folder), first))
+    return results
+
+
+def main() -> int:
+    """Print the table; the same command goes on where it was stopped."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.freshness", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with interactions.parquet and items.parquet")
+    parser.add_argument("--out", type=Path, default=Path("state/freshness"), help="where the projects are kept")
+    parser.add_argument("--profile", default="small")
+    parser.add_argument("--share", type=float, default=0.8, help="of the interactions, in the first snapshot")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for unigrec configure")
+    options = parser.parse_args()
+    settings = [part for value in options.set for part in ("--set", value)]
+    configure = ["--profile", options.profile, *settings]
+    results = compare(options.data.absolute(), options.out.absolute(), configure, options.share)
+    (options.out / "results.json").write_text(json.dumps(results, indent=2))
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

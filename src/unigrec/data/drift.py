@@ -1,0 +1,111 @@
+"""How a snapshot of the data differs from the one before it, in figures; which of them are too large, params decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class Drift(NamedTuple):
+    """Sizes before and now, and the figures that `validate.previous` bounds (shares, the more the worse)."""
+
+    interactions_before: int
+    interactions: int
+    users_before: int
+    users: int
+    items_before: int
+    items: int
+    new_users_count: int
+    lost_users_count: int
+    new_items_count: int
+    lost_items_count: int
+    text_coverage_before: float  # share of items with any text
+    text_coverage: float
+    growth: float  # of the interactions, relative; 0 where they shrink
+    shrinkage: float  # of the interactions, relative; 0 where they grow
+    new_users: float  # share of today's users
+    lost_users: float  # share of the users before
+    new_items: float  # share of today's items
+    lost_items: float  # share of the items before
+    popularity_shift: float  # Jensen-Shannon divergence of the items' shares of the interactions, in bits: 0 .. 1
+    text_coverage_drop: float
+
+
+def measure_drift(
+    before: tuple[pa.Table, pa.Table], now: tuple[pa.Table, pa.Table], text_columns: Sequence[str]
+) -> Drift:
+    """Compare two snapshots, each its interactions and its items.
+
+    Items are those of the items table, users those of the interactions. Nulls are left out: that there are any is for
+    the other expectations to find.
+    """
+    (log_before, items_before), (log, items) = before, now
+    rows_before, rows = log_before.num_rows, log.num_rows
+    users = _overlap(log_before["user_id"], log["user_id"])
+    catalogue = _overlap(items_before["item_id"], items["item_id"])
+    coverage_before, coverage = (text_coverage(table, text_columns) for table in (items_before, items))
+    return Drift(
+        interactions_before=rows_before,
+        interactions=rows,
+        users_before=users.before,
+        users=users.now,
+        items_before=catalogue.before,
+        items=catalogue.now,
+        new_users_count=users.now - users.both,
+        lost_users_count=users.before - users.both,
+        new_items_count=catalogue.now - catalogue.both,
+        lost_items_count=catalogue.before - catalogue.both,
+        text_coverage_before=coverage_before,
+        text_coverage=coverage,
+        growth=max(rows / max(rows_before, 1) - 1, 0.0),
+        shrinkage=max(1 - rows / max(rows_before, 1), 0.0),
+        new_users=1 - users.both / max(users.now, 1),
+        lost_users=1 - users.both / max(users.before, 1),
+        new_items=1 - catalogue.both / max(catalogue.now, 1),
+        lost_items=1 - catalogue.both / max(catalogue.before, 1),
+        popularity_shift=popularity_shift(log_before["item_id"], log["item_id"]),
+        text_coverage_drop=max(coverage_before - coverage, 0.0),
+    )
+
+
+class _Overlap(NamedTuple):
+    before: int
+    now: int
+    both: int
+
+
+def _overlap(before: pa.ChunkedArray, now: pa.ChunkedArray) -> _Overlap:
+    """Distinct ids of two columns, and how many of them both have."""
+    ids_before, ids = (column.unique().drop_null() for column in (before, now))
+    both = pc.sum(pc.is_in(ids, value_set=ids_before)).as_py() or 0
+    return _Overlap(len(ids_before), len(ids), both)
+
+
+def text_coverage(items: pa.Table, text_columns: Sequence[str]) -> float:
+    """Share of the items that have a text in one of the columns."""
+    with_text = np.zeros(items.num_rows, bool)
+    for column in text_columns:
+        if column in items.column_names:
+            with_text |= items[column].is_valid().to_numpy()
+    return float(with_text.mean()) if len(with_text) else 0.0
+
+
+def popularity_shift(before: pa.ChunkedArray, now: pa.ChunkedArray) -> float:
+    """Jensen-Shannon divergence, in bits, of the shares that each id has of two columns."""
+    both = pa.chunked_array([*before.chunks, *now.chunks], before.type).drop_null().dictionary_encode()
+    codes = both.combine_chunks().indices.to_numpy(zero_copy_only=False)
+    first = len(before) - before.null_count
+    ids = codes.max(initial=-1) + 1
+    p, q = (np.bincount(part, minlength=ids) / max(len(part), 1) for part in (codes[:first], codes[first:]))
+    middle = (p + q) / 2
+    return float(max((_divergence(p, middle) + _divergence(q, middle)) / 2, 0.0))
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Kullback-Leibler divergence in bits; q is above 0 wherever p is."""
+    there = p > 0
+    return float((p[there] * np.log2(p[there] / q[there])).sum())

@@ -1,0 +1,188 @@
+"""Snapshots: the data as it was at one moment, named by its content, with the lineage that says where it came from.
+
+    data/
+      incoming/            what the shop delivers: read, never written to
+      snapshots/<id>/      interactions.parquet, items.parquet, lineage.json; never changed once it is there
+      current              a link to the snapshot that the pipeline reads (ingest.path)
+
+The id is a hash of the rows: the same data is the same snapshot, whatever files and order it came in. Time matters
+nowhere, so that the pipeline stays a function of what `current` points to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unigrec import artifacts as a
+from unigrec.config import IngestParams, SnapshotParams
+from unigrec.data.files import describe
+from unigrec.data.sources import Source, load_source
+from unigrec.errors import UnigrecError
+
+INTERACTIONS_FILE, ITEMS_FILE = "interactions.parquet", "items.parquet"
+UNFINISHED = "_temporary"  # a cluster's folder of parts that are still being written
+
+
+class Snapshot(NamedTuple):
+    """A snapshot in memory. interactions: by user and time; items: by id; both as `Source` has them."""
+
+    id: str
+    interactions: pa.Table
+    items: pa.Table
+    lineage: dict[str, Any]
+
+
+def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
+    """Read a delivery, whole. Files with names that the source does not know, temporary ones too, are not looked at.
+
+    Raises:
+        UnigrecError: there is none, it cannot be read, or a file in it changed while it was read.
+    """
+    folder = Path(params.incoming)
+    before = _state_of(folder)
+    source = load_source(ingest.model_copy(update={"source": params.source, "path": params.incoming}), seed=0)
+    changed = sorted(str(path) for path, state in set(before.items()) ^ set(_state_of(folder).items()) if state)
+    if changed:
+        raise UnigrecError(
+            f"{changed[0]}: changed while it was read; wait until the delivery is complete, then try again (a delivery "
+            "is best written under another name and renamed)"
+        )
+    return source
+
+
+def _state_of(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """Size, time of writing and number of every file. Raises UnigrecError where a cluster is still writing."""
+    found: dict[Path, tuple[int, ...]] = {}
+    for path in folder.rglob("*"):
+        if UNFINISHED in path.relative_to(folder).parts:
+            raise UnigrecError(f"{path}: a job is still writing this, or died; wait for it, or remove {UNFINISHED}")
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # renamed, or removed: the difference will show
+            continue
+        if path.is_file():
+            found[path] = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return found
+
+
+def current_snapshot() -> Snapshot | None:
+    """The snapshot that `data/current` points to, checked against its lineage; None where there is none yet.
+
+    Raises:
+        UnigrecError: it is not a link, points nowhere, or a file in it is not what was written.
+    """
+    if not a.CURRENT.is_symlink():
+        if a.CURRENT.exists():
+            raise UnigrecError(f"{a.CURRENT}: should be a link to a snapshot; move what lies there to another place")
+        return None
+    lineage = a.read_json(a.CURRENT / a.LINEAGE_FILE)
+    for name, digest in lineage["files"].items():
+        file = a.CURRENT / name
+        if not file.is_file() or describe(file, a.CURRENT)["sha256"] != digest:
+            raise UnigrecError(f"{file.resolve()}: missing, or not what {a.LINEAGE_FILE} says; restore it from a copy")
+    interactions, items = (a.read_table(a.CURRENT / name) for name in (INTERACTIONS_FILE, ITEMS_FILE))
+    return Snapshot(lineage["id"], interactions, items, lineage)
+
+
+def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapshot:
+    """What the data is once a delivery has arrived; its id is that of `before` where nothing is new.
+
+    Args:
+        mode: append (interactions that are not there yet join those that are, an item's row gives way to a newer one)
+            or replace (the delivery is the whole data).
+    """
+    interactions, items = _plain(arrived.interactions), _plain(arrived.items)
+    added = {"interactions": interactions.num_rows, "repeated": 0}
+    if before is not None and mode == "append":
+        known = is_known(before.interactions, interactions)
+        added = {"interactions": int((~known).sum()), "repeated": int(known.sum())}
+        interactions = pa.concat_tables([before.interactions, interactions.filter(pa.array(~known))])
+        kept = before.items.filter(pc.invert(pc.is_in(before.items["item_id"], items["item_id"].combine_chunks())))
+        items = pa.concat_tables([kept, items], promote_options="default")
+    # Rows of one user and time keep their order: it is the only order that such interactions have.
+    interactions = interactions.sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
+    items = items.select(["item_id", *sorted(set(items.column_names) - {"item_id"})]).sort_by("item_id")
+    lineage: dict[str, Any] = {
+        "id": content_id(interactions, items),
+        "parent": None if before is None else before.id,
+        "mode": mode,
+        "delivery": arrived.provenance | {"time_range": time_range(arrived.interactions)},
+        "added": added,
+        "rows": {
+            "interactions": interactions.num_rows,
+            "items": items.num_rows,
+            "users": len(interactions["user_id"].unique().drop_null()),
+        },
+        "time_range": time_range(interactions),
+    }
+    return Snapshot(lineage["id"], interactions, items, lineage)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """In types that any two deliveries share: a column of nulls alone is text."""
+    fields = [(f.name, pa.int64() if f.name == "timestamp" else pa.string()) for f in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def is_known(before: pa.Table, arrived: pa.Table) -> np.ndarray:
+    """(arrived,) whether an interaction with the same user, item and time is there already."""
+    rows = pa.concat_tables([before, arrived])
+    groups = np.zeros(rows.num_rows, np.int64)
+    for name in ("user_id", "item_id", "timestamp"):
+        column = rows[name].dictionary_encode(null_encoding="encode").combine_chunks()
+        codes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        groups = np.unique(groups * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
+    there = np.zeros(groups.max(initial=-1) + 1, bool)
+    there[groups[: before.num_rows]] = True
+    return there[groups[before.num_rows :]]
+
+
+def time_range(interactions: pa.Table) -> list[int | None]:
+    """First and last timestamp, unix seconds."""
+    ends = pc.min_max(interactions["timestamp"])
+    return [ends["min"].as_py(), ends["max"].as_py()]
+
+
+def content_id(interactions: pa.Table, items: pa.Table) -> str:
+    """A hash of names, rows and values, independent of how they are stored."""
+    digest = hashlib.sha256()
+    for table in (interactions, items):
+        digest.update(f"{table.num_rows} {table.column_names}".encode())
+        for column in table.itercolumns():
+            digest.update(column.is_valid().to_numpy().tobytes())
+            if pa.types.is_integer(column.type):
+                digest.update(column.fill_null(0).to_numpy().tobytes())
+                continue
+            texts = column.fill_null("").cast(pa.large_string())
+            digest.update(pc.binary_length(texts).to_numpy().tobytes())
+            for chunk in texts.chunks:
+                _, offsets, letters = chunk.buffers()
+                ends = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+                digest.update(memoryview(letters or b"")[slice(*ends)])
+    return digest.hexdigest()[:16]
+
+
+def write_snapshot(snapshot: Snapshot, drift: dict[str, Any] | None) -> Path:
+    """Write it, unless it is there already, and let `data/current` point to it. Returns its folder.
+
+    drift: figures that compare it with its parent, for the lineage. A process that dies on the way leaves `current` as
+    it was. Raises UnigrecError when the disk is full.
+    """
+    folder = a.SNAPSHOTS / snapshot.id
+    if not folder.exists():
+        with a.atomic_folder(folder) as temporary:
+            a.write_table(temporary / INTERACTIONS_FILE, snapshot.interactions)
+            a.write_table(temporary / ITEMS_FILE, snapshot.items)
+            described = [describe(temporary / name, temporary) for name in (INTERACTIONS_FILE, ITEMS_FILE)]
+            files = {file["name"]: file["sha256"] for file in described}
+            a.write_json(temporary / a.LINEAGE_FILE, snapshot.lineage | {"files": files, "drift": drift})
+    with a.atomic_path(a.CURRENT) as temporary:
+        temporary.symlink_to(os.path.relpath(folder, a.CURRENT.parent))
+    return folder
