@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from unigrec.bundle import Recommended
     from unigrec.bundle_files import Subject
     from unigrec.config import Params
-    from unigrec.judge import Judgement
     from unigrec.data.drift import Drift
     from unigrec.data.snapshots import Snapshot
+    from unigrec.judge import Judgement
     from unigrec.promotion import Promotion
 
 NO_CHAMPION = "none"  # the challenger is judged as the first model of all
