@@ -98,7 +98,7 @@ def table(results: list[dict[str, Any]]) -> str:
     """Markdown: a row a model."""
     lines = [
         "| on all data | NDCG@10 | Recall@10 | NDCG@10 masked | Recall@10 masked | teacher NDCG@10 "
-        "| another identifier | churn per level | CPU s | of these, models |",
+        "| another identifier | churn per level | CPU s | tokenizer, joint, finetune |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
