@@ -97,6 +97,7 @@ def _write_reports() -> None:
         a.write_json(path, nothing)
     for stage in (a.TEACHER, a.TOKENIZER):
         a.write_json(stage / a.METRICS_FILE, nothing)
+    a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": torch.zeros(0, 0)})
     a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table({"user_index": [0]}))
     one: dict[str, np.ndarray] = {"items": np.zeros(1, np.int32), "timestamps": np.zeros(1, np.int64)}
     a.write_tensors(a.SEQUENCES, one)

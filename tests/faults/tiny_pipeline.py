@@ -34,11 +34,12 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def write_shop(folder: Path) -> None:
-    """A project's folder in which nothing has run."""
+    """A project's folder in which nothing has run but the stage `start`, which has nothing to hand on."""
     (folder / "data").mkdir(parents=True)
     shop.write(folder / "data")
     values = tiny_values({"ingest": {"source": "folder", "path": "data"}, "embed": {"dimensions": 8}})
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    a.write_json(folder / a.START / "start.json", {"bundle": None})
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
 
 
