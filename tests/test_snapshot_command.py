@@ -100,7 +100,7 @@ def stages_validate() -> dict[str, str | None]:
 
 def test_without_a_delivery_the_message_says_where_it_should_lie():
     INCOMING.rmdir()
-    with pytest.raises(UnigrecError, match="data/incoming: does not exist"):
+    with pytest.raises(UnigrecError, match="data/incoming: no such folder"):
         stages_snapshot()
 
 

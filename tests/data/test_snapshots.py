@@ -194,3 +194,8 @@ def test_a_full_disk_leaves_current_as_it_was(monkeypatch):
             take()
     assert current_snapshot().id == first.id
     assert [folder.name for folder in a.SNAPSHOTS.iterdir()] == [first.id]
+
+
+def test_a_delivery_that_is_not_there_is_named_by_its_own_setting():
+    with pytest.raises(UnigrecError, match=r"data/incoming: no such folder \(snapshot\.incoming\)"):
+        read_incoming(PARAMS, INGEST)

@@ -46,6 +46,8 @@ def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
         UnigrecError: there is none, it cannot be read, or a file in it changed while it was read.
     """
     folder = Path(params.incoming)
+    if not folder.is_dir():
+        raise UnigrecError(f"{folder}: no such folder (snapshot.incoming); put the delivery's files there")
     before = _state_of(folder)
     source = load_source(ingest.model_copy(update={"source": params.source, "path": params.incoming}), seed=0)
     changed = sorted(str(path) for path, state in set(before.items()) ^ set(_state_of(folder).items()) if state)
