@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +34,6 @@ STAGES = (
 )
 PARAMS_FILE = Path("params.yaml")
 SECONDS_FILE = "seconds.json"  # CPU seconds of every stage that is done
-
-
-@contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """Work in a folder: artifacts have relative paths."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def deliver(source: Path, incoming: Path, share: float) -> None:
@@ -75,7 +62,7 @@ def run_stages(folder: Path) -> dict[str, float]:
 
 def bundle_of(folder: Path) -> Path:
     """The run in a folder as a bundle. Its params say what serving needs."""
-    with inside(folder):
+    with contextlib.chdir(folder):
         params = load_params(PARAMS_FILE)
         columns = list(params.embed.text_columns)
         serving = Serving(params.joint.history, params.evaluate.beam, columns, params.ingest.origin)
@@ -84,9 +71,9 @@ def bundle_of(folder: Path) -> Path:
 
 def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str, Any]:
     """Quality, seconds, and how far the identifiers are those of the first model."""
-    with inside(first):
+    with contextlib.chdir(first):
         ids, codes = stages.load_item_ids(), stages.load_codes()
-    with inside(folder):
+    with contextlib.chdir(folder):
         rows = rows_of(stages.load_item_ids(), ids)
         earlier = np.where(rows[:, None] >= 0, codes[rows], -1)
         churn = churn_against(earlier, stages.load_codes())

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import quality_ladder
+from benchmarks.quality_steps import load_data
 from benchmarks.speed.harness import ROOT
-from unigrec import artifacts as a
-from unigrec.config import Params, parse_params, read_mapping
+from unigrec.config import Params, parse_params
 from unigrec.data.batches import Sequences
 from unigrec.identifiers import hard_codes
 from unigrec.models.unified import UnifiedModel
-from unigrec.profiles import profile_values, with_values
-from unigrec.stages import load_sequences
+from unigrec.profiles import with_values
 from unigrec.training.joint import JointData, new_unified, resolve
 from unigrec.training.tokenizer import new_tokenizer
 
@@ -27,9 +27,8 @@ TEACHER_WIDTH = 64
 
 def profile_params(profile: str, **joint: Any) -> Params:
     """A profile as it ships, with other values of the joint phase's recommender: causal=True."""
-    values = with_values(read_mapping(ROOT / "params.yaml"), profile_values(ROOT / "infra/profiles", profile))
     changes = {f"joint.recommender.{key}": value for key, value in joint.items()}
-    return parse_params(with_values(values, changes))
+    return parse_params(with_values(quality_ladder.profile_params(ROOT, profile), changes))
 
 
 def generated_sequences(users: int, items: int, seed: int) -> Sequences:
@@ -49,9 +48,7 @@ def joint_data(artifacts: Path | None, quick: bool, seed: int = 0) -> JointData:
         users, items, width = (60, 300, 16) if quick else (USERS, ITEMS, WIDTH)
         sequences, embeddings = generated_sequences(users, items, seed), torch.randn(items, width)
     else:
-        folder = artifacts.parent
-        sequences = load_sequences(folder / a.SEQUENCES, folder / a.CATALOGUE)
-        embeddings = a.read_tensors(folder / a.EMBEDDINGS)["embedding"]
+        sequences, embeddings, _ = load_data(artifacts)
     return JointData(sequences, embeddings, torch.randn(len(embeddings), TEACHER_WIDTH))
 
 

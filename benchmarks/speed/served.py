@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +75,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         "title": [f"An item of the shop, as long as a title often is, number {index}" for index in range(items)],
         "train_count": numbers % 100,
     }
-    with _inside(folder):
+    with chdir(folder):
         a.write_tensors(a.FINETUNE / a.MODEL_FILE, recommender.state_dict())
         a.write_json(a.FINETUNE / a.MODEL_CONFIG_FILE, recommender.config.to_dict())
         weights = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
@@ -101,14 +99,3 @@ def _write_reports() -> None:
     a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table({"user_index": [0]}))
     one: dict[str, np.ndarray] = {"items": np.zeros(1, np.int32), "timestamps": np.zeros(1, np.int64)}
     a.write_tensors(a.SEQUENCES, one)
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Artifact paths are relative to the current folder."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
