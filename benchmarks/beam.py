@@ -20,7 +20,7 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks.quality_steps import load_data  # noqa: E402
 from unigrec import artifacts as a  # noqa: E402
-from unigrec import stages  # noqa: E402
+from unigrec import outputs, stages  # noqa: E402
 from unigrec.data.batches import Sequences, in_chunks  # noqa: E402
 from unigrec.decoding import beam_search, exact_scores  # noqa: E402
 from unigrec.evaluation import rank_in_list, ranking_metrics  # noqa: E402
@@ -69,8 +69,8 @@ def main() -> None:
     try:
         data, device = load_data(options.artifacts), stages.training_device()
         recommender, codes = (
-            stages.load_recommender(options.rung / "finetune"),
-            stages.load_codes(options.rung / "harden"),
+            outputs.load_recommender(options.rung / "finetune"),
+            outputs.load_codes(options.rung / "harden"),
         )
         beams = [int(part) for part in options.beams.split(",")]
         student = Student(recommender, codes, max(beams), device)

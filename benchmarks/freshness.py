@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from benchmarks.speed.harness import run_command
 from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
 from unigrec import artifacts as a
-from unigrec import stages
+from unigrec import outputs
 from unigrec.bundle_files import Serving, assemble
 from unigrec.config import load_params
 from unigrec.identifiers import churn_against
@@ -72,11 +72,11 @@ def bundle_of(folder: Path) -> Path:
 def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str, Any]:
     """Quality, seconds, and how far the identifiers are those of the first model."""
     with contextlib.chdir(first):
-        ids, codes = stages.load_item_ids(), stages.load_codes()
+        ids, codes = outputs.load_item_ids(), outputs.load_codes()
     with contextlib.chdir(folder):
-        rows = rows_of(stages.load_item_ids(), ids)
+        rows = rows_of(outputs.load_item_ids(), ids)
         earlier = np.where(rows[:, None] >= 0, codes[rows], -1)
-        churn = churn_against(earlier, stages.load_codes())
+        churn = churn_against(earlier, outputs.load_codes())
         metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
     return {"model": folder.name, "metrics": metrics, "seconds": seconds, **churn}
 

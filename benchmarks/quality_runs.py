@@ -1,4 +1,4 @@
-"""What an experiment does, step by step, with the functions that the pipeline's stages call (src/unigrec/stages.py).
+"""What an experiment does, step by step, with what the pipeline itself calls (src/unigrec/stages.py, outputs.py).
 
 A folder is named after a hash of all that its result depends on: what two rungs share they share on disk, and results
 of other params lie beside, never mixed in.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.quality_steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, key_of
 from unigrec import artifacts as a
-from unigrec import stages
+from unigrec import outputs, stages
 from unigrec.config import Params
 from unigrec.data.batches import in_chunks
 from unigrec.evaluation import metrics_by_slice, ranking_metrics, slices
@@ -89,7 +89,7 @@ def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
 
 def read_vectors(teacher: Path, params: Params, data: Data) -> Tensor:
     """(N, D) what the tokenizer reads."""
-    embedding = stages.load_teacher(teacher).item_embedding.weight.detach()
+    embedding = outputs.load_teacher(teacher).item_embedding.weight.detach()
     return item_vectors(data.embeddings, embedding, params.tokenizer.collaborative_weight)
 
 
@@ -101,7 +101,7 @@ def run_teacher(step: Step, session: Session, clock: Clock) -> None:
         data.sequences, data.embeddings, params.teacher, params.seed, session.device, log, checkpoints
     )
     config = {"items": data.sequences.catalogue_size, **teacher_shape(params.teacher)}
-    stages.save_trained(step.folder, trained, config)
+    outputs.save_trained(step.folder, trained, config)
 
 
 def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
@@ -111,19 +111,19 @@ def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
     checkpoints = step.checkpoints(session)
     trained = train_tokenizer(vectors, params.tokenizer, params.seed, session.device, log, checkpoints)
     shape = params.tokenizer.model_dump(include=stages.TOKENIZER_SHAPE)
-    stages.save_trained(step.folder, trained, {"embedding_dim": vectors.shape[1], **shape})
+    outputs.save_trained(step.folder, trained, {"embedding_dim": vectors.shape[1], **shape})
 
 
 def run_joint(step: Step, session: Session, clock: Clock) -> None:
     params, data = step.params, session.data
     teacher, tokenizer = step.needs
     a.write_json(step.folder.parent / "params.json", {"params": read_params(params), "data": data.fingerprint})
-    ranker = stages.load_teacher(teacher)
+    ranker = outputs.load_teacher(teacher)
     vectors = read_vectors(teacher, params, data)
     joint_data = JointData(data.sequences, vectors, ranker.item_embedding.weight.detach(), ranker)
     trained = train_joint(
         joint_data,
-        stages.load_tokenizer(tokenizer),
+        outputs.load_tokenizer(tokenizer),
         params.joint,
         params.harden.resolution,
         params.seed,
@@ -137,15 +137,15 @@ def run_joint(step: Step, session: Session, clock: Clock) -> None:
         "tokenizer": a.read_json(tokenizer / a.MODEL_CONFIG_FILE),
         "teacher_dim": joint_data.teacher.shape[1],
     }
-    stages.save_trained(step.folder, trained, config)
+    outputs.save_trained(step.folder, trained, config)
 
 
 def run_harden(step: Step, session: Session, clock: Clock) -> None:
     joint, teacher = step.needs
     vectors = read_vectors(teacher, step.params, session.data)
-    unified = stages.load_unified(joint).to(session.device)
+    unified = outputs.load_unified(joint).to(session.device)
     found = stages.harden_identifiers(unified, session.data.sequences, vectors.to(session.device), step.params)
-    stages.save_identifiers(step.folder, *found)
+    outputs.save_identifiers(step.folder, *found)
 
 
 def run_finetune(step: Step, session: Session, clock: Clock) -> None:
@@ -153,30 +153,30 @@ def run_finetune(step: Step, session: Session, clock: Clock) -> None:
     joint, harden, teacher = step.needs
     trained = train_finetune(
         session.data.sequences,
-        stages.load_unified(joint).recommender,
-        stages.load_codes(harden),
+        outputs.load_unified(joint).recommender,
+        outputs.load_codes(harden),
         params.finetune,
         params.joint,
         params.seed,
         session.device,
         clock.log(step.name, params.finetune.epochs),
         step.checkpoints(session),
-        stages.load_teacher(teacher),
+        outputs.load_teacher(teacher),
     )
     model: Any = trained.model
-    stages.save_trained(step.folder, trained, model.config.to_dict())
+    outputs.save_trained(step.folder, trained, model.config.to_dict())
 
 
 def run_baselines(step: Step, session: Session, clock: Clock) -> None:
-    teacher = stages.load_teacher(step.needs[0])
+    teacher = outputs.load_teacher(step.needs[0])
     baselines = Baselines(session.data.sequences, teacher, step.params.joint.history, session.device)
     _rank(step, session, baselines.ranks)
 
 
 def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
     harden, finetune = step.needs
-    params, recommender = step.params, stages.load_recommender(finetune)
-    student = Student(recommender, stages.load_codes(harden), params.evaluate.beam, session.device)
+    params, recommender = step.params, outputs.load_recommender(finetune)
+    student = Student(recommender, outputs.load_codes(harden), params.evaluate.beam, session.device)
     _rank(step, session, lambda users: student.ranks(session.data.sequences, users, params.joint.history))
 
 

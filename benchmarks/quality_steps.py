@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unigrec import artifacts as a
-from unigrec import stages
+from unigrec import outputs
 from unigrec.config import Params
 from unigrec.data.batches import Sequences
 from unigrec.lock import exclusive
@@ -133,7 +133,7 @@ def load_data(artifacts: Path) -> Data:
     sequences, catalogue, embeddings = (
         artifacts / path.relative_to(a.ARTIFACTS) for path in (a.SEQUENCES, a.CATALOGUE, a.EMBEDDINGS)
     )
-    loaded = stages.load_sequences(sequences, catalogue), a.read_tensors(embeddings)["embedding"]
+    loaded = outputs.load_sequences(sequences, catalogue), a.read_tensors(embeddings)["embedding"]
     hashes = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (sequences, embeddings)}
     return Data(*loaded, hashes)
 
@@ -145,7 +145,7 @@ def key_of(*parts: Any) -> str:
 
 def code_version() -> str:
     """A hash of the source files that compute."""
-    package = Path(stages.__file__).parent
+    package = Path(outputs.__file__).parent
     files = [
         file for name in CODE for file in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
     ]

@@ -24,8 +24,8 @@ from unigrec.comparison_report import markdown
 from unigrec.config import load_params
 from unigrec.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.judge import Judgement, Settings, histories, judge, ranks_of, today
+from unigrec.outputs import load_sequences
 from unigrec.ranking import Student
-from unigrec.stages import load_sequences
 
 GOOD, OTHER = 0, 1  # seeds: the data favour the first
 

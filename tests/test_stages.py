@@ -38,12 +38,3 @@ def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads
 def test_what_the_stages_report_is_shown_by_dvc():
     graph = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8"))
     assert {str(folder / a.HEALTH_FILE) for folder in (a.TOKENIZER, a.HARDEN)} <= set(graph["metrics"])
-
-
-def test_rows_of_a_written_history_have_the_same_keys():
-    rows = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "validation_ndcg_at_10": 0.5}]
-    assert stages._alike(rows) == [
-        {"epoch": 1.0, "loss": 2.0, "validation_ndcg_at_10": None},
-        {"epoch": 2.0, "loss": None, "validation_ndcg_at_10": 0.5},
-    ]
-    assert stages._alike([]) == []

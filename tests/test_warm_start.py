@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tiny_model import PARAMS_FILE, item_ids, make_bundle
 from unigrec import artifacts as a
-from unigrec import bundle_files, stages
+from unigrec import bundle_files, outputs, stages
 from unigrec.cli import app
 from unigrec.config import Params, load_params, parse_params
 from unigrec.embedding import fit_encoder, load_encoder, save_encoder
@@ -156,7 +156,7 @@ def test_the_encoder_that_is_handed_on_embeds_known_items_as_it_did():
     save_encoder(encoder, a.START / "text_encoder")
     a.write_table(a.CATALOGUE, now)
     stages.embed(load_params(PARAMS_FILE))
-    found = stages.load_embeddings().numpy()
+    found = outputs.load_embeddings().numpy()
     assert np.array_equal(found[0], embedding[1])
     assert found[1].any()
     assert load_encoder(a.TEXT_ENCODER).text.vocabulary == encoder.text.vocabulary
@@ -188,13 +188,13 @@ def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_c
     for stage in rest:
         stage(params)
     assert "start_changed" not in a.read_json(a.HARDEN / a.HEALTH_FILE)
-    first = stages.load_codes()
+    first = outputs.load_codes()
 
     torch.manual_seed(99)
     a.write_tensors(a.TEACHER / a.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
     for stage in rest:
         stage(params)
-    assert (stages.load_codes() != first).any(1).mean() > 0.5
+    assert (outputs.load_codes() != first).any(1).mean() > 0.5
 
     hand_on()
     for stage in rest:
@@ -202,8 +202,8 @@ def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_c
     health = a.read_json(a.HARDEN / a.HEALTH_FILE)
     second = a.read_arrays(a.START / a.IDENTIFIERS_FILE)["codes"]
     assert health["start_items"] == ITEMS
-    assert health["start_changed"] == (stages.load_codes() != second).any(1).mean() <= 0.1
-    assert health["start_churn"] == (stages.load_codes() != second).mean(0).tolist()
+    assert health["start_changed"] == (outputs.load_codes() != second).any(1).mean() <= 0.1
+    assert health["start_churn"] == (outputs.load_codes() != second).mean(0).tolist()
     assert len(a.read_json(a.TOKENIZER / a.HISTORY_FILE)) == 1  # no epoch of its own: the first row alone
 
 

@@ -197,7 +197,7 @@ def compare(params: Params, challenger: str, champion: str, out: Path | None) ->
 def _judge(params: Params, challenger: str, champion: str) -> Judgement:
     """Measure both on the prepared data. Raises UnigrecError where nothing can be said."""
     from unigrec.judge import Settings, judge, today
-    from unigrec.stages import load_sequences
+    from unigrec.outputs import load_sequences
 
     if not (a.SEQUENCES.is_file() and a.CATALOGUE.is_file()):
         raise UnigrecError(

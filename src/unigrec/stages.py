@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from unigrec import artifacts as a
 from unigrec.config import Params
-from unigrec.errors import UnigrecError
+from unigrec.outputs import (
+    load_codes,
+    load_embeddings,
+    load_item_ids,
+    load_item_vectors,
+    load_recommender,
+    load_sequences,
+    load_teacher,
+    load_tokenizer,
+    load_unified,
+    save_identifiers,
+    save_trained,
+)
 from unigrec.progress import TrainingProgress
+from unigrec.stage_key import stage_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +32,6 @@ if TYPE_CHECKING:
     from unigrec.data.batches import Sequences
     from unigrec.data.drift import Drift
     from unigrec.identifiers import Resolved
-    from unigrec.models.recommender import Recommender
-    from unigrec.models.sasrec import SASRec
     from unigrec.models.tokenizer import Tokenizer
     from unigrec.models.unified import UnifiedModel
     from unigrec.training.checkpoint import CheckpointFolder
@@ -236,12 +243,6 @@ def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
 
 
-def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -> None:
-    """Codes, and the health report last."""
-    a.write_tensors(folder / a.IDENTIFIERS_FILE, {"codes": resolved.codes.astype("int32")})
-    a.write_json(folder / a.HEALTH_FILE, report)
-
-
 def identifier_health(
     model: Tokenizer, sequences: Sequences, vectors: torch.Tensor, temperature: float, seed: int
 ) -> dict[str, Any]:
@@ -326,102 +327,12 @@ def decide(params: Params) -> None:
     a.write_json(a.DECISION, decision.as_dict())
 
 
-def load_sequences(sequences: Path = a.SEQUENCES, catalogue: Path = a.CATALOGUE) -> Sequences:
-    """What `prepare` wrote, as the arrays that training reads."""
-    import numpy as np
-
-    from unigrec.data.batches import Sequences
-
-    arrays = a.read_arrays(sequences)
-    items = a.read_table(catalogue, ["item_index"]).num_rows
-    return Sequences(arrays["items"].astype(np.int64), arrays["offsets"], items)
-
-
-def load_embeddings() -> torch.Tensor:
-    """Item embeddings (N, D)."""
-    return a.read_tensors(a.EMBEDDINGS)["embedding"]
-
-
-def load_item_ids() -> list[str]:
-    """Of the catalogue, in its order."""
-    return a.read_table(a.CATALOGUE, ["item_id"])["item_id"].to_pylist()
-
-
-def load_item_vectors() -> torch.Tensor:
-    """What the tokenizer reads (N, D): content, and beside it what it reads of the teacher."""
-    import torch
-
-    return torch.cat([load_embeddings(), a.read_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE)["part"]], dim=1)
-
-
-def load_codes(folder: Path = a.HARDEN) -> np.ndarray:
-    """Hardened identifiers (N, T)."""
-    return a.read_arrays(folder / a.IDENTIFIERS_FILE)["codes"].astype("int64")
-
-
-def load_teacher(folder: Path = a.TEACHER) -> SASRec:
-    """The trained teacher."""
-    from unigrec.models.sasrec import SASRec
-
-    return _load_weights(SASRec(**a.read_json(folder / a.MODEL_CONFIG_FILE)), folder)
-
-
-def load_tokenizer(folder: Path = a.TOKENIZER) -> Tokenizer:
-    """A trained tokenizer."""
-    from unigrec.models.tokenizer import Tokenizer
-
-    return _load_weights(Tokenizer(**a.read_json(folder / a.MODEL_CONFIG_FILE)), folder)
-
-
-def load_unified(folder: Path = a.JOINT) -> UnifiedModel:
-    """The model of the joint phase."""
-    from unigrec.models.recommender import Recommender, RecommenderConfig
-    from unigrec.models.tokenizer import Tokenizer
-    from unigrec.models.unified import UnifiedModel
-
-    config = a.read_json(folder / a.MODEL_CONFIG_FILE)
-    recommender = Recommender(RecommenderConfig(**config["recommender"]))
-    return _load_weights(UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"]), folder)
-
-
-def load_recommender(folder: Path = a.FINETUNE) -> Recommender:
-    """The finetuned recommender."""
-    from unigrec.models.recommender import Recommender, RecommenderConfig
-
-    config = RecommenderConfig(**a.read_json(folder / a.MODEL_CONFIG_FILE))
-    return _load_weights(Recommender(config), folder)
-
-
-def _load_weights(model: Any, folder: Path) -> Any:
-    model.load_state_dict(a.read_tensors(folder / a.MODEL_FILE))
-    return model.eval()
-
-
 def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title: str) -> None:
     from unigrec.plots import training_curves
 
     if any(row["step"] for row in trained.history):  # a warm start may leave a network as it was
         training_curves(trained.history, folder / "curves.png", title)
     save_trained(folder, trained, config)
-
-
-def save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
-    """Weights, the network's shape, curves, and last of all the closing figures."""
-    last = trained.history[-1] if trained.history else {}
-    best = max(
-        (row["validation_ndcg_at_10"] for row in trained.history if "validation_ndcg_at_10" in row), default=None
-    )
-    metrics = {name: value for name, value in last.items() if not name.startswith("validation_")}
-    a.write_tensors(folder / a.MODEL_FILE, trained.model.state_dict())
-    a.write_json(folder / a.MODEL_CONFIG_FILE, config)
-    a.write_json(folder / a.HISTORY_FILE, _alike(trained.history))
-    a.write_json(folder / a.METRICS_FILE, metrics | ({} if best is None else {"best_validation_ndcg_at_10": best}))
-
-
-def _alike(rows: list[dict[str, float]]) -> list[dict[str, float | None]]:
-    """Every row with every key, null where it has none: DVC draws nothing of rows that differ in their keys."""
-    keys = {key for row in rows for key in row}
-    return [dict.fromkeys(keys) | row for row in rows]
 
 
 def training_device() -> torch.device:
@@ -450,39 +361,8 @@ def _training(stage: str, params: Params) -> Iterator[CheckpointFolder]:
     from unigrec.distributed import leave_process_group, rank
     from unigrec.training.checkpoint import CheckpointFolder
 
-    yield CheckpointFolder(a.CHECKPOINTS / stage, stage_key(stage, params), CHECKPOINT_SECONDS)
+    key = stage_key(stage, params.model_dump(mode="json", by_alias=True))
+    yield CheckpointFolder(a.CHECKPOINTS / stage, key, CHECKPOINT_SECONDS)
     if rank() == 0:
         shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
     leave_process_group()
-
-
-def stage_key(stage: str, params: Params) -> str:
-    """A hash of the stage's params and of the contents of its dependencies, as `dvc.yaml` lists them.
-
-    Raises:
-        UnigrecError: `dvc.yaml` is missing or broken, or does not know the stage.
-    """
-    graph = _stage_definition(stage)
-    values = params.model_dump(mode="json", by_alias=True)
-    digest = hashlib.sha256()
-    for name in graph["params"]:
-        value: Any = values
-        for part in name.split("."):
-            value = value[part]
-        digest.update(json.dumps([name, value], sort_keys=True).encode())
-    for dependency in graph["deps"]:
-        path = Path(dependency)
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and file.suffix != ".pyc":
-                digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def _stage_definition(stage: str) -> dict[str, Any]:
-    path = Path("dvc.yaml")
-    if not path.is_file():
-        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"][stage]
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise UnigrecError(f"{path}: no stage {stage!r} can be read from it: {error}; restore it from git") from error

@@ -17,7 +17,7 @@ from tiny_ladder import results, tiny_arguments, tiny_artifacts
 
 from benchmarks import quality, quality_steps
 from unigrec import artifacts as a
-from unigrec import stages
+from unigrec import outputs
 from unigrec.config import EvaluateParams
 from unigrec.errors import UnigrecError
 from unigrec.lock import exclusive
@@ -81,14 +81,14 @@ def test_the_teacher_alone_is_trained_and_shown_beside_the_baselines(tmp_path, c
 
 def test_ranks_are_those_of_the_evaluation_stage(finished):
     artifacts, out = finished
-    sequences = stages.load_sequences(artifacts / "prepare/sequences.safetensors", artifacts / "prepare/items.parquet")
+    sequences = outputs.load_sequences(artifacts / "prepare/sequences.safetensors", artifacts / "prepare/items.parquet")
     (teacher,) = (out / "seed-1").glob("teacher-*")
     (baselines,) = (out / "seed-1").glob("baselines-*")
     rung = home(out, "M5")
     models = (
-        stages.load_teacher(teacher),
-        stages.load_recommender(rung / "finetune"),
-        stages.load_codes(rung / "harden"),
+        outputs.load_teacher(teacher),
+        outputs.load_recommender(rung / "finetune"),
+        outputs.load_codes(rung / "harden"),
     )
     params = EvaluateParams(beam=30, batch_size=7, cutoffs=(10,), bootstrap_resamples=100)
     users = sequences.evaluation_users()

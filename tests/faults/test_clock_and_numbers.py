@@ -16,6 +16,7 @@ from unigrec import artifacts as a
 from unigrec import commands, stages
 from unigrec.errors import BusyError, InvalidDataError, TrainingError, UnigrecError
 from unigrec.lock import exclusive
+from unigrec.outputs import load_embeddings
 from unigrec.progress import TrainingProgress
 from unigrec.training.engine import TorchEngine
 
@@ -107,7 +108,7 @@ def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(t
 def test_an_embedding_with_a_nan_stops_the_teacher_before_its_first_step(tmp_path):
     params = write_project(tmp_path)
     with inside(tmp_path):
-        embedding = stages.load_embeddings()
+        embedding = load_embeddings()
         embedding[3, 2] = math.nan
         a.write_tensors(a.EMBEDDINGS, {"embedding": embedding})
         with pytest.raises(TrainingError, match="teacher: the loss is not finite at epoch 1, step 0: loss nan"):

@@ -15,7 +15,7 @@ from tiny_training import write_project
 from unigrec import artifacts as a
 from unigrec.config import load_params
 from unigrec.errors import EXIT_BAD_INPUT, UnigrecError
-from unigrec.stages import stage_key
+from unigrec.stage_key import stage_key
 
 # The stage itself; only that it saves after every step, as a stage that runs for hours saves after every few.
 STAGE = """
@@ -35,8 +35,8 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def key(stage: str = "joint") -> str:
-    return stage_key(stage, load_params(Path("params.yaml")))
+def key(stage: str = "joint", params_file: str = "params.yaml") -> str:
+    return stage_key(stage, load_params(Path(params_file)).model_dump(mode="json", by_alias=True))
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -79,7 +79,7 @@ def test_a_new_file_in_a_folder_that_is_an_input_changes_the_key(project):
 def test_the_key_follows_the_params_file_that_the_command_was_given(project):
     before = key()
     (project / "params.yaml").rename(project / "other.yaml")
-    assert stage_key("joint", load_params(Path("other.yaml"))) == before
+    assert key(params_file="other.yaml") == before
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, write_project
 
 from unigrec import artifacts as a
-from unigrec import stages
+from unigrec import outputs, stages
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.identifiers import collision_rate, hard_codes, identifier_curve
 from unigrec.models.tokenizer import Tokenizer
@@ -98,7 +98,7 @@ def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, mon
     stages.tokenizer(params)
     health, history = a.read_json(a.TOKENIZER / a.HEALTH_FILE), a.read_json(a.TOKENIZER / a.HISTORY_FILE)
     temperature = params.tokenizer.temperature_end
-    curve = identifier_curve(stages.load_tokenizer(a.TOKENIZER), stages.load_embeddings(), temperature)
+    curve = identifier_curve(outputs.load_tokenizer(a.TOKENIZER), outputs.load_embeddings(), temperature)
     assert health["collision_rate"] == curve["collision_rate"] == history[-1]["collision_rate"]
     assert health["hit_rate_items"] == ITEMS  # every item is beside another in some user's training part
     assert 0.0 < health["hit_rate_quantized"] <= 1.0
@@ -121,18 +121,18 @@ def test_item_vectors_are_content_and_beside_it_the_teacher_with_its_share_of_th
 def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, monkeypatch):
     params = write_project(tmp_path, {"tokenizer": {"collaborative_weight": 1.0}, "joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
-    content = stages.load_embeddings()
+    content = outputs.load_embeddings()
     for stage in (stages.tokenizer, stages.joint, stages.harden):
         stage(params)
     width = content.shape[1] + params.teacher.d_model
     assert (
-        stages.load_tokenizer().encoder[0].in_features
-        == stages.load_unified().tokenizer.encoder[0].in_features
+        outputs.load_tokenizer().encoder[0].in_features
+        == outputs.load_unified().tokenizer.encoder[0].in_features
         == width
     )
-    unified, vectors = stages.load_unified(), stages.load_item_vectors()
+    unified, vectors = outputs.load_unified(), outputs.load_item_vectors()
     codes = hard_codes(unified.tokenizer, vectors)
-    assert np.array_equal(stages.load_codes()[:, : codes.shape[1]], codes)
+    assert np.array_equal(outputs.load_codes()[:, : codes.shape[1]], codes)
 
 
 def test_known_items_keep_what_the_tokenizer_read_and_a_map_gives_the_others_theirs():
