@@ -26,7 +26,7 @@ from unigrec import outputs
 from unigrec.bundle_files import Serving, assemble
 from unigrec.config import load_params
 from unigrec.identifiers import churn_against
-from unigrec.warm_start import rows_of
+from unigrec.warm_start import known_codes
 
 STAGES = (
     *("ingest", "validate", "prepare", "start", "embed", "teacher"),
@@ -74,11 +74,9 @@ def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str
     with contextlib.chdir(first):
         ids, codes = outputs.load_item_ids(), outputs.load_codes()
     with contextlib.chdir(folder):
-        rows = rows_of(outputs.load_item_ids(), ids)
-        earlier = np.where(rows[:, None] >= 0, codes[rows], -1)
-        churn = churn_against(earlier, outputs.load_codes())
+        churn = churn_against(known_codes(outputs.load_item_ids(), ids, codes), outputs.load_codes())
         metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
-    return {"model": folder.name, "metrics": metrics, "seconds": seconds, **churn}
+    return {"model": folder.name, "metrics": metrics, "seconds": seconds, **churn.as_dict()}
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -350,11 +350,7 @@ def test_reassignment_keeps_earlier_identifiers_where_the_prefix_is_todays():
 def test_churn_against_an_earlier_catalogue():
     earlier = np.array([[1, 2], [3, 4], [-1, -1], [5, 6]])
     now = np.array([[1, 2], [3, 9], [0, 0], [7, 8]])
-    figures = churn_against(earlier, now)
-    assert figures["start_items"] == 3
-    assert figures["start_changed"] == pytest.approx(2 / 3)
-    assert figures["start_churn"] == pytest.approx([1 / 3, 2 / 3])
-    longer = churn_against(earlier, np.column_stack([now, now[:, 0]]))
-    assert (longer["start_changed"], longer["start_churn"]) == (1.0, None)
-    none = churn_against(np.full((2, 2), -1), now[:2])
-    assert none == {"start_items": 0, "start_changed": None, "start_churn": None}
+    found = churn_against(earlier, now)
+    assert found == (3, pytest.approx(2 / 3), pytest.approx([1 / 3, 2 / 3]))
+    assert churn_against(earlier, np.column_stack([now, now[:, 0]])) == (3, 1.0, None)
+    assert churn_against(np.full((2, 2), -1), now[:2]) == (0, None, None)

@@ -219,24 +219,30 @@ def churn(previous: np.ndarray, current: np.ndarray) -> list[float]:
     return [float(share) for share in (previous != current).mean(0)]
 
 
-def churn_against(earlier: np.ndarray, now: np.ndarray) -> dict[str, Any]:
-    """How far identifiers are what they were.
+class Churn(NamedTuple):
+    """How far the identifiers of a catalogue are what they were."""
 
-    Args:
-        earlier: (N, T) the same items' earlier identifiers, -1 for an item that had none. now: (N, T') today's.
+    items: int  # of today's, those that had one before
+    changed: float | None  # share of these whose identifier is another; None where there is none
+    per_level: list[float] | None  # share whose code is another; None as well where the identifiers had another length
 
-    Returns:
-        `start_items` (of today's, in both), `start_changed` (share of these whose identifier is another; identifiers of
-        another length are all others) and `start_churn` (per level); the shares are null where there is no such item.
+    def as_dict(self) -> dict[str, Any]:
+        """As a health report has it, of a training that started from a bundle."""
+        return {"start_items": self.items, "start_changed": self.changed, "start_churn": self.per_level}
+
+
+def churn_against(earlier: np.ndarray, now: np.ndarray) -> Churn:
+    """Today's identifiers beside those of before; identifiers of another length are all others.
+
+    earlier: (N, T) the same items' earlier identifiers, -1 for an item that had none. now: (N, T') today's.
     """
     common = np.flatnonzero((earlier >= 0).all(1))
-    figures: dict[str, Any] = {"start_items": len(common), "start_changed": None, "start_churn": None}
-    if len(common) and earlier.shape[1] != now.shape[1]:
-        figures |= {"start_changed": 1.0}
-    elif len(common):
-        old, new = earlier[common], now[common]
-        figures |= {"start_changed": float((old != new).any(1).mean()), "start_churn": churn(old, new)}
-    return figures
+    if not len(common):
+        return Churn(0, None, None)
+    if earlier.shape[1] != now.shape[1]:
+        return Churn(len(common), 1.0, None)
+    old, new = earlier[common], now[common]
+    return Churn(len(common), float((old != new).any(1).mean()), churn(old, new))
 
 
 def identifier_curve(

@@ -21,9 +21,10 @@ from unigrec.data.batches import in_chunks
 from unigrec.errors import UnigrecError
 from unigrec.evaluation import ndcg, ranking_metrics, slices
 from unigrec.gates import Decision
-from unigrec.identifiers import churn, codebook_usage, collision_rate
+from unigrec.identifiers import churn_against, codebook_usage, collision_rate
 from unigrec.probe import ProbeError, probe
 from unigrec.ranking import Baselines
+from unigrec.warm_start import known_codes
 
 if TYPE_CHECKING:
     from unigrec.config import GateParams, PromotionParams
@@ -134,9 +135,9 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
     if old is not None:
         reference = ranks_of(old, now, protocol)
         metrics["champion"] = ranking_metrics(reference, [CUTOFF])
-        changed, levels = identifier_churn(old, new)
-        pair = Pair(ndcg(ranks, CUTOFF), ndcg(reference, CUTOFF), slices(now.sequences, now.users), changed)
-        facts |= {"champion_bundle": old.id, "churn_per_level": levels}
+        churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
+        pair = Pair(ndcg(ranks, CUTOFF), ndcg(reference, CUTOFF), slices(now.sequences, now.users), churn.changed)
+        facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}
     decision = compare(candidate, pair, settings.limits, params, settings.seed)
     return Judgement(decision, challenger.name, name, facts | {"metrics": metrics})
 
@@ -178,18 +179,6 @@ def health_of(bundle: Bundle) -> dict[str, Any]:
     codes = bundle.identifiers[:, : shape.levels]
     used = (codebook_usage(codes, shape.codebook_size) > 0).mean(1)
     return {"collision_rate": collision_rate(codes), "codebook_utilisation": [float(share) for share in used]}
-
-
-def identifier_churn(old: Bundle, new: Bundle) -> tuple[float | None, list[float]]:
-    """Share of the items in both catalogues whose identifier is another, and per level; None where there are none."""
-    common = [item for item in new.item_ids if item in old.index_of]
-    if not common:
-        return None, []
-    before = old.identifiers[[old.index_of[item] for item in common]]
-    after = new.identifiers[[new.index_of[item] for item in common]]
-    if before.shape != after.shape:  # of another length: none is what it was
-        return 1.0, []
-    return float((before != after).any(1).mean()), churn(before, after)
 
 
 def size_mb(subject: Subject) -> float:

@@ -205,10 +205,8 @@ def harden(params: Params) -> None:
     resolved, report = harden_identifiers(unified, load_sequences(), load_item_vectors(), params, earlier)
     if earlier is not None:
         churn = churn_against(earlier, resolved.codes)
-        report |= churn
-        print(
-            f"harden: of {churn['start_items']} items of the bundle, {_share(churn['start_changed'])} have another id"
-        )
+        report |= churn.as_dict()
+        print(f"harden: of {churn.items} items of the bundle, {_share(churn.changed)} have another id")
     usage = codebook_usage(resolved.codes[:, : unified.tokenizer.levels], unified.tokenizer.codebook_size)
     rows = [
         {"level": level + 1, "rank": place + 1, "usage": float(share)}

@@ -120,13 +120,18 @@ def rows_of(item_ids: list[str], known: list[str]) -> np.ndarray:
     return np.array([place.get(item_id, -1) for item_id in item_ids], np.int64)
 
 
+def known_codes(item_ids: list[str], known: list[str], codes: np.ndarray) -> np.ndarray:
+    """(N, T) what each item's identifier is among the known ones' (M, T) codes; -1 for an item that is none of them."""
+    rows = rows_of(item_ids, known)
+    return np.where(rows[:, None] >= 0, codes[rows], -1)
+
+
 def earlier_identifiers(item_ids: list[str]) -> np.ndarray | None:
     """(N, T) the bundle's identifiers of these items, -1 for those it does not know; None in a cold start."""
     if not is_warm():
         return None
     known = load_known()
-    rows = rows_of(item_ids, known.item_ids)
-    return np.where(rows[:, None] >= 0, known.codes[rows], -1)
+    return known_codes(item_ids, known.item_ids, known.codes)
 
 
 def read_of_teacher(content: torch.Tensor, teacher: torch.Tensor, weight: float, item_ids: list[str]) -> torch.Tensor:
