@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -313,13 +314,18 @@ def load_params(path: Path) -> Params:
     return parse_params(read_mapping(path), str(path))
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file of sections. Raises UnigrecError when it is missing or something else."""
+def read_mapping(
+    path: Path, load: Callable[[str], Any] = yaml.safe_load, invalid: type[Exception] = yaml.YAMLError
+) -> dict[str, Any]:
+    """A YAML file of sections. Raises UnigrecError when it is missing or something else.
+
+    load: what reads the text; invalid: what it raises where that is no YAML.
+    """
     if not path.is_file():
         raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        raw = load(path.read_text(encoding="utf-8"))
+    except invalid as error:
         raise UnigrecError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UnigrecError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")

@@ -18,7 +18,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from unigrec.artifacts import atomic_path
-from unigrec.config import parse_params
+from unigrec.config import parse_params, read_mapping
 from unigrec.errors import UnigrecError
 from unigrec.profiles import PROFILES, SAMPLE, leaves, profile_names, profile_values, split_setting, unknown_key
 
@@ -101,16 +101,8 @@ def _round_trip() -> YAML:
     return loader
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
-    try:
-        document = _round_trip().load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise UnigrecError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise UnigrecError(f"{path}: expected a mapping of sections")
-    return document
+def _load(path: Path) -> dict[str, Any]:
+    return read_mapping(path, _round_trip().load, YAMLError)
 
 
 def _dump(document: Any) -> str:
