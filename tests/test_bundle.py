@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tiny_model import ITEMS, PARAMS_FILE, SERVING, item_ids, make_bundle
+from tiny_model import ITEMS, PARAMS_FILE, SERVING, bundle_in, item_ids, make_bundle
 from unigrec import artifacts as a
 from unigrec import bundle_files
 from unigrec.bundle import Bundle
@@ -23,12 +22,7 @@ from unigrec.models.unified import embed_hard_history
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory) -> Path:
-    before, folder = Path.cwd(), tmp_path_factory.mktemp("bundle")
-    os.chdir(folder)
-    try:
-        return make_bundle()
-    finally:
-        os.chdir(before)
+    return bundle_in(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture

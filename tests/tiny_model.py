@@ -5,6 +5,7 @@ The data decide who is good: each user's test item is what the model of seed `da
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,12 @@ def make_bundle(
     """The bundle of `write_artifacts`, as an absolute path."""
     write_artifacts(seed, passed, ranks, data_seed, place)
     return assemble(PARAMS_FILE, SERVING).absolute()
+
+
+def bundle_in(folder: Path) -> Path:
+    """The bundle of `make_bundle`, made in that folder."""
+    with contextlib.chdir(folder):
+        return make_bundle()
 
 
 def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tiny_model import make_bundle
+from tiny_model import bundle_in
 from unigrec import artifacts as a
 from unigrec import bundle_files
 from unigrec.bundle import Bundle
@@ -35,12 +35,7 @@ class Bomb:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory) -> Path:
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("bundle"))
-    try:
-        return make_bundle()
-    finally:
-        os.chdir(before)
+    return bundle_in(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from small import plain_tokenizer
-from unigrec.config import GateParams, PrepareParams
+from test_gates import PARAMS as LIMITS
+from unigrec.config import PrepareParams
 from unigrec.data.batches import Sequences
 from unigrec.data.prepare import Prepared, prepare_tables
 from unigrec.errors import UnigrecError
@@ -169,20 +170,6 @@ def test_reassignment_changes_the_last_level_at_most_and_counts_what_it_costs(se
 
 # --- gates ----------------------------------------------------------------------------------------------------------
 
-THRESHOLDS = GateParams(
-    protocol="unmasked",
-    min_recall_at_10=0.02,
-    min_ndcg_at_10=0.01,
-    min_margin_over_popularity=0.1,
-    min_margin_over_cooccurrence=-0.5,
-    max_drop_below_teacher=0.6,
-    max_collision_rate=0.5,
-    min_codebook_utilisation=0.3,
-    note_max_gini_of_first_level=0.4,
-    note_min_hit_rate_kept=0.8,
-    note_max_soft_hard_disagreement=0.001,
-    note_min_entropy_share=0.9,
-)
 MODELS = ("student", "popularity", "cooccurrence", "teacher")
 shares = st.floats(0.0, 1.0)
 figures = st.fixed_dictionaries(
@@ -201,7 +188,7 @@ def decision_on(found: dict[Any, Any]) -> Decision:
     for key, value in found.items():
         if isinstance(key, tuple):
             metrics.setdefault(key[0], {}).setdefault("unmasked", {})[key[1]] = value
-    return decide(metrics, {key: value for key, value in found.items() if isinstance(key, str)}, THRESHOLDS)
+    return decide(metrics, {key: value for key, value in found.items() if isinstance(key, str)}, LIMITS)
 
 
 @cache
