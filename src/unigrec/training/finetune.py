@@ -11,14 +11,13 @@ from torch import Tensor
 from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import world_size
-from unigrec.losses import ranking_distillation_loss, recommendation_loss
 from unigrec.models.recommender import Recommender
 from unigrec.models.sasrec import SASRec
 from unigrec.models.unified import decode_targets, embed_hard_history, readable_tokens
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, rate_factor, train
-from unigrec.training.ranking_targets import TeacherRanking
+from unigrec.training.ranking_targets import TeacherRanking, decoder_losses, to_decode
 from unigrec.training.samples import TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users
@@ -83,16 +82,15 @@ def train_finetune(
         samples = make_samples(training[batch], device)
         history, codes = all_codes[samples.items[samples.history]], all_codes[samples.targets]
         scale = world_size() / len(samples.batch_targets)
-        if ranking is None:
-            logits = hardened_logits(model, history, samples.lengths, samples.counts, codes[:, None])
-            return {"loss": recommendation_loss([of[:, 0] for of in logits], codes).sum() * scale}
-        expected = ranking.expect(samples, step)
-        decoded = torch.cat([codes[:, None], expected.codes], dim=1)  # (P, R, T)
-        logits = hardened_logits(model, history, samples.lengths, samples.counts, decoded)
-        own = recommendation_loss([of[:, 0] for of in logits], codes).sum() * scale
-        drawn = ranking_distillation_loss([of[:, 1:] for of in logits], expected.targets).mean(1).sum() * scale
-        total = own + params.w_ranking_distillation * drawn
-        return {"loss": total, "recommendation_loss": own, "ranking_distillation_loss": drawn}
+        expected = None if ranking is None else ranking.expect(samples, step)
+        logits = hardened_logits(model, history, samples.lengths, samples.counts, to_decode(codes, expected))
+        own, drawn = decoder_losses(logits, codes, expected)
+        recommendation = own.sum() * scale
+        if drawn is None:
+            return {"loss": recommendation}
+        distillation = drawn.sum() * scale
+        total = recommendation + params.w_ranking_distillation * distillation
+        return {"loss": total, "recommendation_loss": recommendation, "ranking_distillation_loss": distillation}
 
     def validate() -> dict[str, float]:
         tokens = hard_tokens(model, all_codes)

@@ -19,8 +19,6 @@ from unigrec.errors import TrainingError
 from unigrec.identifiers import Resolved, disambiguate, hard_codes, identifier_curve, reassign
 from unigrec.losses import (
     contrastive_loss,
-    ranking_distillation_loss,
-    recommendation_loss,
     reconstruction_loss,
     symmetric_kl,
     uniformity_loss,
@@ -32,7 +30,7 @@ from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
 from unigrec.training.loop import Log, Phase, rate_factor, temperature_at, train
-from unigrec.training.ranking_targets import Ranking, TeacherRanking
+from unigrec.training.ranking_targets import Ranking, TeacherRanking, decoder_losses, to_decode
 from unigrec.training.samples import Samples, TrainingSamples, make_samples
 from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
@@ -119,13 +117,12 @@ def joint_losses(
         fixed: (M, L, K) identifiers of the samples' distinct items, where the tokenizer is not trained.
     """
     embeddings = data.embeddings[samples.items]
-    decoded = codes[:, None] if ranking is None else torch.cat([codes[:, None], ranking.codes], dim=1)  # (P, R, T)
     output: JointOutput = model(
         embeddings,
         samples.history,
         samples.lengths,
         samples.counts,
-        decoded,
+        to_decode(codes, ranking),
         data.teacher[samples.targets],
         temperature,
         params.precision == "bf16",
@@ -133,9 +130,8 @@ def joint_losses(
         params.distillation_temperature if distil and params.w_tokenizer_distillation > 0 else None,
     )
     size, ranks = len(samples.batch_targets), world_size()
-    losses = {
-        "recommendation_loss": recommendation_loss([of[:, 0] for of in output.logits], codes).sum() * ranks / size
-    }
+    own, drawn = decoder_losses(output.logits, codes, ranking)
+    losses = {"recommendation_loss": own.sum() * ranks / size}
     if output.reconstructed is not None:
         share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
         losses["reconstruction_loss"] = (share * reconstruction_loss(output.reconstructed, embeddings)).sum() * ranks
@@ -149,10 +145,8 @@ def joint_losses(
         targets = samples.batch_targets
         contrast = contrastive_loss(states, data.teacher[targets], targets, params.contrast_temperature)
         losses["recommender_distillation_loss"] = contrast
-    if ranking is not None:
-        drawn = [of[:, 1:] for of in output.logits]
-        by_draw = ranking_distillation_loss(drawn, ranking.targets)  # (P, R - 1)
-        losses["ranking_distillation_loss"] = by_draw.mean(1).sum() * ranks / size
+    if drawn is not None:
+        losses["ranking_distillation_loss"] = drawn.sum() * ranks / size
     weights = loss_weights(params)
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total, **losses}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import rank
+from unigrec.losses import ranking_distillation_loss, recommendation_loss
 from unigrec.models.sasrec import SASRec
 from unigrec.training.samples import Samples
 
@@ -69,6 +70,23 @@ class TeacherRanking:
         probabilities = (self.teacher(history, lengths)[wanted] @ self.table.T).softmax(-1)  # (P, N), as the tree sorts
         place, cumulative = draw(probabilities, points)
         return Ranking(self.codes[self.tree.order[place]], code_distributions(self.tree, cumulative, place, self.sizes))
+
+
+def to_decode(codes: Tensor, ranking: Ranking | None) -> Tensor:
+    """(P, R, T) what the decoder follows: the targets' own codes (P, T), and behind them those that were drawn."""
+    own = codes[:, None]
+    return own if ranking is None else torch.cat([own, ranking.codes], dim=1)
+
+
+def decoder_losses(logits: list[Tensor], codes: Tensor, ranking: Ranking | None) -> tuple[Tensor, Tensor | None]:
+    """(P,) recommendation loss and, where there is a ranking, (P,) ranking distillation loss of each sample.
+
+    logits: a (P, R, size) tensor a position, after `to_decode` of these codes and this ranking.
+    """
+    own = recommendation_loss([of[:, 0] for of in logits], codes)
+    if ranking is None:
+        return own, None
+    return own, ranking_distillation_loss([of[:, 1:] for of in logits], ranking.targets).mean(1)
 
 
 def draw(probabilities: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
