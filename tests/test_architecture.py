@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/unigrec"
@@ -113,6 +114,21 @@ def test_only_stages_and_commands_see_the_whole_params():
 def test_stages_are_the_top_of_the_package():
     found = {name_of(path) for path in MODULES.values() if any(within(n, {"unigrec.stages"}) for n in imports(path))}
     assert found <= {"cli", "commands"}
+
+
+@pytest.mark.parametrize("stage", ["teacher", "tokenizer", "joint", "harden", "finetune"])
+def test_a_training_depends_on_all_code_that_computes_in_it(stage):
+    """What the files that dvc.yaml names import is named too: an edit of it makes the stage run again."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    roofs = {name.removeprefix("src/").removesuffix(".py").replace("/", ".") for name in graph["deps"]}
+    found = {
+        module
+        for path in MODULES.values()
+        if within(f"unigrec.{name_of(path)}", roofs)
+        for module in imports(path, with_types=False)
+        if within(module, {"unigrec"}) and not within(module, roofs | {"unigrec.artifacts", "unigrec.errors"})
+    }
+    assert not found, f"name them under {stage} in dvc.yaml: {sorted(found)}"
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)

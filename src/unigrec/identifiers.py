@@ -87,6 +87,23 @@ def collision_rate(codes: np.ndarray) -> float:
     return float(is_colliding(codes).mean())
 
 
+def resolve(
+    tokenizer: Tokenizer,
+    embeddings: Tensor,
+    popularity: np.ndarray,
+    resolution: str,
+    earlier: np.ndarray | None = None,
+) -> Resolved:
+    """Identifiers of today's tokenizer without collisions.
+
+    resolution: disambiguate or reassign. earlier: (N, L) identifiers that a reassignment keeps where it can.
+    """
+    codes = hard_codes(tokenizer, embeddings)
+    if resolution == "reassign":
+        return reassign(tokenizer, embeddings, codes, earlier)
+    return disambiguate(codes, popularity)
+
+
 def disambiguate(codes: np.ndarray, popularity: np.ndarray) -> Resolved:
     """Add a code that counts the items of each colliding group, the most popular first.
 

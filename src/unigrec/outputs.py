@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unigrec.models.sasrec import SASRec
     from unigrec.models.tokenizer import Tokenizer
     from unigrec.models.unified import UnifiedModel
-    from unigrec.training.teacher import Trained
+    from unigrec.training.loop import Trained
 
 
 def load_sequences(sequences: Path = a.SEQUENCES, catalogue: Path = a.CATALOGUE) -> Sequences:

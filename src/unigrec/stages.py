@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from unigrec.models.tokenizer import Tokenizer
     from unigrec.models.unified import UnifiedModel
     from unigrec.training.checkpoint import CheckpointFolder
-    from unigrec.training.teacher import Trained
+    from unigrec.training.loop import Trained
 
 CHECKPOINT_SECONDS = 20.0
 FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
@@ -229,7 +229,7 @@ def harden_identifiers(
 
     vectors: (N, D) as the tokenizer reads them. earlier: (N, L) identifiers to keep where that is possible.
     """
-    from unigrec.training.joint import resolve
+    from unigrec.identifiers import resolve
 
     popularity, resolution = sequences.train_counts(), params.harden.resolution
     resolved = resolve(unified.tokenizer, vectors, popularity, resolution, earlier)

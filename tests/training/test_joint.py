@@ -15,10 +15,10 @@ from tiny_training import CPU, tiny_data, tiny_params, tiny_tokenizer, write_pro
 from unigrec import artifacts as a
 from unigrec.config import JointParams
 from unigrec.errors import EXIT_BAD_INPUT, TrainingError
-from unigrec.identifiers import Resolved, hard_codes, identifier_curve
+from unigrec.identifiers import Resolved, hard_codes, identifier_curve, resolve
 from unigrec.models.unified import UnifiedModel
 from unigrec.training import joint as joint_module
-from unigrec.training.joint import JointData, joint_losses, new_unified, parameter_groups, resolve, train_joint
+from unigrec.training.joint import JointData, joint_losses, new_unified, parameter_groups, train_joint
 from unigrec.training.samples import make_samples
 
 DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")

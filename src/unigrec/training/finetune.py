@@ -16,10 +16,9 @@ from unigrec.models.sasrec import SASRec
 from unigrec.models.unified import decode_targets, embed_hard_history, readable_tokens
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
-from unigrec.training.loop import Log, Phase, rate_factor, train
+from unigrec.training.loop import Log, Phase, Trained, rate_factor, train
 from unigrec.training.ranking_targets import TeacherRanking, decoder_losses, to_decode
 from unigrec.training.samples import TrainingSamples, make_samples
-from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from unigrec.data.batches import Sequences
 from unigrec.decoding import PrefixTree
 from unigrec.distributed import gather_rows, global_sum, world_size
 from unigrec.errors import TrainingError
-from unigrec.identifiers import Resolved, disambiguate, hard_codes, identifier_curve, reassign
+from unigrec.identifiers import disambiguate, hard_codes, identifier_curve, resolve
 from unigrec.losses import (
     contrastive_loss,
     reconstruction_loss,
@@ -29,10 +29,9 @@ from unigrec.models.tokenizer import Tokenizer
 from unigrec.models.unified import JointOutput, UnifiedModel
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine, start_process_group
-from unigrec.training.loop import Log, Phase, rate_factor, temperature_at, train
+from unigrec.training.loop import Log, Phase, Trained, rate_factor, temperature_at, train
 from unigrec.training.ranking_targets import Ranking, TeacherRanking, decoder_losses, to_decode
 from unigrec.training.samples import Samples, TrainingSamples, make_samples
-from unigrec.training.teacher import Trained
 from unigrec.training.validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
 
 if TYPE_CHECKING:
@@ -52,23 +51,6 @@ class JointData(NamedTuple):
 def disambiguation_room(codes: np.ndarray) -> int:
     """Table rows for the disambiguation code while identifiers may still move: twice today's need, at least 8."""
     return max(2 * disambiguate(codes, np.zeros(len(codes))).disambiguation, 8)
-
-
-def resolve(
-    tokenizer: Tokenizer,
-    embeddings: Tensor,
-    popularity: np.ndarray,
-    resolution: str,
-    earlier: np.ndarray | None = None,
-) -> Resolved:
-    """Identifiers of today's tokenizer without collisions.
-
-    resolution: disambiguate or reassign. earlier: (N, L) identifiers that a reassignment keeps where it can.
-    """
-    codes = hard_codes(tokenizer, embeddings)
-    if resolution == "reassign":
-        return reassign(tokenizer, embeddings, codes, earlier)
-    return disambiguate(codes, popularity)
 
 
 def new_unified(

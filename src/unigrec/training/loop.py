@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ from unigrec.training.checkpoint import CheckpointFolder, Stopped, load_optimize
 from unigrec.training.engine import Engine
 
 Log = Callable[[int, dict[str, float]], None]  # step, metrics
+
+
+class Trained(NamedTuple):
+    """A trained network and its curves."""
+
+    model: nn.Module
+    history: list[dict[str, float]]
 
 
 @dataclass

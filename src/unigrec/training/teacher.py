@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,19 +14,12 @@ from unigrec.models.layers import catalogue_cross_entropy
 from unigrec.models.sasrec import SASRec
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine
-from unigrec.training.loop import Log, Phase, train
+from unigrec.training.loop import Log, Phase, Trained, train
 
 if TYPE_CHECKING:
     from unigrec.config import TeacherParams
 
 EVALUATION_BATCH = 512  # users
-
-
-class Trained(NamedTuple):
-    """A trained network and its curves."""
-
-    model: torch.nn.Module
-    history: list[dict[str, float]]
 
 
 def new_teacher(items: int, params: TeacherParams, content_dim: int = 0) -> SASRec:

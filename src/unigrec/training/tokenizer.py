@@ -15,8 +15,7 @@ from unigrec.models.layers import ridge_regression
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.training.checkpoint import CheckpointFolder
 from unigrec.training.engine import make_engine
-from unigrec.training.loop import Log, Phase, temperature_at, train
-from unigrec.training.teacher import Trained
+from unigrec.training.loop import Log, Phase, Trained, temperature_at, train
 
 if TYPE_CHECKING:
     from unigrec.config import TokenizerParams
