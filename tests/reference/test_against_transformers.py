@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from benchmarks.speed.t5 import stack_pairs
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from small import padded, small_recommender
 from unigrec.decoding import DecoderCache
 from unigrec.losses import recommendation_loss
-from unigrec.models.recommender import START, Attention, Recommender, Stack, relative_bucket
+from unigrec.models.recommender import START, Recommender, relative_bucket
 
 WIDTH = 30  # source tokens: with 8 buckets up to distance 12, every kind of bucket occurs
 LENGTHS = [30, 17, 1]
@@ -57,34 +58,6 @@ def copied(ours: Recommender, theirs: T5ForConditionalGeneration) -> list[tuple[
         pairs += stack_pairs(stack, other)
     assert len(pairs) == len(list(ours.parameters())), "every parameter is compared"
     return pairs
-
-
-def stack_pairs(stack: Stack, other: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
-    first = other.block[0].layer[0].SelfAttention
-    pairs = [
-        (first.relative_attention_bias.weight, stack.position_bias.weight),
-        (other.final_layer_norm.weight, stack.norm.weight),
-    ]
-    for layer, block in zip(stack.layers, other.block, strict=True):
-        pairs += attention_pairs(layer.self_attention, block.layer[0].SelfAttention)
-        pairs.append((block.layer[0].layer_norm.weight, layer.self_norm.weight))
-        if layer.cross_attention is not None:
-            pairs += attention_pairs(layer.cross_attention, block.layer[1].EncDecAttention)
-            pairs.append((block.layer[1].layer_norm.weight, layer.cross_norm.weight))
-        feed = block.layer[-1]
-        pairs.append((feed.layer_norm.weight, layer.feed_norm.weight))
-        pairs.append((feed.DenseReluDense.wi.weight, layer.feed_in.weight))
-        pairs.append((feed.DenseReluDense.wo.weight, layer.feed_out.weight))
-    return pairs
-
-
-def attention_pairs(ours: Attention, theirs: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
-    return [
-        (theirs.q.weight, ours.query.weight),
-        (theirs.k.weight, ours.key.weight),
-        (theirs.v.weight, ours.value.weight),
-        (theirs.o.weight, ours.out.weight),
-    ]
 
 
 def source_and_mask() -> tuple[Tensor, Tensor]:
