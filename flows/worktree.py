@@ -169,9 +169,7 @@ def keep_start(root: Path) -> str | None:
     chosen = start_of((tree / PARAMS).read_bytes()) if (tree / PARAMS).is_file() else None
     if chosen in (None, inherited.start, _start_in(root, base)):
         return None
-    (tree / DVC_LOCK).unlink(missing_ok=True)  # it may be cut off
-    _git(tree, "checkout", "--quiet", "HEAD", "--", DVC_LOCK) if _object(tree, f"HEAD:{DVC_LOCK}") else None
-    _put_lock(tree, inherited)
+    _put_lock(tree, inherited)  # what lies there may be cut off
     return record(root, inherited.commit, "Scheduled retraining, not finished: where it starts from")
 
 
@@ -184,8 +182,12 @@ def start_of(params: bytes) -> str | None:
 
 
 def _put_lock(tree: Path, inherited: Inherited) -> None:
-    if inherited.lock is not None:
-        (tree / DVC_LOCK).write_bytes(inherited.lock)
+    """dvc.lock as the run began with it."""
+    lock = inherited.lock if inherited.lock is not None else _content(tree, "HEAD", DVC_LOCK)
+    if lock is None:
+        (tree / DVC_LOCK).unlink(missing_ok=True)
+    else:
+        (tree / DVC_LOCK).write_bytes(lock)
 
 
 def _start_in(root: Path, commit: str) -> str | None:
