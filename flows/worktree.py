@@ -80,7 +80,11 @@ def repository(folder: Path) -> Path:
 
 
 def base_of(root: Path) -> Base:
-    """What `git config unigrec.retrainRef` names; else the branch main; else what is checked out. Raises UnigrecError."""
+    """What `git config unigrec.retrainRef` names; else the branch main; else what is checked out.
+
+    Raises:
+        UnigrecError: what the setting names is no commit.
+    """
     named = _git(root, "config", "--default", "", "--get", REF_SETTING)
     has_main = _object(root, f"refs/heads/{MAIN}") is not None
     ref = named or (MAIN if has_main else "HEAD")

@@ -255,12 +255,11 @@ def git_commit() -> str:
     It names the code. params.yaml and dvc.lock, which a run rewrites, do not count: a bundle holds the one and the hash
     of the other.
     """
-    settled = [f":(exclude){name}" for name in (PARAMS, DVC_LOCK)]
+    head = ["git", "rev-parse", "--verify", "HEAD"]
+    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", *(f":(exclude){name}" for name in (PARAMS, DVC_LOCK))]
     try:
-        commit = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False)
-        clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *settled], capture_output=True, check=False)
+        commit = subprocess.run(head, capture_output=True, text=True, check=False)
+        clean = subprocess.run(changes, capture_output=True, check=False).returncode == 0
     except OSError:  # no git on this machine
         return "unknown"
-    if commit.returncode:
-        return "unknown"
-    return commit.stdout.strip() + ("-dirty" if clean.returncode else "")
+    return "unknown" if commit.returncode else commit.stdout.strip() + ("" if clean else "-dirty")

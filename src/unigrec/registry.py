@@ -192,9 +192,7 @@ def _create_version(
         client.create_registered_model(params.model_name)
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     tags = bundle_tags(manifest) | {PARAMS_TAG: json.dumps(values, separators=(",", ":"))}
-    return client.create_model_version(
-        params.model_name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id
-    )
+    return client.create_model_version(params.model_name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
 
 def _check_loads(name: str, version: str) -> None:
