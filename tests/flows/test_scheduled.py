@@ -1,4 +1,4 @@
-"""The scheduled run for real: the project's own code and graph on a small shop's data, in a repository people work in."""
+"""The scheduled run for real: the project's own code and graph on a small shop's data, beside people who work there."""
 
 from __future__ import annotations
 
