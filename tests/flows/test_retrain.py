@@ -17,6 +17,7 @@ from dvc.repo import Repo
 from flows.graph import read_graph
 from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
+from living import processes_of, wait_for
 from prefect.states import Failed
 
 from flows import processes
@@ -236,13 +237,6 @@ def test_a_command_that_listens_may_tidy_up():
         assert (process.returncode, process.stdout.read()) == (3, b"tidy\n")
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(("new", "name"), [(True, "Completed"), (False, "Cached")])
 def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, name, monkeypatch, capsys):
     monkeypatch.setattr(commands, "snapshot", lambda params, file: commands.Taken(new, "what was said"))
@@ -355,15 +349,3 @@ def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_pr
     process.wait(30)
     wait_for(lambda: not processes_of(model_project), 10)
     assert run_flow(model_project, "good")[0] == 0
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Living processes whose working directory is the folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cwd").readlink() == folder and "State:\tZ" not in (entry / "status").read_text():
-                found.append(int(entry.name))
-        except OSError:  # it ended, or is not ours
-            continue
-    return found
