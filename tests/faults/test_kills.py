@@ -21,10 +21,10 @@ import pytest
 import yaml
 from dvc.repo import Repo
 from flows.processes import child_environment
-from living import command_of, processes_of, times_of_change, wait_for
 from tiny_pipeline import write_shop
 from tiny_training import ROOT
 
+from living import command_of, processes_of, times_of_change, wait_for
 from unigrec.bundle_files import sha256
 
 SEED = 2026

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,10 @@ from dvc.repo import Repo
 from flows.graph import read_graph
 from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
-from living import processes_of, wait_for
 from prefect.states import Failed
 
 from flows import processes
+from living import processes_of, wait_for
 from unigrec import artifacts as a
 from unigrec import commands
 from unigrec.config import load_params
