@@ -21,7 +21,7 @@ from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 
 from flows.processes import start_supervised, stop
 from flows.runs import close_abandoned_runs, process_tag
@@ -29,6 +29,7 @@ from unigrec.errors import UnigrecError
 from unigrec.masking import masked
 
 START_SECONDS = 120.0
+OWN_RETRIES = 1  # of a call: our own server does not come back once it is gone; of another, that is for the user to set
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
 ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
 LOG = "server.log"  # in PREFECT_HOME
@@ -88,7 +89,7 @@ def _own_server() -> Iterator[None]:
         )
     try:
         wait_until_healthy("the Prefect server", f"{url}/health", process, home / LOG)
-        with temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: OWN_RETRIES}):
             try:
                 yield
             finally:

@@ -1,6 +1,6 @@
 """kill -9 at random moments: of a stage, of DVC, of the flow. The same command again ends as if nothing had happened.
 
-Runs the whole tiny pipeline as a user does, and shows what it measured with `pytest -m slow -s tests/faults/test_kills.py`.
+Runs the whole tiny pipeline as a user does; `-s` shows when each kill came, and how long it took to be at work again.
 """
 
 from __future__ import annotations
