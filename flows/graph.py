@@ -8,7 +8,7 @@ from typing import NamedTuple
 import networkx as nx
 from dvc.repo import Repo
 
-from flows.leftovers import DAMAGED_LOCK, LOCK, forget_dead_holders, put_lock_file_aside, put_lock_file_back
+from flows.dvc_state import DAMAGED_LOCK, LOCK, forget_dead_holders, put_lock_file_aside, put_lock_file_back
 from unigrec.errors import UnigrecError
 
 WRITING_SECONDS = 1.0  # DVC needs a tenth of this to write its lock file

@@ -23,8 +23,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 
+from flows.process_tags import close_abandoned_runs, process_tag
 from flows.processes import start_supervised, stop
-from flows.runs import close_abandoned_runs, process_tag
 from unigrec.errors import UnigrecError
 from unigrec.masking import masked
 
