@@ -45,7 +45,7 @@ KEPT = {".dvc", "data", "dvc.yaml", "params.yaml", "src", "state"}  # of a proje
 PREFECT = "state/prefect"
 DATED = Path("artifacts/validate")  # its pages and result carry the moment
 GONE_SECONDS = 20.0  # for everything that a killed process started
-FINISH_SECONDS = 900.0
+FINISH_SECONDS = 3600.0  # on a busy machine; half a minute on a quiet one
 
 
 class Run:
@@ -174,7 +174,7 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     ("command", "who", "kills"),
     [(DVC, "command", 5), (FLOW, "command", 5), (DVC, "stage", 5), (FLOW, "stage", 3), (FLOW, "dvc", 2)],

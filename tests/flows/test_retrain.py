@@ -340,7 +340,7 @@ def test_a_dead_tracker_keeps_the_model_and_names_the_command(model_project):
 def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_project, number):
     (model_project / "started").unlink(missing_ok=True)
     process = start(model_project, "slow")
-    wait_for((model_project / "started").exists, 120)
+    wait_for((model_project / "started").exists, 240)
     code, output = run_flow(model_project, "slow")
     assert code == EXIT_BAD_INPUT
     assert f"another run is at work in this folder (process {process.pid})" in output
@@ -348,3 +348,11 @@ def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_pr
     process.wait(30)
     wait_for(lambda: not processes_of(model_project), 10)
     assert run_flow(model_project, "good")[0] == 0
+    assert open_runs(model_project) == []
+
+
+def open_runs(folder: Path) -> list[str]:
+    """States of the runs that Prefect takes for living."""
+    with sqlite3.connect(folder / "state/prefect/prefect.db") as store:
+        found = store.execute("select state_type from flow_run").fetchall()
+    return [state for (state,) in found if state in ("PENDING", "RUNNING", "CANCELLING")]
