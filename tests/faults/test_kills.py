@@ -43,6 +43,7 @@ DVC = [sys.executable, "-m", "dvc", "repro"]
 FLOW = [sys.executable, "-m", "flows.retrain"]
 KEPT = {".dvc", "data", "dvc.yaml", "params.yaml", "src", "state"}  # of a project that starts anew
 PREFECT = "state/prefect"
+OPEN = "select name, state_type from {} where state_type in ('PENDING', 'RUNNING', 'CANCELLING')"
 DATED = Path("artifacts/validate")  # its pages and result carry the moment
 GONE_SECONDS = 20.0  # for everything that a killed process started
 FINISH_SECONDS = 3600.0  # on a busy machine; half a minute on a quiet one
@@ -144,7 +145,7 @@ class Project:
             "versions": ask(store, "select version from model_versions"),
             "aliases": ask(store, "select alias, version from registered_model_aliases order by alias"),
             "runs": ask(store, "select status from runs where lifecycle_stage = 'active'"),
-            "open": ask(prefect, "select state_type from flow_run where state_type in ('RUNNING', 'PENDING')"),
+            "open": [*ask(prefect, OPEN.format("flow_run")), *ask(prefect, OPEN.format("task_run"))],
         }
 
 

@@ -354,5 +354,5 @@ def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_pr
 def open_runs(folder: Path) -> list[str]:
     """States of the runs that Prefect takes for living."""
     with sqlite3.connect(folder / "state/prefect/prefect.db") as store:
-        found = store.execute("select state_type from flow_run").fetchall()
+        found = store.execute("select state_type from flow_run union all select state_type from task_run").fetchall()
     return [state for (state,) in found if state in ("PENDING", "RUNNING", "CANCELLING")]
