@@ -263,15 +263,18 @@ STAGE = "python make_model.py || exit $?"  # every shell waits for it, instead o
 EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
 
 
-@pytest.fixture(scope="module")
-def model_project(tmp_path_factory) -> Path:
+def write_model_project(folder: Path) -> Path:
     """One stage that writes a tiny model's artifacts; `mode` says how it goes."""
-    folder = tmp_path_factory.mktemp("model")
     shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
     make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})
     return folder
+
+
+@pytest.fixture(scope="module")
+def model_project(tmp_path_factory) -> Path:
+    return write_model_project(tmp_path_factory.mktemp("model"))
 
 
 def start(folder: Path, mode: str, **environment: str) -> subprocess.Popen:
@@ -333,6 +336,18 @@ def test_a_dead_tracker_keeps_the_model_and_names_the_command(model_project):
     assert code == EXIT_BAD_INPUT
     kept = output.split("unigrec register --bundle '")[1].split("'")[0]
     assert (model_project / kept / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_of_two_that_start_at_the_same_moment_one_works_and_the_other_says_who(tmp_path):
+    folder = write_model_project(tmp_path)
+    both = [start(folder, "good") for _ in range(2)]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    worked = [process.returncode for process in both].index(0)
+    busy = f"another run is at work in this folder (process {both[worked].pid})"
+    assert (both[1 - worked].returncode, busy in outputs[1 - worked]) == (EXIT_BAD_INPUT, True), outputs
+    assert versions(folder) == [(1, "challenger champion")]
+    assert (processes_of(folder), open_runs(folder)) == ([], [])
 
 
 @pytest.mark.slow
