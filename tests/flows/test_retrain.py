@@ -18,7 +18,7 @@ from flows.processes import StageError, child_environment, run_stage, run_stream
 from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
 from prefect.states import Failed
 
-from flows import processes
+from flows import processes, retrain
 from living import processes_of, wait_for
 from unigrec import artifacts as a
 from unigrec import commands
@@ -157,6 +157,20 @@ def test_stages_use_the_programs_of_this_environment():
 def test_only_what_a_signal_ended_is_tried_again(error, again):
     assert was_killed(None, None, Failed(data=error)) is again
     assert bring_up_to_date.retries == 2
+
+
+def test_what_a_killed_dvc_was_writing_is_put_right_before_the_next_try(project, monkeypatch):
+    reproduce(["first", "second", "third"])
+
+    def killed(stage: str, emit: object) -> bool:
+        (project / "dvc.lock").write_text("")  # as DVC empties it before it writes it anew
+        raise StageError(stage, 137)
+
+    monkeypatch.setattr(retrain, "run_stage", killed)
+    monkeypatch.setattr(retrain, "_tell", lambda: print)
+    with pytest.raises(StageError):
+        bring_up_to_date.fn("third", stale=True)
+    assert reproduce(["first", "second", "third"]) == [False, False, False]
 
 
 def test_a_stage_that_is_up_to_date_starts_no_process(tmp_path, monkeypatch):
