@@ -10,6 +10,7 @@ os.environ.setdefault("PREFECT_HOME", str(Path("state/prefect").absolute()))  # 
 Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 # The run's log has everything; the terminal gets the stages' own lines, and errors from `main`.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")  # of a server that is gone, `main` tells
 os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("PREFECT_CLI_PROMPT", "false")

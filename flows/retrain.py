@@ -43,7 +43,13 @@ def was_killed(task: Any, run: Any, state: State) -> bool:
 @task(task_run_name="{stage}", retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=was_killed)
 def bring_up_to_date(stage: str, stale: bool) -> Any:
     """One stage of dvc.yaml. Its state is named Cached where its command had no reason to run."""
-    if stale and run_stage(stage, _tell()):
+    try:
+        ran = stale and run_stage(stage, _tell())
+    except StageError as error:
+        if error.killed:
+            read_graph()  # puts right what the killed DVC was just writing, for the next try
+        raise
+    if ran:
         return Completed(message=f"{stage} ran")
     return Completed(message=f"{stage} is up to date", name="Cached")
 

@@ -13,16 +13,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import httpx
+from prefect import tags
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 
+from flows.process_tags import close_abandoned_runs, process_tag
 from flows.processes import start_supervised, stop
 from unigrec.errors import UnigrecError
+from unigrec.masking import masked
 
 START_SECONDS = 120.0
+OWN_RETRIES = 1  # of a call: our own server does not come back once it is gone; of another, that is for the user to set
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
 ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
 LOG = "server.log"  # in PREFECT_HOME
@@ -32,12 +39,38 @@ LOG = "server.log"  # in PREFECT_HOME
 def prefect_server() -> Iterator[None]:
     """Within the block, flows report to a server: the configured one, or one of our own on 127.0.0.1.
 
+    Runs that a killed process of this machine left open there are closed first.
+
     Raises:
-        UnigrecError: our own does not answer in time; names its log.
+        UnigrecError: it does not answer, at the start or later.
     """
-    if PREFECT_API_URL.value():
-        yield
-        return
+    with _own_server() if not PREFECT_API_URL.value() else nullcontext():
+        url = masked(str(PREFECT_API_URL.value()))
+        try:
+            _check_health(url)
+            close_abandoned_runs()
+            with tags(process_tag()):
+                yield
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            raise UnigrecError(
+                f"the Prefect server at {url} stopped answering: {masked(str(error))}; what was trained is kept, the "
+                "same command goes on from there"
+            ) from error
+
+
+def _check_health(url: str) -> None:
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error is not None:
+        raise UnigrecError(
+            f"the Prefect server at {url} does not answer: {masked(str(error))}; start it, or unset PREFECT_API_URL to "
+            "do without: each run then brings its own"
+        )
+
+
+@contextmanager
+def _own_server() -> Iterator[None]:
+    """One of our own, until the block ends. Raises UnigrecError when it does not answer in time; names its log."""
     home = PREFECT_HOME.value()
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -56,7 +89,7 @@ def prefect_server() -> Iterator[None]:
         )
     try:
         wait_until_healthy("the Prefect server", f"{url}/health", process, home / LOG)
-        with temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: OWN_RETRIES}):
             try:
                 yield
             finally:

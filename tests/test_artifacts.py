@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +127,20 @@ def test_an_error_of_the_writer_itself_leaves_nothing(tmp_path):
     with pytest.raises(KeyError):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_had_begun_is_removed_by_the_next(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
+        pass
+    path, folder = tmp_path / "x.json", tmp_path / "bundle"
+    (tmp_path / f".x.json.{gone.pid}.tmp").write_text("{")
+    (tmp_path / f".bundle.{gone.pid}.abc.tmp").mkdir()
+    living = tmp_path / f".x.json.{os.getppid()}.tmp"
+    living.write_text("{")
+    a.write_json(path, {})
+    with a.atomic_folder(folder):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([path, folder, living])
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):

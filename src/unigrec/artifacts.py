@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -86,6 +87,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         UnigrecError: the disk is full or the folder cannot be written; nothing half-written is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         yield temporary
@@ -101,7 +103,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """As `atomic_path`, for a folder: whatever stood at `path` is replaced as a whole. Raises UnigrecError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    _remove_leftovers(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -115,6 +118,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise UnigrecError(f"{path}: could not be written: {error}; nothing half-written is left") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` had begun when they were killed."""
+    prefix = f".{path.name}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        writer = left.name.removeprefix(prefix).partition(".")[0]
+        if writer.isdigit() and not _lives(int(writer)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -115,9 +115,14 @@ def _error_of(failed: ChildFailedError) -> UnigrecError:
         return error
     if "exit_code" in words:  # its report, not what the agent made up
         print(words["message"], file=sys.stderr)
-    by_signal, code = failure.exitcode < 0, failure.exitcode
-    how = f"was killed by {failure.signal_name()}" if by_signal else f"ended with exit code {code}"
-    return UnigrecError(f"rank {rank} {how}; what it said is above")
+    if failure.exitcode >= 0:
+        return UnigrecError(f"rank {rank} ended with exit code {failure.exitcode}; what it said is above")
+    error = UnigrecError(
+        f"rank {rank} was killed by {failure.signal_name()}; what it said is above. The same command goes on from the "
+        "last checkpoint"
+    )
+    error.exit_code = 128 - failure.exitcode  # as a shell says it; whoever tries again what was killed knows it by that
+    return error
 
 
 def _blame(failure: ProcessFailure) -> tuple[int, float]:

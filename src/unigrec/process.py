@@ -7,13 +7,21 @@ import os
 import signal
 import sys
 
+DVC_STAGE = "DVC_STAGE"  # set by DVC for the commands that it starts
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, so that no orphan goes on writing (Linux only)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Ask the kernel to kill this process when its parent dies, so that no orphan goes on writing (Linux only).
+
+    DVC may have been killed before we asked. Whoever took us over then is not of DVC's process group, and we are.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    group = os.getpgrp()
+    if DVC_STAGE in os.environ and group != os.getpid() and os.getpgid(os.getppid()) != group:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def keep_quiet() -> None:

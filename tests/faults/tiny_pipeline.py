@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import shop
 import torch
@@ -33,11 +34,15 @@ def inside(folder: Path) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def write_shop(folder: Path) -> None:
-    """A project's folder in which nothing has run but the stage `start`, which has nothing to hand on."""
+def write_shop(folder: Path, changes: dict[str, Any] | None = None) -> None:
+    """A project's folder in which nothing has run but the stage `start`, which has nothing to hand on.
+
+    changes: of params.yaml, section by section.
+    """
     (folder / "data").mkdir(parents=True)
     shop.write(folder / "data")
-    values = tiny_values({"ingest": {"source": "folder", "path": "data"}, "embed": {"dimensions": 8}})
+    shop_values = {"ingest": {"source": "folder", "path": "data"}, "embed": {"dimensions": 8}}
+    values = tiny_values(shop_values | (changes or {}))
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     a.write_json(folder / a.START / "start.json", {"bundle": None})
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")

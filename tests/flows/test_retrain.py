@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,8 @@ from flows.processes import StageError, child_environment, run_stage, run_stream
 from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
 from prefect.states import Failed
 
-from flows import processes
+from flows import processes, retrain
+from living import processes_of, wait_for
 from unigrec import artifacts as a
 from unigrec import commands
 from unigrec.config import load_params
@@ -172,6 +172,20 @@ def test_only_what_a_signal_ended_is_tried_again(error, again):
     assert bring_up_to_date.retries == 2
 
 
+def test_what_a_killed_dvc_was_writing_is_put_right_before_the_next_try(project, monkeypatch):
+    reproduce(["first", "second", "third"])
+
+    def killed(stage: str, emit: object) -> bool:
+        (project / "dvc.lock").write_text("")  # as DVC empties it before it writes it anew
+        raise StageError(stage, 137)
+
+    monkeypatch.setattr(retrain, "run_stage", killed)
+    monkeypatch.setattr(retrain, "_tell", lambda: print)
+    with pytest.raises(StageError):
+        bring_up_to_date.fn("third", stale=True)
+    assert reproduce(["first", "second", "third"]) == [False, False, False]
+
+
 def test_a_stage_that_is_up_to_date_starts_no_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no pipeline here: any process would fail
     state = bring_up_to_date.fn("first", stale=False)
@@ -249,13 +263,6 @@ def test_a_command_that_listens_may_tidy_up():
         assert (process.returncode, process.stdout.read()) == (3, b"tidy\n")
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(("new", "name"), [(True, "Completed"), (False, "Cached")])
 def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, name, monkeypatch, capsys):
     monkeypatch.setattr(commands, "snapshot", lambda params, file: commands.Taken(new, "what was said"))
@@ -283,15 +290,18 @@ STAGE = "python make_model.py || exit $?"  # every shell waits for it, instead o
 EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
 
 
-@pytest.fixture(scope="module")
-def model_project(tmp_path_factory) -> Path:
+def write_model_project(folder: Path) -> Path:
     """One stage that writes a tiny model's artifacts; `mode` says how it goes."""
-    folder = tmp_path_factory.mktemp("model")
     shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
     make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})
     return folder
+
+
+@pytest.fixture(scope="module")
+def model_project(tmp_path_factory) -> Path:
+    return write_model_project(tmp_path_factory.mktemp("model"))
 
 
 def start(folder: Path, mode: str, **environment: str) -> subprocess.Popen:
@@ -356,11 +366,23 @@ def test_a_dead_tracker_keeps_the_model_and_names_the_command(model_project):
 
 
 @pytest.mark.slow
+def test_of_two_that_start_at_the_same_moment_one_works_and_the_other_says_who(tmp_path):
+    folder = write_model_project(tmp_path)
+    both = [start(folder, "good") for _ in range(2)]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    worked = [process.returncode for process in both].index(0)
+    busy = f"another run is at work in this folder (process {both[worked].pid})"
+    assert (both[1 - worked].returncode, busy in outputs[1 - worked]) == (EXIT_BAD_INPUT, True), outputs
+    assert versions(folder) == [(1, "challenger champion")]
+    assert (processes_of(folder), open_runs(folder)) == ([], [])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_project, number):
     (model_project / "started").unlink(missing_ok=True)
     process = start(model_project, "slow")
-    wait_for((model_project / "started").exists, 120)
+    wait_for((model_project / "started").exists, 240)
     code, output = run_flow(model_project, "slow")
     assert code == EXIT_BAD_INPUT
     assert f"another run is at work in this folder (process {process.pid})" in output
@@ -368,15 +390,11 @@ def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_pr
     process.wait(30)
     wait_for(lambda: not processes_of(model_project), 10)
     assert run_flow(model_project, "good")[0] == 0
+    assert open_runs(model_project) == []
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Living processes whose working directory is the folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cwd").readlink() == folder and "State:\tZ" not in (entry / "status").read_text():
-                found.append(int(entry.name))
-        except OSError:  # it ended, or is not ours
-            continue
-    return found
+def open_runs(folder: Path) -> list[str]:
+    """States of the runs that Prefect takes for living."""
+    with sqlite3.connect(folder / "state/prefect/prefect.db") as store:
+        found = store.execute("select state_type from flow_run union all select state_type from task_run").fetchall()
+    return [state for (state,) in found if state in ("PENDING", "RUNNING", "CANCELLING")]

@@ -1,0 +1,79 @@
+"""A rank of two is killed while both train: the other stops soon, and the same command ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_training import ROOT, write_project
+
+from living import processes_of, wait_for
+from unigrec import artifacts as a
+
+STAGE = [sys.executable, "-m", "unigrec.cli", "joint"]
+# Imported by every Python that starts there: a stage saves after each step, as a long one does now and then.
+OFTEN = "from unigrec import stages\nstages.CHECKPOINT_SECONDS = 0.0\n"
+KILLED_AT = 20  # steps, in an epoch's middle
+STOPS_WITHIN = 30.0  # seconds; the launcher looks at its ranks every tenth of a second, and gives them time to end
+
+
+def project(folder: Path, engine: str) -> Path:
+    write_project(folder, {"joint": {"engine": engine, "processes": 2, "epochs": 12}})
+    (folder / "sitecustomize.py").write_text(OFTEN, encoding="utf-8")
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT / 'src'}"}
+    return subprocess.Popen(
+        STAGE, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(folder: Path) -> None:
+    process = start(folder)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+
+
+def saved_step(folder: Path) -> int:
+    files = list((folder / a.CHECKPOINTS / "joint").glob("[!.]*.safetensors"))
+    return json.loads(a.read_metadata(files[0])["numbers"])["step"] if files else -1
+
+
+def rank_of(process: int) -> str | None:
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return next((value.removeprefix(b"RANK=").decode() for value in variables if value.startswith(b"RANK=")), None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("engine", "rank"), [("torch", "1"), ("torch", "0"), ("deepspeed", "1")])
+def test_the_others_stop_and_the_run_goes_on_from_the_checkpoint(tmp_path, engine, rank):
+    whole, killed = project(tmp_path / "whole", engine), project(tmp_path / "killed", engine)
+    finish(whole)
+
+    process = start(killed)
+    wait_for(lambda: process.poll() is not None or saved_step(killed) >= KILLED_AT, 300)
+    (victim,) = (one for one in processes_of(killed) if rank_of(one) == rank)
+    os.kill(victim, signal.SIGKILL)
+    began = time.monotonic()
+    said = process.communicate(timeout=STOPS_WITHIN)[1]
+    print(f"{engine}, rank {rank}: stopped after {time.monotonic() - began:.1f} s")
+    assert process.returncode == 128 + signal.SIGKILL  # worth another try, which the flow then makes
+    assert said.splitlines()[-1] == (
+        f"error: rank {rank} was killed by SIGKILL; what it said is above. The same command goes on from the last "
+        "checkpoint"
+    )
+    assert processes_of(killed) == []
+    assert saved_step(killed) >= KILLED_AT
+
+    finish(killed)
+    for file in (a.MODEL_FILE, a.HISTORY_FILE, a.METRICS_FILE):
+        assert (killed / a.JOINT / file).read_bytes() == (whole / a.JOINT / file).read_bytes(), file

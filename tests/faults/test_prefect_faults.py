@@ -1,0 +1,64 @@
+"""Prefect's server is down, or dies while a flow runs: an error in a line, soon, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+from faulty_proxy import ERROR, faulty_proxy
+from flows.process_tags import _is_gone, process_tag
+from flows.server import free_port, prefect_server
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import retrain, server
+from unigrec.errors import EXIT_BAD_INPUT, UnigrecError
+
+
+def test_a_server_that_is_down_is_named_before_anything_is_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["retrain"])
+    address = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: address}):
+        assert retrain.main() == EXIT_BAD_INPUT
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(f"error: the Prefect server at {address} does not answer: ")
+    assert errors.endswith("; start it, or unset PREFECT_API_URL to do without: each run then brings its own\n")
+
+
+def test_a_server_that_answers_with_errors_is_down():
+    with (
+        faulty_proxy(lambda number: ERROR) as proxy,
+        temporary_settings({PREFECT_API_URL: f"{proxy.address}/api"}),
+        pytest.raises(UnigrecError, match=f"^the Prefect server at {proxy.address}/api does not answer: .*500"),
+        prefect_server(),
+    ):
+        pass
+
+
+def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(monkeypatch):
+    monkeypatch.setattr(server, "_check_health", lambda url: None)
+    monkeypatch.setattr(server, "close_abandoned_runs", lambda: None)
+    with (
+        temporary_settings({PREFECT_API_URL: "http://user:s3cret@127.0.0.1:9/api"}),
+        pytest.raises(UnigrecError, match=r"stopped answering: refused; .* the same command goes on") as raised,
+        prefect_server(),
+    ):
+        raise httpx.ConnectError("refused")
+    assert "s3cret" not in str(raised.value)
+
+
+def test_whose_process_is_gone_is_known_by_its_number_and_its_start():
+    ours = process_tag()
+    _, host, number, start = ours.split(" ")
+    assert (host, number) == (socket.gethostname(), str(os.getpid()))
+    assert not _is_gone(ours)
+    assert _is_gone(ours.replace(start, str(int(start) - 1)))  # its number is another process's by now
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        of_child = ours.replace(f" {number} ", f" {child.pid} ")
+    assert _is_gone(of_child)
+    assert not any(_is_gone(tag) for tag in (of_child.replace(host, "elsewhere"), "process", "process of joy"))
