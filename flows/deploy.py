@@ -1,4 +1,7 @@
-"""Registers what prefect.yaml holds with the Prefect server: `python -m flows.deploy`. Safe to repeat."""
+"""Gives the Prefect server what it needs to know: work pool, deployments of prefect.yaml, notifications.
+
+`python -m flows.deploy`, before the worker starts and after each change. Safe to repeat.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,17 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
+from flows.notifications import arrange
 from flows.processes import child_environment
 from unigrec.errors import EXIT_OK, UnigrecError
-from unigrec.masking import masked
+from unigrec.masking import WEBHOOK_VARIABLE, masked
 
 DEPLOYMENTS = Path("prefect.yaml")
 POOL = "training"
 
 
 def deploy() -> None:
-    """Make the work pool, and register every deployment of prefect.yaml in the working directory.
+    """Make the work pool, register every deployment of prefect.yaml in the working directory, arrange notifications.
 
     Raises:
         UnigrecError: no server is configured or it does not take them; says why.
@@ -34,6 +38,7 @@ def deploy() -> None:
     done = subprocess.run(command, env=child_environment(os.environ), capture_output=True, text=True)
     if done.returncode:
         raise UnigrecError(f"{DEPLOYMENTS} could not be registered: {(done.stdout + done.stderr).strip()}")
+    arrange(os.environ.get(WEBHOOK_VARIABLE))
 
 
 def _make_pool() -> None:
@@ -52,7 +57,8 @@ def main() -> int:
     except UnigrecError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
         return error.exit_code
-    print(f"deployments of {DEPLOYMENTS} are registered", flush=True)
+    told = "go to the webhook" if os.environ.get(WEBHOOK_VARIABLE) else f"are off: {WEBHOOK_VARIABLE} is not set"
+    print(f"the deployments of {DEPLOYMENTS} are registered; notifications {told}", flush=True)
     return EXIT_OK
 
 

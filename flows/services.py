@@ -256,7 +256,7 @@ def _without_clients() -> dict[str, str]:
 def _running(
     name: str, command: list[str], folder: Path, environment: dict[str, str], cwd: Path | None = None
 ) -> Iterator[subprocess.Popen]:
-    """A supervised process, in `folder` unless told otherwise, whose output goes to its log there; stopped at the end."""
+    """A supervised process in `cwd` (or in `folder`), whose output goes to its log in `folder`; stopped at the end."""
     with (folder / f"{name.lower()}.log").open("w") as log:
         process = start_supervised(command, stdout=log, stderr=subprocess.STDOUT, cwd=cwd or folder, env=environment)
     try:
