@@ -1,6 +1,6 @@
 """What runs leave behind on disk, and what of it nobody needs any more. Each function says what it removed, in words.
 
-None of them may run beside a training: `flows.housekeeping` holds its lock. With `dry`, they say what they would remove.
+None of them may run beside a training: `flows.housekeeping` holds its lock. With `dry` they say what they would do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def remove_stale_locks(root: Path, hours: float, dry: bool = False) -> list[str]
 
 
 def remove_old_folders(root: Path, days: float, dry: bool = False) -> list[str]:
-    """Checkpoints and comparisons that nothing has touched for that long. Bundles stay: a training may start from one."""
+    """Checkpoints and comparisons, untouched for so long. Bundles stay: the next training may start from one."""
     entries = [entry for folder in BY_AGE if (root / folder).is_dir() for entry in sorted((root / folder).iterdir())]
     return _remove(root, [entry for entry in entries if _age(entry) > days * 86400], dry)
 

@@ -28,11 +28,10 @@ from unigrec.masking import WEBHOOK_VARIABLE
 BLOCK = "unigrec"
 PREFIX = "unigrec: "  # of our automations' names: what begins so and is not among them any more is removed
 SILENT_SECONDS = 120  # four heartbeats
-# Events carry the name of a run's state. After these, silence is no death; the last three are names that flows give.
-ENDS = [
-    f"prefect.flow-run.{name}"
-    for name in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Refused", "Promoted", "Kept")
-]
+# Events carry the name of a run's state. After these, silence is no death.
+PREFECTS_ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
+OUR_ENDS = ("Refused", "Unchanged", "Skipped", "Promoted", "Kept")
+ENDS = [f"prefect.flow-run.{name}" for name in (*PREFECTS_ENDS, *OUR_ENDS)]
 # A run that a deployment started; a flow within it would tell the same twice.
 DEPLOYED = ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"})
 PROMOTE_FLOW = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": "promote"})

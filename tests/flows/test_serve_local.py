@@ -1,0 +1,130 @@
+"""Servers, worker, schedule and notifications together, as real processes on a small project, from an empty state."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local import SECRET_PATH, Local, Webhook, copy_params, serve_local, wait_for, write_deployments
+from test_retrain import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, processes_of
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    copy_params(folder)
+    (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
+    (folder / "mode").write_text("good")
+    outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
+    make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})
+    write_deployments(folder, retrain=[{"interval": 45}])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[Webhook]:
+    found = Webhook()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def local(project, webhook) -> Iterator[Local]:
+    with serve_local(project, UNIGREC_WEBHOOK_URL=webhook.url) as running:
+        yield running
+
+
+def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, webhook):
+    """From an empty state. What is promoted is told."""
+
+    def scheduled():
+        runs = local.client.read_flow_runs()
+        return [run for run in runs if run.auto_scheduled and run.state_name in ("Completed", "Unchanged")]
+
+    wait_for(scheduled, 300, "a scheduled run")
+    deployment = next(known for known in local.client.read_deployments() if known.name == "retrain")
+    local.client.pause_deployment(deployment.id)
+    with sqlite3.connect(local.folder / "state/services/mlflow.db") as store:
+        aliases = store.execute("select alias, version from registered_model_aliases order by alias").fetchall()
+    assert aliases == [("challenger", 1), ("champion", 1)]
+    told = webhook.told("Promoted")
+    assert (told["run"], told["state"], told["event"]) == ("promote", "Promoted", "prefect.task-run.Promoted")
+    assert "first champion" in told["message"]
+
+
+def test_of_two_at_once_the_newer_is_cancelled_and_somebody_is_told(local, webhook):
+    (local.folder / "mode").write_text("slow")
+    first = local.start("retrain")
+    wait_for((local.folder / "started").exists, 120, "the stage")
+    second = local.start("retrain")
+    assert local.ended(second).name == "Cancelled"
+    assert webhook.told(f"{second.name} Cancelled")["message"] == "Deployment concurrency limit reached."
+    assert local.state(first).name == "Running"
+
+
+def test_a_killed_flow_has_crashed_leaves_no_stage_and_somebody_is_told(local, webhook):
+    running = next(run for run in local.client.read_flow_runs() if run.state_name == "Running" and run.deployment_id)
+    flow = next(process for process in processes_of(local.folder) if _is_flow(process))
+    os.kill(flow, signal.SIGKILL)
+    assert local.ended(running).name == "Crashed"
+    assert webhook.told(f"{running.name} Crashed")["state"] == "Crashed"
+    wait_for(lambda: not [found for found in processes_of(local.folder) if _runs(found, "make_model")], 20, "the stage")
+
+
+def _is_flow(process: int) -> bool:
+    return _runs(process, "prefect.flow_engine") or _runs(process, "prefect.engine")
+
+
+def _runs(process: int, word: str) -> bool:
+    return word in Path(f"/proc/{process}/cmdline").read_text()
+
+
+def test_a_refusal_and_a_failure_are_told(local, webhook):
+    (local.folder / "mode").write_text("refused")
+    assert local.ended(local.start("retrain")).name in ("Completed", "Refused")
+    assert "gate" in webhook.told("Refused")["run"]
+    (local.folder / "mode").write_text("3")
+    failed = local.start("retrain")
+    assert local.ended(failed).name == "Failed"
+    assert "exit status 3" in webhook.told(f"{failed.name} Failed")["message"]
+
+
+def test_a_webhook_that_refuses_or_is_gone_fails_no_run(local, webhook):
+    webhook.status = 500
+    (local.folder / "mode").write_text("refused")
+    assert local.ended(local.start("promote")).is_completed()
+    webhook.close()
+    assert local.ended(local.start("retrain")).is_completed()
+    assert local.ended(local.start("housekeeping", dry_run=True)).is_completed()
+
+
+def test_the_webhooks_address_is_in_no_file_and_no_command_line(local):
+    files = [path for path in local.folder.rglob("*") if path.is_file()]
+    assert {"prefect.db", "prefect.log", "worker.log"} <= {path.name for path in files}
+    assert [path for path in files if SECRET_PATH.encode() in path.read_bytes()] == []
+    assert [process for process in processes_of(local.folder) if _runs(process, SECRET_PATH)] == []
+
+
+def test_a_run_whose_worker_died_with_it_has_crashed(local):
+    (local.folder / "mode").write_text("slow")
+    (local.folder / "started").unlink()
+    run = local.start("retrain")
+    wait_for((local.folder / "started").exists, 120, "the stage")
+    worker = next(found for found in processes_of(local.folder) if _runs(found, "worker"))
+    for process in (worker, *(found for found in processes_of(local.folder) if _is_flow(found))):
+        os.kill(process, signal.SIGKILL)
+    assert local.ended(run, 300).name == "Crashed"
+    assert "no heartbeat" in local.state(run).message
+
+
+def test_a_stop_leaves_nothing_running(local):
+    local.process.send_signal(signal.SIGTERM)
+    assert local.process.wait(60) == 0
+    assert processes_of(local.folder) == []
