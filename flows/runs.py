@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventOrder, EventResourceFilter
 from prefect.states import Cancelled, Crashed
-from prefect.types._datetime import create_datetime_instance, now
+from prefect.types._datetime import now
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
@@ -58,7 +58,7 @@ def last_heartbeat(client: SyncPrefectClient, run: FlowRun, since: datetime) -> 
     wanted = EventFilter(
         event=EventNameFilter(name=[HEARTBEAT]),
         resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
-        occurred=EventOccurredFilter(since=create_datetime_instance(since)),
+        occurred=EventOccurredFilter.model_validate({"since": since}),
         order=EventOrder.DESC,
     )
     found = client.read_events(wanted, limit=1).events

@@ -27,7 +27,7 @@ from flows.deploy import POOL
 from flows.processes import child_environment, start_supervised, stop
 from flows.server import free_port, wait_until_healthy
 from unigrec.errors import UnigrecError
-from unigrec.masking import HIDDEN, masked
+from unigrec.masking import HIDDEN, WEBHOOK_VARIABLE, masked
 from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
 
 STATE = Path("state/services")
@@ -241,6 +241,7 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
     if registered.returncode:
         raise UnigrecError(registered.stderr.strip().removeprefix("error: "))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    clients.pop(WEBHOOK_VARIABLE, None)  # the server has it now; no flow needs it
     with _running("worker", command, folder, clients | WORKER_SETTINGS, cwd=Path.cwd()):
         yield
 
