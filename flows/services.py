@@ -19,10 +19,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from flows import runs
 from flows.deploy import POOL
 from flows.processes import child_environment, start_supervised, stop
 from flows.server import free_port, wait_until_healthy
@@ -235,6 +240,7 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
     Raises:
         UnigrecError: a deployment is not accepted.
     """
+    _bury_runs(environment, "the worker before this one is gone")  # as after a power cut
     settings = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING", **environment}
     clients = child_environment({**os.environ, **settings})
     registered = subprocess.run([sys.executable, "-m", "flows.deploy"], env=clients, capture_output=True, text=True)
@@ -242,8 +248,22 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
         raise UnigrecError(registered.stderr.strip().removeprefix("error: "))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     clients.pop(WEBHOOK_VARIABLE, None)  # the server has it now; no flow needs it
-    with _running("worker", command, folder, clients | WORKER_SETTINGS, cwd=Path.cwd()):
-        yield
+    try:
+        with _running("worker", command, folder, clients | WORKER_SETTINGS, cwd=Path.cwd()):
+            yield
+    finally:
+        with suppress(httpx.HTTPError):  # the server has died; the next start does it
+            _bury_runs(environment, "the worker was stopped")
+
+
+def _bury_runs(environment: dict[str, str], reason: str) -> None:
+    """Our worker is the pool's only one: while it is not there, nobody is at work on any of its runs."""
+    settings = {PREFECT_API_URL: environment["PREFECT_API_URL"]}
+    if secret := environment.get("PREFECT_API_AUTH_STRING"):
+        settings[PREFECT_API_AUTH_STRING] = secret
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        for run in runs.at_work(client, POOL):
+            runs.bury(client, run, reason)
 
 
 def _without_clients() -> dict[str, str]:

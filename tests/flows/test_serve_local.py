@@ -124,7 +124,7 @@ def test_a_run_whose_worker_died_with_it_has_crashed(local):
     assert "no heartbeat" in local.state(run).message
 
 
-def test_a_stop_leaves_nothing_running(local):
+def test_a_stop_amid_a_run_leaves_nothing_running_and_the_next_start_goes_on(local, project, webhook):
     local.process.send_signal(signal.SIGTERM)
     assert local.process.wait(60) == 0
     assert processes_of(local.folder) == []
