@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import networkx as nx
@@ -31,3 +32,12 @@ def read_graph(root: str = ".") -> Graph:
             return Graph(order, downstream, set(repo.status()))
     except DvcException as error:
         raise UnigrecError(f"DVC cannot read the pipeline in {root}: {error}") from error
+
+
+def cache_folder(root: str = ".") -> Path:
+    """Where DVC keeps the outputs of this project, absolute. Raises UnigrecError."""
+    try:
+        with Repo(root) as repo:
+            return Path(repo.cache.local.path).absolute()
+    except DvcException as error:
+        raise UnigrecError(f"DVC cannot open the project in {root}: {error}") from error

@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed, State
 
 from flows import leftovers, runs
 from flows.server import prefect_server
+from flows.worktree import LOCK as WORKTREE_LOCK
 from unigrec import artifacts as a
 from unigrec.config import RegisterParams, load_params
 from unigrec.errors import EXIT_OK, BusyError, UnigrecError
@@ -27,7 +28,7 @@ from unigrec.masking import masked
 from unigrec.tracking import mlflow_client
 
 PARAMS_FILE = Path("params.yaml")
-LOCKS = (a.LOCK,)  # whoever holds one is at work on what is to be tidied up
+LOCKS = (a.LOCK, WORKTREE_LOCK)  # whoever holds one is at work on what is to be tidied up
 
 
 class Kept(NamedTuple):
@@ -76,7 +77,7 @@ def tidy_files(kept: Kept, dry_run: bool) -> dict[str, list[str]]:
         }
         needed = data_of_named_versions(load_params(PARAMS_FILE).register_)
         done["Old branches"] = leftovers.remove_old_branches(root, kept.branches_days, needed, dry_run)
-        done["DVC cache"] = leftovers.collect_cache(root, [], dry_run)
+        done["DVC cache"] = leftovers.collect_cache(root, dry_run)
     return done
 
 

@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from flows.graph import cache_folder
 from flows.processes import child_environment
+from flows.worktree import BRANCHES, CHECKPOINTS, DVC_LOCK, TREE, keep_start, remove, without_git
 from unigrec import artifacts as a
 from unigrec.errors import UnigrecError
 
 GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
 DVC_LOCKS = Path(".dvc/tmp/rwlock")  # who reads or writes which path, as JSON; DVC's other locks are the kernel's
-BY_AGE = (a.CHECKPOINTS, a.COMPARISONS)  # folders whose entries serve only while they are young
-BRANCHES = "refs/heads/retrain/"  # of scheduled runs
-DVC_LOCK = "dvc.lock"
+BY_AGE = (a.CHECKPOINTS, CHECKPOINTS, a.COMPARISONS)  # folders whose entries serve only while they are young
 # What DVC keeps: what these dvc.lock files name. Remotes are never touched.
 KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
 
@@ -36,9 +36,18 @@ def remove_stale_locks(root: Path, hours: float, dry: bool = False) -> list[str]
 
 
 def remove_old_folders(root: Path, days: float, dry: bool = False) -> list[str]:
-    """Checkpoints and comparisons, untouched for so long. Bundles stay: the next training may start from one."""
+    """Checkpoints, comparisons and the worktree of a killed run, untouched for so long.
+
+    Bundles stay: the next training may start from one.
+    """
     entries = [entry for folder in BY_AGE if (root / folder).is_dir() for entry in sorted((root / folder).iterdir())]
-    return _remove(root, [entry for entry in entries if _age(entry) > days * 86400], dry)
+    done = _remove(root, [entry for entry in entries if _age(entry) > days * 86400], dry)
+    if (root / TREE).exists() and _age(root / TREE) > days * 86400:
+        if not dry:
+            keep_start(root)
+            remove(root)
+        done.append(str(TREE))
+    return done
 
 
 def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = False) -> list[str]:
@@ -49,12 +58,13 @@ def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = F
     """
     if not (root / ".git").exists():
         return []
-    lines = _git(root, "for-each-ref", "--sort=-committerdate", "--format=%(refname) %(committerdate:unix)", BRANCHES)
+    wanted = ("--sort=-committerdate", "--format=%(refname) %(committerdate:unix)", f"refs/heads/{BRANCHES}/")
+    lines = _git(root, "for-each-ref", *wanted)
     done = []
     for line in lines.splitlines()[1:]:
         name, committed = line.split()
-        lock = subprocess.run(["git", "show", f"{name}:{DVC_LOCK}"], cwd=root, capture_output=True)
-        if time.time() - int(committed) < days * 86400 or sha256(lock.stdout).hexdigest() in needed:
+        lock = _git(root, "show", f"{name}:{DVC_LOCK}")
+        if time.time() - int(committed) < days * 86400 or sha256(lock.encode()).hexdigest() in needed:
             continue
         commit = _git(root, "rev-parse", name).strip()
         if not dry:
@@ -63,25 +73,26 @@ def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = F
     return done
 
 
-def collect_cache(root: Path, worktrees: list[Path], dry: bool = False) -> list[str]:
-    """Remove from DVC's cache what no dvc.lock names: of this folder, of worktrees, of any branch, tag or experiment.
+def collect_cache(root: Path, dry: bool = False) -> list[str]:
+    """Remove from DVC's cache what no dvc.lock names: this folder's, a killed run's, a branch's, tag's or experiment's.
 
     Raises:
         UnigrecError: DVC refuses; what it said.
     """
-    others = [str(tree) for tree in worktrees if (tree / DVC_LOCK).is_file()]
+    others = [str(root / TREE)] if (root / TREE / DVC_LOCK).is_file() else []
     named = (root / DVC_LOCK).is_file() or others or _git(root, "log", "--all", "--max-count=1", "--", DVC_LOCK)
     if not named:  # without any, all of the cache would count as unused
         return []
     scope = KEEP if (root / ".git").exists() else KEEP[:1]
     command = [sys.executable, "-m", "dvc", "gc", *scope, "--force", *(["--dry"] if dry else [])]
     command += ["--projects", *others] if others else []
-    before = _size(root / ".dvc/cache")
+    cache = Path(cache_folder(str(root)))
+    before = _size(cache)
     done = subprocess.run(command, cwd=root, env=child_environment(os.environ), capture_output=True, text=True)
     if done.returncode:
         raise UnigrecError(f"dvc gc failed in {root}: {(done.stdout + done.stderr).strip()}")
     said = [line for line in done.stdout.splitlines() if "cache" in line and line.startswith(("Removed", "No unused"))]
-    freed = (before - _size(root / ".dvc/cache")) / 1e6
+    freed = (before - _size(cache)) / 1e6
     return [f"{' '.join(said)} {freed:.1f} MB freed"] if any(line.startswith("Removed") for line in said) else []
 
 
@@ -127,4 +138,5 @@ def _size(folder: Path) -> int:
 
 def _git(root: Path, *arguments: str) -> str:
     """What git says; nothing outside a repository."""
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout
+    command, environment = ["git", *arguments], without_git(os.environ)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True).stdout.decode(errors="replace")

@@ -67,15 +67,24 @@ def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
     return ran
 
 
-def run_streamed(command: list[str], emit: Callable[[str], None]) -> int:
-    """Run a command that ends with us, whatever ends us. Returns its exit status, above 128 where a signal ended it."""
+def run_streamed(
+    command: list[str],
+    emit: Callable[[str], None],
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Run a command that ends with us, whatever ends us, here and in our environment unless others are given.
+
+    Returns its exit status, above 128 where a signal ended it.
+    """
     process = start_supervised(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=child_environment(os.environ),
+        cwd=cwd,
+        env=child_environment(os.environ if environment is None else environment),
     )
     assert process.stdout is not None
     try:

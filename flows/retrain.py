@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -86,10 +87,13 @@ def promote_model(params: Params, registered: Registration) -> Any:
 
 
 @flow(name="retrain")
-def retrain() -> Any:
+def retrain(take: bool = True) -> Any:
     """Take what was delivered, bring every stage up to date, then gate, register, promote.
 
     The state is named Refused where a gate said no.
+
+    Args:
+        take: False leaves the data as it is, whatever was delivered.
 
     Raises:
         UnigrecError: another run is at work here, a stage failed, or MLflow does not answer.
@@ -97,7 +101,7 @@ def retrain() -> Any:
     with exclusive(a.LOCK):
         params = load_params(PARAMS_FILE)
         seconds: dict[str, float | None] = {}
-        if commands.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
+        if take and commands.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
             _timed(seconds, "snapshot", take_delivery, params).result()
             params = load_params(PARAMS_FILE)  # a new snapshot may be trained on from the champion
         seconds |= run_stages()
@@ -145,9 +149,12 @@ def _tell() -> Callable[[str], None]:
 
 def main() -> int:
     """Run the flow here and now; the exit code is that of errors.py."""
+    parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--no-snapshot", action="store_true", help="train on the data as it is, take no delivery")
+    asked = parser.parse_args()
     try:
         with prefect_server():
-            state: Any = retrain(return_state=True)
+            state: Any = retrain(take=not asked.no_snapshot, return_state=True)
             summary = state.result()
     except UnigrecError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)

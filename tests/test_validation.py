@@ -298,7 +298,7 @@ def test_every_figure_of_drift_is_bounded_and_a_bound_is_in_order():
 
 
 def test_a_reference_of_another_shape_is_an_error():
-    with pytest.raises(UnigrecError, match=r"state/reference.json: 'items' should be a number"):
+    with pytest.raises(UnigrecError, match=r"state/registered/reference.json: 'items' should be a number"):
         run(*good_tables(), {"interactions": 72, "users": 12})
 
 

@@ -36,7 +36,6 @@ SOURCE = ARTIFACTS / "ingest/source.json"  # where the rows came from
 VALIDATION = ARTIFACTS / "validate/result.json"  # every expectation with counts and examples
 DATA_DOCS = ARTIFACTS / "validate/data_docs"  # HTML, readable offline
 VALIDATED = ARTIFACTS / "validated.json"  # what prepare waits for: says which data passed
-REFERENCE = STATE / "reference.json"  # sizes of the data behind the last registered model
 
 SEQUENCES = ARTIFACTS / "prepare/sequences.safetensors"  # items int32 (n,), timestamps int64 (n,), offsets int64 (U+1,)
 USERS = ARTIFACTS / "prepare/users.parquet"  # user_index int32, user_id str
@@ -70,6 +69,7 @@ _CHECKSUM_FIELD = re.compile(rb'"crc32":"([0-9a-f]{8})"')
 
 CHECKPOINTS = STATE / "checkpoints"
 BUNDLES = STATE / "bundles"
+REFERENCE = STATE / "registered/reference.json"  # sizes of the data behind the last registered model
 COMPARISONS = STATE / "gate"  # a folder for each pair of models that was compared
 COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "comparison.md"
 AUDIT = STATE / "audit.jsonl"  # every change of the champion; only ever appended to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import stat
@@ -16,6 +17,7 @@ from unigrec.errors import UnigrecError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+PARAMS, DVC_LOCK = Path("params.yaml"), Path("dvc.lock")
 REQUIRED = {
     "params.yaml",
     "recommender.safetensors",
@@ -64,7 +66,7 @@ def assemble(params_file: Path, serving: Serving) -> Path:
         UnigrecError: a stage has not run, or the disk is full; nothing half-written is left.
     """
     a.BUNDLES.mkdir(parents=True, exist_ok=True)
-    staging = a.BUNDLES / ".new"
+    staging = a.BUNDLES / f".new-{os.getpid()}"  # a scheduled run beside us has the same folder of bundles
     with a.atomic_folder(staging) as folder:
         _copy_parts(folder, params_file)
         files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -125,10 +127,11 @@ def _manifest(files: dict[str, str], serving: Serving) -> dict[str, Any]:
             "test_set": sha256_of(a.SEQUENCES, a.CATALOGUE),
             "rows": a.read_json(a.VALIDATED)["rows"],
             "origin": serving.origin,
+            "snapshot": a.read_json(a.SOURCE).get("snapshot", {}).get("id"),
             "until": last_interaction(),
         },
         "git_commit": git_commit(),
-        "dvc_lock": sha256_of(Path("dvc.lock")) if Path("dvc.lock").is_file() else "unknown",
+        "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
         "metrics": metrics["student"],
         "gates_passed": a.read_json(a.DECISION)["passed"],
     }
@@ -247,10 +250,16 @@ def sha256_of(*paths: Path) -> str:
 
 
 def git_commit() -> str:
-    """The checked-out commit, `-dirty` where tracked files differ from it; `unknown` without git or a repository."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    """The checked-out commit, `-dirty` where tracked files differ from it; `unknown` without git or a repository.
+
+    It names the code. params.yaml and dvc.lock, which a run rewrites, do not count: a bundle holds the one and the hash
+    of the other.
+    """
+    head = ["git", "rev-parse", "--verify", "HEAD"]
+    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", *(f":(exclude){name}" for name in (PARAMS, DVC_LOCK))]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        commit = subprocess.run(head, capture_output=True, text=True, check=False)
+        clean = subprocess.run(changes, capture_output=True, check=False).returncode == 0
     except OSError:  # no git on this machine
         return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    return "unknown" if commit.returncode else commit.stdout.strip() + ("" if clean else "-dirty")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
 
 from unigrec import artifacts as a
 from unigrec.bundle_files import MANIFEST, Subject, open_bundle
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CHECKED_TAG = "loads"  # the version was loaded back and recommended
+PARAMS_TAG = "params"  # those of the run, as JSON
 VERDICT_TAG = "verdict"  # what promotion said about it
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML", "safetensors", "scikit-learn")
@@ -186,9 +190,9 @@ def _create_version(
         )
     if not client.search_registered_models(f"name = '{params.model_name}'"):
         client.create_registered_model(params.model_name)
-    return client.create_model_version(
-        params.model_name, logged.model_uri, run_id, tags=bundle_tags(manifest), model_id=logged.model_id
-    )
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    tags = bundle_tags(manifest) | {PARAMS_TAG: json.dumps(values, separators=(",", ":"))}
+    return client.create_model_version(params.model_name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
 
 def _check_loads(name: str, version: str) -> None:

@@ -128,6 +128,7 @@ def bundle_tags(manifest: dict[str, Any]) -> dict[str, str]:
         "git_commit": manifest["git_commit"],
         "dvc_lock": manifest["dvc_lock"],
         "data_version": manifest["data"]["version"],
+        "snapshot": manifest["data"].get("snapshot") or "none",
         "test_set": manifest["data"]["test_set"],
         "gate": "passed" if manifest["gates_passed"] else "refused",
     }

@@ -55,10 +55,10 @@ def test_an_overlap_cancels_the_newer_training():
     assert DEPLOYMENTS["retrain"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
 
-def test_a_worker_of_the_pool_runs_them_where_it_stands_and_pulls_nothing():
+def test_a_worker_of_the_pool_runs_them_where_it_stands_and_fetches_nothing():
     for deployment in DEPLOYMENTS.values():
         assert deployment["work_pool"] == {"name": POOL, "job_variables": {"working_dir": "."}}
-    assert yaml.safe_load(TEXT)["pull"] == []
+    assert yaml.safe_load(TEXT)["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "."}}]
 
 
 def test_every_worker_of_infra_serves_the_pool_and_takes_several_runs():

@@ -127,9 +127,9 @@ def test_the_cache_keeps_what_the_folder_and_any_branch_names_and_loses_the_rest
             git(repository, "branch", "retrain/one")
             git(repository, "reset", "-q", "--hard", "HEAD~1")
     everything = names["of the folder"]
-    collect_cache(repository, [], dry=True)
+    collect_cache(repository, dry=True)
     assert cached(repository) == everything
-    collect_cache(repository, [])
+    collect_cache(repository)
     lost = names["forgotten"]
     assert len(lost) == 1
     assert cached(repository) == everything - lost
@@ -137,7 +137,7 @@ def test_the_cache_keeps_what_the_folder_and_any_branch_names_and_loses_the_rest
 
 def test_without_any_dvc_lock_the_cache_is_left_alone(tmp_path):
     (tmp_path / ".dvc/cache/files/md5/aa").mkdir(parents=True)
-    assert collect_cache(tmp_path, []) == []  # no DVC is started: there is no project
+    assert collect_cache(tmp_path) == []  # no DVC is started: there is no project
 
 
 def dvc(root: Path, *arguments: str) -> None:
