@@ -114,5 +114,10 @@ def write_deployments(folder: Path, **schedules: list[dict[str, Any]]) -> None:
     (folder / "prefect.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
-def copy_params(folder: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", folder)
+def copy_code(folder: Path) -> None:
+    """What a worktree of the folder's repository needs to run flows and stages with its own code."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("src", "flows", "infra/profiles"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("params.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, folder)

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local import SECRET_PATH, Local, Webhook, copy_params, serve_local, wait_for, write_deployments
+from flows.worktree import TREE
+from local import SECRET_PATH, Local, Webhook, copy_code, serve_local, wait_for, write_deployments
 from test_retrain import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, processes_of
+from test_worktree import commit, git
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -18,13 +20,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    copy_params(folder)
+    """A repository whose one stage writes a tiny model; `mode`, as committed, says how it goes."""
+    folder = tmp_path_factory.mktemp("served").resolve()
+    copy_code(folder)
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
-    (folder / "mode").write_text("good")
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
     make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})
     write_deployments(folder, retrain=[{"interval": 45}])
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    git(folder, "add", "--all")
+    commit(folder, mode="good")
     return folder
 
 
@@ -60,9 +65,9 @@ def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, web
 
 
 def test_of_two_at_once_the_newer_is_cancelled_and_somebody_is_told(local, webhook):
-    (local.folder / "mode").write_text("slow")
+    commit(local.folder, mode="slow")
     first = local.start("retrain")
-    wait_for((local.folder / "started").exists, 120, "the stage")
+    wait_for((local.folder / TREE / "started").exists, 180, "the stage")
     second = local.start("retrain")
     assert local.ended(second).name == "Cancelled"
     assert webhook.told(f"{second.name} Cancelled")["message"] == "Deployment concurrency limit reached."
@@ -75,7 +80,7 @@ def test_a_killed_flow_has_crashed_leaves_no_stage_and_somebody_is_told(local, w
     os.kill(flow, signal.SIGKILL)
     assert local.ended(running).name == "Crashed"
     assert webhook.told(f"{running.name} Crashed")["state"] == "Crashed"
-    wait_for(lambda: not [found for found in processes_of(local.folder) if _runs(found, "make_model")], 20, "the stage")
+    wait_for(lambda: not processes_of(local.folder / TREE), 20, "the end of the stage")
 
 
 def _is_flow(process: int) -> bool:
@@ -87,22 +92,30 @@ def _runs(process: int, word: str) -> bool:
 
 
 def test_a_refusal_and_a_failure_are_told(local, webhook):
-    (local.folder / "mode").write_text("refused")
-    assert local.ended(local.start("retrain")).name in ("Completed", "Refused")
-    assert "gate" in webhook.told("Refused")["run"]
-    (local.folder / "mode").write_text("3")
+    commit(local.folder, mode="refused")
+    assert local.ended(local.start("retrain")).name == "Refused"
+    assert webhook.told("Refused")["run"] == "gate"
+    commit(local.folder, mode="3")
     failed = local.start("retrain")
     assert local.ended(failed).name == "Failed"
     assert "exit status 3" in webhook.told(f"{failed.name} Failed")["message"]
 
 
 def test_a_webhook_that_refuses_or_is_gone_fails_no_run(local, webhook):
-    webhook.status = 500
-    (local.folder / "mode").write_text("refused")
-    assert local.ended(local.start("promote")).is_completed()
-    webhook.close()
+    webhook.status, before = 500, len(webhook.received)
+    commit(local.folder, mode="refused")
     assert local.ended(local.start("retrain")).is_completed()
-    assert local.ended(local.start("housekeeping", dry_run=True)).is_completed()
+    wait_for(lambda: len(webhook.received) > before, 60, "an answer that is refused")
+    webhook.close()
+    commit(local.folder, mode="good")
+    assert local.ended(local.start("retrain")).is_completed()
+
+
+def test_promote_and_housekeeping_run_as_deployments(local):
+    assert local.ended(local.start("promote")).is_completed()
+    done = local.ended(local.start("housekeeping", dry_run=True))
+    assert done.is_completed()
+    assert "Dead runs: 0; Old runs: 0; Stale locks: 0" in done.message
 
 
 def test_the_webhooks_address_is_in_no_file_and_no_command_line(local):
@@ -113,10 +126,9 @@ def test_the_webhooks_address_is_in_no_file_and_no_command_line(local):
 
 
 def test_a_run_whose_worker_died_with_it_has_crashed(local):
-    (local.folder / "mode").write_text("slow")
-    (local.folder / "started").unlink()
+    commit(local.folder, mode="slow")
     run = local.start("retrain")
-    wait_for((local.folder / "started").exists, 120, "the stage")
+    wait_for((local.folder / TREE / "started").exists, 180, "the stage")
     worker = next(found for found in processes_of(local.folder) if _runs(found, "worker"))
     for process in (worker, *(found for found in processes_of(local.folder) if _is_flow(found))):
         os.kill(process, signal.SIGKILL)
@@ -124,7 +136,28 @@ def test_a_run_whose_worker_died_with_it_has_crashed(local):
     assert "no heartbeat" in local.state(run).message
 
 
-def test_a_stop_amid_a_run_leaves_nothing_running_and_the_next_start_goes_on(local, project, webhook):
-    local.process.send_signal(signal.SIGTERM)
-    assert local.process.wait(60) == 0
-    assert processes_of(local.folder) == []
+def test_a_start_after_a_death_buries_what_was_left_and_a_stop_leaves_nothing(local, project):
+    """The whole of it is killed amid a run, as by a power cut, started again and stopped amid another."""
+    local.process.kill()
+    local.process.wait(60)
+    wait_for(lambda: not processes_of(project), 20, "everything to end")
+    write_deployments(project)
+    with serve_local(project) as again:
+        commit(project, mode="slow")
+        run = again.start("retrain")
+        wait_for((project / TREE / "started").exists, 180, "the stage")
+        again.process.kill()
+        again.process.wait(60)
+    wait_for(lambda: not processes_of(project) and not processes_of(project / TREE), 20, "everything to end")
+    with serve_local(project) as again:
+        assert again.state(run).name == "Crashed"
+        (project / TREE / "started").unlink()
+        next_run = again.start("retrain")  # its place is free
+        wait_for((project / TREE / "started").exists, 180, "the stage")
+        again.process.send_signal(signal.SIGTERM)
+        assert again.process.wait(60) == 0
+        assert not processes_of(project)
+        assert not processes_of(project / TREE)
+    with sqlite3.connect(project / "state/services/prefect.db") as store:
+        state = store.execute("select state_name from flow_run where id = ?", [str(next_run.id)]).fetchone()
+    assert state == ("Crashed",)
