@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
-from flows.notifications import arrange
+from flows.notifications import arrange, check_address
 from flows.processes import child_environment
 from unigrec.errors import EXIT_OK, UnigrecError
 from unigrec.masking import WEBHOOK_VARIABLE, masked
@@ -25,8 +25,8 @@ DEPLOYMENTS = Path("prefect.yaml")
 POOL = "training"
 
 
-def deploy() -> None:
-    """Make the work pool, register every deployment of prefect.yaml in the working directory, arrange notifications.
+def register() -> None:
+    """Make the work pool, and register every deployment of prefect.yaml in the working directory.
 
     Raises:
         UnigrecError: no server is configured or it does not take them; says why.
@@ -38,7 +38,6 @@ def deploy() -> None:
     done = subprocess.run(command, env=child_environment(os.environ), capture_output=True, text=True)
     if done.returncode:
         raise UnigrecError(f"{DEPLOYMENTS} could not be registered: {(done.stdout + done.stderr).strip()}")
-    arrange(os.environ.get(WEBHOOK_VARIABLE))
 
 
 def _make_pool() -> None:
@@ -52,12 +51,15 @@ def _make_pool() -> None:
 
 def main() -> int:
     """The exit code is that of errors.py."""
+    address = os.environ.get(WEBHOOK_VARIABLE) or None
     try:
-        deploy()
+        check_address(address)
+        register()
+        arrange(address)
     except UnigrecError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
         return error.exit_code
-    told = "go to the webhook" if os.environ.get(WEBHOOK_VARIABLE) else f"are off: {WEBHOOK_VARIABLE} is not set"
+    told = "go to the webhook" if address else f"are off: {WEBHOOK_VARIABLE} is not set"
     print(f"the deployments of {DEPLOYMENTS} are registered; notifications {told}", flush=True)
     return EXIT_OK
 

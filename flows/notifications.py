@@ -52,11 +52,7 @@ PAYLOAD = """{%- set run = event.resource["prefect.resource.name"] -%}
 
 
 def arrange(address: str | None) -> None:
-    """Make the server's automations what this module says, the webhook's among them only where there is an address.
-
-    Raises:
-        UnigrecError: the address is none of http or https; it is not repeated.
-    """
+    """Make the server's automations what this module says, the webhook's among them only where there is an address."""
     with get_client(sync_client=True) as client:
         block = _keep_address(address) if address else None
         wanted = {automation.name: automation for automation in automations(block)}
@@ -121,10 +117,14 @@ def _occasions() -> dict[str, EventTrigger]:
     }
 
 
+def check_address(address: str | None) -> None:
+    """Raise UnigrecError where there is one and it is none of http or https. It is not repeated."""
+    if address and not address.startswith(("http://", "https://")):
+        raise UnigrecError(f"{WEBHOOK_VARIABLE}: set it to an address that begins with http:// or https://")
+
+
 def _keep_address(address: str) -> UUID:
     """The id of the block that holds it."""
-    if not address.startswith(("http://", "https://")):
-        raise UnigrecError(f"{WEBHOOK_VARIABLE}: set it to an address that begins with http:// or https://")
     webhook = Webhook(url=SecretStr(address), headers=SecretDict({"Content-Type": "application/json"}))
     block = webhook.save(BLOCK, overwrite=True)
     assert isinstance(block, UUID)
