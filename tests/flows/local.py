@@ -49,7 +49,7 @@ class Webhook:
         self.url = f"http://127.0.0.1:{self.server.server_port}{SECRET_PATH}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def told(self, text: str, seconds: float = 60) -> dict[str, Any]:
+    def told(self, text: str, seconds: float = 120) -> dict[str, Any]:
         """What was posted with this in its text, once it has been."""
         return wait_for(lambda: next((post for post in self.received if text in post["text"]), None), seconds, text)
 
@@ -71,7 +71,7 @@ class Local:
     def state(self, run: FlowRun) -> Any:
         return self.client.read_flow_run(run.id).state
 
-    def ended(self, run: FlowRun, seconds: float = 240) -> Any:
+    def ended(self, run: FlowRun, seconds: float = 600) -> Any:
         """The state in which a run ends."""
         wait_for(lambda: self.state(run).is_final(), seconds, f"{run.name} to end")
         return self.state(run)
@@ -95,7 +95,7 @@ def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
         process = subprocess.Popen(command, cwd=folder, env=surroundings, stdout=told, stderr=subprocess.STDOUT)
     try:
         told_path = folder / "told"
-        wait_for(lambda: "export" in told_path.read_text() or process.poll() is not None, 400, "the servers")
+        wait_for(lambda: "export" in told_path.read_text() or process.poll() is not None, 900, "the servers")
         assert process.poll() is None, told_path.read_text()
         addresses = dict(re.findall(r"(\w+)=(http\S+)", told_path.read_text()))
         settings = temporary_settings({PREFECT_API_URL: addresses["PREFECT_API_URL"]})
@@ -103,7 +103,7 @@ def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
             yield Local(folder, process, client, surroundings | addresses)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(120)
 
 
 def write_deployments(folder: Path, **schedules: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from test_retrain import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, processes
 from test_worktree import commit, git
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, web
         runs = local.client.read_flow_runs()
         return [run for run in runs if run.auto_scheduled and run.state_name in ("Completed", "Unchanged")]
 
-    wait_for(scheduled, 300, "a scheduled run")
+    wait_for(scheduled, 900, "a scheduled run")
     deployment = next(known for known in local.client.read_deployments() if known.name == "retrain")
     local.client.pause_deployment(deployment.id)
     with sqlite3.connect(local.folder / "state/services/mlflow.db") as store:
@@ -67,7 +67,7 @@ def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, web
 def test_of_two_at_once_the_newer_is_cancelled_and_somebody_is_told(local, webhook):
     commit(local.folder, mode="slow")
     first = local.start("retrain")
-    wait_for((local.folder / TREE / "started").exists, 180, "the stage")
+    wait_for((local.folder / TREE / "started").exists, 600, "the stage")
     second = local.start("retrain")
     assert local.ended(second).name == "Cancelled"
     assert webhook.told(f"{second.name} Cancelled")["message"] == "Deployment concurrency limit reached."
@@ -80,7 +80,7 @@ def test_a_killed_flow_has_crashed_leaves_no_stage_and_somebody_is_told(local, w
     os.kill(flow, signal.SIGKILL)
     assert local.ended(running).name == "Crashed"
     assert webhook.told(f"{running.name} Crashed")["state"] == "Crashed"
-    wait_for(lambda: not processes_of(local.folder / TREE), 20, "the end of the stage")
+    wait_for(lambda: not processes_of(local.folder / TREE), 60, "the end of the stage")
 
 
 def _is_flow(process: int) -> bool:
@@ -128,11 +128,11 @@ def test_the_webhooks_address_is_in_no_file_and_no_command_line(local):
 def test_a_run_whose_worker_died_with_it_has_crashed(local):
     commit(local.folder, mode="slow")
     run = local.start("retrain")
-    wait_for((local.folder / TREE / "started").exists, 180, "the stage")
+    wait_for((local.folder / TREE / "started").exists, 600, "the stage")
     worker = next(found for found in processes_of(local.folder) if _runs(found, "worker"))
     for process in (worker, *(found for found in processes_of(local.folder) if _is_flow(found))):
         os.kill(process, signal.SIGKILL)
-    assert local.ended(run, 300).name == "Crashed"
+    assert local.ended(run).name == "Crashed"
     assert "no heartbeat" in local.state(run).message
 
 
@@ -140,20 +140,20 @@ def test_a_start_after_a_death_buries_what_was_left_and_a_stop_leaves_nothing(lo
     """The whole of it is killed amid a run, as by a power cut, started again and stopped amid another."""
     local.process.kill()
     local.process.wait(60)
-    wait_for(lambda: not processes_of(project), 20, "everything to end")
+    wait_for(lambda: not processes_of(project), 60, "everything to end")
     write_deployments(project)
     with serve_local(project) as again:
         commit(project, mode="slow")
         run = again.start("retrain")
-        wait_for((project / TREE / "started").exists, 180, "the stage")
+        wait_for((project / TREE / "started").exists, 600, "the stage")
         again.process.kill()
         again.process.wait(60)
-    wait_for(lambda: not processes_of(project) and not processes_of(project / TREE), 20, "everything to end")
+    wait_for(lambda: not processes_of(project) and not processes_of(project / TREE), 60, "everything to end")
     with serve_local(project) as again:
         assert again.state(run).name == "Crashed"
         (project / TREE / "started").unlink()
         next_run = again.start("retrain")  # its place is free
-        wait_for((project / TREE / "started").exists, 180, "the stage")
+        wait_for((project / TREE / "started").exists, 600, "the stage")
         again.process.send_signal(signal.SIGTERM)
         assert again.process.wait(60) == 0
         assert not processes_of(project)
