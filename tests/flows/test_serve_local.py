@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flows.worktree import TREE
 from local import SECRET_PATH, Local, Webhook, copy_code, serve_local, wait_for, write_deployments
+from prefect.states import Cancelling
 from test_retrain import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, processes_of
 from test_worktree import commit, git
 
@@ -74,8 +75,17 @@ def test_of_two_at_once_the_newer_is_cancelled_and_somebody_is_told(local, webho
     assert local.state(first).name == "Running"
 
 
-def test_a_killed_flow_has_crashed_leaves_no_stage_and_somebody_is_told(local, webhook):
+def test_what_a_person_cancels_ends_with_its_stage_and_somebody_is_told(local, webhook):
     running = next(run for run in local.client.read_flow_runs() if run.state_name == "Running" and run.deployment_id)
+    local.client.set_flow_run_state(running.id, Cancelling())
+    assert local.ended(running).name == "Cancelled"
+    webhook.told(f"{running.name} Cancelled")
+    wait_for(lambda: not processes_of(local.folder / TREE), 60, "the end of the stage")
+
+
+def test_a_killed_flow_has_crashed_leaves_no_stage_and_somebody_is_told(local, webhook):
+    running = local.start("retrain")
+    wait_for((local.folder / TREE / "started").exists, 600, "the stage")
     flow = next(process for process in processes_of(local.folder) if _is_flow(process))
     os.kill(flow, signal.SIGKILL)
     assert local.ended(running).name == "Crashed"
