@@ -68,6 +68,13 @@ class Local:
         found = next(known for known in self.client.read_deployments() if known.name == deployment)
         return self.client.create_flow_run_from_deployment(found.id, parameters=parameters)
 
+    def nap(self) -> FlowRun:
+        """A run of the deployment `nap`, once its child is asleep."""
+        (self.folder / "napping").unlink(missing_ok=True)
+        run = self.start("nap")
+        wait_for((self.folder / "napping").exists, 600, "a nap")
+        return run
+
     def state(self, run: FlowRun) -> Any:
         return self.client.read_flow_run(run.id).state
 
@@ -107,8 +114,10 @@ def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
 
 
 def write_deployments(folder: Path, **schedules: list[dict[str, Any]]) -> None:
-    """The committed prefect.yaml with these schedules and no others."""
+    """The committed prefect.yaml with these schedules and no others, and `nap` under the limit of `retrain`."""
     values = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    retrain = next(found for found in values["deployments"] if found["name"] == "retrain")
+    values["deployments"].append({**retrain, "name": "nap", "entrypoint": "nap.nap", "parameters": {}})
     for deployment in values["deployments"]:
         deployment["schedules"] = schedules.get(deployment["name"], [])
     (folder / "prefect.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -119,5 +128,5 @@ def copy_code(folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("src", "flows", "infra/profiles"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ("params.yaml", ".gitignore"):
-        shutil.copy(ROOT / name, folder)
+    for source in (ROOT / "params.yaml", ROOT / ".gitignore", Path(__file__).with_name("nap.py")):
+        shutil.copy(source, folder)
