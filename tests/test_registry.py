@@ -96,6 +96,8 @@ def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params):
         assert tags["data_version"] == manifest["data"]["version"]
         assert tags["gate"] == "passed"
         assert {"git_commit", "dvc_lock"} <= set(tags)
+        assert tags["snapshot"] == "none"  # the data was none
+    assert json.loads(version.tags["params"])["joint"]["recommender"]["d_model"] == 64
 
 
 def test_the_same_bundle_is_registered_once(params):

@@ -1,4 +1,4 @@
-"""The scheduled run for real: the project's own code and graph on a small shop's data, in a repository people work in."""
+"""The scheduled run for real: the project's own code and graph on a small shop's data, beside people who work there."""
 
 from __future__ import annotations
 
@@ -9,22 +9,34 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import shop
 import yaml
-from test_retrain import processes_of, versions, wait_for
+from test_retrain import EVERY_STAGE, STAGE, processes_of, versions, wait_for
 from test_worktree import branches, commit, git, state_of
 from tiny_training import tiny_values
 
 from flows import worktree
 from unigrec import artifacts as a
 from unigrec.config import RegisterParams
+from unigrec.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from unigrec.tracking import mlflow_client
 
 ROOT = Path(__file__).parents[2]
+MAKE_MODEL = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from tiny_model import write_artifacts
+from unigrec import artifacts as a
+assert Path(a.__file__).is_relative_to(Path.cwd()), a.__file__
+while Path("data/wait").exists():
+    time.sleep(0.1)
+write_artifacts(0, Path("data/mode").read_text() == "good", None, 0)
+a.write_json(a.SOURCE, a.read_json(a.SOURCE) | {{"snapshot": a.read_json(a.CURRENT / a.LINEAGE_FILE)}})
+"""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ANY_MODEL = {
@@ -40,28 +52,46 @@ CHANGES = {
     "gate": ANY_MODEL,
 }
 
+OPTIONS = ("--set", "teacher.epochs=3")
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A clone with a first delivery, and with work of people that is not committed and would break every stage."""
-    folder = tmp_path_factory.mktemp("scheduled") / "project"
-    for name in ("src", "flows", "infra/profiles", ".dvc/config", ".dvc/.gitignore", ".gitignore", "dvc.yaml"):
+
+def make_project(folder: Path, files: tuple[str, ...]) -> None:
+    """Files of ours, and a first delivery beside them; nothing is committed yet."""
+    for name in (*files, ".dvc/config", ".dvc/.gitignore", ".gitignore"):
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy(source, target)
     (folder / "params.yaml").write_text(yaml.safe_dump(tiny_values(CHANGES)))
+    (folder / "data/incoming").mkdir(parents=True)
+    shop.write(folder / "data/incoming")
+
+
+def leave_to_people(folder: Path, *files: str) -> None:
+    """Commit it on main; then people are at work on a branch of theirs, and what they have would break every stage."""
     git(folder, "init", "--quiet", "--initial-branch=main")
     git(folder, "add", "--all")
     commit(folder)
-    (folder / "data/incoming").mkdir(parents=True)
-    shop.write(folder / "data/incoming")
     git(folder, "switch", "--quiet", "--create", "people")
-    for name in ("src/unigrec/stages.py", "src/unigrec/data/sources.py", "flows/retrain.py", "params.yaml"):
+    for name in files:
         with (folder / name).open("a") as file:
             file.write("\nraise SystemExit('half a thought')\n")
-    git(folder, "add", "params.yaml")
-    return folder.resolve()
+    git(folder, "add", files[0])
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """One stage that writes a tiny model; `data/mode` says how it goes, and `data/wait` that it takes its time."""
+    folder = tmp_path_factory.mktemp("scheduled").resolve() / "project"
+    make_project(folder, ("src", "flows", "infra/profiles"))
+    (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
+    (folder / "data/mode").write_text("good")
+    deps = ["data/current", "data/mode", "make_model.py"]
+    outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
+    stage = {"cmd": STAGE, "deps": deps, "params": ["start.path", "teacher.epochs"], "outs": outs}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"model": stage}}))
+    leave_to_people(folder, "params.yaml", "make_model.py", "src/unigrec/data/snapshots.py", "flows/retrain.py")
+    return folder
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen:
@@ -107,13 +137,8 @@ def nothing_is_left(folder: Path) -> None:
     assert not list((folder / ".git").rglob("*.lock"))
 
 
-def test_a_run_beside_people_then_nothing_to_do_then_one_that_is_killed(project):
-    before, main = state_of(project), git(project, "rev-parse", "main").strip()
-    code, output = run(project, "--set", "teacher.epochs=3")
-    assert code == 0, output
-    assert state_of(project) == before
-    nothing_is_left(project)
-
+def check_first(project: Path, main: str) -> str:
+    """What a first run must have left: a version with the right tags, and a branch. Returns its name."""
     assert versions(project) == [(1, "challenger champion")]
     [branch] = branches(project)
     lock = git(project, "show", f"{branch}:dvc.lock")
@@ -123,51 +148,86 @@ def test_a_run_beside_people_then_nothing_to_do_then_one_that_is_killed(project)
     assert tags["snapshot"] == snapshot
     assert json.loads(tags["params"]) == yaml.safe_load(git(project, "show", f"{branch}:params.yaml"))
     assert json.loads(tags["params"])["teacher"]["epochs"] == 3
-    assert set(yaml.safe_load(lock)["stages"]) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-    assert {f"snapshot: {snapshot}", f"dvc.lock: {tags['dvc_lock']}"} <= set(
-        git(project, "log", "-1", "--format=%B", branch).splitlines()
-    )
-    assert list((project / "mlruns").rglob("bundle/*/manifest.json")) or list(
-        (project / "mlruns").rglob("manifest.json")
-    )
+    stages = yaml.safe_load(git(project, "show", f"{branch}:dvc.yaml"))["stages"]
+    assert set(yaml.safe_load(lock)["stages"]) == set(stages)
+    message = git(project, "log", "-1", "--format=%B", branch).splitlines()
+    assert {f"snapshot: {snapshot}", f"dvc.lock: {tags['dvc_lock']}"} <= set(message)
+    assert list((project / "mlruns").rglob("manifest.json"))
+    return branch
 
-    code, output = run(project, "--set", "teacher.epochs=3")
+
+def check_nothing_to_do(project: Path, branch: str) -> None:
+    code, output = run(project, *OPTIONS)
     assert code == 0, output
     assert "nothing to train: no stage had anything to do" in output
     assert "Running stage" not in output
     assert (versions(project), branches(project)) == ([(1, "challenger champion")], [branch])
 
+
+def test_a_run_beside_people_then_nothing_to_do_then_one_that_is_killed(project):
+    before, main = state_of(project), git(project, "rev-parse", "main").strip()
+    code, output = run(project, *OPTIONS)
+    assert code == 0, output
+    branch = check_first(project, main)
+    assert state_of(project) == before
+    nothing_is_left(project)
+    check_nothing_to_do(project, branch)
+
     deliver(project, 0)
-    process = start(project, "--set", "teacher.epochs=3")
+    (project / "data/wait").touch()
+    process = start(project, *OPTIONS)
     assert process.stdout is not None
     for line in process.stdout:
-        if "Running stage 'joint'" in line:
+        if "Running stage 'model'" in line:
             break
-    assert "at work already" in run(project)[1]
+    code, output = run(project)
+    assert (code, f"at work already: another run is at work in this folder (process {process.pid})" in output) == (
+        0,
+        True,
+    )
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     process.stdout.close()
     wait_for(lambda: not processes_of(project / worktree.TREE), 20)
     assert (project / worktree.TREE).exists()
 
-    time.sleep(1)  # the commits' clock counts seconds
-    code, output = run(project, "--set", "teacher.epochs=3")
+    (project / "data/wait").unlink()
+    code, output = run(project, *OPTIONS)
     assert code == 0, output
-    assert "Running stage 'teacher'" not in output  # from DVC's cache
-    assert "Running stage 'joint'" in output
+    assert "a run before did not finish; where it starts from is on branch" in output
+    assert "Running stage 'model'" in output
     assert [version for version, _ in versions(project)] == [1, 2]
     assert json.loads(tags_of(project, "2")["params"])["start"]["path"].startswith("state/bundles/")
     assert state_of(project) == before
+    nothing_is_left(project)
+
+    (project / "data/mode").write_text("refused")
+    code, output = run(project, *OPTIONS)
+    assert code == EXIT_REFUSED, output
+    assert versions(project)[-1] == (3, "")
     nothing_is_left(project)
 
 
 def test_a_failure_says_why_and_leaves_nothing(project):
     before = state_of(project)
     code, output = run(project, "--set", "teacher.epoch=3")
-    assert code == 2
+    assert code == EXIT_BAD_INPUT
     assert "error: unknown key 'teacher.epoch'" in output
     code, output = run(project, "--data", "../elsewhere")
-    assert code == 2
+    assert code == EXIT_BAD_INPUT
     assert "error: data is ../elsewhere: relative, and outside" in output
+    assert state_of(project) == before
+    nothing_is_left(project)
+
+
+def test_the_projects_own_graph_in_a_worktree_and_then_nothing_to_do(tmp_path):
+    project = tmp_path.resolve() / "project"
+    make_project(project, ("src", "flows", "infra/profiles", "dvc.yaml"))
+    leave_to_people(project, "params.yaml", "src/unigrec/stages.py", "src/unigrec/data/sources.py", "flows/retrain.py")
+    before, main = state_of(project), git(project, "rev-parse", "main").strip()
+    code, output = run(project, *OPTIONS)
+    assert code == 0, output
+    branch = check_first(project, main)
+    check_nothing_to_do(project, branch)
     assert state_of(project) == before
     nothing_is_left(project)
