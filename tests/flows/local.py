@@ -20,7 +20,9 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from unigrec.tracking import PASSWORD_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 SECRET_PATH = "/hooks/pl4nted-s3cret"
@@ -105,8 +107,10 @@ def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
         wait_for(lambda: "export" in told_path.read_text() or process.poll() is not None, 900, "the servers")
         assert process.poll() is None, told_path.read_text()
         addresses = dict(re.findall(r"(\w+)=(http\S+)", told_path.read_text()))
-        settings = temporary_settings({PREFECT_API_URL: addresses["PREFECT_API_URL"]})
-        with settings, get_client(sync_client=True) as client:
+        settings = {PREFECT_API_URL: addresses["PREFECT_API_URL"]}
+        if PASSWORD_VARIABLE in environment:
+            settings[PREFECT_API_AUTH_STRING] = f"admin:{environment[PASSWORD_VARIABLE]}"
+        with temporary_settings(settings), get_client(sync_client=True) as client:
             yield Local(folder, process, client, surroundings | addresses)
     finally:
         process.send_signal(signal.SIGTERM)

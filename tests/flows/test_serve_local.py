@@ -15,6 +15,8 @@ from prefect.states import Cancelling
 from test_retrain import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, processes_of
 from test_worktree import commit, git
 
+from unigrec.tracking import PASSWORD_VARIABLE
+
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -145,15 +147,16 @@ def test_a_run_whose_worker_died_with_it_has_crashed(local):
 
 
 def test_a_start_after_a_death_buries_what_was_left_and_a_stop_leaves_nothing(local, project):
-    """The whole of it is killed amid a run, as by a power cut, started again and stopped amid another."""
+    """The whole of it is killed amid a run, as by a power cut, started again and stopped amid another; with a password."""
+    password = {PASSWORD_VARIABLE: "pl4nted-secret-one"}
     local.process.kill()
     wait_for(lambda: not processes_of(project), 60, "everything to end")
     write_deployments(project)
-    with serve_local(project) as again:
+    with serve_local(project, **password) as again:
         run = again.nap()
         again.process.kill()
         wait_for(lambda: not processes_of(project), 60, "everything to end")
-    with serve_local(project) as again:
+    with serve_local(project, **password) as again:
         assert again.state(run).name == "Crashed"
         next_run = again.nap()  # its place is free
         again.process.send_signal(signal.SIGTERM)
