@@ -71,14 +71,13 @@ def tidy_files(kept: Kept, dry_run: bool) -> dict[str, list[str]]:
     with ExitStack() as stack:
         for lock in LOCKS:
             stack.enter_context(exclusive(lock))
-        done = {
+        needed = data_of_named_versions(load_params(PARAMS_FILE).register_)  # first: without it nothing is removed
+        return {
             "Stale locks": leftovers.remove_stale_locks(root, kept.locks_hours, dry_run),
             "Old folders": leftovers.remove_old_folders(root, kept.folders_days, dry_run),
+            "Old branches": leftovers.remove_old_branches(root, kept.branches_days, needed, dry_run),
+            "DVC cache": leftovers.collect_cache(root, dry_run),
         }
-        needed = data_of_named_versions(load_params(PARAMS_FILE).register_)
-        done["Old branches"] = leftovers.remove_old_branches(root, kept.branches_days, needed, dry_run)
-        done["DVC cache"] = leftovers.collect_cache(root, dry_run)
-    return done
 
 
 def data_of_named_versions(params: RegisterParams) -> set[str]:

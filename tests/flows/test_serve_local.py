@@ -147,7 +147,7 @@ def test_a_run_whose_worker_died_with_it_has_crashed(local):
 
 
 def test_a_start_after_a_death_buries_what_was_left_and_a_stop_leaves_nothing(local, project):
-    """The whole of it is killed amid a run, as by a power cut, started again and stopped amid another; with a password."""
+    """With a password. All of it is killed amid a run, as by a power cut; started again, it is stopped amid another."""
     password = {PASSWORD_VARIABLE: "pl4nted-secret-one"}
     local.process.kill()
     wait_for(lambda: not processes_of(project), 60, "everything to end")
