@@ -19,7 +19,7 @@ from flows.graph import cache_folder
 from flows.processes import child_environment
 from flows.worktree import BRANCHES, CHECKPOINTS, DVC_LOCK, TREE, keep_start, remove, without_git
 from unigrec import artifacts as a
-from unigrec.errors import UnigrecError
+from unigrec.errors import BusyError, UnigrecError
 
 GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
 DVC_LOCKS = Path(".dvc/tmp/rwlock")  # who reads or writes which path, as JSON; DVC's other locks are the kernel's
@@ -74,12 +74,13 @@ def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = F
 
 
 def collect_cache(root: Path, dry: bool = False) -> list[str]:
-    """Remove from DVC's cache what no dvc.lock names: this folder's, a killed run's, a branch's, tag's or experiment's.
+    """Remove from DVC's cache what no dvc.lock names: this folder's, a worktree's, a branch's, tag's or experiment's.
 
     Raises:
+        BusyError: somebody else's DVC is at work here.
         UnigrecError: DVC refuses; what it said.
     """
-    others = [str(root / TREE)] if (root / TREE / DVC_LOCK).is_file() else []
+    others = [str(tree) for tree in _worktrees(root) if (tree / DVC_LOCK).is_file()]
     named = (root / DVC_LOCK).is_file() or others or _git(root, "log", "--all", "--max-count=1", "--", DVC_LOCK)
     if not named:  # without any, all of the cache would count as unused
         return []
@@ -89,6 +90,8 @@ def collect_cache(root: Path, dry: bool = False) -> list[str]:
     cache = Path(cache_folder(str(root)))
     before = _size(cache)
     done = subprocess.run(command, cwd=root, env=child_environment(os.environ), capture_output=True, text=True)
+    if "acquire lock" in done.stderr:
+        raise BusyError(f"another DVC is at work in {root}")
     if done.returncode:
         raise UnigrecError(f"dvc gc failed in {root}: {(done.stdout + done.stderr).strip()}")
     said = [line for line in done.stdout.splitlines() if "cache" in line and line.startswith(("Removed", "No unused"))]
@@ -134,6 +137,12 @@ def _holders(value: object) -> Iterator[int]:
 
 def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _worktrees(root: Path) -> list[Path]:
+    """Other worktrees of the repository: a killed run's, people's."""
+    listed = [line.partition(" ") for line in _git(root, "worktree", "list", "--porcelain").splitlines()]
+    return [Path(path) for key, _, path in listed if key == "worktree" and Path(path) != root.resolve()]
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,11 +37,13 @@ def git(root: Path, *arguments: str, when: float | None = None) -> str:
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    git(tmp_path, "init", "-q", "-b", "main")
-    (tmp_path / "dvc.lock").write_text("of main")
-    git(tmp_path, "add", "--all")
-    git(tmp_path, "commit", "-qm", "first")
-    return tmp_path
+    folder = tmp_path / "project"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    (folder / "dvc.lock").write_text("of main")
+    git(folder, "add", "--all")
+    git(folder, "commit", "-qm", "first")
+    return folder
 
 
 def aged(path: Path, hours: float, text: str = "x") -> Path:
@@ -111,12 +114,12 @@ def test_old_branches_of_runs_go_but_not_the_newest_nor_what_a_named_version_cam
 
 @pytest.mark.slow
 def test_the_cache_keeps_what_the_folder_and_any_branch_names_and_loses_the_rest(repository):
-    """A file of the folder, one of a branch, and one that nothing names any more."""
+    """A file of the folder, one of a branch, one of a worktree, and one that nothing names any more."""
     git(repository, "rm", "-q", "dvc.lock")
     dvc(repository, "init", "-q")
     git(repository, "commit", "-qm", "a project")
     names = {}
-    for text in ("forgotten", "of a branch", "of the folder"):
+    for text in ("forgotten", "of a branch", "of a worktree", "of the folder"):
         (repository / "in").write_text(text)
         (repository / "dvc.yaml").write_text("stages: {copy: {cmd: cp in out, deps: [in], outs: [out]}}")
         dvc(repository, "repro", "-q")
@@ -126,6 +129,10 @@ def test_the_cache_keeps_what_the_folder_and_any_branch_names_and_loses_the_rest
             git(repository, "commit", "-qm", text)
             git(repository, "branch", "retrain/one")
             git(repository, "reset", "-q", "--hard", "HEAD~1")
+        if text == "of a worktree":
+            git(repository, "worktree", "add", "-q", "--detach", "../theirs")
+            shutil.copy(repository / "dvc.lock", repository.parent / "theirs")
+            shutil.copy(repository / "dvc.yaml", repository.parent / "theirs")
     everything = names["of the folder"]
     collect_cache(repository, dry=True)
     assert cached(repository) == everything
