@@ -29,6 +29,7 @@ def project(tmp_path_factory) -> Path:
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
     make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})
+    (folder / ".dvc/config").write_text((ROOT / ".dvc/config").read_text())  # there is a git repository
     write_deployments(folder, retrain=[{"interval": 60}])
     git(folder, "init", "--quiet", "--initial-branch=main")
     git(folder, "add", "--all")
@@ -139,9 +140,10 @@ def test_the_webhooks_address_is_in_no_file_and_no_command_line(local):
 
 def test_a_run_whose_worker_died_with_it_has_crashed(local):
     run = local.nap()
-    worker = next(found for found in processes_of(local.folder) if _runs(found, "prefect\0worker"))
-    for process in (worker, *flow_processes(local.folder)):
-        os.kill(process, signal.SIGKILL)
+    workers = [found for found in processes_of(local.folder) if _runs(found, "prefect\0worker")]
+    (worker,) = [found for found in workers if not _runs(found, "supervisor.py")]  # which ends what the worker started
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: not flow_processes(local.folder), 60, "the flow's end")
     assert local.ended(run).name == "Crashed"
     assert "no heartbeat" in local.state(run).message
 
