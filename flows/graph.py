@@ -35,9 +35,9 @@ def read_graph(root: str = ".") -> Graph:
 
 
 def cache_folder(root: str = ".") -> Path:
-    """Where DVC keeps the outputs of this project, absolute. Raises UnigrecError."""
+    """The cache of this project, of outputs and runs, as `cache.dir` names it; absolute. Raises UnigrecError."""
     try:
         with Repo(root) as repo:
-            return Path(repo.cache.local.path).absolute()
+            return Path(repo.cache.local_cache_dir).absolute()
     except DvcException as error:
         raise UnigrecError(f"DVC cannot open the project in {root}: {error}") from error

@@ -91,7 +91,7 @@ def _run(root: Path, profile: str | None, data: str | None, overrides: list[str]
         raise
     finally:
         worktree.remove(root)
-    said = [f"{len(ran)} stages ran: {', '.join(ran)}" if ran else "nothing to train: no stage had anything to do"]
+    said = [f"stages that ran: {', '.join(ran)}" if ran else "nothing to train: no stage had anything to do"]
     said += [f"params.yaml and dvc.lock are on branch {branch}"] if branch else []
     said += ["the gates refused the model"] if refused else []
     emit("; ".join(said))

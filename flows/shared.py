@@ -27,6 +27,7 @@ def share_state(root: Path, tree: Path) -> None:
     """Let the worktree use the repository's DVC cache and state. Raises UnigrecError without a DVC project."""
     # Nothing that DVC would ask git is of use here, and it would stage files.
     settings = f"[core]\n    no_scm = true\n[cache]\n    dir = {cache_folder(str(root))}\n"
+    (tree / ".dvc").mkdir(exist_ok=True)
     (tree / ".dvc/config.local").write_text(settings, encoding="utf-8")
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
-from flows.graph import read_graph
+from flows.graph import cache_folder, read_graph
 from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
 from prefect.states import Failed
@@ -93,6 +93,19 @@ def test_order_downstream_and_what_is_stale(project):
 def test_a_folder_without_a_pipeline_is_an_error_in_words(tmp_path):
     with pytest.raises(UnigrecError, match="DVC cannot read the pipeline"):
         read_graph(str(tmp_path))
+
+
+def test_two_folders_with_one_cache_share_what_stages_made(project, tmp_path_factory, monkeypatch):
+    reproduce(["first"])
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(project / "a", other)
+    shutil.copy(project / "dvc.yaml", other)
+    assert cache_folder(str(project)) == project / ".dvc/cache"
+    Repo.init(str(other), no_scm=True).close()
+    (other / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache_folder(str(project))}\n")
+    monkeypatch.chdir(other)
+    assert reproduce(["first"]) == [False]
+    assert (other / "b").read_text() == "1"
 
 
 # --- one stage ------------------------------------------------------------------------------------------------------

@@ -278,7 +278,6 @@ def test_what_params_name_outside_of_git_is_linked(shop, tmp_path):
 
 def test_state_is_the_repositorys_but_for_the_lock_of_the_folder(shop, monkeypatch):
     root, tree = shop
-    (tree / ".dvc").mkdir()
     monkeypatch.setattr(shared, "cache_folder", lambda folder: Path(folder) / ".dvc/cache")
     shared.share_state(root, tree)
     monkeypatch.chdir(tree)
