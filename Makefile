@@ -13,7 +13,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
-.PHONY: help install run test test-slow bench lint audit format clean distclean
+.PHONY: help install run serve-local test test-slow bench lint audit format clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -43,6 +43,9 @@ run: $(INSTALLED)  ## the whole job: data to registered model, with a closing ta
 	[ -z "$${DATA:-}" ] || options+=(--data "$$DATA"); \
 	[ $${#options[@]} -eq 0 ] || $(BIN)/unigrec configure "$${options[@]}"
 	@$(BIN)/python -m flows.retrain
+
+serve-local: $(INSTALLED)  ## Prefect with its schedules, a worker and MLflow on 127.0.0.1, until Ctrl-C: docs/operations.md
+	@exec $(BIN)/python -m flows.services --sqlite --open --worker $(ARGS)
 
 test: $(INSTALLED)  ## unit tests (under a minute or two); more: make test ARGS="-k gates"
 	@$(BIN)/python -m pytest $(ARGS)

@@ -1,9 +1,10 @@
-"""The services of infra/compose.yaml as plain processes of this machine: PostgreSQL, MLflow with passwords, Prefect.
+"""The services of infra/compose.yaml as plain processes of this machine: PostgreSQL, MLflow, Prefect and its worker.
 
-`python -m flows.services` starts them on 127.0.0.1, says where they are, and stops them on Ctrl-C;
-`python -m flows.services -- command ...` runs a command beside them and ends with its exit status. Data stays in
-state/services. One password, from MLFLOW_TRACKING_PASSWORD, opens all three. It is handed on in the environment alone:
-no file, no address and no command line holds it.
+`python -m flows.services` starts the servers on 127.0.0.1, says where they are, and stops them on Ctrl-C; with
+`--worker` also a worker in this folder, to which prefect.yaml's deployments are given. `python -m flows.services --
+command ...` runs a command beside them and ends with its exit status. Data stays in state/services. One password, from
+MLFLOW_TRACKING_PASSWORD, opens them all. It is handed on in the environment alone: no file, no address and no command
+line holds it. `--open` does without where none is set.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from flows import runs
+from flows.deploy import POOL
 from flows.processes import child_environment, start_supervised, stop
 from flows.server import free_port, wait_until_healthy
 from unigrec.errors import UnigrecError
-from unigrec.masking import HIDDEN, masked
+from unigrec.masking import HIDDEN, WEBHOOK_VARIABLE, masked
 from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
 
 STATE = Path("state/services")
@@ -37,6 +44,7 @@ DEBIAN_POSTGRES = Path("/usr/lib/postgresql")  # one folder a version; its progr
 POSTGRES_ACCOUNT = "postgres"  # PostgreSQL refuses to run as root
 AUTH_SETTINGS = Path(__file__).parents[1] / "infra/mlflow/basic_auth.ini"
 MIN_PASSWORD = 12  # what MLflow asks of a password
+WORKER_SETTINGS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}  # seconds; a flow that falls silent has died
 
 
 class Services(NamedTuple):
@@ -49,13 +57,13 @@ class Services(NamedTuple):
 
 
 @contextmanager
-def services(folder: Path, user: str, password: str, use_postgres: bool = True) -> Iterator[Services]:
+def services(folder: Path, user: str, password: str | None, use_postgres: bool = True) -> Iterator[Services]:
     """Within the block, MLflow and Prefect answer, on PostgreSQL where it is installed and on SQLite elsewhere.
 
     Args:
         folder: keeps data and logs. As root, PostgreSQL's own account must be able to enter it.
         user, password: MLflow's administrator, and Prefect's only user. MLflow keeps the password that its store was
-            made with.
+            made with. None: MLflow and Prefect ask nobody for one.
 
     Raises:
         UnigrecError: a service does not start; names its log.
@@ -65,21 +73,33 @@ def services(folder: Path, user: str, password: str, use_postgres: bool = True) 
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         programs = postgres_programs() if use_postgres else None
-        port = stack.enter_context(_postgres(programs, folder, password)) if programs else None
-        mlflow = stack.enter_context(_mlflow(folder, user, password, port))
-        prefect = stack.enter_context(_prefect(folder, user, password, port))
-        yield Services(
-            mlflow,
-            prefect,
-            None if port is None else f"{HOST}:{port}",
-            {
-                URI_VARIABLE: mlflow,
+        database_password = password or secrets.token_urlsafe()  # PostgreSQL's is set anew with each start
+        port = stack.enter_context(_postgres(programs, folder, database_password)) if programs else None
+        store = _Store(folder, port, database_password)
+        mlflow = stack.enter_context(_mlflow(store, user, password))
+        prefect = stack.enter_context(_prefect(store, user, password))
+        environment = {URI_VARIABLE: mlflow, "PREFECT_API_URL": f"{prefect}/api"}
+        if password is not None:
+            environment |= {
                 USER_VARIABLE: user,
                 PASSWORD_VARIABLE: password,
-                "PREFECT_API_URL": f"{prefect}/api",
                 "PREFECT_API_AUTH_STRING": f"{user}:{password}",
-            },
-        )
+            }
+        yield Services(mlflow, prefect, None if port is None else f"{HOST}:{port}", environment)
+
+
+class _Store(NamedTuple):
+    """Where the servers keep what they know: databases of PostgreSQL at a port, or files of SQLite in the folder."""
+
+    folder: Path
+    port: int | None
+    password: str
+
+    def address(self, name: str, sqlite: str = "sqlite", postgres: str = "postgresql") -> str:
+        """The address of a database, without a password: the drivers read PGPASSWORD."""
+        if self.port is None:
+            return f"{sqlite}:///{self.folder}/{name}.db"
+        return f"{postgres}://{DATABASE_USER}@{HOST}:{self.port}/{name}"
 
 
 def postgres_programs() -> Path | None:
@@ -160,57 +180,90 @@ def _as_postgres_account(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _mlflow(folder: Path, user: str, password: str, port: int | None) -> Iterator[str]:
-    """MLflow with basic authentication; artifacts go through it. Yields its address."""
-    settings = configparser.ConfigParser()
-    settings.read(AUTH_SETTINGS, encoding="utf-8")
-    settings["mlflow"]["database_uri"] = _database("postgresql", port, "mlflow_auth", folder)
-    with (folder / "basic_auth.ini").open("w", encoding="utf-8") as stream:
-        settings.write(stream)
-    own = free_port()
+def _mlflow(store: _Store, user: str, password: str | None) -> Iterator[str]:
+    """MLflow, with basic authentication where there is a password; artifacts go through it. Yields its address."""
+    folder, own = store.folder, free_port()
     url = f"http://{HOST}:{own}"
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", HOST, "--port", str(own), "--artifacts-destination", str(folder / "artifacts")]
     environment = {
         **_without_clients(),
-        "PGPASSWORD": password,
-        "MLFLOW_BACKEND_STORE_URI": _database("postgresql", port, "mlflow", folder),
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
-        "MLFLOW_AUTH_ADMIN_USERNAME": user,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "PGPASSWORD": store.password,
+        "MLFLOW_BACKEND_STORE_URI": store.address("mlflow"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
+    if password is not None:
+        settings = configparser.ConfigParser()
+        settings.read(AUTH_SETTINGS, encoding="utf-8")
+        settings["mlflow"]["database_uri"] = store.address("mlflow_auth")
+        with (folder / "basic_auth.ini").open("w", encoding="utf-8") as stream:
+            settings.write(stream)
+        command += ["--app-name", "basic-auth"]
+        environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
+            "MLFLOW_AUTH_ADMIN_USERNAME": user,
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        }
     with _running("MLflow", command, folder, environment) as process:
         wait_until_healthy("MLflow", f"{url}/health", process, folder / "mlflow.log", START_SECONDS)
         yield url
 
 
 @contextmanager
-def _prefect(folder: Path, user: str, password: str, port: int | None) -> Iterator[str]:
-    """Prefect's server with basic authentication. Yields its address."""
-    own = free_port()
+def _prefect(store: _Store, user: str, password: str | None) -> Iterator[str]:
+    """Prefect's server, with basic authentication where there is a password. Yields its address."""
+    folder, own = store.folder, free_port()
     url = f"http://{HOST}:{own}"
     environment = {
         **_without_clients(),
-        "PGPASSWORD": password,
+        "PGPASSWORD": store.password,
         "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": _database(
-            "sqlite+aiosqlite" if port is None else "postgresql+asyncpg", port, "prefect", folder
-        ),
-        "PREFECT_SERVER_API_AUTH_STRING": f"{user}:{password}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": store.address("prefect", "sqlite+aiosqlite", "postgresql+asyncpg"),
     }
+    if password is not None:
+        environment["PREFECT_SERVER_API_AUTH_STRING"] = f"{user}:{password}"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(own), "--no-ui"]
     with _running("Prefect", command, folder, environment) as process:
         wait_until_healthy("Prefect", f"{url}/api/health", process, folder / "prefect.log", START_SECONDS)
         yield url
 
 
-def _database(driver: str, port: int | None, name: str, folder: Path) -> str:
-    """The address of a database, without a password: the drivers read PGPASSWORD."""
-    if port is None:
-        return f"{driver if driver.startswith('sqlite') else 'sqlite'}:///{folder}/{name}.db"
-    return f"{driver}://{DATABASE_USER}@{HOST}:{port}/{name}"
+@contextmanager
+def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Within the block, prefect.yaml's deployments are registered, and a worker in the working directory runs them.
+
+    Args:
+        folder: keeps the worker's log.
+        environment: what a client needs: `Services.environment`.
+
+    Raises:
+        UnigrecError: a deployment is not accepted.
+    """
+    _bury_runs(environment, "the worker before this one is gone")  # as after a power cut
+    settings = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING", **environment}
+    clients = child_environment({**os.environ, **settings})
+    registered = subprocess.run([sys.executable, "-m", "flows.deploy"], env=clients, capture_output=True, text=True)
+    if registered.returncode:
+        raise UnigrecError(registered.stderr.strip().removeprefix("error: "))
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    clients.pop(WEBHOOK_VARIABLE, None)  # the server has it now; no flow needs it
+    try:
+        with _running("worker", command, folder, clients | WORKER_SETTINGS, cwd=Path.cwd()):
+            yield
+    finally:
+        with suppress(httpx.HTTPError):  # the server has died; the next start does it
+            _bury_runs(environment, "the worker was stopped")
+
+
+def _bury_runs(environment: dict[str, str], reason: str) -> None:
+    """Our worker is the pool's only one: while it is not there, nobody is at work on any of its runs."""
+    settings = {PREFECT_API_URL: environment["PREFECT_API_URL"]}
+    if secret := environment.get("PREFECT_API_AUTH_STRING"):
+        settings[PREFECT_API_AUTH_STRING] = secret
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        for run in runs.at_work(client, POOL):
+            runs.bury(client, run, reason)
 
 
 def _without_clients() -> dict[str, str]:
@@ -221,17 +274,21 @@ def _without_clients() -> dict[str, str]:
 
 
 @contextmanager
-def _running(name: str, command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A supervised process whose output goes to its log; it is stopped at the block's end."""
+def _running(
+    name: str, command: list[str], folder: Path, environment: dict[str, str], cwd: Path | None = None
+) -> Iterator[subprocess.Popen]:
+    """A supervised process in `cwd` (or in `folder`), whose output goes to its log in `folder`; stopped at the end."""
     with (folder / f"{name.lower()}.log").open("w") as log:
-        process = start_supervised(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
+        process = start_supervised(command, stdout=log, stderr=subprocess.STDOUT, cwd=cwd or folder, env=environment)
     try:
         yield process
     finally:
         stop(process)
 
 
-def _check_password(password: str) -> None:
+def _check_password(password: str | None) -> None:
+    if password is None:
+        return
     if len(password) < MIN_PASSWORD or not password.isprintable():
         raise UnigrecError(
             f"{PASSWORD_VARIABLE}: set it to a password of {MIN_PASSWORD} or more printable characters; it opens the "
@@ -239,19 +296,35 @@ def _check_password(password: str) -> None:
         )
 
 
+def _told(running: Services, user: str, closed: bool, with_worker: bool) -> str:
+    """Where everything is, and what another terminal needs; no password."""
+    database = f"PostgreSQL at {running.postgres}" if running.postgres else "SQLite (no PostgreSQL used)"
+    who = f"user {user}" if closed else "open to everybody on this machine"
+    there = f"MLflow {running.mlflow}, Prefect {running.prefect}, {who}, on {database}"
+    if not with_worker:
+        return there
+    addresses = " ".join(f"{name}={running.environment[name]}" for name in (URI_VARIABLE, "PREFECT_API_URL"))
+    return f"{there}\na worker of the pool {POOL} waits for scheduled runs; for another terminal: export {addresses}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start, tell or run, stop; the exit code is the command's, or that of errors.py."""
     parser = argparse.ArgumentParser(prog="python -m flows.services", description=__doc__, allow_abbrev=False)
     parser.add_argument("--state", type=Path, default=STATE, help="folder for data and logs (default: %(default)s)")
     parser.add_argument("--sqlite", action="store_true", help="SQLite, even where PostgreSQL is installed")
+    parser.add_argument("--worker", action="store_true", help="register prefect.yaml, and run what it schedules here")
+    parser.add_argument("--open", action="store_true", help=f"no passwords, unless {PASSWORD_VARIABLE} is set")
     parser.add_argument("command", nargs="*", help="run it beside the services, and stop them when it has ended")
     asked = parser.parse_args(arguments)
     user, password = os.environ.get(USER_VARIABLE, "admin"), os.environ.get(PASSWORD_VARIABLE, "")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop, as Ctrl-C
     try:
-        with services(asked.state, user, password, not asked.sqlite) as running:
-            database = f"PostgreSQL at {running.postgres}" if running.postgres else "SQLite (no PostgreSQL used)"
-            print(f"MLflow {running.mlflow}, Prefect {running.prefect}, user {user}, on {database}", flush=True)
+        with ExitStack() as stack:
+            secret = None if asked.open and not password else password
+            running = stack.enter_context(services(asked.state, user, secret, not asked.sqlite))
+            if asked.worker:
+                stack.enter_context(worker(asked.state.absolute(), running.environment))
+            print(_told(running, user, secret is not None, asked.worker), flush=True)
             if asked.command:
                 return subprocess.run(
                     asked.command, env=child_environment({**os.environ, **running.environment})

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
+WEBHOOK_VARIABLE = "UNIGREC_WEBHOOK_URL"  # where notifications go; whoever knows a webhook may write to it
 SECRET_VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -16,6 +17,7 @@ SECRET_VARIABLES = (
     "PGPASSWORD",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    WEBHOOK_VARIABLE,
 )
 MIN_SECRET_LENGTH = 4  # a shorter value would be found in ordinary words
 # user:password@ or user@ after ://. A password may hold @ and /, but host:5000/ is no user with a password.

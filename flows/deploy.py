@@ -1,0 +1,68 @@
+"""Gives the Prefect server what it needs to know: work pool, deployments of prefect.yaml, notifications.
+
+`python -m flows.deploy`, before the worker starts and after each change. Safe to repeat.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import PREFECT_API_URL
+from prefect.workers.process import ProcessWorker
+
+from flows.notifications import arrange, check_address
+from flows.processes import child_environment
+from unigrec.errors import EXIT_OK, UnigrecError
+from unigrec.masking import WEBHOOK_VARIABLE, masked
+
+DEPLOYMENTS = Path("prefect.yaml")
+POOL = "training"
+
+
+def register() -> None:
+    """Make the work pool, and register every deployment of prefect.yaml in the working directory.
+
+    Raises:
+        UnigrecError: no server is configured or it does not take them; says why.
+    """
+    if not PREFECT_API_URL.value():
+        raise UnigrecError("PREFECT_API_URL: set it to the address of the server that is to know the deployments")
+    _make_pool()
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+    done = subprocess.run(command, env=child_environment(os.environ), capture_output=True, text=True)
+    if done.returncode:
+        raise UnigrecError(f"{DEPLOYMENTS} could not be registered: {(done.stdout + done.stderr).strip()}")
+
+
+def _make_pool() -> None:
+    pool = WorkPoolCreate(name=POOL, type="process", base_job_template=ProcessWorker.get_default_base_job_template())
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(pool)
+        except ObjectAlreadyExists:
+            return
+
+
+def main() -> int:
+    """The exit code is that of errors.py."""
+    address = os.environ.get(WEBHOOK_VARIABLE) or None
+    try:
+        check_address(address)
+        register()
+        arrange(address)
+    except UnigrecError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        return error.exit_code
+    told = "go to the webhook" if address else f"are off: {WEBHOOK_VARIABLE} is not set"
+    print(f"the deployments of {DEPLOYMENTS} are registered; notifications {told}", flush=True)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

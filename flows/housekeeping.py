@@ -1,0 +1,161 @@
+"""What a machine that retrains every night needs now and then: dead runs found, leftovers and old runs removed.
+
+`python -m flows.housekeeping` runs it here and now; prefect.yaml holds its schedule and how long things are kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+
+from flows import leftovers, runs
+from flows.server import prefect_server
+from flows.worktree import LOCK as WORKTREE_LOCK
+from unigrec import artifacts as a
+from unigrec.config import RegisterParams, load_params
+from unigrec.errors import EXIT_OK, BusyError, UnigrecError
+from unigrec.lock import exclusive
+from unigrec.masking import masked
+from unigrec.tracking import mlflow_client
+
+PARAMS_FILE = Path("params.yaml")
+LOCKS = (a.LOCK, WORKTREE_LOCK)  # whoever holds one is at work on what is to be tidied up
+
+
+class Kept(NamedTuple):
+    """How long things are kept."""
+
+    runs: timedelta
+    folders_days: float
+    branches_days: float
+    locks_hours: float
+
+
+@task(task_run_name="dead runs")
+def bury_dead_runs(patience: runs.Patience, dry_run: bool) -> list[str]:
+    """Runs whose process is gone are marked as crashed: they free their place, and notifications go out."""
+    buried = []
+    with get_client(sync_client=True) as client:
+        for run, reason in runs.dead(client, patience):
+            if str(run.id) == flow_run.id:
+                continue
+            if not dry_run:
+                runs.bury(client, run, reason)
+            buried.append(f"{run.name}: {reason}")
+    return buried
+
+
+@task(task_run_name="old runs")
+def delete_old_runs(age: timedelta, dry_run: bool) -> list[str]:
+    """Runs that ended long ago leave Prefect's store; what they registered stays."""
+    with get_client(sync_client=True) as client:
+        found = list(runs.old(client, age))
+        for run in [] if dry_run else found:
+            client.delete_flow_run(run.id)
+    return [f"{run.name}, ended {run.end_time:%Y-%m-%d}" for run in found]
+
+
+@task(task_run_name="files")
+def tidy_files(kept: Kept, dry_run: bool) -> dict[str, list[str]]:
+    """Stale locks, old folders and branches, and what DVC's cache holds for nobody. Nothing beside a training."""
+    root = Path.cwd()
+    with ExitStack() as stack:
+        for lock in LOCKS:
+            stack.enter_context(exclusive(lock))
+        needed = data_of_named_versions(load_params(PARAMS_FILE).register_)  # first: without it nothing is removed
+        return {
+            "Stale locks": leftovers.remove_stale_locks(root, kept.locks_hours, dry_run),
+            "Old folders": leftovers.remove_old_folders(root, kept.folders_days, dry_run),
+            "Old branches": leftovers.remove_old_branches(root, kept.branches_days, needed, dry_run),
+            "DVC cache": leftovers.collect_cache(root, dry_run),
+        }
+
+
+def data_of_named_versions(params: RegisterParams) -> set[str]:
+    """Hashes of dvc.lock of the model versions that have an alias. Raises UnigrecError when MLflow does not answer."""
+    with mlflow_client(params) as client:
+        models = client.search_registered_models(f"name = '{params.model_name}'")
+        numbers = {number for model in models for number in model.aliases.values()}
+        return {client.get_model_version(params.model_name, number).tags.get("dvc_lock", "") for number in numbers}
+
+
+@flow(name="housekeeping")
+def housekeeping(
+    silent_minutes: float = 10.0,
+    mute_hours: float = 24.0,
+    pending_minutes: float = 60.0,
+    keep_runs_days: float = 90.0,
+    keep_folders_days: float = 14.0,
+    keep_branches_days: float = 90.0,
+    stale_lock_hours: float = 6.0,
+    dry_run: bool = False,
+) -> Any:
+    """Find dead runs, remove leftovers and old runs, and say in one artifact what was done.
+
+    Args:
+        silent_minutes: a running run without a heartbeat for so long is dead.
+        mute_hours: likewise one that has never sent a heartbeat, since it began.
+        pending_minutes: likewise one that is about to start, or to be cancelled.
+        keep_runs_days, keep_folders_days, keep_branches_days, stale_lock_hours: what is younger stays.
+        dry_run: say what would be done, and do nothing.
+    """
+    patience = runs.Patience(
+        timedelta(minutes=silent_minutes), timedelta(hours=mute_hours), timedelta(minutes=pending_minutes)
+    )
+    kept = Kept(timedelta(days=keep_runs_days), keep_folders_days, keep_branches_days, stale_lock_hours)
+    done: dict[str, list[str] | str] = {}
+    failed = []
+    for title, state in (
+        ("Dead runs", bury_dead_runs(patience, dry_run, return_state=True)),
+        ("Old runs", delete_old_runs(kept.runs, dry_run, return_state=True)),
+        ("Files", tidy_files(kept, dry_run, return_state=True)),
+    ):
+        found: Any = state.result(raise_on_failure=False)
+        if isinstance(found, BusyError):
+            done[title] = f"left for the next time: {found}"
+        elif not state.is_completed():
+            done[title] = f"failed: {masked(str(found))}"
+            failed.append(title)
+        else:
+            done |= found if isinstance(found, dict) else {title: found}
+    create_markdown_artifact(report(done, dry_run), key="housekeeping", description="what housekeeping did")
+    return _closing(done, failed)
+
+
+def report(done: dict[str, list[str] | str], dry_run: bool) -> str:
+    """Markdown: under each heading what was removed, or why nothing was."""
+    lines = ["# Housekeeping", "Nothing was changed: a dry run." if dry_run else ""]
+    for title, found in done.items():
+        entries = [f"- `{entry}`" for entry in found] if isinstance(found, list) else [found]
+        lines += ["", f"## {title}", *(entries or ["nothing"])]
+    return "\n".join(lines)
+
+
+def _closing(done: dict[str, list[str] | str], failed: list[str]) -> State:
+    counts = [f"{title}: {len(found) if isinstance(found, list) else found}" for title, found in done.items()]
+    return (Failed if failed else Completed)(message="; ".join(counts))
+
+
+def main() -> int:
+    """Run the flow here and now; the exit code is that of errors.py."""
+    try:
+        with prefect_server():
+            state: Any = housekeeping(return_state=True)
+    except UnigrecError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        return error.exit_code
+    print(state.message)
+    return EXIT_OK if state.is_completed() else UnigrecError.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""prefect.yaml: what it names is there, with the flows' parameters; schedules are valid; no secret is in it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from flows.deploy import POOL
+from prefect import Flow
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.flows import load_flow_from_entrypoint
+
+from unigrec.masking import SECRET_VARIABLES, holds_credentials
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+DEPLOYMENTS: dict[str, dict[str, Any]] = {found["name"]: found for found in yaml.safe_load(TEXT)["deployments"]}
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow:
+    return load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+
+
+def test_the_three_jobs_are_there():
+    assert set(DEPLOYMENTS) == {"retrain", "promote", "housekeeping"}
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_deployment_names_a_flow_and_gives_it_the_parameters_that_it_has(name):
+    flow, given = flow_of(DEPLOYMENTS[name]), DEPLOYMENTS[name]["parameters"]
+    assert set(given) == set(inspect.signature(flow.fn).parameters)
+    assert flow.validate_parameters(given) == given
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_parameters_say_what_the_flow_does_by_itself(name):
+    """A person who runs the flow by hand gets what the schedule runs."""
+    signature = inspect.signature(flow_of(DEPLOYMENTS[name]).fn).parameters
+    assert {key: value or None for key, value in DEPLOYMENTS[name]["parameters"].items()} == {
+        key: found.default or None for key, found in signature.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["retrain", "housekeeping"])
+def test_schedules_are_valid_and_name_their_zone(name):
+    (schedule,) = DEPLOYMENTS[name]["schedules"]
+    assert CronSchedule(**schedule).timezone == "UTC"
+
+
+def test_an_overlap_cancels_the_newer_training():
+    assert DEPLOYMENTS["retrain"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_a_worker_of_the_pool_runs_them_where_it_stands_and_fetches_nothing():
+    for deployment in DEPLOYMENTS.values():
+        assert deployment["work_pool"] == {"name": POOL, "job_variables": {"working_dir": "."}}
+    assert yaml.safe_load(TEXT)["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "."}}]
+
+
+def test_every_worker_of_infra_serves_the_pool_and_takes_several_runs():
+    """Beside a training there must be room for a run that is to be cancelled, and for housekeeping."""
+    files = ("compose.yaml", "kubernetes/worker.yaml", "systemd/unigrec-worker.service")
+    for name in files:
+        text = (ROOT / "infra" / name).read_text(encoding="utf-8")
+        (start,) = re.findall(r"prefect,? worker,? start.*", text)
+        assert re.search(rf"--pool,? {POOL}\b", start), name
+        assert "--limit" not in start, name
+        assert "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" in text, name
+        assert "flows.deploy" in text, name
+
+
+def test_no_secret_is_in_it():
+    assert not holds_credentials(TEXT)
+    assert not [name for name in SECRET_VARIABLES if name in TEXT]
+    assert "http" not in TEXT

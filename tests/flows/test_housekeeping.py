@@ -1,0 +1,219 @@
+"""What housekeeping removes, what it must never remove, and which runs count as dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flows.housekeeping import report
+from flows.leftovers import collect_cache, remove_old_branches, remove_old_folders, remove_stale_locks
+from flows.runs import Patience, bury, dead
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import State
+
+from unigrec import artifacts as a
+
+HOUR = 3600
+
+
+def git(root: Path, *arguments: str, when: float | None = None) -> str:
+    date = {"GIT_COMMITTER_DATE": f"{int(when)} +0000", "GIT_AUTHOR_DATE": f"{int(when)} +0000"} if when else {}
+    who = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+    command = ["git", *who, *arguments]
+    done = subprocess.run(command, cwd=root, env={**os.environ, **date}, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    (folder / "dvc.lock").write_text("of main")
+    git(folder, "add", "--all")
+    git(folder, "commit", "-qm", "first")
+    return folder
+
+
+def aged(path: Path, hours: float, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    then = time.time() - hours * HOUR
+    os.utime(path, (then, then))
+    os.utime(path.parent, (then, then))
+    return path
+
+
+def write_branch(root: Path, name: str, lock: str, days: float) -> str:
+    git(root, "switch", "-qc", name, "main")
+    (root / "dvc.lock").write_text(lock)
+    git(root, "commit", "-qam", name, when=time.time() - days * 24 * HOUR)
+    git(root, "switch", "-q", "main")
+    return git(root, "rev-parse", name)
+
+
+def test_old_locks_of_git_go_and_young_ones_stay(repository):
+    old = aged(repository / ".git/index.lock", 7)
+    young = aged(repository / ".git/refs/heads/main.lock", 1)
+    assert remove_stale_locks(repository, 6, dry=True) == [".git/index.lock"]
+    assert old.exists()
+    assert remove_stale_locks(repository, 6) == [".git/index.lock"]
+    assert (old.exists(), young.exists()) == (False, True)
+    assert (repository / ".git/index").exists()
+
+
+@pytest.mark.parametrize(
+    ("holders", "stays"), [([os.getpid()], True), ([2**22 + 1], False), ([2**22 + 1, os.getpid()], True), ([], False)]
+)
+def test_dvcs_lock_goes_when_nobody_that_it_names_is_alive(repository, holders, stays):
+    held = {"read": {"data": [{"pid": pid, "cmd": "dvc repro"} for pid in holders]}, "write": {}}
+    lock = aged(repository / ".dvc/tmp/rwlock", 0, json.dumps(held))
+    remove_stale_locks(repository, 6)
+    assert lock.exists() is stays
+
+
+def test_dvcs_lock_goes_when_it_was_cut_off(repository):
+    lock = aged(repository / ".dvc/tmp/rwlock", 0, '{"read": {"data": [{"pi')
+    assert remove_stale_locks(repository, 6) == [".dvc/tmp/rwlock"]
+    assert not lock.exists()
+
+
+def test_checkpoints_that_nothing_has_touched_go_and_bundles_stay(tmp_path):
+    old = aged(tmp_path / a.CHECKPOINTS / "joint/k.safetensors", 15 * 24)
+    aged(tmp_path / a.CHECKPOINTS / "teacher/old.safetensors", 15 * 24)
+    young = aged(tmp_path / a.CHECKPOINTS / "teacher/young.safetensors", 1)
+    bundle = aged(tmp_path / a.BUNDLES / "b/manifest.json", 400 * 24)
+    assert remove_old_folders(tmp_path, 14) == [str(a.CHECKPOINTS / "joint")]
+    assert (old.exists(), young.exists(), bundle.exists()) == (False, True, True)
+
+
+def test_old_branches_of_runs_go_but_not_the_newest_nor_what_a_named_version_came_from(repository):
+    oldest = write_branch(repository, "retrain/a", "lock a", 200)
+    write_branch(repository, "retrain/champion", "lock c", 150)
+    write_branch(repository, "retrain/young", "lock y", 10)
+    write_branch(repository, "people", "lock p", 300)
+    needed = {sha256(b"lock c").hexdigest()}
+    assert remove_old_branches(repository, 90, needed, dry=True) == [f"retrain/a ({oldest})"]
+    assert remove_old_branches(repository, 90, needed) == [f"retrain/a ({oldest})"]
+    left = git(repository, "for-each-ref", "--format=%(refname:short)", "refs/heads").splitlines()
+    assert left == ["main", "people", "retrain/champion", "retrain/young"]
+    assert remove_old_branches(repository, 1, set()) != []
+    assert git(repository, "rev-parse", "retrain/young")  # the newest, however old
+
+
+@pytest.mark.slow
+def test_the_cache_keeps_what_the_folder_and_any_branch_names_and_loses_the_rest(repository):
+    """A file of the folder, one of a branch, one of a worktree, and one that nothing names any more."""
+    git(repository, "rm", "-q", "dvc.lock")
+    dvc(repository, "init", "-q")
+    git(repository, "commit", "-qm", "a project")
+    names = {}
+    for text in ("forgotten", "of a branch", "of a worktree", "of the folder"):
+        (repository / "in").write_text(text)
+        (repository / "dvc.yaml").write_text("stages: {copy: {cmd: cp in out, deps: [in], outs: [out]}}")
+        dvc(repository, "repro", "-q")
+        names[text] = cached(repository)
+        if text == "of a branch":
+            git(repository, "add", "--all")
+            git(repository, "commit", "-qm", text)
+            git(repository, "branch", "retrain/one")
+            git(repository, "reset", "-q", "--hard", "HEAD~1")
+        if text == "of a worktree":
+            git(repository, "worktree", "add", "-q", "--detach", "../theirs")
+            shutil.copy(repository / "dvc.lock", repository.parent / "theirs")
+            shutil.copy(repository / "dvc.yaml", repository.parent / "theirs")
+    everything = names["of the folder"]
+    collect_cache(repository, dry=True)
+    assert cached(repository) == everything
+    collect_cache(repository)
+    lost = names["forgotten"]
+    assert len(lost) == 1
+    assert cached(repository) == everything - lost
+
+
+def test_without_any_dvc_lock_the_cache_is_left_alone(tmp_path):
+    (tmp_path / ".dvc/cache/files/md5/aa").mkdir(parents=True)
+    assert collect_cache(tmp_path) == []  # no DVC is started: there is no project
+
+
+def dvc(root: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=True, capture_output=True)
+
+
+def cached(root: Path) -> set[str]:
+    return {path.name for path in (root / ".dvc/cache/files").rglob("*") if path.is_file()}
+
+
+# --- dead runs -------------------------------------------------------------------------------------------------------
+
+PATIENCE = Patience(timedelta(minutes=10), timedelta(hours=24), timedelta(minutes=60))
+
+
+class Server:
+    """What `dead` and `bury` ask of a client: one run, in a state since so many minutes, last heard so long ago."""
+
+    def __init__(self, state: StateType, since: float, heard: float | None = None):
+        now = datetime.now(UTC)
+        stamp = State(type=state, timestamp=now - timedelta(minutes=since))
+        self.run = FlowRun(id=uuid4(), flow_id=uuid4(), name="r", state=stamp)
+        beats = [] if heard is None else [SimpleNamespace(occurred=now - timedelta(minutes=heard))]
+        self.events, self.said = SimpleNamespace(events=beats), []
+
+    def read_flow_runs(self, **options: Any) -> list[FlowRun]:
+        return [self.run]
+
+    def read_events(self, *arguments: Any, **options: Any) -> Any:
+        return self.events
+
+    def set_flow_run_state(self, run_id: Any, state: State) -> None:
+        self.said.append((run_id, state.type))
+
+
+@pytest.mark.parametrize(
+    ("state", "since", "heard", "is_dead"),
+    [
+        (StateType.RUNNING, 600, 1, False),
+        (StateType.RUNNING, 600, 11, True),
+        (StateType.RUNNING, 600, None, False),  # by hand, without heartbeats: only time tells
+        (StateType.RUNNING, 1500, None, True),
+        (StateType.PENDING, 59, None, False),
+        (StateType.PENDING, 61, None, True),
+        (StateType.CANCELLING, 61, None, True),
+    ],
+)
+def test_a_run_is_dead_when_it_has_given_no_sign_of_life_for_too_long(state, since, heard, is_dead):
+    found = list(dead(Server(state, since, heard), PATIENCE))
+    assert bool(found) is is_dead
+
+
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        (StateType.RUNNING, StateType.CRASHED),
+        (StateType.PENDING, StateType.CRASHED),
+        (StateType.CANCELLING, StateType.CANCELLED),
+    ],
+)
+def test_a_dead_run_crashed_unless_somebody_had_cancelled_it(state, end):
+    server = Server(state, 100)
+    bury(server, server.run, "gone")
+    assert server.said == [(server.run.id, end)]
+
+
+def test_the_report_says_what_was_done_what_was_not_and_why():
+    page = report({"Dead runs": ["a: no heartbeat for 12 minutes"], "Old runs": [], "Files": "left: busy"}, True)
+    assert "a dry run" in page
+    assert "## Dead runs\n- `a: no heartbeat for 12 minutes`" in page
+    assert "## Old runs\nnothing" in page
+    assert "## Files\nleft: busy" in page
