@@ -19,7 +19,12 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.speed import decoding, training
 from benchmarks.speed.harness import Options, Table, in_child, say
 
-JOINT, LONG, EVALUATION = "a joint training step, fp32", "the same, histories of 200 items", "evaluation, one list a user"
+JOINT, LONG, EVALUATION = (
+    "a joint training step, fp32",
+    "the same, histories of 200 items",
+    "evaluation, one list a user",
+)
+ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
 MOST = 14  # rows of a table; what is left is summed
 LONG_SAMPLES = 32
 QUIET = "everything else"
@@ -35,10 +40,7 @@ class Cost:
 
 
 class OperatorTimes(TorchDispatchMode):
-    """Inside it, the cost of each operator that torch's kernels are called for is summed up, by name.
-
-    Products are named with the shape of their first operand where `shapes` is asked for.
-    """
+    """Inside it, the cost of each operator that is called is summed up, by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,9 +62,11 @@ def operations(func: Any, args: Any, kwargs: Any, result: Any) -> int:
     name = func._schema.name
     if name == "mkldnn::_linear_pointwise":
         return 2 * args[0].numel() * int(result.shape[-1])
-    if name == "aten::_scaled_dot_product_flash_attention_for_cpu":
+    if name in ATTENTION:
         query, key = args[:2]
         return 4 * query.numel() * int(key.shape[-2])
+    if name in ("aten::linear", "aten::matmul"):
+        return 2 * args[0].numel() * int(result.shape[-1])
     count = flop_registry.get(func._overloadpacket)
     return int(count(*args, **kwargs, out_val=result)) if count else 0
 
