@@ -107,7 +107,10 @@ def evaluation(artifacts: str | None, quick: bool) -> dict[str, Any]:
 
 
 def run(options: Options) -> list[Table]:
-    given = {"artifacts": str(options.artifacts.absolute()) if options.artifacts else None, "quick": options.quick}
+    given: dict[str, Any] = {
+        "artifacts": str(options.artifacts.absolute()) if options.artifacts else None,
+        "quick": options.quick,
+    }
     tables = []
     for title, function in {JOINT: joint, LONG: long_histories, EVALUATION: evaluation}.items():
         found, _ = in_child(function, **given)

@@ -281,8 +281,9 @@ class ReadsFolded:
         return torch.baddbmm(hidden, scores.softmax(-1).flatten(-2), self.values)
 
 
-def reads_of(cross: Attention, memory: Tensor, bias: Tensor, queries: int) -> ReadsByHead | ReadsFolded:
+def reads_of(cross: Attention | None, memory: Tensor, bias: Tensor, queries: int) -> ReadsByHead | ReadsFolded:
     """Whichever takes fewer multiplications for that many queries a user."""
+    assert cross is not None
     B, S, E = memory.shape
     inner = cross.heads * cross.d_kv
     by_head = B * (queries * 2 * inner * (E + S) + S * 2 * inner * E)
