@@ -22,6 +22,7 @@ PARTS = {
     "tokenizer": "an epoch of the tokenizer, against a DataLoader loop",
     "teacher": "an epoch of the teacher, against padded batches and full logits",
     "data": "preparing up to 20 million interactions, against pandas",
+    "profile": "which operators training and evaluation spend their time in",
     "latency": "a single request",
     "growth": "how time and memory grow with the catalogue",
     "start": "the command line, a run with nothing to do, the way to the first training step",

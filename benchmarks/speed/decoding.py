@@ -66,7 +66,7 @@ def _row(name: str, lists: str, timing: Timing, ours: Timing, found: dict[str, A
 
 def measure(artifacts: str | None, quick: bool) -> dict[str, Any]:
     """Seconds of the rounds by lists and name, and how far the lists agree; in a process of its own."""
-    work = _Work(artifacts, quick)
+    work = Work(artifacts, quick)
     rankers = {name: work.ranker(name) for name in (OURS, THEIRS)}
     timings: dict[str, dict[str, Timing]] = {}
     for lists, masked in LISTS.items():
@@ -87,11 +87,11 @@ def measure(artifacts: str | None, quick: bool) -> dict[str, Any]:
 
 def peak_of(name: str, artifacts: str | None, quick: bool) -> None:
     """One batch with all its lists; its process's peak is what is asked for."""
-    work = _Work(artifacts, quick)
+    work = Work(artifacts, quick)
     work.ranker(name).rank(work.sequences, work.users(0)[-USERS_AT_ONCE:], work.history, [False, True])
 
 
-class _Work:
+class Work:
     """The users of each round, and both ways to rank items for them."""
 
     def __init__(self, artifacts: str | None, quick: bool):

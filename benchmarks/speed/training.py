@@ -128,10 +128,7 @@ def by_length(lengths: list[int], samples: int, quick: bool, rounds: int) -> dic
     names = (OURS, CAUSAL, PUBLIC)
     rows = {name: Steps(name, None, quick) for name in names}
     for length in lengths:
-        generator = np.random.default_rng(length)
-        items = generator.integers(0, min(DISTINCT, rows[OURS].data.sequences.catalogue_size), (samples, length))
-        ones = np.ones(samples, np.int64)
-        batch = Segments(items, length * ones, ones, generator.integers(0, 100, samples))
+        batch = histories_of(length, samples, rows[OURS].data.sequences.catalogue_size)
 
         def call(name: str, batch: Segments = batch, length: int = length) -> Callable[[int], int]:
             return lambda number: rows[name].step(batch, length)
@@ -139,6 +136,14 @@ def by_length(lengths: list[int], samples: int, quick: bool, rounds: int) -> dic
         timings = alternate({name: call(name) for name in names}, rounds)
         found[str(length)] = {name: timing.cpu for name, timing in timings.items()}
     return found
+
+
+def histories_of(length: int, samples: int, catalogue: int) -> Segments:
+    """A batch of histories of one length with one target each."""
+    generator = np.random.default_rng(length)
+    items = generator.integers(0, min(DISTINCT, catalogue), (samples, length))
+    ones = np.ones(samples, np.int64)
+    return Segments(items, length * ones, ones, generator.integers(0, 100, samples))
 
 
 def run(options: Options) -> list[Table]:

@@ -97,6 +97,8 @@ def validate_tables(
         *drift_checks(params, drift),
     ]
     checks = skip_unanswerable(checks, usable_columns(interactions, items))
+    hashes = {"interactions": sha256(interactions), "items": sha256(items)}
+    del interactions, items  # Great Expectations needs memory of its own
     findings = _run(tables, checks, folder / a.DATA_DOCS.name)
     failed = [finding for finding in findings if finding["success"] is False]
     passed = not any(finding["severity"] == CRITICAL for finding in failed)
@@ -108,7 +110,6 @@ def validate_tables(
     if not passed:
         raise InvalidDataError(_complaint(failed, folder))
     if validated is not None:
-        hashes = {"interactions": sha256(interactions), "items": sha256(items)}
         a.write_json(validated, {"rows": rows, "sha256": hashes})
     return result
 

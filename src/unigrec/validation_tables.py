@@ -6,8 +6,9 @@ A computed column holds the offending value where something is wrong and null el
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +29,8 @@ class _Coded(NamedTuple):
 
     user_ids: pa.Array
     item_ids: pa.Array
-    users: np.ndarray  # (n,) int64
-    items: np.ndarray  # (n,) int64
+    users: np.ndarray  # (n,) int32
+    items: np.ndarray  # (n,) int32
     timestamp: pa.Array  # (n,) int64 or null
 
 
@@ -64,14 +65,18 @@ def frames(
     """
     coded = _code(interactions)
     repeated = _repeated(coded)
-    complete = (coded.users >= 0) & (coded.items >= 0) & ~repeated
-    moments = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
-    core, _ = filter_k_core(InteractionLog(coded.users[complete], coded.items[complete], moments[complete]), k_core)
-    return {
-        "interactions": _interactions_frame(interactions, coded, repeated, _column(items, "item_id", "str"), times),
-        "items": _items_frame(items, text_columns, coded.item_ids.take(pa.array(np.unique(core.items)))),
-        "users": _users_frame(coded, np.unique(core.users)),
+    items_left, users_left = _left_after_k_core(coded, repeated, k_core)
+    small = {
+        "items": _items_frame(items, text_columns, coded.item_ids.take(pa.array(items_left))),
+        "users": _users_frame(coded, users_left),
     }
+    named = _named(coded, repeated)
+    del coded, repeated  # the largest frame comes last, when what it does not need is gone
+    pa.default_memory_pool().release_unused()
+    known = _column(items, "item_id", "str")
+    found = {"interactions": _interactions_frame(interactions, named, known, times), **small}
+    pa.default_memory_pool().release_unused()
+    return found
 
 
 def one_row(drift: Drift) -> pd.DataFrame:
@@ -83,15 +88,29 @@ def one_row(drift: Drift) -> pd.DataFrame:
 
 def sha256(table: pa.Table) -> str:
     """Of the columns' names, types and values, in row order."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    sink = _Hashed()
+    with pa.ipc.new_stream(pa.PythonFile(sink, "w"), table.schema) as writer:
         writer.write_table(table)
-    return hashlib.sha256(sink.getvalue()).hexdigest()
+    return sink.digest.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """A file that keeps nothing of what is written to it but its SHA-256."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return len(data)
 
 
 def _code(interactions: pa.Table) -> _Coded:
     def codes(ids: pa.DictionaryArray) -> np.ndarray:
-        return pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False)
 
     users = _column(interactions, "user_id", "str").dictionary_encode()
     items = _column(interactions, "item_id", "str").dictionary_encode()
@@ -120,35 +139,54 @@ def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
 
 def _repeated(coded: _Coded) -> np.ndarray:
     """(n,) whether an earlier row has the same user, item and time."""
-    import pandas as pd
-
     times = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
-    seen = pd.DataFrame({"user": coded.users, "item": coded.items, "time": times}).duplicated().to_numpy()
+    pairs = coded.users * np.int64(len(coded.item_ids) + 1) + coded.items + 1
+    order = np.lexsort((times, pairs))  # stable: of equal rows the earlier one comes first
+    later, earlier = order[1:], order[:-1]
+    seen = np.zeros(len(order), bool)
+    seen[later] = (pairs[later] == pairs[earlier]) & (times[later] == times[earlier])
     complete = (coded.users >= 0) & (coded.items >= 0) & pc.is_valid(coded.timestamp).to_numpy(zero_copy_only=False)
     return seen & complete
 
 
-def _interactions_frame(
-    table: pa.Table, coded: _Coded, repeated: np.ndarray, known: pa.Array, times: tuple[int, int]
-) -> pd.DataFrame:
-    import pandas as pd
+def _left_after_k_core(coded: _Coded, repeated: np.ndarray, k_core: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the items, and of the users, that the k-core keeps."""
+    complete = (coded.users >= 0) & (coded.items >= 0) & ~repeated
+    moments = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
+    core, _ = filter_k_core(InteractionLog(coded.users[complete], coded.items[complete], moments[complete]), k_core)
+    return np.unique(core.items), np.unique(core.users)
 
-    frame = _to_pandas(table, INTERACTION_COLUMNS)
-    item_id = _column(table, "item_id", "str")
-    frame["unknown_item_id"] = pc.if_else(pc.is_in(item_id, value_set=known), None, item_id).to_pandas()
-    # The expectation of a range that Great Expectations has calls Python for each value.
-    inside = pc.and_(pc.greater_equal(coded.timestamp, times[0]), pc.less_equal(coded.timestamp, times[1]))
-    outside = pc.if_else(inside, None, coded.timestamp)
-    frame["time_out_of_range"] = outside.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+
+class _Named(NamedTuple):
+    """Rows, and what a person reads of each."""
+
+    rows: np.ndarray
+    texts: list[str | None]
+
+
+def _named(coded: _Coded, repeated: np.ndarray) -> _Named:
+    """The interactions that repeat an earlier one, as "user | item | time"."""
     rows = np.flatnonzero(repeated)
     parts = (
         coded.user_ids.take(pa.array(coded.users[rows])),
         coded.item_ids.take(pa.array(coded.items[rows])),
         pc.cast(coded.timestamp.take(pa.array(rows)), pa.large_string()),
     )
-    text = pc.binary_join_element_wise(*parts, pa.scalar(" | ", pa.large_string()))
+    return _Named(rows, pc.binary_join_element_wise(*parts, pa.scalar(" | ", pa.large_string())).to_pylist())
+
+
+def _interactions_frame(table: pa.Table, repeated: _Named, known: pa.Array, times: tuple[int, int]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = _to_pandas(table, INTERACTION_COLUMNS)
+    item_id, timestamp = _column(table, "item_id", "str"), _column(table, "timestamp", "int64")
+    frame["unknown_item_id"] = pc.if_else(pc.is_in(item_id, value_set=known), None, item_id).to_pandas()
+    # The expectation of a range that Great Expectations has calls Python for each value.
+    inside = pc.and_(pc.greater_equal(timestamp, times[0]), pc.less_equal(timestamp, times[1]))
+    outside = pc.if_else(inside, None, timestamp)
+    frame["time_out_of_range"] = outside.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     named = pd.Series([None] * len(frame), dtype=object)
-    named.iloc[rows] = text.to_pylist()
+    named.iloc[repeated.rows] = repeated.texts
     frame["repeated_interaction"] = named
     return frame
 
@@ -193,4 +231,6 @@ def _to_pandas(table: pa.Table, columns: dict[str, str]) -> pd.DataFrame:
             usable = _has_kind(table[name].type, kind)
             values = _column(table, name, kind) if usable else table[name].combine_chunks()
             data[name] = values.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    return pd.DataFrame(data, index=pd.RangeIndex(table.num_rows))
+            del values
+            pa.default_memory_pool().release_unused()
+    return pd.DataFrame(data, index=pd.RangeIndex(table.num_rows), copy=False)

@@ -1,0 +1,143 @@
+"""Which operators the time goes to, and how near to the machine's peak the products among them are.
+
+An operator's time is that of the processor, not the clock's: a busy machine does not change who is on top. Timing
+itself costs some microseconds an operator, which is counted with none of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.speed import decoding, training
+from benchmarks.speed.harness import Options, Table, in_child, say
+
+JOINT, LONG, EVALUATION = (
+    "a joint training step, fp32",
+    "the same, histories of 200 items",
+    "evaluation, one list a user",
+)
+ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
+MOST = 14  # rows of a table; what is left is summed
+LONG_SAMPLES = 32
+QUIET = "everything else"
+
+
+@dataclass
+class Cost:
+    """Of one operator: calls, CPU seconds, operations of products."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    operations: int = 0
+
+
+class OperatorTimes(TorchDispatchMode):
+    """Inside it, the cost of each operator that is called is summed up, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.costs: dict[str, Cost] = defaultdict(Cost)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        started = time.thread_time()
+        result = func(*args, **(kwargs or {}))
+        taken = time.thread_time() - started
+        cost = self.costs[func._schema.name.removeprefix("aten::")]
+        cost.calls += 1
+        cost.seconds += taken
+        cost.operations += operations(func, args, kwargs or {}, result)
+        return result
+
+
+def operations(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Multiplications and additions of a product or of an attention; 0 of any other operator."""
+    name = func._schema.name
+    if name == "mkldnn::_linear_pointwise":
+        return 2 * args[0].numel() * int(result.shape[-1])
+    if name in ATTENTION:
+        query, key = args[:2]
+        return 4 * query.numel() * int(key.shape[-2])
+    if name in ("aten::linear", "aten::matmul"):
+        return 2 * args[0].numel() * int(result.shape[-1])
+    count = flop_registry.get(func._overloadpacket)
+    return int(count(*args, **kwargs, out_val=result)) if count else 0
+
+
+def profiled(call: Callable[[], Any], product_rate: float) -> dict[str, Any]:
+    """Call three times: once to warm up, once for the time of it all, once for that of the operators."""
+    call()
+    started = time.process_time()
+    call()
+    total = time.process_time() - started
+    with OperatorTimes() as times:
+        call()
+    costs = sorted(times.costs.items(), key=lambda entry: -entry[1].seconds)
+    rows = [[name, cost.calls, cost.seconds, cost.operations] for name, cost in costs]
+    return {"total": total, "rate": product_rate, "rows": rows}
+
+
+def joint(artifacts: str | None, quick: bool) -> dict[str, Any]:
+    steps = training.Steps(training.OURS, artifacts, quick)
+    rate = training.plain_product(torch.float32, 256 if quick else 2048)
+    return profiled(lambda: steps.round(0, 1 if quick else 4), rate)
+
+
+def long_histories(artifacts: str | None, quick: bool) -> dict[str, Any]:
+    del artifacts  # nobody has so long a history
+    length, samples = (3, 4) if quick else (training.LENGTHS[-1], LONG_SAMPLES)
+    steps = training.Steps(training.OURS, None, quick)
+    batch = training.histories_of(length, samples, steps.data.sequences.catalogue_size)
+    rate = training.plain_product(torch.float32, 256 if quick else 2048)
+    return profiled(lambda: steps.step(batch, length), rate)
+
+
+def evaluation(artifacts: str | None, quick: bool) -> dict[str, Any]:
+    work = decoding.Work(artifacts, quick)
+    ranker = work.ranker(decoding.OURS)
+    rate = training.plain_product(torch.float32, 256 if quick else 2048)
+    return profiled(lambda: work.rank(ranker, 0, [False]), rate)
+
+
+def run(options: Options) -> list[Table]:
+    given: dict[str, Any] = {
+        "artifacts": str(options.artifacts.absolute()) if options.artifacts else None,
+        "quick": options.quick,
+    }
+    tables = []
+    for title, function in {JOINT: joint, LONG: long_histories, EVALUATION: evaluation}.items():
+        found, _ = in_child(function, **given)
+        say(f"profile of {title}: {found['total']:.2f} s")
+        tables.append(table(title, found))
+    return tables
+
+
+def table(title: str, found: dict[str, Any]) -> Table:
+    """The operators with the most time, what is left of the time, and the sum."""
+    total, rate = found["total"], found["rate"]
+    names = [[name, Cost(*cost)] for name, *cost in found["rows"]]
+    rows = [_row(name, cost, total, rate) for name, cost in names[:MOST]]
+    everything = Cost(sum(c.calls for _, c in names), total, sum(c.operations for _, c in names))
+    shown = sum(cost.seconds for _, cost in names[:MOST])
+    rest = Cost(sum(cost.calls for _, cost in names[MOST:]), max(total - shown, 0.0))
+    rows += [_row(QUIET, rest, total, rate), _row("all", everything, total, rate)]
+    note = (
+        f"One thread, CPU time; the large product of the machine is {rate:.0f} GFLOP/s here, the faster of torch's and "
+        f"oneDNN's. {QUIET}: smaller operators, Python, and the calls themselves."
+    )
+    return Table(title, rows, [note])
+
+
+def _row(name: str, cost: Cost, total: float, rate: float) -> dict[str, Any]:
+    row = {"operator": name, "calls": cost.calls, "CPU ms": cost.seconds * 1e3, "share of time": cost.seconds / total}
+    if not cost.operations or not cost.seconds:
+        return row
+    per_second = cost.operations / cost.seconds / 1e9
+    return row | {"GFLOP": cost.operations / 1e9, "GFLOP/s": per_second, "share of peak": per_second / rate}
