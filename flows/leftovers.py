@@ -5,16 +5,15 @@ None of them may run beside a training: `flows.housekeeping` holds its lock. Wit
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from flows.dvc_state import forget_dead_holders
 from flows.graph import cache_folder
 from flows.processes import child_environment
 from flows.worktree import BRANCHES, CHECKPOINTS, DVC_LOCK, TREE, keep_start, remove, without_git
@@ -22,16 +21,14 @@ from unigrec import artifacts as a
 from unigrec.errors import BusyError, UnigrecError
 
 GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
-DVC_LOCKS = Path(".dvc/tmp/rwlock")  # who reads or writes which path, as JSON; DVC's other locks are the kernel's
 BY_AGE = (a.CHECKPOINTS, CHECKPOINTS, a.COMPARISONS)  # folders whose entries serve only while they are young
 # What DVC keeps: what these dvc.lock files name. Remotes are never touched.
 KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
 
 
 def remove_stale_locks(root: Path, hours: float, dry: bool = False) -> list[str]:
-    """Locks that killed programs left: of git, by age; of DVC, where no process that it names is alive."""
+    """Locks that a killed git left, by age. DVC's: dvc_state.py."""
     found = [path for pattern in GIT_LOCKS for path in (root / ".git").glob(pattern) if _age(path) > hours * 3600]
-    found += [path for path in [root / DVC_LOCKS] if path.is_file() and not _has_living_holder(path)]
     return _remove(root, found, dry)
 
 
@@ -87,6 +84,7 @@ def collect_cache(root: Path, dry: bool = False) -> list[str]:
     scope = KEEP if (root / ".git").exists() else KEEP[:1]
     command = [sys.executable, "-m", "dvc", "gc", *scope, "--force", *(["--dry"] if dry else [])]
     command += ["--projects", *others] if others else []
+    forget_dead_holders(str(root))
     cache = Path(cache_folder(str(root)))
     before = _size(cache)
     done = subprocess.run(command, cwd=root, env=child_environment(os.environ), capture_output=True, text=True)
@@ -112,27 +110,6 @@ def _age(path: Path) -> float:
     """Seconds since anything in it was written."""
     newest = max((entry.lstat().st_mtime for entry in [path, *path.rglob("*")]), default=0.0)
     return time.time() - newest
-
-
-def _has_living_holder(lock: Path) -> bool:
-    try:
-        return any(
-            Path(f"/proc/{holder}").exists() for holder in _holders(json.loads(lock.read_text(encoding="utf-8")))
-        )
-    except ValueError:  # cut off when its writer was killed: DVC itself would stop at it for ever
-        return False
-
-
-def _holders(value: object) -> Iterator[int]:
-    """Every `pid` in DVC's file."""
-    if isinstance(value, dict):
-        if "pid" in value:
-            yield int(value["pid"])
-        for inner in value.values():
-            yield from _holders(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _holders(inner)
 
 
 def _size(folder: Path) -> int:

@@ -7,12 +7,10 @@ import socket
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import StateType
-from prefect.states import Crashed
+
+from flows import runs
 
 GONE = "its process is gone; the next run on its machine noticed"
-OPEN = {"state": {"type": {"any_": [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]}}}
 _TAG = "process"
 
 
@@ -24,14 +22,9 @@ def process_tag() -> str:
 def close_abandoned_runs() -> None:
     """Mark as crashed the flow runs whose process, by their tag, is gone from this machine, and their tasks' runs."""
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(OPEN)):
+        for run in runs.at_work(client):
             if any(_is_gone(tag) for tag in run.tags):
-                of_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
-                for task in client.read_task_runs(
-                    flow_run_filter=of_run, task_run_filter=TaskRunFilter.model_validate(OPEN)
-                ):
-                    client.set_task_run_state(task.id, Crashed(message=GONE), force=True)
-                client.set_flow_run_state(run.id, Crashed(message=GONE), force=True)
+                runs.bury(client, run, GONE)
 
 
 def _is_gone(tag: str) -> bool:

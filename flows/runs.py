@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventOrder, EventResourceFilter
@@ -17,6 +17,7 @@ from prefect.types._datetime import now
 HEARTBEAT = "prefect.flow-run.heartbeat"
 AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 OVER = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+IS_AT_WORK = {"state": {"type": {"any_": list(AT_WORK)}}}
 PAGE = 200  # the most that the server gives at once
 
 
@@ -30,10 +31,9 @@ class Patience(NamedTuple):
 
 def at_work(client: SyncPrefectClient, pool: str | None = None) -> list[FlowRun]:
     """Runs that are about to start, running or about to be cancelled: of a work pool, or all."""
-    filters = {"state": {"type": {"any_": list(AT_WORK)}}}
     of_pool = {"name": {"any_": [pool]}} if pool else None
     return client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate(filters),
+        flow_run_filter=FlowRunFilter.model_validate(IS_AT_WORK),
         work_pool_filter=WorkPoolFilter.model_validate(of_pool) if of_pool else None,
         limit=PAGE,
     )
@@ -66,13 +66,18 @@ def last_heartbeat(client: SyncPrefectClient, run: FlowRun, since: datetime) -> 
 
 
 def bury(client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
-    """Say of a dead run that it crashed (was cancelled, where somebody had asked for that).
+    """Say of a dead run and of its tasks that they crashed (the run: was cancelled, where somebody had asked for that).
 
     Its place under a concurrency limit is free again, and whoever is to be told is told.
     """
     assert run.state is not None
+    message = f"nobody is at work on it: {reason}"
+    of_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+    open_tasks = TaskRunFilter.model_validate(IS_AT_WORK)
+    for task in client.read_task_runs(flow_run_filter=of_run, task_run_filter=open_tasks):
+        client.set_task_run_state(task.id, Crashed(message=message), force=True)
     name = Cancelled if run.state.type == StateType.CANCELLING else Crashed
-    client.set_flow_run_state(run.id, name(message=f"nobody is at work on it: {reason}"))
+    client.set_flow_run_state(run.id, name(message=message))
 
 
 def old(client: SyncPrefectClient, age: timedelta) -> Iterator[FlowRun]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -71,22 +70,6 @@ def test_old_locks_of_git_go_and_young_ones_stay(repository):
     assert remove_stale_locks(repository, 6) == [".git/index.lock"]
     assert (old.exists(), young.exists()) == (False, True)
     assert (repository / ".git/index").exists()
-
-
-@pytest.mark.parametrize(
-    ("holders", "stays"), [([os.getpid()], True), ([2**22 + 1], False), ([2**22 + 1, os.getpid()], True), ([], False)]
-)
-def test_dvcs_lock_goes_when_nobody_that_it_names_is_alive(repository, holders, stays):
-    held = {"read": {"data": [{"pid": pid, "cmd": "dvc repro"} for pid in holders]}, "write": {}}
-    lock = aged(repository / ".dvc/tmp/rwlock", 0, json.dumps(held))
-    remove_stale_locks(repository, 6)
-    assert lock.exists() is stays
-
-
-def test_dvcs_lock_goes_when_it_was_cut_off(repository):
-    lock = aged(repository / ".dvc/tmp/rwlock", 0, '{"read": {"data": [{"pi')
-    assert remove_stale_locks(repository, 6) == [".dvc/tmp/rwlock"]
-    assert not lock.exists()
 
 
 def test_checkpoints_that_nothing_has_touched_go_and_bundles_stay(tmp_path):
@@ -161,17 +144,24 @@ PATIENCE = Patience(timedelta(minutes=10), timedelta(hours=24), timedelta(minute
 
 
 class Server:
-    """What `dead` and `bury` ask of a client: one run, in a state since so many minutes, last heard so long ago."""
+    """What `dead` and `bury` ask of a client: a run with a task, in a state since so many minutes, last heard so long ago."""
 
     def __init__(self, state: StateType, since: float, heard: float | None = None):
         now = datetime.now(UTC)
         stamp = State(type=state, timestamp=now - timedelta(minutes=since))
         self.run = FlowRun(id=uuid4(), flow_id=uuid4(), name="r", state=stamp)
         beats = [] if heard is None else [SimpleNamespace(occurred=now - timedelta(minutes=heard))]
+        self.task = SimpleNamespace(id=uuid4())
         self.events, self.said = SimpleNamespace(events=beats), []
 
     def read_flow_runs(self, **options: Any) -> list[FlowRun]:
         return [self.run]
+
+    def read_task_runs(self, **options: Any) -> list[Any]:
+        return [self.task]
+
+    def set_task_run_state(self, run_id: Any, state: State, force: bool) -> None:
+        self.said.append((run_id, state.type))
 
     def read_events(self, *arguments: Any, **options: Any) -> Any:
         return self.events
@@ -208,7 +198,7 @@ def test_a_run_is_dead_when_it_has_given_no_sign_of_life_for_too_long(state, sin
 def test_a_dead_run_crashed_unless_somebody_had_cancelled_it(state, end):
     server = Server(state, 100)
     bury(server, server.run, "gone")
-    assert server.said == [(server.run.id, end)]
+    assert server.said == [(server.task.id, StateType.CRASHED), (server.run.id, end)]
 
 
 def test_the_report_says_what_was_done_what_was_not_and_why():
