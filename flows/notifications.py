@@ -70,12 +70,26 @@ def arrange(address: str | None) -> None:
 
 def automations(block: UUID | None) -> Iterator[AutomationCore]:
     """What the server does by itself. `block`: the id of the webhook's block; None: nobody is told anything."""
-    yield AutomationCore(
-        name=f"{PREFIX}a run that falls silent has crashed",
+    yield _crash("a run that falls silent has crashed", HEARTBEAT, ResourceSpecification({}))
+    # Before the first heartbeat: only runs of deployments, to which prefect.yaml gives heartbeats.
+    yield _crash("a run that never gives a sign has crashed", "prefect.flow-run.Running", DEPLOYED)
+    if block is None:
+        return
+    for name, trigger in _occasions().items():
+        yield AutomationCore(
+            name=PREFIX + name, trigger=trigger, actions=[CallWebhook(block_document_id=block, payload=PAYLOAD)]
+        )
+
+
+def _crash(name: str, after: str, related: ResourceSpecification) -> AutomationCore:
+    """After an event of a run, a heartbeat or the run's end must follow."""
+    return AutomationCore(
+        name=PREFIX + name,
         trigger=EventTrigger(
-            after={HEARTBEAT},
+            after={after},
             expect={HEARTBEAT, *ENDS},
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=related,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -90,12 +104,6 @@ def automations(block: UUID | None) -> Iterator[AutomationCore]:
             )
         ],
     )
-    if block is None:
-        return
-    for name, trigger in _occasions().items():
-        yield AutomationCore(
-            name=PREFIX + name, trigger=trigger, actions=[CallWebhook(block_document_id=block, payload=PAYLOAD)]
-        )
 
 
 def _occasions() -> dict[str, EventTrigger]:

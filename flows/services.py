@@ -44,7 +44,6 @@ DEBIAN_POSTGRES = Path("/usr/lib/postgresql")  # one folder a version; its progr
 POSTGRES_ACCOUNT = "postgres"  # PostgreSQL refuses to run as root
 AUTH_SETTINGS = Path(__file__).parents[1] / "infra/mlflow/basic_auth.ini"
 MIN_PASSWORD = 12  # what MLflow asks of a password
-WORKER_SETTINGS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}  # seconds; a flow that falls silent has died
 
 
 class Services(NamedTuple):
@@ -249,7 +248,7 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     clients.pop(WEBHOOK_VARIABLE, None)  # the server has it now; no flow needs it
     try:
-        with _running("worker", command, folder, clients | WORKER_SETTINGS, cwd=Path.cwd()):
+        with _running("worker", command, folder, clients, cwd=Path.cwd()):
             yield
     finally:
         with suppress(httpx.HTTPError):  # the server has died; the next start does it

@@ -130,7 +130,7 @@ def write_deployments(folder: Path, **schedules: list[dict[str, Any]]) -> None:
 def copy_code(folder: Path) -> None:
     """What a worktree of the folder's repository needs to run flows and stages with its own code."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("src", "flows", "infra/profiles"):
+    for name in ("src", "flows", "infra"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for source in (ROOT / "params.yaml", ROOT / ".gitignore", Path(__file__).with_name("nap.py")):
         shutil.copy(source, folder)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from flows.deploy import POOL
+from flows.notifications import SILENT_SECONDS
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
@@ -57,8 +58,15 @@ def test_an_overlap_cancels_the_newer_training():
 
 def test_a_worker_of_the_pool_runs_them_where_it_stands_and_fetches_nothing():
     for deployment in DEPLOYMENTS.values():
-        assert deployment["work_pool"] == {"name": POOL, "job_variables": {"working_dir": "."}}
+        assert deployment["work_pool"]["name"] == POOL
+        assert deployment["work_pool"]["job_variables"]["working_dir"] == "."
     assert yaml.safe_load(TEXT)["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "."}}]
+
+
+def test_every_run_sends_heartbeats_often_enough_for_the_silence_that_counts_as_death():
+    for deployment in DEPLOYMENTS.values():
+        every = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        assert 30 <= every <= SILENT_SECONDS / 3  # Prefect takes fewer than 30 seconds for 30
 
 
 def test_every_worker_of_infra_serves_the_pool_and_takes_several_runs():
@@ -69,7 +77,6 @@ def test_every_worker_of_infra_serves_the_pool_and_takes_several_runs():
         (start,) = re.findall(r"prefect,? worker,? start.*", text)
         assert re.search(rf"--pool,? {POOL}\b", start), name
         assert "--limit" not in start, name
-        assert "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" in text, name
         assert "flows.deploy" in text, name
 
 
