@@ -1,5 +1,6 @@
 """Every expectation is broken once, by a table that breaks nothing else, and is named with count and examples."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from unigrec.data.drift import Drift, measure_drift
 from unigrec.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
 from unigrec.validation import Check, _run, validate_tables
 from unigrec.validation_checks import DRIFT_FIGURES
+from unigrec.validation_tables import frames, sha256
 
 USERS, ITEMS = 12, 6
 PARAMS = ValidateParams(
@@ -364,3 +366,21 @@ def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     assert "artifacts/validate/data_docs/index.html" in done.stderr
     assert "Traceback" not in done.stderr
     assert not a.VALIDATED.exists()
+
+
+def test_a_hash_is_that_of_the_whole_table_as_a_stream():
+    table, sink = pa.table({"user_id": ["u1", None, "u3"], "timestamp": [1, 2, None]}), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert sha256(table) == hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def test_the_later_of_equal_interactions_is_the_repeated_one_and_an_incomplete_one_never():
+    rows = [("u", "i", 2), (None, "i", 2), ("u", "i", 1), ("u", "i", 2), (None, "i", 2), ("u", None, 2), ("u", None, 2)]
+    rows += [("v", "i", 2), ("u", "j", 2), ("u", "i", None), ("u", "i", None), ("u", "i", 2)]
+    text = pa.large_string()
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(("user_id", "item_id", "timestamp"))}
+    schema = pa.schema([("user_id", text), ("item_id", text), ("timestamp", pa.int64())])
+    items = pa.table({"item_id": pa.array(["i", "j"], text)})
+    found = frames(pa.table(columns, schema), items, [], 1, (0, 9))["interactions"]["repeated_interaction"]
+    assert found.dropna().to_dict() == {3: "u | i | 2", 11: "u | i | 2"}

@@ -181,6 +181,8 @@ def _interactions_frame(table: pa.Table, repeated: _Named, known: pa.Array, time
     frame = _to_pandas(table, INTERACTION_COLUMNS)
     item_id, timestamp = _column(table, "item_id", "str"), _column(table, "timestamp", "int64")
     frame["unknown_item_id"] = pc.if_else(pc.is_in(item_id, value_set=known), None, item_id).to_pandas()
+    del item_id
+    pa.default_memory_pool().release_unused()
     # The expectation of a range that Great Expectations has calls Python for each value.
     inside = pc.and_(pc.greater_equal(timestamp, times[0]), pc.less_equal(timestamp, times[1]))
     outside = pc.if_else(inside, None, timestamp)
