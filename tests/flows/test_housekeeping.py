@@ -144,7 +144,7 @@ PATIENCE = Patience(timedelta(minutes=10), timedelta(hours=24), timedelta(minute
 
 
 class Server:
-    """What `dead` and `bury` ask of a client: a run with a task, in a state since so many minutes, last heard so long ago."""
+    """What `dead` and `bury` ask of a client: a run and its task, in a state since so many minutes, last heard then."""
 
     def __init__(self, state: StateType, since: float, heard: float | None = None):
         now = datetime.now(UTC)
