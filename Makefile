@@ -13,7 +13,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
-.PHONY: help install run serve-local test test-slow bench lint audit format clean distclean
+.PHONY: help install run serve-local test test-slow test-long bench lint audit format clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -52,6 +52,9 @@ test: $(INSTALLED)  ## unit tests (under a minute or two); more: make test ARGS=
 
 test-slow: $(INSTALLED)  ## whole pipelines, killed processes
 	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+test-long: $(INSTALLED)  ## dozens of kills, scheduled runs, servers that die: about an hour
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 bench: $(INSTALLED)  ## what the work costs, in time and memory; a part of it: make bench ARGS="data start"
 	@$(BIN)/python -m benchmarks.speed $(ARGS)

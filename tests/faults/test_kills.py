@@ -174,7 +174,7 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     ("command", "who", "kills"),

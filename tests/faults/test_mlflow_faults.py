@@ -84,7 +84,7 @@ def register_anew(seed: int, proxy: Proxy) -> int:
     return requests
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_wherever_it_fails_one_more_register_catches_up(client_settings, tracker, monkeypatch):
     """It fails at a request and from then on, until it is well again; each bundle is a new one."""

@@ -18,7 +18,7 @@ from test_worktree import commit, git
 from unigrec.tracking import PASSWORD_VARIABLE
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")
