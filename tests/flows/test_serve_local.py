@@ -62,7 +62,7 @@ def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, web
     with sqlite3.connect(local.folder / "state/services/mlflow.db") as store:
         aliases = store.execute("select alias, version from registered_model_aliases order by alias").fetchall()
     assert aliases == [("challenger", 1), ("champion", 1)]
-    assert "1 stages ran: model" in run.state.message
+    assert "ran: model; params.yaml and dvc.lock are on branch retrain/" in run.state.message
     told = webhook.told("Promoted")
     assert (told["run"], told["state"], told["event"]) == ("promote", "Promoted", "prefect.task-run.Promoted")
     assert "first champion" in told["message"]
