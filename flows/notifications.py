@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
+from httpx import HTTPStatusError
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
@@ -52,7 +53,19 @@ PAYLOAD = """{%- set run = event.resource["prefect.resource.name"] -%}
 
 
 def arrange(address: str | None) -> None:
-    """Make the server's automations what this module says, the webhook's among them only where there is an address."""
+    """Make the server's automations what this module says, the webhook's among them only where there is an address.
+
+    Raises:
+        UnigrecError: the server refuses them. Its answer repeats the address, so the error does without.
+    """
+    try:
+        _arrange(address)
+    except HTTPStatusError as error:
+        status = error.response.status_code
+        raise UnigrecError(f"Prefect's server refuses the notifications with status {status}; see its log") from None
+
+
+def _arrange(address: str | None) -> None:
     with get_client(sync_client=True) as client:
         block = _keep_address(address) if address else None
         wanted = {automation.name: automation for automation in automations(block)}
@@ -61,7 +74,10 @@ def arrange(address: str | None) -> None:
             client.delete_automation(known[name])
         for name, automation in wanted.items():
             if name in known:
-                client.update_automation(known[name], automation)
+                # Defaults as well: an update sends what was set, and the server must know what kind each part is of.
+                client.update_automation(
+                    known[name], AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"}))
+                )
             else:
                 client.create_automation(automation)
         if block is None:

@@ -9,8 +9,11 @@ from uuid import uuid4
 
 import pytest
 from flows.deploy import main
-from flows.notifications import ENDS, PAYLOAD, PREFIX, automations
+from flows.notifications import ENDS, PAYLOAD, PREFIX, arrange, automations
+from flows.server import prefect_server
+from prefect.client.orchestration import get_client
 from prefect.events.schemas.events import ReceivedEvent
+from prefect.exceptions import ObjectNotFound
 from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
 from unigrec.errors import EXIT_BAD_INPUT
@@ -52,6 +55,28 @@ def test_without_an_address_only_silence_is_watched():
     told = [found for found in automations(block) if found.actions[0].type == "call-webhook"]
     assert {found.actions[0].block_document_id for found in told} == {block}
     assert all(found.name.startswith(PREFIX) for found in automations(block))
+
+
+@pytest.mark.slow
+def test_a_second_registration_changes_the_address_and_one_without_it_removes_it():
+    with prefect_server(), get_client(sync_client=True) as client:
+        for address in (ADDRESS, ADDRESS + "2", ADDRESS + "2"):
+            arrange(address)
+            found = {automation.name: automation for automation in client.read_automations()}
+            (block,) = {automation.actions[0].block_document_id for automation in found.values() if _tells(automation)}
+            kept = client.read_block_document(block, include_secrets=True)
+            assert kept.data["url"] == address
+            assert ADDRESS not in str(client.read_block_document(block, include_secrets=False).data)
+            assert set(found) == {automation.name for automation in automations(uuid4())}
+            assert all(automation.enabled for automation in found.values())
+        arrange(None)
+        assert not [found for found in client.read_automations() if _tells(found)]
+        with pytest.raises(ObjectNotFound):
+            client.read_block_document(block)
+
+
+def _tells(automation) -> bool:
+    return automation.actions[0].type == "call-webhook"
 
 
 def test_every_state_that_a_flow_ends_in_counts_as_an_end():
