@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -196,18 +197,24 @@ def _create_version(
 
 
 def _check_loads(name: str, version: str) -> None:
-    """MLflow registers models that cannot load: load this one and ask it, before an alias can point to it."""
+    """MLflow registers models that cannot load: load this one and ask it, before an alias can point to it.
+
+    It is fetched first: when the store fails in that, nothing is said against the model.
+    """
+    import mlflow
     import pandas as pd
 
-    try:
-        model = load_registered(name, version)
-        catalogue = model.unwrap_python_model().bundle.item_ids
-        answer = model.predict(pd.DataFrame({"history": [catalogue[:2]]}), params={"k": 1})
-        items = list(answer["item_ids"][0])
-    except Exception as error:  # whatever it is, nobody may point to this version
-        raise UnigrecError(
-            f"{name} version {version} was registered but does not load: {masked(str(error))}; no alias was set"
-        ) from error
+    with tempfile.TemporaryDirectory() as scratch:
+        fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=scratch)
+        try:
+            model = mlflow.pyfunc.load_model(fetched)
+            catalogue = model.unwrap_python_model().bundle.item_ids
+            answer = model.predict(pd.DataFrame({"history": [catalogue[:2]]}), params={"k": 1})
+            items = list(answer["item_ids"][0])
+        except Exception as error:  # whatever it is, nobody may point to this version
+            raise UnigrecError(
+                f"{name} version {version} was registered but does not load: {masked(str(error))}; no alias was set"
+            ) from error
     if len(items) != 1 or items[0] not in set(catalogue):
         raise UnigrecError(f"{name} version {version} loads but does not recommend; no alias was set")
 
