@@ -28,7 +28,8 @@ from unigrec.masking import masked
 from unigrec.tracking import mlflow_client
 
 PARAMS_FILE = Path("params.yaml")
-LOCKS = (a.LOCK, WORKTREE_LOCK)  # whoever holds one is at work on what is to be tidied up
+# Whoever holds one is at work on what is to be tidied up. The first is a scheduled run's: beside one, none is taken.
+LOCKS = (WORKTREE_LOCK, a.LOCK)
 
 
 class Kept(NamedTuple):

@@ -31,6 +31,7 @@ from unigrec.masking import masked
 from unigrec.tracking import URI_VARIABLE
 
 EXIT_INTERRUPTED = 130
+TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: no reason to miss a night
 # Where MLflow puts the artifacts of experiments that it makes; left to itself, into the worktree that made them.
 ARTIFACTS_VARIABLE, ARTIFACTS_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "mlruns"
 RAN = re.compile(r"\s+Running stage '(\w+)'")
@@ -65,7 +66,7 @@ def scheduled_retrain(profile: str | None = None, data: str | None = None, overr
     root = worktree.repository(Path.cwd())
     with ExitStack() as held:
         try:
-            held.enter_context(exclusive(root / worktree.LOCK))
+            held.enter_context(exclusive(root / worktree.LOCK, TIDYING_SECONDS))
         except BusyError as error:
             emit(f"a scheduled run is at work already: {error}")
             return Completed(message=str(error), data=EXIT_OK, name="Skipped")
