@@ -18,6 +18,7 @@ from prefect.workers.process import ProcessWorker
 
 from flows.notifications import arrange, check_address
 from flows.processes import child_environment
+from flows.server import check_health
 from unigrec.errors import EXIT_OK, UnigrecError
 from unigrec.masking import WEBHOOK_VARIABLE, masked
 
@@ -33,6 +34,7 @@ def register() -> None:
     """
     if not PREFECT_API_URL.value():
         raise UnigrecError("PREFECT_API_URL: set it to the address of the server that is to know the deployments")
+    check_health("start it, then register again")
     _make_pool()
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
     done = subprocess.run(command, env=child_environment(os.environ), capture_output=True, text=True)

@@ -47,7 +47,7 @@ def prefect_server() -> Iterator[None]:
     with _own_server() if not PREFECT_API_URL.value() else nullcontext():
         url = masked(str(PREFECT_API_URL.value()))
         try:
-            _check_health(url)
+            check_health("start it, or unset PREFECT_API_URL to do without: each run then brings its own")
             close_abandoned_runs()
             with tags(process_tag()):
                 yield
@@ -58,14 +58,13 @@ def prefect_server() -> Iterator[None]:
             ) from error
 
 
-def _check_health(url: str) -> None:
+def check_health(advice: str) -> None:
+    """Raise UnigrecError where the configured server does not answer; `advice` ends the message: what to do."""
+    url = masked(str(PREFECT_API_URL.value()))
     with get_client(sync_client=True) as client:
         error = client.api_healthcheck()
     if error is not None:
-        raise UnigrecError(
-            f"the Prefect server at {url} does not answer: {masked(str(error))}; start it, or unset PREFECT_API_URL to "
-            "do without: each run then brings its own"
-        )
+        raise UnigrecError(f"the Prefect server at {url} does not answer: {masked(str(error))}; {advice}")
 
 
 @contextmanager

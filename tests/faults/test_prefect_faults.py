@@ -41,7 +41,7 @@ def test_a_server_that_answers_with_errors_is_down():
 
 
 def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(monkeypatch):
-    monkeypatch.setattr(server, "_check_health", lambda url: None)
+    monkeypatch.setattr(server, "check_health", lambda advice: None)
     monkeypatch.setattr(server, "close_abandoned_runs", lambda: None)
     with (
         temporary_settings({PREFECT_API_URL: "http://user:s3cret@127.0.0.1:9/api"}),

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from flows.deploy import POOL
+from flows.deploy import POOL, main
 from flows.notifications import SILENT_SECONDS
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from unigrec.errors import EXIT_BAD_INPUT
 from unigrec.masking import SECRET_VARIABLES, holds_credentials
 
 ROOT = Path(__file__).parents[2]
@@ -84,3 +86,11 @@ def test_no_secret_is_in_it():
     assert not holds_credentials(TEXT)
     assert not [name for name in SECRET_VARIABLES if name in TEXT]
     assert "http" not in TEXT
+
+
+def test_a_server_that_is_down_is_an_error_in_a_line(capsys):
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert main() == EXIT_BAD_INPUT
+    assert re.fullmatch(
+        r"error: the Prefect server at http://127\.0\.0\.1:9/api does not answer: .*\n", capsys.readouterr().err
+    )
