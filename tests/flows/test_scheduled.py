@@ -37,7 +37,7 @@ while Path("data/wait").exists():
 write_artifacts(0, Path("data/mode").read_text() == "good", None, 0)
 a.write_json(a.SOURCE, a.read_json(a.SOURCE) | {{"snapshot": a.read_json(a.CURRENT / a.LINEAGE_FILE)}})
 """
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 ANY_MODEL = {
     **dict.fromkeys(("min_recall_at_10", "min_ndcg_at_10", "min_codebook_utilisation"), 0.0),
@@ -165,7 +165,6 @@ def check_nothing_to_do(project: Path, branch: str) -> None:
     assert (versions(project), branches(project)) == ([(1, "challenger champion")], [branch])
 
 
-@pytest.mark.long
 def test_a_run_beside_people_then_nothing_to_do_then_one_that_is_killed(project):
     before, main = state_of(project), git(project, "rev-parse", "main").strip()
     code, output = run(project, *OPTIONS)
@@ -210,7 +209,6 @@ def test_a_run_beside_people_then_nothing_to_do_then_one_that_is_killed(project)
     nothing_is_left(project)
 
 
-@pytest.mark.slow
 def test_a_failure_says_why_and_leaves_nothing(project):
     before = state_of(project)
     code, output = run(project, "--set", "teacher.epoch=3")
@@ -223,7 +221,6 @@ def test_a_failure_says_why_and_leaves_nothing(project):
     nothing_is_left(project)
 
 
-@pytest.mark.long
 def test_the_projects_own_graph_in_a_worktree_and_then_nothing_to_do(tmp_path):
     project = tmp_path.resolve() / "project"
     make_project(project, ("src", "flows", "infra/profiles", "dvc.yaml"))
