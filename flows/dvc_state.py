@@ -9,8 +9,9 @@ from typing import Any
 from dvc.lock import make_lock
 
 from unigrec import artifacts as a
+from unigrec.bundle_files import DVC_LOCK
 
-LOCK, DAMAGED_LOCK = "dvc.lock", "dvc.lock.damaged"
+DAMAGED_LOCK = "dvc.lock.damaged"
 HOLDERS = ".dvc/tmp/rwlock"  # who reads and writes what: a list, no kernel lock, so it outlives them
 
 
@@ -19,7 +20,7 @@ def put_lock_file_aside(root: str) -> bool:
 
     DVC empties the file before it writes it anew, and accepts no part of it.
     """
-    lock = Path(root, LOCK)
+    lock = Path(root, DVC_LOCK)
     if not lock.exists():
         return False
     lock.rename(Path(root, DAMAGED_LOCK))
@@ -27,7 +28,7 @@ def put_lock_file_aside(root: str) -> bool:
 
 
 def put_lock_file_back(root: str) -> None:
-    Path(root, DAMAGED_LOCK).rename(Path(root, LOCK))
+    Path(root, DAMAGED_LOCK).rename(Path(root, DVC_LOCK))
 
 
 def forget_dead_holders(root: str) -> None:

@@ -10,7 +10,8 @@ import networkx as nx
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from flows.dvc_state import DAMAGED_LOCK, LOCK, forget_dead_holders, put_lock_file_aside, put_lock_file_back
+from flows.dvc_state import DAMAGED_LOCK, forget_dead_holders, put_lock_file_aside, put_lock_file_back
+from unigrec.bundle_files import DVC_LOCK
 from unigrec.errors import UnigrecError
 
 WRITING_SECONDS = 1.0  # DVC needs a tenth of this to write its lock file
@@ -44,7 +45,7 @@ def read_graph(root: str = ".") -> Graph:
             put_lock_file_back(root)
         raise UnigrecError(f"DVC cannot read the pipeline in {root}: {reason}") from reason
     if put_aside:
-        print(f"{LOCK} is damaged: kept as {DAMAGED_LOCK}, and made again from DVC's cache", flush=True)
+        print(f"{DVC_LOCK} is damaged: kept as {DAMAGED_LOCK}, and made again from DVC's cache", flush=True)
     return graph
 
 

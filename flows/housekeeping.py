@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from flows import leftovers, runs
-from flows.server import prefect_server
+from flows.server import run_here
 from flows.worktree import LOCK as WORKTREE_LOCK
 from unigrec import artifacts as a
 from unigrec.config import RegisterParams, load_params
@@ -146,16 +146,14 @@ def _closing(done: dict[str, list[str] | str], failed: list[str]) -> State:
     return (Failed if failed else Completed)(message="; ".join(counts))
 
 
-def main() -> int:
-    """Run the flow here and now; the exit code is that of errors.py."""
-    try:
-        with prefect_server():
-            state: Any = housekeeping(return_state=True)
-    except UnigrecError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
-        return error.exit_code
+def _say(state: Any) -> int:
     print(state.message)
     return EXIT_OK if state.is_completed() else UnigrecError.exit_code
+
+
+def main() -> int:
+    """Run the flow here and now; the exit code is that of errors.py."""
+    return run_here(lambda: _say(housekeeping(return_state=True)))
 
 
 if __name__ == "__main__":

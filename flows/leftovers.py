@@ -16,8 +16,9 @@ from pathlib import Path
 from flows.dvc_state import forget_dead_holders
 from flows.graph import cache_folder
 from flows.processes import child_environment
-from flows.worktree import BRANCHES, CHECKPOINTS, DVC_LOCK, TREE, keep_start, remove, without_git
+from flows.worktree import BRANCHES, CHECKPOINTS, TREE, keep_start, remove, without_git
 from unigrec import artifacts as a
+from unigrec.bundle_files import DVC_LOCK
 from unigrec.errors import BusyError, UnigrecError
 
 GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
@@ -78,7 +79,7 @@ def collect_cache(root: Path, dry: bool = False) -> list[str]:
         UnigrecError: DVC refuses; what it said.
     """
     others = [str(tree) for tree in _worktrees(root) if (tree / DVC_LOCK).is_file()]
-    named = (root / DVC_LOCK).is_file() or others or _git(root, "log", "--all", "--max-count=1", "--", DVC_LOCK)
+    named = (root / DVC_LOCK).is_file() or others or _git(root, "log", "--all", "--max-count=1", "--", str(DVC_LOCK))
     if not named:  # without any, all of the cache would count as unused
         return []
     scope = KEEP if (root / ".git").exists() else KEEP[:1]

@@ -13,10 +13,10 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
-from flows.server import prefect_server
+from flows.server import run_here
 from unigrec import commands
 from unigrec.config import Params, load_params
-from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.promotion import Promotion
 
 PARAMS_FILE = Path("params.yaml")
@@ -46,17 +46,17 @@ def promote(version: str | None = None) -> Any:
     return Completed(message=done.reason, data=done, name=name)
 
 
-def main() -> int:
-    """Run the flow here and now; the exit code is that of `unigrec promote`."""
-    try:
-        with prefect_server():
-            state: Any = promote(sys.argv[1] if len(sys.argv) > 1 else None, return_state=True)
-            done = state.result()
-    except UnigrecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def _say(state: Any) -> int:
+    """What was decided, and the exit code. Raises what ended the run."""
+    done = state.result()
     print(f"{state.name}: version {done.version}: {done.reason}")
     return EXIT_OK if done.champion == done.version else EXIT_REFUSED
+
+
+def main() -> int:
+    """Run the flow here and now; the exit code is that of `unigrec promote`."""
+    version = sys.argv[1] if len(sys.argv) > 1 else None
+    return run_here(lambda: _say(promote(version, return_state=True)))
 
 
 if __name__ == "__main__":

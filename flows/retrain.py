@@ -17,13 +17,12 @@ from prefect.states import Completed, State
 from flows.graph import read_graph
 from flows.processes import StageError, run_stage
 from flows.promote import promote_and_show
-from flows.server import prefect_server
+from flows.server import run_here
 from unigrec import artifacts as a
 from unigrec import commands
 from unigrec.config import Params, load_params
-from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.lock import exclusive
-from unigrec.masking import masked
 from unigrec.registry import Registration, current_aliases, register
 from unigrec.report import markdown, print_summary, summarise
 from unigrec.tracking import tracking_uri
@@ -31,7 +30,6 @@ from unigrec.tracking import tracking_uri
 PARAMS_FILE = Path("params.yaml")
 RETRIES = 2
 RETRY_SECONDS = 5
-EXIT_INTERRUPTED = 130
 
 
 def was_killed(task: Any, run: Any, state: State) -> bool:
@@ -153,23 +151,18 @@ def _tell() -> Callable[[str], None]:
     return emit
 
 
+def _report(state: Any) -> int:
+    """The closing table, and the exit code. Raises what ended the run."""
+    print_summary(state.result())
+    return EXIT_REFUSED if state.name == "Refused" else EXIT_OK
+
+
 def main() -> int:
     """Run the flow here and now; the exit code is that of errors.py."""
     parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-snapshot", action="store_true", help="train on the data as it is, take no delivery")
     asked = parser.parse_args()
-    try:
-        with prefect_server():
-            state: Any = retrain(take=not asked.no_snapshot, return_state=True)
-            summary = state.result()
-    except UnigrecError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from where it was", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    print_summary(summary)
-    return EXIT_REFUSED if state.name == "Refused" else EXIT_OK
+    return run_here(lambda: _report(retrain(take=not asked.no_snapshot, return_state=True)))
 
 
 if __name__ == "__main__":

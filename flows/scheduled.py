@@ -22,15 +22,13 @@ from prefect.states import Completed
 
 from flows import shared, worktree
 from flows.processes import run_streamed
-from flows.server import prefect_server
+from flows.server import run_here
 from unigrec import artifacts as a
-from unigrec.bundle_files import sha256
+from unigrec.bundle_files import DVC_LOCK, PARAMS, sha256
 from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT_REFUSED, BusyError, UnigrecError
 from unigrec.lock import exclusive
-from unigrec.masking import masked
 from unigrec.tracking import URI_VARIABLE
 
-EXIT_INTERRUPTED = 130
 TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: no reason to miss a night
 # Where MLflow puts the artifacts of experiments that it makes; left to itself, into the worktree that made them.
 ARTIFACTS_VARIABLE, ARTIFACTS_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "mlruns"
@@ -134,7 +132,7 @@ def _take_delivery(place: Place, emit: Emit) -> None:
     except BusyError as error:
         emit(f"no delivery is taken, the data stays as it is: {error}")
         return
-    params = place.tree / worktree.PARAMS
+    params = place.tree / PARAMS
     _command(place, ["unigrec.cli", "snapshot", "--params", str(params)], place.root, emit)
 
 
@@ -147,7 +145,7 @@ def _retrain(place: Place, emit: Emit) -> tuple[list[str], bool]:
         ran.extend(found.groups() if found else ())
         emit(line)
 
-    if (place.tree / worktree.DVC_LOCK).is_file():
+    if (place.tree / DVC_LOCK).is_file():
         # Outputs that are there need no process each. Those that are not in the cache are made by their stages.
         checkout = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--allow-missing"]
         run_streamed(checkout, lambda line: None, place.tree, place.environment)
@@ -184,7 +182,7 @@ def _environment(place: Place) -> dict[str, str]:
 
 def _message(place: Place, base: str, refused: bool) -> str:
     snapshot = a.read_json(place.tree / a.SOURCE).get("snapshot", {}).get("id") or "none"
-    lines = [f"code: {base}", f"dvc.lock: {sha256(place.tree / worktree.DVC_LOCK)}", f"snapshot: {snapshot}"]
+    lines = [f"code: {base}", f"dvc.lock: {sha256(place.tree / DVC_LOCK)}", f"snapshot: {snapshot}"]
     return f"Scheduled retraining{', refused by the gates' if refused else ''}\n\n" + "\n".join(lines)
 
 
@@ -205,16 +203,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", help="likewise")
     parser.add_argument("--set", action="append", dest="overrides", metavar="KEY=VALUE", help="likewise")
     asked = parser.parse_args(arguments)
-    try:
-        with prefect_server():
-            state: Any = scheduled_retrain(asked.profile, asked.data, asked.overrides, return_state=True)
-            return state.result()
-    except UnigrecError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from where it was", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+    def job() -> int:
+        state: Any = scheduled_retrain(asked.profile, asked.data, asked.overrides, return_state=True)
+        return state.result()
+
+    return run_here(job)
 
 
 if __name__ == "__main__":

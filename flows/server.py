@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -29,10 +29,24 @@ from unigrec.errors import UnigrecError
 from unigrec.masking import masked
 
 START_SECONDS = 120.0
+EXIT_INTERRUPTED = 130  # as a shell says it of Ctrl-C
 OWN_RETRIES = 1  # of a call: our own server does not come back once it is gone; of another, that is for the user to set
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
 ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
 LOG = "server.log"  # in PREFECT_HOME
+
+
+def run_here(job: Callable[[], int]) -> int:
+    """A flow's command: the job with a server to report to. Returns its exit code, or that of errors.py."""
+    try:
+        with prefect_server():
+            return job()
+    except UnigrecError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from where it was", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 @contextmanager

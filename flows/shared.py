@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.graph import cache_folder
 from flows.worktree import CHECKPOINTS
 from unigrec import artifacts as a
+from unigrec.bundle_files import PARAMS
+from unigrec.config import read_mapping
 from unigrec.errors import UnigrecError
 
 DATA = a.CURRENT.parent
@@ -84,14 +84,7 @@ def share_path(root: Path, tree: Path, key: str, path: str | None) -> None:
 
 def read_params(tree: Path) -> dict[str, Any]:
     """The worktree's params as plain values: their schema is that of its own code. Raises UnigrecError."""
-    path = tree / "params.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UnigrecError(f"{path}: cannot be read: {error}; restore and commit it") from error
-    if not isinstance(values, dict):
-        raise UnigrecError(f"{path}: expected a mapping of sections")
-    return values
+    return read_mapping(tree / PARAMS)
 
 
 def _link(place: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from unigrec import artifacts as a
+from unigrec.bundle_files import DVC_LOCK, PARAMS
 from unigrec.errors import UnigrecError
 
 WORKTREES = a.STATE / "worktrees"
@@ -30,7 +31,6 @@ LOCK = WORKTREES / "lock"
 BRANCHES = "retrain"  # /<date>-<commit>
 REF_SETTING = "unigrec.retrainRef"  # git config: what scheduled runs begin from
 MAIN = "main"
-PARAMS, DVC_LOCK = "params.yaml", "dvc.lock"  # what a run leaves on its branch
 WHO = {"NAME": "UniGRec", "EMAIL": "unigrec@localhost"}  # of commits, also where the repository names nobody
 NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
 
@@ -148,7 +148,7 @@ def record(root: Path, newest: str | None, message: str) -> str | None:
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
         _git(tree, "read-tree", "HEAD", more=index)
-        _git(tree, "add", "--force", "--", *present, more=index)
+        _git(tree, "add", "--force", "--", *map(str, present), more=index)
         content = _git(tree, "write-tree", more=index)
     before = newest or "HEAD"
     if all(_object(tree, f"{content}:{name}") == _object(tree, f"{before}:{name}") for name in (PARAMS, DVC_LOCK)):
@@ -199,7 +199,7 @@ def _start_in(root: Path, commit: str) -> str | None:
     return None if content is None else start_of(content)
 
 
-def _content(root: Path, commit: str, path: str) -> bytes | None:
+def _content(root: Path, commit: str, path: Path) -> bytes | None:
     blob = _object(root, f"{commit}:{path}")
     return None if blob is None else _run(root, ("cat-file", "blob", blob)).stdout
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
-from flows.dvc_state import DAMAGED_LOCK, HOLDERS, LOCK, forget_dead_holders
+from flows.dvc_state import DAMAGED_LOCK, HOLDERS, forget_dead_holders
 from flows.graph import read_graph
 
 from flows import graph
+from unigrec.bundle_files import DVC_LOCK as LOCK
 from unigrec.errors import UnigrecError
 
 ARGUMENTS = "repro --single-item joint"
