@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFEC
 from flows.process_tags import close_abandoned_runs, process_tag
 from flows.processes import start_supervised, stop
 from unigrec.errors import UnigrecError
+from unigrec.lock import exclusive
 from unigrec.masking import masked
 
 START_SECONDS = 120.0
@@ -34,6 +35,7 @@ OWN_RETRIES = 1  # of a call: our own server does not come back once it is gone;
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
 ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
 LOG = "server.log"  # in PREFECT_HOME
+START_LOCK = "start.lock"  # there too: servers that start together would migrate one database at the same moment
 
 
 def run_here(job: Callable[[], int]) -> int:
@@ -85,11 +87,23 @@ def check_health(advice: str) -> None:
 def _own_server() -> Iterator[None]:
     """One of our own, until the block ends. Raises UnigrecError when it does not answer in time; names its log."""
     home = PREFECT_HOME.value()
-    home.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    with (home / LOG).open("w") as log:
-        process = start_supervised(
+    with ExitStack() as stack:
+        with exclusive(home / START_LOCK, wait_seconds=2 * START_SECONDS):
+            port = free_port()
+            url = f"http://127.0.0.1:{port}/api"
+            process = _launch_server(port, home / LOG)
+            stack.callback(stop, process)
+            wait_until_healthy("the Prefect server", f"{url}/health", process, home / LOG)
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: OWN_RETRIES}):
+            try:
+                yield
+            finally:
+                APILogHandler().flush()  # what is still queued would find no server any more
+
+
+def _launch_server(port: int, log: Path) -> subprocess.Popen:
+    with log.open("a") as file:  # another one may be writing there
+        return start_supervised(
             [sys.executable, "-m", "uvicorn", *APPLICATION, *ON_THIS_MACHINE_ONLY, "--port", str(port)],
             env={
                 **os.environ,
@@ -97,18 +111,9 @@ def _own_server() -> Iterator[None]:
                 "PREFECT__SERVER_EPHEMERAL": "1",
                 "PREFECT__SERVER_FINAL": "1",
             },
-            stdout=log,
+            stdout=file,
             stderr=subprocess.STDOUT,
         )
-    try:
-        wait_until_healthy("the Prefect server", f"{url}/health", process, home / LOG)
-        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: OWN_RETRIES}):
-            try:
-                yield
-            finally:
-                APILogHandler().flush()  # what is still queued would find no server any more
-    finally:
-        stop(process)
 
 
 def free_port() -> int:

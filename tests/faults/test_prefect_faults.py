@@ -40,6 +40,19 @@ def test_a_server_that_answers_with_errors_is_down():
         pass
 
 
+@pytest.mark.slow
+def test_servers_of_one_home_that_start_at_the_same_moment_all_answer(tmp_path):
+    command = [sys.executable, "-c", "from flows.server import prefect_server\nwith prefect_server(): print('answers')"]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path)}
+    environment.pop("PREFECT_API_URL", None)
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert [output.splitlines()[-1] for output in outputs] == ["answers"] * 3, outputs
+
+
 def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr(server, "check_health", lambda advice: None)
     monkeypatch.setattr(server, "close_abandoned_runs", lambda: None)
