@@ -1,8 +1,9 @@
-"""A stage whose DVC was killed before the stage could ask the kernel to be killed with it."""
+"""A process of ours and its surroundings: a parent that is gone already, memory that is kept."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -33,3 +34,28 @@ def test_a_stage_that_finds_its_dvc_gone_does_no_work(stage, said):
         [sys.executable, "-c", PARENT, LATE], env=clean | stage, stdout=subprocess.PIPE, text=True, process_group=0
     )
     assert done.stdout == said
+
+
+KEEP = """
+import resource, sys
+import torch
+from unigrec.process import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    for size in (50_000, 1_000_000, 10_000_000):
+        torch.ones(size) + torch.ones(size)
+for _ in range(4):  # until the heap has a place for each
+    step()
+before = faults()
+step()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is asked")
+def test_memory_that_is_kept_is_not_fetched_from_the_kernel_again():
+    command = [sys.executable, "-c", KEEP]
+    given_back, kept = (int(subprocess.check_output([*command, word])) for word in ("plain", "keep"))
+    assert kept < 1000 < 10_000 < given_back  # pages

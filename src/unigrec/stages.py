@@ -334,16 +334,20 @@ def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title:
 
 
 def training_device() -> torch.device:
-    """Where this process trains, with torch set up for it: flush denormals; on a CPU, the same bits at each rerun."""
+    """Where this process trains, set up for it: no denormals, memory is kept; on a CPU, reruns give the same bits."""
     import os
 
     import torch
 
+    from unigrec.process import keep_memory
+
+    keep_memory()
     torch.set_flush_denormal(True)  # optimizer states fade into denormal numbers, which are slow
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     # Several threads add up the gradient of a gather in any order otherwise: a rerun would give other bits.
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor, to find bugs with
     return torch.device("cpu")
 
 
