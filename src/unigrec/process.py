@@ -1,4 +1,4 @@
-"""What a process of ours does about its surroundings: it dies with its parent, keeps its memory, keeps libraries quiet."""
+"""What a process of ours does about its surroundings: it dies with its parent, keeps memory, keeps libraries quiet."""
 
 from __future__ import annotations
 
