@@ -15,9 +15,9 @@ from benchmarks.speed.harness import Options, Table, Timing, Usage, alternate, i
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender
 from benchmarks.speed.shapes import learning_data
 from unigrec.data.batches import Sequences, in_chunks
-from unigrec.decoding import Recommendations, Restriction, beam_searches
+from unigrec.decoding import CPU_BATCH, Recommendations, Restriction, beam_searches
 from unigrec.evaluation import seen_before
-from unigrec.ranking import USERS_AT_ONCE, Student
+from unigrec.ranking import Student
 
 if TYPE_CHECKING:
     from benchmarks.speed.generate import Generate
@@ -44,7 +44,7 @@ def run(options: Options) -> list[Table]:
     notes = [
         UNTRAINED,
         f"One thread; the paper's network, {found['items']} items, beam {found['beam']}; time is per user. A round is "
-        f"{found['users']} test users in batches of {USERS_AT_ONCE} of like length, the same for both.",
+        f"{found['users']} test users in batches of {CPU_BATCH} of like length, the same for both.",
         "Both do the same work: weights are copied; a processor renormalises T5's scores over the codes of the level, "
         "as ours are; no end token, for all identifiers are of one length; no penalty of the length. The constraint is "
         "prefix_allowed_tokens_fn over a dictionary of prefixes; masked, it knows what each user has denied.",
@@ -88,7 +88,7 @@ def measure(artifacts: str | None, quick: bool) -> dict[str, Any]:
 def peak_of(name: str, artifacts: str | None, quick: bool) -> None:
     """One batch with all its lists; its process's peak is what is asked for."""
     work = Work(artifacts, quick)
-    work.ranker(name).rank(work.sequences, work.users(0)[-USERS_AT_ONCE:], work.history, [False, True])
+    work.ranker(name).rank(work.sequences, work.users(0)[-CPU_BATCH:], work.history, [False, True])
 
 
 class Work:
@@ -117,7 +117,7 @@ class Work:
         return drawn[np.argsort(self.sequences.lengths[drawn], kind="stable")]
 
     def rank(self, ranker: Ours | Generate, number: int, masked: list[bool]) -> list[list[Recommendations]]:
-        chunks = in_chunks(self.users(number), USERS_AT_ONCE)
+        chunks = in_chunks(self.users(number), CPU_BATCH)
         return [ranker.rank(self.sequences, users, self.history, masked) for users in chunks]
 
     def compared(self, rankers: dict[str, Ours | Generate]) -> dict[str, float]:
@@ -127,7 +127,7 @@ class Work:
             AssertionError: a list holds what it must not, or scores differ by more than rounding.
         """
         same, difference = [], 0.0
-        users = in_chunks(self.users(0), USERS_AT_ONCE)
+        users = in_chunks(self.users(0), CPU_BATCH)
         both = (self.rank(rankers[name], 0, [False, True]) for name in (OURS, THEIRS))
         for chunk, *found in zip(users, *both, strict=True):
             seen = seen_before(self.sequences, chunk, "test")

@@ -28,7 +28,7 @@ import torch
 
 from unigrec import artifacts as a
 from unigrec.bundle_files import Serving, open_bundle
-from unigrec.decoding import PrefixTree, Restriction, beam_search
+from unigrec.decoding import CPU_BATCH, PrefixTree, Restriction, beam_search
 from unigrec.errors import UnigrecError
 from unigrec.models.recommender import Recommender, RecommenderConfig
 from unigrec.models.tokenizer import Tokenizer
@@ -37,7 +37,6 @@ from unigrec.models.unified import embed_hard_history
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-HISTORIES_AT_ONCE = 16  # few enough that a step of all their beams stays in the processor's cache
 CATALOGUE_COLUMNS = ["item_index", "item_id", "train_count"]
 
 
@@ -160,8 +159,8 @@ class Bundle:
         """Beam search for histories of catalogue indices, none empty."""
         longest, beam = self.serving.history, max(k, self.serving.beam)
         answers = []
-        for start in range(0, len(known), HISTORIES_AT_ONCE):
-            whole = known[start : start + HISTORIES_AT_ONCE]
+        for start in range(0, len(known), CPU_BATCH):
+            whole = known[start : start + CPU_BATCH]
             history, lengths = _padded([items[-longest:] for items in whole], fill=0)
             restriction = None
             if allowed is not None or exclude_history:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unigrec.data.batches import Histories, Sequences, in_chunks
-from unigrec.decoding import PrefixTree, Restriction, beam_searches
+from unigrec.decoding import PrefixTree, Restriction, beam_searches, search_batch
 from unigrec.evaluation import Cooccurrence, popularity_scores, rank_in_list, rank_in_scores, seen_before
 from unigrec.models.recommender import Recommender
 from unigrec.models.sasrec import SASRec
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 PROTOCOLS = ("unmasked", "masked")
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 where it was not found
 CPU = torch.device("cpu")
-USERS_AT_ONCE = 16  # on a CPU: few enough that what a step computes stays in the processor's cache
 
 
 def rank_test_items(
@@ -113,7 +112,7 @@ class Student:
     def ranks(self, sequences: Sequences, users: np.ndarray, history: int) -> Ranks:
         """Rank of each user's test item, by protocol."""
         found: Ranks = {("student", protocol): np.zeros(len(users), np.int64) for protocol in PROTOCOLS}
-        at_once = len(users) if self.device.type != "cpu" else USERS_AT_ONCE
+        at_once = search_batch(self.device, len(users))
         for part in in_chunks(np.argsort(sequences.lengths[users], kind="stable"), at_once):  # little padding
             histories = sequences.held_out(users[part], "test", history)
             targets = torch.as_tensor(histories.targets, device=self.device)

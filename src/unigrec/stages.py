@@ -347,7 +347,8 @@ def training_device() -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     # Several threads add up the gradient of a gather in any order otherwise: a rerun would give other bits.
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor, to find bugs with
+    # A pass over every new tensor, for those who look for bugs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cpu")
 
 

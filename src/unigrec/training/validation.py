@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from unigrec.data.batches import Sequences, in_chunks
-from unigrec.decoding import PrefixTree, beam_search
+from unigrec.decoding import PrefixTree, beam_search, search_batch
 from unigrec.evaluation import rank_in_list, ranking_metrics
 from unigrec.models.recommender import Recommender
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.models.unified import expand_history
 
-USERS_AT_ONCE = 256
+MOST_USERS = 256  # that are searched for together
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def beam_metrics(
     recommender.eval()
     ranks = []
     by_length = users[np.argsort(sequences.lengths[users], kind="stable")]  # little padding
-    for chunk in in_chunks(by_length, USERS_AT_ONCE):
+    for chunk in in_chunks(by_length, search_batch(tokens.device, MOST_USERS)):
         held_out = sequences.held_out(chunk, "validation", history)
         source, mask = expand_history(
             tokens,
