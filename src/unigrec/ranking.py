@@ -47,12 +47,12 @@ def rank_test_items(
     """
     baselines = Baselines(sequences, teacher, history, device)
     student = Student(recommender, codes, params.beam, device)
-    pieces: dict[tuple[str, str], list[np.ndarray]] = {}
-    for chunk in in_chunks(users, params.batch_size):
-        found = baselines.ranks(chunk) | student.ranks(sequences, chunk, history)
+    ranks: Ranks = {}
+    for chunk in in_chunks(np.argsort(sequences.lengths[users], kind="stable"), params.batch_size):  # little padding
+        found = baselines.ranks(users[chunk]) | student.ranks(sequences, users[chunk], history)
         for name, values in found.items():
-            pieces.setdefault(name, []).append(values)
-    return {name: np.concatenate(parts) for name, parts in pieces.items()}
+            ranks.setdefault(name, np.zeros(len(users), np.int64))[chunk] = values
+    return ranks
 
 
 class Baselines:
