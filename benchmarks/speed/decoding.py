@@ -5,26 +5,29 @@ Shapes: B users of a batch, W beams, T codes of an identifier.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from benchmarks.speed.harness import Options, Table, Timing, Usage, alternate, in_child, ratio, say
+from benchmarks.speed.harness import Options, Table, Timing, in_child, ratio, say
+from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender
 from benchmarks.speed.shapes import learning_data
 from unigrec.data.batches import Sequences, in_chunks
 from unigrec.decoding import CPU_BATCH, Recommendations, Restriction, beam_searches
 from unigrec.evaluation import seen_before
+from unigrec.process import keep_memory
 from unigrec.ranking import Student
+from unigrec.stages import training_device
 
 if TYPE_CHECKING:
     from benchmarks.speed.generate import Generate
 
-OURS, THEIRS = "ours", "transformers generate"
+OURS, THEIRS, KEPT = "ours", "transformers generate", "transformers generate, memory kept"
+ROWS = (OURS, THEIRS, KEPT)
 LISTS = {"unmasked": [False], "unmasked and masked": [False, True]}  # which lists a user gets: without what was seen?
-USERS, ROUNDS = 32, 3
+ROUNDS = 3
 QUICK_USERS, QUICK_ROUNDS, QUICK_BEAM = 4, 1, 5
 CLOSE = 1e-3  # of summed log-probabilities, in single precision
 
@@ -34,61 +37,71 @@ def run(options: Options) -> list[Table]:
         "artifacts": str(options.artifacts.absolute()) if options.artifacts else None,
         "quick": options.quick,
     }
-    peaks = {name: in_child(peak_of, name=name, **given)[1] for name in (OURS, THEIRS)}
-    found, _ = in_child(measure, **given)
-    rows = []
-    for lists, timings in found["timings"].items():
-        ours = Timing(**timings[OURS])
-        for name in (OURS, THEIRS):
-            rows.append(_row(name, lists, Timing(**timings[name]), ours, found, peaks[name]))
+    found, _ = in_child(compared, **given)
+    with held_each(Row, "name", ROWS, **given) as held:
+        timings = {}
+        for lists, masked in LISTS.items():
+            timings[lists] = alternate(held, QUICK_ROUNDS if options.quick else ROUNDS, masked=masked, log=say)
+            say(f"decoding, {lists}: {ratio(timings[lists][THEIRS], timings[lists][OURS]).of_medians:.1f} times")
+        rows = [
+            _row(name, lists, timings[lists][name], timings[lists][OURS], found["users"], held[name].peak)
+            for lists in LISTS
+            for name in ROWS
+        ]
     notes = [
         UNTRAINED,
         f"One thread; the paper's network, {found['items']} items, beam {found['beam']}; time is per user. A round is "
-        f"{found['users']} test users in batches of {CPU_BATCH} of like length, the same for both.",
-        "Both do the same work: weights are copied; a processor renormalises T5's scores over the codes of the level, "
+        f"{found['users']} test users (evaluate.batch_size, which an evaluation sorts at once; quick: few) in batches "
+        f"of {CPU_BATCH} of like length, the same for all rows.",
+        "All do the same work: weights are copied; a processor renormalises T5's scores over the codes of the level, "
         "as ours are; no end token, for all identifiers are of one length; no penalty of the length. The constraint is "
         "prefix_allowed_tokens_fn over a dictionary of prefixes; masked, it knows what each user has denied.",
-        f"Their lists: {found['same']:.2%} of the places hold the same item, and scores differ by at most "
+        "Each row runs in a process of its own: ours is set up as the stage evaluate sets itself up, generate runs at "
+        f"its defaults. {KEPT}: after keep_memory(), a line that anybody can add, by which the C library keeps what is "
+        "freed instead of giving it back to the kernel.",
+        f"The lists: {found['same']:.2%} of the places hold the same item, and scores differ by at most "
         f"{found['difference']:.1e}: places differ where two scores are closer than that. Every beam of both is a "
-        "permitted item of the catalogue, and no item comes twice (checked for every user).",
-        "peak: of a process that ranks one batch, with both lists a user.",
+        "permitted item of the catalogue, and no item comes twice (checked for every user of a round).",
+        "peak: of the row's process, over all rounds.",
     ]
     return [Table("evaluation", rows, notes)]
 
 
-def _row(name: str, lists: str, timing: Timing, ours: Timing, found: dict[str, Any], peak: Usage) -> dict[str, Any]:
-    row: dict[str, Any] = {"what": name, "lists of a user": lists, **timing.cells(found["users"])}
-    if name == THEIRS:
+def _row(name: str, lists: str, timing: Timing, ours: Timing, users: int, peak: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"what": name, "lists of a user": lists, **timing.cells(users)}
+    if name != OURS:
         slower = ratio(timing, ours)
         row |= {"CPU, times ours": slower.of_medians, "of a round": f"{slower.least:.1f}-{slower.most:.1f}"}
-    return row | {"users/s of CPU": 1e3 / row["CPU ms"], "peak GB": peak.peak / 1e9}
+    return row | {"users/s of CPU": 1e3 / row["CPU ms"], "peak GB": peak / 1e9}
 
 
-def measure(artifacts: str | None, quick: bool) -> dict[str, Any]:
-    """Seconds of the rounds by lists and name, and how far the lists agree; in a process of its own."""
+def compared(artifacts: str | None, quick: bool) -> dict[str, Any]:
+    """How far the lists of ours and theirs agree for the first round's users; what the rounds are of.
+
+    In one process: what is compared is not measured.
+    """
     work = Work(artifacts, quick)
-    rankers = {name: work.ranker(name) for name in (OURS, THEIRS)}
-    timings: dict[str, dict[str, Timing]] = {}
-    for lists, masked in LISTS.items():
-        calls = {
-            name: (lambda number, ranker=ranker, masked=masked: work.rank(ranker, number, masked))
-            for name, ranker in rankers.items()
-        }
-        timings[lists] = alternate(calls, QUICK_ROUNDS if quick else ROUNDS, log=say)
-        say(f"decoding, {lists}: {ratio(timings[lists][THEIRS], timings[lists][OURS]).of_medians:.1f} times")
     return {
         "items": work.sequences.catalogue_size,
         "beam": work.beam,
         "users": len(work.users(0)),
-        "timings": {lists: {name: asdict(t) for name, t in found.items()} for lists, found in timings.items()},
-        **work.compared(rankers),
+        **work.compared({name: work.ranker(name) for name in (OURS, THEIRS)}),
     }
 
 
-def peak_of(name: str, artifacts: str | None, quick: bool) -> None:
-    """One batch with all its lists; its process's peak is what is asked for."""
-    work = Work(artifacts, quick)
-    work.ranker(name).rank(work.sequences, work.users(0)[-CPU_BATCH:], work.history, [False, True])
+class Row:
+    """A row of the table, in a process of its own: a way to rank, set up as it is used."""
+
+    def __init__(self, name: str, artifacts: str | None, quick: bool):
+        if name == OURS:
+            training_device()
+        elif name == KEPT:
+            keep_memory()
+        self.work = Work(artifacts, quick)
+        self.ranker = self.work.ranker(name)
+
+    def round(self, number: int, masked: list[bool]) -> None:
+        self.work.rank(self.ranker, number, masked)
 
 
 class Work:
@@ -98,7 +111,7 @@ class Work:
         params = serving_params(quick)
         self.sequences = learning_data(artifacts, 1, quick).sequences
         self.beam, self.history = QUICK_BEAM if quick else params.evaluate.beam, params.joint.history
-        self.count = QUICK_USERS if quick else USERS
+        self.count = QUICK_USERS if quick else params.evaluate.batch_size
         self.test_users = np.random.default_rng(0).permutation(self.sequences.evaluation_users())
         identifiers = drawn_identifiers(self.sequences.catalogue_size, params)
         self.codes = identifiers.codes

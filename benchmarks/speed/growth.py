@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.speed.harness import Options, Table, Timing, alternate, in_child, ratio, say
+from benchmarks.speed.harness import Options, Table, in_child, ratio, say
+from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender, write_bundle
 from benchmarks.speed.shapes import generated_embeddings
 from unigrec import artifacts as a
@@ -21,6 +21,7 @@ from unigrec.decoding import beam_search
 from unigrec.identifiers import collision_rate, disambiguate, hard_codes, health, reassign
 from unigrec.models.tokenizer import Tokenizer
 from unigrec.ranking import Student
+from unigrec.stages import training_device
 from unigrec.training.tokenizer import new_tokenizer
 
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (200, 400)
@@ -35,37 +36,43 @@ def run(options: Options) -> list[Table]:
 
 
 def _decoding(sizes: tuple[int, ...], quick: bool) -> Table:
-    found, _ = in_child(decode, sizes=sizes, quick=quick)
-    timings = {int(items): Timing(**seconds) for items, seconds in found["timings"].items()}
+    users = QUICK_USERS if quick else USERS
+    with held_each(Search, "items", sizes, users=users, smallest=min(sizes), quick=quick) as held:
+        timings = alternate(held, QUICK_ROUNDS if quick else ROUNDS, log=say)
+        beam = held[sizes[0]].call("width")
     rows = []
     for items, timing in timings.items():
         grown = ratio(timing, timings[sizes[0]])
-        row = {"items": items, **timing.cells(found["users"]), "CPU, times the smallest": grown.of_medians}
+        row = {"items": items, **timing.cells(users), "CPU, times the smallest": grown.of_medians}
         rows.append(row | {"of a round": f"{grown.least:.2f}-{grown.most:.2f}"})
         say(f"growth: decoding {items} items: {grown.of_medians:.2f} times the smallest")
     notes = [
         UNTRAINED,
-        f"The paper's network, beam {found['beam']}, one thread; {found['users']} users at once, histories of 4 to 20 "
-        "items, the same for every size; time is per user.",
+        f"The paper's network, beam {beam}, one thread; {users} users at once, histories of 4 to 20 items, the same "
+        "for every size; each size in a process of its own, set up as the stage evaluate sets itself up; time is per "
+        "user.",
     ]
     return Table("decoding", rows, notes)
 
 
-def decode(sizes: list[int], quick: bool) -> dict[str, Any]:
-    """Seconds of the rounds by size, in turn; in a process of its own."""
-    params = serving_params(quick)
-    count, beam = (QUICK_USERS, 5) if quick else (USERS, params.evaluate.beam)
-    students = {}
-    for items in sizes:
+class Search:
+    """Beam search over a catalogue, in a process of its own, set up as an evaluation."""
+
+    def __init__(self, items: int, users: int, smallest: int, quick: bool):
+        training_device()
+        params = serving_params(quick)
         identifiers = drawn_identifiers(items, params)
-        students[items] = Student(untrained_recommender(params, identifiers.disambiguation), identifiers.codes, beam)
+        self.beam, self.users, self.smallest = 5 if quick else params.evaluate.beam, users, smallest
+        recommender = untrained_recommender(params, identifiers.disambiguation)
+        self.student = Student(recommender, identifiers.codes, self.beam)
 
-    def rank(student: Student, number: int) -> None:
-        beam_search(student.recommender, student.tree, *student.embedded(histories(count, min(sizes), number)), beam)
+    def round(self, number: int) -> None:
+        inputs = self.student.embedded(histories(self.users, self.smallest, number))
+        beam_search(self.student.recommender, self.student.tree, *inputs, self.beam)
 
-    calls = {str(items): (lambda number, student=student: rank(student, number)) for items, student in students.items()}
-    timings = alternate(calls, QUICK_ROUNDS if quick else ROUNDS, log=say)
-    return {"users": count, "beam": beam, "timings": {items: asdict(timing) for items, timing in timings.items()}}
+    def width(self) -> int:
+        """Of the beam."""
+        return self.beam
 
 
 def histories(users: int, items: int, seed: int) -> Histories:

@@ -1,22 +1,20 @@
-"""How a speed is measured: alternating runs in one process, fresh processes with their peak memory, tables.
+"""How a speed is measured: seconds of rounds, fresh processes with their peak memory, tables.
 
-A part of the benchmark is a module with `run(options) -> list[Table]`. It starts no torch itself: what it measures
-runs in fresh processes (`in_child`, `run_command`), so that one measurement's memory and threads are not another's.
+A part of the benchmark is a module with `run(options) -> list[Table]`. It computes nothing itself: what it measures
+runs in fresh processes (`in_child`, `run_command`, `held`), so that one measurement's memory, threads and settings are
+not another's.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -68,10 +66,16 @@ class Table:
 
 @dataclass
 class Timing:
-    """Seconds of the rounds of one callable."""
+    """Seconds of the rounds of one callable, and what it returned."""
 
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+
+    def add(self, result: Any, cpu: float, wall: float) -> None:
+        self.cpu.append(cpu)
+        self.wall.append(wall)
+        self.results.append(result)
 
     def cells(self, per: float = 1.0, unit: str = "ms") -> dict[str, float]:
         """Columns for a row: median, least and most of a round's time, divided by `per`."""
@@ -101,33 +105,6 @@ class Usage(NamedTuple):
     peak: int  # bytes
 
 
-def timed(call: Callable[[], Any], into: Timing) -> Any:
-    """Call, and append what it took."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = call()
-    into.cpu.append(time.process_time() - cpu)
-    into.wall.append(time.perf_counter() - wall)
-    return result
-
-
-def alternate(
-    calls: Mapping[str, Callable[[int], Any]], rounds: int, warmup: int = 1, log: Callable[[str], None] | None = None
-) -> dict[str, Timing]:
-    """Run the callables in turn, `rounds` times, each with the number of the round: the same work for all of them.
-
-    The order turns round from one round to the next. Rounds of the warm-up come first, and are not counted.
-    """
-    timings = {name: Timing() for name in calls}
-    for number in range(-warmup, rounds):
-        for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
-            gc.collect()
-            timed(partial(calls[name], number % rounds), timings[name] if number >= 0 else Timing())
-        if log and number >= 0:
-            took = ", ".join(f"{name} {timings[name].cpu[-1]:.3f} s" for name in calls)
-            log(f"round {number + 1} of {rounds}: CPU {took}")
-    return timings
-
-
 def ratio(slow: Timing, fast: Timing) -> Ratio:
     """CPU time of the one over that of the other, medians and round by round."""
     rounds = [a / b for a, b in zip(slow.cpu, fast.cpu, strict=True)]
@@ -152,10 +129,24 @@ def in_child(function: Callable[..., Any], threads: int = 1, **arguments: Any) -
         result = Path(folder) / "result.json"
         call = json.dumps([function.__module__, function.__name__, arguments, threads, str(result)])
         command = [sys.executable, "-m", "benchmarks.speed.harness", call]
-        usage = run_command(command, threads, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+        usage = run_command(command, threads, PYTHONPATH=import_path())
         if usage.code:
             raise RuntimeError(f"{function.__module__}.{function.__name__}{arguments} ended with code {usage.code}")
         return json.loads(result.read_text()), usage
+
+
+def import_path() -> str:
+    """PYTHONPATH with which a child finds the modules that this process finds."""
+    return os.pathsep.join(filter(None, sys.path))
+
+
+def loaded(module: str, name: str, threads: int) -> Callable[..., Any]:
+    """A function or class of a module, in a process that has just started and has imported no torch yet."""
+    keep_quiet()
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    if torch := sys.modules.get("torch"):  # one that is imported later reads OMP_NUM_THREADS
+        torch.set_num_threads(threads)
+    return found
 
 
 def run_command(
@@ -179,12 +170,8 @@ def run_command(
 
 def _child(call: str) -> None:
     """The other end of `in_child`."""
-    keep_quiet()
     module, name, arguments, threads, result = json.loads(call)
-    function = getattr(importlib.import_module(module), name)
-    import torch
-
-    torch.set_num_threads(threads)
+    function = loaded(module, name, threads)
     Path(result).write_text(json.dumps(function(**arguments)))
 
 

@@ -100,10 +100,9 @@ def long_histories(artifacts: str | None, quick: bool) -> dict[str, Any]:
 
 
 def evaluation(artifacts: str | None, quick: bool) -> dict[str, Any]:
-    work = decoding.Work(artifacts, quick)
-    ranker = work.ranker(decoding.OURS)
+    row = decoding.Row(decoding.OURS, artifacts, quick)
     rate = training.plain_product(torch.float32, 256 if quick else 2048)
-    return profiled(lambda: work.rank(ranker, 0, [False]), rate)
+    return profiled(lambda: row.round(0, [False]), rate)
 
 
 def run(options: Options) -> list[Table]:

@@ -5,8 +5,6 @@ Shapes: B users of a batch, T positions, E width, N items.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.speed.harness import Options, Table, Timing, Usage, alternate, in_child, ratio, say
+from benchmarks.speed.harness import Options, Table, Timing, ratio, say
+from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.shapes import learning_data, params_of
 from unigrec.config import TeacherParams
 from unigrec.data.batches import bucketed_batches
 from unigrec.models.sasrec import SASRec
+from unigrec.stages import training_device
 from unigrec.training.engine import CLIP_NORM, make_engine
 from unigrec.training.teacher import new_teacher, next_item_loss
 
 OURS, BSAREC, PADDED, MASKED = "ours, SASRec", "ours, BSARec", "public parts", "public parts, logits without padding"
+ROWS = (OURS, BSAREC, PADDED, MASKED)
 BATCHES = {PADDED: 2, MASKED: 11}  # of a round, where that is not the whole epoch
 ROUNDS = 3
 WEIGHT_AND_BIAS = ("weight", "bias")
@@ -32,16 +33,18 @@ IGNORED = -100  # as a target
 def run(options: Options) -> list[Table]:
     artifacts = str(options.artifacts.absolute()) if options.artifacts else None
     given: dict[str, Any] = {"artifacts": artifacts, "quick": options.quick}
-    peaks = {name: in_child(peak_of, name=name, **given)[1] for name in (OURS, BSAREC, PADDED, MASKED)}
     rows: list[dict[str, Any]] = []
     for threads, rounds in ((1, ROUNDS), (2, 1)):  # the second for its wall time
-        found, _ = in_child(measure, threads, rounds=1 if options.quick else rounds, **given)
-        timings = {name: Timing(**seconds) for name, seconds in found["timings"].items()}
-        for name, timing in timings.items():
-            rows.append(_row(name, timing, timings[OURS], threads, peaks[name]))
+        with held_each(Row, "name", ROWS, threads, **given) as held:
+            found = alternate(held, 1 if options.quick else rounds, log=say)
+            timings = {name: scaled(timing, held[name].call("share")) for name, timing in found.items()}
+            for name, row in held.items():
+                row.call("longest")
+                rows.append(_row(name, timings[name], timings[OURS], threads, row.peak))
+            epoch, batch_size = held[OURS].call("epoch")
         say(f"teacher: {threads} threads: {ratio(timings[PADDED], timings[OURS]).of_medians:.2f} times")
     notes = [
-        f"An epoch is {found['epoch']} batches of at most {found['batch_size']} users. Ours are whole epochs. Of the "
+        f"An epoch is {epoch} batches of at most {batch_size} users. Ours are whole epochs. Of the "
         "public parts' some batches are measured, taken evenly in order of their positions, and scaled to the epoch: "
         "padded to one length, all cost the same; without padding, the longest are left out, which favours them.",
         "public parts: nn.TransformerEncoder with a causal mask, sequences padded to the longest history, "
@@ -50,75 +53,79 @@ def run(options: Options) -> list[Table]:
         "Without dropout both compute the same, to rounding (a test compares the losses). With it, torch's layer also "
         "drops inside the feed-forward, and ours does not. Item embeddings are free in both, without content.",
         "BSARec has no public part; it does more for each position than the rows of public parts.",
-        "peak: of a process that does the epoch's longest batch, once.",
+        "Each row runs in a process of its own: ours are set up as the stage teacher sets itself up; public parts run "
+        "at torch's defaults, but that denormal numbers count as zero there too.",
+        "peak: of the row's process, over all rounds and the epoch's longest batch.",
     ]
     return [Table("an epoch of the teacher", rows, notes)]
 
 
-def _row(name: str, timing: Timing, ours: Timing, threads: int, peak: Usage) -> dict[str, Any]:
+def _row(name: str, timing: Timing, ours: Timing, threads: int, peak: int) -> dict[str, Any]:
     """Seconds of an epoch."""
     row = {"what": name, "threads": threads, **timing.cells(unit="s")}
     if name in (PADDED, MASKED):
         slower = ratio(timing, ours)
         row |= {"CPU, times ours": slower.of_medians, "of a round": f"{slower.least:.2f}-{slower.most:.2f}"}
-    return row | {"peak GB": peak.peak / 1e9}
+    return row | {"peak GB": peak / 1e9}
 
 
-def measure(artifacts: str | None, quick: bool, rounds: int) -> dict[str, Any]:
-    """Seconds of an epoch of each name, one after the other in each round; in a process of its own."""
-    work = _Work(artifacts, quick)
-    trainers = {name: work.trainer(name) for name in (OURS, BSAREC, PADDED, MASKED)}
-
-    def steps(name: str, number: int) -> None:
-        for users in work.batches(name, number):
-            trainers[name].step(*work.sequences.training_batch(users, work.params.history))
-
-    timings = alternate({name: partial(steps, name) for name in trainers}, rounds, log=say)
-    shares = {name: len(work.batches(name, 0)) / work.epoch for name in trainers}
-    return {
-        "epoch": work.epoch,
-        "batch_size": work.params.batch_size,
-        "timings": {
-            name: {clock: [value / shares[name] for value in values] for clock, values in asdict(timing).items()}
-            for name, timing in timings.items()
-        },
-    }
+def scaled(timing: Timing, share: float) -> Timing:
+    """Of a whole epoch, where a round is a share of one."""
+    return Timing([seconds / share for seconds in timing.cpu], [seconds / share for seconds in timing.wall])
 
 
-def peak_of(name: str, artifacts: str | None, quick: bool) -> float:
-    """One step on an epoch's longest batch; its process's peak is what is asked for."""
-    work = _Work(artifacts, quick)
-    longest = work.batches(OURS, 0)[-1]
-    return work.trainer(name).step(*work.sequences.training_batch(longest, work.params.history))
+class Row:
+    """A row of the table, in a process of its own, set up as it is used: the users of each round, and a trainer."""
 
-
-class _Work:
-    """The users of each round, and a trainer for each row of the table."""
-
-    def __init__(self, artifacts: str | None, quick: bool):
-        torch.set_flush_denormal(True)  # for all rows: see unigrec.stages.training_device
+    def __init__(self, name: str, artifacts: str | None, quick: bool):
+        public = name in (PADDED, MASKED)
+        if public:
+            torch.set_flush_denormal(True)  # as in ours: see unigrec.stages.training_device
+        else:
+            training_device()
         self.sequences = learning_data(artifacts, 1, quick).sequences
-        self.params = params_of("small").teacher
+        params = params_of("small").teacher
+        self.params = params.model_copy(update={"architecture": "bsarec" if name == BSAREC else "sasrec"})
         ends = self.sequences.train_ends - self.sequences.offsets[:-1]
         self.users = np.flatnonzero(ends >= 2)
         self.lengths = np.minimum(ends[self.users], self.params.history + 1)
-        self.epoch = len(self.batches(OURS, 0))
+        self.most = BATCHES.get(name)
+        torch.manual_seed(0)
+        start = new_teacher(self.sequences.catalogue_size, self.params)
+        self.trainer: Ours | Theirs = Ours(start, self.params)
+        if public:
+            self.trainer = Theirs(start, self.params, masked=name == MASKED)
 
-    def batches(self, name: str, number: int) -> list[np.ndarray]:
-        """Users of a round's batches, those with the fewest positions first."""
+    def round(self, number: int) -> None:
+        for users in self.measured(self.batches(number)):
+            self._step(users)
+
+    def longest(self) -> None:
+        """A step on an epoch's longest batch, for its memory."""
+        self._step(self.batches(0)[-1])
+
+    def share(self) -> float:
+        """Of an epoch's batches, that a round is."""
+        batches = self.batches(0)
+        return len(self.measured(batches)) / len(batches)
+
+    def epoch(self) -> tuple[int, int]:
+        """Batches, and users of a batch at most."""
+        return len(self.batches(0)), self.params.batch_size
+
+    def batches(self, number: int) -> list[np.ndarray]:
+        """Users of an epoch's batches, those with the fewest positions first."""
         batches = bucketed_batches(self.lengths, self.params.batch_size, 0, number)
         batches.sort(key=lambda batch: int(self.lengths[batch].sum()))
-        count = min(BATCHES.get(name, len(batches)), len(batches))
-        return [self.users[batches[int((place + 0.5) * len(batches) / count)]] for place in range(count)]
+        return [self.users[batch] for batch in batches]
 
-    def trainer(self, name: str) -> Ours | Theirs:
-        items = self.sequences.catalogue_size
-        torch.manual_seed(0)
-        if name in (PADDED, MASKED):
-            return Theirs(new_teacher(items, self.params), self.params, masked=name == MASKED)
-        architecture = "bsarec" if name == BSAREC else "sasrec"
-        params = self.params.model_copy(update={"architecture": architecture})
-        return Ours(new_teacher(items, params), params)
+    def measured(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        """Those of an epoch that a round has, taken evenly."""
+        count = min(self.most or len(batches), len(batches))
+        return [batches[int((place + 0.5) * len(batches) / count)] for place in range(count)]
+
+    def _step(self, users: np.ndarray) -> None:
+        self.trainer.step(*self.sequences.training_batch(users, self.params.history))
 
 
 class Ours:

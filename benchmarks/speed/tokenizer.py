@@ -5,7 +5,7 @@ Shapes: B items of a batch, N items, D embedding dimensions, L levels, K codewor
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.speed.harness import Options, Table, Timing, alternate, in_child, ratio, say
+from benchmarks.speed.harness import Options, Table, ratio, say
+from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.shapes import learning_data, params_of
 from unigrec.config import TokenizerParams
 from unigrec.identifiers import identifier_curve
 from unigrec.losses import uniformity_loss
 from unigrec.models.tokenizer import Tokenizer
+from unigrec.stages import training_device
 from unigrec.training.engine import CLIP_NORM, make_engine
 from unigrec.training.loop import Phase, train
 from unigrec.training.tokenizer import new_tokenizer, tokenizer_losses
@@ -28,51 +30,60 @@ from unigrec.training.tokenizer import new_tokenizer, tokenizer_losses
 WIDTH = 768  # of a sentence encoder's vectors, as the published method reads them
 TEMPERATURE = 0.005  # held still: its fall costs nothing
 PROFILES = ("paper", "small")
+OURS, THEIRS, IDENTIFIERS = ROWS = ("ours", "DataLoader", "identifiers")
 ROUNDS, QUICK_ROUNDS = 5, 1
 
 
 def run(options: Options) -> list[Table]:
     artifacts = str(options.artifacts.absolute()) if options.artifacts else None
     rows: list[dict[str, Any]] = []
+    given: dict[str, Any] = {"artifacts": artifacts, "quick": options.quick}
     for profile in PROFILES:
         for threads in (1, 2):
-            found, usage = in_child(measure, threads, profile=profile, artifacts=artifacts, quick=options.quick)
-            timings = {name: Timing(**seconds) for name, seconds in found["timings"].items()}
-            faster = ratio(timings["DataLoader"], timings["ours"])
+            with held_each(Row, "name", ROWS, threads, profile=profile, **given) as held:
+                timings = alternate(held, QUICK_ROUNDS if options.quick else ROUNDS, log=say)
+                items, width = held[OURS].call("shape")
+                peak = held[OURS].peak
+            faster = ratio(timings[THEIRS], timings[OURS])
             for name, timing in timings.items():
-                row = {"profile": profile, "what": name, "items": found["items"], "D": found["width"]}
+                row = {"profile": profile, "what": name, "items": items, "D": width}
                 row |= {"threads": threads, **timing.cells(unit="s")}
-                if name == "DataLoader":
+                if name == THEIRS:
                     row |= {"CPU, times ours": faster.of_medians, "of a round": f"{faster.least:.2f}-{faster.most:.2f}"}
                 rows.append(row)
-            say(f"tokenizer: {profile}, {threads} threads: {faster.of_medians:.2f} times; {usage.peak / 1e9:.2f} GB")
+            say(f"tokenizer: {profile}, {threads} threads: {faster.of_medians:.2f} times; ours {peak / 1e9:.2f} GB")
     notes = [
         "An epoch: forward, backward, clipping, AdamW; the same items in the same order, from the same weights.",
         "DataLoader: torch.cdist for the distances, AdamW as torch has it by default, losses taken with .item().",
         "identifiers: what our training adds once an epoch, the curve of collisions, entropy, soft against hard codes.",
+        "Each row runs in a process of its own: ours are set up as the stage tokenizer sets itself up; DataLoader runs "
+        "at torch's defaults, but that denormal numbers count as zero there too.",
     ]
     return [Table("an epoch of the tokenizer", rows, notes)]
 
 
-def measure(profile: str, artifacts: str | None, quick: bool) -> dict[str, Any]:
-    """Seconds of epochs, ours and theirs in turn; in a process of its own."""
-    torch.set_flush_denormal(True)  # for both: see unigrec.stages.training_device
-    params = params_of(profile).tokenizer
-    embeddings = learning_data(artifacts, WIDTH, quick).embeddings
-    params = params.model_copy(update={"codebook_size": min(params.codebook_size, len(embeddings) // 2)})
-    start = started_tokenizer(embeddings, params)
-    ours, theirs = Ours(start, embeddings, params), Theirs(start, embeddings, params)
-    calls = {
-        "ours": ours.epoch,
-        "DataLoader": theirs.epoch,
-        "identifiers": lambda number: identifier_curve(ours.model, embeddings, TEMPERATURE),
-    }
-    timings = alternate(calls, QUICK_ROUNDS if quick else ROUNDS, log=say)
-    return {
-        "items": len(embeddings),
-        "width": embeddings.shape[1],
-        "timings": {name: asdict(timing) for name, timing in timings.items()},
-    }
+class Row:
+    """A row of the table, in a process of its own, set up as it is used."""
+
+    def __init__(self, name: str, profile: str, artifacts: str | None, quick: bool):
+        if name == THEIRS:
+            torch.set_flush_denormal(True)  # as in ours: see unigrec.stages.training_device
+        else:
+            training_device()
+        params = params_of(profile).tokenizer
+        self.embeddings = learning_data(artifacts, WIDTH, quick).embeddings
+        params = params.model_copy(update={"codebook_size": min(params.codebook_size, len(self.embeddings) // 2)})
+        start = started_tokenizer(self.embeddings, params)
+        self.work: Callable[[int], Any] = lambda number: identifier_curve(start, self.embeddings, TEMPERATURE)
+        if name != IDENTIFIERS:
+            self.work = (Theirs if name == THEIRS else Ours)(start, self.embeddings, params).epoch
+
+    def round(self, number: int) -> None:
+        self.work(number)
+
+    def shape(self) -> list[int]:
+        """Items, and numbers of an embedding."""
+        return list(self.embeddings.shape)
 
 
 def started_tokenizer(embeddings: Tensor, params: TokenizerParams) -> Tokenizer:

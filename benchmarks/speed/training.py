@@ -6,7 +6,6 @@ Every row has the same users' histories and targets, losses, optimizer and clipp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,35 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.harness import Options, Table, Timing, alternate, in_child, ratio, say
+from benchmarks.speed.harness import Options, Table, Timing, ratio, say
+from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.joint_data import joint_data, profile_params, untrained
 from benchmarks.speed.t5 import PublicParts, padded_samples
 from unigrec.data.batches import Segments
 from unigrec.models.layers import ONEDNN, product
+from unigrec.process import keep_memory
+from unigrec.stages import training_device
 from unigrec.training.engine import make_engine
 from unigrec.training.joint import JointData, joint_losses, parameter_groups
 from unigrec.training.samples import TrainingSamples, make_samples
 
-OURS, HALF, CAUSAL, PUBLIC = "ours, fp32", "ours, bf16", "ours, causal encoder, fp32", "public parts, fp32"
-ROWS = (OURS, HALF, CAUSAL, PUBLIC)
+OURS, HALF, CAUSAL = "ours, fp32", "ours, bf16", "ours, causal encoder, fp32"
+PUBLIC, KEPT = "public parts, fp32", "public parts, fp32, memory kept"
+ROWS = (OURS, HALF, CAUSAL, PUBLIC, KEPT)
 LENGTHS = (5, 20, 50, 100, 200)
 DISTINCT = 2_000  # items that the histories of one length are drawn from
 TINY = {"d_model": 16, "d_ff": 32, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1}
 
 
 class Steps:
-    """Training steps of one row of the table."""
+    """Training steps of one row of the table, in a process of their own, set up as they are used."""
 
     def __init__(self, name: str, artifacts: str | None, quick: bool):
+        self.name, self.quick, self.public = name, quick, name in (PUBLIC, KEPT)
+        if not self.public:
+            training_device()
+        elif name == KEPT:
+            keep_memory()
         changes = (TINY if quick else {}) | {"causal": name == CAUSAL}
         params = profile_params("paper", **changes)
         data = joint_data(Path(artifacts) if artifacts else None, quick)
@@ -43,7 +51,6 @@ class Steps:
         )
         self.data: JointData = data
         ours, self.codes = untrained(data, params)
-        self.public = name == PUBLIC
         self.model: Any = ours
         if self.public:
             self.model = PublicParts(ours)
@@ -70,39 +77,24 @@ class Steps:
         rows = [self.batches[(place + number) % len(self.batches)] for place in places]
         return sum(self.step(self.samples[one], self.joint.history) for one in rows)
 
+    def step_of_length(self, number: int, length: int, samples: int) -> None:
+        """One update on histories of one length; always the same, whatever the round's number."""
+        self.step(histories_of(length, samples, self.data.sequences.catalogue_size), length)
 
-def compared(artifacts: str | None, quick: bool, rounds: int, steps: int) -> dict[str, Any]:
-    """All rows in one process, in turn: their timings, samples and operations, and what a plain product reaches."""
-    rows = {name: Steps(name, artifacts, quick) for name in ROWS}
-    samples: dict[str, list[int]] = {name: [] for name in ROWS}
+    def gigaflops(self, steps: int) -> float:
+        """Operations of products, a sample, in a round."""
 
-    def call(name: str) -> Callable[[int], None]:
-        return lambda number: samples[name].append(rows[name].round(number, steps))
+        def operations(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
+            return 2 * int(np.prod(rows)) * weight[0]
 
-    timings = alternate({name: call(name) for name in ROWS}, rounds, log=say)
-    operations = {name: gigaflops(rows[name], steps) for name in ROWS}
-    return {
-        name: {
-            "cpu": timings[name].cpu,
-            "wall": timings[name].wall,
-            "samples": samples[name][-rounds:],
-            "GFLOP": operations[name],
-            "peak": plain_product(torch.bfloat16 if name == HALF else torch.float32, 256 if quick else 2048),
-        }
-        for name in ROWS
-    }
+        mapping = {torch.ops.mkldnn._linear_pointwise: operations} if ONEDNN else {}
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            samples = self.round(0, steps)
+        return counter.get_total_flops() / samples / 1e9
 
-
-def gigaflops(steps: Steps, count: int) -> float:
-    """Operations of products, a sample, in a round."""
-
-    def operations(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
-        return 2 * int(np.prod(rows)) * weight[0]
-
-    mapping = {torch.ops.mkldnn._linear_pointwise: operations} if ONEDNN else {}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        samples = steps.round(0, count)
-    return counter.get_total_flops() / samples / 1e9
+    def product_rate(self) -> float:
+        """GFLOP/s of a large product in the row's precision."""
+        return plain_product(torch.bfloat16 if self.name == HALF else torch.float32, 256 if self.quick else 2048)
 
 
 def plain_product(dtype: torch.dtype, size: int) -> float:
@@ -117,27 +109,6 @@ def plain_product(dtype: torch.dtype, size: int) -> float:
     return 2 * size**3 / max(min(taken), 1e-9) / 1e9
 
 
-def steps_alone(name: str, artifacts: str | None, quick: bool, steps: int) -> None:
-    """A row's steps in a process of their own, for its peak memory."""
-    Steps(name, artifacts, quick).round(0, steps)
-
-
-def by_length(lengths: list[int], samples: int, quick: bool, rounds: int) -> dict[str, Any]:
-    """CPU seconds of a step on histories of one length, for each length: {length: {row: seconds a round}}."""
-    found: dict[str, Any] = {}
-    names = (OURS, CAUSAL, PUBLIC)
-    rows = {name: Steps(name, None, quick) for name in names}
-    for length in lengths:
-        batch = histories_of(length, samples, rows[OURS].data.sequences.catalogue_size)
-
-        def call(name: str, batch: Segments = batch, length: int = length) -> Callable[[int], int]:
-            return lambda number: rows[name].step(batch, length)
-
-        timings = alternate({name: call(name) for name in names}, rounds)
-        found[str(length)] = {name: timing.cpu for name, timing in timings.items()}
-    return found
-
-
 def histories_of(length: int, samples: int, catalogue: int) -> Segments:
     """A batch of histories of one length with one target each."""
     generator = np.random.default_rng(length)
@@ -149,48 +120,43 @@ def histories_of(length: int, samples: int, catalogue: int) -> Segments:
 def run(options: Options) -> list[Table]:
     """The part of the benchmark: a table of steps, and one of growth with the length of the histories."""
     artifacts = str(options.artifacts.resolve()) if options.artifacts else None
-    rounds, steps = (2, 1) if options.quick else (3, 4)
-    found, _ = in_child(compared, artifacts=artifacts, quick=options.quick, rounds=rounds, steps=steps)
-    public = Timing(found[PUBLIC]["cpu"], found[PUBLIC]["wall"])
-    rows = []
-    for name in ROWS:
-        say(f"memory of {name}")
-        _, usage = in_child(
-            steps_alone, name=name, artifacts=artifacts, quick=options.quick, steps=1 if options.quick else 4
-        )
-        rows.append(step_row(name, found[name], public, found[PUBLIC]["samples"], usage.peak))
+    return [_steps(artifacts, options.quick), _growth(options.quick)]
+
+
+def _steps(artifacts: str | None, quick: bool) -> Table:
+    rounds, steps = (2, 1) if quick else (3, 4)
+    with held_each(Steps, "name", ROWS, artifacts=artifacts, quick=quick) as held:
+        timings = alternate(held, rounds, steps=steps, log=say)
+        peaks = {name: row.peak for name, row in held.items()}
+        rows = [
+            step_row(name, timings, row.call("gigaflops", steps=steps), row.call("product_rate"))
+            | {"peak memory GB": peaks[name] / 1e9}
+            for name, row in held.items()
+        ]
     source = "the given artifacts" if artifacts else "generated data with lengths as in Amazon Beauty"
     notes = [
-        f"{source}; profile paper, {rounds} rounds of {steps} batches, of short to long histories; one "
-        "process and thread",
+        f"{source}; profile paper, {rounds} rounds of {steps} batches, of short to long histories; each row in a "
+        "process of its own, one thread",
         "public parts: transformers' T5 blocks, histories padded to 20 items, one for each target, tokenizer run for "
-        "each place; ratio: its CPU time a sample over the row's, of medians, and least and most of the rounds",
+        "each place; ratio: their CPU time a sample over the row's, of medians, and least and most of the rounds",
+        f"ours is set up as the stage joint sets itself up, public parts run at their defaults; {KEPT}: after "
+        "keep_memory(), a line that anybody can add, by which the C library keeps what is freed instead of giving it "
+        "back to the kernel; ratio, memory kept: its CPU time a sample over the row's, of medians",
         "peak share: of a plain large product in the row's precision, the faster of torch's and oneDNN's; peak memory: "
-        "the whole process",
+        "the whole process, over all rounds",
     ]
-    lengths = [2, 3] if options.quick else list(LENGTHS)
-    samples = 4 if options.quick else 32
-    grown, _ = in_child(
-        by_length, lengths=lengths, samples=samples, quick=options.quick, rounds=1 if options.quick else 3
-    )
-    growth = [growth_row(int(length), cells, samples) for length, cells in grown.items()]
-    return [
-        Table("A joint training step", rows, notes),
-        Table(
-            "A joint training step by length of the history",
-            growth,
-            [f"{samples} samples of exactly that many items, one target each; profile paper, fp32, CPU ms a sample"],
-        ),
-    ]
+    return Table("A joint training step", rows, notes)
 
 
-def step_row(name: str, found: dict[str, Any], public: Timing, public_samples: list[int], peak: int) -> dict[str, Any]:
-    """A row of the first table."""
-    samples, cpu = sum(found["samples"]), sum(found["cpu"])
+def step_row(name: str, timings: dict[str, Timing], gigaflops: float, product_rate: float) -> dict[str, Any]:
+    """A row of the first table, without its memory. Calls have returned their number of samples; rates in GFLOP/s."""
     # A causal encoder's batches do not hold exactly as many samples: time is compared by the sample.
-    one = Timing([seconds / count for seconds, count in zip(found["cpu"], found["samples"], strict=True)])
-    other = Timing([seconds / count for seconds, count in zip(public.cpu, public_samples, strict=True)])
-    times = ratio(other, one)
+    by_sample = {
+        row: Timing([seconds / count for seconds, count in zip(timing.cpu, timing.results, strict=True)])
+        for row, timing in timings.items()
+    }
+    times = ratio(by_sample[PUBLIC], by_sample[name])
+    samples, cpu = sum(timings[name].results), sum(timings[name].cpu)
     return {
         "step": name,
         "samples/s": samples / cpu,
@@ -198,14 +164,28 @@ def step_row(name: str, found: dict[str, Any], public: Timing, public_samples: l
         "ratio": times.of_medians,
         "ratio, least": times.least,
         "ratio, most": times.most,
-        "GFLOP a sample": found["GFLOP"],
-        "GFLOP/s": found["GFLOP"] * samples / cpu,
-        "share of peak": found["GFLOP"] * samples / cpu / found["peak"],
-        "peak memory GB": peak / 1e9,
+        "ratio, memory kept": ratio(by_sample[KEPT], by_sample[name]).of_medians,
+        "GFLOP a sample": gigaflops,
+        "GFLOP/s": gigaflops * samples / cpu,
+        "share of peak": gigaflops * samples / cpu / product_rate,
     }
 
 
-def growth_row(length: int, cells: dict[str, list[float]], samples: int) -> dict[str, Any]:
+def _growth(quick: bool) -> Table:
+    lengths, samples, rounds = ([2, 3], 4, 1) if quick else (list(LENGTHS), 32, 3)
+    with held_each(Steps, "name", (OURS, CAUSAL, PUBLIC), artifacts=None, quick=quick) as held:
+        rows = [
+            growth_row(length, alternate(held, rounds, "step_of_length", length=length, samples=samples), samples)
+            for length in lengths
+        ]
+    return Table(
+        "A joint training step by length of the history",
+        rows,
+        [f"{samples} samples of exactly that many items, one target each; profile paper, fp32, CPU ms a sample"],
+    )
+
+
+def growth_row(length: int, timings: dict[str, Timing], samples: int) -> dict[str, Any]:
     """A row of the second table."""
-    milliseconds = {name: min(seconds) / samples * 1e3 for name, seconds in cells.items()}
+    milliseconds = {name: min(timing.cpu) / samples * 1e3 for name, timing in timings.items()}
     return {"items": length, **milliseconds, "ratio": milliseconds[PUBLIC] / milliseconds[OURS]}

@@ -1,0 +1,152 @@
+"""Rows of a comparison, each in a process of its own that stays up, measured in turn.
+
+Threads, allocator and arithmetic are set for a whole process: only so does each row run as its own users run it. One
+process works at a time, the others wait for a question and take no processor time.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from benchmarks.speed.harness import ROOT, Timing, import_path, loaded
+from unigrec.process import die_with_parent
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Held:
+    """A fresh Python process that holds an object and calls its methods, one at a time; a context that ends it.
+
+    Question and answer have a descriptor of their own: what is printed there goes to standard error.
+
+    Args:
+        factory: top-level, of a module; makes the object. arguments: its, as JSON. threads: of torch and OpenMP.
+
+    Attributes:
+        peak: bytes that the process held at most, up to its last answer.
+
+    Raises:
+        RuntimeError: from here or from a call: the process failed; its own words are on standard error.
+    """
+
+    def __init__(self, factory: Callable[..., Any], threads: int = 1, **arguments: Any):
+        self.what, self.peak = f"{factory.__module__}.{factory.__name__}{arguments}", 0
+        self.connection, theirs = Pipe()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.speed.held", str(theirs.fileno())],
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": import_path()},
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                pass_fds=[theirs.fileno()],
+            )
+        try:
+            self._ask(factory.__module__, factory.__name__, threads, arguments)
+        except BaseException:
+            self.end()
+            raise
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        """What a method of the object returns, as JSON has it."""
+        return self.timed(method, Timing(), **arguments)
+
+    def timed(self, method: str, into: Timing, **arguments: Any) -> Any:
+        """Call, and append what it took there, measured inside the process after a collection of garbage."""
+        result, cpu, wall, self.peak = self._ask(method, arguments)
+        into.add(result, cpu, wall)
+        return result
+
+    def _ask(self, *question: Any) -> Any:
+        try:
+            self.connection.send_bytes(json.dumps(question).encode())
+            return json.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            code = self.process.wait()
+            raise RuntimeError(f"{self.what} ended with code {code}; what it said is above") from None
+
+    def end(self) -> None:
+        """Stop the process, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+@contextmanager
+def held_each(
+    factory: Callable[..., Any], parameter: str, values: Sequence[Name], threads: int = 1, **arguments: Any
+) -> Iterator[dict[Name, Held]]:
+    """A process for each value of one of the factory's parameters, made one after the other."""
+    with ExitStack() as stack:
+        yield {
+            value: stack.enter_context(Held(factory, threads, **{parameter: value}, **arguments)) for value in values
+        }
+
+
+def alternate(
+    rows: Mapping[Name, Held],
+    rounds: int,
+    method: str = "round",
+    warmup: int = 1,
+    log: Callable[[str], None] | None = None,
+    **arguments: Any,
+) -> dict[Name, Timing]:
+    """Call a method of the rows in turn, `rounds` times, each with the number of the round: the same work for all.
+
+    The order turns round from one round to the next. Rounds of the warm-up come first, and are not counted.
+    """
+    timings = {name: Timing() for name in rows}
+    for number in range(-warmup, rounds):
+        for name in list(rows)[:: 1 if number % 2 == 0 else -1]:
+            into = timings[name] if number >= 0 else Timing()
+            rows[name].timed(method, into, number=number % rounds, **arguments)
+        if log and number >= 0:
+            took = ", ".join(f"{name} {timings[name].cpu[-1]:.3f} s" for name in rows)
+            log(f"round {number + 1} of {rounds}: CPU {took}")
+    return timings
+
+
+def _answer(connection: Connection) -> None:
+    """The other end of `Held`: make the object, then answer until nobody asks. What fails ends the process."""
+    module, name, threads, arguments = json.loads(connection.recv_bytes())
+    held = loaded(module, name, threads)(**arguments)
+    connection.send_bytes(b"null")
+    while True:
+        try:
+            method, arguments = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        gc.collect()
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = getattr(held, method)(**arguments)
+        taken = time.process_time() - cpu, time.perf_counter() - wall
+        connection.send_bytes(json.dumps([result, *taken, _peak()]).encode())
+
+
+def _peak() -> int:
+    """Bytes. Not getrusage's figure, which is never below that of the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(kilobytes) * 1024
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    _answer(Connection(int(sys.argv[1])))
