@@ -14,10 +14,16 @@ from unigrec.bundle import Bundle
 
 
 def test_both_sides_rank_the_same_items_for_every_user():
-    found = decoding.measure(artifacts=None, quick=True)
+    found = decoding.compared(artifacts=None, quick=True)
     assert found["same"] > 0.99
     assert found["difference"] < 1e-4
-    assert {len(timing["cpu"]) for timings in found["timings"].values() for timing in timings.values()} == {1}
+
+
+def test_a_round_holds_as_many_users_as_an_evaluation_sorts_at_once():
+    work = decoding.Work(artifacts=None, quick=False)
+    lengths = [work.sequences.lengths[work.users(number)] for number in range(decoding.ROUNDS)]
+    assert [len(one) for one in lengths] == [serving_params(quick=False).evaluate.batch_size] * decoding.ROUNDS
+    assert all((np.diff(one) >= 0).all() for one in lengths)
 
 
 @pytest.mark.parametrize(
@@ -43,11 +49,15 @@ def test_a_bundle_of_the_benchmark_answers_every_form_of_request(tmp_path):
 
 
 def test_the_same_users_are_ranked_at_every_size():
-    found = growth.decode([50, 100], quick=True)
-    assert set(found["timings"]) == {"50", "100"}
-    small, large = growth.histories(4, 50, seed=0), growth.histories(4, 50, seed=0)
-    assert np.array_equal(small.items, large.items)
-    assert small.items.max() < 50
+    small, large = (growth.Search(items, users=4, smallest=50, quick=True) for items in (50, 100))
+    read: list[torch.Tensor] = []
+    for search in (small, large):
+        search.student.embedded = lambda histories, embed=search.student.embedded: (
+            read.append(torch.as_tensor(histories.items)) or embed(histories)
+        )
+        search.round(0)
+    assert torch.equal(*read)
+    assert read[0].max() < 50
 
 
 def test_hardening_is_measured_step_by_step(tmp_path):
@@ -57,7 +67,15 @@ def test_hardening_is_measured_step_by_step(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [decoding, latency, growth])
+def test_every_row_of_evaluation_is_measured(tmp_path):
+    (table,) = decoding.run(Options(tmp_path, quick=True))
+    assert [row["what"] for row in table.rows] == [*decoding.ROWS] * 2
+    assert all(row["CPU ms"] > 0 and row["peak GB"] > 0.1 for row in table.rows)
+    assert [("CPU, times ours" in row) for row in table.rows] == [False, True, True] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [latency, growth])
 def test_a_quick_run_of_a_part_gives_its_tables(part, tmp_path):
     tables = part.run(Options(tmp_path, quick=True))
     assert all(table.rows for table in tables)

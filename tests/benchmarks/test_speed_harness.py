@@ -1,4 +1,4 @@
-"""The harness of the speed benchmark: rounds, ratios, fresh processes, tables."""
+"""The harness of the speed benchmark: ratios, fresh processes, tables."""
 
 from __future__ import annotations
 
@@ -6,23 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.speed.harness import Table, Timing, alternate, in_child, ratio, run_command
+from benchmarks.speed.harness import Table, Timing, in_child, ratio, run_command
 from benchmarks.speed.report import markdown, page, save_part
-
-
-def test_both_sides_of_a_comparison_do_the_work_of_every_round_once_and_in_turn():
-    called: list[tuple[str, int]] = []
-    calls = {name: lambda number, name=name: called.append((name, number)) for name in ("ours", "theirs")}
-    timings = alternate(calls, rounds=3, warmup=0)
-    assert called == [("ours", 0), ("theirs", 0), ("theirs", 1), ("ours", 1), ("ours", 2), ("theirs", 2)]
-    assert [len(timing.cpu) for timing in timings.values()] == [3, 3]
-
-
-def test_the_warm_up_is_run_and_not_counted():
-    called: list[int] = []
-    timings = alternate({"ours": called.append}, rounds=2, warmup=2)
-    assert len(called) == 4
-    assert len(timings["ours"].wall) == 2
 
 
 def test_a_ratio_is_of_medians_and_tells_the_range_of_rounds():
