@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from benchmarks.speed.harness import Options, Table, Timing, in_child, ratio, say
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 OURS, THEIRS, KEPT = "ours", "transformers generate", "transformers generate, memory kept"
 ROWS = (OURS, THEIRS, KEPT)
 LISTS = {"unmasked": [False], "unmasked and masked": [False, True]}  # which lists a user gets: without what was seen?
-ROUNDS = 3
-QUICK_USERS, QUICK_ROUNDS, QUICK_BEAM = 4, 1, 5
+ROUNDS, BATCHES = 3, 4  # BATCHES of a round, CPU_BATCH users each
+QUICK_ROUNDS, QUICK_BATCH, QUICK_BEAM = 1, 2, 5
 CLOSE = 1e-3  # of summed log-probabilities, in single precision
 
 
@@ -111,8 +112,9 @@ class Work:
         params = serving_params(quick)
         self.sequences = learning_data(artifacts, 1, quick).sequences
         self.beam, self.history = QUICK_BEAM if quick else params.evaluate.beam, params.joint.history
-        self.count = QUICK_USERS if quick else params.evaluate.batch_size
-        self.test_users = np.random.default_rng(0).permutation(self.sequences.evaluation_users())
+        users = self.sequences.evaluation_users()
+        by_length = users[np.argsort(self.sequences.lengths[users], kind="stable")]
+        self.batches = list(in_chunks(by_length, QUICK_BATCH if quick else CPU_BATCH))
         identifiers = drawn_identifiers(self.sequences.catalogue_size, params)
         self.codes = identifiers.codes
         self.recommender = untrained_recommender(params, identifiers.disambiguation)
@@ -125,13 +127,21 @@ class Work:
         return Generate(self.recommender, self.codes, self.beam)
 
     def users(self, number: int) -> np.ndarray:
-        """The users of a round, those with like histories together."""
-        drawn = self.test_users[number * self.count : (number + 1) * self.count]
-        return drawn[np.argsort(self.sequences.lengths[drawn], kind="stable")]
+        """The users of a round: batches of an evaluation, which has users in the order of their histories' lengths.
 
-    def rank(self, ranker: Ours | Generate, number: int, masked: list[bool]) -> list[list[Recommendations]]:
-        chunks = in_chunks(self.users(number), CPU_BATCH)
-        return [ranker.rank(self.sequences, users, self.history, masked) for users in chunks]
+        A few that stand for all of them: short, middling and long histories.
+        """
+        places = [int((place + 0.5) / BATCHES * len(self.batches)) for place in range(BATCHES)]
+        return np.concatenate([self.batches[(place + number) % len(self.batches)] for place in places])
+
+    def rank(self, ranker: Ours | Generate, number: int, masked: list[bool]) -> list[Recommendations]:
+        """For each of the lists that a user gets: all users of the round."""
+        chunks = in_chunks(self.users(number), ranker.at_once)
+        found = [ranker.rank(self.sequences, users, self.history, masked) for users in chunks]
+        return [
+            Recommendations(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+            for pieces in zip(*found, strict=True)
+        ]
 
     def compared(self, rankers: dict[str, Ours | Generate]) -> dict[str, float]:
         """Over the first round's lists: the share of places with the same item, and the largest difference of scores.
@@ -140,15 +150,13 @@ class Work:
             AssertionError: a list holds what it must not, or scores differ by more than rounding.
         """
         same, difference = [], 0.0
-        users = in_chunks(self.users(0), CPU_BATCH)
+        seen = seen_before(self.sequences, self.users(0), "test")
         both = (self.rank(rankers[name], 0, [False, True]) for name in (OURS, THEIRS))
-        for chunk, *found in zip(users, *both, strict=True):
-            seen = seen_before(self.sequences, chunk, "test")
-            for (items, scores), (their_items, their_scores), masked in zip(*found, [False, True], strict=True):
-                for ranked in (items, their_items):
-                    check(ranked, self.sequences.catalogue_size, seen if masked else None)
-                same.append((items == their_items).float().mean().item())
-                difference = max(difference, (scores - their_scores).abs().max().item())
+        for ours, theirs, masked in zip(*both, [False, True], strict=True):
+            for ranked in (ours.items, theirs.items):
+                check(ranked, self.sequences.catalogue_size, seen if masked else None)
+            same.append((ours.items == theirs.items).float().mean().item())
+            difference = max(difference, (ours.scores - theirs.scores).abs().max().item())
         assert difference < CLOSE, f"scores differ by {difference}"
         return {"same": float(np.mean(same)), "difference": difference}
 
@@ -163,6 +171,8 @@ def check(items: Tensor, catalogue: int, denied: Tensor | None) -> None:
 
 class Ours(Student):
     """The project's beam search, as its evaluation runs it."""
+
+    at_once = CPU_BATCH
 
     def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[Recommendations]:
         denied = Restriction(self.tree, denied=seen_before(sequences, users, "test"))

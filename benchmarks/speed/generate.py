@@ -39,7 +39,13 @@ class LevelLogProbabilities(LogitsProcessor):
 
 
 class Generate:
-    """T5 with the same weights, and `generate` with beams that may follow existing prefixes only."""
+    """T5 with the same weights, and `generate` with beams that may follow existing prefixes only.
+
+    Attributes:
+        at_once: users that are best ranked together: the fewest CPU seconds a user of 8, 16, 32 and 64.
+    """
+
+    at_once = 16
 
     def __init__(self, recommender: Recommender, codes: np.ndarray, beam: int):
         self.model, self.beam, self.offsets = t5_of(recommender), beam, recommender.offsets
