@@ -52,8 +52,9 @@ def run(options: Options) -> list[Table]:
     notes = [
         UNTRAINED,
         f"One thread; the paper's network, {found['items']} items, beam {found['beam']}; time is per user. A round is "
-        f"{found['users']} test users (evaluate.batch_size, which an evaluation sorts at once; quick: few) in batches "
-        f"of {CPU_BATCH} of like length, the same for all rows.",
+        f"{found['users']} test users, {BATCHES} batches of an evaluation, which ranks users in the order of their "
+        f"histories' lengths; ours ranks {CPU_BATCH} users together, generate the {found['at_once']} that are best for "
+        "it.",
         "All do the same work: weights are copied; a processor renormalises T5's scores over the codes of the level, "
         "as ours are; no end token, for all identifiers are of one length; no penalty of the length. The constraint is "
         "prefix_allowed_tokens_fn over a dictionary of prefixes; masked, it knows what each user has denied.",
@@ -82,11 +83,13 @@ def compared(artifacts: str | None, quick: bool) -> dict[str, Any]:
     In one process: what is compared is not measured.
     """
     work = Work(artifacts, quick)
+    rankers = {name: work.ranker(name) for name in (OURS, THEIRS)}
     return {
         "items": work.sequences.catalogue_size,
         "beam": work.beam,
         "users": len(work.users(0)),
-        **work.compared({name: work.ranker(name) for name in (OURS, THEIRS)}),
+        "at_once": rankers[THEIRS].at_once,
+        **work.compared(rankers),
     }
 
 

@@ -11,6 +11,7 @@ from benchmarks.speed.served import item_id, serving_params, write_bundle
 
 from small import random_sequences
 from unigrec.bundle import Bundle
+from unigrec.decoding import CPU_BATCH
 
 
 def test_both_sides_rank_the_same_items_for_every_user():
@@ -19,11 +20,15 @@ def test_both_sides_rank_the_same_items_for_every_user():
     assert found["difference"] < 1e-4
 
 
-def test_a_round_holds_as_many_users_as_an_evaluation_sorts_at_once():
+def test_a_round_is_batches_of_an_evaluation_with_short_and_long_histories():
     work = decoding.Work(artifacts=None, quick=False)
-    lengths = [work.sequences.lengths[work.users(number)] for number in range(decoding.ROUNDS)]
-    assert [len(one) for one in lengths] == [serving_params(quick=False).evaluate.batch_size] * decoding.ROUNDS
-    assert all((np.diff(one) >= 0).all() for one in lengths)
+    rounds = [work.users(number).reshape(decoding.BATCHES, CPU_BATCH) for number in range(decoding.ROUNDS)]
+    everyone = np.sort(work.sequences.lengths[work.sequences.evaluation_users()])
+    for users in rounds:
+        lengths = work.sequences.lengths[users]
+        assert (np.diff(lengths.ravel()) >= 0).all()  # each batch is of like lengths
+        assert lengths.mean() == pytest.approx(everyone.mean(), rel=0.25)
+    assert len(np.unique(rounds)) == np.size(rounds)  # other users in each round
 
 
 @pytest.mark.parametrize(
