@@ -106,17 +106,24 @@ def alternate(
     method: str = "round",
     warmup: int = 1,
     log: Callable[[str], None] | None = None,
+    before: str | None = None,
+    after: str | None = None,
     **arguments: Any,
 ) -> dict[Name, Timing]:
     """Call a method of the rows in turn, `rounds` times, each with the number of the round: the same work for all.
 
-    The order turns round from one round to the next. Rounds of the warm-up come first, and are not counted.
+    The order turns round from one round to the next. Rounds of the warm-up come first, and are not counted. Nor is what
+    the methods `before` and `after` do around each call.
     """
     timings = {name: Timing() for name in rows}
     for number in range(-warmup, rounds):
         for name in list(rows)[:: 1 if number % 2 == 0 else -1]:
             into = timings[name] if number >= 0 else Timing()
+            if before:
+                rows[name].call(before)
             rows[name].timed(method, into, number=number % rounds, **arguments)
+            if after:
+                rows[name].call(after)
         if log and number >= 0:
             took = ", ".join(f"{name} {timings[name].cpu[-1]:.3f} s" for name in rows)
             log(f"round {number + 1} of {rounds}: CPU {took}")

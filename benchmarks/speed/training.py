@@ -5,6 +5,7 @@ Every row has the same users' histories and targets, losses, optimizer and clipp
 
 from __future__ import annotations
 
+import ctypes
 import time
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,25 @@ class Steps:
         rows = [self.batches[(place + number) % len(self.batches)] for place in places]
         return sum(self.step(self.samples[one], self.joint.history) for one in rows)
 
+    def warm(self) -> None:
+        """The longest batch once: memory that `rest` has given back is there again."""
+        self.step(self.samples[self.batches[-1]], self.joint.history)
+
+    def rest(self) -> None:
+        """Give back what is free, also where it is kept: the processes of all rows would not fit into memory else."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        if trim is not None:
+            trim(0)
+
     def step_of_length(self, number: int, length: int, samples: int) -> None:
         """One update on histories of one length; always the same, whatever the round's number."""
         self.step(histories_of(length, samples, self.data.sequences.catalogue_size), length)
+
+    def rates(self, steps: int) -> tuple[float, float]:
+        """GFLOP a sample of a round, and GFLOP/s of a large product in the row's precision."""
+        found = self.gigaflops(steps), self.product_rate()
+        self.rest()
+        return found
 
     def gigaflops(self, steps: int) -> float:
         """Operations of products, a sample, in a round."""
@@ -93,7 +110,6 @@ class Steps:
         return counter.get_total_flops() / samples / 1e9
 
     def product_rate(self) -> float:
-        """GFLOP/s of a large product in the row's precision."""
         return plain_product(torch.bfloat16 if self.name == HALF else torch.float32, 256 if self.quick else 2048)
 
 
@@ -126,11 +142,10 @@ def run(options: Options) -> list[Table]:
 def _steps(artifacts: str | None, quick: bool) -> Table:
     rounds, steps = (2, 1) if quick else (3, 4)
     with held_each(Steps, "name", ROWS, artifacts=artifacts, quick=quick) as held:
-        timings = alternate(held, rounds, steps=steps, log=say)
+        timings = alternate(held, rounds, before="warm", after="rest", steps=steps, log=say)
         peaks = {name: row.peak for name, row in held.items()}
         rows = [
-            step_row(name, timings, row.call("gigaflops", steps=steps), row.call("product_rate"))
-            | {"peak memory GB": peaks[name] / 1e9}
+            step_row(name, timings, *row.call("rates", steps=steps)) | {"peak memory GB": peaks[name] / 1e9}
             for name, row in held.items()
         ]
     source = "the given artifacts" if artifacts else "generated data with lengths as in Amazon Beauty"
@@ -139,6 +154,8 @@ def _steps(artifacts: str | None, quick: bool) -> Table:
         "process of its own, one thread",
         "public parts: transformers' T5 blocks, histories padded to 20 items, one for each target, tokenizer run for "
         "each place; ratio: their CPU time a sample over the row's, of medians, and least and most of the rounds",
+        "before each round a step that does not count, after it free memory is given back: the processes wait for each "
+        "other and share the machine's memory",
         f"ours is set up as the stage joint sets itself up, public parts run at their defaults; {KEPT}: after "
         "keep_memory(), a line that anybody can add, by which the C library keeps what is freed instead of giving it "
         "back to the kernel; ratio, memory kept: its CPU time a sample over the row's, of medians",
