@@ -24,6 +24,12 @@ class Worker:
             file.write(f"{self.name}{number}{word} ")
         return f"{self.name} {number}"
 
+    def starts(self) -> None:
+        self.round(0, "<")
+
+    def rests(self) -> None:
+        self.round(0, ">")
+
     def surroundings(self) -> list[object]:
         return [os.getpid(), os.environ["OMP_NUM_THREADS"]]
 
@@ -95,6 +101,14 @@ def test_rows_do_the_work_of_every_round_once_and_in_turn(tmp_path: Path):
     }
     assert [len(timing.cpu) for timing in timings.values()] == [3, 3]
     assert all(process.poll() is not None for process in processes)
+
+
+def test_what_a_row_does_around_a_round_is_not_counted(tmp_path: Path):
+    log = tmp_path / "log"
+    with Held(Worker, name="ours", log=str(log)) as held:
+        timings = alternate({"ours": held}, rounds=2, warmup=0, before="starts", after="rests")
+    assert log.read_text() == "ours0< ours0 ours0> ours0< ours1 ours0> "
+    assert timings["ours"].results == ["ours 0", "ours 1"]
 
 
 def test_a_call_that_fails_is_an_error_with_its_words(capfd):
