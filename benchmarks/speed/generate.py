@@ -16,11 +16,10 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PrefixConstrainedLogitsProcessor,
-    T5Config,
     T5ForConditionalGeneration,
 )
 
-from benchmarks.speed.t5 import stack_pairs
+from benchmarks.speed.t5 import stack_pairs, t5_config
 from unigrec.data.batches import Sequences
 from unigrec.decoding import Recommendations
 from unigrec.evaluation import seen_before
@@ -115,18 +114,8 @@ class Generate:
 
 def t5_of(recommender: Recommender) -> T5ForConditionalGeneration:
     """transformers' T5 with the recommender's weights, and nothing that ends a sequence."""
-    shape = recommender.config
-    config = T5Config(
-        vocab_size=shape.vocabulary,
-        d_model=shape.d_model,
-        d_kv=shape.d_kv,
-        d_ff=shape.d_ff,
-        num_heads=shape.heads,
-        num_layers=shape.encoder_layers,
-        num_decoder_layers=shape.decoder_layers,
-        relative_attention_num_buckets=shape.buckets,
-        relative_attention_max_distance=shape.max_distance,
-        feed_forward_proj="relu",
+    config = t5_config(
+        recommender.config,
         tie_word_embeddings=True,
         decoder_start_token_id=START,
         pad_token_id=START,

@@ -95,22 +95,28 @@ class PublicParts(nn.Module):
         return self.table.weight[self.offsets[position] : self.offsets[position + 1]]
 
 
-def t5_stack(config: RecommenderConfig, decoder: bool) -> Any:
-    """T5's encoder or decoder of that shape, which is given embeddings and has no table."""
-    shape = T5Config(
+def t5_config(config: RecommenderConfig, **more: Any) -> T5Config:
+    """A T5 of that shape."""
+    return T5Config(
         vocab_size=config.vocabulary,
         d_model=config.d_model,
         d_kv=config.d_kv,
         d_ff=config.d_ff,
         num_heads=config.heads,
-        num_layers=config.decoder_layers if decoder else config.encoder_layers,
+        num_layers=config.encoder_layers,
+        num_decoder_layers=config.decoder_layers,
         relative_attention_num_buckets=config.buckets,
         relative_attention_max_distance=config.max_distance,
         dropout_rate=config.dropout,
         feed_forward_proj="relu",
-        is_decoder=decoder,
-        use_cache=False,
+        **more,
     )
+
+
+def t5_stack(config: RecommenderConfig, decoder: bool) -> Any:
+    """T5's encoder or decoder of that shape, which is given embeddings and has no table."""
+    shape = t5_config(config, is_decoder=decoder, use_cache=False)
+    shape.num_layers = config.decoder_layers if decoder else config.encoder_layers
     stack: Any = T5Stack(shape)
     stack.embed_tokens = None
     return stack

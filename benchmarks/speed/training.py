@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ class Steps:
             keep_memory()
         changes = (TINY if quick else {}) | {"causal": name == CAUSAL}
         params = profile_params("paper", **changes)
-        data = joint_data(Path(artifacts) if artifacts else None, quick)
+        data = joint_data(artifacts, quick)
         self.joint = params.joint.model_copy(
             update={"precision": "bf16" if name == HALF else "fp32", "batch_size": 32 if quick else 512}
         )
