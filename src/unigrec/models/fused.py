@@ -112,7 +112,7 @@ class _Attention(Function):
         by_product = row_buffer(rows, joined.numel() // rows, dtype)
         by_joined, by_memory = by_product[:rows].view_as(joined), None if memory is None else torch.empty_like(memory)
         by_query, by_key, by_value = _query_key_value(by_joined, by_memory)
-        by_bias = torch.zeros_like(bias) if ctx.needs_input_grad[5] else None
+        by_bias = bias.new_zeros(bias.transpose(0, 1).shape) if ctx.needs_input_grad[5] else None
         unmix(
             Given(query, key, value, bias.transpose(0, 1), there, kept),
             _by_head(by_mixed[:rows], joined),
@@ -120,10 +120,11 @@ class _Attention(Function):
                 by_query,
                 by_key,
                 None if by_memory is not None and by_memory.shape[2] == 1 else by_value,
-                None if by_bias is None else by_bias.transpose(0, 1),
+                by_bias,
             ),
             _by_head(mixed[:rows], joined),
         )
+        by_bias = None if by_bias is None else by_bias.transpose(0, 1)
         by_out = weight_gradient(by_result, mixed).mul_(ctx.factor)
         by_folded = weight_gradient(by_product, normed)
         by_normed = product(by_product, (weight * gain).to(dtype).T)
