@@ -59,99 +59,105 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
+class Part(NamedTuple):
+    """Some queries of one head of one sequence, and the keys that they read."""
+
+    queries: slice
+    keys: slice
+
+
 class Block(NamedTuple):
+    """Some heads of some sequences, or, in parts, one head of a long one. Its methods give views if nothing is said."""
+
     heads: slice
     sequences: slice
-    parts: list[tuple[slice, slice]]  # queries, keys
-    single: bool  # one head of one sequence, with products by oneDNN
+    whole: bool  # all heads of all sequences
+    parts: list[Part] | list[None]
 
     def of(self, tensor: Tensor) -> Tensor:
         """(H, B, T or S, d) -> (h, b, T or S, d), dense where oneDNN multiplies: gaps slow it down a thousandfold."""
+        if self.whole:
+            return tensor
         part = tensor[self.heads, self.sequences]
-        return part.contiguous() if self.single else part
+        return part if self.parts[0] is None else part.contiguous()
 
-    def scores(self, tensor: Tensor, queries: slice, keys: slice) -> Tensor:
-        """(H or 1, B or 1, T or 1, S) -> (h or 1, b or 1, t or 1, s), a view."""
-        where = zip(tensor.shape, (self.heads, self.sequences, queries, keys), strict=True)
-        return tensor[tuple(slice(None) if size == 1 else one for size, one in where)]
+    def scores(self, tensor: Tensor, part: Part | None) -> Tensor:
+        """(H or 1, B or 1, T or 1, S) -> (h or 1, b or 1, t or 1, s)."""
+        if self.whole:
+            return tensor
+        where = (self.heads, self.sequences, *(part or ()))
+        return tensor[tuple(slice(None) if size == 1 else one for size, one in zip(tensor.shape, where, strict=False))]
 
 
 def mix(given: Given, into: Tensor) -> None:
     """into (H, B, T, d) = dropout(softmax(query key^T + bias)) value."""
     missing = _missing(given.there)
     for block in _blocks(given):
-        q, k, v, mixed = (
-            block.of(given.query),
-            block.of(given.key),
-            block.of(given.value),
-            into[block.heads, block.sequences],
-        )
-        for queries, keys in block.parts:
-            weights = _weights(block, q, k, given.bias, missing, queries, keys)
+        q, k, v = block.of(given.query), block.of(given.key), block.of(given.value)
+        for part in block.parts:
+            weights = _weights(block, part, _queries(q, part), _keys(k, part), given.bias, missing)
             if given.kept is not None:
-                weights.mul_(block.scores(given.kept, queries, keys))
-            mixed[:, :, queries] = _multiply(weights.to(q.dtype), v[:, :, keys], block.single)
+                weights.mul_(block.scores(given.kept, part))
+            mixed = _multiply(weights.to(q.dtype), _keys(v, part), part)
+            _queries(into[block.heads, block.sequences], part).copy_(mixed)
 
 
 def unmix(given: Given, by_mixed: Tensor, gradients: Gradients, into: Tensor) -> None:
     """All gradients from that of what `mix` writes, (H, B, T, d); `into` is written as `mix` does."""
     missing, dtype = _missing(given.there), given.query.dtype
     for block in _blocks(given):
-        q, k, v, g = (block.of(tensor) for tensor in (given.query, given.key, given.value, by_mixed))
         own = block.heads, block.sequences
+        every_key, every_value, total = block.of(given.key), block.of(given.value), given.key.shape[2]
+        every_query, every_mixed = block.of(given.query), block.of(by_mixed)
         by_key: Tensor | None = None
         by_value: Tensor | None = None
-        for queries, keys in block.parts:
-            weights = _weights(block, q, k, given.bias, missing, queries, keys)
-            by_weights = _multiply(g[:, :, queries], v[:, :, keys].mT, block.single).float()
-            dropped = weights
+        for part in block.parts:
+            q, g = _queries(every_query, part), _queries(every_mixed, part)
+            k, v = _keys(every_key, part), _keys(every_value, part)
+            weights = _weights(block, part, q, k, given.bias, missing)
+            by_weights, dropped = _multiply(g, v.mT, part).float(), weights
             if given.kept is not None:
-                kept = block.scores(given.kept, queries, keys)
+                kept = block.scores(given.kept, part)
                 by_weights.mul_(kept)
                 dropped = weights * kept
             dropped = dropped.to(dtype)
-            into[own][:, :, queries] = _multiply(dropped, v[:, :, keys], block.single)
-            by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
-            if gradients.bias is not None:
-                by_bias = block.scores(gradients.bias, queries, keys)
-                by_bias += by_scores.sum_to_size(by_bias.shape)
-            by_scores = by_scores.to(dtype)
-            gradients.query[own][:, :, queries] = _multiply(by_scores, k[:, :, keys], block.single)
-            by_key = _added(by_key, _multiply_transposed(by_scores, q[:, :, queries], block.single), k.shape[2])
-            by_value = _added(by_value, _multiply_transposed(dropped, g[:, :, queries], block.single), k.shape[2])
+            _queries(into[own], part).copy_(_multiply(dropped, v, part))
+            by_scores = _by_scores(block, part, by_weights, weights, gradients.bias).to(dtype)
+            _queries(gradients.query[own], part).copy_(_multiply(by_scores, k, part))
+            by_key = _added(by_key, _multiply_transposed(by_scores, q, part), total)
+            by_value = _added(by_value, _multiply_transposed(dropped, g, part), total)
+        gradients.key[own] = by_key
         if gradients.value is None:
-            gradients.key[own] = by_key
             gradients.key[own] += by_value
         else:
-            gradients.key[own] = by_key
             gradients.value[own] = by_value
 
 
 def _blocks(given: Given) -> list[Block]:
     (heads, sequences, queries, _), keys = given.query.shape, given.key.shape[2]
-    if not is_long(queries, keys):
-        several = _slices(sequences, ENTRIES // max(queries * keys, 1))
-        together = _slices(heads, ENTRIES // max(sequences * queries * keys, 1))
-        parts = [(slice(0, queries), slice(0, keys))]
-        return [Block(some, one, parts, False) for some in together for one in several]
-    parts_of = _slices(queries, LONG_ENTRIES // keys)
+    if is_long(queries, keys):
+        parts = _parts(given)
+        each = [(slice(head, head + 1), one) for head in range(heads) for one in range(sequences)]
+        return [Block(head, slice(one, one + 1), False, parts[one]) for head, one in each]
+    several = _slices(sequences, ENTRIES // max(queries * keys, 1))
+    together = _slices(heads, ENTRIES // max(sequences * queries * keys, 1))
+    whole = len(several) * len(together) == 1
+    return [Block(some, one, whole, [None]) for some in together for one in several]
+
+
+def _parts(given: Given) -> list[list[Part]]:
+    """The parts of a long sequence's scores, for each sequence."""
+    (_, sequences, queries, _), keys = given.query.shape, given.key.shape[2]
+    rows = _slices(queries, LONG_ENTRIES // keys)
     places = torch.arange(1, keys + 1)
     finite = (given.bias.amax((0, 1)) > float("-inf")) * places  # (T or 1, S)
-    by_part = [int((finite if len(finite) == 1 else finite[part]).amax()) for part in parts_of]
-    by_sequence = [keys] * sequences if given.there is None else (given.there * places).amax(-1).tolist()
+    lasts = [int((finite if len(finite) == 1 else finite[some]).amax()) for some in rows]
+    ends = [keys] * sequences if given.there is None else (given.there * places).amax(-1).tolist()
 
-    def parts_up_to(last: int) -> list[tuple[slice, slice]]:
-        reads = [min(last, read) for read in by_part]
-        return [
-            (part, slice(0, min(-(-read // STEP) * STEP, keys))) for part, read in zip(parts_of, reads, strict=True)
-        ]
+    def read(last: int, end: int) -> slice:
+        return slice(0, min(-(-min(last, end) // STEP) * STEP, keys))
 
-    by_sequence = [parts_up_to(last) for last in by_sequence]
-    return [
-        Block(slice(head, head + 1), slice(sequence, sequence + 1), by_sequence[sequence], True)
-        for head in range(heads)
-        for sequence in range(sequences)
-    ]
+    return [[Part(some, read(last, end)) for some, last in zip(rows, lasts, strict=True)] for end in ends]
 
 
 def _slices(count: int, most: int) -> list[slice]:
@@ -167,20 +173,38 @@ def _missing(there: Tensor | None) -> Tensor | None:
     return torch.zeros(there.shape).masked_fill(~there, float("-inf"))[None, :, None]
 
 
+def _queries(tensor: Tensor, part: Part | None) -> Tensor:
+    return tensor if part is None else tensor[:, :, part.queries]
+
+
+def _keys(tensor: Tensor, part: Part | None) -> Tensor:
+    return tensor if part is None else tensor[:, :, part.keys]
+
+
 def _weights(
-    block: Block, q: Tensor, k: Tensor, bias: Tensor, missing: Tensor | None, queries: slice, keys: slice
+    block: Block, part: Part | None, query: Tensor, key: Tensor, bias: Tensor, missing: Tensor | None
 ) -> Tensor:
     """Before dropout, in single precision: (h, b, t, s)."""
-    scores = _multiply(q[:, :, queries], k[:, :, keys].mT, block.single).float()
-    scores.add_(block.scores(bias, queries, keys))
+    scores = _multiply(query, key.mT, part).float().add_(block.scores(bias, part))
     if missing is not None:
-        scores.add_(block.scores(missing, queries, keys))
+        scores.add_(block.scores(missing, part))
     return scores.softmax(-1)
 
 
-def _multiply(left: Tensor, right: Tensor, single: bool) -> Tensor:
+def _by_scores(block: Block, part: Part | None, by_weights: Tensor, weights: Tensor, by_bias: Tensor | None) -> Tensor:
+    """Gradient (h, b, t, s) of the scores, added onto that of the bias as well."""
+    into = None if by_bias is None else block.scores(by_bias, part)
+    if into is not None and part is None and into.shape == weights.shape:  # each of its entries is of one score
+        return torch._softmax_backward_data(by_weights, weights, -1, torch.float32, grad_input=into)
+    by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
+    if into is not None:
+        into += by_scores.sum_to_size(into.shape)
+    return by_scores
+
+
+def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
     """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); batches a head at a time, so that no operand is laid out anew."""
-    if single:
+    if part is not None:
         return product(left[0, 0], right[0, 0].T)[None, None]
     result = left.new_empty(*left.shape[:3], right.shape[3])
     for one, other, into in zip(left, right, result, strict=True):
@@ -188,11 +212,11 @@ def _multiply(left: Tensor, right: Tensor, single: bool) -> Tensor:
     return result
 
 
-def _multiply_transposed(left: Tensor, right: Tensor, single: bool) -> Tensor:
+def _multiply_transposed(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
     """(h, b, k, m), (h, b, k, n) -> (h, b, m, n), left^T right."""
-    if single:  # the large one second, which is not laid out anew
+    if part is not None:  # the large one second, which is not laid out anew
         return product(right[0, 0].T, left[0, 0].T).T[None, None]
-    return _multiply(left.mT, right, False)
+    return _multiply(left.mT, right, None)
 
 
 def _added(total: Tensor | None, part: Tensor, keys: int) -> Tensor:

@@ -49,12 +49,13 @@ class Dropout(nn.Module):
 
 def keep_mask(shape: torch.Size, p: float) -> Tensor:
     """Mask on the CPU, 1 with probability 1 - p and else 0: uint8, four entries of every 64 random bits."""
-    mask = torch.empty(shape, dtype=torch.uint8)
-    for part in mask.view(-1).split(ENTRIES_AT_ONCE):
+    mask = torch.empty(shape.numel(), dtype=torch.uint8)
+    for start in range(0, len(mask), ENTRIES_AT_ONCE):
+        part = mask[start : start + ENTRIES_AT_ONCE]
         bits = torch.empty((len(part) + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         # Comparisons that give bool, and conversions from it, take torch several times as long.
         torch.ge(bits[: len(part)], round(p * 65536) - 32768, out=part)
-    return mask
+    return mask.view(shape)
 
 
 class RMSNorm(nn.Module):
