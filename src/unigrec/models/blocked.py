@@ -16,14 +16,16 @@ from torch import Tensor
 
 from unigrec.models.layers import product
 
-LONG = 200 * 200  # scores of a head of a sequence
-ENTRIES = 1 << 17  # scores of a block
-LONG_ENTRIES = 1 << 19  # of a part of a block
+# From so many scores of a head of a sequence on (some 220 tokens by themselves), a product for each of them by oneDNN
+# costs less than batches of them by MKL: of a sublayer 5 % at 200 tokens, 20 % at 300; at 150 it costs 10 % more.
+LONG = 50_000
+ENTRIES = 1 << 17  # scores of a block: half of a usual second-level cache
+PART_ENTRIES = 1 << 18  # of a part: more would be a little faster, but a causal encoder's would leave out less
 STEP = 64  # a number of keys is rounded up to a multiple of it: oneDNN compiles a product for each number
 
 
 def is_long(queries: int, keys: int) -> bool:
-    """Whether a product for each head of each sequence costs less than batches of products."""
+    """Whether the heads of a sequence are computed one by one; what sequences share is then best kept apart."""
     return queries * keys >= LONG
 
 
@@ -126,6 +128,8 @@ def unmix(given: Given, by_mixed: Tensor, gradients: Gradients, into: Tensor) ->
             _queries(gradients.query[own], part).copy_(_multiply(by_scores, k, part))
             by_key = _added(by_key, _multiply_transposed(by_scores, q, part), total)
             by_value = _added(by_value, _multiply_transposed(dropped, g, part), total)
+        assert by_key is not None
+        assert by_value is not None
         gradients.key[own] = by_key
         if gradients.value is None:
             gradients.key[own] += by_value
@@ -135,7 +139,7 @@ def unmix(given: Given, by_mixed: Tensor, gradients: Gradients, into: Tensor) ->
 
 def _blocks(given: Given) -> list[Block]:
     (heads, sequences, queries, _), keys = given.query.shape, given.key.shape[2]
-    if is_long(queries, keys):
+    if sequences and is_long(queries, keys):
         parts = _parts(given)
         each = [(slice(head, head + 1), one) for head in range(heads) for one in range(sequences)]
         return [Block(head, slice(one, one + 1), False, parts[one]) for head, one in each]
@@ -148,7 +152,7 @@ def _blocks(given: Given) -> list[Block]:
 def _parts(given: Given) -> list[list[Part]]:
     """The parts of a long sequence's scores, for each sequence."""
     (_, sequences, queries, _), keys = given.query.shape, given.key.shape[2]
-    rows = _slices(queries, LONG_ENTRIES // keys)
+    rows = _slices(queries, PART_ENTRIES // keys)
     places = torch.arange(1, keys + 1)
     finite = (given.bias.amax((0, 1)) > float("-inf")) * places  # (T or 1, S)
     lasts = [int((finite if len(finite) == 1 else finite[some]).amax()) for some in rows]
