@@ -19,7 +19,7 @@ from unigrec.models.layers import product
 # From so many scores of a head of a sequence on (some 220 tokens by themselves), a product for each of them by oneDNN
 # costs less than batches of them by MKL: of a sublayer 5 % at 200 tokens, 20 % at 300; at 150 it costs 10 % more.
 LONG = 50_000
-ENTRIES = 1 << 17  # scores of a block: half of a usual second-level cache
+ENTRIES = 1 << 17  # scores of a block, for each thread: half of a usual second-level cache
 PART_ENTRIES = 1 << 18  # of a part: more would be a little faster, but a causal encoder's would leave out less
 STEP = 64  # a number of keys is rounded up to a multiple of it: oneDNN compiles a product for each number
 
@@ -143,8 +143,9 @@ def _blocks(given: Given) -> list[Block]:
         parts = _parts(given)
         each = [(slice(head, head + 1), one) for head in range(heads) for one in range(sequences)]
         return [Block(head, slice(one, one + 1), False, parts[one]) for head, one in each]
-    several = _slices(sequences, ENTRIES // max(queries * keys, 1))
-    together = _slices(heads, ENTRIES // max(sequences * queries * keys, 1))
+    most = ENTRIES * torch.get_num_threads()
+    several = _slices(sequences, most // max(queries * keys, 1))
+    together = _slices(heads, most // max(sequences * queries * keys, 1))
     whole = len(several) * len(together) == 1
     return [Block(some, one, whole, [None]) for some in together for one in several]
 
@@ -152,7 +153,7 @@ def _blocks(given: Given) -> list[Block]:
 def _parts(given: Given) -> list[list[Part]]:
     """The parts of a long sequence's scores, for each sequence."""
     (_, sequences, queries, _), keys = given.query.shape, given.key.shape[2]
-    rows = _slices(queries, PART_ENTRIES // keys)
+    rows = _slices(queries, PART_ENTRIES * torch.get_num_threads() // keys)
     places = torch.arange(1, keys + 1)
     finite = (given.bias.amax((0, 1)) > float("-inf")) * places  # (T or 1, S)
     lasts = [int((finite if len(finite) == 1 else finite[some]).amax()) for some in rows]
