@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from small import padded, random_sequences, small_recommender, small_tokenizer
-from unigrec.models import fused
+from unigrec.models import blocked, fused
 from unigrec.models.layers import keep_mask, row_buffer
 from unigrec.models.unified import UnifiedModel
 from unigrec.training.samples import make_samples
@@ -119,6 +119,118 @@ def test_attention_over_a_memory_that_is_key_and_value_of_every_head(p):
     check(ours, plain, *given, torch.randn(E, H * E))
 
 
+@pytest.fixture
+def small_parts():
+    """Parts of some 43 queries, so that long sequences have several, the last one shorter."""
+    with patch.object(blocked, "PART_ENTRIES", 10_000):
+        yield
+
+
+LONGER, READ = 233, 241  # tokens; no multiple of what parts and numbers of keys are rounded to
+FEWER = [233, 65, 130]  # of them there are
+
+
+def missing(width: int, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """(B, width) true where there is a token, and (B, 1, 1, width), minus infinity where there is none; with a hole."""
+    there = padded(lengths, width)
+    there[1, 5] = False
+    return there, torch.zeros(there.shape).masked_fill(~there, float("-inf"))[:, None, None]
+
+
+@pytest.mark.parametrize("lengths", [None, FEWER])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("group", [0, 3])
+def test_self_attention_over_long_sequences(small_parts, p, group, lengths):
+    torch.manual_seed(1)
+    assert blocked.is_long(LONGER, LONGER)
+    there, hidden_from = missing(LONGER, lengths or [LONGER] * B)
+    item = torch.arange(LONGER) // max(group, 1)
+    later = (item[None] > item[:, None]) & (group > 0)
+
+    def causal(position: Tensor) -> Tensor:
+        return position.masked_fill(later, float("-inf"))
+
+    def plain(hidden: Tensor, gain: Tensor, weight: Tensor, out: Tensor, position: Tensor) -> Tensor:
+        parts = (normed(hidden, gain) @ weight.T).view(B, LONGER, 3, H, D).unbind(2)
+        mixed = attended(*parts, causal(position) + hidden_from, p)
+        return hidden + dropped(mixed.flatten(2) @ out.T, p)
+
+    def ours(hidden: Tensor, gain: Tensor, weight: Tensor, out: Tensor, position: Tensor) -> Tensor:
+        bias = causal(position) + hidden_from if lengths is None else causal(position)
+        return fused.attention(hidden, None, gain, weight, out, bias, H, p, None if lengths is None else there)
+
+    given = torch.randn(B, LONGER, E), torch.rand(E) + 0.5, torch.randn(3 * H * D, E) / 4, torch.randn(E, H * D)
+    check(ours, plain, *given, torch.randn(1, H, LONGER, LONGER))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(B, H, LONGER, READ), (B, 1, 1, READ)])
+def test_attention_of_many_queries_over_keys_and_values(small_parts, p, shape):
+    torch.manual_seed(1)
+    _, hidden_from = missing(READ, FEWER)
+
+    def plain(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor) -> Tensor:
+        query = (normed(hidden, gain) @ weight.T).view(B, LONGER, H, D)
+        mixed = attended(query, *memory.unbind(2), bias + hidden_from, p)
+        return hidden + dropped(mixed.flatten(2) @ out.T, p)
+
+    def ours(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor) -> Tensor:
+        return fused.attention(hidden, memory, gain, weight, out, bias + hidden_from, H, p)
+
+    given = torch.randn(B, LONGER, E), torch.randn(B, READ, 2, H, D), torch.rand(E) + 0.5, torch.randn(H * D, E) / 4
+    check(ours, plain, *given, torch.randn(E, H * D), torch.randn(shape))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_attention_of_many_queries_over_a_memory_that_is_key_and_value(small_parts, p):
+    torch.manual_seed(1)
+    _, hidden_from = missing(READ, FEWER)
+    T = 120
+
+    def plain(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        query = (normed(hidden, gain) @ weight.T).view(B, T * H, 1, E)
+        mixed = attended(query, memory[:, :, 0], memory[:, :, 0], hidden_from, p)
+        return hidden + dropped(mixed.reshape(B, T, H * E) @ out.T, p)
+
+    def ours(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        return fused.attention(hidden, memory, gain, weight, out, hidden_from, 1, p)
+
+    given = torch.randn(B, T, E), torch.randn(B, READ, 1, 1, E), torch.rand(E) + 0.5, torch.randn(H * E, E) / 8
+    check(ours, plain, *given, torch.randn(E, H * E))
+
+
+def test_blocks_of_short_sequences_give_the_same_bits_whatever_their_size():
+    results = []
+    for entries in (1 << 17, 2 * T * T, 1):
+        torch.manual_seed(1)
+        given = torch.randn(B, T, E), torch.rand(E) + 0.5, torch.randn(3 * H * D, E), torch.randn(E, H * D)
+        inputs = [tensor.requires_grad_() for tensor in (*given, torch.randn(B, H, T, T))]
+        hidden, gain, weight, out, bias = inputs
+        with patch.object(blocked, "ENTRIES", entries):
+            found = fused.attention(hidden, None, gain, weight, out, bias, H, 0.3)
+            found.backward(torch.ones(B, T, E))
+        results.append([found, *(tensor.grad for tensor in inputs)])
+    for other in results[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+
+
+def test_keys_that_nothing_may_read_are_left_out():
+    """Half of a causal encoder's scores, and those of tokens that there are not: rounded up to 64 keys."""
+    tokens = 600
+    item = torch.arange(tokens) // 3
+    causal = torch.zeros(1, 1, tokens, tokens).masked_fill(item[None] > item[:, None], float("-inf"))
+    query = torch.zeros(1, 2, tokens, D)
+
+    def read(bias: Tensor, there: Tensor | None) -> list[list[int]]:
+        with patch.object(blocked, "PART_ENTRIES", 200 * tokens):
+            blocks = blocked._blocks(blocked.Given(query, query, query, bias, there, None))
+        return [[part.keys.stop for part in block.parts] for block in blocks]
+
+    assert read(causal, None) == [[256, 448, 600], [256, 448, 600]]
+    assert read(torch.zeros(1, 1, 1, tokens), padded([600, 70], tokens)) == [[600, 600, 600], [128, 128, 128]]
+    assert read(causal, padded([300, 600], tokens)) == [[256, 320, 320], [256, 448, 600]]
+
+
 def outputs_and_gradients(model: UnifiedModel, causal: bool, identifiers: int) -> tuple[list[Tensor], list[Tensor]]:
     """Logits and gradients of a batch with histories of several lengths. identifiers: R of each target."""
     sequences = random_sequences(users=6, items=10, longest=8, seed=1)
@@ -139,7 +251,9 @@ def outputs_and_gradients(model: UnifiedModel, causal: bool, identifiers: int) -
 @pytest.mark.parametrize("d_kv", [1, 12])  # with wide heads the keys are always folded into the queries
 @pytest.mark.parametrize("identifiers", [1, 3])
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_model_in_training_equals_the_model_by_torchs_operators(causal, identifiers, d_kv):
+@pytest.mark.parametrize("long", [False, True])  # as if every sequence were
+def test_the_model_in_training_equals_the_model_by_torchs_operators(long, causal, identifiers, d_kv, monkeypatch):
+    monkeypatch.setattr(blocked, "LONG", 0 if long else blocked.LONG)
     results = []
     for applies in (True, False):
         recommender = small_recommender(causal=causal, d_kv=d_kv, dropout=0.0)
@@ -162,7 +276,9 @@ def test_few_queries_fold_the_keys_into_them_and_many_do_not():
     assert attention.reads(memory, bias, 50).heads == 3
 
 
-def test_half_precision_keeps_the_residual_stream_in_single_precision():
+@pytest.mark.parametrize("long", [False, True])
+def test_half_precision_keeps_the_residual_stream_in_single_precision(long, monkeypatch):
+    monkeypatch.setattr(blocked, "LONG", 0 if long else blocked.LONG)
     recommender = small_recommender(dropout=0.1).train()
     source, mask = torch.randn(3, 6, 12), padded([6, 2, 3], 6)
     results = []
@@ -177,7 +293,9 @@ def test_half_precision_keeps_the_residual_stream_in_single_precision():
         torch.testing.assert_close(half, full, rtol=0.1, atol=0.1)
 
 
-def test_a_rank_without_rows_has_gradients_of_zero():
+@pytest.mark.parametrize("long", [False, True])
+def test_a_rank_without_rows_has_gradients_of_zero(long, monkeypatch):
+    monkeypatch.setattr(blocked, "LONG", 0 if long else blocked.LONG)
     recommender = small_recommender(dropout=0.1).train()
     memory = recommender.encode(torch.zeros(0, 6, 12), torch.zeros(0, 6, dtype=torch.bool))
     output = recommender.decode(memory, torch.zeros(0, 6, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.long))

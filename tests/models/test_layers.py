@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from unigrec.models import layers
 from unigrec.models.layers import Dropout, RMSNorm, catalogue_cross_entropy, keep_mask, linear
 
 
@@ -28,6 +31,15 @@ def test_dropout_places_are_independent_and_follow_the_seed():
         assert (flat[:-lag] * flat[lag:]).mean().abs() < 2e-3
     torch.manual_seed(0)
     assert torch.equal(mask, keep_mask(torch.Size([1000, 1001]), 0.5).float() - 0.5)
+
+
+def test_a_mask_is_that_of_one_draw_however_many_entries_are_made_at_once():
+    found = []
+    for entries in (1 << 20, 8):
+        torch.manual_seed(0)
+        with patch.object(layers, "ENTRIES_AT_ONCE", entries):
+            found.append((keep_mask(torch.Size([7, 11]), 0.3), torch.rand(3)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_dropout_has_the_gradient_of_its_mask():

@@ -20,11 +20,20 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from unigrec.models.blocked import Given, Gradients, mix, unmix
 from unigrec.models.layers import EPS, keep_mask, padded, product, row_buffer, weight_gradient, working_dtype
 
 
 def attention(
-    hidden: Tensor, memory: Tensor | None, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor, heads: int, p: float
+    hidden: Tensor,
+    memory: Tensor | None,
+    gain: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    bias: Tensor,
+    heads: int,
+    p: float,
+    there: Tensor | None = None,
 ) -> Tensor:
     """hidden + dropout(attention(norm(hidden))), with scores that are not scaled, as T5 has it.
 
@@ -36,11 +45,12 @@ def attention(
             position has r of them.
         out: (E, r * heads * d). bias: broadcastable to (B, heads, r * T, S), added to the scores; at least one finite
             entry in every row.
+        there: (B, S), true where there is something to read, as `bias` may also say; None for all.
     """
     dtype = working_dtype()
     with torch.autocast("cpu", enabled=False):
         memory = None if memory is None else memory.to(dtype)
-        result: Tensor = _Attention.apply(hidden, memory, gain, weight, out, bias, heads, p, dtype)
+        result: Tensor = _Attention.apply(hidden, memory, gain, weight, out, bias, there, heads, p, dtype)
     return result
 
 
@@ -70,6 +80,7 @@ class _Attention(Function):
         weight: Tensor,
         out: Tensor,
         bias: Tensor,
+        there: Tensor | None,
         heads: int,
         p: float,
         dtype: torch.dtype,
@@ -78,46 +89,48 @@ class _Attention(Function):
         normed, scale = normalise(hidden, dtype)
         rows = len(scale)
         joined = product(normed, (weight * gain).to(dtype))[:rows].view(len(hidden), -1, kinds, heads, width)
-        query, key, _ = _query_key_value(joined, memory)
+        query, key, value = _query_key_value(joined, memory)
         kept = None if p == 0.0 else keep_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
-        mixed = _weights_and_mixed(joined, memory, bias, kept, rows)[-1]
+        mixed = row_buffer(rows, query.numel() // max(rows, 1), dtype)
+        mix(Given(query, key, value, bias.transpose(0, 1), there, kept), _by_head(mixed[:rows], joined))
         result = product(mixed, out.to(dtype))[:rows].view_as(hidden)
         kept_out = None if p == 0.0 else keep_mask(result.shape, p)
-        ctx.save_for_backward(normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias)
+        ctx.save_for_backward(normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias, there)
         ctx.factor = (1.0 - p) ** -2
         return _onto(hidden, result, kept_out, ctx.factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias = ctx.saved_tensors
+        normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias, there = ctx.saved_tensors
         dtype = normed.dtype
         query, key, value = _query_key_value(joined, memory)
         rows = len(scale)
-        weights, dropped, mixed = _weights_and_mixed(joined, memory, bias, kept, rows)
         by_result = padded(_dropped(gradient, kept_out).to(dtype).flatten(0, -2))  # (N, E)
-        by_out = weight_gradient(by_result, mixed).mul_(ctx.factor)
-        by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)[:rows]  # (N, r * H * d)
-        by_mixed = by_mixed.view_as(joined[:, :, 0]).permute(2, 0, 1, 3)  # (H, B, r * T, d)
-        by_weights = _dropped(multiply_heads(by_mixed, value.mT).float(), kept)
-        by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
-        by_bias = by_scores.transpose(0, 1).sum_to_size(bias.shape) if ctx.needs_input_grad[5] else None
-        by_scores = by_scores.to(dtype)
+        by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)  # (N, r * H * d)
+        mixed = row_buffer(rows, by_mixed.shape[1], dtype)
         by_product = row_buffer(rows, joined.numel() // rows, dtype)
         by_joined, by_memory = by_product[:rows].view_as(joined), None if memory is None else torch.empty_like(memory)
-        by_keys_values = by_joined[:, :, 1:] if by_memory is None else by_memory
-        by_joined[:, :, 0] = multiply_heads(by_scores, key).permute(1, 2, 0, 3)
-        by_keys_values[:, :, 0] = multiply_heads(by_scores.mT, query).permute(1, 2, 0, 3)
-        by_value = multiply_heads(dropped.mT, by_mixed).permute(1, 2, 0, 3)
-        if by_keys_values.shape[2] == 1:
-            by_keys_values[:, :, 0] += by_value
-        else:
-            by_keys_values[:, :, 1] = by_value
+        by_query, by_key, by_value = _query_key_value(by_joined, by_memory)
+        by_bias = bias.new_zeros(bias.transpose(0, 1).shape) if ctx.needs_input_grad[5] else None
+        unmix(
+            Given(query, key, value, bias.transpose(0, 1), there, kept),
+            _by_head(by_mixed[:rows], joined),
+            Gradients(
+                by_query,
+                by_key,
+                None if by_memory is not None and by_memory.shape[2] == 1 else by_value,
+                by_bias,
+            ),
+            _by_head(mixed[:rows], joined),
+        )
+        by_bias = None if by_bias is None else by_bias.transpose(0, 1)
+        by_out = weight_gradient(by_result, mixed).mul_(ctx.factor)
         by_folded = weight_gradient(by_product, normed)
         by_normed = product(by_product, (weight * gain).to(dtype).T)
         by_hidden = normalise_backward(by_normed[:rows], normed[:rows], scale, gradient)
         by_weight, by_gain = by_folded * gain, (by_folded * weight).sum(0)
-        return by_hidden, by_memory, by_gain, by_weight, by_out, by_bias, None, None, None
+        return by_hidden, by_memory, by_gain, by_weight, by_out, by_bias, None, None, None, None
 
 
 class _FeedForward(Function):
@@ -156,14 +169,6 @@ class _FeedForward(Function):
         return by_hidden, (by_folded * inner).sum(0), by_folded * gain, by_out, None, None
 
 
-def multiply_heads(left: Tensor, right: Tensor) -> Tensor:
-    """(H, B, m, k) @ (H, B, k, n) -> (H, B, m, n), a head at a time: so no operand has to be laid out anew."""
-    result = left.new_empty(*left.shape[:3], right.shape[3])
-    for one, other, into in zip(left, right, result, strict=True):
-        torch.bmm(one, other, out=into)
-    return result
-
-
 def normalise(hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(B, T, E) -> a `row_buffer` (N, E) of rows with a mean square of 1; and (N, 1), what each was multiplied by."""
     rows = hidden.flatten(0, -2)
@@ -192,24 +197,13 @@ def _onto(hidden: Tensor, result: Tensor, kept: Tensor | None, factor: float) ->
     return torch.addcmul(hidden, result.float(), kept.float(), value=factor)
 
 
-def _weights_and_mixed(
-    joined: Tensor, memory: Tensor | None, bias: Tensor, kept: Tensor | None, rows: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention's weights (H, B, r * T, S) before and after dropout, and what they mix, a `row_buffer` (N, r * H * d).
-
-    The backward pass computes them again: kept, they would be an eighth of all that training holds in memory.
-    """
-    query, key, value = _query_key_value(joined, memory)
-    weights = multiply_heads(query, key.mT).float().add_(bias.transpose(0, 1)).softmax(-1)
-    dropped = _dropped(weights, kept).to(joined.dtype)
-    by_head = multiply_heads(dropped, value)  # (H, B, r * T, d)
-    mixed = row_buffer(rows, query.numel() // rows, joined.dtype)
-    mixed[:rows].view_as(joined[:, :, 0]).copy_(by_head.permute(1, 2, 0, 3))
-    return weights, dropped, mixed
-
-
 def _query_key_value(joined: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Views (H, B, positions, d) of (B, T, kinds, H, d) and of the memory where there is one."""
     query = joined[:, :, 0]
     key, value = (joined[:, :, 1], joined[:, :, 2]) if memory is None else (memory[:, :, 0], memory[:, :, -1])
     return query.permute(2, 0, 1, 3), key.permute(2, 0, 1, 3), value.permute(2, 0, 1, 3)
+
+
+def _by_head(rows: Tensor, joined: Tensor) -> Tensor:
+    """View (H, B, r * T, d) of (N, r * H * d)."""
+    return rows.view_as(joined[:, :, 0]).permute(2, 0, 1, 3)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrec.models import fused
+from unigrec.models.blocked import is_long
 from unigrec.models.layers import Dropout, Linear, RMSNorm, applies, attend, linear
 
 START = 0  # row of the token table that starts the decoder
@@ -183,7 +184,8 @@ class Stack(nn.Module):
         holds for B / (M * m) consecutive rows.
         """
         bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
-        if mask is not None:
+        there = mask if applies(hidden) and is_long(*bias.shape[2:]) else None
+        if mask is not None and there is None:
             bias = bias + additive_mask(mask, hidden.dtype)
         cross_bias = None
         if memory_mask is not None:
@@ -191,7 +193,7 @@ class Stack(nn.Module):
             cross_bias = self.memory_bias(memory_mask, hidden.shape[:2].numel() // max(masks, 1), hidden.dtype)
         hidden = self.dropout(hidden)
         for layer in self.layers:
-            hidden = layer(hidden, bias, memory, cross_bias)
+            hidden = layer(hidden, bias, memory, cross_bias, there)
         return self.dropout(self.norm(hidden))
 
 
@@ -211,10 +213,20 @@ class Layer(nn.Module):
         nn.init.normal_(self.feed_in.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.feed_out.weight, std=config.d_ff**-0.5)
 
-    def forward(self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None) -> Tensor:
-        """hidden (B, T, E), memory (M, S, E); biases broadcastable to (B, H, T, T) and (M, H, B / M * T, S)."""
+    def forward(
+        self,
+        hidden: Tensor,
+        bias: Tensor,
+        memory: Tensor | None,
+        cross_bias: Tensor | None,
+        there: Tensor | None = None,
+    ) -> Tensor:
+        """hidden (B, T, E), memory (M, S, E); biases broadcastable to (B, H, T, T) and (M, H, B / M * T, S).
+
+        there: (B, T), which positions may be read, where `bias` does not say it; for `fused` alone.
+        """
         if applies(hidden):
-            return self.fused(hidden, bias, memory, cross_bias)
+            return self.fused(hidden, bias, memory, cross_bias, there)
         normed = self.self_norm(hidden)
         key, value = self.self_attention.keys_values(normed)
         hidden = hidden + self.dropout(self.self_attention(normed, key, value, bias))
@@ -223,11 +235,13 @@ class Layer(nn.Module):
             hidden = hidden + self.cross(hidden, *self.cross_keys_values(memory), cross_bias)
         return hidden + self.feed_forward(hidden)
 
-    def fused(self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None) -> Tensor:
+    def fused(
+        self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None, there: Tensor | None
+    ) -> Tensor:
         """The same, each sublayer as one step of autograd."""
         p, own = self.dropout.p if self.training else 0.0, self.self_attention
         weight = torch.cat([own.query.weight, own.key.weight, own.value.weight])
-        hidden = fused.attention(hidden, None, self.self_norm.weight, weight, own.out.weight, bias, own.heads, p)
+        hidden = fused.attention(hidden, None, self.self_norm.weight, weight, own.out.weight, bias, own.heads, p, there)
         if self.cross_attention is not None:
             assert memory is not None
             assert cross_bias is not None
