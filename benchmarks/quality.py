@@ -173,7 +173,8 @@ def run(given: list[str]) -> int:
     return EXIT_FAILED if errors else EXIT_OK
 
 
-def main() -> None:
+def as_command(run: Callable[[list[str]], int]) -> None:
+    """End this process as a command's `run` of its arguments says; what a person can mend is told in a line."""
     try:
         sys.exit(run(sys.argv[1:]))
     except UnigrecError as error:
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(run)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import ROOT, Stop, work_through
+from benchmarks.quality import ROOT, Stop, as_command, work_through
 from benchmarks.quality_ladder import LADDER, chosen_rungs, profile_params, read_ladder, rung_params
 from benchmarks.quality_runs import rung_folder, rung_steps
 from benchmarks.quality_steps import Session, code_version, load_data
@@ -152,13 +152,5 @@ def run(given: list[str]) -> int:
     return EXIT_OK
 
 
-def main() -> None:
-    try:
-        sys.exit(run(sys.argv[1:]))
-    except UnigrecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    as_command(run)

@@ -264,8 +264,8 @@ class Without:
         return None if name.split(".")[0] in {ABSENT!r} else self.finder.find_spec(name, *more)
 
 sys.meta_path[:] = map(Without, sys.meta_path)
-from benchmarks.quality import main
-main()
+from benchmarks.quality import as_command, run
+as_command(run)
 """
     command = [sys.executable, "-c", code, *tiny_arguments(finished[0], tmp_path / "out", "--rungs", "M5")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -276,7 +276,7 @@ main()
 @pytest.mark.slow
 def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(tmp_path):
     artifacts = tiny_artifacts(tmp_path)
-    code = "from benchmarks import quality, quality_steps; quality_steps.CHECKPOINT_SECONDS = 0.0; quality.main()"
+    code = "from benchmarks import quality as q, quality_steps as s; s.CHECKPOINT_SECONDS = 0.0; q.as_command(q.run)"
     changes = {"joint": {"epochs": 12, "engine": "deepspeed"}, "teacher": {"epochs": 30, "patience": 30}}
 
     def start(out: Path) -> subprocess.Popen[str]:
