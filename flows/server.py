@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 from prefect import tags
 from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
@@ -31,7 +32,9 @@ from unigrec.masking import masked
 
 START_SECONDS = 120.0
 EXIT_INTERRUPTED = 130  # as a shell says it of Ctrl-C
-OWN_RETRIES = 1  # of a call: our own server does not come back once it is gone; of another, that is for the user to set
+# Of a call to our own server, half a minute in all: it answers 503 while its database is busy, and never comes back once it
+# is gone. Of another server, that is for the user to set.
+OWN_RETRIES = 4
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
 ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
 LOG = "server.log"  # in PREFECT_HOME
@@ -67,7 +70,7 @@ def prefect_server() -> Iterator[None]:
             close_abandoned_runs()
             with tags(process_tag()):
                 yield
-        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        except (httpx.TransportError, PrefectHTTPStatusError, ConcurrencySlotAcquisitionError) as error:
             raise UnigrecError(
                 f"the Prefect server at {url} stopped answering: {masked(str(error))}; what was trained is kept, the "
                 "same command goes on from there"

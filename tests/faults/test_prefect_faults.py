@@ -12,6 +12,7 @@ import pytest
 from faulty_proxy import ERROR, faulty_proxy
 from flows.process_tags import _is_gone, process_tag
 from flows.server import free_port, prefect_server
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import retrain, server
@@ -53,7 +54,8 @@ def test_servers_of_one_home_that_start_at_the_same_moment_all_answer(tmp_path):
     assert [output.splitlines()[-1] for output in outputs] == ["answers"] * 3, outputs
 
 
-def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(monkeypatch):
+@pytest.mark.parametrize("raised_by_prefect", [httpx.ConnectError, ConcurrencySlotAcquisitionError])
+def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(raised_by_prefect, monkeypatch):
     monkeypatch.setattr(server, "check_health", lambda advice: None)
     monkeypatch.setattr(server, "close_abandoned_runs", lambda: None)
     with (
@@ -61,7 +63,7 @@ def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(monkeyp
         pytest.raises(UnigrecError, match=r"stopped answering: refused; .* the same command goes on") as raised,
         prefect_server(),
     ):
-        raise httpx.ConnectError("refused")
+        raise raised_by_prefect("refused")
     assert "s3cret" not in str(raised.value)
 
 
