@@ -32,7 +32,7 @@ from unigrec.masking import masked
 
 START_SECONDS = 120.0
 EXIT_INTERRUPTED = 130  # as a shell says it of Ctrl-C
-# Of a call to our own server, half a minute in all: it answers 503 while its database is busy, and never comes back once
+# Of a call to our own server, half a minute in all: it answers 503 while its database is busy, and does not return once
 # it is gone. Of another server, that is for the user to set.
 OWN_RETRIES = 4
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
