@@ -31,7 +31,7 @@ def keep_memory() -> None:
     """Let this process keep what it frees for what it allocates next (Linux with glibc; elsewhere nothing happens).
 
     A step frees its activations and the next one asks for as many. Given back in between, each page is fetched from the
-    kernel and zeroed again, every step: a seventh of a training step's time, more of an evaluation's.
+    kernel and zeroed again, every step: a tenth of a training step's time and more (docs/RESULTS.md, Speed).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is not None:
