@@ -36,7 +36,7 @@ CORE_LIBRARIES = {"numpy", "torch"}
 EDGES = {
     "prefect": set(),
     "dvc": set(),
-    "mlflow": {"tracking", "registry", "promotion", "pyfunc_model", "serving"},
+    "mlflow": {"tracking", "registry", "promotion", "model_package", "model_check", "pyfunc_model", "serving"},
     "deepspeed": {"training.engine"},
     "great_expectations": {"validation"},
     "sentence_transformers": {"embedding"},

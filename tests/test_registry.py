@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from promotions import says
@@ -18,7 +18,7 @@ from unigrec.bundle_files import open_bundle
 from unigrec.config import RegisterParams
 from unigrec.errors import UnigrecError
 from unigrec.promotion import promote
-from unigrec.registry import load_bundle, load_registered, locate, register, version_of
+from unigrec.registry import load_bundle, locate, register, version_of
 from unigrec.tracking import BUNDLE_TAG, flatten, mlflow_client
 
 BROKEN_MODEL = """
@@ -58,6 +58,12 @@ def params(tmp_path, monkeypatch, empty_store) -> RegisterParams:
     return RegisterParams(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="tests", model_name="tiny")
 
 
+@pytest.fixture
+def unchecked(monkeypatch) -> None:
+    """New versions are not loaded back, which takes a process of its own and seconds: tests of that do without this."""
+    monkeypatch.setattr(registry, "_check_loads", lambda *_: None)
+
+
 def aliases(params: RegisterParams) -> dict[str, str]:
     with mlflow_client(params) as client:
         return {name: str(version) for name, version in client.get_registered_model("tiny").aliases.items()}
@@ -68,15 +74,11 @@ def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
     done = register(folder, params)
     assert done == ("tiny", "1", True, True, None)
     assert aliases(params) == {"challenger": "1"}
-    answer = load_registered("tiny", "1").predict(pd.DataFrame({"history": [["P3", "a,b"], ["gone"]]}), params={"k": 2})
-    assert [len(items) for items in answer["item_ids"]] == [2, 2]
-    assert answer["unknown"].tolist() == [0, 1]
-    assert answer["by_popularity"].tolist() == [False, True]
     assert load_bundle(params, "challenger").id == load_bundle(params, "1").id == load_bundle(params, str(folder)).id
     assert a.read_json(a.REFERENCE) == {"origin": "folder: shop", **tiny_rows()}
 
 
-def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params):
+def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params, unchecked):
     folder = make_bundle()
     register(folder, params)
     with mlflow_client(params) as client:
@@ -100,7 +102,7 @@ def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params):
     assert json.loads(version.tags["params"])["joint"]["recommender"]["d_model"] == 64
 
 
-def test_the_same_bundle_is_registered_once(params):
+def test_the_same_bundle_is_registered_once(params, unchecked):
     folder = make_bundle()
     first, second = register(folder, params), register(folder, params)
     assert (first.version, first.created, second.version, second.created) == ("1", True, "1", False)
@@ -109,7 +111,7 @@ def test_the_same_bundle_is_registered_once(params):
         assert len(client.search_runs([client.get_experiment_by_name("tests").experiment_id])) == 1
 
 
-def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(params):
+def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(params, unchecked):
     done = register(make_bundle(passed=False), params)
     assert (done.created, done.passed) == (True, False)
     assert aliases(params) == {}
@@ -148,7 +150,7 @@ def test_a_registration_that_died_halfway_is_finished(params, monkeypatch):
     assert aliases(params) == {"challenger": "1"}
 
 
-def test_a_challenger_is_promoted_and_a_second_registration_tells_the_verdict(params):
+def test_a_challenger_is_promoted_and_a_second_registration_tells_the_verdict(params, unchecked):
     register(make_bundle(), params)
     done = promote(params, says("promote"))
     assert (done.version, done.champion, done.moved) == ("1", "1", True)
@@ -156,7 +158,7 @@ def test_a_challenger_is_promoted_and_a_second_registration_tells_the_verdict(pa
     assert register(make_bundle(), params).verdict == done.reason
 
 
-def test_a_bundle_is_located_without_loading_it(params, tmp_path):
+def test_a_bundle_is_located_without_loading_it(params, tmp_path, unchecked):
     folder = make_bundle()
     register(folder, params)
     for model, name in (("challenger", "version 1"), ("1", "version 1"), (str(folder), str(folder))):
@@ -164,6 +166,16 @@ def test_a_bundle_is_located_without_loading_it(params, tmp_path):
         scratch.mkdir()
         found = locate(params, model, scratch)
         assert (found.name, open_bundle(found.folder)["id"]) == (name, folder.name)
+
+
+def test_what_was_fetched_of_a_version_is_kept_as_long_as_its_bundle(params, unchecked):
+    register(make_bundle(), params)
+    bundle = load_bundle(params, "1")
+    folder = bundle.folder
+    assert open_bundle(folder)["id"] == bundle.id
+    del bundle
+    gc.collect()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("model", ["champion", "7"])
@@ -174,7 +186,7 @@ def test_asking_for_a_model_that_is_not_there_says_what_to_do(params, model):
         assert version_of(client, "tiny", "champion") is None
 
 
-def test_a_dead_address_fails_soon_and_the_kept_bundle_registers_later(params, monkeypatch):
+def test_a_dead_address_fails_soon_and_the_kept_bundle_registers_later(params, monkeypatch, unchecked):
     folder = make_bundle()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     began = time.monotonic()

@@ -32,10 +32,24 @@ def probe(folder: Path, histories: list[list[str]], k: int, limit: float) -> lis
     Raises:
         ProbeError: in the child's words.
     """
-    question = json.dumps({"histories": histories, "k": k})
+    return [
+        float(value)
+        for value in ask_child([*COMMAND, str(folder)], {"histories": histories, "k": k}, limit)["latency_ms"]
+    ]
+
+
+def ask_child(command: list[str], question: dict[str, Any], limit: float) -> dict[str, Any]:
+    """The answer of a child process to a question; both are JSON, on its standard input and output.
+
+    Args:
+        limit: seconds for the child to start, load and answer.
+
+    Raises:
+        ProbeError: with the last line that the child wrote to standard error.
+    """
     try:
         done = subprocess.run(
-            [*COMMAND, str(folder)], input=question, capture_output=True, text=True, timeout=limit, check=False
+            command, input=json.dumps(question), capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise ProbeError(f"it did not load and answer within {limit:g} s") from error
@@ -44,7 +58,7 @@ def probe(folder: Path, histories: list[list[str]], k: int, limit: float) -> lis
         raise ProbeError(f"signal {-done.returncode} ended the process that loaded it: {lines[-1]}")
     if done.returncode:
         raise ProbeError(f"it does not load and recommend: {lines[-1].removeprefix('error: ')}")
-    return [float(value) for value in json.loads(done.stdout)["latency_ms"]]
+    return json.loads(done.stdout)
 
 
 def measure(folder: Path, histories: list[list[str]], k: int) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import json
+import sys
 import tempfile
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +17,13 @@ from unigrec import artifacts as a
 from unigrec.bundle_files import MANIFEST, Subject, open_bundle
 from unigrec.errors import UnigrecError
 from unigrec.masking import masked
+from unigrec.model_package import MODEL_CODE, ask_stored, copy_code, requirements, signature
+from unigrec.probe import ProbeError
 from unigrec.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
 
     from unigrec.bundle import Bundle
     from unigrec.config import RegisterParams
@@ -28,8 +32,6 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CHECKED_TAG = "loads"  # the version was loaded back and recommended
 PARAMS_TAG = "params"  # those of the run, as JSON
 VERDICT_TAG = "verdict"  # what promotion said about it
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
-REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML", "safetensors", "scikit-learn")
 
 
 class Registration(NamedTuple):
@@ -64,7 +66,7 @@ def register(folder: Path, params: RegisterParams) -> Registration:
             return Registration(params.model_name, str(version.version), False, manifest["gates_passed"], verdict)
         if version is None:
             version = _create_version(client, params, folder, manifest)
-        _check_loads(params.model_name, str(version.version))
+        _check_loads(params.model_name, str(version.version), folder)
         client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, "yes")
         if manifest["gates_passed"]:
             client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
@@ -95,16 +97,19 @@ def current_aliases(params: RegisterParams, version: str) -> list[str]:
 def load_bundle(params: RegisterParams, model: str) -> Bundle:
     """The bundle behind an alias (`champion`), a version number, or a bundle's folder.
 
+    Only the bundle's files are read; no code that is stored in the registry runs. Files from the registry lie in a
+    temporary folder that lives as long as the bundle.
+
     Raises:
         UnigrecError: there is none, or it is damaged, or MLflow does not answer.
     """
     from unigrec.bundle import Bundle
 
-    if _is_folder(model):
-        return Bundle.load(Path(model))
-    with mlflow_client(params) as client:
-        version = named_version(client, params.model_name, model)
-        return load_registered(params.model_name, str(version.version)).unwrap_python_model().bundle
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="unigrec-"))
+        bundle = Bundle.load(locate(params, model, Path(scratch)).folder)
+        weakref.finalize(bundle, stack.pop_all().close)
+    return bundle
 
 
 def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:
@@ -112,11 +117,11 @@ def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:
 
     A folder is taken where it is, and MLflow is not asked. Raises UnigrecError.
     """
-    import mlflow
-
     if _is_folder(model):
         return Subject(model, Path(model))
     with mlflow_client(params) as client:
+        import mlflow
+
         number = str(named_version(client, params.model_name, model).version)
         copy = mlflow.artifacts.download_artifacts(f"models:/{params.model_name}/{number}", dst_path=str(scratch))
     found = sorted(Path(copy).glob(f"artifacts/*/{MANIFEST}"))
@@ -146,48 +151,21 @@ def named_version(client: MlflowClient, name: str, model: str) -> ModelVersion:
     return version
 
 
-def load_registered(name: str, version: str) -> Any:
-    """The MLflow model of a version, from the registry that `mlflow_client` chose."""
-    import mlflow
-
-    return mlflow.pyfunc.load_model(f"models:/{name}/{version}")
-
-
-def signature() -> ModelSignature:
-    """history in; item_ids, titles, scores, unknown and by_popularity out; `k` as a parameter."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
-
-    return ModelSignature(
-        inputs=Schema([ColSpec(Array(DataType.string), "history")]),
-        outputs=Schema(
-            [
-                ColSpec(Array(DataType.string), "item_ids"),
-                ColSpec(Array(DataType.string), "titles"),
-                ColSpec(Array(DataType.double), "scores"),
-                ColSpec(DataType.long, "unknown"),
-                ColSpec(DataType.boolean, "by_popularity"),
-            ]
-        ),
-        params=ParamSchema([ParamSpec("k", DataType.long, 10)]),
-    )
-
-
 def _create_version(
     client: MlflowClient, params: RegisterParams, folder: Path, manifest: dict[str, Any]
 ) -> ModelVersion:
     import mlflow
 
     run_id = log_run(client, params.experiment, folder, manifest)
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as scratch, _import_path_kept():
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(MODEL_CODE),
             artifacts={"bundle": str(folder)},
             signature=signature(),
             input_example=_example(folder),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+            code_paths=[str(copy_code(MODEL_CODE, Path(scratch)))],
+            pip_requirements=requirements(),
         )
     if not client.search_registered_models(f"name = '{params.model_name}'"):
         client.create_registered_model(params.model_name)
@@ -196,24 +174,31 @@ def _create_version(
     return client.create_model_version(params.model_name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
 
-def _check_loads(name: str, version: str) -> None:
+@contextlib.contextmanager
+def _import_path_kept() -> Iterator[None]:
+    """MLflow tries the example on a temporary copy of the model and leaves its code on the import path."""
+    path = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path = path
+
+
+def _check_loads(name: str, version: str, folder: Path) -> None:
     """MLflow registers models that cannot load: load this one and ask it, before an alias can point to it.
 
-    It is fetched first: when the store fails in that, nothing is said against the model.
+    It is fetched first: an error of the store says nothing against the model.
     """
     import mlflow
-    import pandas as pd
 
+    catalogue = _item_ids(folder)
     with tempfile.TemporaryDirectory() as scratch:
         fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=scratch)
         try:
-            model = mlflow.pyfunc.load_model(fetched)
-            catalogue = model.unwrap_python_model().bundle.item_ids
-            answer = model.predict(pd.DataFrame({"history": [catalogue[:2]]}), params={"k": 1})
-            items = list(answer["item_ids"][0])
-        except Exception as error:  # whatever it is, nobody may point to this version
+            items = ask_stored(Path(fetched), catalogue[:2], k=1)
+        except ProbeError as error:
             raise UnigrecError(
-                f"{name} version {version} was registered but does not load: {masked(str(error))}; no alias was set"
+                f"{name} version {version} was registered, but {masked(str(error))}; no alias was set"
             ) from error
     if len(items) != 1 or items[0] not in set(catalogue):
         raise UnigrecError(f"{name} version {version} loads but does not recommend; no alias was set")
@@ -222,5 +207,9 @@ def _check_loads(name: str, version: str) -> None:
 def _example(folder: Path) -> Any:
     import pandas as pd
 
-    ids = a.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()
+    ids = _item_ids(folder)
     return pd.DataFrame({"history": [ids[:2]]}), {"k": min(10, len(ids))}
+
+
+def _item_ids(folder: Path) -> list[str]:
+    return a.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()

@@ -14,14 +14,13 @@ from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from flows.services import Services, _postgres, main, postgres_programs, services
 
 from tiny_model import make_bundle
 from unigrec.config import RegisterParams
 from unigrec.errors import EXIT_BAD_INPUT, UnigrecError
-from unigrec.registry import load_registered, register
+from unigrec.registry import load_bundle, register
 from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
 
 USER, PASSWORD, WRONG = "joe", "pl4nted'secret-one", "pl4nted-secret-two"
@@ -75,8 +74,7 @@ def test_a_bundle_is_registered_with_the_right_password_and_loads_back(client):
     assert (done.version, done.created) == ("1", True)
     with mlflow_client(PARAMS) as found:
         assert found.get_registered_model("tiny").aliases == {"challenger": "1"}
-        answer = load_registered("tiny", "1").predict(pd.DataFrame({"history": [["P3"]]}), params={"k": 2})
-    assert len(answer["item_ids"][0]) == 2
+    assert len(load_bundle(PARAMS, "1").recommend([["P3"]], k=2)[0].items) == 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,97 @@
+"""A version that commit a1817b7 registered: every command on models works with it, and its stored code never runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tiny_model import PARAMS_FILE, make_bundle, write_data
+from unigrec import artifacts as a
+from unigrec import registry
+from unigrec.bundle import Bundle
+from unigrec.bundle_files import open_bundle
+from unigrec.cli import app
+from unigrec.config import RegisterParams, load_params
+from unigrec.registry import load_bundle, register, version_of
+from unigrec.tracking import mlflow_client
+
+KEPT = Path(__file__).with_name("version_of_a1817b7")
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch) -> RegisterParams:
+    """A project whose store holds the kept version as challenger, in the layout of that commit."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(PARAMS_FILE, "params.yaml")
+    params = load_params(Path("params.yaml")).register_
+    model = shutil.copytree(KEPT / "model", tmp_path / "model")
+    code = (model / "pyfunc_model.py.txt").rename(model / "pyfunc_model.py")
+    code.write_text(f"{code.read_text()}\nPath({str(mark(tmp_path))!r}).touch()\n")
+    name, tags = params.model_name, json.loads((KEPT / "tags.json").read_text())
+    with mlflow_client(params) as client:
+        experiment = client.create_experiment(params.experiment)
+        run = client.create_run(experiment).info.run_id
+        logged = client.create_logged_model(experiment, "model", run).model_id
+        client.log_model_artifacts(logged, str(model))
+        client.finalize_logged_model(logged, "READY")
+        client.create_registered_model(name)
+        client.create_model_version(name, f"models:/{logged}", run, tags=tags, model_id=logged)
+        client.set_registered_model_alias(name, registry.CHALLENGER, "1")
+    return params
+
+
+def mark(folder: Path) -> Path:
+    """What the stored code would write."""
+    return folder / "stored code was run"
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"}, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def champion(params: RegisterParams) -> str | None:
+    with mlflow_client(params) as client:
+        found = version_of(client, params.model_name, registry.CHAMPION)
+    return found and str(found.version)
+
+
+def test_the_kept_version_is_what_that_commit_made():
+    (folder,) = (KEPT / "model/artifacts").iterdir()
+    manifest = open_bundle(folder)
+    assert manifest["git_commit"].startswith("a1817b7")
+    assert manifest["id"] == folder.name == json.loads((KEPT / "tags.json").read_text())["bundle_id"]
+    assert "from unigrec.bundle import Bundle" in (KEPT / "model/pyfunc_model.py.txt").read_text()
+    assert "code: null" in (KEPT / "model/MLmodel").read_text()
+
+
+def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, monkeypatch):
+    write_data(data_seed=0)  # the kept model finds each user's test item
+    assert "PASSED" in invoke("gate", "--challenger", "challenger", "--champion", "none")
+    assert "version 1 is champion" in invoke("promote")
+
+    (kept,) = (KEPT / "model/artifacts").iterdir()
+    expected = Bundle.load(kept).recommend([["P3", "gone"]], k=3)[0]
+    answer = json.loads(invoke("recommend", "--history", "P3,gone", "-k", "3", "--json"))
+    assert [item["item_id"] for item in answer["items"]] == [item.item_id for item in expected.items]
+    assert answer["unknown"] == 1
+
+    monkeypatch.setattr(
+        registry, "_check_loads", lambda *_: None
+    )  # of the newer version; tests/serving/test_standalone.py
+    assert register(make_bundle(seed=1, data_seed=1), params).version == "2"
+    assert "version 2 is champion" in invoke("promote")  # judged next to the kept one
+    assert "version 1 is champion again" in invoke("rollback", "--why", "a test")
+    assert champion(params) == "1"
+
+    invoke("warm-start", "--from", "champion")
+    start = load_params(Path("params.yaml")).start.path
+    assert start == str(a.BUNDLES / kept.name)
+    assert open_bundle(Path(start))["id"] == load_bundle(params, "1").id == kept.name
+    assert not mark(tmp_path).exists()
