@@ -135,7 +135,7 @@ def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatc
         register(folder, params)
 
 
-def test_a_registration_that_died_halfway_is_finished(params, monkeypatch):
+def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unchecked):
     folder = make_bundle()
 
     def die(*_: object) -> None:

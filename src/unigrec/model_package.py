@@ -11,9 +11,9 @@ import importlib.metadata
 import importlib.util
 import shutil
 import sys
-from modulefinder import ModuleFinder
+from modulefinder import Module, ModuleFinder
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import unigrec
 from unigrec.probe import ask_child
@@ -44,8 +44,8 @@ class _OwnModules(ModuleFinder):
     """Follows imports of this package alone."""
 
     def find_module(
-        self, name: str, path: list[str] | None, parent: object = None
-    ) -> tuple[IO[bytes] | None, str | None, tuple[str, str, int]]:
+        self, name: str, path: str | None, parent: Module | None = None
+    ) -> tuple[IO[Any] | None, str | None, tuple[str, str, int]]:
         if path is None and name != PACKAGE:
             raise ImportError(name)
         return super().find_module(name, path, parent)
@@ -59,7 +59,8 @@ def imported_modules(entry: Path) -> tuple[list[Path], set[str]]:
     """
     finder = _OwnModules(path=[str(SOURCES)])
     finder.run_script(str(entry))
-    own = [Path(module.__file__) for name, module in finder.modules.items() if module.__file__ and name != "__main__"]
+    files = {name: getattr(module, "__file__", None) for name, module in finder.modules.items() if name != "__main__"}
+    own = [Path(file) for file in files.values() if file]
     others = {name.split(".")[0] for name in finder.badmodules} - sys.stdlib_module_names - {PACKAGE}
     return sorted(own), others
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tiny_model import PARAMS_FILE, make_bundle, write_data
 from unigrec import artifacts as a
-from unigrec import registry
+from unigrec import judge, registry
 from unigrec.bundle import Bundle
 from unigrec.bundle_files import open_bundle
 from unigrec.cli import app
@@ -27,7 +27,9 @@ def params(tmp_path, monkeypatch) -> RegisterParams:
     """A project whose store holds the kept version as challenger, in the layout of that commit."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(PARAMS_FILE, "params.yaml")
+    # The whole path: MLflow keeps a connection per address, and another test's store may have had the relative one.
+    text = PARAMS_FILE.read_text(encoding="utf-8").replace("sqlite:///mlflow.db", f"sqlite:///{tmp_path}/mlflow.db")
+    Path("params.yaml").write_text(text, encoding="utf-8")
     params = load_params(Path("params.yaml")).register_
     model = shutil.copytree(KEPT / "model", tmp_path / "model")
     code = (model / "pyfunc_model.py.txt").rename(model / "pyfunc_model.py")
@@ -74,6 +76,7 @@ def test_the_kept_version_is_what_that_commit_made():
 def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, monkeypatch):
     write_data(data_seed=0)  # the kept model finds each user's test item
     assert "PASSED" in invoke("gate", "--challenger", "challenger", "--champion", "none")
+    monkeypatch.setattr(judge, "probe", lambda *_: [1.0])  # a process each time; the command above had a real one
     assert "version 1 is champion" in invoke("promote")
 
     (kept,) = (KEPT / "model/artifacts").iterdir()
