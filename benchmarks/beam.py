@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from unigrec.errors import UnigrecError
-from unigrec.process import keep_quiet
+from unigrec.base.errors import UnigrecError
+from unigrec.base.process import keep_quiet
 
 keep_quiet()
 
@@ -18,13 +18,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.quality_steps import load_data  # noqa: E402
-from unigrec import artifacts as a  # noqa: E402
-from unigrec import outputs, stages  # noqa: E402
-from unigrec.data.batches import Sequences, in_chunks  # noqa: E402
-from unigrec.decoding import beam_search, exact_scores  # noqa: E402
-from unigrec.evaluation import rank_in_list, ranking_metrics  # noqa: E402
-from unigrec.ranking import Student  # noqa: E402
+from benchmarks.quality.steps import load_data  # noqa: E402
+from unigrec.base import files as a  # noqa: E402
+from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noqa: E402
+from unigrec.core.evaluation.ranking import Student  # noqa: E402
+from unigrec.core.retrieval.beam import beam_search, exact_scores  # noqa: E402
+from unigrec.core.sequences import Sequences, in_chunks  # noqa: E402
+from unigrec.pipeline import outputs, stages  # noqa: E402
 
 USERS_AT_ONCE = 32
 TOP = 10

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.speed.harness import run_command
 from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
-from unigrec import artifacts as a
-from unigrec import outputs
-from unigrec.bundle_files import Serving, assemble
-from unigrec.config import load_params
-from unigrec.identifiers import churn_against
-from unigrec.warm_start import known_codes
+from unigrec.base import files as a
+from unigrec.config.schema import load_params
+from unigrec.core.identifiers.churn import known_codes
+from unigrec.core.identifiers.collisions import churn_against
+from unigrec.pipeline import outputs
+from unigrec.serving.manifest import Serving, assemble
 
 STAGES = (
     *("ingest", "validate", "prepare", "start", "embed", "teacher"),

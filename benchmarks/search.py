@@ -13,15 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import ROOT, Stop, as_command, work_through
-from benchmarks.quality_ladder import LADDER, chosen_rungs, profile_params, read_ladder, rung_params
-from benchmarks.quality_runs import rung_folder, rung_steps
-from benchmarks.quality_steps import Session, code_version, load_data
-from unigrec import artifacts as a
-from unigrec.config import read_mapping
-from unigrec.errors import EXIT_OK, UnigrecError
-from unigrec.stages import training_device
-from unigrec.training.checkpoint import Stopped
+from benchmarks.quality.__main__ import ROOT, Stop, as_command, work_through
+from benchmarks.quality.ladder import LADDER, chosen_rungs, profile_params, read_ladder, rung_params
+from benchmarks.quality.runs import rung_folder, rung_steps
+from benchmarks.quality.steps import Session, code_version, load_data
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.config.schema import read_mapping
+from unigrec.core.training.checkpoint import Stopped
+from unigrec.pipeline.stages import training_device
 
 SPACE = ROOT / "infra/search.yaml"
 SELECTS = "validation_ndcg_at_10"

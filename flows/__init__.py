@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from unigrec.process import keep_quiet
+from unigrec.base.process import keep_quiet
 
 keep_quiet()
 os.environ.setdefault("PREFECT_HOME", str(Path("state/prefect").absolute()))  # nothing is written to the user's home

@@ -16,11 +16,11 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
-from flows.notifications import arrange, check_address
-from flows.processes import child_environment
-from flows.server import check_health
-from unigrec.errors import EXIT_OK, UnigrecError
-from unigrec.masking import WEBHOOK_VARIABLE, masked
+from flows.prefect_server.notifications import arrange, check_address
+from flows.prefect_server.server import check_health
+from flows.stages.processes import child_environment
+from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.masking import WEBHOOK_VARIABLE, masked
 
 DEPLOYMENTS = Path("prefect.yaml")
 POOL = "training"

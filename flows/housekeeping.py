@@ -17,15 +17,16 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
-from flows import leftovers, runs
-from flows.server import run_here
-from flows.worktree import LOCK as WORKTREE_LOCK
-from unigrec import artifacts as a
-from unigrec.config import RegisterParams, load_params
-from unigrec.errors import EXIT_OK, BusyError, UnigrecError
-from unigrec.lock import exclusive
-from unigrec.masking import masked
-from unigrec.tracking import mlflow_client
+from flows.checkout import leftovers
+from flows.checkout.worktree import LOCK as WORKTREE_LOCK
+from flows.prefect_server import runs
+from flows.prefect_server.server import run_here
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_OK, BusyError, UnigrecError
+from unigrec.base.lock import exclusive
+from unigrec.base.masking import masked
+from unigrec.config.schema import RegisterParams, load_params
+from unigrec.registry.tracking import mlflow_client
 
 PARAMS_FILE = Path("params.yaml")
 # Whoever holds one is at work on what is to be tidied up. The first is a scheduled run's: beside one, none is taken.

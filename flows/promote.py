@@ -13,11 +13,11 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
-from flows.server import run_here
-from unigrec import commands
-from unigrec.config import Params, load_params
-from unigrec.errors import EXIT_OK, EXIT_REFUSED
-from unigrec.promotion import Promotion
+from flows.prefect_server.server import run_here
+from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
+from unigrec.commands import promotion as commands
+from unigrec.config.schema import Params, load_params
+from unigrec.promotion.champion import Promotion
 
 PARAMS_FILE = Path("params.yaml")
 

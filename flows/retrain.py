@@ -14,18 +14,18 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
-from flows.graph import read_graph
-from flows.processes import StageError, run_stage
+from flows.prefect_server.server import run_here
 from flows.promote import promote_and_show
-from flows.server import run_here
-from unigrec import artifacts as a
-from unigrec import commands
-from unigrec.config import Params, load_params
-from unigrec.errors import EXIT_OK, EXIT_REFUSED
-from unigrec.lock import exclusive
-from unigrec.registry import Registration, current_aliases, register
-from unigrec.report import markdown, print_summary, summarise
-from unigrec.tracking import tracking_uri
+from flows.stages.graph import read_graph
+from flows.stages.processes import StageError, run_stage
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
+from unigrec.base.lock import exclusive
+from unigrec.commands import promotion as commands
+from unigrec.config.schema import Params, load_params
+from unigrec.pipeline.summary import markdown, print_summary, summarise
+from unigrec.registry.tracking import tracking_uri
+from unigrec.registry.versions import Registration, current_aliases, register
 
 PARAMS_FILE = Path("params.yaml")
 RETRIES = 2

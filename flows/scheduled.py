@@ -20,14 +20,14 @@ from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 
-from flows import shared, worktree
-from flows.processes import run_streamed
-from flows.server import run_here
-from unigrec import artifacts as a
-from unigrec.bundle_files import DVC_LOCK, PARAMS, sha256
-from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT_REFUSED, BusyError, UnigrecError
-from unigrec.lock import exclusive
-from unigrec.tracking import URI_VARIABLE
+from flows.checkout import shared, worktree
+from flows.prefect_server.server import run_here
+from flows.stages.processes import run_streamed
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT_REFUSED, BusyError, UnigrecError
+from unigrec.base.lock import exclusive
+from unigrec.registry.tracking import URI_VARIABLE
+from unigrec.serving.manifest import DVC_LOCK, PARAMS, sha256
 
 TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: no reason to miss a night
 # Where MLflow puts the artifacts of experiments that it makes; left to itself, into the worktree that made them.

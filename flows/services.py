@@ -27,13 +27,13 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows import runs
 from flows.deploy import POOL
-from flows.processes import child_environment, start_supervised, stop
-from flows.server import free_port, wait_until_healthy
-from unigrec.errors import UnigrecError
-from unigrec.masking import HIDDEN, WEBHOOK_VARIABLE, masked
-from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
+from flows.prefect_server import runs
+from flows.prefect_server.server import free_port, wait_until_healthy
+from flows.stages.processes import child_environment, start_supervised, stop
+from unigrec.base.errors import UnigrecError
+from unigrec.base.masking import HIDDEN, WEBHOOK_VARIABLE, masked
+from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
 
 STATE = Path("state/services")
 HOST = "127.0.0.1"

@@ -24,13 +24,13 @@ import safetensors
 import torch
 import yaml
 
-from tiny_model import PARAMS_FILE, make_bundle
-from unigrec.config import RegisterParams, parse_params
-from unigrec.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
-from unigrec.launcher import report
-from unigrec.masking import holds_credentials, masked, split_credentials
-from unigrec.registry import register
-from unigrec.report import summarise
+from support.tiny_model import PARAMS_FILE, make_bundle
+from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.base.launcher import report
+from unigrec.base.masking import holds_credentials, masked, split_credentials
+from unigrec.config.schema import RegisterParams, parse_params
+from unigrec.pipeline.summary import summarise
+from unigrec.registry.versions import register
 
 ROOT = Path(__file__).parents[1]
 SECRET = "pl4nted-secret"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.speed.harness import Options, say
 from benchmarks.speed.report import markdown, page, save_part
-from unigrec.errors import UnigrecError
+from unigrec.base.errors import UnigrecError
 
 # Part -> what it measures. Each is the module of that name beside this one, with `run(options) -> list[Table]`.
 PARTS = {

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.speed.harness import Options, Table, Usage, in_child, run_command, say
 from benchmarks.speed.project import UNIGREC, make_project
-from unigrec import artifacts as a
+from unigrec.base import files as a
 
 SIZES, QUICK_SIZES = (200_000, 2_000_000, 20_000_000), (4_000,)
 STAGES = ("ingest", "validate", "prepare")

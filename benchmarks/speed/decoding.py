@@ -15,12 +15,12 @@ from benchmarks.speed.harness import Options, Table, Timing, in_child, ratio, sa
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender
 from benchmarks.speed.shapes import learning_data
-from unigrec.data.batches import Sequences, in_chunks
-from unigrec.decoding import CPU_BATCH, Recommendations, Restriction, beam_searches
-from unigrec.evaluation import seen_before
-from unigrec.process import keep_memory
-from unigrec.ranking import Student
-from unigrec.stages import training_device
+from unigrec.base.process import keep_memory
+from unigrec.core.evaluation.metrics import seen_before
+from unigrec.core.evaluation.ranking import Student
+from unigrec.core.retrieval.beam import CPU_BATCH, Recommendations, Restriction, beam_searches
+from unigrec.core.sequences import Sequences, in_chunks
+from unigrec.pipeline.stages import training_device
 
 if TYPE_CHECKING:
     from benchmarks.speed.generate import Generate

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from benchmarks.speed.t5 import stack_pairs, t5_config
-from unigrec.data.batches import Sequences
-from unigrec.decoding import Recommendations
-from unigrec.evaluation import seen_before
-from unigrec.models.recommender import START, Recommender
+from unigrec.core.evaluation.metrics import seen_before
+from unigrec.core.models.recommender import START, Recommender
+from unigrec.core.retrieval.beam import Recommendations
+from unigrec.core.sequences import Sequences
 
 
 class LevelLogProbabilities(LogitsProcessor):

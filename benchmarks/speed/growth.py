@@ -14,15 +14,15 @@ from benchmarks.speed.harness import Options, Table, in_child, ratio, say
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender, write_bundle
 from benchmarks.speed.shapes import generated_embeddings
-from unigrec import artifacts as a
-from unigrec.bundle import Bundle
-from unigrec.data.batches import Histories
-from unigrec.decoding import beam_search
-from unigrec.identifiers import collision_rate, disambiguate, hard_codes, health, reassign
-from unigrec.models.tokenizer import Tokenizer
-from unigrec.ranking import Student
-from unigrec.stages import training_device
-from unigrec.training.tokenizer import new_tokenizer
+from unigrec.base import files as a
+from unigrec.core.evaluation.ranking import Student
+from unigrec.core.identifiers.collisions import collision_rate, disambiguate, hard_codes, health, reassign
+from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.retrieval.beam import beam_search
+from unigrec.core.sequences import Histories
+from unigrec.core.training.tokenizer import new_tokenizer
+from unigrec.pipeline.stages import training_device
+from unigrec.serving.bundle import Bundle
 
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (200, 400)
 USERS, ROUNDS, QUICK_USERS, QUICK_ROUNDS = 16, 5, 4, 1

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from unigrec.process import keep_quiet
+from unigrec.base.process import keep_quiet
 
 ROOT = Path(__file__).parents[2]
 # Runs a command and says what its processes took. Small itself: a child's peak is never below that of who started it.

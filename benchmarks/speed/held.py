@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from benchmarks.speed.harness import ROOT, Timing, import_path, loaded
-from unigrec.process import die_with_parent
+from unigrec.base.process import die_with_parent
 
 Name = TypeVar("Name", bound=Hashable)
 

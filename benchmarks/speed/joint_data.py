@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import quality_ladder
+from benchmarks.quality import ladder as quality_ladder
 from benchmarks.speed.harness import ROOT
 from benchmarks.speed.shapes import learning_data
-from unigrec.config import Params, parse_params
-from unigrec.identifiers import hard_codes
-from unigrec.models.unified import UnifiedModel
-from unigrec.profiles import with_values
-from unigrec.training.joint import JointData, new_unified, resolve
-from unigrec.training.tokenizer import new_tokenizer
+from unigrec.config.profiles import with_values
+from unigrec.config.schema import Params, parse_params
+from unigrec.core.identifiers.collisions import hard_codes
+from unigrec.core.models.unified import UnifiedModel
+from unigrec.core.training.joint import JointData, new_unified, resolve
+from unigrec.core.training.tokenizer import new_tokenizer
 
 WIDTH, QUICK_WIDTH = 384, 16  # of item embeddings; the first is that of the offline text encoder
 TEACHER_WIDTH = 64

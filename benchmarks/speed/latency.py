@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.speed.harness import Options, Table, in_child, say
 from benchmarks.speed.served import UNTRAINED, item_id, serving_params, write_bundle
 from benchmarks.speed.shapes import learning_data
-from unigrec.bundle import Bundle
-from unigrec.data.batches import Sequences
+from unigrec.core.sequences import Sequences
+from unigrec.serving.bundle import Bundle
 
 REQUESTS, WARM_UP, QUICK_REQUESTS = 300, 30, 5
 BEAMS = {30: 60.0, 10: 25.0}  # beam -> what is wanted of the 99th percentile, in milliseconds

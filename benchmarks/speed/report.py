@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.harness import ROOT, Table
-from unigrec import artifacts as a
+from unigrec.base import files as a
 
 
 def machine() -> dict[str, Any]:

@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.speed.harness import ROOT
 from benchmarks.speed.shapes import params_of
-from unigrec import artifacts as a
-from unigrec.bundle_files import Serving, assemble
-from unigrec.config import Params
-from unigrec.identifiers import Resolved, disambiguate
-from unigrec.models.recommender import Recommender, RecommenderConfig
-from unigrec.models.tokenizer import Tokenizer
+from unigrec.base import files as a
+from unigrec.config.schema import Params
+from unigrec.core.identifiers.collisions import Resolved, disambiguate
+from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.serving.manifest import Serving, assemble
 
 SPREAD = 0.5  # of the logarithm of how often a codeword is taken: 7.8 of 8 bits, near what is published
 UNTRAINED = "Weights are drawn, not trained; so are the codes of an item, level by level."

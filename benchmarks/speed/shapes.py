@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.quality_ladder import profile_params
-from benchmarks.quality_steps import load_data
+from benchmarks.quality.ladder import profile_params
+from benchmarks.quality.steps import load_data
 from benchmarks.speed.harness import ROOT
-from unigrec.config import Params, parse_params
-from unigrec.data.batches import Sequences
+from unigrec.config.schema import Params, parse_params
+from unigrec.core.sequences import Sequences
 
 USERS, ITEMS = 22_363, 12_101  # Beauty 2014, 5-core
 QUICK_USERS, QUICK_ITEMS = 400, 320

@@ -18,9 +18,9 @@ FIRST_STEP = 17  # exit code: the first step was done
 # The command itself, in a process that ends once the engine has taken a step.
 UNTIL_FIRST_STEP = f"""
 import os, sys
-from unigrec.process import keep_quiet
+from unigrec.base.process import keep_quiet
 keep_quiet()
-from unigrec.training import engine
+from unigrec.core.training import engine
 
 def and_end(step):
     def once(self, loss):

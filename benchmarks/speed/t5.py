@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Stack
 
-from unigrec.data.batches import Segments
-from unigrec.models.recommender import START, Attention, Recommender, RecommenderConfig
-from unigrec.models.unified import JointOutput, UnifiedModel
-from unigrec.training.samples import Samples
+from unigrec.core.models.recommender import START, Attention, Recommender, RecommenderConfig
+from unigrec.core.models.unified import JointOutput, UnifiedModel
+from unigrec.core.sequences import Segments
+from unigrec.core.training.samples import Samples
 
 
 class PublicParts(nn.Module):

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from unigrec import artifacts as a
-from unigrec.errors import UnigrecError
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
 
 app = typer.Typer(
     add_completion=False,
@@ -30,8 +30,8 @@ MODELS = "Models"
 
 
 def _run_stage(name: str, params_file: Path) -> None:
-    from unigrec.launcher import run_and_end
-    from unigrec.process import die_with_parent, keep_quiet
+    from unigrec.base.launcher import run_and_end
+    from unigrec.base.process import die_with_parent, keep_quiet
 
     die_with_parent()
     keep_quiet()
@@ -39,9 +39,9 @@ def _run_stage(name: str, params_file: Path) -> None:
 
 
 def _stage(name: str, params_file: Path) -> None:
-    from unigrec import stages
-    from unigrec.config import load_params
-    from unigrec.launcher import is_rank, run_ranks
+    from unigrec.base.launcher import is_rank, run_ranks
+    from unigrec.config.schema import load_params
+    from unigrec.pipeline import stages
 
     params = load_params(params_file)
     if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
@@ -135,8 +135,8 @@ def configure(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Rewrite values in params.yaml, keeping its comments; without an option, say what is set."""
-    from unigrec.configure import configure as rewrite
-    from unigrec.configure import describe
+    from unigrec.config.edit import configure as rewrite
+    from unigrec.config.edit import describe
 
     if profile is None and data is None and source is None and not settings:
         print(describe(params))
@@ -155,8 +155,8 @@ def fetch(
     base_url: Annotated[str | None, typer.Option(help="A mirror with the layout of the official address.")] = None,
 ) -> None:
     """Download a public data set from its official address, going on where a download was cut off."""
+    from unigrec.base.masking import masked
     from unigrec.data.fetch import fetch_source
-    from unigrec.masking import masked
 
     files = fetch_source(source, category, to, base_url, report=lambda line: typer.echo(masked(line)))
     typer.echo(f"ready: {', '.join(file.name for file in files)}. Set ingest.source: {source} and ingest.path: {to}")
@@ -165,10 +165,10 @@ def fetch(
 @app.command(rich_help_panel=DATA)
 def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Take what lies in snapshot.incoming as the next state of the data; exit code 3 when it must not become that."""
-    from unigrec import commands
-    from unigrec.config import load_params
-    from unigrec.lock import exclusive
-    from unigrec.process import keep_quiet
+    from unigrec.base.lock import exclusive
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     keep_quiet()
     with exclusive(a.LOCK):
@@ -182,8 +182,8 @@ def warm_start(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Let the next training start from a model, so that items keep most of their identifiers."""
-    from unigrec import commands
-    from unigrec.config import load_params
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     settings = load_params(params)
     print(commands.cold_start(params) if cold else commands.warm_start(settings, params, model))
@@ -207,8 +207,8 @@ def gate(
 
     Exit code 0 when the model passed, 1 when it was refused, 2 when it could not be decided.
     """
-    from unigrec import commands
-    from unigrec.config import load_params
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     if challenger is None:
         if champion is not None or out is not None:
@@ -220,8 +220,8 @@ def gate(
 @app.command(rich_help_panel=MODELS)
 def bundle(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Put the trained model together as a bundle and print its folder, without registering it."""
-    from unigrec import commands
-    from unigrec.config import load_params
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     typer.echo(commands.assemble(load_params(params), params))
 
@@ -234,8 +234,8 @@ def register(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Register the trained model with its metrics; `challenger` points to it when its gates passed."""
-    from unigrec import commands
-    from unigrec.config import load_params
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     raise typer.Exit(commands.register(load_params(params), params, bundle))
 
@@ -249,9 +249,9 @@ def promote(
 
     Exit code 0 when it is champion now, 1 when the champion stays, 2 when it could not be decided.
     """
-    from unigrec import commands
-    from unigrec.config import load_params
-    from unigrec.errors import EXIT_REFUSED
+    from unigrec.base.errors import EXIT_REFUSED
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     done = commands.promote(load_params(params), version)
     stays = f"stays as it is, champion is {f'version {done.champion}' if done.champion else 'nobody'}"
@@ -269,8 +269,8 @@ def rollback(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Go back to the champion before, at once and without judging; asked twice, it changes nothing."""
-    from unigrec import commands
-    from unigrec.config import load_params
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     done = commands.rollback(load_params(params), to, why)
     print(f"version {done.champion} {'is champion again' if done.moved else 'stays'}: {done.reason}")
@@ -295,8 +295,8 @@ def recommend(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Print recommended items with titles and scores, from the registered champion."""
-    from unigrec import commands
-    from unigrec.config import load_params
+    from unigrec.commands import promotion as commands
+    from unigrec.config.schema import load_params
 
     commands.recommend(load_params(params), model, history, k, allow or [], deny or [], as_json)
 
@@ -307,7 +307,7 @@ def main() -> None:
     try:
         app()
     except UnigrecError as error:
-        from unigrec.launcher import report
+        from unigrec.base.launcher import report
 
         report(error)
         sys.exit(error.exit_code)

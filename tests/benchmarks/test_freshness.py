@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.freshness import STAGES, deliver, results_of, table
 
-from unigrec import artifacts as a
+from unigrec.base import files as a
 
 
 def test_the_first_delivery_is_the_earliest_part_and_rows_of_one_time_keep_their_order(tmp_path):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny_ladder import tiny_arguments, tiny_artifacts
 
 from benchmarks import search
-from unigrec.errors import UnigrecError
-from unigrec.profiles import with_values
+from support.tiny_ladder import tiny_arguments, tiny_artifacts
+from unigrec.base.errors import UnigrecError
+from unigrec.config.profiles import with_values
 
 
 @pytest.fixture

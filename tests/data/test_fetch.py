@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
 from unigrec.data import fetch
-from unigrec.data.amazon import read_amazon
 from unigrec.data.fetch import OFFICIAL, fetch_source
-from unigrec.data.movielens import read_movielens
-from unigrec.errors import UnigrecError
+from unigrec.data.sources.amazon import read_amazon
+from unigrec.data.sources.movielens import read_movielens
 
 REVIEW = {"reviewerID": "U", "asin": "B", "overall": 5.0, "unixReviewTime": 1390176000}
 REVIEWS = gzip.compress(json.dumps(REVIEW).encode(), mtime=0)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_data import real_folder
 
-from unigrec.config import IngestParams, PrepareParams, SampleParams
+from support.real_data import real_folder
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import IngestParams, PrepareParams, SampleParams
 from unigrec.data.prepare import prepare_tables
-from unigrec.data.sources import load_source
-from unigrec.errors import UnigrecError
+from unigrec.data.sources.folder import load_source
 
 ANY_SIZE = PrepareParams(k_core=1, min_users_after=1, min_items_after=1)
 

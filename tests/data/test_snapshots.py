@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unigrec import artifacts as a
-from unigrec.config import IngestParams, SampleParams, SnapshotParams
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import IngestParams, SampleParams, SnapshotParams
 from unigrec.data import snapshots
 from unigrec.data.snapshots import (
     Snapshot,
@@ -22,8 +23,7 @@ from unigrec.data.snapshots import (
     read_incoming,
     write_snapshot,
 )
-from unigrec.data.sources import Source, load_source
-from unigrec.errors import UnigrecError
+from unigrec.data.sources.folder import Source, load_source
 
 INCOMING = Path("data/incoming")
 PARAMS = SnapshotParams(incoming=str(INCOMING), source="folder", mode="append", start="cold")

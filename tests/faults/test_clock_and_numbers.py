@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_pipeline import inside, outputs, run, write_shop
-from tiny_training import write_project
 
-from unigrec import artifacts as a
-from unigrec import commands, stages
-from unigrec.errors import BusyError, InvalidDataError, TrainingError, UnigrecError
-from unigrec.lock import exclusive
-from unigrec.outputs import load_embeddings
-from unigrec.progress import TrainingProgress
-from unigrec.training.engine import TorchEngine
+from support.tiny_pipeline import inside, outputs, run, write_shop
+from support.tiny_training import write_project
+from unigrec.base import files as a
+from unigrec.base.errors import BusyError, InvalidDataError, TrainingError, UnigrecError
+from unigrec.base.lock import exclusive
+from unigrec.base.progress import TrainingProgress
+from unigrec.commands import promotion as commands
+from unigrec.core.training.engine import TorchEngine
+from unigrec.pipeline import stages
+from unigrec.pipeline.outputs import load_embeddings
 
 HOUR = 3600.0
 

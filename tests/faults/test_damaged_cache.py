@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
-from flows.processes import run_stage
+from flows.stages.processes import run_stage
 
 
 @pytest.fixture

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import broken_files
-import broken_rows
 import pytest
 import typer
-from shop import Case
 from typer.testing import CliRunner
 
-from unigrec import artifacts as a
-from unigrec import cli, launcher, process, validation
-from unigrec.configure import configure
-from unigrec.errors import EXIT_OK, UnigrecError
+from support import broken_files, broken_rows
+from support.shop import Case
+from unigrec import cli
+from unigrec.base import files as a
+from unigrec.base import launcher, process
+from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.config.edit import configure
+from unigrec.data.validation import suite as validation
 
 PROJECT = Path(__file__).parents[2]
 CASES = [*broken_files.CASES, *broken_rows.CASES]
@@ -45,7 +46,8 @@ def stage(tmp_path, monkeypatch):
             raise done.exception
         return done.exit_code, done.output
 
-    # The pages take as long as all the rest and are the same for every kind: tests/test_validation.py looks at them.
+    # The pages take as long as all the rest and are the same for every kind of bad input:
+    # tests/data/validation/test_suite.py looks at them.
     monkeypatch.setattr("great_expectations.data_context.AbstractDataContext.build_data_docs", lambda self: None)
     monkeypatch.setattr(validation, "make_offline", lambda folder: None)
     monkeypatch.setattr(launcher, "run_and_end", run_and_go_on)

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_training import ROOT, write_project
 
-from living import processes_of, wait_for
-from unigrec import artifacts as a
+from support.living import processes_of, wait_for
+from support.tiny_training import ROOT, write_project
+from unigrec.base import files as a
 
 STAGE = [sys.executable, "-m", "unigrec.cli", "joint"]
 # Imported by every Python that starts there: a stage saves after each step, as a long one does now and then.

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
-from unigrec import artifacts as a
-from unigrec.errors import UnigrecError
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
 
 SAMPLED = 400  # bits of each file
 ARRAYS = {"x": np.arange(300.0), "codes": np.arange(12, dtype=np.int32).reshape(3, 4)}

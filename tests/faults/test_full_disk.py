@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_pipeline import DATA_STAGES, MODEL_STAGES, inside, outputs, params, run, write_shop
 
-from unigrec import artifacts as a
-from unigrec.commands import assemble
-from unigrec.errors import UnigrecError
+from support.tiny_pipeline import DATA_STAGES, MODEL_STAGES, inside, outputs, params, run, write_shop
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.commands.promotion import assemble
 
 
 @contextmanager

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import pytest
 import yaml
 from dvc.repo import Repo
-from flows.processes import child_environment
-from tiny_pipeline import write_shop
-from tiny_training import ROOT
+from flows.stages.processes import child_environment
 
-from living import command_of, processes_of, times_of_change, wait_for
-from unigrec.bundle_files import sha256
+from support.living import command_of, processes_of, times_of_change, wait_for
+from support.tiny_pipeline import write_shop
+from support.tiny_training import ROOT
+from unigrec.serving.manifest import sha256
 
 SEED = 2026
 LENIENT = {  # what is tiny passes, so that the kills reach registration and promotion too

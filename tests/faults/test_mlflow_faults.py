@@ -8,16 +8,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from faulty_proxy import CUT, ERROR, HANG, PAGE, PASS, SLOW, Proxy, faulty_proxy
-from flows.processes import start_supervised, stop
-from flows.server import free_port, wait_until_healthy
+from flows.prefect_server.server import free_port, wait_until_healthy
+from flows.stages.processes import start_supervised, stop
 
-from tiny_model import make_bundle
-from unigrec.bundle_files import open_bundle
-from unigrec.config import RegisterParams
-from unigrec.errors import EXIT_BAD_INPUT, UnigrecError
-from unigrec.registry import CHALLENGER, register, version_of
-from unigrec.tracking import mlflow_client
+from support.faulty_proxy import CUT, ERROR, HANG, PAGE, PASS, SLOW, Proxy, faulty_proxy
+from support.tiny_model import make_bundle
+from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
+from unigrec.config.schema import RegisterParams
+from unigrec.registry.tracking import mlflow_client
+from unigrec.registry.versions import CHALLENGER, register, version_of
+from unigrec.serving.manifest import open_bundle
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ import sys
 
 import httpx
 import pytest
-from faulty_proxy import ERROR, faulty_proxy
-from flows.process_tags import _is_gone, process_tag
-from flows.server import free_port, prefect_server
+from flows.prefect_server.process_tags import _is_gone, process_tag
+from flows.prefect_server.server import free_port, prefect_server
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import retrain, server
-from unigrec.errors import EXIT_BAD_INPUT, UnigrecError
+from flows import retrain
+from flows.prefect_server import server
+from support.faulty_proxy import ERROR, faulty_proxy
+from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 
 
 def test_a_server_that_is_down_is_named_before_anything_is_done(tmp_path, monkeypatch, capsys):
@@ -43,7 +44,11 @@ def test_a_server_that_answers_with_errors_is_down():
 
 @pytest.mark.slow
 def test_servers_of_one_home_that_start_at_the_same_moment_all_answer(tmp_path):
-    command = [sys.executable, "-c", "from flows.server import prefect_server\nwith prefect_server(): print('answers')"]
+    command = [
+        sys.executable,
+        "-c",
+        "from flows.prefect_server.server import prefect_server\nwith prefect_server(): print('answers')",
+    ]
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path)}
     environment.pop("PREFECT_API_URL", None)
     started = [

@@ -14,14 +14,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from small import plain_tokenizer
-from test_gates import PARAMS as LIMITS
-from unigrec.config import PrepareParams
-from unigrec.data.batches import Sequences
+from support.gate_figures import PARAMS as LIMITS
+from support.small import plain_tokenizer
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import PrepareParams
+from unigrec.core.decisions.gates import Decision, decide
+from unigrec.core.identifiers.collisions import collision_rate, disambiguate, last_level_distances, reassign
+from unigrec.core.sequences import Sequences
 from unigrec.data.prepare import Prepared, prepare_tables
-from unigrec.errors import UnigrecError
-from unigrec.gates import Decision, decide
-from unigrec.identifiers import collision_rate, disambiguate, last_level_distances, reassign
 
 bounded = settings(max_examples=40, deadline=None, derandomize=True)
 

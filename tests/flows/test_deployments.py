@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 from flows.deploy import POOL, main
-from flows.notifications import SILENT_SECONDS
+from flows.prefect_server.notifications import SILENT_SECONDS
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from unigrec.errors import EXIT_BAD_INPUT
-from unigrec.masking import SECRET_VARIABLES, holds_credentials
+from unigrec.base.errors import EXIT_BAD_INPUT
+from unigrec.base.masking import SECRET_VARIABLES, holds_credentials
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")

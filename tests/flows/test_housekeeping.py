@@ -15,13 +15,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from flows.checkout.leftovers import collect_cache, remove_old_branches, remove_old_folders, remove_stale_locks
 from flows.housekeeping import report
-from flows.leftovers import collect_cache, remove_old_branches, remove_old_folders, remove_stale_locks
-from flows.runs import Patience, bury, dead
+from flows.prefect_server.runs import Patience, bury, dead
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import State
 
-from unigrec import artifacts as a
+from unigrec.base import files as a
 
 HOUR = 3600
 

@@ -12,10 +12,10 @@ import pytest
 from flows.promote import promote_and_show
 
 from flows import promote
-from tiny_model import PARAMS_FILE, make_bundle
-from unigrec.config import load_params
-from unigrec.errors import EXIT_BAD_INPUT, EXIT_OK
-from unigrec.promotion import Promotion
+from support.tiny_model import PARAMS_FILE, make_bundle
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK
+from unigrec.config.schema import load_params
+from unigrec.promotion.champion import Promotion
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(PARAMS_FILE)

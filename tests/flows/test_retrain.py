@@ -13,25 +13,22 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
-from flows.graph import cache_folder, read_graph
-from flows.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
+from flows.stages.graph import cache_folder, read_graph
+from flows.stages.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 from prefect.states import Failed
 
-from flows import processes, retrain
-from living import processes_of, wait_for
-from unigrec import artifacts as a
-from unigrec import commands
-from unigrec.config import load_params
-from unigrec.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
-from unigrec.lock import exclusive
+from flows import retrain
+from flows.stages import processes
+from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, versions
+from support.living import processes_of, wait_for
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
+from unigrec.base.lock import exclusive
+from unigrec.commands import promotion as commands
+from unigrec.config.schema import load_params
 
 ROOT = Path(__file__).parents[2]
-
-
-def make_project(folder: Path, stages: dict) -> None:
-    Repo.init(str(folder), no_scm=True).close()
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
 
 
 @pytest.fixture
@@ -221,7 +218,7 @@ BEAT = 'import time\nwhile True: open("beat", "w").write(str(time.time())); time
 def test_a_killed_run_leaves_no_process_behind(tmp_path, shell):
     """The child would write for ever; its ancestor is killed without a chance to clean up."""
     command = ["/bin/sh", "-c", shell.format(python=sys.executable, beat=BEAT)]
-    code = f"from flows.processes import run_streamed; run_streamed({command!r}, print)"
+    code = f"from flows.stages.processes import run_streamed; run_streamed({command!r}, print)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
     wait_for((tmp_path / "beat").exists)
@@ -273,22 +270,6 @@ def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, n
 
 # --- the whole flow, as a user starts it ----------------------------------------------------------------------------
 
-MAKE_MODEL = """
-import os, sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from tiny_model import write_artifacts
-mode = Path("mode").read_text().strip()
-if mode == "slow":
-    Path("started").write_text(str(os.getpid()))
-    time.sleep(600)
-if mode.isdigit():
-    sys.exit(int(mode))
-write_artifacts(0, mode == "good", None, 0)
-"""
-STAGE = "python make_model.py || exit $?"  # every shell waits for it, instead of becoming it
-EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
-
 
 def write_model_project(folder: Path) -> Path:
     """One stage that writes a tiny model's artifacts; `mode` says how it goes."""
@@ -324,14 +305,6 @@ def run_flow(folder: Path, mode: str, **environment: str) -> tuple[int, str]:
     process = start(folder, mode, **environment)
     output = process.communicate(timeout=240)[0]
     return process.returncode, output
-
-
-def versions(folder: Path) -> list[tuple[int, str]]:
-    """(version, its aliases) of every registered model."""
-    with sqlite3.connect(folder / "mlflow.db") as store:
-        rows = store.execute("select version from model_versions order by version").fetchall()
-        aliases = store.execute("select version, alias from registered_model_aliases order by alias").fetchall()
-    return [(version, " ".join(alias for of, alias in aliases if of == version)) for (version,) in rows]
 
 
 @pytest.mark.slow

@@ -12,24 +12,25 @@ import sys
 from pathlib import Path
 
 import pytest
-import shop
 import yaml
-from test_retrain import EVERY_STAGE, STAGE, processes_of, versions, wait_for
-from test_worktree import branches, commit, git, state_of
-from tiny_training import tiny_values
 
-from flows import worktree
-from unigrec import artifacts as a
-from unigrec.config import RegisterParams
-from unigrec.errors import EXIT_BAD_INPUT, EXIT_REFUSED
-from unigrec.tracking import mlflow_client
+from flows.checkout import worktree
+from support import shop
+from support.flow_project import EVERY_STAGE, STAGE, versions
+from support.living import processes_of, wait_for
+from support.repository import branches, commit, git, state_of
+from support.tiny_training import tiny_values
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_REFUSED
+from unigrec.config.schema import RegisterParams
+from unigrec.registry.tracking import mlflow_client
 
 ROOT = Path(__file__).parents[2]
 MAKE_MODEL = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from tiny_model import write_artifacts
+from support.tiny_model import write_artifacts
 from unigrec import artifacts as a
 assert Path(a.__file__).is_relative_to(Path.cwd()), a.__file__
 while Path("data/wait").exists():
@@ -224,7 +225,13 @@ def test_a_failure_says_why_and_leaves_nothing(project):
 def test_the_projects_own_graph_in_a_worktree_and_then_nothing_to_do(tmp_path):
     project = tmp_path.resolve() / "project"
     make_project(project, ("src", "flows", "infra/profiles", "dvc.yaml"))
-    leave_to_people(project, "params.yaml", "src/unigrec/stages.py", "src/unigrec/data/sources.py", "flows/retrain.py")
+    leave_to_people(
+        project,
+        "params.yaml",
+        "src/unigrec/pipeline/stages.py",
+        "src/unigrec/data/sources/folder.py",
+        "flows/retrain.py",
+    )
     before, main = state_of(project), git(project, "rev-parse", "main").strip()
     code, output = run(project, *OPTIONS)
     assert code == 0, output

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local import SECRET_PATH, Local, Webhook, copy_code, serve_local, wait_for, write_deployments
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
-from test_retrain import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, processes_of
-from test_worktree import commit, git
 
-from unigrec.tracking import PASSWORD_VARIABLE
+from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project
+from support.living import processes_of
+from support.local import SECRET_PATH, Local, Webhook, copy_code, serve_local, wait_for, write_deployments
+from support.repository import commit, git
+from unigrec.registry.tracking import PASSWORD_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from flows.services import Services, _postgres, main, postgres_programs, services
 
-from tiny_model import make_bundle
-from unigrec.config import RegisterParams
-from unigrec.errors import EXIT_BAD_INPUT, UnigrecError
-from unigrec.registry import load_bundle, register
-from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
+from support.tiny_model import make_bundle
+from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
+from unigrec.config.schema import RegisterParams
+from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
+from unigrec.registry.versions import load_bundle, register
 
 USER, PASSWORD, WRONG = "joe", "pl4nted'secret-one", "pl4nted-secret-two"
 PARAMS = RegisterParams(tracking_uri="sqlite:///unused.db", experiment="tests", model_name="tiny")

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from flows.services import services
 
-from unigrec.config import load_params
-from unigrec.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
+from unigrec.config.schema import load_params
+from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/promote.yml").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 MAKE_MODEL = """
 import sys
 sys.path.insert(0, {tests!r})
-from tiny_model import write_artifacts
+from support.tiny_model import write_artifacts
 write_artifacts(0, True, None, 0)
 """
 STAGES = ["ingest", "prepare", "embed", "teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate"]

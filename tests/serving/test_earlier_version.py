@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tiny_model import PARAMS_FILE, make_bundle, write_data
-from unigrec import artifacts as a
-from unigrec import judge, registry
-from unigrec.bundle import Bundle
-from unigrec.bundle_files import open_bundle
+from support.tiny_model import PARAMS_FILE, make_bundle, write_data
+from unigrec.base import files as a
 from unigrec.cli import app
-from unigrec.config import RegisterParams, load_params
-from unigrec.registry import load_bundle, register, version_of
-from unigrec.tracking import mlflow_client
+from unigrec.config.schema import RegisterParams, load_params
+from unigrec.promotion import judge
+from unigrec.registry import versions as registry
+from unigrec.registry.tracking import mlflow_client
+from unigrec.registry.versions import load_bundle, register, version_of
+from unigrec.serving.bundle import Bundle
+from unigrec.serving.manifest import open_bundle
 
 KEPT = Path(__file__).with_name("version_of_a1817b7")
 

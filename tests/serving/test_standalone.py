@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from tiny_model import bundle_in
-from unigrec import model_package
-from unigrec.bundle import Bundle
-from unigrec.config import RegisterParams
-from unigrec.errors import UnigrecError
-from unigrec.registry import load_bundle, register
-from unigrec.tracking import mlflow_client
+from support.tiny_model import bundle_in
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import RegisterParams
+from unigrec.registry import model_package
+from unigrec.registry.tracking import mlflow_client
+from unigrec.registry.versions import load_bundle, register
+from unigrec.serving.bundle import Bundle
 
 SCRIPT = Path(__file__).with_name("answer_requests.py")
 HISTORY = ["P3", "P10", "a,b"]
@@ -131,7 +131,7 @@ def test_requirements_name_what_the_carried_code_imports(registered):
     assert {"mlflow-skinny" if name == "mlflow" else name for name in others} == set(model_package.REQUIREMENTS)
     carried = {path.relative_to(registered.model / "code") for path in (registered.model / "code").rglob("*.py")}
     assert carried == {path.relative_to(model_package.SOURCES) for path in own}
-    assert Path("unigrec/bundle_files.py") in carried  # one that the entry point imports through another
+    assert Path("unigrec/serving/manifest.py") in carried  # one that the entry point imports through another
     pins = (registered.model / "requirements.txt").read_text().split()
     assert [pin.partition("==")[0] for pin in pins] == list(model_package.REQUIREMENTS)
     assert not any("+" in pin for pin in pins)
@@ -149,7 +149,7 @@ def test_a_model_that_lacks_some_of_its_code_is_found_out(registered, tmp_path):
 def test_no_stored_code_runs_in_our_processes(registered, tmp_path):
     path = list(sys.path)
     mark = tmp_path / "mark"
-    for code in (registered.stored / "pyfunc_model.py", registered.stored / "code/unigrec/bundle.py"):
+    for code in (registered.stored / "pyfunc_model.py", registered.stored / "code/unigrec/serving/bundle.py"):
         code.write_text(f"{code.read_text()}\nPath({str(mark)!r}).touch()\n")
     bundle = load_bundle(registered.params, "1")
     assert bundle.recommend([HISTORY], k=2) == Bundle.load(registered.bundle_folder).recommend([HISTORY], k=2)

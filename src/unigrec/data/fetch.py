@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from unigrec.artifacts import atomic_path
-from unigrec.errors import UnigrecError
+from unigrec.base.errors import UnigrecError
+from unigrec.base.files import atomic_path
 
 OFFICIAL = {
     "amazon-2014": "https://mcauleylab.ucsd.edu/public_datasets/data/amazon/categoryFiles",

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unigrec.config import PrepareParams
-from unigrec.errors import UnigrecError
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import PrepareParams
 
 HELD_OUT = 2  # the last interaction of a user is the test, the one before it the validation
 SHOWN_ROUNDS = 12  # of the k-core, in an error

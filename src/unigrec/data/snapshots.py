@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unigrec import artifacts as a
-from unigrec.config import IngestParams, SnapshotParams
-from unigrec.data.files import describe
-from unigrec.data.sources import Source, load_source
-from unigrec.errors import UnigrecError
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import IngestParams, SnapshotParams
+from unigrec.data.sources.files import describe
+from unigrec.data.sources.folder import Source, load_source
 
 INTERACTIONS_FILE, ITEMS_FILE = "interactions.parquet", "items.parquet"
 UNFINISHED = "_temporary"  # a cluster's folder of parts that are still being written

@@ -1,0 +1,1 @@
+"""The ladder of experiments: what each part of the method is worth."""

@@ -1,0 +1,141 @@
+"""A step: one thing that is trained or measured, in one folder, once, by one process at a time; killed at any moment.
+
+`done.json` in the folder is written last: who finds it reads the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unigrec import core
+from unigrec.base import files as a
+from unigrec.base.lock import exclusive
+from unigrec.base.progress import TrainingProgress
+from unigrec.config.schema import Params
+from unigrec.core.sequences import Sequences
+from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
+from unigrec.pipeline import outputs
+
+DONE_FILE = "done.json"
+CLOCK_FILE = "clock.json"  # seconds that a step took so far, over all the processes that worked on it
+CHECKPOINT = "checkpoint"
+CHECKPOINT_SECONDS = 20.0
+# What computes: a checkpoint is only picked up by the code that wrote it, and a result says which code it is from.
+CODE = Path(core.__path__[0])
+
+
+class Data(NamedTuple):
+    """What every experiment learns from."""
+
+    sequences: Sequences
+    embeddings: Tensor  # (N, D)
+    fingerprint: dict[str, str]  # hashes of both
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the steps of one process share."""
+
+    data: Data
+    device: torch.device
+    stop: Callable[[], bool]
+    code: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do once. `run` writes results into `folder`, once all folders in `needs` are done."""
+
+    name: str
+    folder: Path
+    run: Callable[[Step, Session, Clock], None]
+    params: Params
+    needs: tuple[Path, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return is_done(self.folder)
+
+    def perform(self, session: Session) -> None:
+        """Do what is left to do.
+
+        Raises:
+            BusyError: another process is at it. Stopped: the session's time was over; the next call goes on from there.
+            UnigrecError: it cannot be done.
+        """
+        with exclusive(self.folder / "lock"):
+            if self.done:
+                return
+            clock = Clock(self.folder / CLOCK_FILE)
+            try:
+                self.run(self, session, clock)
+            except Stopped:
+                clock.save()
+                raise
+            where = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu"
+            done = {"seconds": round(clock.seconds(), 1), "device": where, "torch": torch.__version__}
+            a.write_json(self.folder / DONE_FILE, done | {"code": session.code})
+            shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+            (self.folder / CLOCK_FILE).unlink(missing_ok=True)
+
+    def checkpoints(self, session: Session) -> CheckpointFolder:
+        return CheckpointFolder(self.folder / CHECKPOINT, session.code, CHECKPOINT_SECONDS, session.stop)
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / DONE_FILE).is_file()
+
+
+class Clock:
+    """Seconds of work on a step, over several processes; a killed one's last seconds are lost."""
+
+    def __init__(self, path: Path):
+        self.path, self.started = path, time.monotonic()
+        self.before = a.read_json(path)["seconds"] if path.is_file() else 0.0
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def save(self) -> None:
+        a.write_json(self.path, {"seconds": self.seconds()})
+
+    def log(self, name: str, epochs: int) -> Callable[[int, dict[str, float]], None]:
+        """Progress of a training, on stderr; the clock is saved as often."""
+        show = TrainingProgress(name, epochs)
+
+        def both(step: int, metrics: dict[str, float]) -> None:
+            show(step, metrics)
+            self.save()
+
+        return both
+
+
+def load_data(artifacts: Path) -> Data:
+    """From a project's artifacts folder, of which `prepare` and `embed` are read. Raises UnigrecError."""
+    sequences, catalogue, embeddings = (
+        artifacts / path.relative_to(a.ARTIFACTS) for path in (a.SEQUENCES, a.CATALOGUE, a.EMBEDDINGS)
+    )
+    loaded = outputs.load_sequences(sequences, catalogue), a.read_tensors(embeddings)["embedding"]
+    hashes = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (sequences, embeddings)}
+    return Data(*loaded, hashes)
+
+
+def key_of(*parts: Any) -> str:
+    """A short hash of what JSON holds."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def code_version() -> str:
+    """A hash of the source files that compute."""
+    files = sorted(CODE.rglob("*.py"))
+    return key_of([(str(file.relative_to(CODE)), file.read_text(encoding="utf-8")) for file in files])

@@ -1,0 +1,1 @@
+"""Git worktrees for scheduled runs, and what is left of them."""

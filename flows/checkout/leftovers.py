@@ -1,0 +1,129 @@
+"""What runs leave behind on disk, and what of it nobody needs any more. Each function says what it removed, in words.
+
+None of them may run beside a training: `flows.housekeeping` holds its lock. With `dry` they say what they would do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+from flows.checkout.worktree import BRANCHES, CHECKPOINTS, TREE, keep_start, remove, without_git
+from flows.stages.dvc_state import forget_dead_holders
+from flows.stages.graph import cache_folder
+from flows.stages.processes import child_environment
+from unigrec.base import files as a
+from unigrec.base.errors import BusyError, UnigrecError
+from unigrec.serving.manifest import DVC_LOCK
+
+GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
+BY_AGE = (a.CHECKPOINTS, CHECKPOINTS, a.COMPARISONS)  # folders whose entries serve only while they are young
+# What DVC keeps: what these dvc.lock files name. Remotes are never touched.
+KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
+
+
+def remove_stale_locks(root: Path, hours: float, dry: bool = False) -> list[str]:
+    """Locks that a killed git left, by age. DVC's: dvc_state.py."""
+    found = [path for pattern in GIT_LOCKS for path in (root / ".git").glob(pattern) if _age(path) > hours * 3600]
+    return _remove(root, found, dry)
+
+
+def remove_old_folders(root: Path, days: float, dry: bool = False) -> list[str]:
+    """Checkpoints, comparisons and the worktree of a killed run, untouched for so long.
+
+    Bundles stay: the next training may start from one.
+    """
+    entries = [entry for folder in BY_AGE if (root / folder).is_dir() for entry in sorted((root / folder).iterdir())]
+    done = _remove(root, [entry for entry in entries if _age(entry) > days * 86400], dry)
+    if (root / TREE).exists() and _age(root / TREE) > days * 86400:
+        if not dry:
+            keep_start(root)
+            remove(root)
+        done.append(str(TREE))
+    return done
+
+
+def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = False) -> list[str]:
+    """Branches of scheduled runs that are older than that; each is named with its commit, which git keeps for a while.
+
+    Args:
+        needed: hashes of dvc.lock, of the versions that have an alias: their branches stay, as does the newest.
+    """
+    if not (root / ".git").exists():
+        return []
+    wanted = ("--sort=-committerdate", "--format=%(refname) %(committerdate:unix)", f"refs/heads/{BRANCHES}/")
+    lines = _git(root, "for-each-ref", *wanted)
+    done = []
+    for line in lines.splitlines()[1:]:
+        name, committed = line.split()
+        lock = _git(root, "show", f"{name}:{DVC_LOCK}")
+        if time.time() - int(committed) < days * 86400 or sha256(lock.encode()).hexdigest() in needed:
+            continue
+        commit = _git(root, "rev-parse", name).strip()
+        if not dry:
+            _git(root, "update-ref", "-d", name, commit)
+        done.append(f"{name.removeprefix('refs/heads/')} ({commit})")
+    return done
+
+
+def collect_cache(root: Path, dry: bool = False) -> list[str]:
+    """Remove from DVC's cache what no dvc.lock names: this folder's, a worktree's, a branch's, tag's or experiment's.
+
+    Raises:
+        BusyError: somebody else's DVC is at work here.
+        UnigrecError: DVC refuses; what it said.
+    """
+    others = [str(tree) for tree in _worktrees(root) if (tree / DVC_LOCK).is_file()]
+    named = (root / DVC_LOCK).is_file() or others or _git(root, "log", "--all", "--max-count=1", "--", str(DVC_LOCK))
+    if not named:  # without any, all of the cache would count as unused
+        return []
+    scope = KEEP if (root / ".git").exists() else KEEP[:1]
+    command = [sys.executable, "-m", "dvc", "gc", *scope, "--force", *(["--dry"] if dry else [])]
+    command += ["--projects", *others] if others else []
+    forget_dead_holders(str(root))
+    cache = Path(cache_folder(str(root)))
+    before = _size(cache)
+    done = subprocess.run(command, cwd=root, env=child_environment(os.environ), capture_output=True, text=True)
+    if "acquire lock" in done.stderr:
+        raise BusyError(f"another DVC is at work in {root}")
+    if done.returncode:
+        raise UnigrecError(f"dvc gc failed in {root}: {(done.stdout + done.stderr).strip()}")
+    said = [line for line in done.stdout.splitlines() if "cache" in line and line.startswith(("Removed", "No unused"))]
+    freed = (before - _size(cache)) / 1e6
+    return [f"{' '.join(said)} {freed:.1f} MB freed"] if any(line.startswith("Removed") for line in said) else []
+
+
+def _remove(root: Path, paths: list[Path], dry: bool) -> list[str]:
+    for path in [] if dry else paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return [str(path.relative_to(root)) for path in paths]
+
+
+def _age(path: Path) -> float:
+    """Seconds since anything in it was written."""
+    newest = max((entry.lstat().st_mtime for entry in [path, *path.rglob("*")]), default=0.0)
+    return time.time() - newest
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _worktrees(root: Path) -> list[Path]:
+    """Other worktrees of the repository: a killed run's, people's."""
+    listed = [line.partition(" ") for line in _git(root, "worktree", "list", "--porcelain").splitlines()]
+    return [Path(path) for key, _, path in listed if key == "worktree" and Path(path) != root.resolve()]
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git says; nothing outside a repository."""
+    command, environment = ["git", *arguments], without_git(os.environ)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True).stdout.decode(errors="replace")

@@ -1,0 +1,94 @@
+"""What the worktree of a scheduled run has in common with the repository, by links; all else in it is the run's own.
+
+Shared: DVC's cache, data/ (but `current`, which stays what it was when the run began), MLflow's SQLite file, bundles,
+comparisons, audit and the lock of promotions. The run's own: artifacts/, dvc.lock, params.yaml, the lock of its folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flows.checkout.worktree import CHECKPOINTS
+from flows.stages.graph import cache_folder
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import read_mapping
+from unigrec.serving.manifest import PARAMS
+
+DATA = a.CURRENT.parent
+FOLDERS = (a.BUNDLES, a.COMPARISONS, a.REFERENCE.parent)
+FILES = (a.AUDIT, a.PROMOTION_LOCK)  # appended to and locked, never replaced: a link to them stays one
+SQLITE = "sqlite:///"
+
+
+def share_state(root: Path, tree: Path) -> None:
+    """Let the worktree use the repository's DVC cache and state. Raises UnigrecError without a DVC project."""
+    # Nothing that DVC would ask git is of use here, and it would stage files.
+    settings = f"[core]\n    no_scm = true\n[cache]\n    dir = {cache_folder(str(root))}\n"
+    (tree / ".dvc").mkdir(exist_ok=True)
+    (tree / ".dvc/config.local").write_text(settings, encoding="utf-8")
+    for folder in FOLDERS:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        _link(tree / folder, root / folder)
+    for file in FILES:
+        _link(tree / file, root / file)
+    (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    _link(tree / a.CHECKPOINTS, root / CHECKPOINTS)
+
+
+def share_data(root: Path, tree: Path) -> None:
+    """Link everything that lies in data/; `current` points to the snapshot that it points to now, until asked again."""
+    if not (root / DATA).is_dir():
+        return
+    for entry in (root / DATA).iterdir():
+        if entry.name != a.CURRENT.name:
+            _link(tree / DATA / entry.name, entry)
+    if (root / a.CURRENT).is_symlink():
+        target = (root / a.CURRENT).resolve()
+        with a.atomic_path(tree / a.CURRENT) as temporary:
+            temporary.symlink_to(target)
+
+
+def share_named(root: Path, tree: Path, tracking_uri: str | None) -> None:
+    """Link what the worktree's params name outside of git, and MLflow's SQLite file.
+
+    Raises:
+        UnigrecError: a path leads out of the repository and is not absolute, so that it would lead elsewhere here.
+    """
+    params = read_params(tree)
+    named = {f"{section}.path": params.get(section, {}).get("path") for section in ("ingest", "start")}
+    embed = params.get("embed", {})
+    named |= {"embed.model": embed.get("model")}
+    named |= {f"embed.modalities: {path}": path for path in embed.get("modalities") or ()}
+    for key, path in named.items():
+        share_path(root, tree, key, path)
+    uri = tracking_uri or params.get("register", {}).get("tracking_uri") or ""
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_absolute():
+        _link(tree / uri.removeprefix(SQLITE), root / uri.removeprefix(SQLITE))
+
+
+def share_path(root: Path, tree: Path, key: str, path: str | None) -> None:
+    """Link one path, unless the worktree has it. key: what names it, for the error. Raises as `share_named`."""
+    if not path or Path(path).is_absolute():
+        return
+    if Path(os.path.normpath(path)).parts[:1] == ("..",):
+        raise UnigrecError(
+            f"{key} is {path}: relative, and outside of {root}; a scheduled run works in another folder: name it "
+            f"absolutely, {Path(os.path.normpath(root / path))}"
+        )
+    if (root / path).exists():
+        _link(tree / path, root / path)
+
+
+def read_params(tree: Path) -> dict[str, Any]:
+    """The worktree's params as plain values: their schema is that of its own code. Raises UnigrecError."""
+    return read_mapping(tree / PARAMS)
+
+
+def _link(place: Path, target: Path) -> None:
+    """A link, unless something is there."""
+    if not os.path.lexists(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(target)

@@ -1,0 +1,163 @@
+"""Who is told what: automations of Prefect's server that call a webhook, and one that notices a run that has died.
+
+The server does it, not the flow: a killed flow can tell nobody, and a webhook that does not answer can fail no run. The
+address comes from the environment when the deployments are registered (`python -m flows.deploy`). From then on the
+server's store holds it encrypted; Prefect's pages, answers and logs show stars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from uuid import UUID
+
+from httpx import HTTPStatusError
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.types import SecretDict
+from pydantic import SecretStr
+
+from flows.prefect_server.runs import HEARTBEAT
+from unigrec.base.errors import UnigrecError
+from unigrec.base.masking import WEBHOOK_VARIABLE
+
+BLOCK = "unigrec"
+PREFIX = "unigrec: "  # of our automations' names: what begins so and is not among them any more is removed
+SILENT_SECONDS = 120  # four heartbeats
+# Events carry the name of a run's state. After these, silence is no death.
+PREFECTS_ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
+OUR_ENDS = ("Refused", "Unchanged", "Skipped", "Promoted", "Kept")
+ENDS = [f"prefect.flow-run.{name}" for name in (*PREFECTS_ENDS, *OUR_ENDS)]
+# A run that a deployment started; a flow within it would tell the same twice.
+DEPLOYED = ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"})
+PROMOTE_FLOW = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": "promote"})
+# `text` is what chat programs show; the rest is for programs.
+PAYLOAD = """{%- set run = event.resource["prefect.resource.name"] -%}
+{%- set state = event.resource["prefect.state-name"] -%}
+{%- set message = event.resource["prefect.state-message"] or "" -%}
+{
+  "text": {{ ("unigrec: " ~ run ~ " " ~ state ~ (": " if message else "") ~ message) | tojson }},
+  "event": {{ event.event | tojson }},
+  "run": {{ run | tojson }},
+  "id": {{ event.resource["prefect.resource.id"] | tojson }},
+  "state": {{ state | tojson }},
+  "message": {{ message | tojson }},
+  "occurred": {{ event.occurred | string | tojson }}
+}
+"""
+
+
+def arrange(address: str | None) -> None:
+    """Make the server's automations what this module says, the webhook's among them only where there is an address.
+
+    Raises:
+        UnigrecError: the server refuses them. Its answer repeats the address, so the error does without.
+    """
+    try:
+        _arrange(address)
+    except HTTPStatusError as error:
+        status = error.response.status_code
+        raise UnigrecError(f"Prefect's server refuses the notifications with status {status}; see its log") from None
+
+
+def _arrange(address: str | None) -> None:
+    with get_client(sync_client=True) as client:
+        block = _keep_address(address) if address else None
+        wanted = {automation.name: automation for automation in automations(block)}
+        known = {found.name: found.id for found in client.read_automations() if found.name.startswith(PREFIX)}
+        for name in known.keys() - wanted.keys():
+            client.delete_automation(known[name])
+        for name, automation in wanted.items():
+            if name in known:
+                # Defaults as well: an update sends what was set, and the server must know what kind each part is of.
+                client.update_automation(
+                    known[name], AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"}))
+                )
+            else:
+                client.create_automation(automation)
+        if block is None:
+            _forget_address(client)
+
+
+def automations(block: UUID | None) -> Iterator[AutomationCore]:
+    """What the server does by itself. `block`: the id of the webhook's block; None: nobody is told anything."""
+    yield _crash("a run that falls silent has crashed", HEARTBEAT, ResourceSpecification({}))
+    # Before the first heartbeat: only runs of deployments, to which prefect.yaml gives heartbeats.
+    yield _crash("a run that never gives a sign has crashed", "prefect.flow-run.Running", DEPLOYED)
+    if block is None:
+        return
+    for name, trigger in _occasions().items():
+        yield AutomationCore(
+            name=PREFIX + name, trigger=trigger, actions=[CallWebhook(block_document_id=block, payload=PAYLOAD)]
+        )
+
+
+def _crash(name: str, after: str, related: ResourceSpecification) -> AutomationCore:
+    """After an event of a run, a heartbeat or the run's end must follow."""
+    return AutomationCore(
+        name=PREFIX + name,
+        trigger=EventTrigger(
+            after={after},
+            expect={HEARTBEAT, *ENDS},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=related,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENT_SECONDS),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name=None,
+                state=StateType.CRASHED,
+                message=f"no heartbeat for {SILENT_SECONDS} s: its process is gone",
+                force=False,
+            )
+        ],
+    )
+
+
+def _occasions() -> dict[str, EventTrigger]:
+    """What somebody is told about."""
+    bad_ends = [state.value for state in (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)]
+    decisions = ("Refused", "Promoted")
+    return {
+        "tell of a run that failed, crashed or was cancelled": EventTrigger(
+            expect={"prefect.flow-run.*"},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": bad_ends}),
+            match_related=DEPLOYED,
+        ),
+        "tell of a refusal or promotion within a retraining": EventTrigger(
+            expect={f"prefect.task-run.{name}" for name in decisions}
+        ),
+        "tell of a refusal or promotion by hand": EventTrigger(
+            expect={f"prefect.flow-run.{name}" for name in decisions}, match_related=PROMOTE_FLOW
+        ),
+    }
+
+
+def check_address(address: str | None) -> None:
+    """Raise UnigrecError where there is one and it is none of http or https. It is not repeated."""
+    if address and not address.startswith(("http://", "https://")):
+        raise UnigrecError(f"{WEBHOOK_VARIABLE}: set it to an address that begins with http:// or https://")
+
+
+def _keep_address(address: str) -> UUID:
+    """The id of the block that holds it."""
+    webhook = Webhook(url=SecretStr(address), headers=SecretDict({"Content-Type": "application/json"}))
+    block = webhook.save(BLOCK, overwrite=True)
+    assert isinstance(block, UUID)
+    return block
+
+
+def _forget_address(client: SyncPrefectClient) -> None:
+    try:
+        block = client.read_block_document_by_name(BLOCK, Webhook.get_block_type_slug(), include_secrets=False)
+    except ObjectNotFound:
+        return
+    client.delete_block_document(block.id)

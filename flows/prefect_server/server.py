@@ -1,0 +1,142 @@
+"""A Prefect server for the length of one run, for where no other is configured.
+
+Prefect would start one by itself, but that one outlives a killed flow and starts only when the first call waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+
+import httpx
+from prefect import tags
+from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
+
+from flows.prefect_server.process_tags import close_abandoned_runs, process_tag
+from flows.stages.processes import start_supervised, stop
+from unigrec.base.errors import UnigrecError
+from unigrec.base.lock import exclusive
+from unigrec.base.masking import masked
+
+START_SECONDS = 120.0
+EXIT_INTERRUPTED = 130  # as a shell says it of Ctrl-C
+# Of a call to our own server, half a minute in all: it answers 503 while its database is busy, and does not return once
+# it is gone. Of another server, that is for the user to set.
+OWN_RETRIES = 4
+APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
+ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
+LOG = "server.log"  # in PREFECT_HOME
+START_LOCK = "start.lock"  # there too: servers that start together would migrate one database at the same moment
+
+
+def run_here(job: Callable[[], int]) -> int:
+    """A flow's command: the job with a server to report to. Returns its exit code, or that of errors.py."""
+    try:
+        with prefect_server():
+            return job()
+    except UnigrecError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from where it was", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+@contextmanager
+def prefect_server() -> Iterator[None]:
+    """Within the block, flows report to a server: the configured one, or one of our own on 127.0.0.1.
+
+    Runs that a killed process of this machine left open there are closed first.
+
+    Raises:
+        UnigrecError: it does not answer, at the start or later.
+    """
+    with _own_server() if not PREFECT_API_URL.value() else nullcontext():
+        url = masked(str(PREFECT_API_URL.value()))
+        try:
+            check_health("start it, or unset PREFECT_API_URL to do without: each run then brings its own")
+            close_abandoned_runs()
+            with tags(process_tag()):
+                yield
+        except (httpx.TransportError, PrefectHTTPStatusError, ConcurrencySlotAcquisitionError) as error:
+            raise UnigrecError(
+                f"the Prefect server at {url} stopped answering: {masked(str(error))}; what was trained is kept, the "
+                "same command goes on from there"
+            ) from error
+
+
+def check_health(advice: str) -> None:
+    """Raise UnigrecError where the configured server does not answer; `advice` ends the message: what to do."""
+    url = masked(str(PREFECT_API_URL.value()))
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error is not None:
+        raise UnigrecError(f"the Prefect server at {url} does not answer: {masked(str(error))}; {advice}")
+
+
+@contextmanager
+def _own_server() -> Iterator[None]:
+    """One of our own, until the block ends. Raises UnigrecError when it does not answer in time; names its log."""
+    home = PREFECT_HOME.value()
+    with ExitStack() as stack:
+        with exclusive(home / START_LOCK, wait_seconds=2 * START_SECONDS):
+            port = free_port()
+            url = f"http://127.0.0.1:{port}/api"
+            process = _launch_server(port, home / LOG)
+            stack.callback(stop, process)
+            wait_until_healthy("the Prefect server", f"{url}/health", process, home / LOG)
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: OWN_RETRIES}):
+            try:
+                yield
+            finally:
+                APILogHandler().flush()  # what is still queued would find no server any more
+
+
+def _launch_server(port: int, log: Path) -> subprocess.Popen:
+    with log.open("a") as file:  # another one may be writing there
+        return start_supervised(
+            [sys.executable, "-m", "uvicorn", *APPLICATION, *ON_THIS_MACHINE_ONLY, "--port", str(port)],
+            env={
+                **os.environ,
+                "PREFECT_UI_ENABLED": "0",
+                "PREFECT__SERVER_EPHEMERAL": "1",
+                "PREFECT__SERVER_FINAL": "1",
+            },
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_healthy(
+    name: str, url: str, process: subprocess.Popen, log: Path, seconds: float = START_SECONDS
+) -> None:
+    """Return once an address answers 200. Raises UnigrecError when the process ends, or does not answer in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5.0) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    state = "ended" if process.poll() is not None else f"did not answer within {seconds:.0f} s"
+    raise UnigrecError(f"{name} {state}; its log is {log}")

@@ -1,0 +1,60 @@
+"""What a killed DVC leaves in a state that DVC itself refuses to work with, put right for the next one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dvc.lock import make_lock
+
+from unigrec.base import files as a
+from unigrec.serving.manifest import DVC_LOCK
+
+DAMAGED_LOCK = "dvc.lock.damaged"
+HOLDERS = ".dvc/tmp/rwlock"  # who reads and writes what: a list, no kernel lock, so it outlives them
+
+
+def put_lock_file_aside(root: str) -> bool:
+    """Move dvc.lock out of the way, so that DVC makes it again from its cache. Returns whether there was one.
+
+    DVC empties the file before it writes it anew, and accepts no part of it.
+    """
+    lock = Path(root, DVC_LOCK)
+    if not lock.exists():
+        return False
+    lock.rename(Path(root, DAMAGED_LOCK))
+    return True
+
+
+def put_lock_file_back(root: str) -> None:
+    Path(root, DAMAGED_LOCK).rename(Path(root, DVC_LOCK))
+
+
+def forget_dead_holders(root: str) -> None:
+    """Clear DVC's list of holders where it was written half, and of processes that are other programs by now.
+
+    DVC forgets holders that are gone by itself, unless another program has their number. Living ones stay.
+    """
+    path = Path(root, HOLDERS)
+    if not path.exists():
+        return
+    with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # the guard under which DVC edits the list
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            read = {name: [one for one in some if _is_alive(one)] for name, some in held.get("read", {}).items()}
+            write = {name: one for name, one in held.get("write", {}).items() if _is_alive(one)}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            path.unlink()
+        else:
+            a.write_json(path, {"read": {name: some for name, some in read.items() if some}, "write": write})
+
+
+def _is_alive(holder: dict[str, Any]) -> bool:
+    """Whether a holder's process runs the command that it wrote down: a program, and arguments behind it."""
+    arguments = holder["cmd"].partition(" ")[2]
+    try:
+        running = Path(f"/proc/{int(holder['pid'])}/cmdline").read_text(errors="replace")
+    except OSError:
+        return not Path("/proc").exists()  # nothing to tell by: left to DVC
+    return running.replace("\0", " ").rstrip().endswith(arguments)

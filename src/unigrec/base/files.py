@@ -1,0 +1,278 @@
+"""Every path and file format between stages. Writes go to a temporary name in the same folder and are renamed."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from unigrec.base.errors import UnigrecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+CURRENT = Path("data/current")  # a link to the snapshot that ingest.path may name
+SNAPSHOTS = Path("data/snapshots")  # a folder each, named by content: two tables and their lineage
+LINEAGE_FILE = "lineage.json"  # in a snapshot: where its rows came from
+
+ARTIFACTS = Path("artifacts")  # stage outputs, owned by DVC
+# What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.
+STATE = Path("state")
+
+INTERACTIONS = ARTIFACTS / "ingest/interactions.parquet"  # user_id str, item_id str, timestamp int64 unix seconds
+ITEMS = ARTIFACTS / "ingest/items.parquet"  # item_id str, text columns str or null
+SOURCE = ARTIFACTS / "ingest/source.json"  # where the rows came from
+
+VALIDATION = ARTIFACTS / "validate/result.json"  # every expectation with counts and examples
+DATA_DOCS = ARTIFACTS / "validate/data_docs"  # HTML, readable offline
+VALIDATED = ARTIFACTS / "validated.json"  # what prepare waits for: says which data passed
+
+SEQUENCES = ARTIFACTS / "prepare/sequences.safetensors"  # items int32 (n,), timestamps int64 (n,), offsets int64 (U+1,)
+USERS = ARTIFACTS / "prepare/users.parquet"  # user_index int32, user_id str
+CATALOGUE = ARTIFACTS / "prepare/items.parquet"  # item_index int32, item_id str, text columns, train_count int32
+PREPARE_STATS = ARTIFACTS / "prepare/stats.json"
+
+EMBEDDINGS = ARTIFACTS / "embed/items.safetensors"  # embedding float32 (N, d_in)
+TEXT_ENCODER = ARTIFACTS / "embed/encoder"  # what embeds a new item's text the same way
+
+START = ARTIFACTS / "start"  # what a bundle hands on, where this training starts from one
+TEACHER = ARTIFACTS / "teacher"
+TOKENIZER = ARTIFACTS / "tokenizer"
+JOINT = ARTIFACTS / "joint"
+HARDEN = ARTIFACTS / "harden"
+FINETUNE = ARTIFACTS / "finetune"
+EVALUATE = ARTIFACTS / "evaluate"
+DECISION = ARTIFACTS / "gate/decision.json"
+
+MODEL_FILE = "model.safetensors"  # inside a training stage's folder
+MODEL_CONFIG_FILE = "config.json"  # the network's shape, enough to rebuild it
+HISTORY_FILE = "history.json"  # list of {step, ...}: the stage's curves
+METRICS_FILE = "metrics.json"  # the stage's closing figures
+IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
+HEALTH_FILE = "health.json"
+COLLABORATIVE_FILE = "collaborative.safetensors"  # part float32 (N, E): what the tokenizer reads of the teacher
+RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
+
+CHECKSUM = "crc32"  # key in the metadata of our safetensors files: of the whole file, with zeros in its own place
+NO_CHECKSUM = "0" * 8
+_CHECKSUM_FIELD = re.compile(rb'"crc32":"([0-9a-f]{8})"')
+
+CHECKPOINTS = STATE / "checkpoints"
+BUNDLES = STATE / "bundles"
+REFERENCE = STATE / "registered/reference.json"  # sizes of the data behind the last registered model
+COMPARISONS = STATE / "gate"  # a folder for each pair of models that was compared
+COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "comparison.md"
+AUDIT = STATE / "audit.jsonl"  # every change of the champion; only ever appended to
+PROMOTION_LOCK = STATE / "promotion.lock"
+LOCK = STATE / "retrain.lock"  # of whoever changes the data or runs the whole graph
+ARRIVED = STATE / "snapshot"  # result and docs of the last delivery's validation
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
+
+    Raises:
+        UnigrecError: the disk is full or the folder cannot be written; nothing half-written is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UnigrecError(f"{path}: could not be written: {error}; nothing was changed there") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, for a folder: whatever stood at `path` is replaced as a whole. Raises UnigrecError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UnigrecError(f"{path}: could not be written: {error}; nothing half-written is left") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` had begun when they were killed."""
+    prefix = f".{path.name}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        writer = left.name.removeprefix(prefix).partition(".")[0]
+        if writer.isdigit() and not _lives(int(writer)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys. NaN and infinity are refused: they are no JSON, and a metric must not hide them."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UnigrecError when the file is missing or is no JSON."""
+    with _readable(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor] | dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file from torch tensors or numpy arrays (one kind a file), with a checksum of all of it."""
+    from safetensors import SafetensorError
+
+    writer: Callable
+    if any(isinstance(value, np.ndarray) for value in tensors.values()):
+        from safetensors.numpy import save_file as writer
+
+        ready: dict = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    else:
+        from safetensors.torch import save_file as writer
+
+        ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}  # type: ignore[union-attr]
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as for any other file; safetensors' own files only their owner may read
+        try:
+            writer(ready, str(temporary), metadata={**(metadata or {}), CHECKSUM: NO_CHECKSUM})
+        except SafetensorError as error:  # its own words for a full disk
+            raise OSError(error) from error
+        temporary.chmod(mode)
+        with temporary.open("r+b") as file:
+            place, _ = _checksum_field(file)
+            found = _checksum(file, place)
+            file.seek(place)
+            file.write(found)
+
+
+def _checksum_field(file: BinaryIO) -> tuple[int, bytes]:
+    """Where a safetensors file holds its checksum, and the checksum; (0, b"") in a file that others wrote."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(min(length, os.fstat(file.fileno()).st_size))  # a damaged length is no reason to fill the memory
+    field = _CHECKSUM_FIELD.search(header)
+    return (8 + field.start(1), field.group(1)) if field else (0, b"")
+
+
+def _checksum(file: BinaryIO, place: int) -> bytes:
+    """CRC-32 of the file as it would be with `NO_CHECKSUM` at `place`, in hex."""
+    file.seek(0)
+    digest = zlib.crc32(NO_CHECKSUM.encode(), zlib.crc32(file.read(place)))
+    file.seek(place + len(NO_CHECKSUM))
+    while chunk := file.read(2**20):
+        digest = zlib.crc32(chunk, digest)
+    return f"{digest:08x}".encode()
+
+
+def _check_whole(path: Path) -> None:
+    """Raises ValueError when a file that `write_tensors` wrote has changed since, by a single bit or more."""
+    with path.open("rb") as file:
+        place, expected = _checksum_field(file)
+        if place and _checksum(file, place) != expected:
+            raise ValueError("its checksum is not that of its contents")
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Read a safetensors file as torch tensors. Raises UnigrecError when it is missing or damaged."""
+    from safetensors.torch import load_file
+
+    with _readable(path):
+        _check_whole(path)
+        return load_file(str(path), device=device)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata that `write_tensors` was given. Raises UnigrecError when the file is missing or damaged."""
+    from safetensors import safe_open
+
+    with _readable(path), safe_open(str(path), framework="np") as file:
+        return {name: value for name, value in (file.metadata() or {}).items() if name != CHECKSUM}
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file as numpy arrays. Raises UnigrecError when it is missing or damaged."""
+    from safetensors.numpy import load_file
+
+    with _readable(path):
+        _check_whole(path)
+        return load_file(str(path))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write one Parquet file, its pages with checksums."""
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file. Raises UnigrecError when it is missing or damaged."""
+    import pyarrow.parquet as pq
+
+    # Not pq.read_table: that imports pandas, and reads a folder named `a=b` on the way as a column.
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns=columns)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    from pyarrow import ArrowException
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UnigrecError(f"{path}: no such file; run the stage that writes it (`dvc repro`)") from error
+    except (OSError, ValueError, ArrowException, SafetensorError) as error:
+        raise UnigrecError(f"{path}: damaged or not of the expected format: {error}") from error

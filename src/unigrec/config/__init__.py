@@ -1,0 +1,1 @@
+"""params.yaml as typed, checked objects; profiles; edits that keep comments."""

@@ -1,0 +1,169 @@
+"""`unigrec configure`: rewrite values in params.yaml, by profile, data source or single key; comments and layout stay.
+
+What a profile is, and which keys it sets: profiles.py.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from unigrec.base.errors import UnigrecError
+from unigrec.base.files import atomic_path
+from unigrec.config.profiles import (
+    PROFILES,
+    SAMPLE,
+    leaves,
+    profile_names,
+    profile_values,
+    split_setting,
+    unknown_key,
+)
+from unigrec.config.schema import parse_params, read_mapping
+
+SAMPLE_SOURCE = {"ingest.source": "sample", "ingest.path": "src/unigrec/data/sources/sample.py"}
+COMMENT_COLUMN = 34  # where params.yaml starts its comments; two spaces after a value that reaches further
+
+
+class Change(NamedTuple):
+    """One value that `configure` rewrote."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+
+
+def configure(
+    params_file: Path,
+    profile: str | None = None,
+    data: str | None = None,
+    source: str | None = None,
+    settings: Sequence[str] = (),
+) -> list[Change]:
+    """Rewrite values of a params file; a later argument wins over an earlier one.
+
+    Args:
+        params_file: rewritten as a whole or not at all; profiles are looked up in `infra/profiles` beside it.
+        profile: its name. Every key that some profile touches first goes back to the sample's value.
+        data: a folder, relative to the working directory or absolute, or "sample" for the generator.
+        source: what kind of source `data` (or the path that is set already) is; "folder" where left out with `data`.
+        settings: "section.key=value", the value as YAML.
+
+    Returns:
+        What changed, in the order of the file.
+
+    Raises:
+        UnigrecError: an unknown profile or key, a missing folder, a value that the schema refuses; nothing is written.
+    """
+    document = _load(params_file)
+    wanted: dict[str, Any] = {}
+    if profile is not None:
+        wanted |= profile_values(params_file.parent / PROFILES, profile) | {"profile": profile}
+    wanted |= _source_values(params_file, data, source) | dict(map(_parse_setting, settings))
+
+    known = dict(leaves(document))
+    for key in wanted:
+        if key not in known:
+            raise UnigrecError(unknown_key(key, known))
+    changes = [
+        Change(key, old, wanted[key]) for key, old in known.items() if key in wanted and _differ(old, wanted[key])
+    ]
+    for change in changes:
+        _set(document, change.key, change.new)
+
+    text = _dump(document)
+    # Read back as the stages will read it: YAML 1.1, where `on` is true and `5e-3` a string.
+    parse_params(yaml.safe_load(text), str(params_file))
+    if changes:
+        with atomic_path(params_file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return changes
+
+
+def describe(params_file: Path) -> str:
+    """One line: which profile and data are set, and which profiles there are. Raises UnigrecError."""
+    known = dict(leaves(_load(params_file)))
+    there_are = ", ".join(profile_names(params_file.parent / PROFILES))
+    return (
+        f"profile {known.get('profile')}, data {known.get('ingest.path')} ({known.get('ingest.source')}); "
+        f"profiles: {there_are}"
+    )
+
+
+def _round_trip() -> YAML:
+    loader = YAML()
+    loader.preserve_quotes = True
+    loader.width = 4096  # a long path is never folded
+    return loader
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return read_mapping(path, _round_trip().load, YAMLError)
+
+
+def _dump(document: Any) -> str:
+    stream = io.StringIO()
+    _round_trip().dump(document, stream)
+    return stream.getvalue()
+
+
+def _source_values(params_file: Path, data: str | None, source: str | None) -> dict[str, Any]:
+    if SAMPLE in (data, source):
+        if {data, source} - {SAMPLE, None}:
+            raise UnigrecError(
+                f"--data {data} --source {source}: the generator reads no folder (one named so: ./{SAMPLE})"
+            )
+        return SAMPLE_SOURCE
+    if data is None:
+        return {} if source is None else {"ingest.source": source}
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        found = "is a file; name the folder that holds it" if folder.exists() else "no such folder"
+        raise UnigrecError(f"--data {data}: {found} (or {SAMPLE!r} for generated data)")
+    if not folder.is_absolute():  # the stages run in the project's folder
+        folder = Path(os.path.relpath(folder, params_file.parent))
+    return {"ingest.source": source or "folder", "ingest.path": str(folder)}
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, text = split_setting(setting)
+    try:
+        value = _round_trip().load(text) if text.strip() else ""
+    except YAMLError as error:
+        raise UnigrecError(f"--set {setting}: the value is not valid YAML: {error}") from error
+    return key, value
+
+
+def _differ(old: Any, new: Any) -> bool:
+    return isinstance(old, bool) != isinstance(new, bool) or old != new
+
+
+def _set(document: Any, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    section = document
+    for part in sections:
+        section = section[part]
+    if isinstance(value, float):  # 5e-08 would be a string to the YAML 1.1 reader
+        value = _round_trip().load(format(Decimal(repr(float(value))), "f"))
+    section[name] = None  # else the quotes of the old value would be kept for the new one
+    section[name] = value if value != "" else DoubleQuotedScalarString("")
+    comment = section.ca.items.get(name, (None, None, None))[2]
+    if comment is not None:
+        end = 2 * len(sections) + len(_dump({name: section[name]}).rstrip("\n"))
+        comment.start_mark.column = max(COMMENT_COLUMN, end + 2)
+
+
+def _shown(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value) or '""'

@@ -1,0 +1,104 @@
+"""Values of params.yaml by dotted keys: profiles, nested overrides, single settings. Reads plain YAML, writes nothing.
+
+A profile (infra/profiles/NAME.yaml) holds what differs from the committed params.yaml. `sample.yaml` holds the sample's
+value of every key that another profile touches, so that going from one profile to another leaves nothing of the first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import read_mapping
+
+SAMPLE = "sample"
+PROFILES = Path("infra/profiles")  # beside the params file
+FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # 2e-8 is a string to a YAML 1.1 reader
+
+
+def profile_names(folder: Path) -> list[str]:
+    """The profiles in a folder, the sample first, then by name."""
+    return sorted((file.stem for file in folder.glob("*.yaml")), key=lambda name: (name != SAMPLE, name))
+
+
+def profile_values(folder: Path, name: str) -> dict[str, Any]:
+    """What applying a profile sets: the sample's value of every key that profiles touch, then the profile's own.
+
+    Raises:
+        UnigrecError: no such profile; the message names those that there are.
+    """
+    names = profile_names(folder)
+    if name not in names:
+        raise UnigrecError(
+            f"no profile {name!r} in {folder}; there are {', '.join(names) or 'none'}{guess(name, names)}"
+        )
+    return dict(leaves(read_mapping(folder / f"{SAMPLE}.yaml"))) | dict(leaves(read_mapping(folder / f"{name}.yaml")))
+
+
+def leaves(mapping: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a list is one value."""
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def with_values(values: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested values with some dotted keys set anew. Raises UnigrecError for a key that is not there."""
+    known = dict(leaves(values))
+    for key in wanted:
+        if key not in known:
+            raise UnigrecError(unknown_key(key, known))
+
+    def copied(mapping: dict[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            name: copied(value, f"{prefix}{name}.") if isinstance(value, dict) else wanted.get(f"{prefix}{name}", value)
+            for name, value in mapping.items()
+        }
+
+    return copied(values, "")
+
+
+def split_setting(setting: str) -> tuple[str, str]:
+    """`section.key=value` -> key and the value's text. Raises UnigrecError."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise UnigrecError(f"--set {setting}: expected section.key=value, for example joint.epochs=20")
+    return key.strip(), text
+
+
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """`section.key=value` -> key and value, read as YAML. Raises UnigrecError."""
+    key, text = split_setting(setting)
+    try:
+        value = yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError as error:
+        raise UnigrecError(f"--set {setting}: the value is not valid YAML: {error}") from error
+    if isinstance(value, str) and FLOAT.fullmatch(text.strip()):
+        value = float(value)
+    return key, value
+
+
+def unknown_key(key: str, known: dict[str, Any]) -> str:
+    """What to say about a key that params.yaml does not have."""
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        return f"{key!r} is a section; set one of its keys: {', '.join(inside)}"
+    same_ending = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return f"unknown key {key!r}{guess(key, known) or _listed(same_ending)}"
+
+
+def guess(name: str, candidates: Sequence[str] | dict[str, Any]) -> str:
+    """`; did you mean ...?`, or nothing."""
+    return _listed(difflib.get_close_matches(name, candidates, n=3, cutoff=0.75))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(names)}?" if names else ""

@@ -1,0 +1,358 @@
+"""params.yaml as frozen, typed objects. An unknown key, a wrong type or a bad value is an error that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from unigrec.base.errors import UnigrecError
+from unigrec.base.masking import holds_credentials, masked
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Engine = Literal["deepspeed", "torch"]
+Schedule = Literal["constant", "cosine"]
+Source = Literal["sample", "folder", "amazon-2014", "amazon-2023", "movielens"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class SampleParams(Section):
+    users: Count
+    items: Annotated[int, Field(ge=10)]
+    interactions: Count
+
+
+class IngestParams(Section):
+    source: Source
+    path: Annotated[str, Field(min_length=1)]
+    min_rating: float
+    sample: SampleParams
+
+    @property
+    def origin(self) -> str:
+        """Where the data comes from, in words: runs of one origin are compared with each other."""
+        return f"{self.source}: {self.path}"
+
+
+class SnapshotParams(Section):
+    incoming: Annotated[str, Field(min_length=1)]
+    source: Literal["folder", "amazon-2014", "amazon-2023", "movielens"]
+    mode: Literal["append", "replace"]
+    start: Literal["cold", "champion"]
+
+
+class Bound(Section):
+    """Of a figure that compares two snapshots: above `warn` a warning, above `stop` the end."""
+
+    warn: NonNegative
+    stop: NonNegative
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Bound:
+        if self.warn > self.stop:
+            raise ValueError(f"warn ({self.warn}) must not be above stop ({self.stop})")
+        return self
+
+
+class PreviousParams(Section):
+    growth: Bound
+    shrinkage: Bound
+    new_users: Bound
+    lost_users: Bound
+    new_items: Bound
+    lost_items: Bound
+    popularity_shift: Bound
+    text_coverage_drop: Bound
+
+
+class ValidateParams(Section):
+    min_users: Count
+    min_items: Count
+    min_interactions: Count
+    min_timestamp: int
+    max_timestamp: int
+    max_duplicate_share: Share
+    min_text_coverage: Share
+    max_single_time_user_share: Share
+    max_row_change: NonNegative
+    previous: PreviousParams
+
+
+class PrepareParams(Section):
+    k_core: Count
+    min_users_after: Count
+    min_items_after: Count
+
+
+class EmbedParams(Section):
+    encoder: Literal["tfidf-svd", "minilm", "sentence-transformers"]
+    model: str
+    text_columns: Names
+    dimensions: Annotated[int, Field(ge=2)]
+    max_features: Annotated[int, Field(ge=10)]
+    modalities: Names
+
+    @model_validator(mode="after")
+    def _named_model(self) -> EmbedParams:
+        if self.encoder == "sentence-transformers" and not self.model:
+            raise ValueError("embed.model must name a model when embed.encoder is sentence-transformers")
+        return self
+
+
+class StartParams(Section):
+    path: Annotated[str, Field(min_length=1)]
+    tokenizer_epochs: Annotated[int, Field(ge=0)]
+    joint_epochs: Count
+    rate: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class TeacherParams(Section):
+    architecture: Literal["sasrec", "bsarec"]
+    filter_share: Share
+    filter_components: Count
+    content: bool
+    d_model: Count
+    blocks: Count
+    heads: Count
+    history: Annotated[int, Field(ge=1, le=1000)]
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]
+    lr: Positive
+    weight_decay: NonNegative
+    batch_size: Count
+    epochs: Count
+    patience: Count
+    validate_every: Count
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TeacherParams:
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model ({self.d_model}) must be a multiple of heads ({self.heads})")
+        if self.architecture == "bsarec" and self.filter_components > self.history // 2 + 1:
+            raise ValueError(f"filter_components is at most history // 2 + 1 = {self.history // 2 + 1}")
+        return self
+
+
+class TokenizerParams(Section):
+    levels: Annotated[int, Field(ge=1, le=8)]
+    codebook_size: Annotated[int, Field(ge=2, le=65536)]
+    code_dim: Count
+    hidden: Widths
+    lr: Positive
+    weight_decay: NonNegative
+    batch_size: Count
+    epochs: Count
+    temperature_start: Positive
+    temperature_end: Positive
+    uniformity_weight: NonNegative
+    collaborative_weight: NonNegative
+
+
+class RecommenderParams(Section):
+    d_model: Count
+    d_ff: Count
+    heads: Count
+    d_kv: Count
+    encoder_layers: Count
+    decoder_layers: Count
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    causal: bool
+
+
+class JointParams(Section):
+    engine: Engine
+    processes: Annotated[int, Field(ge=1, le=64)]
+    precision: Literal["fp32", "bf16"]
+    recommender: RecommenderParams
+    tokenizer: Literal["trained", "frozen", "hard"]
+    history: Annotated[int, Field(ge=1, le=1000)]
+    epochs: Count
+    batch_size: Count
+    recommender_lr: Positive
+    tokenizer_lr: NonNegative
+    weight_decay: NonNegative
+    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
+    schedule: Schedule
+    temperature_start: Positive
+    temperature_end: Positive
+    reconstruction_weight: NonNegative
+    uniformity_weight: NonNegative
+    w_tokenizer_distillation: NonNegative
+    w_recommender_distillation: NonNegative
+    w_ranking_distillation: NonNegative
+    ranking_samples: Count
+    distillation_temperature: Positive
+    contrast_temperature: Positive
+    distillation_warmup_epochs: Annotated[int, Field(ge=0)]
+    patience: Count
+    validate_every: Count
+    validation_users: Count
+    validation_beam: Count
+
+
+class HardenParams(Section):
+    resolution: Literal["disambiguate", "reassign"]
+
+
+class FinetuneParams(Section):
+    engine: Engine
+    epochs: Annotated[int, Field(ge=0)]
+    lr: Positive
+    schedule: Schedule
+    batch_size: Count
+    weight_decay: NonNegative
+    w_ranking_distillation: NonNegative
+    patience: Count
+    validate_every: Count
+
+
+class EvaluateParams(Section):
+    beam: Count
+    batch_size: Count
+    cutoffs: Widths
+    bootstrap_resamples: Annotated[int, Field(ge=100)]
+
+
+class GateParams(Section):
+    protocol: Literal["unmasked", "masked"]
+    min_recall_at_10: Share
+    min_ndcg_at_10: Share
+    min_margin_over_popularity: float
+    min_margin_over_cooccurrence: float
+    max_drop_below_teacher: float
+    max_collision_rate: Share
+    min_codebook_utilisation: Share
+    note_max_gini_of_first_level: Share
+    note_min_hit_rate_kept: NonNegative
+    note_max_soft_hard_disagreement: Share
+    note_min_entropy_share: Share
+
+
+class PromotionParams(Section):
+    mode: Literal["better", "not_worse"]
+    max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
+    max_loss: Share
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)]
+    max_users: Annotated[int, Field(ge=0)]
+    max_slice_drop: Share
+    min_slice_users: Count
+    max_latency_ms: Positive
+    latency_requests: Count
+    max_load_seconds: Positive
+    max_size_mb: Positive
+    max_churn: Share
+    wait_seconds: NonNegative
+
+
+class RegisterParams(Section):
+    tracking_uri: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1)]
+    model_name: Annotated[str, Field(min_length=1)]
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_credentials(cls, uri: str) -> str:
+        if holds_credentials(uri):  # this file is committed, and copied into every bundle and run
+            raise ValueError(
+                "holds a user or a password; give them in the environment: MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or the whole address as MLFLOW_TRACKING_URI"
+            )
+        return uri
+
+
+class Params(Section):
+    """The whole of params.yaml. Only the stage functions see it; everything below takes its own section."""
+
+    profile: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    snapshot: SnapshotParams
+    ingest: IngestParams
+    validation: Annotated[ValidateParams, Field(alias="validate")]
+    prepare: PrepareParams
+    embed: EmbedParams
+    start: StartParams
+    teacher: TeacherParams
+    tokenizer: TokenizerParams
+    joint: JointParams
+    harden: HardenParams
+    finetune: FinetuneParams
+    evaluate: EvaluateParams
+    gate: GateParams
+    promotion: PromotionParams
+    register_: Annotated[RegisterParams, Field(alias="register")]
+
+    @model_validator(mode="after")
+    def _cutoffs_within_beam(self) -> Params:
+        if max(self.evaluate.cutoffs) > self.evaluate.beam:
+            raise ValueError(
+                f"evaluate.cutoffs asks for the first {max(self.evaluate.cutoffs)}, but evaluate.beam finds only "
+                f"{self.evaluate.beam}; raise the beam"
+            )
+        if 10 not in self.evaluate.cutoffs:
+            raise ValueError("evaluate.cutoffs must contain 10: the gates read Recall@10 and NDCG@10")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        UnigrecError: the file is missing, is no YAML mapping, or holds a key or value that is not allowed; every
+            finding is listed with its key, its value and what is allowed.
+    """
+    return parse_params(read_mapping(path), str(path))
+
+
+def read_mapping(
+    path: Path, load: Callable[[str], Any] = yaml.safe_load, invalid: type[Exception] = yaml.YAMLError
+) -> dict[str, Any]:
+    """A YAML file of sections. Raises UnigrecError when it is missing or something else.
+
+    load: what reads the text; invalid: what it raises where that is no YAML.
+    """
+    if not path.is_file():
+        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
+    try:
+        raw = load(path.read_text(encoding="utf-8"))
+    except invalid as error:
+        raise UnigrecError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UnigrecError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")
+    return raw
+
+
+def parse_params(raw: dict, where: str = "params") -> Params:
+    """Check a mapping against the schema; `where` names it in errors. Raises UnigrecError."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        findings = "\n".join(f"{where}: {line}" for line in _findings(error))
+        raise UnigrecError(masked(findings)) from None  # the cause repeats the findings, with every value
+
+
+def _findings(error: ValidationError) -> list[str]:
+    lines = []
+    for finding in error.errors():
+        key = ".".join(str(part) for part in finding["loc"])
+        value = finding["input"]
+        if finding["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r} (value {value!r}); compare with the committed params.yaml")
+        elif finding["type"] == "missing":
+            lines.append(f"missing key {key!r}")
+        elif isinstance(value, dict):  # a check over several keys of a section: its message names them
+            lines.append(f"{key + ': ' if key else ''}{finding['msg'].removeprefix('Value error, ')}")
+        else:
+            message = finding["msg"].removeprefix("Value error, ")
+            lines.append(f"{key} = {value!r}: {message[0].lower()}{message[1:]}")
+    return lines

@@ -1,0 +1,1 @@
+"""The method: computes, and does nothing else."""

@@ -1,0 +1,169 @@
+"""Two models' figures on the same users to a decision with reasons. Pure, as `gates`: no files, no registry.
+
+Shapes: U test users.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from unigrec.core.decisions.gates import Decision, Gate, Metrics, floors
+from unigrec.core.evaluation.metrics import bootstrap_means
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import GateParams, PromotionParams
+
+MARGIN = "margin_over_champion"
+SLICE = "slice: "
+
+
+class Candidate(NamedTuple):
+    """What the challenger is by itself.
+
+    own_decision: whether the gates of its run passed. metrics, health: as `gates.decide` reads them, measured today,
+    without a teacher. latency_ms: of each single request. size_mb: of the whole folder.
+    """
+
+    own_decision: bool
+    metrics: Metrics
+    health: dict[str, Any]
+    latency_ms: list[float]
+    size_mb: float
+
+
+class Pair(NamedTuple):
+    """What the challenger is beside the champion.
+
+    challenger, champion: (U,) NDCG@10 of each user, the same users in the same order. slices: named (U,) masks.
+    churn: share of the items in both catalogues whose identifier is another; None where they have no item in common.
+    """
+
+    challenger: np.ndarray
+    champion: np.ndarray
+    slices: dict[str, np.ndarray]
+    churn: float | None
+
+
+def compare(
+    candidate: Candidate, pair: Pair | None, limits: GateParams, params: PromotionParams, seed: int
+) -> Decision:
+    """Every gate that a challenger which loads must pass to become champion; one that does not: `does_not_load`.
+
+    Args:
+        pair: None for the first model of all, which has floors and budgets to keep, but nobody to beat.
+
+    Returns:
+        The gates with a reason each, those that refuse nothing last. A missing or non-finite figure refuses.
+    """
+    gates = [
+        Gate("loads", 1.0, 1.0, True, f"a fresh process loads it and gets {len(candidate.latency_ms)} full answers"),
+        _own_decision(candidate.own_decision),
+        *floors(candidate.metrics, candidate.health, limits),
+        _latency(candidate.latency_ms, params.max_latency_ms),
+        _budget("size", "the bundle's folder", candidate.size_mb, params.max_size_mb, "MB"),
+    ]
+    notes: list[Gate] = []
+    if pair is not None:
+        found = [_slice(name, mask, pair, params, seed) for name, mask in pair.slices.items() if mask.any()]
+        notes = [gate for gate in found if gate.informational]
+        gates.append(margin(pair, params, seed))
+        gates += [gate for gate in found if not gate.informational]
+        gates.append(_churn(pair.churn, params.max_churn))
+    return Decision(all(gate.passed for gate in gates), [*gates, *notes])
+
+
+def does_not_load(reason: str) -> Decision:
+    """The decision on a bundle that could not be asked anything."""
+    return Decision(False, [Gate("loads", 0.0, 1.0, False, f"{reason}; nothing else was measured")])
+
+
+def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
+    """Whether the challenger beats the champion, or at least does not lose to it; one-sided paired bootstrap.
+
+    `better`: the mean difference is above 0, and at most `max_p` of the resamples are not. `not_worse`: at most `max_p`
+    of the resamples lose `max_loss` of the champion's NDCG@10 or more. A tie, every user's gain equal, passes in
+    neither: such a promotion could only do harm.
+    """
+    new, old = pair.challenger, pair.champion
+    if not (np.isfinite(new).all() and np.isfinite(old).all() and len(new)):
+        return Gate(MARGIN, None, params.max_p, False, "NDCG@10 against the champion is missing or not a finite number")
+    difference = new - old
+    if not difference.any():
+        return Gate(
+            MARGIN, 1.0, params.max_p, False, f"a tie: NDCG@10 {new.mean():.4f}, equal for each of {_users(new)}"
+        )
+    bound = 0.0 if params.mode == "better" else -params.max_loss * float(old.mean())
+    means = bootstrap_means(difference, params.resamples, seed)
+    p = float((means <= bound).mean())
+    passed = p <= params.max_p and float(difference.mean()) > bound
+    low, high = np.quantile(means, [0.025, 0.975])
+    doubt = "no better" if params.mode == "better" else f"worse by {params.max_loss:.1%} or more"
+    return Gate(
+        MARGIN,
+        p,
+        params.max_p,
+        passed,
+        f"NDCG@10 {new.mean():.4f} against {old.mean():.4f}, {difference.mean():+.4f} on the same {_users(new)} "
+        f"(95 % interval {low:+.4f} to {high:+.4f}); p of being {doubt}: {p:.4f}, allowed {params.max_p:g}",
+    )
+
+
+def _slice(name: str, mask: np.ndarray, pair: Pair, params: PromotionParams, seed: int) -> Gate:
+    """A slice refuses where it loses more than the bound, and where chance does not explain that it loses at all.
+
+    Both, since of many slices one always loses a little: chance explains it where more than `max_p` of the resamples of
+    the slice's users do not lose.
+    """
+    new, old = pair.challenger[mask], pair.champion[mask]
+    small = len(new) < params.min_slice_users
+    if not (np.isfinite(new).all() and np.isfinite(old).all()):
+        return Gate(SLICE + name, None, params.max_slice_drop, False, "NDCG@10 is not a finite number")
+    change = float(new.mean() / old.mean()) - 1.0 if old.mean() > 0.0 else 0.0
+    means = bootstrap_means(new - old, params.resamples, seed)
+    chance = float((means >= 0.0).mean())
+    reason = f"NDCG@10 {new.mean():.4f} against {old.mean():.4f} ({change:+.1%}) on {_users(new)}"
+    over = -change > params.max_slice_drop
+    if over:
+        reason += f"; p of not losing at all: {chance:.4f}"
+    if small:
+        reason += f"; fewer than {params.min_slice_users}, so it refuses nothing"
+    passed = not (over and chance <= params.max_p)
+    return Gate(SLICE + name, 0.0 - change, params.max_slice_drop, passed, reason, informational=small)
+
+
+def _own_decision(passed: bool) -> Gate:
+    return Gate(
+        "own_decision",
+        float(passed),
+        1.0,
+        passed,
+        f"the gates of its own run {'passed' if passed else 'refused'} it",
+    )
+
+
+def _latency(milliseconds: list[float], limit: float) -> Gate:
+    known = [value for value in milliseconds if math.isfinite(value)]
+    value = float(np.quantile(known, 0.95)) if known and len(known) == len(milliseconds) else None
+    return _budget("latency_p95", f"95th percentile of {len(milliseconds)} single requests", value, limit, "ms")
+
+
+def _budget(name: str, what: str, value: float | None, limit: float, unit: str) -> Gate:
+    if value is None or not math.isfinite(value):
+        return Gate(name, None, limit, False, f"{what} is missing or not a finite number")
+    return Gate(name, value, limit, value <= limit, f"{what}: {value:.3g} {unit}; allowed up to {limit:g} {unit}")
+
+
+def _churn(value: float | None, limit: float) -> Gate:
+    if value is None:
+        return Gate("churn", None, limit, True, "the catalogues have no item in common")
+    if not math.isfinite(value):
+        return Gate("churn", None, limit, False, "churn is not a finite number")
+    reason = f"{value:.1%} of the items in both catalogues have another identifier; allowed up to {limit:.1%}"
+    return Gate("churn", value, limit, value <= limit, reason)
+
+
+def _users(gains: np.ndarray) -> str:
+    return f"{len(gains):,} user{'s' * (len(gains) != 1)}"

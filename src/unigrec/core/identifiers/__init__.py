@@ -1,0 +1,1 @@
+"""One semantic ID per item: collisions, churn, health."""

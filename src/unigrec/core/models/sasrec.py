@@ -1,0 +1,152 @@
+"""The teacher: SASRec (arXiv 1808.09781) or BSARec (arXiv 2312.10325), trained with full cross entropy.
+
+Post-norm blocks, and item and position embeddings normalised together: with full cross entropy, regularisation is what
+matters most. Shapes: B users, T positions, E width, N items, D content dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unigrec.core.models.layers import Dropout
+
+
+class SASRec(nn.Module):
+    """Causal self-attention over a history of items; with `filter_share`, beside a low-pass filter (BSARec).
+
+    Sequences are padded on the right, so that causality alone hides the padding; the last item of a history of length n
+    always has the position `history - 1`, whatever n is.
+
+    Args:
+        items: N. d_model: E. history: longest history, in items.
+        filter_share: weight of the frequency filter beside attention, in [0, 1]; 0 for SASRec.
+        filter_components: lowest frequencies of a full history that the filter tells from the others.
+        content_dim: D of content vectors that the item embeddings are trained on top of; 0 without.
+    """
+
+    def __init__(
+        self,
+        items: int,
+        d_model: int,
+        blocks: int,
+        heads: int,
+        history: int,
+        dropout: float,
+        filter_share: float = 0.0,
+        filter_components: int = 1,
+        content_dim: int = 0,
+    ):
+        super().__init__()
+        self.history = history
+        self.item_embedding = nn.Embedding(items, d_model)
+        self.position_embedding = nn.Embedding(history, d_model)
+        self.norm = nn.LayerNorm(d_model)
+        self.dropout = Dropout(dropout)
+        kernel = low_pass_kernel(history, filter_components) if filter_share else None
+        self.blocks = nn.ModuleList([Block(d_model, heads, dropout, filter_share, kernel) for _ in range(blocks)])
+        self.content_projection = nn.Linear(content_dim, d_model, bias=False) if content_dim else None
+        self.content: Tensor | None
+        self.register_buffer("content", None, persistent=False)
+        nn.init.normal_(self.item_embedding.weight, std=0.02)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        if self.content_projection is not None:
+            nn.init.normal_(self.content_projection.weight, std=0.02)
+
+    def item_table(self) -> Tensor:
+        """(N, E) item embeddings: the free ones, plus the projected content where there is some."""
+        if self.content is None or self.content_projection is None:
+            return self.item_embedding.weight
+        return self.item_embedding.weight + self.content_projection(self.content)
+
+    @torch.no_grad()
+    def without_content(self) -> SASRec:
+        """The same model as one whose free embeddings hold everything: what comes after needs no content."""
+        self.item_embedding.weight.copy_(self.item_table())
+        self.content, self.content_projection = None, None
+        return self
+
+    def forward(self, items: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
+        """items (B, T) int64 padded on the right, T <= history; lengths (B,) -> hidden states (B, T, E).
+
+        table: `item_table()`, where the caller has it already.
+        """
+        table = self.item_table() if table is None else table
+        steps = torch.arange(items.shape[1], device=items.device)
+        positions = (self.history - lengths[:, None] + steps).clamp(max=self.history - 1)  # (B, T)
+        hidden = self.dropout(self.norm(F.embedding(items, table) + self.position_embedding(positions)))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """(..., E) -> (..., N) logits over the catalogue."""
+        return hidden @ self.item_table().T
+
+    def last_hidden(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """The state after the last item of each history: (B, T), (B,) -> (B, E)."""
+        return self.forward(items, lengths)[torch.arange(len(items), device=items.device), lengths - 1]
+
+
+class Block(nn.Module):
+    """Self-attention (and a frequency filter) and feed-forward, each with residual, dropout and LayerNorm after it."""
+
+    def __init__(self, d_model: int, heads: int, dropout: float, filter_share: float, kernel: Tensor | None):
+        super().__init__()
+        self.heads, self.filter_share = heads, filter_share
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.filter = FrequencyFilter(d_model, kernel) if kernel is not None else None
+        self.filter_norm = nn.LayerNorm(d_model) if kernel is not None else None
+        self.feed_forward = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
+        self.feed_forward_norm = nn.LayerNorm(d_model)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        B, T, E = hidden.shape
+        query, key, value = self.qkv(hidden).view(B, T, 3, self.heads, E // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, dropout_p=self.dropout.p if self.training else 0.0
+        )  # (B, H, T, E/H)
+        mixed = mixed.transpose(1, 2).reshape(B, T, E)
+        attended = self.attention_norm(hidden + self.dropout(self.out(mixed)))
+        if self.filter is not None and self.filter_norm is not None:
+            filtered = self.filter_norm(hidden + self.dropout(self.filter(hidden)))
+            attended = self.filter_share * filtered + (1.0 - self.filter_share) * attended
+        return self.feed_forward_norm(attended + self.dropout(self.feed_forward(attended)))
+
+
+class FrequencyFilter(nn.Module):
+    """Low frequencies of a sequence as they are, the others scaled by a learned square for each dimension.
+
+    Each position's output is that of the discrete Fourier transform of the history up to it, padded with zeros in front
+    to full length: a fixed causal kernel. So every position can be trained at once, and none sees what comes after it.
+    """
+
+    def __init__(self, d_model: int, kernel: Tensor):
+        super().__init__()
+        self.rescale = nn.Parameter(torch.randn(d_model))
+        lags = torch.arange(len(kernel))[:, None] - torch.arange(len(kernel))
+        by_lag = torch.where(lags >= 0, kernel[lags.clamp_min(0)], 0.0)  # (history, history), row: output position
+        self.by_lag: Tensor
+        self.register_buffer("by_lag", by_lag, persistent=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, E) -> (B, T, E)."""
+        steps = hidden.shape[1]
+        low = self.by_lag[:steps, :steps] @ hidden
+        return low + self.rescale.square() * (hidden - low)
+
+
+def low_pass_kernel(length: int, components: int) -> Tensor:
+    """(length,) weight by lag of the filter that keeps the `components` lowest frequencies of `length` points."""
+    lags = torch.arange(length, dtype=torch.float64)
+    kernel = torch.ones(length, dtype=torch.float64)
+    for frequency in range(1, components):
+        twice = 1.0 if 2 * frequency == length else 2.0  # the highest frequency of an even length has no mirror
+        kernel += twice * torch.cos(2.0 * math.pi * frequency * lags / length)
+    return (kernel / length).float()

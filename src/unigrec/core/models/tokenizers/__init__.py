@@ -1,0 +1,1 @@
+"""From an item's embedding to its identifier."""

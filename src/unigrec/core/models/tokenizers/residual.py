@@ -1,0 +1,145 @@
+"""The tokenizer: encoder, codebooks with residual soft quantization, decoder (UniGRec, arXiv 2601.17438, section 3.1).
+
+Shapes: N items, K codewords a level, C code dimension, L levels, D item embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unigrec.core.models.layers import Linear
+
+
+class SoftCodes(NamedTuple):
+    """Residual soft quantization of N latents."""
+
+    logits: Tensor  # (N, L, K) minus squared distance over temperature
+    probabilities: Tensor  # (N, L, K) the soft identifier, softmax of the logits
+    quantized: Tensor  # (N, C) sum of the soft codewords
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """(N, L, K) log of the soft identifier, finite where a probability is too small for a number."""
+        return self.logits.log_softmax(-1)
+
+
+class HardCodes(NamedTuple):
+    """Residual hard quantization of N latents."""
+
+    codes: Tensor  # (N, L) int64
+    quantized: Tensor  # (N, C) sum of the chosen codewords
+
+
+class Tokenizer(nn.Module):
+    """RQ-VAE without commitment term and without straight-through estimator.
+
+    Args:
+        embedding_dim: D, width of the item embeddings.
+        code_dim: C, width of latents and codewords.
+        hidden: widths of the encoder's hidden layers; the decoder mirrors them.
+        levels: L. codebook_size: K.
+    """
+
+    def __init__(self, embedding_dim: int, code_dim: int, hidden: Sequence[int], levels: int, codebook_size: int):
+        super().__init__()
+        self.encoder = mlp([embedding_dim, *hidden, code_dim])
+        self.decoder = mlp([code_dim, *reversed(hidden), embedding_dim])
+        self.codebooks = nn.Parameter(torch.randn(levels, codebook_size, code_dim) / code_dim**0.5)
+
+    @property
+    def levels(self) -> int:
+        return self.codebooks.shape[0]
+
+    @property
+    def codebook_size(self) -> int:
+        return self.codebooks.shape[1]
+
+    def quantize_soft(self, latent: Tensor, temperature: float) -> SoftCodes:
+        """Soft assignment level by level; each residual subtracts the soft codeword. latent: (N, C)."""
+        residual, quantized, logits, probabilities = latent, torch.zeros_like(latent), [], []
+        for codebook in self.codebooks:  # (K, C)
+            logits.append(squared_distances(residual, codebook) / -temperature)  # (N, K)
+            probabilities.append(logits[-1].softmax(-1))
+            soft_codeword = probabilities[-1] @ codebook  # (N, C)
+            residual = residual - soft_codeword
+            quantized = quantized + soft_codeword
+        return SoftCodes(torch.stack(logits, dim=1), torch.stack(probabilities, dim=1), quantized)
+
+    def quantize_hard(self, latent: Tensor) -> HardCodes:
+        """Nearest codeword level by level; each residual subtracts the chosen codeword itself. latent: (N, C)."""
+        residual, quantized, codes = latent, torch.zeros_like(latent), []
+        for codebook in self.codebooks:
+            code = squared_distances(residual, codebook).argmin(dim=-1)  # (N,)
+            residual = residual - codebook[code]
+            quantized = quantized + codebook[code]
+            codes.append(code)
+        return HardCodes(torch.stack(codes, dim=1), quantized)
+
+    def decode(self, quantized: Tensor) -> Tensor:
+        """(N, C) -> (N, D)."""
+        return self.decoder(quantized)
+
+    @torch.no_grad()
+    def initialise(self, embeddings: Tensor, seed: int, iterations: int = 25) -> None:
+        """Scale the encoder to the catalogue, then k-means on its residuals, level by level.
+
+        Latents start with a root mean square norm of 1: a temperature is measured in squared distances, and an encoder
+        that starts much smaller would make every assignment uniform. embeddings: (N, D) with N >= K.
+        """
+        last = self.encoder[-1]
+        assert isinstance(last, nn.Linear)
+        norm = self.encoder(embeddings).square().sum(-1).mean().sqrt()
+        last.weight.div_(norm)
+        last.bias.div_(norm)
+        residual = self.encoder(embeddings)
+        for level, codebook in enumerate(self.codebooks):
+            codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations))
+            residual = residual - codebook[squared_distances(residual, codebook).argmin(dim=-1)]
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them (none after the last), Xavier weights and no bias at the start."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths):
+        linear = Linear(width_in, width_out)
+        nn.init.xavier_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def squared_distances(points: Tensor, codebook: Tensor) -> Tensor:
+    """(N, C), (K, C) -> (N, K) squared Euclidean distances, never negative by rounding."""
+    cross = points @ codebook.T
+    return (points.square().sum(-1, keepdim=True) - 2 * cross + codebook.square().sum(-1)).clamp_min(0.0)
+
+
+def kmeans(points: Tensor, clusters: int, seed: int, iterations: int = 25) -> Tensor:
+    """Lloyd's algorithm from a k-means++ start. points: (N, C) -> centroids (clusters, C).
+
+    An empty cluster moves to the point that is farthest from its own centroid.
+    """
+    assert len(points) >= clusters, "kmeans needs at least as many points as clusters"
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    chosen = [int(torch.randint(len(points), (1,), generator=generator))]
+    nearest = (points - points[chosen[0]]).square().sum(-1)
+    for _ in range(1, clusters):
+        weights = nearest.double().cpu() + 1e-12
+        chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(-1))
+    centroids = points[chosen].clone()
+    for _ in range(iterations):
+        distances = squared_distances(points, centroids)
+        smallest, owner = distances.min(dim=-1)
+        counts = torch.bincount(owner, minlength=clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, owner, points)
+        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centroids)
+        empty = (counts == 0).nonzero().flatten()
+        if len(empty):
+            centroids[empty] = points[smallest.topk(len(empty)).indices]
+    return centroids

@@ -1,0 +1,145 @@
+"""Tokenizer, recommender and the projections between their spaces and the teacher's, as one module.
+
+Shapes: M distinct items of the batch, B histories of n items, P targets, R identifiers to decode for each of them, T
+codes of an identifier, L levels, K codewords, E d_model, C code dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unigrec.core.models.layers import ridge_regression
+from unigrec.core.models.recommender import Recommender
+from unigrec.core.models.tokenizers.residual import Tokenizer
+
+
+class JointOutput(NamedTuple):
+    """What the losses read. Everything is float32."""
+
+    logits: list[Tensor]  # a (P, R, size) tensor per decoder position
+    probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
+    reconstructed: Tensor | None  # (M, D), where the tokenizer is trained
+    history_log_probabilities: Tensor | None  # (P, L, K) codebook assignments of the encoded history, where distilled
+    teacher_log_probabilities: Tensor | None  # (P, L, K) those of the target's teacher embedding, where distilled
+    student_state: Tensor  # (P, teacher dimension)
+
+
+class UnifiedModel(nn.Module):
+    """The model of the joint phase (UniGRec, arXiv 2601.17438, figure 2)."""
+
+    def __init__(self, tokenizer: Tokenizer, recommender: Recommender, teacher_dim: int):
+        super().__init__()
+        code_dim, d_model = tokenizer.codebooks.shape[-1], recommender.config.d_model
+        self.tokenizer = tokenizer
+        self.recommender = recommender
+        self.history_to_code = nn.Linear(d_model, code_dim)
+        self.teacher_to_code = nn.Linear(teacher_dim, code_dim).requires_grad_(False)
+        self.state_to_teacher = nn.Linear(d_model, teacher_dim)
+
+    @torch.no_grad()
+    def fit_teacher_projection(self, embeddings: Tensor, teacher: Tensor, ridge: float = 1e-2) -> None:
+        """Let the teacher's projection predict latents: least squares from teacher embeddings to today's latents.
+
+        It stays as it is from then on. If it were trained with the other projection, both would map everything onto one
+        codeword, where the distillation loss is zero.
+
+        Args:
+            embeddings: (N, D). teacher: (N, teacher dimension). ridge: relative to the mean variance of the teacher.
+        """
+        fitted = ridge_regression(teacher, self.tokenizer.encoder(embeddings), ridge)
+        self.teacher_to_code.weight.copy_(fitted.weight)
+        self.teacher_to_code.bias.copy_(fitted.bias)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        history: Tensor,
+        lengths: Tensor,
+        counts: Tensor,
+        codes: Tensor,
+        teacher: Tensor,
+        temperature: float,
+        autocast: bool = False,
+        fixed: Tensor | None = None,
+        distillation_temperature: float | None = None,
+    ) -> JointOutput:
+        """One pass over a batch.
+
+        Args:
+            embeddings: (M, D) of the distinct items. history: (B, n) rows of `embeddings`, padded on the right.
+            lengths: (B,) items in each history. counts: (B,) targets of each: one after each of its last items.
+            codes: (P, R, T) to decode after each history, row by row: those of the target, then any others.
+            teacher: (P, teacher dimension), the targets' teacher embeddings.
+            autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
+            fixed: (M, L, K) identifiers to be used as they are; the tokenizer is not run, and gets no gradient.
+            distillation_temperature: of the codebook assignments of history and teacher; None where none are wanted.
+        """
+        reconstructed = None
+        if fixed is None:
+            soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
+            fixed, reconstructed = soft.probabilities, self.tokenizer.decode(soft.quantized)
+        tokens = self.recommender.embed_soft(fixed)  # (M, L, E)
+        source, mask = expand_history(tokens, history, lengths)
+        with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
+            memory = self.recommender.encode(source, mask)
+            readable, there = readable_tokens(lengths, counts, mask, tokens.shape[1])
+            output = decode_targets(self.recommender, memory, readable, there, codes)  # (P, R, T, E)
+            logits = [self.recommender.position_logits(output[:, :, p], p).float() for p in range(codes.shape[2])]
+        by_history = by_teacher = None
+        if distillation_temperature is not None:
+            states = memory.float()
+            pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[there]  # (P, E)
+            by_history = self.assignments(self.history_to_code(pooled), distillation_temperature)
+            by_teacher = self.assignments(self.teacher_to_code(teacher), distillation_temperature)
+        return JointOutput(
+            logits=logits,
+            probabilities=fixed,
+            reconstructed=reconstructed,
+            history_log_probabilities=by_history,
+            teacher_log_probabilities=by_teacher,
+            student_state=self.state_to_teacher(output[:, 0, 0].float()),
+        )
+
+    def assignments(self, latent: Tensor, temperature: float) -> Tensor:
+        """(B, C) -> (B, L, K) log of the codebooks' soft assignment."""
+        return self.tokenizer.quantize_soft(latent, temperature).log_probabilities
+
+
+def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Which tokens each target may read: those of the items before it.
+
+    lengths (B,) items, counts (B,) targets, one after each of the last items; mask (B, S), `levels` tokens an item
+    -> (B, m, S) for up to m targets a row, and (B, m) which of them exist.
+    """
+    slots = torch.arange(max(counts.tolist(), default=0), device=mask.device)
+    there = slots < counts[:, None]
+    last = (lengths - counts)[:, None] + slots  # (B, m) index of the item before each target
+    item = torch.arange(mask.shape[1], device=mask.device) // levels  # (S,)
+    return (item <= last[..., None]) & mask[:, None], there
+
+
+def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, there: Tensor, codes: Tensor) -> Tensor:
+    """Decoder outputs (P, R, T, E): memory (B, S, E), readable (B, m, S), there (B, m), codes (P, R, T)."""
+    padded = codes.new_zeros(there.numel(), *codes.shape[1:])
+    padded[there.flatten()] = codes
+    output = recommender.decode(memory, readable, padded.flatten(0, 1))
+    return output.unflatten(0, padded.shape[:2])[there.flatten()]
+
+
+def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Item tokens (M, L, E), history (B, n) and lengths (B,) -> source (B, n * L, E) and mask (B, n * L)."""
+    return tokens[history].flatten(1, 2), token_mask(lengths, history.shape[1], tokens.shape[1])
+
+
+def embed_hard_history(recommender: Recommender, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """As `expand_history`, from the first L codes of each item of the histories: codes (B, n, L)."""
+    return recommender.embed_codes(codes).flatten(1, 2), token_mask(lengths, *codes.shape[1:])
+
+
+def token_mask(lengths: Tensor, items: int, levels: int) -> Tensor:
+    """lengths (B,) -> (B, items * levels), true for the `levels` tokens of each item that there is."""
+    steps = torch.arange(items, device=lengths.device)
+    return (steps < lengths[:, None]).repeat_interleave(levels, dim=1)

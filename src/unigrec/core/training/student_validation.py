@@ -1,0 +1,70 @@
+"""How good the student is right now: beam search for sampled validation users, unmasked."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics
+from unigrec.core.models.recommender import Recommender
+from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.models.unified import expand_history
+from unigrec.core.retrieval.beam import PrefixTree, beam_search, search_batch
+from unigrec.core.sequences import Sequences, in_chunks
+
+MOST_USERS = 256  # that are searched for together
+
+
+@torch.no_grad()
+def soft_tokens(
+    tokenizer: Tokenizer, recommender: Recommender, embeddings: Tensor, temperature: float, chunk: int = 16384
+) -> Tensor:
+    """Input tokens of every item from its soft identifier: (N, D) -> (N, L, E)."""
+    parts = [
+        recommender.embed_soft(tokenizer.quantize_soft(tokenizer.encoder(part), temperature).probabilities)
+        for part in embeddings.split(chunk)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def hard_tokens(recommender: Recommender, codes: Tensor) -> Tensor:
+    """Input tokens of every item from its first L codes: (N, T) -> (N, L, E)."""
+    return recommender.embed_codes(codes[:, : recommender.config.levels])
+
+
+def sampled_users(sequences: Sequences, count: int, seed: int) -> np.ndarray:
+    """At most `count` users with a validation item, the same ones for the same seed."""
+    users = sequences.evaluation_users()
+    if len(users) <= count:
+        return users
+    return np.sort(np.random.default_rng(seed).choice(users, count, replace=False))
+
+
+@torch.no_grad()
+def beam_metrics(
+    recommender: Recommender,
+    tokens: Tensor,
+    tree: PrefixTree,
+    sequences: Sequences,
+    users: np.ndarray,
+    history: int,
+    beam: int,
+) -> dict[str, float]:
+    """`validation_recall_at_10` and `validation_ndcg_at_10`. tokens: (N, L, E) input tokens of every item."""
+    recommender.eval()
+    ranks = []
+    by_length = users[np.argsort(sequences.lengths[users], kind="stable")]  # little padding
+    for chunk in in_chunks(by_length, search_batch(tokens.device, MOST_USERS)):
+        held_out = sequences.held_out(chunk, "validation", history)
+        source, mask = expand_history(
+            tokens,
+            torch.as_tensor(held_out.items, device=tokens.device),
+            torch.as_tensor(held_out.lengths, device=tokens.device),
+        )
+        found = beam_search(recommender, tree, source, mask, beam)
+        targets = torch.as_tensor(held_out.targets, device=tokens.device)
+        ranks.append(rank_in_list(found.items, targets).cpu().numpy())
+    metrics = ranking_metrics(np.concatenate(ranks), [10])
+    return {f"validation_{name}": value for name, value in metrics.items()}

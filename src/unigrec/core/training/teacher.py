@@ -1,0 +1,103 @@
+"""The teacher's training: full-catalogue cross entropy at every position."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
+from unigrec.core.models.layers import catalogue_cross_entropy
+from unigrec.core.models.sasrec import SASRec
+from unigrec.core.retrieval.dense import teacher_scores
+from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
+from unigrec.core.training.checkpoint import CheckpointFolder
+from unigrec.core.training.engine import make_engine
+from unigrec.core.training.loop import Log, Phase, Trained, train
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import TeacherParams
+
+EVALUATION_BATCH = 512  # users
+
+
+def new_teacher(items: int, params: TeacherParams, content_dim: int = 0) -> SASRec:
+    """An untrained teacher of the size that params ask for."""
+    return SASRec(items, content_dim=content_dim, **teacher_shape(params))
+
+
+def teacher_shape(params: TeacherParams) -> dict[str, Any]:
+    """What a trained teacher is rebuilt from, besides the number of items."""
+    bsarec = params.architecture == "bsarec"
+    return {
+        **params.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"}),
+        "filter_share": params.filter_share if bsarec else 0.0,
+        "filter_components": params.filter_components,
+    }
+
+
+def train_teacher(
+    sequences: Sequences,
+    content: Tensor | None,
+    params: TeacherParams,
+    seed: int,
+    device: torch.device,
+    log: Log,
+    checkpoints: CheckpointFolder | None = None,
+) -> Trained:
+    """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights.
+
+    content: (N, D) item embeddings, where the teacher's own are to be trained on top of them (`params.content`).
+    """
+    torch.manual_seed(seed)
+    if content is not None and params.content:
+        model = new_teacher(sequences.catalogue_size, params, content.shape[1])
+        model.content = content / content.norm(dim=1).mean()
+    else:
+        model = new_teacher(sequences.catalogue_size, params)
+    model = model.to(device)
+    engine = make_engine(
+        "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
+    )
+    users = np.flatnonzero(sequences.train_ends - sequences.offsets[:-1] >= 2)
+    lengths = np.minimum((sequences.train_ends - sequences.offsets[:-1])[users], params.history + 1)
+
+    def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        items, sizes = sequences.training_batch(users[batch], params.history)
+        given = torch.as_tensor(items, device=device), torch.as_tensor(sizes, device=device)
+        return {"loss": next_item_loss(model, *given, params.label_smoothing)}
+
+    phase = Phase(
+        name="teacher",
+        seed=seed,
+        epochs=params.epochs,
+        batches=lambda epoch: bucketed_batches(lengths, params.batch_size, seed, epoch),
+        losses=losses,
+        validate=lambda: validation_metrics(model, sequences, device),
+        validate_every=params.validate_every,
+        patience=params.patience,
+    )
+    history = train(phase, engine, checkpoints, log)
+    return Trained(model.without_content(), history)
+
+
+def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy over the whole catalogue at every position: items (B, T + 1) and their lengths -> scalar."""
+    table = model.item_table()
+    hidden = model(items[:, :-1], lengths - 1, table)
+    there = torch.arange(items.shape[1] - 1, device=items.device) < (lengths - 1)[:, None]
+    return catalogue_cross_entropy(hidden[there], table, items[:, 1:][there], smoothing)
+
+
+@torch.no_grad()
+def validation_metrics(model: SASRec, sequences: Sequences, device: torch.device) -> dict[str, float]:
+    """Unmasked ranking of every user's validation item among the whole catalogue."""
+    users = sequences.evaluation_users()
+    ranks = []
+    for chunk in in_chunks(users, EVALUATION_BATCH):
+        held_out = sequences.held_out(chunk, "validation", model.history)
+        scores = teacher_scores(model, held_out.items, held_out.lengths, device)
+        ranks.append(rank_in_scores(scores, torch.as_tensor(held_out.targets, device=device)).cpu().numpy())
+    return {f"validation_{name}": value for name, value in ranking_metrics(np.concatenate(ranks), [10]).items()}

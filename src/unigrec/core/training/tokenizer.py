@@ -1,0 +1,156 @@
+"""The tokenizer's pre-training: reconstruction and uniformity, with falling temperature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.base.errors import TrainingError
+from unigrec.core.identifiers.collisions import identifier_curve
+from unigrec.core.losses import reconstruction_loss, uniformity_loss
+from unigrec.core.models.layers import ridge_regression
+from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.training.checkpoint import CheckpointFolder
+from unigrec.core.training.engine import make_engine
+from unigrec.core.training.loop import Log, Phase, Trained, temperature_at, train
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import TokenizerParams
+
+
+def new_tokenizer(embedding_dim: int, params: TokenizerParams) -> Tokenizer:
+    """An untrained tokenizer of the size that params ask for."""
+    return Tokenizer(embedding_dim, params.code_dim, params.hidden, params.levels, params.codebook_size)
+
+
+def item_vectors(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
+    """What the tokenizer reads of each item: its content, and beside it what the teacher makes of it.
+
+    Items that are bought alike then share codes, not only those that are described alike. The published tokenizer reads
+    content alone; reading collaborative embeddings is the way of ETEGRec (arXiv 2409.05546).
+
+    Args:
+        content: (N, D) item embeddings. teacher: (N, E) the teacher's. weight: of the teacher's part: it is centred and
+            scaled so that its total variance is `weight` squared times that of the content.
+
+    Returns:
+        (N, D + E), or the content itself where the weight is 0.
+    """
+    if weight == 0.0:
+        return content
+    return torch.cat([content, collaborative_part(content, teacher, weight)], dim=1)
+
+
+def collaborative_part(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
+    """The teacher's part of `item_vectors`: (N, E), or (N, 0) where the weight is 0."""
+    if weight == 0.0:
+        return content[:, :0]
+    centred = teacher - teacher.mean(0)
+    scale = content.var(0).sum() / centred.var(0).sum().clamp_min(1e-12)
+    return weight * scale.sqrt() * centred
+
+
+def continued_part(teacher: Tensor, part: Tensor, known: np.ndarray, ridge: float = 1e-2) -> Tensor:
+    """The teacher's part of `item_vectors` when an earlier tokenizer is trained on.
+
+    Two teachers that were trained apart agree up to a linear map at best, so that the tokenizer would read every item
+    anew, and every identifier would change. Items that it knows therefore keep what it read of them; the others get
+    what a map predicts, fitted on the known ones from today's teacher to the earlier one.
+
+    Args:
+        teacher: (N, E') today's teacher. part: (N, E) what the tokenizer read; rows of unknown items are not looked at.
+        known: (N,) bool. ridge: as in `ridge_regression`.
+    """
+    there = torch.as_tensor(known)
+    fitted = ridge_regression(teacher[there], part[there], ridge)
+    return torch.where(there[:, None], part, teacher @ fitted.weight.T + fitted.bias)
+
+
+def check_size(items: int, params: TokenizerParams) -> None:
+    """Raises TrainingError when there are fewer items than codewords: k-means has nothing to place them on."""
+    if items < params.codebook_size:
+        raise TrainingError(
+            f"tokenizer.codebook_size = {params.codebook_size}, but the catalogue has {items} items; "
+            f"choose at most {items}"
+        )
+
+
+def check_finite(embeddings: Tensor) -> None:
+    """Raises TrainingError when an item's embedding (N, D) holds NaN or infinity."""
+    bad = (~torch.isfinite(embeddings).all(-1)).nonzero().flatten().tolist()
+    if bad:
+        raise TrainingError(
+            f"tokenizer: the embeddings of {len(bad)} of {len(embeddings)} items hold NaN or infinity (the first: item "
+            f"{bad[0]}); run the stage embed again, and look at the files in embed.modalities if there are any"
+        )
+
+
+def tokenizer_losses(
+    model: Tokenizer, items: Tensor, temperature: float, uniformity_weight: float
+) -> dict[str, Tensor]:
+    """Reconstruction and uniformity of a batch of item embeddings (B, D), and as `loss` what is minimised."""
+    soft = model.quantize_soft(model.encoder(items), temperature)
+    reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
+    uniformity = uniformity_loss(soft.probabilities.mean(0))
+    total = reconstruction + uniformity_weight * uniformity
+    return {"loss": total, "reconstruction_loss": reconstruction, "uniformity_loss": uniformity}
+
+
+def train_tokenizer(
+    embeddings: Tensor,
+    params: TokenizerParams,
+    seed: int,
+    device: torch.device,
+    log: Log,
+    checkpoints: CheckpointFolder | None = None,
+    start: Tokenizer | None = None,
+) -> Trained:
+    """Train on the item embeddings (N, D). Codebooks start from k-means over the whole catalogue.
+
+    The history's row of epoch 0 tells the identifiers of those first codebooks, every other row those after its epoch.
+
+    start: a trained tokenizer to go on from, in place of all that; the temperature then is the last one throughout.
+    """
+    if start is None:
+        check_size(len(embeddings), params)
+    check_finite(embeddings)
+    torch.manual_seed(seed)
+    embeddings = embeddings.to(device)
+    model = (start or new_tokenizer(embeddings.shape[1], params)).to(device)
+    if start is None:
+        model.initialise(embeddings, seed)
+    engine = make_engine(
+        "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
+    )
+    batches = -(-len(embeddings) // params.batch_size)
+    steps = batches * params.epochs
+
+    def temperature(step: int) -> float:
+        first = params.temperature_start if start is None else params.temperature_end
+        return temperature_at(min(step / max(steps - 1, 1), 1.0), first, params.temperature_end)
+
+    def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        items = embeddings[torch.as_tensor(batch, device=device)]
+        return tokenizer_losses(model, items, temperature(step), params.uniformity_weight)
+
+    def identifiers(step: int) -> dict[str, float]:
+        return {"temperature": temperature(step)} | identifier_curve(model, embeddings, temperature(step))
+
+    def shuffled(epoch: int) -> list[np.ndarray]:
+        order = np.random.default_rng([seed, epoch]).permutation(len(embeddings))
+        return np.array_split(order, batches)
+
+    untrained = {"epoch": 0, "step": 0} | identifiers(0)  # before a checkpoint is read: the same after a restart
+    phase = Phase(
+        "tokenizer",
+        seed,
+        params.epochs,
+        shuffled,
+        losses,
+        end_epoch=lambda epoch: identifiers((epoch + 1) * batches),
+    )
+    history = train(phase, engine, checkpoints, log)
+    return Trained(model, [untrained, *history])

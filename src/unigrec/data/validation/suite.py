@@ -1,0 +1,272 @@
+"""Does the data meet the expectations of params.yaml? Great Expectations decides, Data Docs show it, bad data stops.
+
+Three tables are checked: the interactions, the items, and the users, which are derived from the interactions; and where
+the data is a snapshot with one before it, a row of figures that compare the two (`validation_checks`). What
+spans two rows or two tables (an unknown item, a repeated interaction, the k-core) is computed first, in
+`validation_tables`, as one more column that holds the offending value where something is wrong and null elsewhere; the
+expectation then asks for nulls only, and its unexpected values are examples that a person recognises.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unigrec.base import files as a
+from unigrec.base.errors import InvalidDataError
+from unigrec.base.process import keep_quiet
+from unigrec.config.schema import ValidateParams
+from unigrec.data.drift import Drift
+from unigrec.data.validation.checks import (
+    CRITICAL,
+    WARNING,
+    Check,
+    drift_checks,
+    interaction_checks,
+    item_checks,
+    percent,
+    reference_checks,
+    skip_unanswerable,
+    user_checks,
+)
+from unigrec.data.validation.pages import make_offline
+from unigrec.data.validation.tables import frames, one_row, sha256, typed, usable_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+CLOCK_SLACK = 86_400  # seconds that a timestamp may lie ahead of this machine's clock
+EXAMPLES = 5  # shown of each expectation's unexpected values
+LONGEST = 120  # characters of an example
+
+log = logging.getLogger(__name__)
+
+
+def validate_tables(
+    interactions: pa.Table,
+    items: pa.Table,
+    params: ValidateParams,
+    text_columns: Sequence[str],
+    k_core: int,
+    reference: dict[str, int] | None,
+    drift: Drift | str,
+    folder: Path = a.VALIDATION.parent,
+    validated: Path | None = a.VALIDATED,
+) -> dict[str, Any]:
+    """Check the two tables and write `result.json`, the Data Docs and, when all is well, `validated.json`.
+
+    Args:
+        interactions: user_id str, item_id str, timestamp int64 (unix seconds); one row an interaction.
+        items: item_id str and text columns (str or null); one row an item.
+        text_columns: columns that count as an item's text, where they exist.
+        k_core: users and items with fewer interactions will be removed by the next stage.
+        reference: rows of {users, items, interactions} of the last registered run; None on the first.
+        drift: from the snapshot before, or why there is nothing to compare with.
+        folder: where result and docs are written. validated: the file that says which data passed; None for no file.
+
+    Returns:
+        What result.json holds: `passed`, `rows` a table, and `expectations`.
+
+    Raises:
+        InvalidDataError: an expectation of severity `critical` failed; result and docs are written, `validated.json`
+            is not there.
+        UnigrecError: `reference` is not of the expected shape, or the disk cannot be written.
+    """
+    if validated is not None:
+        validated.unlink(missing_ok=True)
+    interactions, items = typed(interactions), typed(items)
+    times = params.min_timestamp, min(params.max_timestamp, int(time.time()) + CLOCK_SLACK)
+    tables = frames(interactions, items, text_columns, k_core, times)
+    rows = {name: len(table) for name, table in tables.items()}
+    if isinstance(drift, Drift):
+        tables["snapshot"] = one_row(drift)
+    checks = [
+        *interaction_checks(params),
+        *item_checks(params, items, text_columns, k_core),
+        *user_checks(params, k_core),
+        *reference_checks(params, reference),
+        *drift_checks(params, drift),
+    ]
+    checks = skip_unanswerable(checks, usable_columns(interactions, items))
+    hashes = {"interactions": sha256(interactions), "items": sha256(items)}
+    del interactions, items  # Great Expectations needs memory of its own
+    findings = _run(tables, checks, folder / a.DATA_DOCS.name)
+    failed = [finding for finding in findings if finding["success"] is False]
+    passed = not any(finding["severity"] == CRITICAL for finding in failed)
+    result = {"passed": passed, "rows": rows, "expectations": findings}
+    a.write_json(folder / a.VALIDATION.name, result)
+    for finding in failed:
+        if finding["severity"] == WARNING:
+            log.warning("warning: %s", _sentence(finding))
+    if not passed:
+        raise InvalidDataError(_complaint(failed, folder))
+    if validated is not None:
+        a.write_json(validated, {"rows": rows, "sha256": hashes})
+    return result
+
+
+# Great Expectations
+
+
+def _run(tables: dict[str, pd.DataFrame], checks: list[Check], docs: Path) -> list[dict[str, Any]]:
+    """Ask Great Expectations about each check and write the Data Docs. A finding for each check, in their order."""
+    keep_quiet()
+    import great_expectations as gx
+    from great_expectations.core.run_identifier import RunIdentifier
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    findings: dict[tuple[str, str], dict[str, Any]] = {}
+    answer: Any
+    with a.atomic_folder(docs) as folder:
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        context.variables.data_docs_sites = _docs_site(folder)
+        source = context.data_sources.add_pandas("tables")
+        for table, frame in tables.items():
+            mine = [check for check in checks if check.table == table and not check.skipped]
+            suite = context.suites.add(gx.ExpectationSuite(table, expectations=[_expectation(check) for check in mine]))
+            batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+            definition = context.validation_definitions.add(
+                gx.ValidationDefinition(name=table, data=batch, suite=suite)
+            )
+            outcome = definition.run(
+                batch_parameters={"dataframe": frame},
+                result_format={"result_format": "SUMMARY"},
+                run_id=RunIdentifier(run_name="validate"),
+            )
+            for answer in outcome.results:
+                findings[table, answer.expectation_config.meta["name"]] = _outcome(answer)
+        _escape_values(context.validation_results_store)
+        context.build_data_docs()
+        make_offline(folder)
+    return [_finding(check, findings.get((check.table, check.name))) for check in checks]
+
+
+def _docs_site(folder: Path) -> dict[str, Any]:
+    return {
+        "unigrec": {
+            "class_name": "SiteBuilder",
+            "show_how_to_buttons": False,
+            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.absolute())},
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "show_cta_footer": False},
+        }
+    }
+
+
+def _escape_values(results: Any) -> None:
+    """The pages show values of the data as they are: an id that is HTML must not run in the reader's browser."""
+    for key in results.list_keys():
+        outcome = results.get(key)
+        for answer in outcome.results:
+            answer.result = _escaped(answer.result)
+        results.set(key, outcome)
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    return html.escape(value) if isinstance(value, str) else value
+
+
+def _expectation(check: Check) -> Any:
+    import great_expectations.expectations as gxe
+
+    description = f"{check.name} ({check.threshold})" if check.threshold else check.name
+    if check.severity == WARNING:
+        description = f"a warning, nothing more: {description}"
+    return getattr(gxe, check.expectation)(
+        **check.arguments, description=description, severity=check.severity, meta={"name": check.name}
+    )
+
+
+def _outcome(answer: Any) -> dict[str, Any]:
+    """What Great Expectations found, in our words: success, observed, unexpected count and share, examples, reason."""
+    result = answer.result
+    unexpected = result.get("unexpected_count")
+    examples = result.get("partial_unexpected_list") or []
+    if answer.expectation_config.type == "expect_column_values_to_not_be_null":  # the values tell nothing, the rows do
+        examples = [f"row {row}" for row in result.get("partial_unexpected_index_list") or []]
+    observed = result.get("observed_value")
+    if unexpected is not None:
+        observed = f"{unexpected} of {result['element_count']} rows"
+    elif answer.expectation_config.type == "expect_column_to_exist":
+        observed = "there" if answer.success else "missing"
+    return {
+        "success": bool(answer.success),
+        "observed": _plain(observed),
+        "unexpected_count": unexpected,
+        "unexpected_share": unexpected / max(1, result["element_count"]) if unexpected is not None else None,
+        "examples": [_plain(value) for value in list(dict.fromkeys(examples))[:EXAMPLES]],
+        "reason": _exception_message(answer.exception_info or {}),
+    }
+
+
+def _finding(check: Check, outcome: dict[str, Any] | None) -> dict[str, Any]:
+    empty = ("success", "observed", "unexpected_count", "unexpected_share")
+    not_asked: dict[str, Any] = {**dict.fromkeys(empty), "examples": [], "reason": f"not checked: {check.skipped}"}
+    return {
+        "table": check.table,
+        "name": check.name,
+        "severity": check.severity,
+        "threshold": check.threshold or None,
+        **(outcome or not_asked),
+    }
+
+
+def _exception_message(info: dict[str, Any]) -> str | None:
+    """The first message of an expectation that raised; the library gives one entry, or one for each metric."""
+    entries = [info] if "raised_exception" in info else list(info.values())
+    messages = [entry["exception_message"] for entry in entries if entry["raised_exception"]]
+    return messages[0] if messages else None
+
+
+def _plain(value: Any) -> Any:
+    """A numpy or pandas value as what JSON knows; NaN as null, long texts cut."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str) and len(value) > LONGEST:
+        return value[: LONGEST - 1] + "…"
+    return value if isinstance(value, (str, int, float, list, type(None))) else str(value)
+
+
+# Words
+
+
+def _sentence(finding: dict[str, Any]) -> str:
+    parts = [f"{finding['table']}: expected that {finding['name']}"]
+    if finding["reason"]:
+        parts.append(f"could not be checked: {finding['reason']}")
+    elif finding["unexpected_count"] is not None:
+        parts.append(f"broken by {finding['observed']} ({percent(finding['unexpected_share'])})")
+    else:
+        parts.append(f"found {json.dumps(finding['observed'], ensure_ascii=False)}")
+    if finding["examples"]:
+        parts.append(f"such as {', '.join(json.dumps(value, ensure_ascii=False) for value in finding['examples'])}")
+    if finding["threshold"]:
+        parts.append(f"set by {finding['threshold']}")
+    return "; ".join(parts)
+
+
+def _complaint(failed: list[dict[str, Any]], folder: Path) -> str:
+    critical = [finding for finding in failed if finding["severity"] == CRITICAL]
+    lines = [
+        f"the data breaks {len(critical)} expectation{'s' if len(critical) > 1 else ''}; nothing after it will run"
+    ]
+    lines += [f"  - {_sentence(finding)}" for finding in critical]
+    lines.append(
+        f"every expectation: {folder / a.VALIDATION.name}; to look at: {folder / a.DATA_DOCS.name / 'index.html'}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""From item text to vectors."""

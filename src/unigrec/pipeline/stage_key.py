@@ -1,0 +1,45 @@
+"""What a stage's checkpoint is a checkpoint of: the same params and the same inputs, or it is not picked up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unigrec.base.errors import UnigrecError
+
+
+def stage_key(stage: str, params: dict[str, Any]) -> str:
+    """A hash of the stage's params and of the contents of its dependencies, as `dvc.yaml` lists them.
+
+    params: all of them, as plain JSON values under the names that params.yaml has.
+
+    Raises:
+        UnigrecError: `dvc.yaml` is missing or broken, or does not know the stage.
+    """
+    graph = _stage_definition(stage)
+    digest = hashlib.sha256()
+    for name in graph["params"]:
+        value: Any = params
+        for part in name.split("."):
+            value = value[part]
+        digest.update(json.dumps([name, value], sort_keys=True).encode())
+    for dependency in graph["deps"]:
+        path = Path(dependency)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _stage_definition(stage: str) -> dict[str, Any]:
+    path = Path("dvc.yaml")
+    if not path.is_file():
+        raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"][stage]
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise UnigrecError(f"{path}: no stage {stage!r} can be read from it: {error}; restore it from git") from error

@@ -1,0 +1,151 @@
+"""The closing report of a run: sizes, metrics beside the baselines, gates, the registered version, what to do next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from unigrec.base import files as a
+from unigrec.base.markdown import markdown_table
+from unigrec.base.masking import masked
+from unigrec.promotion.report import _gate_rows
+
+MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
+PROTOCOLS = ("unmasked", "masked")
+DEFAULT_STORE = "sqlite:///mlflow.db"  # what `mlflow ui` opens by itself
+EXAMPLE_ITEMS = 3  # of a real user's history, for the command that is shown
+
+
+class Summary(NamedTuple):
+    """What a run came to. `seconds` is None for a stage that was up to date."""
+
+    sizes: dict[str, dict[str, int]]  # before and after filtering: users, items, interactions
+    metrics: dict[str, Any]
+    decision: dict[str, Any]
+    model: str  # name and version in the registry
+    aliases: list[str]
+    verdict: str  # what promotion said
+    seconds: dict[str, float | None]
+    example: list[str]  # the last items of a real user
+    tracking_uri: str
+
+
+def summarise(
+    model: str, aliases: list[str], verdict: str, seconds: dict[str, float | None], tracking_uri: str
+) -> Summary:
+    """Read the figures from the artifacts of the run. Raises UnigrecError when a stage has not run."""
+    stats = a.read_json(a.PREPARE_STATS)
+    return Summary(
+        sizes={when: stats[when] for when in ("before", "after")},
+        metrics=a.read_json(a.EVALUATE / a.METRICS_FILE),
+        decision=a.read_json(a.DECISION),
+        model=model,
+        aliases=aliases,
+        verdict=verdict,
+        seconds=seconds,
+        example=_example_history(),
+        tracking_uri=masked(tracking_uri),
+    )
+
+
+def print_summary(summary: Summary) -> None:
+    """Print to the terminal."""
+    console = Console(highlight=False, soft_wrap=not Console().is_terminal)
+    console.print()
+    for title, header, rows in _sections(summary):
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, name in enumerate(header):
+            table.add_column(name, justify="right" if _is_number(rows, index) else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(f"[bold]Registered[/bold]  {summary.model}, {_aliases(summary)}: {summary.verdict}\n")
+    console.print("[bold]Where to look next[/bold]  (the programs are in .venv/bin)")
+    for what, command in next_steps(summary):
+        console.print(f"  {what:<16}", end="")
+        console.print(command, markup=False, soft_wrap=True)
+
+
+def markdown(summary: Summary) -> str:
+    """The same as Markdown, for the flow's artifact."""
+    parts = []
+    for title, header, rows in _sections(summary):
+        parts.append(f"## {title}\n\n{markdown_table(header, rows)}")
+    parts.append(f"## Registered\n\n{summary.model}, {_aliases(summary)}: {summary.verdict}")
+    return "\n\n".join(parts) + "\n"
+
+
+def next_steps(summary: Summary) -> list[tuple[str, str]]:
+    """What to look at, and the command or path for it."""
+    history = shlex.quote(json.dumps(summary.example, ensure_ascii=False))
+    model = "champion" if "champion" in summary.aliases else summary.model.rsplit(" ", 1)[-1]
+    option = "" if model == "champion" else f" --model {model}"
+    return [
+        ("experiments", _experiments(summary.tracking_uri)),
+        ("data checks", f"{a.DATA_DOCS}/index.html"),
+        ("metrics", "dvc metrics show"),
+        ("plots", "dvc plots show"),
+        ("recommendations", f"unigrec recommend --history {history} -k 10{option}"),
+    ]
+
+
+def _experiments(uri: str) -> str:
+    if uri.startswith("http"):
+        return uri
+    return "mlflow ui" if uri == DEFAULT_STORE else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, header, rows) of every table."""
+    return [
+        (
+            "Data",
+            ["", "users", "items", "interactions"],
+            [
+                [label, *(f"{summary.sizes[when][name]:,}" for name in ("users", "items", "interactions"))]
+                for label, when in (("as read", "before"), ("after filtering", "after"))
+            ],
+        ),
+        (
+            "Recall@10 and NDCG@10 over the whole catalogue (unmasked: seen items may be recommended again)",
+            ["", *(f"{protocol} {name}" for protocol in PROTOCOLS for name in ("R@10", "NDCG@10"))],
+            [
+                [
+                    label,
+                    *(
+                        f"{summary.metrics[model][protocol][name]:.4f}"
+                        for protocol in PROTOCOLS
+                        for name in ("recall_at_10", "ndcg_at_10")
+                    ),
+                ]
+                for model, label in MODELS.items()
+            ],
+        ),
+        ("Gates", ["gate", "", "reason"], _gate_rows(summary.decision)),
+        (
+            "Time",
+            ["stage", "seconds"],
+            [[stage, "cached" if s is None else f"{s:.1f}"] for stage, s in summary.seconds.items()],
+        ),
+    ]
+
+
+def _is_number(rows: list[list[str]], column: int) -> bool:
+    return column > 0 and all(row[column][:1].isdigit() or row[column] == "cached" for row in rows)
+
+
+def _aliases(summary: Summary) -> str:
+    return "alias " + ", ".join(summary.aliases) if summary.aliases else "without alias"
+
+
+def _example_history() -> list[str]:
+    """The last items of the first user."""
+    arrays = a.read_arrays(a.SEQUENCES)
+    items = arrays["items"][: arrays["offsets"][1]][-EXAMPLE_ITEMS:]
+    ids = a.read_table(a.CATALOGUE, ["item_id"])["item_id"].to_pylist()
+    return [ids[item] for item in items]

@@ -1,0 +1,164 @@
+"""A warm start: what a bundle hands on to the next training, so that identifiers keep most of their codes.
+
+Four things decide an item's codes, and all four are handed on: the encoder of its text, what the collaborative teacher
+made of it when the bundle was trained, the tokenizer, and how collisions were resolved. The teacher itself is trained
+anew; items that the bundle does not know are put into the old teacher's space by a linear map (`continued_part`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.core.identifiers.churn import known_codes, rows_of
+from unigrec.serving.manifest import open_bundle
+
+if TYPE_CHECKING:
+    import torch
+
+    from unigrec.config.schema import EmbedParams, HardenParams, JointParams, StartParams, TokenizerParams
+    from unigrec.core.models.recommender import Recommender
+    from unigrec.core.models.tokenizers.residual import Tokenizer
+
+START_FILE = "start.json"
+HANDED_ON = (
+    "tokenizer.json",
+    "tokenizer.safetensors",
+    "recommender.json",
+    "recommender.safetensors",
+    "identifiers.safetensors",
+    "catalogue.parquet",
+    a.COLLABORATIVE_FILE,
+)
+ENCODER = "text_encoder"
+COLD = "unigrec warm-start --cold"
+
+
+class Known(NamedTuple):
+    """Items of the bundle, in its order."""
+
+    item_ids: list[str]
+    codes: np.ndarray  # (N, T) their identifiers
+    collaborative: torch.Tensor  # (N, E) what its tokenizer read of the teacher; E is 0 where it read content alone
+
+
+def prepare_start(path: Path) -> None:
+    """Write `artifacts/start`: the parts of the bundle at `path`, or, where that is a file, that the start is cold.
+
+    Raises:
+        UnigrecError: there is nothing, the bundle is damaged, or it is too old to start from.
+    """
+    if not path.exists():
+        raise UnigrecError(f"{path}: no such bundle (start.path); name one: unigrec warm-start, or begin anew: {COLD}")
+    bundle = open_bundle(path) if path.is_dir() else None
+    if bundle is not None and a.COLLABORATIVE_FILE not in bundle["files"]:
+        raise UnigrecError(f"{path}: made before bundles could be started from; begin anew: {COLD}")
+    with a.atomic_folder(a.START) as folder:
+        if bundle is not None:
+            for name in HANDED_ON:
+                shutil.copyfile(path / name, folder / name)
+            shutil.copytree(path / ENCODER, folder / ENCODER)
+        a.write_json(folder / START_FILE, {"bundle": None if bundle is None else bundle["id"]})
+
+
+def is_warm() -> bool:
+    """Whether this run starts from a bundle. Raises UnigrecError when the stage `start` has not run."""
+    return a.read_json(a.START / START_FILE)["bundle"] is not None
+
+
+def check_shapes(embed: EmbedParams, tokenizer: TokenizerParams, joint: JointParams, harden: HardenParams) -> None:
+    """Raises UnigrecError, naming each value, where params ask for a model of another shape than the bundle's."""
+    encoder, ours, theirs = (a.read_json(a.START / ENCODER / "settings.json"), _asked(tokenizer, joint), _found())
+    ours |= {"embed.encoder": embed.encoder, "embed.text_columns": list(embed.text_columns)}
+    theirs |= {"embed.encoder": encoder["encoder"], "embed.text_columns": encoder["text_columns"]}
+    ours["embed.modalities"], theirs["embed.modalities"] = list(embed.modalities), encoder["modalities"]
+    ours["harden.resolution"] = harden.resolution
+    if embed.encoder == "sentence-transformers":
+        ours["embed.model"], theirs["embed.model"] = embed.model, encoder.get("model")
+    different = [
+        f"{name} is {theirs[name]} there, {value} in params" for name, value in ours.items() if theirs[name] != value
+    ]
+    if different:
+        raise UnigrecError(
+            f"the bundle to start from has another shape: {'; '.join(different)}. Set the params to what it has, or "
+            f"begin anew: {COLD}"
+        )
+
+
+def _asked(tokenizer: TokenizerParams, joint: JointParams) -> dict[str, Any]:
+    wanted = {f"tokenizer.{name}": getattr(tokenizer, name) for name in ("code_dim", "levels", "codebook_size")}
+    wanted["tokenizer.hidden"] = list(tokenizer.hidden)
+    wanted["a collaborative part (tokenizer.collaborative_weight)"] = tokenizer.collaborative_weight > 0
+    shape = joint.recommender.model_dump(exclude={"dropout"})  # dropout has no weights
+    return wanted | {f"joint.recommender.{name}": value for name, value in shape.items()}
+
+
+def _found() -> dict[str, Any]:
+    tokenizer, recommender = (a.read_json(a.START / f"{name}.json") for name in ("tokenizer", "recommender"))
+    found = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
+    found["a collaborative part (tokenizer.collaborative_weight)"] = load_known().collaborative.shape[1] > 0
+    found["harden.resolution"] = "disambiguate" if recommender["disambiguation"] else "reassign"
+    return found | {f"joint.recommender.{name}": value for name, value in recommender.items()}
+
+
+def load_known() -> Known:
+    """The bundle's items."""
+    return Known(
+        a.read_table(a.START / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
+        a.read_arrays(a.START / "identifiers.safetensors")["codes"].astype(np.int64),
+        a.read_tensors(a.START / a.COLLABORATIVE_FILE)["part"],
+    )
+
+
+def earlier_identifiers(item_ids: list[str]) -> np.ndarray | None:
+    """(N, T) the bundle's identifiers of these items, -1 for those it does not know; None in a cold start."""
+    if not is_warm():
+        return None
+    known = load_known()
+    return known_codes(item_ids, known.item_ids, known.codes)
+
+
+def read_of_teacher(content: torch.Tensor, teacher: torch.Tensor, weight: float, item_ids: list[str]) -> torch.Tensor:
+    """What the tokenizer reads of the teacher, (N, E); of items that the bundle knows, what it read in that training.
+
+    content: (N, D). teacher: (N, E). weight: tokenizer.collaborative_weight.
+    """
+    import torch
+
+    from unigrec.core.training.tokenizer import collaborative_part, continued_part
+
+    if weight == 0.0 or not is_warm():
+        return collaborative_part(content, teacher, weight)
+    known = load_known()
+    rows = rows_of(item_ids, known.item_ids)
+    return continued_part(teacher, known.collaborative[torch.as_tensor(rows)], rows >= 0)
+
+
+def warm_joint(joint: JointParams, start: StartParams) -> JointParams:
+    """The joint phase's settings in a warm start: fewer epochs, at lower rates."""
+    rates = {name: start.rate * getattr(joint, name) for name in ("recommender_lr", "tokenizer_lr")}
+    return joint.model_copy(update={"epochs": start.joint_epochs, **rates})
+
+
+def started_tokenizer() -> Tokenizer:
+    """The bundle's."""
+    from unigrec.core.models.tokenizers.residual import Tokenizer
+
+    model = Tokenizer(**a.read_json(a.START / "tokenizer.json"))
+    model.load_state_dict(a.read_tensors(a.START / "tokenizer.safetensors"))
+    return model
+
+
+def started_recommender(dropout: float) -> Recommender:
+    """The bundle's, with a dropout of today."""
+    from unigrec.core.models.recommender import Recommender, RecommenderConfig
+
+    shape = a.read_json(a.START / "recommender.json") | {"dropout": dropout}
+    model = Recommender(RecommenderConfig(**shape))
+    model.load_state_dict(a.read_tensors(a.START / "recommender.safetensors"))
+    return model

@@ -1,0 +1,88 @@
+"""Who moved the champion, from where to where, why and when: lines of JSON in a file that is only ever appended to.
+
+Each change has a line `intent` before anything is moved, and a line `done` (or `undone`) after, with the same `id`. An
+intent without an end is a change that died halfway. Keys: event, id, action (promote or rollback), model, store, from,
+to, previous (the alias before), why, who, when (UTC), commit (of the code that decided), bundle (that of `to`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import json
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+from unigrec.base.errors import UnigrecError
+from unigrec.serving.manifest import git_commit
+
+ACTOR_VARIABLE = "UNIGREC_ACTOR"
+INTENT, DONE, UNDONE = "intent", "done", "undone"
+
+Change = dict[str, Any]
+
+
+def new_change(action: str, **facts: Any) -> Change:
+    """A change with an id, and who, when and which commit."""
+    origin = {"id": uuid.uuid4().hex, "who": actor(), "when": now(), "commit": git_commit()}
+    return {"action": action, **facts, **origin}
+
+
+def append(path: Path, event: str, change: Change) -> None:
+    """Write a line and wait until the disk has it. Raises UnigrecError when it cannot be written."""
+    line = json.dumps({**change, "event": event, "when": now()}, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a writer was killed within its line
+                    line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UnigrecError(
+            f"{path}: could not be written: {error}; the champion is not moved without a record"
+        ) from error
+
+
+def read(path: Path) -> list[Change]:
+    """Every whole line, oldest first. A line that a killed writer left unfinished counts as never written."""
+    lines: list[Change] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                found = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(found, dict):
+                lines.append(found)
+    return lines
+
+
+def unfinished(path: Path, model: str, store: str) -> list[Change]:
+    """Intents without an end, of one model in one store, oldest first."""
+    lines = [line for line in read(path) if (line.get("model"), line.get("store")) == (model, store)]
+    ended = {line["id"] for line in lines if line["event"] in (DONE, UNDONE)}
+    return [line for line in lines if line["event"] == INTENT and line["id"] not in ended]
+
+
+def actor() -> str:
+    """Who acts: UNIGREC_ACTOR, or user@host."""
+    named = os.environ.get(ACTOR_VARIABLE)
+    if named:
+        return named
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def now() -> str:
+    """UTC, to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

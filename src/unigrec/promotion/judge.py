@@ -1,0 +1,202 @@
+"""A challenger and the champion on today's test users, both ranked afresh; `comparison` decides about the figures.
+
+Nothing is read of what a bundle says about its own quality. Histories and answers are item ids, so that the two may
+know different items: one that a bundle does not know counts as not found.
+
+Shapes: U test users, N items, T codes of an identifier, L levels.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, does_not_load
+from unigrec.core.decisions.gates import Decision
+from unigrec.core.evaluation.metrics import ndcg, ranking_metrics, slices
+from unigrec.core.evaluation.ranking import Baselines
+from unigrec.core.identifiers.churn import known_codes
+from unigrec.core.identifiers.collisions import churn_against, codebook_usage, collision_rate
+from unigrec.core.sequences import in_chunks
+from unigrec.serving.bundle import Bundle
+from unigrec.serving.manifest import Subject, last_interaction, sha256_of
+from unigrec.serving.probe import ProbeError, probe
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import GateParams, PromotionParams
+    from unigrec.core.sequences import Sequences
+
+CUTOFF = 10
+USERS_AT_ONCE = 1024
+
+
+class Settings(NamedTuple):
+    """What the judge reads of the params."""
+
+    limits: GateParams
+    promotion: PromotionParams
+    seed: int
+
+
+class Today(NamedTuple):
+    """The test users of the prepared data."""
+
+    sequences: Sequences
+    users: np.ndarray  # (U,) those who are asked: all, or a sample
+    item_ids: list[str]  # (N,)
+    test_set: str  # what a bundle of this very data has in its manifest
+    until: int  # unix seconds of the newest interaction
+
+
+class Judgement(NamedTuple):
+    """The decision, and what it was made of."""
+
+    decision: Decision
+    challenger: str
+    champion: str | None
+    facts: dict[str, Any]  # plain JSON: bundle ids, users, protocol, seed, metrics, churn per level
+
+    @property
+    def outcome(self) -> str:
+        """`promote`; `keep` where nothing is wrong but that it is no better than the champion; `refuse`."""
+        refusing = [gate.name for gate in self.decision.gates if not gate.passed and not gate.informational]
+        return "keep" if refusing == [MARGIN] else "refuse" if refusing else "promote"
+
+    @property
+    def reason(self) -> str:
+        """In a line: the gates that refuse, or the margin over the champion."""
+        gates = self.decision.gates
+        told = [gate for gate in gates if not gate.passed and not gate.informational]
+        told = told or [gate for gate in gates if gate.name == MARGIN]
+        return "; ".join(f"{gate.name}: {gate.reason}" for gate in told) or "is the first champion"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        names = {"outcome": self.outcome, "challenger": self.challenger, "champion": self.champion}
+        return names | self.facts | self.decision.as_dict()
+
+
+def today(sequences: Sequences, max_users: int, seed: int) -> Today:
+    """Test users of the prepared data, at most `max_users` of them (0: all), drawn with the seed.
+
+    Raises:
+        UnigrecError: nothing is prepared, or nobody has a test item.
+    """
+    users = sequences.evaluation_users()
+    if not len(users):
+        raise UnigrecError(f"{a.SEQUENCES}: no user has a test item; run `dvc repro prepare` on more data")
+    if 0 < max_users < len(users):
+        users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
+    ids = a.read_table(a.CATALOGUE, ["item_id"])["item_id"].to_pylist()
+    return Today(sequences, users, ids, sha256_of(a.SEQUENCES, a.CATALOGUE), last_interaction())
+
+
+def judge(challenger: Subject, champion: Subject | None, now: Today, settings: Settings) -> Judgement:
+    """Measure, and decide.
+
+    The challenger is loaded by a process of its own first: whatever it does there refuses it.
+
+    Raises:
+        UnigrecError: the champion is damaged, or a bundle is of newer data than what is prepared: nothing can be said.
+    """
+    params, protocol = settings.promotion, settings.limits.protocol
+    facts: dict[str, Any] = {
+        "protocol": protocol,
+        "seed": settings.seed,
+        "users": len(now.users),
+        "users_there_are": len(now.sequences.evaluation_users()),
+        "resamples": params.resamples,
+        "mode": params.mode,
+        "data_until": _date(now.until),
+    }
+    name = None if champion is None else champion.name
+    asked = histories(now, now.users[: params.latency_requests])[0]
+    try:
+        latency = probe(challenger.folder, asked, CUTOFF, params.max_load_seconds)
+    except ProbeError as error:
+        return Judgement(does_not_load(str(error)), challenger.name, name, facts)
+    new = _load(challenger, now)
+    old = None if champion is None else _load(champion, now)
+    ranks = ranks_of(new, now, protocol)
+    metrics = _baselines(now, protocol, new.serving.history) | {"student": ranking_metrics(ranks, [CUTOFF])}
+    candidate = Candidate(
+        new.manifest["gates_passed"] is True,
+        {model: {protocol: found} for model, found in metrics.items()},
+        health_of(new),
+        latency,
+        size_mb(challenger),
+    )
+    facts |= {"challenger_bundle": new.id, "challenger_of_this_data": new.manifest["data"]["test_set"] == now.test_set}
+    pair = None
+    if old is not None:
+        reference = ranks_of(old, now, protocol)
+        metrics["champion"] = ranking_metrics(reference, [CUTOFF])
+        churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
+        pair = Pair(ndcg(ranks, CUTOFF), ndcg(reference, CUTOFF), slices(now.sequences, now.users), churn.changed)
+        facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}
+    decision = compare(candidate, pair, settings.limits, params, settings.seed)
+    return Judgement(decision, challenger.name, name, facts | {"metrics": metrics})
+
+
+def histories(now: Today, users: np.ndarray) -> tuple[list[list[str]], list[str]]:
+    """Item ids before the test item, oldest first, and the test item, of each of the users."""
+    items, lengths = now.sequences.seen(users, "test")
+    ids = np.array(now.item_ids, dtype=object)
+    before = [ids[row[:length]].tolist() for row, length in zip(items, lengths, strict=True)]
+    return before, ids[now.sequences.held_out(users, "test", 1).targets].tolist()
+
+
+def ranks_of(bundle: Bundle, now: Today, protocol: str) -> np.ndarray:
+    """(U,) where the bundle recommends each user's test item; 0 beyond the first ten, or where it does not know it."""
+    k = min(CUTOFF, len(bundle.item_ids))
+    ranks = []
+    for users in in_chunks(now.users, USERS_AT_ONCE):
+        before, targets = histories(now, users)
+        for answer, target in zip(
+            bundle.recommend(before, k, exclude_history=protocol == "masked"), targets, strict=True
+        ):
+            found = (place for place, item in enumerate(answer.items, start=1) if item.item_id == target)
+            ranks.append(next(found, 0))
+    return np.array(ranks)
+
+
+def _baselines(now: Today, protocol: str, history: int) -> dict[str, dict[str, float]]:
+    baselines = Baselines(now.sequences, None, history)
+    pieces = [baselines.ranks(users) for users in in_chunks(now.users, USERS_AT_ONCE)]
+    return {
+        model: ranking_metrics(np.concatenate([piece[model, protocol] for piece in pieces]), [CUTOFF])
+        for model in ("popularity", "cooccurrence")
+    }
+
+
+def health_of(bundle: Bundle) -> dict[str, Any]:
+    """Collisions and codebook use of the identifiers as they are served, (N, T), at the L levels of the tokenizer."""
+    shape = bundle.recommender.config
+    codes = bundle.identifiers[:, : shape.levels]
+    used = (codebook_usage(codes, shape.codebook_size) > 0).mean(1)
+    return {"collision_rate": collision_rate(codes), "codebook_utilisation": [float(share) for share in used]}
+
+
+def size_mb(subject: Subject) -> float:
+    """Of all files in the folder."""
+    return sum(path.stat().st_size for path in subject.folder.rglob("*") if path.is_file()) / 1e6
+
+
+def _load(subject: Subject, now: Today) -> Bundle:
+    bundle = Bundle.load(subject.folder)
+    until = bundle.manifest["data"].get("until")  # absent from bundles of earlier versions
+    if isinstance(until, int) and until > now.until:
+        raise UnigrecError(
+            f"{subject.name} was made of data up to {_date(until)}, but {a.SEQUENCES.parent} ends at "
+            f"{_date(now.until)}: it may have been trained on today's test items; bring the data up to date first "
+            "(`dvc pull`, or `dvc repro prepare`)"
+        )
+    return bundle
+
+
+def _date(seconds: int) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()

@@ -1,0 +1,112 @@
+"""A judgement as JSON, as Markdown (a pull request's comment, the flow's artifact), and on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from unigrec.base import files as a
+from unigrec.base.markdown import markdown_table
+from unigrec.core.decisions.comparison import MARGIN, SLICE
+
+if TYPE_CHECKING:
+    from unigrec.base.errors import UnigrecError
+    from unigrec.core.decisions.gates import Gate
+    from unigrec.promotion.judge import Judgement
+
+OUTCOMES = {
+    "promote": "PASSED: it may become champion",
+    "keep": "NOT PROMOTED: nothing is wrong with it, but it is no better than the champion",
+    "refuse": "REFUSED",
+}
+MODELS = {"student": "challenger", "champion": "champion", "cooccurrence": "co-occurrence", "popularity": "popularity"}
+
+
+def write(folder: Path, judgement: Judgement) -> None:
+    """comparison.json and comparison.md; whatever stood there is replaced, a file at a time."""
+    a.write_json(folder / a.COMPARISON_FILE, judgement.as_dict())
+    a.write_text(folder / a.COMPARISON_PAGE, markdown(judgement))
+
+
+def write_undecided(folder: Path, challenger: str, champion: str, error: UnigrecError) -> None:
+    """The same files, where it could not be decided."""
+    reason = " ".join(str(error).split())
+    found = {"outcome": "undecided", "passed": False, "challenger": challenger, "champion": champion, "reason": reason}
+    a.write_json(folder / a.COMPARISON_FILE, found)
+    a.write_text(folder / a.COMPARISON_PAGE, f"## Gate: could not decide on {challenger}\n\n{reason}\n")
+
+
+def print_judgement(judgement: Judgement) -> None:
+    """The gates as a table, and the outcome."""
+    print_decision(judgement.decision.as_dict())
+    print(f"{_title(judgement)}\n{judgement.reason}")
+
+
+def markdown(judgement: Judgement) -> str:
+    """Outcome and reason, the models side by side, slices, gates."""
+    parts = [f"## Gate: {_title(judgement)}", judgement.reason, _setting(judgement)]
+    metrics = judgement.facts.get("metrics")
+    if metrics:
+        rows = [
+            [label, f"{metrics[model]['recall_at_10']:.4f}", f"{metrics[model]['ndcg_at_10']:.4f}"]
+            for model, label in MODELS.items()
+            if model in metrics
+        ]
+        parts.append(markdown_table(["model", "Recall@10", "NDCG@10"], rows))
+    parts.append(markdown_table(["gate", "", "reason"], [_row(gate) for gate in _ordered(judgement.decision.gates)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(judgement: Judgement) -> str:
+    beside = f"beside {judgement.champion}" if judgement.champion else "as the first model"
+    return f"{judgement.challenger} {beside}: {OUTCOMES[judgement.outcome]}"
+
+
+def _setting(judgement: Judgement) -> str:
+    facts = judgement.facts
+    asked, there = facts["users"], facts["users_there_are"]
+    sample = f"{asked:,} of {there:,} (a sample)" if asked < there else f"all {asked:,}"
+    lines = [f"Both ranked afresh for {sample} test users of the prepared data (until {facts['data_until']}), "]
+    lines.append(
+        f"{facts['protocol']}; seed {facts['seed']}, {facts['resamples']:,} resamples, mode `{facts['mode']}`."
+    )
+    if facts.get("challenger_of_this_data") is False:
+        lines.append(" The challenger was trained on other data than this.")
+    if facts.get("churn_per_level"):
+        levels = " / ".join(f"{share:.1%}" for share in facts["churn_per_level"])
+        lines.append(f" Codes that changed, per level: {levels}.")
+    return "".join(lines)
+
+
+def _ordered(gates: list[Gate]) -> list[Gate]:
+    """What refuses first, then the margin over the champion, then the rest as it is, slices last."""
+    return sorted(gates, key=lambda gate: (gate.passed or gate.informational, gate.name != MARGIN, SLICE in gate.name))
+
+
+def _row(gate: Gate) -> list[str]:
+    return [gate.name, gate_verdict(gate._asdict()), gate.reason]
+
+
+def print_decision(decision: dict[str, Any]) -> None:
+    """Print the gates alone."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("gate", "", "reason"):
+        table.add_column(name, overflow="fold")
+    for row in _gate_rows(decision):
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _gate_rows(decision: dict[str, Any]) -> list[list[str]]:
+    return [[gate["name"], gate_verdict(gate), gate["reason"]] for gate in decision["gates"]]
+
+
+def gate_verdict(gate: dict[str, Any]) -> str:
+    """`pass` or `REFUSED`; for an informational gate, whether its target was met."""
+    if gate.get("informational", False):  # absent from decisions of earlier versions
+        return "note: met" if gate["passed"] else "note: missed"
+    return "pass" if gate["passed"] else "REFUSED"

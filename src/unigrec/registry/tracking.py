@@ -1,0 +1,193 @@
+"""The experiment tracker: one MLflow run a bundle, written after training from the bundle's own files.
+
+Training never talks to the tracker, so a tracker that is down costs nothing but the pictures, and everything can be
+logged again later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.base.masking import holds_credentials, masked, split_credentials
+from unigrec.base.process import keep_quiet
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    from unigrec.config.schema import RegisterParams
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+BUNDLE_TAG = "bundle_id"
+METRICS_A_CALL = 1000  # the tracker's own limit, as is the next
+PARAMS_A_CALL = 100
+UNAUTHORIZED = 401
+REASON_LENGTH = 200  # characters of somebody else's error message
+
+
+def tracking_uri(params: RegisterParams) -> str:
+    """Where runs and models are kept: MLFLOW_TRACKING_URI wins over the params."""
+    return os.environ.get(URI_VARIABLE) or params.tracking_uri
+
+
+@contextmanager
+def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowClient]:
+    """A client of the configured store, which gives up soon when nobody answers.
+
+    Args:
+        advice: ends the error's message: what to do once the store is back.
+
+    Raises:
+        UnigrecError: the store does not answer or refuses, here or inside the block.
+    """
+    keep_quiet()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default backs off for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    asked_for = os.environ.get(URI_VARIABLE)
+    uri = _settle_credentials(tracking_uri(params))
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if asked_for is None:
+        os.environ.pop(URI_VARIABLE, None)  # MLflow sets it, and it would overrule the params from then on
+    try:
+        client = mlflow.MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+        yield client
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        reason = masked(" ".join(str(error).split()))[:REASON_LENGTH]
+        raise UnigrecError(f"MLflow at {masked(uri)} {_trouble(error)}: {reason}{advice and '; '}{advice}") from (
+            None if holds_credentials(uri) else error
+        )  # a traceback would show the cause, and its address
+
+
+def _settle_credentials(uri: str) -> str:
+    """Hand user and password of an http address to MLflow as it wants them, and return the address without them.
+
+    MLflow would show the address in runs, errors and links.
+    """
+    address = split_credentials(uri)
+    for variable, value in ((USER_VARIABLE, address.user), (PASSWORD_VARIABLE, address.password)):
+        if value is not None:
+            os.environ[variable] = value
+    return address.uri
+
+
+def _trouble(error: Exception) -> str:
+    status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else None
+    if status == UNAUTHORIZED:
+        return f"refuses this user or password ({USER_VARIABLE}, {PASSWORD_VARIABLE})"
+    return "does not answer or refuses"
+
+
+def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[str, Any]) -> str:
+    """Log a bundle's params, metrics, curves and pictures as a finished run, unless that has been done.
+
+    A run that an earlier attempt left unfinished is deleted, never continued. Returns the run's id.
+    """
+    experiment_id = _experiment_id(client, experiment)
+    for run in client.search_runs([experiment_id], f"tags.{BUNDLE_TAG} = '{manifest['id']}'"):
+        if run.info.status == "FINISHED":
+            return run.info.run_id
+        client.delete_run(run.info.run_id)
+    run = client.create_run(experiment_id, run_name=manifest["id"], tags=bundle_tags(manifest))
+    run_id = run.info.run_id
+    _log_params(client, run_id, folder / "params.yaml")
+    metrics = [*_closing_metrics(folder / "report"), *_curves(folder / "report")]
+    for start in range(0, len(metrics), METRICS_A_CALL):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+    for picture in sorted((folder / "report").rglob("*.png")):
+        client.log_artifact(run_id, str(picture), f"plots/{picture.parent.name}")
+    client.log_artifact(run_id, str(folder / "manifest.json"))
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def bundle_tags(manifest: dict[str, Any]) -> dict[str, str]:
+    """What run and model version are found by, and what they came from."""
+    return {
+        BUNDLE_TAG: manifest["id"],
+        "git_commit": manifest["git_commit"],
+        "dvc_lock": manifest["dvc_lock"],
+        "data_version": manifest["data"]["version"],
+        "snapshot": manifest["data"].get("snapshot") or "none",
+        "test_set": manifest["data"]["test_set"],
+        "gate": "passed" if manifest["gates_passed"] else "refused",
+    }
+
+
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names: {"a": {"b": 1}} -> {"a.b": 1}. Lists are values."""
+    if not isinstance(value, dict):
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= flatten(inner, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    return found.experiment_id if found else client.create_experiment(name)
+
+
+def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
+    from mlflow.entities import Param
+
+    flat = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    params = [Param(name, str(value)) for name, value in flat.items()]
+    for start in range(0, len(params), PARAMS_A_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
+
+
+def _closing_metrics(report: Path) -> list[Metric]:
+    """Every number of metrics.json and health.json, as `<stage>.<name>`; lists are per level.
+
+    A name that is in both is logged once: the store takes no second value of the same moment.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")]):
+        figures.setdefault(path.parent.name, {}).update(a.read_json(path))
+    return [metric for stage, found in figures.items() for metric in _metrics(stage, found, step=0)]
+
+
+def _curves(report: Path) -> list[Metric]:
+    """Every row of history.json, as `<stage>.curve.<name>` at the row's step."""
+    return [
+        metric
+        for path in sorted(report.glob("*/history.json"))
+        for index, row in enumerate(a.read_json(path))
+        for metric in _metrics(
+            f"{path.parent.name}.curve",
+            {name: value for name, value in row.items() if name not in ("step", "epoch")},
+            step=int(row.get("step", row.get("epoch", index))),
+        )
+    ]
+
+
+def _metrics(prefix: str, values: Any, step: int) -> Iterator[Metric]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    for name, value in flatten(values, prefix).items():
+        for level, number in enumerate(value if isinstance(value, list) else [value], start=1):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                yield Metric(f"{name}.{level}" if isinstance(value, list) else name, float(number), now, step)

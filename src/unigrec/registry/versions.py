@@ -1,0 +1,215 @@
+"""The model registry: a bundle becomes a model version, loaded back and asked before an alias may point to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.base.masking import masked
+from unigrec.registry.model_package import MODEL_CODE, ask_stored, copy_code, requirements, signature
+from unigrec.registry.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
+from unigrec.serving.manifest import MANIFEST, Subject, open_bundle
+from unigrec.serving.probe import ProbeError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from unigrec.config.schema import RegisterParams
+    from unigrec.serving.bundle import Bundle
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+CHECKED_TAG = "loads"  # the version was loaded back and recommended
+PARAMS_TAG = "params"  # those of the run, as JSON
+VERDICT_TAG = "verdict"  # what promotion said about it
+
+
+class Registration(NamedTuple):
+    """A model version.
+
+    created: False where this very bundle had been registered before. passed: what the gates said.
+    verdict: what promotion said about this version before, if it was asked.
+    """
+
+    name: str
+    version: str
+    created: bool
+    passed: bool
+    verdict: str | None
+
+
+def register(folder: Path, params: RegisterParams) -> Registration:
+    """Register a bundle with its metrics and curves, and point `challenger` at it when its gates passed.
+
+    A bundle whose gates refused it becomes a version without alias. The same bundle is registered once.
+
+    Raises:
+        UnigrecError: the bundle is damaged; MLflow does not answer (the bundle stays where it is, and the message holds
+            the command that registers it later); the registered version does not load or recommend.
+    """
+    manifest = open_bundle(folder)
+    advice = f"the trained model is kept; register it later with: unigrec register --bundle '{folder}'"
+    with mlflow_client(params, advice) as client:
+        version = find_version(client, params.model_name, manifest["id"])
+        if version is not None and version.tags.get(CHECKED_TAG) == "yes":
+            verdict = version.tags.get(VERDICT_TAG)
+            return Registration(params.model_name, str(version.version), False, manifest["gates_passed"], verdict)
+        if version is None:
+            version = _create_version(client, params, folder, manifest)
+        _check_loads(params.model_name, str(version.version), folder)
+        client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, "yes")
+        if manifest["gates_passed"]:
+            client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
+    a.write_json(a.REFERENCE, {"origin": manifest["data"]["origin"], **manifest["data"]["rows"]})
+    return Registration(params.model_name, str(version.version), True, manifest["gates_passed"], None)
+
+
+def find_version(client: MlflowClient, name: str, bundle_id: str) -> ModelVersion | None:
+    """The newest version made of this bundle."""
+    found = client.search_model_versions(f"name = '{name}' and tags.{BUNDLE_TAG} = '{bundle_id}'")
+    return max(found, key=lambda version: int(version.version)) if found else None
+
+
+def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version that an alias points to, or None."""
+    models = client.search_registered_models(f"name = '{name}'")
+    number = models[0].aliases.get(alias) if models else None
+    return client.get_model_version(name, number) if number is not None else None
+
+
+def current_aliases(params: RegisterParams, version: str) -> list[str]:
+    """Aliases that point to a version now, sorted. Raises UnigrecError when MLflow does not answer."""
+    with mlflow_client(params) as client:
+        aliases = client.get_registered_model(params.model_name).aliases
+    return sorted(alias for alias, target in aliases.items() if str(target) == version)
+
+
+def load_bundle(params: RegisterParams, model: str) -> Bundle:
+    """The bundle behind an alias (`champion`), a version number, or a bundle's folder.
+
+    Only the bundle's files are read; no code that is stored in the registry runs. Files from the registry lie in a
+    temporary folder that lives as long as the bundle.
+
+    Raises:
+        UnigrecError: there is none, or it is damaged, or MLflow does not answer.
+    """
+    from unigrec.serving.bundle import Bundle
+
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="unigrec-"))
+        bundle = Bundle.load(locate(params, model, Path(scratch)).folder)
+        weakref.finalize(bundle, stack.pop_all().close)
+    return bundle
+
+
+def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:
+    """As `load_bundle`, but without loading anything: the bundle's files, copied to `scratch` from the registry.
+
+    A folder is taken where it is, and MLflow is not asked. Raises UnigrecError.
+    """
+    if _is_folder(model):
+        return Subject(model, Path(model))
+    with mlflow_client(params) as client:
+        import mlflow
+
+        number = str(named_version(client, params.model_name, model).version)
+        copy = mlflow.artifacts.download_artifacts(f"models:/{params.model_name}/{number}", dst_path=str(scratch))
+    found = sorted(Path(copy).glob(f"artifacts/*/{MANIFEST}"))
+    if not found:
+        raise UnigrecError(f"{params.model_name} version {number} holds no bundle; register it again: unigrec register")
+    return Subject(f"version {number}", found[0].parent)
+
+
+def _is_folder(model: str) -> bool:
+    if "/" in model and not Path(model).is_dir():
+        raise UnigrecError(f"{model}: no such bundle")
+    return Path(model).is_dir()
+
+
+def named_version(client: MlflowClient, name: str, model: str) -> ModelVersion:
+    """The version of a number or alias. Raises UnigrecError where there is none."""
+    if model.isdigit():
+        found = client.search_model_versions(f"name = '{name}' and version_number = {model}")
+        version = found[0] if found else None
+    else:
+        version = version_of(client, name, model)
+    if version is None:
+        raise UnigrecError(
+            f"{name} has no version or alias {model!r} in the registry; register a model first: "
+            "make run, or unigrec register"
+        )
+    return version
+
+
+def _create_version(
+    client: MlflowClient, params: RegisterParams, folder: Path, manifest: dict[str, Any]
+) -> ModelVersion:
+    import mlflow
+
+    run_id = log_run(client, params.experiment, folder, manifest)
+    with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as scratch, _import_path_kept():
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(MODEL_CODE),
+            artifacts={"bundle": str(folder)},
+            signature=signature(),
+            input_example=_example(folder),
+            code_paths=[str(copy_code(MODEL_CODE, Path(scratch)))],
+            pip_requirements=requirements(),
+        )
+    if not client.search_registered_models(f"name = '{params.model_name}'"):
+        client.create_registered_model(params.model_name)
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    tags = bundle_tags(manifest) | {PARAMS_TAG: json.dumps(values, separators=(",", ":"))}
+    return client.create_model_version(params.model_name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
+
+
+@contextlib.contextmanager
+def _import_path_kept() -> Iterator[None]:
+    """MLflow tries the example on a temporary copy of the model and leaves its code on the import path."""
+    path = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path = path
+
+
+def _check_loads(name: str, version: str, folder: Path) -> None:
+    """MLflow registers models that cannot load: load this one and ask it, before an alias can point to it.
+
+    It is fetched first: an error of the store says nothing against the model.
+    """
+    import mlflow
+
+    catalogue = _item_ids(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=scratch)
+        try:
+            items = ask_stored(Path(fetched), catalogue[:2], k=1)
+        except ProbeError as error:
+            raise UnigrecError(
+                f"{name} version {version} was registered, but {masked(str(error))}; no alias was set"
+            ) from error
+    if len(items) != 1 or items[0] not in set(catalogue):
+        raise UnigrecError(f"{name} version {version} loads but does not recommend; no alias was set")
+
+
+def _example(folder: Path) -> Any:
+    import pandas as pd
+
+    ids = _item_ids(folder)
+    return pd.DataFrame({"history": [ids[:2]]}), {"k": min(10, len(ids))}
+
+
+def _item_ids(folder: Path) -> list[str]:
+    return a.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()

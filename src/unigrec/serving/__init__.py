@@ -1,0 +1,1 @@
+"""The bundle: the servable model as one folder, and its faces."""

@@ -1,0 +1,265 @@
+"""A bundle's files and manifest: put together from the artifacts, and checked before any of them is parsed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+PARAMS, DVC_LOCK = Path("params.yaml"), Path("dvc.lock")
+REQUIRED = {
+    "params.yaml",
+    "recommender.safetensors",
+    "recommender.json",
+    "tokenizer.safetensors",
+    "tokenizer.json",
+    "identifiers.safetensors",
+    "catalogue.parquet",
+    "ranks.parquet",
+}
+OPTIONAL = {a.COLLABORATIVE_FILE}  # bundles made before it was kept lack it
+FOLDERS = {"text_encoder", "report"}
+SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; ours have some ten kilobytes
+MAX_FILES = 1000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+# Of each stage, what the experiment tracker shows.
+REPORTED = ("metrics.json", "history.json", "health.json", "decision.json", "slices.json", "student_against.json")
+
+
+class Serving(NamedTuple):
+    """What recommending needs of the params. Kept apart: a bundle outlives changes of params.yaml's schema."""
+
+    history: int  # items of a history that the recommender reads
+    beam: int
+    text_columns: list[str]
+    origin: str  # of the data it was trained on
+
+
+class Subject(NamedTuple):
+    """A bundle, and what people call it: `version 3`, or its folder."""
+
+    name: str
+    folder: Path
+
+
+def assemble(params_file: Path, serving: Serving) -> Path:
+    """Put the artifacts of the last run together under `state/bundles/<id>`, unless that very bundle is there already.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        UnigrecError: a stage has not run, or the disk is full; nothing half-written is left.
+    """
+    a.BUNDLES.mkdir(parents=True, exist_ok=True)
+    staging = a.BUNDLES / f".new-{os.getpid()}"  # a scheduled run beside us has the same folder of bundles
+    with a.atomic_folder(staging) as folder:
+        _copy_parts(folder, params_file)
+        files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        manifest = _manifest(files, serving)
+        a.write_json(folder / MANIFEST, manifest)
+    final = a.BUNDLES / manifest["id"]
+    if final.exists():
+        shutil.rmtree(staging)
+        open_bundle(final)
+    else:
+        staging.rename(final)
+    return final
+
+
+def _copy_parts(folder: Path, params_file: Path) -> None:
+    for source, name in (
+        (params_file, "params.yaml"),
+        (a.FINETUNE / a.MODEL_FILE, "recommender.safetensors"),
+        (a.FINETUNE / a.MODEL_CONFIG_FILE, "recommender.json"),
+        (a.HARDEN / a.IDENTIFIERS_FILE, "identifiers.safetensors"),
+        (a.TOKENIZER / a.COLLABORATIVE_FILE, a.COLLABORATIVE_FILE),
+        (a.CATALOGUE, "catalogue.parquet"),
+        (a.EVALUATE / a.RANKS_FILE, "ranks.parquet"),
+    ):
+        if not source.is_file():
+            raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
+        shutil.copyfile(source, folder / name)
+    prefix = "tokenizer."
+    joint = a.read_arrays(a.JOINT / a.MODEL_FILE)
+    a.write_tensors(
+        folder / "tokenizer.safetensors",
+        {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
+    )
+    a.write_json(folder / "tokenizer.json", a.read_json(a.JOINT / a.MODEL_CONFIG_FILE)["tokenizer"])
+    stages = (a.TEACHER, a.TOKENIZER, a.JOINT, a.HARDEN, a.FINETUNE, a.EVALUATE, a.DECISION.parent)
+    for needed in (a.TEXT_ENCODER, *stages):
+        if not needed.is_dir():
+            raise UnigrecError(f"{needed}: no such folder; run the pipeline first (`dvc repro` or `make run`)")
+    shutil.copytree(a.TEXT_ENCODER, folder / "text_encoder")
+    for stage in stages:
+        reported = [path for path in sorted(stage.iterdir()) if path.name in REPORTED or path.suffix == ".png"]
+        for path in reported:
+            target = folder / "report" / stage.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _manifest(files: dict[str, str], serving: Serving) -> dict[str, Any]:
+    """What the bundle says about itself. The id covers the files alone: another commit with equal results is equal."""
+    metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
+    return {
+        "schema": SCHEMA_VERSION,
+        "id": _identity(files),
+        "files": files,
+        "serving": serving._asdict(),
+        "data": {
+            "version": sha256_of(a.SOURCE, a.VALIDATED),
+            "test_set": sha256_of(a.SEQUENCES, a.CATALOGUE),
+            "rows": a.read_json(a.VALIDATED)["rows"],
+            "origin": serving.origin,
+            "snapshot": a.read_json(a.SOURCE).get("snapshot", {}).get("id"),
+            "until": last_interaction(),
+        },
+        "git_commit": git_commit(),
+        "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
+        "metrics": metrics["student"],
+        "gates_passed": a.read_json(a.DECISION)["passed"],
+    }
+
+
+def last_interaction() -> int:
+    """Unix seconds of the newest interaction in the prepared data. Raises UnigrecError when there is none."""
+    return int(a.read_arrays(a.SEQUENCES)["timestamps"].max())
+
+
+def open_bundle(folder: Path) -> dict[str, Any]:
+    """Check names, sizes and hashes of a bundle's files against its manifest, and return the manifest.
+
+    Nothing but the manifest is parsed. Raises UnigrecError, naming the file.
+    """
+    if not folder.is_dir():
+        raise UnigrecError(f"{folder}: no such bundle")
+    manifest = _read_manifest(folder / MANIFEST)
+    listed: dict[str, str] = manifest["files"]
+    present = _present(folder)
+    missing = sorted((REQUIRED | set(listed)) - present)
+    unknown = sorted(present - set(listed))
+    if missing:
+        raise UnigrecError(f"{folder}: the bundle lacks {', '.join(missing[:5])}")
+    if unknown:
+        raise UnigrecError(
+            f"{folder}: the bundle holds files that its manifest does not know: {', '.join(unknown[:5])}"
+        )
+    for name, digest in listed.items():
+        path = folder / name
+        if sha256(path) != digest:
+            raise UnigrecError(f"{path}: changed since the bundle was made (its sha256 is not the manifest's)")
+        if path.suffix == ".safetensors":
+            _check_header(path)
+    return manifest
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if path.is_symlink() or not path.is_file():
+        raise UnigrecError(f"{path}: missing; this folder is no bundle")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise UnigrecError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes; refused")
+    manifest = a.read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:
+        schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        raise UnigrecError(f"{path}: schema {schema!r}, but this version reads {SCHEMA_VERSION}")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files or len(files) > MAX_FILES:
+        raise UnigrecError(f"{path}: `files` must list 1 to {MAX_FILES} files")
+    for name, digest in files.items():
+        if not _is_allowed(name):
+            raise UnigrecError(f"{path}: {name!r} has no place in a bundle; refused")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise UnigrecError(f"{path}: the hash of {name!r} is no sha256")
+    if manifest.get("id") != _identity(files):
+        raise UnigrecError(f"{path}: the id is not that of the listed files")
+    if not _is_serving(manifest.get("serving")):
+        raise UnigrecError(f"{path}: `serving` must hold {', '.join(Serving._fields)}")
+    return manifest
+
+
+def _identity(files: dict[str, str]) -> str:
+    content = json.dumps([SCHEMA_VERSION, files], sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_serving(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != set(Serving._fields):
+        return False
+    counts = (value["history"], value["beam"])
+    return all(type(count) is int and count > 0 for count in counts) and isinstance(value["text_columns"], list)
+
+
+def _is_allowed(name: str) -> bool:
+    """A plain relative path in one of the known places, of a kind that cannot hold code."""
+    path = PurePosixPath(name)
+    plain = str(path) == name and "\\" not in name and ".." not in path.parts and not path.is_absolute()
+    return plain and (
+        name in REQUIRED | OPTIONAL or (path.parts[0] in FOLDERS and len(path.parts) > 1 and path.suffix in SUFFIXES)
+    )
+
+
+def _present(folder: Path) -> set[str]:
+    names = set()
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            continue
+        if not stat.S_ISREG(mode):
+            raise UnigrecError(f"{path}: a link or special file; refused")
+        names.add(path.relative_to(folder).as_posix())
+        if len(names) > MAX_FILES + 1:
+            raise UnigrecError(f"{folder}: more than {MAX_FILES} files; refused")
+    return names - {MANIFEST}
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(MAX_HEADER_BYTES, path.stat().st_size):
+        raise UnigrecError(f"{path}: its header claims {length} bytes; refused")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(*paths: Path) -> str:
+    """Hex digest over several files' digests. Raises UnigrecError when one is missing."""
+    for path in paths:
+        if not path.is_file():
+            raise UnigrecError(f"{path}: no such file; run the pipeline first (`dvc repro` or `make run`)")
+    return hashlib.sha256("".join(sha256(path) for path in paths).encode()).hexdigest()
+
+
+def git_commit() -> str:
+    """The checked-out commit, `-dirty` where tracked files differ from it; `unknown` without git or a repository.
+
+    It names the code. params.yaml and dvc.lock, which a run rewrites, do not count: a bundle holds the one and the hash
+    of the other.
+    """
+    head = ["git", "rev-parse", "--verify", "HEAD"]
+    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", *(f":(exclude){name}" for name in (PARAMS, DVC_LOCK))]
+    try:
+        commit = subprocess.run(head, capture_output=True, text=True, check=False)
+        clean = subprocess.run(changes, capture_output=True, check=False).returncode == 0
+    except OSError:  # no git on this machine
+        return "unknown"
+    return "unknown" if commit.returncode else commit.stdout.strip() + ("" if clean else "-dirty")

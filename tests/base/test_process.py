@@ -1,0 +1,61 @@
+"""A process of ours and its surroundings: a parent that is gone already, memory that is kept."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from unigrec.base.process import DVC_STAGE
+
+# A stage that has only just started when its parent is gone.
+LATE = """
+import os, sys, time
+while os.getppid() == int(sys.argv[1]): time.sleep(0.01)
+from unigrec.base.process import die_with_parent
+die_with_parent()
+print("works", flush=True)
+"""
+PARENT = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the kernel of Linux")
+@pytest.mark.parametrize(("stage", "said"), [({DVC_STAGE: "joint"}, ""), ({}, "works\n")])
+def test_a_stage_that_finds_its_dvc_gone_does_no_work(stage, said):
+    clean = {name: value for name, value in os.environ.items() if name != DVC_STAGE}
+    done = subprocess.run(
+        [sys.executable, "-c", PARENT, LATE], env=clean | stage, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    assert done.stdout == said
+
+
+KEEP = """
+import resource, sys
+import torch
+from unigrec.base.process import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    for size in (50_000, 1_000_000, 10_000_000):
+        torch.ones(size) + torch.ones(size)
+for _ in range(4):  # until the heap has a place for each
+    step()
+before = faults()
+step()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is asked")
+def test_memory_that_is_kept_is_not_fetched_from_the_kernel_again():
+    command = [sys.executable, "-c", KEEP]
+    given_back, kept = (int(subprocess.check_output([*command, word])) for word in ("plain", "keep"))
+    assert kept < 1000 < 10_000 < given_back  # pages

@@ -1,0 +1,36 @@
+"""The start's part of the speed benchmark: a command is stopped at its first step, and one that fails is no figure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.speed.harness import run_command
+from benchmarks.speed.start import FIRST_STEP, UNTIL_FIRST_STEP, row_of
+
+from support.tiny_training import write_project
+from unigrec.base import files as a
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "engine"), [("teacher", "torch"), ("joint", "deepspeed"), ("joint", "torch")])
+def test_a_stage_is_stopped_after_its_first_step(tmp_path: Path, stage: str, engine: str):
+    write_project(tmp_path, {"joint": {"engine": engine}})
+    before = sorted(tmp_path.rglob("*"))
+    usage = run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True)
+    assert usage.code == FIRST_STEP
+    assert sorted(tmp_path.rglob("*")) == before  # no epoch was finished, nothing was saved
+    (tmp_path / a.EMBEDDINGS).unlink()
+    assert run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True).code == 2
+
+
+def test_a_command_that_ends_otherwise_is_no_figure(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="ended with code 3, expected 0"):
+        row_of("three", [sys.executable, "-S", "-c", "raise SystemExit(3)"], tmp_path, rounds=1)
+
+
+def test_a_row_holds_the_median_and_the_target(tmp_path: Path):
+    row = row_of("nothing", [sys.executable, "-S", "-c", "pass"], tmp_path, rounds=3, target=0.5)
+    assert row["target s"] == 0.5
+    assert row["min"] <= row["CPU s"] <= row["max"]

@@ -1,0 +1,24 @@
+"""The teacher's part of the speed benchmark: both sides do the same work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from benchmarks.speed.shapes import generated_sequences
+from benchmarks.speed.teacher import Ours, Theirs
+
+from support.tiny_training import tiny_params
+from unigrec.core.training.teacher import new_teacher
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_both_sides_have_the_same_losses_step_after_step(masked: bool):
+    params = tiny_params(teacher={"d_model": 16, "history": 10, "dropout": 0.0}).teacher
+    sequences = generated_sequences(30, 50)
+    torch.manual_seed(0)
+    start = new_teacher(50, params)
+    theirs = Theirs(start, params, masked)
+    ours = Ours(start, params)
+    for users in range(0, 30, 10):
+        batch = sequences.training_batch(torch.arange(users, users + 10).numpy(), params.history)
+        assert ours.step(*batch) == pytest.approx(theirs.step(*batch), rel=1e-5)

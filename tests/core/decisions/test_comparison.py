@@ -1,0 +1,177 @@
+"""What decides whether a challenger may become champion: each gate on both sides, ties, chance, broken figures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from support.gate_figures import GOOD_HEALTH, good_metrics
+from support.gate_figures import PARAMS as LIMITS
+from unigrec.config.schema import PromotionParams
+from unigrec.core.decisions.comparison import Candidate, Pair, compare, does_not_load, margin
+from unigrec.core.decisions.gates import Decision
+
+PARAMS = PromotionParams(
+    mode="better",
+    max_p=0.05,
+    max_loss=0.02,
+    resamples=2000,
+    max_users=0,
+    max_slice_drop=0.1,
+    min_slice_users=50,
+    max_latency_ms=100.0,
+    latency_requests=10,
+    max_load_seconds=60.0,
+    max_size_mb=10.0,
+    max_churn=0.5,
+    wait_seconds=0.0,
+)
+NOT_WORSE = PARAMS.model_copy(update={"mode": "not_worse"})
+USERS = 400
+CANDIDATE = Candidate(True, good_metrics(), GOOD_HEALTH, [5.0] * 10, 4.0)
+OLD = np.random.default_rng(0).choice([0.0, 0.0, 0.5, 1.0], USERS)
+WIN = np.where(OLD == 0.0, 0.3, 0.0)  # for every user whom the champion fails
+SLICES = {"first half": np.arange(USERS) < 200, "last 20": np.arange(USERS) >= 380, "nobody": np.zeros(USERS, bool)}
+
+
+def pair(new: np.ndarray, churn: float | None = 0.1) -> Pair:
+    return Pair(new, OLD, SLICES, churn)
+
+
+def decided(candidate: Candidate = CANDIDATE, beside: Pair | None = None, **changes: object) -> Decision:
+    beside = pair(OLD + WIN) if beside is None else beside
+    return compare(candidate, beside, LIMITS, PARAMS.model_copy(update=changes), seed=1)
+
+
+def refusing(decision: Decision) -> list[str]:
+    return [gate.name for gate in decision.gates if not gate.passed and not gate.informational]
+
+
+def test_a_better_challenger_passes_with_a_reason_for_every_gate():
+    decision = decided()
+    assert decision.passed
+    assert {gate.name for gate in decision.gates} >= {
+        "loads",
+        "own_decision",
+        "recall_at_10",
+        "latency_p95",
+        "size",
+        "margin_over_champion",
+        "slice: first half",
+        "churn",
+    }
+    assert all(gate.reason for gate in decision.gates)
+    assert "slice: nobody" not in {gate.name for gate in decision.gates}
+    json.dumps(decision.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"own_decision": False}, ["own_decision"]),
+        ({"metrics": good_metrics() | {"student": good_metrics()["popularity"]}}, ["margin_over_popularity"]),
+        ({"health": GOOD_HEALTH | {"collision_rate": 0.9}}, ["collision_rate"]),
+        ({"latency_ms": [5.0] * 9 + [2000.0]}, ["latency_p95"]),
+        ({"latency_ms": [100.0] * 10}, []),
+        ({"latency_ms": []}, ["latency_p95"]),
+        ({"latency_ms": [1.0, float("nan")]}, ["latency_p95"]),
+        ({"size_mb": 10.1}, ["size"]),
+        ({"size_mb": float("inf")}, ["size"]),
+    ],
+)
+def test_each_gate_on_the_challenger_itself(change, expected):
+    found = refusing(decided(CANDIDATE._replace(**change)))
+    assert found[: len(expected)] == expected
+    assert bool(found) == bool(expected)
+
+
+def test_a_missing_figure_refuses():
+    assert {"recall_at_10", "ndcg_at_10"} <= set(refusing(decided(CANDIDATE._replace(metrics={}))))
+    assert "codebook_utilisation" in refusing(decided(CANDIDATE._replace(health={})))
+    broken = good_metrics() | {"student": {"unmasked": {"recall_at_10": 0.5, "ndcg_at_10": float("nan")}}}
+    assert {"finite", "ndcg_at_10"} <= set(refusing(decided(CANDIDATE._replace(metrics=broken))))
+
+
+def test_the_first_model_has_floors_and_budgets_but_nobody_to_beat():
+    decision = compare(CANDIDATE, None, LIMITS, PARAMS, seed=1)
+    assert decision.passed
+    assert not {"margin_over_champion", "churn"} & {gate.name for gate in decision.gates}
+    weak = good_metrics() | {"student": {"unmasked": {"recall_at_10": 0.019, "ndcg_at_10": 0.045}}}
+    assert refusing(compare(CANDIDATE._replace(metrics=weak), None, LIMITS, PARAMS, 1)) == ["recall_at_10"]
+
+
+@pytest.mark.parametrize("mode", ["better", "not_worse"])
+def test_a_tie_never_promotes(mode):
+    decision = decided(beside=pair(OLD.copy()), mode=mode)
+    assert refusing(decision) == ["margin_over_champion"]
+    assert "a tie" in next(gate.reason for gate in decision.gates if not gate.passed)
+
+
+def test_better_asks_for_more_than_chance():
+    noise = np.random.default_rng(3).choice([-0.3, 0.3], USERS)
+    noise -= noise.mean()
+    assert not margin(pair(OLD + noise), PARAMS, 1).passed
+    assert not margin(pair(OLD + noise + 0.001), PARAMS, 1).passed, "a difference that chance explains"
+    assert margin(pair(OLD + noise + 0.05), PARAMS, 1).passed
+    assert not margin(pair(OLD - WIN), PARAMS, 1).passed
+
+
+def test_not_worse_puts_up_with_a_loss_that_is_surely_small():
+    tiny, large = OLD * 0.995, OLD * 0.9
+    assert margin(pair(tiny), NOT_WORSE, 1).passed
+    assert not margin(pair(large), NOT_WORSE, 1).passed
+    noise = np.random.default_rng(3).choice([-1.0, 1.0], USERS)
+    assert not margin(pair(OLD + noise - noise.mean()), NOT_WORSE, 1).passed, "too noisy to be sure"
+    assert not margin(pair(tiny), PARAMS, 1).passed, "better is more than not worse"
+
+
+@pytest.mark.parametrize("side", ["challenger", "champion"])
+def test_gains_that_are_no_numbers_refuse(side):
+    broken = OLD.copy()
+    broken[0] = np.nan
+    beside = pair(OLD + WIN)._replace(**{side: broken})
+    assert {"margin_over_champion", "slice: first half"} <= set(refusing(decided(beside=beside)))
+    assert not margin(Pair(np.zeros(0), np.zeros(0), {}, None), PARAMS, 1).passed
+
+
+def test_a_slice_that_loses_beyond_the_bound_and_beyond_chance_refuses():
+    new = np.where(SLICES["first half"], OLD * 0.8, OLD + 0.5)
+    assert refusing(decided(beside=pair(new))) == ["slice: first half"]
+    assert refusing(decided(beside=pair(np.where(SLICES["first half"], OLD * 0.91, OLD + 0.5)))) == []
+
+
+def test_a_loss_of_a_slice_that_chance_explains_refuses_nothing():
+    swap = np.random.default_rng(5).choice([-1.0, 1.0], USERS)
+    swap = np.where(
+        SLICES["first half"], swap - swap[:200].mean() - 0.08, 0.5
+    )  # drop above the bound, with great noise
+    assert OLD[:200].mean() * 0.1 < 0.08
+    assert refusing(decided(beside=pair(OLD + swap))) == []
+
+
+def test_a_small_slice_is_a_note():
+    new = np.where(SLICES["last 20"], 0.0, OLD + 0.5)
+    decision = decided(beside=pair(new))
+    assert decision.passed
+    note = next(gate for gate in decision.gates if gate.name == "slice: last 20")
+    assert (note.passed, note.informational) == (False, True)
+    assert decision.gates[-1] is note
+    assert refusing(decided(beside=pair(new), min_slice_users=20)) == ["slice: last 20"]
+
+
+def test_a_slice_in_which_the_champion_finds_nothing_cannot_lose():
+    beside = Pair(OLD + WIN, np.where(SLICES["first half"], 0.0, OLD), SLICES, 0.1)
+    assert decided(beside=beside).passed
+
+
+@pytest.mark.parametrize(("churn", "expected"), [(0.5, []), (0.51, ["churn"]), (None, []), (float("nan"), ["churn"])])
+def test_churn_has_a_budget(churn, expected):
+    assert refusing(decided(beside=pair(OLD + WIN, churn))) == expected
+
+
+def test_what_does_not_load_is_refused_for_that():
+    decision = does_not_load("it crashed")
+    assert (decision.passed, refusing(decision)) == (False, ["loads"])
+    json.dumps(decision.as_dict(), allow_nan=False)

@@ -1,0 +1,104 @@
+"""The teacher: causality, padding and the alignment of positions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unigrec.core.models.sasrec import FrequencyFilter, SASRec, low_pass_kernel
+from unigrec.core.training.teacher import next_item_loss
+
+
+def teacher(blocks: int = 2, history: int = 6, **options) -> SASRec:
+    torch.manual_seed(0)
+    model = SASRec(items=9, d_model=8, blocks=blocks, heads=2, history=history, dropout=0.3, **options).eval()
+    for embedding in (model.item_embedding, model.position_embedding):
+        torch.nn.init.normal_(embedding.weight)
+    return model
+
+
+ITEMS = torch.tensor([[3, 1, 4, 1, 5]])
+
+
+@pytest.mark.parametrize("options", [{}, {"filter_share": 0.7, "filter_components": 2}])
+def test_later_items_do_not_change_earlier_states(options):
+    model, lengths = teacher(**options), torch.tensor([5])
+    before = model(ITEMS, lengths)
+    changed = model(torch.tensor([[3, 1, 4, 7, 8]]), lengths)
+    torch.testing.assert_close(changed[:, :3], before[:, :3])
+    assert (changed[:, 3:] - before[:, 3:]).abs().min(dim=-1).values.max() > 1e-3
+
+
+def test_earlier_items_change_later_states():
+    model, lengths = teacher(), torch.tensor([5])
+    other = model(torch.tensor([[8, 1, 4, 1, 5]]), lengths)
+    assert (other - model(ITEMS, lengths))[:, -1].abs().max() > 1e-3
+
+
+def test_right_padding_does_not_change_results_whatever_it_holds():
+    model = teacher()
+    alone = model.last_hidden(ITEMS[:, :2], torch.tensor([2]))
+    batch = torch.tensor([[3, 1, 0, 0, 0], [3, 1, 8, 7, 6], [3, 1, 4, 1, 5]])
+    together = model.last_hidden(batch, torch.tensor([2, 2, 5]))
+    torch.testing.assert_close(together[:2], alone.expand(2, -1))
+    torch.testing.assert_close(together[2:], model.last_hidden(ITEMS, torch.tensor([5])))
+
+
+def test_positions_are_aligned_to_the_end_of_the_history():
+    model = teacher(blocks=0, history=6)
+    hidden = model(torch.tensor([[3, 1, 4], [2, 5, 0]]), torch.tensor([3, 2]))
+    for row, step, item, position in [(0, 0, 3, 3), (0, 2, 4, 5), (1, 0, 2, 4), (1, 1, 5, 5)]:
+        expected = model.norm(model.item_embedding.weight[item] + model.position_embedding.weight[position])
+        torch.testing.assert_close(hidden[row, step], expected)
+
+
+def test_a_history_of_full_length_and_of_one_item_are_allowed():
+    model = teacher(history=5)
+    assert torch.isfinite(model.last_hidden(ITEMS, torch.tensor([5]))).all()
+    assert torch.isfinite(model.last_hidden(ITEMS[:, :1], torch.tensor([1]))).all()
+
+
+def test_scores_are_products_with_the_item_embeddings():
+    model = teacher()
+    hidden = model.last_hidden(ITEMS, torch.tensor([5]))
+    expected = torch.stack([(hidden[0] * vector).sum() for vector in model.item_embedding.weight])
+    torch.testing.assert_close(model.scores(hidden)[0], expected)
+
+
+def test_next_item_loss_is_the_mean_over_real_positions_of_the_whole_catalogue_cross_entropy():
+    model = teacher()
+    items, lengths = torch.tensor([[3, 1, 4, 2], [5, 6, 0, 0]]), torch.tensor([4, 2])
+    terms = []
+    for row, length in enumerate(lengths.tolist()):
+        states = model(items[row : row + 1, : length - 1], torch.tensor([length - 1]))[0]
+        for step in range(length - 1):
+            terms.append(F.cross_entropy(model.scores(states[step])[None], items[row, step + 1 : step + 2]))
+    torch.testing.assert_close(next_item_loss(model, items, lengths), torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize(("history", "components"), [(8, 1), (8, 3), (8, 5), (7, 4)])
+def test_the_filter_at_a_position_is_the_fourier_transform_of_the_zero_padded_history_up_to_it(history, components):
+    """BSARec's own formula (arXiv 2312.10325): keep the lowest components, scale the others by beta squared."""
+    torch.manual_seed(0)
+    layer, hidden = FrequencyFilter(4, low_pass_kernel(history, components)), torch.randn(2, history, 4)
+    found = layer(hidden)
+    for end in range(1, history + 1):
+        padded = torch.cat([torch.zeros(2, history - end, 4), hidden[:, :end]], dim=1)
+        spectrum = torch.fft.rfft(padded, dim=1)
+        spectrum[:, components:] = 0
+        low = torch.fft.irfft(spectrum, n=history, dim=1)[:, -1]
+        expected = low + layer.rescale**2 * (hidden[:, end - 1] - low)
+        torch.testing.assert_close(found[:, end - 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_content_is_added_to_the_item_embeddings_and_can_be_folded_into_them():
+    model = teacher(content_dim=3)
+    model.content = torch.randn(9, 3)
+    expected = model.item_embedding.weight + model.content @ model.content_projection.weight.T
+    torch.testing.assert_close(model.item_table(), expected)
+    before = model.last_hidden(ITEMS, torch.tensor([5])).detach()
+    plain = teacher()
+    plain.load_state_dict(model.without_content().state_dict())  # nothing of the content is left to be stored
+    torch.testing.assert_close(plain.last_hidden(ITEMS, torch.tensor([5])), before)
+    torch.testing.assert_close(plain.item_embedding.weight, expected)

@@ -1,0 +1,166 @@
+"""The leave-one-out split, windows and batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.small import few, random_sequences, sequences_of
+from unigrec.core.sequences import POOL, Sequences, bucketed_batches, in_chunks
+
+# Users of 5, 2, 3 and 1 interactions; every interaction has an item of its own.
+FOUR = sequences_of([0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [10], items=11)
+
+
+def test_last_item_is_test_last_but_one_validation_and_the_rest_training():
+    users = FOUR.evaluation_users()
+    assert users.tolist() == [0, 2]
+    test, validation = FOUR.held_out(users, "test", 10), FOUR.held_out(users, "validation", 10)
+    assert test.targets.tolist() == [4, 9]
+    assert test.items.tolist() == [[0, 1, 2, 3], [7, 8, 0, 0]]
+    assert validation.targets.tolist() == [3, 8]
+    assert validation.items.tolist() == [[0, 1, 2], [7, 0, 0]]
+    assert validation.lengths.tolist() == [3, 1]
+
+
+def test_users_with_fewer_than_three_interactions_are_for_training_only():
+    assert set(FOUR.items[FOUR.is_training()]) == {0, 1, 2, 5, 6, 7, 10}
+    assert FOUR.train_counts().tolist() == [1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 1]
+
+
+def test_every_prefix_of_a_training_sequence_predicts_its_next_item():
+    batch = FOUR.segment_batch(FOUR.window_segments(history=10))
+    pairs = [
+        (tuple(items[:length].tolist()), int(target))
+        for items, length, target in zip(batch.items, batch.lengths, batch.targets, strict=True)
+    ]
+    assert pairs == [((0,), 1), ((0, 1), 2), ((5,), 6)]
+
+
+def test_histories_are_cut_to_their_last_items_and_padded_with_zero_on_the_right():
+    batch = FOUR.held_out(np.array([0, 2]), "test", history=2)
+    assert batch.items.tolist() == [[2, 3], [7, 8]]
+    assert FOUR.segment_batch(FOUR.window_segments(history=1)).items.tolist() == [[0], [1], [5]]
+
+
+def test_seen_is_uncut():
+    items, lengths = FOUR.seen(np.array([0, 2]), "test")
+    assert items.tolist() == [[0, 1, 2, 3], [7, 8, 0, 0]]
+    assert lengths.tolist() == [4, 2]
+
+
+def test_training_batches_hold_the_last_training_items_only():
+    items, lengths = FOUR.training_batch(np.array([0, 1]), history=1)
+    assert items.tolist() == [[1, 2], [5, 6]]
+    items, lengths = FOUR.training_batch(np.array([0, 2]), history=8)
+    assert items.tolist() == [[0, 1, 2], [7, 0, 0]]
+    assert lengths.tolist() == [3, 1]
+
+
+def distinct_sequences(users: int, longest: int, seed: int) -> Sequences:
+    """Every interaction has an item of its own, so that a leak shows."""
+    drawn = random_sequences(users, 10, longest, seed)
+    return Sequences(np.arange(len(drawn.items)), drawn.offsets, len(drawn.items))
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 6))
+def test_held_out_items_never_reach_training(seed: int, users: int, history: int):
+    sequences = distinct_sequences(users, 7, seed)
+    evaluated = sequences.evaluation_users()
+    hidden = {int(sequences.items[sequences.offsets[user + 1] - back]) for user in evaluated for back in (1, 2)}
+    windows = sequences.segment_batch(sequences.window_segments(history))
+    trained = set(windows.items[windows.items != 0].tolist()) | set(windows.targets.tolist())
+    items, lengths = sequences.training_batch(np.arange(users), history)
+    trained |= set(items[np.arange(items.shape[1]) < lengths[:, None]].tolist())
+    assert not hidden & trained
+    if len(evaluated):
+        validation = sequences.held_out(evaluated, "validation", 100)
+        assert not set(validation.items[validation.items != 0].tolist()) & hidden
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 6))
+def test_windows_count_one_for_each_training_item_but_the_first_and_stay_within_their_user(
+    seed: int, users: int, history: int
+):
+    sequences = distinct_sequences(users, 7, seed)
+    training = sequences.train_ends - sequences.offsets[:-1]
+    windows = sequences.windows()
+    assert len(windows) == (training - 1).clip(0).sum()
+    batch = sequences.segment_batch(sequences.window_segments(history))
+    for items, length, target in zip(batch.items, batch.lengths, batch.targets, strict=True):
+        start = sequences.offsets[np.searchsorted(sequences.offsets, target, side="right") - 1]
+        assert items[:length].tolist() == list(range(max(start, target - history), target))
+        assert (items[length:] == 0).all()
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(0, 900), st.integers(1, 9), st.integers(0, 5))
+def test_batches_are_a_permutation_of_the_samples(seed: int, samples: int, batch_size: int, epoch: int):
+    lengths = np.random.default_rng(seed).integers(1, 20, samples)
+    batches = bucketed_batches(lengths, batch_size, seed, epoch)
+    assert len(batches) == -(-samples // batch_size)
+    assert all(len(batch) <= batch_size for batch in batches)
+    assert sorted(index for batch in batches for index in batch.tolist()) == list(range(samples))
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 6))
+def test_segments_hold_each_training_target_once_with_at_least_half_the_history_there_is(
+    seed: int, users: int, history: int
+):
+    sequences = distinct_sequences(users, 17, seed)
+    pieces = sequences.segments(history)
+    found = {}
+    for piece in pieces:
+        batch = sequences.segment_batch(piece[None])
+        (items,), (length,), (count,) = batch.items, batch.lengths, batch.counts
+        assert length <= history
+        for place, target in enumerate(batch.targets.tolist()):
+            assert target not in found
+            found[target] = items[: length - count + place + 1].tolist()
+    assert sorted(found) == sequences.windows().tolist()
+    for target, before in found.items():
+        start = sequences.offsets[np.searchsorted(sequences.offsets, target, side="right") - 1]
+        assert before == list(range(target - len(before), target))
+        assert len(before) >= min(target - start, history - max(history // 2, 1) + 1, history)
+
+
+def test_rows_with_several_samples_fill_batches_by_their_samples():
+    counts = np.random.default_rng(0).integers(1, 20, 500)
+    batches = bucketed_batches(counts, 64, 3, 0, counts)
+    assert sorted(row for batch in batches for row in batch.tolist()) == list(range(500))
+    sizes = [counts[batch].sum() for batch in batches]
+    assert max(sizes) < 64 + 20
+    assert np.median(sizes) == pytest.approx(64, abs=10)
+
+
+def test_batches_depend_on_seed_and_epoch_only():
+    lengths = np.random.default_rng(0).integers(1, 20, 300)
+
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        np.random.seed(len(str(epoch)))  # noqa: NPY002 - the global generator must not matter
+        return [batch.tolist() for batch in bucketed_batches(lengths, 16, seed, epoch)]
+
+    assert order(1, 10) == order(1, 10)
+    assert order(1, 10) != order(1, 11)
+    assert order(1, 10) != order(2, 10)
+
+
+def test_batches_hold_samples_of_near_equal_length_in_no_order_of_length():
+    lengths = np.random.default_rng(0).integers(1, 21, 32 * POOL)
+    batches = bucketed_batches(lengths, 32, seed=0, epoch=0)
+    spread = [np.ptp(lengths[batch]) for batch in batches]
+    assert max(spread) <= 2
+    means = [lengths[batch].mean() for batch in batches]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (4, [4]), (5, [4, 1])])
+def test_chunks_keep_the_order(count: int, sizes: list[int]):
+    chunks = list(in_chunks(np.arange(count), 4))
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert [index for chunk in chunks for index in chunk.tolist()] == list(range(count))

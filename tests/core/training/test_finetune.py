@@ -1,0 +1,114 @@
+"""The last phase: the recommender alone on hardened identifiers; the tokenizer is not even there."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from support.tiny_training import CPU, ITEMS, tiny_data, tiny_params, tiny_tokenizer
+from unigrec.core.identifiers.collisions import disambiguate, hard_codes
+from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.training.finetune import fit_disambiguation, hardened_logits, train_finetune
+from unigrec.core.training.teacher import new_teacher
+
+LEVELS, CODEWORDS = 2, 4
+
+
+def recommender(disambiguation: int) -> Recommender:
+    torch.manual_seed(0)
+    return Recommender(RecommenderConfig(16, 32, 2, 8, 1, 1, 0.1, LEVELS, CODEWORDS, disambiguation))
+
+
+def hardened() -> np.ndarray:
+    return disambiguate(hard_codes(tiny_tokenizer(), tiny_data().embeddings), np.zeros(ITEMS)).codes
+
+
+def run(model: Recommender, seed: int = 7, **changes):
+    params = tiny_params(finetune=changes)
+    sequences = tiny_data().sequences
+    return train_finetune(
+        sequences, model, hardened(), params.finetune, params.joint, seed, CPU, lambda step, metrics: None
+    )
+
+
+@pytest.mark.parametrize("size", [0, 3, 8, 11])
+def test_another_range_of_the_disambiguation_code_keeps_the_rows(size):
+    old = recommender(8)
+    new = fit_disambiguation(old, size)
+    first = 1 + LEVELS * CODEWORDS
+    table, before = new.token_table.weight, old.token_table.weight
+    assert len(table) == first + size
+    assert torch.equal(table[: first + min(size, 8)], before[: first + min(size, 8)])
+    for row in table[first + 8 :]:
+        torch.testing.assert_close(row, before[first:].mean(0))
+    others = {name: value for name, value in old.state_dict().items() if name != "token_table.weight"}
+    assert all(torch.equal(new.state_dict()[name], value) for name, value in others.items())
+    assert new.config.code_sizes == [CODEWORDS] * LEVELS + [size] * (size > 0)
+
+
+def test_a_range_that_fits_already_changes_nothing_and_a_new_one_starts_somewhere():
+    old = recommender(8)
+    assert fit_disambiguation(old, 8) is old
+    grown = fit_disambiguation(recommender(0), 3)
+    assert bool(grown.token_table.weight.isfinite().all())
+
+
+def test_no_epochs_keep_the_weights():
+    codes = hardened()
+    model = recommender(int(codes[:, -1].max()) + 1)
+    before = copy.deepcopy(model.state_dict())
+    trained = run(model, epochs=0)
+    assert trained.history == []
+    assert all(torch.equal(before[name], value) for name, value in trained.model.state_dict().items())
+
+
+def test_the_untouched_recommender_is_a_candidate():
+    history = run(recommender(8), epochs=2).history
+    assert (history[0]["epoch"], history[0]["step"]) == (0, 0)
+    assert "validation_ndcg_at_10" in history[0]
+    assert [row["epoch"] for row in history[1:]] == [1, 2]
+
+
+def test_the_loss_falls_and_every_weight_is_trained():
+    model = recommender(8)
+    before = fit_disambiguation(copy.deepcopy(model), int(hardened()[:, -1].max()) + 1).state_dict()
+    trained = run(model, epochs=8, lr=0.005, schedule="constant", patience=8)
+    losses = [row["loss"] for row in trained.history[1:]]
+    assert losses[-1] < 0.8 * losses[0]
+    assert not any(torch.equal(before[name], value) for name, value in trained.model.state_dict().items())
+
+
+def test_codes_alone_are_the_input():
+    """A history's padding and the codes of other items do not matter."""
+    model = recommender(8).eval()
+    codes = torch.as_tensor(hardened())
+    history, target = codes[torch.tensor([[3, 4, 0, 0]])][..., :LEVELS], codes[torch.tensor([5])]
+    other = history.clone()
+    other[:, 2:] = 3
+    lengths = torch.tensor([2])
+    counts = torch.tensor([1])
+    one, same = (hardened_logits(model, given, lengths, counts, target[:, None]) for given in (history, other))
+    torch.testing.assert_close(one, same)
+    torch.testing.assert_close(one, hardened_logits(model, history[:, :2], lengths, counts, target[:, None]))
+
+
+def test_deepspeed_and_torch_train_alike():
+    plain, deep = (run(recommender(8), engine=engine, epochs=2) for engine in ("torch", "deepspeed"))
+    for row, other in zip(plain.history, deep.history, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+    for one, other in zip(plain.model.parameters(), deep.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_the_teachers_ranking_joins_the_loss_where_params_ask_for_it():
+    params = tiny_params(finetune={"epochs": 2, "w_ranking_distillation": 0.5})
+    torch.manual_seed(0)
+    teacher = new_teacher(ITEMS, params.teacher)
+    sequences, silent = tiny_data().sequences, lambda step, metrics: None
+    arguments = sequences, recommender(8), hardened(), params.finetune, params.joint, 7, CPU, silent, None
+    row = train_finetune(*arguments, teacher).history[-1]
+    assert row["loss"] == pytest.approx(row["recommendation_loss"] + 0.5 * row["ranking_distillation_loss"])
+    assert set(train_finetune(*arguments).history[-1]).isdisjoint({"ranking_distillation_loss"})

@@ -1,0 +1,285 @@
+"""The joint phase: what its loss is made of, what it trains, and that several ranks are as good as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support.tiny_training import CPU, tiny_data, tiny_params, tiny_tokenizer, write_project
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
+from unigrec.config.schema import JointParams
+from unigrec.core.identifiers.collisions import Resolved, hard_codes, identifier_curve, resolve
+from unigrec.core.models.unified import UnifiedModel
+from unigrec.core.training import joint as joint_module
+from unigrec.core.training.joint import JointData, joint_losses, new_unified, parameter_groups, train_joint
+from unigrec.core.training.samples import make_samples
+
+DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")
+# At the usual temperature the tokenizer's distillation turns rounding into real differences within epochs.
+WARM = {"temperature_start": 0.1, "temperature_end": 0.1}
+PROJECTIONS = ("history_to_code", "state_to_teacher")  # the third, teacher_to_code, is fitted once
+
+
+def joint_params(**changes) -> JointParams:
+    return tiny_params(joint=changes).joint
+
+
+def run(params: JointParams, data: JointData | None = None, seed: int = 7, resolution: str = "disambiguate"):
+    return train_joint(data or tiny_data(), tiny_tokenizer(), params, resolution, seed, CPU, lambda step, metrics: None)
+
+
+def start(params: JointParams, seed: int = 7) -> UnifiedModel:
+    """The model as training begins with it."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    return new_unified(tokenizer, hard_codes(tokenizer, tiny_data().embeddings), params, 8, "disambiguate")
+
+
+def windows(data: JointData, params: JointParams):
+    return data.sequences.segment_batch(data.sequences.window_segments(params.history)[:30])
+
+
+def batch_losses(params: JointParams, distil: bool) -> dict[str, torch.Tensor]:
+    data, model = tiny_data(), start(params).eval()
+    codes = resolve(model.tokenizer, data.embeddings, data.sequences.train_counts(), "disambiguate").codes
+    samples = make_samples(windows(data, params), CPU)
+    return joint_losses(
+        model, samples, torch.as_tensor(codes)[samples.targets], data, params, params.temperature_start, distil
+    )
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    weights = {
+        "reconstruction_weight": 0.5,
+        "uniformity_weight": 0.25,
+        "w_tokenizer_distillation": 0.125,
+        "w_recommender_distillation": 2.0,
+    }
+    found = batch_losses(joint_params(**weights), distil=True)
+    names = ["reconstruction_loss", "uniformity_loss", *DISTILLATION]
+    assert set(found) == {"loss", "recommendation_loss", *names}
+    expected = found["recommendation_loss"]
+    for name, weight in zip(names, weights.values(), strict=True):
+        assert float(found[name].detach()) != 0.0
+        expected = expected + weight * found[name]
+    torch.testing.assert_close(found["loss"], expected)
+
+
+def test_before_the_distillation_joins_its_losses_are_not_even_computed():
+    assert set(batch_losses(joint_params(), distil=False)).isdisjoint(DISTILLATION)
+
+
+def test_reconstruction_weighs_each_item_by_its_occurrences():
+    params, data = joint_params(), tiny_data()
+    model = start(params).eval()
+    whole = windows(data, params)
+    there = np.arange(whole.items.shape[1]) < whole.lengths[:, None]
+    every = data.embeddings[np.r_[whole.items[there], whole.targets]]  # history items and targets, with repetition
+    soft = model.tokenizer.quantize_soft(model.tokenizer.encoder(every), params.temperature_start)
+    found = batch_losses(params, distil=False)
+    errors = (model.tokenizer.decode(soft.quantized) - every).square()
+    torch.testing.assert_close(found["reconstruction_loss"], errors.mean())
+    mean = soft.probabilities.mean(0).clamp_min(1e-12)
+    torch.testing.assert_close(found["uniformity_loss"], (mean * mean.log()).sum())
+
+
+def test_the_distillation_joins_after_its_warm_up():
+    history = run(joint_params(epochs=3, distillation_warmup_epochs=2)).history
+    assert [set(DISTILLATION) <= set(row) for row in history] == [False, False, True]
+
+
+def test_the_temperature_falls_linearly_epoch_by_epoch_in_training_and_in_the_log(monkeypatch):
+    seen, forward = [], UnifiedModel.forward
+
+    def spy(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others):
+        seen.append(temperature)
+        return forward(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others)
+
+    monkeypatch.setattr(UnifiedModel, "forward", spy)
+    history = run(joint_params(epochs=3, temperature_start=0.003, temperature_end=0.001)).history
+    per_epoch = len(seen) // 3
+    assert seen == pytest.approx(np.repeat([0.003, 0.002, 0.001], per_epoch))
+    assert [row["temperature"] for row in history] == pytest.approx([0.003, 0.002, 0.001])
+
+
+def test_a_colder_end_leaves_fewer_items_whose_soft_codes_are_not_their_hard_ones():
+    warm, cold = (run(joint_params(epochs=2, temperature_start=1.0, temperature_end=end)) for end in (1.0, 1e-6))
+    assert cold.history[0]["soft_hard_disagreement"] == warm.history[0]["soft_hard_disagreement"] > 0
+    assert cold.history[-1]["soft_hard_disagreement"] == 0 < warm.history[-1]["soft_hard_disagreement"]
+
+
+def test_the_projections_are_trained():
+    """The reference code leaves them out of its optimizer (method.md, section 5, defect b)."""
+    params = joint_params(epochs=2, weight_decay=0.0, distillation_warmup_epochs=0)
+    before, after = start(params), run(params).model
+    for name in PROJECTIONS:
+        assert not torch.equal(after.get_submodule(name).weight, before.get_submodule(name).weight), name
+
+
+def test_every_parameter_is_in_one_group_and_the_tokenizer_has_its_own_rate():
+    params = joint_params()
+    model = start(params)
+    rest, tokenizer = parameter_groups(model, params)
+    assert {id(p) for p in tokenizer["params"]} == {id(p) for p in model.tokenizer.parameters()}
+    both = [id(p) for p in rest["params"] + tokenizer["params"]]
+    fitted = {id(p) for p in model.teacher_to_code.parameters()}
+    assert sorted(both) == sorted(id(p) for p in model.parameters() if id(p) not in fitted)
+    assert (rest["lr"], tokenizer["lr"]) == (params.recommender_lr, params.tokenizer_lr)
+    assert rest["weight_decay"] == tokenizer["weight_decay"] == params.weight_decay
+
+
+@pytest.mark.parametrize(("tokenizer_lr", "moves"), [(0.0, False), (1e-4, True)])
+def test_the_tokenizer_moves_by_its_own_rate_alone(tokenizer_lr, moves):
+    params = joint_params(epochs=2, tokenizer_lr=tokenizer_lr)
+    before, after = start(params), run(params).model
+    for name, weight in after.tokenizer.named_parameters():
+        assert torch.equal(weight, before.tokenizer.get_parameter(name)) != moves, name
+
+
+def test_the_identifiers_are_logged_after_each_epoch_against_those_at_the_start(monkeypatch):
+    seen = []
+
+    def curve(tokenizer, embeddings, temperature, first_codes):
+        seen.append((hard_codes(tokenizer, embeddings), first_codes, temperature))
+        return identifier_curve(tokenizer, embeddings, temperature, first_codes)
+
+    monkeypatch.setattr(joint_module, "identifier_curve", curve)
+    params = joint_params(tokenizer_lr=0.005, schedule="constant")
+    history = run(params).history
+    before = hard_codes(tiny_tokenizer(), tiny_data().embeddings)
+    assert all(np.array_equal(first, before) for _, first, _ in seen)
+    assert [at for *_, at in seen] == [row["temperature"] for row in history]
+    assert [[row["churn_level_1"], row["churn_level_2"]] for row in history] == [
+        (codes != before).mean(0).tolist() for codes, *_ in seen
+    ]
+    assert history[-1]["churn_level_2"] > 0
+    assert {"entropy_level_1", "soft_hard_disagreement", "changed_at_most_one_level"} <= set(history[0])
+
+
+def test_more_collisions_than_the_table_has_room_for_stop_with_advice(monkeypatch):
+    codes = np.column_stack([np.zeros((24, 2), np.int64), np.arange(24)])
+    monkeypatch.setattr(joint_module, "resolve", lambda *_: Resolved(codes, 24, 0.0))
+    with pytest.raises(TrainingError, match=r"24 items share one semantic ID.*lower joint\.tokenizer_lr"):
+        run(joint_params())
+
+
+def test_reassigned_identifiers_have_no_disambiguation_code():
+    params = tiny_params(tokenizer={"codebook_size": 24})
+    assert params.tokenizer.codebook_size == 24
+    model = new_unified(tiny_tokenizer(), np.zeros((24, 2), np.int64), params.joint, 8, "reassign")
+    assert model.recommender.config.disambiguation == 0
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    first, second, other = run(joint_params()), run(joint_params()), run(joint_params(), seed=8)
+    weights, again = first.model.state_dict(), second.model.state_dict()
+    assert first.history == second.history
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert other.history != first.history
+
+
+def test_deepspeed_and_torch_train_alike():
+    """Dropout included: both engines draw it from the step's own seed."""
+    plain, deep = (run(joint_params(engine=engine, **WARM)) for engine in ("torch", "deepspeed"))
+    assert_alike(plain.history, deep.history, plain.model.state_dict(), deep.model.state_dict())
+
+
+def test_an_embedding_that_is_not_a_number_stops_the_phase():
+    data = tiny_data()
+    data.embeddings[3, 2] = float("nan")
+    with pytest.raises(TrainingError, match="joint: the loss is not finite at epoch 1, step 0: loss nan"):
+        run(joint_params(), data)
+
+
+def assert_alike(history, other_history, weights, other_weights) -> None:
+    """Two runs of the same training on different engines or ranks: equal up to rounding."""
+    assert len(history) == len(other_history)
+    for row, other in zip(history, other_history, strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, other_weights[name], rtol=0, atol=1e-5, msg=name)
+
+
+# Several processes: the real command, in a project of its own. There are 121 samples in batches of 24:
+# the last batch holds one sample, and the second rank none.
+SPREAD = {"batch_size": 24, **WARM, "recommender": {"dropout": 0.0}}
+
+
+def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", "unigrec.cli", stage]
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+
+
+def outputs(
+    folder: Path, engine: str, processes: int, causal: bool
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """History and weights of the stage; it says a line an epoch, whatever the number of ranks."""
+    spread = SPREAD | {"recommender": {"dropout": 0.0, "causal": causal}}
+    write_project(folder, {"joint": {**spread, "engine": engine, "processes": processes}})
+    done = command(folder, "joint")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
+    assert not list((folder / a.CHECKPOINTS).glob("*"))
+    return history_of(folder / a.JOINT), a.read_tensors(folder / a.JOINT / a.MODEL_FILE)
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    """The written history without its nulls."""
+    rows = a.read_json(folder / a.HISTORY_FILE)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def check_two_ranks(folder: Path, engine: str, causal: bool) -> None:
+    found = [outputs(folder / name, kind, ranks, causal) for name, kind, ranks in (("1", "torch", 1), ("2", engine, 2))]
+    (history, weights), (other_history, other) = found
+    assert_alike(history, other_history, weights, other)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path, causal):
+    check_two_ranks(tmp_path, "torch", causal)
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_losses_and_weights_of_one_on_deepspeed(tmp_path):
+    check_two_ranks(tmp_path, "deepspeed", causal=True)
+
+
+@pytest.mark.slow
+def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
+    histories = []
+    for engine, processes in (("torch", 1), ("deepspeed", 2)):
+        folder = tmp_path / engine
+        changes = {"joint": {**SPREAD, "engine": "torch"}, "finetune": {"engine": engine, "batch_size": 24}}
+        write_project(folder, changes)
+        for stage in ("joint", "harden"):
+            assert command(folder, stage).returncode == 0
+        changes["joint"]["processes"] = processes
+        write_project(folder, changes)
+        done = command(folder, "finetune")
+        assert done.returncode == 0, done.stderr
+        histories.append(history_of(folder / a.FINETUNE))
+    for row, other in zip(*histories, strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_not_finite_is_one_line_and_an_exit_code(tmp_path, processes):
+    write_project(tmp_path, {"joint": {"engine": "deepspeed", "processes": processes}})
+    embeddings = a.read_tensors(tmp_path / a.EMBEDDINGS)["embedding"]
+    embeddings[3] = float("nan")
+    a.write_tensors(tmp_path / a.EMBEDDINGS, {"embedding": embeddings})
+    done = command(tmp_path, "joint")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (EXIT_BAD_INPUT, "", 1), done.stderr
+    assert done.stderr.startswith("error: joint: the loss is not finite at epoch 1, step 0: loss nan")
+    assert not (tmp_path / a.JOINT).exists()

@@ -1,0 +1,40 @@
+"""What the stages settle before they train."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from unigrec.base import files as a
+from unigrec.pipeline import stages
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds on a CPU")
+def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads):
+    assert stages.training_device() == torch.device("cpu")
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(500, (4000, 20), generator=generator)
+    upstream = torch.randn(4000, 20, 64, generator=generator)
+
+    def gradient() -> torch.Tensor:
+        table = torch.zeros(500, 64, requires_grad=True)
+        table[index].backward(upstream)
+        return table.grad
+
+    first = gradient()
+    assert all(torch.equal(gradient(), first) for _ in range(5))
+
+
+def test_what_the_stages_report_is_shown_by_dvc():
+    graph = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text(encoding="utf-8"))
+    assert {str(folder / a.HEALTH_FILE) for folder in (a.TOKENIZER, a.HARDEN)} <= set(graph["metrics"])

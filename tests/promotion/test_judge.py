@@ -1,0 +1,265 @@
+"""Tiny bundles judged from end to end: better, equal, worse, other catalogues, liars, and bundles that do not load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from support.bundles import resign
+from support.command_line import invoke
+from support.tiny_model import ITEMS, PARAMS_FILE, USERS, make_bundle, write_data
+from unigrec.base import files as a
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.config.schema import load_params
+from unigrec.core.evaluation.ranking import Student
+from unigrec.pipeline.outputs import load_sequences
+from unigrec.promotion import judge as judging
+from unigrec.promotion.judge import Judgement, Settings, histories, judge, ranks_of, today
+from unigrec.promotion.report import markdown
+from unigrec.serving import probe as probing
+from unigrec.serving.bundle import Bundle
+from unigrec.serving.manifest import Subject
+
+GOOD, OTHER = 0, 1  # seeds: the data favour the first
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with params; bundles are asked in this process, which takes no seconds to start."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PARAMS_FILE, tmp_path / "params.yaml")
+    asked = lambda folder, requests, k, limit: probing.measure(folder, requests, k)["latency_ms"]  # noqa: E731
+    monkeypatch.setattr(judging, "probe", asked)
+    return tmp_path
+
+
+def judged(challenger: Path, champion: Path | None, users: int = 0, **changes: object) -> Judgement:
+    params = load_params(Path("params.yaml"))
+    settings = Settings(params.gate, params.promotion.model_copy(update=changes), params.seed)
+    old = None if champion is None else Subject("old", champion)
+    return judge(Subject("new", challenger), old, today(load_sequences(), users, params.seed), settings)
+
+
+def refusing(judgement: Judgement) -> list[str]:
+    return [gate.name for gate in judgement.decision.gates if not gate.passed and not gate.informational]
+
+
+def test_ranks_are_those_that_evaluation_finds():
+    bundle = Bundle.load(make_bundle(OTHER))
+    now = today(load_sequences(), 0, 1)
+    student = Student(bundle.recommender, bundle.identifiers, bundle.serving.beam)
+    expected = student.ranks(now.sequences, now.users, bundle.serving.history)
+    assert len(now.users) == USERS
+    for protocol in ("unmasked", "masked"):
+        found = expected["student", protocol]
+        assert ranks_of(bundle, now, protocol).tolist() == np.where(found > 10, 0, found).tolist()
+
+
+def test_better_equal_and_worse():
+    good, worse = make_bundle(GOOD), make_bundle(OTHER)
+    equal = make_bundle(GOOD, ranks=[3] * USERS)  # the same model in another bundle
+    assert equal != good
+    better = judged(good, worse)
+    assert (better.outcome, better.facts["metrics"]["student"]["ndcg_at_10"]) == ("promote", 1.0)
+    assert judged(equal, good).outcome == "keep"
+    assert "a tie" in judged(equal, good).reason
+    back = judged(worse, good)
+    assert "margin_over_champion" in refusing(back)
+    assert back.facts["metrics"]["champion"]["ndcg_at_10"] == 1.0
+    assert 0.0 < back.facts["metrics"]["student"]["ndcg_at_10"] < 1.0
+    json.dumps(better.as_dict(), allow_nan=False)
+
+
+def test_a_bundle_that_lies_about_its_ranks_does_not_win():
+    good = make_bundle(GOOD, ranks=[0] * USERS)
+    liar = make_bundle(OTHER, ranks=[1] * USERS)
+    assert judged(liar, good).outcome != "promote"
+    assert judged(good, liar).outcome == "promote"
+
+
+def test_the_first_model_passes_floors_or_nothing():
+    assert judged(make_bundle(GOOD), None).outcome == "promote"
+    weak = make_bundle(GOOD, place=ITEMS)  # its own data want what it recommends last
+    found = judged(weak, None)
+    assert {"recall_at_10", "ndcg_at_10", "margin_over_popularity"} <= set(refusing(found))
+    assert found.outcome == "refuse"
+
+
+def test_a_model_whose_run_was_refused_is_refused_whatever_it_finds_today():
+    assert refusing(judged(make_bundle(GOOD, passed=False), make_bundle(OTHER, passed=True))) == ["own_decision"]
+
+
+def rename_items(folder: Path, names: dict[str, str]) -> Path:
+    """The same bundle for a shop in which some items have other ids."""
+    table = a.read_table(folder / "catalogue.parquet")
+    ids = [names.get(item, item) for item in table["item_id"].to_pylist()]
+    changed = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(ids))
+    target = folder.with_name(f"{folder.name}-renamed")
+    shutil.copytree(folder, target)
+    a.write_table(target / "catalogue.parquet", changed)
+    resign(target)
+    return target
+
+
+def test_catalogues_may_differ_and_an_unknown_item_is_not_found():
+    good = make_bundle(GOOD)
+    targets = histories(today(load_sequences(), 0, 1), np.arange(USERS))[1]
+    wanted = max(set(targets), key=targets.count)
+    older = rename_items(good, {wanted: "an item of the past"})
+    found = judged(good, older)
+    assert found.outcome == "promote"
+    assert found.facts["metrics"]["champion"]["recall_at_10"] == pytest.approx(1 - targets.count(wanted) / USERS)
+    churn = next(gate for gate in found.decision.gates if gate.name == "churn")
+    assert churn.value == 0.0  # of the items that both have
+    stranger = rename_items(older, {item: f"other {item}" for item in Bundle.load(older).item_ids})
+    nothing = judged(good, stranger)
+    assert nothing.facts["metrics"]["champion"]["recall_at_10"] == 0.0
+    assert "no item in common" in next(gate.reason for gate in nothing.decision.gates if gate.name == "churn")
+
+
+def test_churn_is_of_identifiers_per_level():
+    good, other = make_bundle(GOOD), make_bundle(OTHER)
+    before, after = Bundle.load(good), Bundle.load(other)
+    found = judged(good, other, max_churn=0.01)
+    differs = before.identifiers != after.identifiers
+    assert found.facts["churn_per_level"] == pytest.approx(differs.mean(0))
+    assert next(gate.value for gate in found.decision.gates if gate.name == "churn") == differs.any(1).mean()
+    assert "churn" in refusing(found)
+
+
+def test_budgets_refuse():
+    good, other = make_bundle(GOOD), make_bundle(OTHER)
+    assert refusing(judged(good, other, max_size_mb=0.001, max_latency_ms=0.0001)) == ["latency_p95", "size"]
+
+
+def test_a_sample_of_users_is_seeded_and_said():
+    good, other = make_bundle(GOOD), make_bundle(OTHER)
+    found = judged(good, other, users=15)
+    assert (found.facts["users"], found.facts["users_there_are"]) == (15, USERS)
+    assert "15 of 40 (a sample)" in markdown(found)
+    sequences = load_sequences()
+    assert today(sequences, 15, 1).users.tolist() == today(sequences, 15, 1).users.tolist()
+    assert today(sequences, 15, 1).users.tolist() != today(sequences, 15, 2).users.tolist()
+
+
+def test_a_bundle_of_newer_data_than_what_is_prepared_is_not_judged():
+    good = make_bundle(GOOD)
+    write_data(GOOD, until=1_600_000_000)
+    for pair in ((good, None), (rename_items(good, {}), good)):
+        with pytest.raises(UnigrecError, match=r"may have been trained on today's test items.*dvc pull"):
+            judged(*pair)
+    write_data(GOOD, until=1_800_000_000)
+    found = judged(good, None)
+    assert (found.outcome, found.facts["challenger_of_this_data"]) == ("promote", False)
+    assert "trained on other data" in markdown(found)
+
+
+def broken(folder: Path) -> Path:
+    path = folder / "recommender.safetensors"
+    a.write_tensors(path, {name: value * float("nan") for name, value in a.read_tensors(path).items()})
+    resign(folder)
+    return folder
+
+
+def test_a_challenger_that_does_not_load_is_refused_and_a_champion_that_does_not_is_no_decision(monkeypatch):
+    good = make_bundle(GOOD)
+    bad = broken(make_bundle(OTHER))
+    monkeypatch.setattr(judging, "probe", probing.probe)  # in a process of its own, as it is
+    found = judged(bad, good)
+    assert (found.outcome, refusing(found)) == ("refuse", ["loads"])
+    assert "not finite" in found.reason
+    assert "nothing else was measured" in markdown(found)
+    with pytest.raises(UnigrecError, match="not finite"):
+        judged(good, bad)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os; os.abort()", "signal 6"),
+        ("import time; time.sleep(60)", "did not load and answer within 0.5 s"),
+        ("raise SystemExit(1)", "it said nothing"),
+    ],
+)
+def test_a_bundle_that_kills_or_hangs_its_process_is_refused(monkeypatch, code, message):
+    monkeypatch.setattr(probing, "COMMAND", (sys.executable, "-S", "-c", code))
+    monkeypatch.setattr(judging, "probe", probing.probe)
+    found = judged(make_bundle(GOOD), None, max_load_seconds=0.5 if "sleep" in code else 60.0)
+    assert (refusing(found), message in found.reason) == (["loads"], True)
+
+
+def test_a_bundle_that_recommends_too_little_is_no_good(monkeypatch):
+    folder = make_bundle(GOOD)
+    search = Bundle._search
+    monkeypatch.setattr(Bundle, "_search", lambda *arguments: [found[:-1] for found in search(*arguments)])
+    with pytest.raises(UnigrecError, match="asked for 5 items, it recommends 4"):
+        probing.measure(folder, [["P3"]], 5)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_needs_no_registry_for_folders_and_says_how_it_went(project, monkeypatch):
+    monkeypatch.setattr("unigrec.registry.tracking.mlflow_client", None)
+    monkeypatch.setattr("unigrec.registry.versions.mlflow_client", None)
+    good, other = (os.path.relpath(make_bundle(seed)) for seed in (GOOD, OTHER))
+    same = os.path.relpath(make_bundle(GOOD, ranks=[3] * USERS))
+    for challenger, champion, expected, outcome in (
+        (good, other, EXIT_OK, "promote"),
+        (other, good, EXIT_REFUSED, "refuse"),
+        (same, good, EXIT_REFUSED, "keep"),
+        (good, "none", EXIT_OK, "promote"),
+    ):
+        out = Path("first" if champion == "none" else outcome)
+        code, output = invoke("gate", "--challenger", challenger, "--champion", champion, "--out", str(out))
+        assert code == expected, output
+        found = a.read_json(out / "comparison.json")
+        assert found["outcome"] == outcome
+        page = (out / "comparison.md").read_text()
+        assert page.startswith("## Gate: ")
+        assert found["passed"] is (expected == EXIT_OK)
+        assert ("REFUSED" in page or "NOT PROMOTED" in page) is (expected != EXIT_OK)
+    assert not list(project.glob("mlflow*"))
+
+
+def test_without_an_out_folder_it_is_kept_by_its_names():
+    good, other = make_bundle(GOOD), make_bundle(OTHER)
+    assert invoke("gate", "--challenger", str(good), "--champion", str(other))[0] == EXIT_OK
+    assert (a.COMPARISONS / f"{good.name}-vs-{other.name}" / "comparison.md").is_file()
+
+
+@pytest.mark.parametrize("gone", [a.SEQUENCES, a.CATALOGUE])
+def test_without_prepared_data_it_cannot_be_decided(gone):
+    good = str(make_bundle(GOOD))
+    gone.unlink()
+    code, output = invoke("gate", "--challenger", good, "--champion", "none", "--out", "out")
+    assert (code, "dvc repro prepare" in " ".join(output.split())) == (EXIT_BAD_INPUT, True)
+    assert a.read_json(Path("out/comparison.json"))["outcome"] == "undecided"
+    assert "could not decide" in Path("out/comparison.md").read_text()
+
+
+def test_what_nobody_foresaw_is_no_refusal(monkeypatch):
+    good = str(make_bundle(GOOD))
+    monkeypatch.setattr(judging, "ranks_of", lambda *_: 1 / 0)
+    code, output = invoke("gate", "--challenger", good, "--champion", "none", "--out", "out")
+    assert (code, "ZeroDivisionError" in output) == (EXIT_BAD_INPUT, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--champion", "none"], "go with --challenger"),
+        (["--challenger", "./gone", "--champion", "none"], "no such bundle"),
+    ],
+)
+def test_impossible_questions(arguments, message):
+    write_data(GOOD)
+    code, output = invoke("gate", *arguments)
+    assert (code, message in output) == (EXIT_BAD_INPUT, True)

@@ -1,0 +1,210 @@
+"""Registration and promotion against a real MLflow store (SQLite), and one that is not there."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from support.promotions import says
+from support.tiny_model import make_bundle, tiny_rows
+from unigrec.base import files as a
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import RegisterParams
+from unigrec.promotion.champion import promote
+from unigrec.registry import versions as registry
+from unigrec.registry.tracking import BUNDLE_TAG, flatten, mlflow_client
+from unigrec.registry.versions import load_bundle, locate, register, version_of
+from unigrec.serving.manifest import open_bundle
+
+BROKEN_MODEL = """
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+
+class Broken(PythonModel):
+    def load_context(self, context):
+        raise RuntimeError("cannot load")
+
+    def predict(self, context, model_input: list[str], params=None):
+        return model_input
+
+
+set_model(Broken())
+"""
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory) -> Path:
+    """Making the tables takes seconds: once."""
+    folder = tmp_path_factory.mktemp("store")
+    params = RegisterParams(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="e", model_name="m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with mlflow_client(params):
+            pass
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch, empty_store) -> RegisterParams:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return RegisterParams(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="tests", model_name="tiny")
+
+
+@pytest.fixture
+def unchecked(monkeypatch) -> None:
+    """New versions are not loaded back, which takes a process of its own and seconds: tests of that do without this."""
+    monkeypatch.setattr(registry, "_check_loads", lambda *_: None)
+
+
+def aliases(params: RegisterParams) -> dict[str, str]:
+    with mlflow_client(params) as client:
+        return {name: str(version) for name, version in client.get_registered_model("tiny").aliases.items()}
+
+
+def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
+    folder = make_bundle()
+    done = register(folder, params)
+    assert done == ("tiny", "1", True, True, None)
+    assert aliases(params) == {"challenger": "1"}
+    assert load_bundle(params, "challenger").id == load_bundle(params, "1").id == load_bundle(params, str(folder)).id
+    assert a.read_json(a.REFERENCE) == {"origin": "folder: shop", **tiny_rows()}
+
+
+def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params, unchecked):
+    folder = make_bundle()
+    register(folder, params)
+    with mlflow_client(params) as client:
+        version = client.get_model_version("tiny", "1")
+        run = client.get_run(version.run_id)
+        curve = client.get_metric_history(run.info.run_id, "joint.curve.loss")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert run.info.status == "FINISHED"
+    assert run.data.params["joint.recommender.d_model"] == "64"
+    assert run.data.metrics["evaluate.student.unmasked.recall_at_10"] == 0.5
+    assert run.data.metrics["harden.codebook_utilisation.2"] == 0.5
+    assert run.data.metrics["tokenizer.hit_rate_quantized"] == 0.125
+    assert len(client.get_metric_history(run.info.run_id, "tokenizer.temperature")) == 1  # of two files
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    for tags in (run.data.tags, version.tags):
+        assert tags[BUNDLE_TAG] == manifest["id"]
+        assert tags["data_version"] == manifest["data"]["version"]
+        assert tags["gate"] == "passed"
+        assert {"git_commit", "dvc_lock"} <= set(tags)
+        assert tags["snapshot"] == "none"  # the data was none
+    assert json.loads(version.tags["params"])["joint"]["recommender"]["d_model"] == 64
+
+
+def test_the_same_bundle_is_registered_once(params, unchecked):
+    folder = make_bundle()
+    first, second = register(folder, params), register(folder, params)
+    assert (first.version, first.created, second.version, second.created) == ("1", True, "1", False)
+    with mlflow_client(params) as client:
+        assert len(client.search_model_versions("name = 'tiny'")) == 1
+        assert len(client.search_runs([client.get_experiment_by_name("tests").experiment_id])) == 1
+
+
+def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(params, unchecked):
+    done = register(make_bundle(passed=False), params)
+    assert (done.created, done.passed) == (True, False)
+    assert aliases(params) == {}
+    with pytest.raises(UnigrecError, match="no challenger"):
+        promote(params, says("promote"))
+    with pytest.raises(UnigrecError, match="its gates refused it"):
+        promote(params, says("promote"), "1")
+
+
+def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatch):
+    broken = tmp_path / "broken_model.py"
+    broken.write_text(BROKEN_MODEL)
+    folder = make_bundle()
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "MODEL_CODE", broken)
+        with pytest.raises(UnigrecError, match="does not load"):
+            register(folder, params)
+    assert aliases(params) == {}
+    assert not a.REFERENCE.exists()
+    with pytest.raises(UnigrecError, match="does not load"):  # asked again, the version is still no good
+        register(folder, params)
+
+
+def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unchecked):
+    folder = make_bundle()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_check_loads", die)
+        with pytest.raises(KeyboardInterrupt):
+            register(folder, params)
+    assert aliases(params) == {}
+    assert register(folder, params).version == "1"
+    assert aliases(params) == {"challenger": "1"}
+
+
+def test_a_challenger_is_promoted_and_a_second_registration_tells_the_verdict(params, unchecked):
+    register(make_bundle(), params)
+    done = promote(params, says("promote"))
+    assert (done.version, done.champion, done.moved) == ("1", "1", True)
+    assert aliases(params) == {"challenger": "1", "champion": "1"}
+    assert register(make_bundle(), params).verdict == done.reason
+
+
+def test_a_bundle_is_located_without_loading_it(params, tmp_path, unchecked):
+    folder = make_bundle()
+    register(folder, params)
+    for model, name in (("challenger", "version 1"), ("1", "version 1"), (str(folder), str(folder))):
+        scratch = tmp_path / f"scratch-{model[-1]}"
+        scratch.mkdir()
+        found = locate(params, model, scratch)
+        assert (found.name, open_bundle(found.folder)["id"]) == (name, folder.name)
+
+
+def test_what_was_fetched_of_a_version_is_kept_as_long_as_its_bundle(params, unchecked):
+    register(make_bundle(), params)
+    bundle = load_bundle(params, "1")
+    folder = bundle.folder
+    assert open_bundle(folder)["id"] == bundle.id
+    del bundle
+    gc.collect()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("model", ["champion", "7"])
+def test_asking_for_a_model_that_is_not_there_says_what_to_do(params, model):
+    with pytest.raises(UnigrecError, match=f"no version or alias '{model}'.*make run"):
+        load_bundle(params, model)
+    with mlflow_client(params) as client:
+        assert version_of(client, "tiny", "champion") is None
+
+
+def test_a_dead_address_fails_soon_and_the_kept_bundle_registers_later(params, monkeypatch, unchecked):
+    folder = make_bundle()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(UnigrecError, match=r"127.0.0.1:9 does not answer.*unigrec register --bundle") as caught:
+        register(folder, params)
+    assert time.monotonic() - began < 30
+    assert str(folder) in str(caught.value)
+    assert not a.REFERENCE.exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert register(folder, params).created
+
+
+def test_a_damaged_bundle_is_not_registered(params):
+    folder = make_bundle()
+    (folder / "params.yaml").write_text("changed")
+    with pytest.raises(UnigrecError, match=r"params.yaml: changed since"):
+        register(folder, params)
+
+
+def test_flatten():
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": [1, 2], "e": None}

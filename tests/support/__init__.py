@@ -1,0 +1,1 @@
+"""What tests share: small networks, small projects, servers that fail on purpose."""

@@ -1,0 +1,39 @@
+"""A small project that the flow runs in, with stages that take no time."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import yaml
+from dvc.repo import Repo
+
+
+def make_project(folder: Path, stages: dict) -> None:
+    Repo.init(str(folder), no_scm=True).close()
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+MAKE_MODEL = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from support.tiny_model import write_artifacts
+mode = Path("mode").read_text().strip()
+if mode == "slow":
+    Path("started").write_text(str(os.getpid()))
+    time.sleep(600)
+if mode.isdigit():
+    sys.exit(int(mode))
+write_artifacts(0, mode == "good", None, 0)
+"""
+STAGE = "python make_model.py || exit $?"  # every shell waits for it, instead of becoming it
+EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
+
+
+def versions(folder: Path) -> list[tuple[int, str]]:
+    """(version, its aliases) of every registered model."""
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        rows = store.execute("select version from model_versions order by version").fetchall()
+        aliases = store.execute("select version, alias from registered_model_aliases order by alias").fetchall()
+    return [(version, " ".join(alias for of, alias in aliases if of == version)) for (version,) in rows]

@@ -1,0 +1,77 @@
+"""What tests of promotion share: a small store, versions in it without a model behind them, judges, and races."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from unigrec.base import files as a
+from unigrec.config.schema import RegisterParams
+from unigrec.promotion import audit
+from unigrec.promotion.champion import Verdict, promote
+from unigrec.registry.tracking import BUNDLE_TAG, mlflow_client
+
+MODEL = "tiny"
+
+
+def store(folder: Path) -> RegisterParams:
+    return RegisterParams(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="tests", model_name=MODEL)
+
+
+def add_versions(params: RegisterParams, count: int) -> None:
+    """Versions 1 .. count whose gates passed; nothing ever loads them here."""
+    with mlflow_client(params) as client:
+        client.create_registered_model(MODEL)
+        for number in range(1, count + 1):
+            tags = {"gate": "passed", BUNDLE_TAG: f"bundle{number}"}
+            client.create_model_version(MODEL, f"file:///nowhere/{number}", tags=tags)
+
+
+def aliases(params: RegisterParams) -> dict[str, str]:
+    with mlflow_client(params) as client:
+        return {name: str(version) for name, version in client.get_registered_model(MODEL).aliases.items()}
+
+
+def says(outcome: str):
+    """A judge who always says the same."""
+    return lambda challenger, champion: Verdict(outcome, f"{outcome}: {challenger} beside {champion}", "a page")
+
+
+def slowly(challenger: str, champion: str | None) -> Verdict:
+    """A judge who takes his time, so that two would meet."""
+    time.sleep(0.01)
+    return says("promote")(challenger, champion)
+
+
+def agrees(params: RegisterParams) -> list[audit.Change]:
+    """The audit's finished changes, after checking that they are one chain that ends at the champion."""
+    lines = audit.read(a.AUDIT)
+    done = [line for line in lines if line["event"] == audit.DONE]
+    assert not audit.unfinished(a.AUDIT, MODEL, params.tracking_uri)
+    assert len({line["id"] for line in done}) == len(done), "every change is done once"
+    assert {line["id"] for line in done} <= {line["id"] for line in lines if line["event"] == audit.INTENT}
+    champion = None
+    for line in done:
+        assert line["from"] == champion, "each change begins where the one before ended"
+        champion = line["to"]
+    assert aliases(params).get("champion") == champion
+    return done
+
+
+def main(folder: str, version: str, races: int) -> None:
+    """A racer: promotes its version at the same moment as the others, again and again; tells what it was told.
+
+    A race begins when the folder holds the file `go.N`; the racer then writes `VERSION.N`.
+    """
+    params = store(Path(folder))
+    print("ready", flush=True)
+    for race in range(races):
+        while not Path(f"go.{race}").exists():
+            time.sleep(0.001)
+        done = promote(params, slowly, version, wait_seconds=120.0)
+        a.write_text(Path(f"{version}.{race}"), f"{done.moved} {done.champion}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

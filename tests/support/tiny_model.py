@@ -1,0 +1,129 @@
+"""The artifacts of a tiny real model, written where the stages write them. Its weights are untrained.
+
+The data decide who is good: each user's test item is what the model of seed `data_seed` recommends first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from unigrec.base import files as a
+from unigrec.core.evaluation.ranking import Student
+from unigrec.core.identifiers.collisions import Resolved, disambiguate
+from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.sequences import Histories
+from unigrec.serving.manifest import Serving, assemble
+
+ITEMS, USERS, LEVELS, CODEWORDS = 12, 40, 2, 4
+HISTORY = 4  # items of a user before the test item
+SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
+PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
+TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
+
+
+def item_ids() -> list[str]:
+    """Ids as shops have them: plain, with a comma, with a space, non-Latin."""
+    return ["a,b", "two words", "квас", *(f"P{index}" for index in range(3, ITEMS))]
+
+
+def tiny_codes(seed: int) -> Resolved:
+    """Identifiers of the model of this seed."""
+    return disambiguate(np.random.default_rng(seed).integers(0, CODEWORDS, (ITEMS, LEVELS)), np.zeros(ITEMS))
+
+
+def tiny_recommender(seed: int) -> Recommender:
+    """The model of this seed."""
+    torch.manual_seed(seed)
+    return Recommender(RecommenderConfig(8, 16, 2, 4, 1, 1, 0.1, LEVELS, CODEWORDS, tiny_codes(seed).disambiguation))
+
+
+def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed: int, place: int = 1) -> None:
+    """Write the artifacts of a run into the current folder.
+
+    Args:
+        ranks: (USERS,) what the run says that the student's are. place: where the model of seed `data_seed` recommends
+            each user's test item.
+    """
+    recommender = tiny_recommender(seed)
+    _write_model(a.FINETUNE, recommender.state_dict(), recommender.config.to_dict())
+    tokenizer = Tokenizer(**TOKENIZER_SHAPE).state_dict()
+    joint = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
+    _write_model(a.JOINT, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
+    for stage in (a.TEACHER, a.TOKENIZER):
+        a.write_json(stage / a.METRICS_FILE, {"loss": 1.0, "temperature": 0.25})
+    a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
+    a.write_json(a.TOKENIZER / a.HEALTH_FILE, {"temperature": 0.25000001, "hit_rate_quantized": 0.125})
+    a.write_json(a.JOINT / a.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
+    a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": tiny_codes(seed).codes.astype(np.int32)})
+    a.write_json(a.HARDEN / a.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]})
+    a.write_json(a.TEXT_ENCODER / "settings.json", {"encoder": "tfidf-svd"})
+    write_data(data_seed, place)
+    _write_evaluation(passed, ranks or [1, 2, 3, 0, 5] * (USERS // 5))
+
+
+def make_bundle(
+    seed: int = 0, passed: bool = True, ranks: list[int] | None = None, data_seed: int = 0, place: int = 1
+) -> Path:
+    """The bundle of `write_artifacts`, as an absolute path."""
+    write_artifacts(seed, passed, ranks, data_seed, place)
+    return assemble(PARAMS_FILE, SERVING).absolute()
+
+
+def bundle_in(folder: Path) -> Path:
+    """The bundle of `make_bundle`, made in that folder."""
+    with contextlib.chdir(folder):
+        return make_bundle()
+
+
+def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -> None:
+    a.write_tensors(folder / a.MODEL_FILE, weights)
+    a.write_json(folder / a.MODEL_CONFIG_FILE, config)
+    a.write_json(folder / a.METRICS_FILE, {"loss": 1.0})
+
+
+def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> None:
+    """What `prepare` writes. until: unix seconds of the last interaction."""
+    catalogue = {
+        "item_index": pa.array(range(ITEMS), pa.int32()),
+        "item_id": item_ids(),
+        "title": [f"title {index}" if index else None for index in range(ITEMS)],
+        "train_count": pa.array(range(ITEMS), pa.int32()),
+    }
+    a.write_table(a.CATALOGUE, pa.table(catalogue))
+    generator = np.random.default_rng(data_seed)
+    before = generator.integers(0, ITEMS, (USERS, HISTORY))
+    student = Student(tiny_recommender(data_seed), tiny_codes(data_seed).codes, ITEMS)
+    full = np.full(USERS, HISTORY)
+    with torch.inference_mode():
+        (recommended,) = student.recommend(Histories(before, full, full))
+    items = np.concatenate([before, recommended[:, place - 1 : place].numpy()], 1).ravel().astype(np.int32)
+    timestamps = until - np.arange(len(items))[::-1]
+    a.write_tensors(
+        a.SEQUENCES, {"items": items, "offsets": np.arange(USERS + 1) * (HISTORY + 1), "timestamps": timestamps.copy()}
+    )
+    rows = tiny_rows()
+    a.write_json(a.PREPARE_STATS, {"before": rows, "after": rows})
+    a.write_json(a.SOURCE, {"source": "test"})
+    a.write_json(a.VALIDATED, {"rows": rows, "sha256": {}})
+
+
+def tiny_rows() -> dict[str, int]:
+    """Sizes of the data."""
+    return {"users": USERS, "items": ITEMS, "interactions": USERS * (HISTORY + 1)}
+
+
+def _write_evaluation(passed: bool, ranks: list[int]) -> None:
+    found = {"recall_at_10": 0.5, "ndcg_at_10": 0.25}
+    models = ("popularity", "cooccurrence", "teacher", "student")
+    a.write_json(a.EVALUATE / a.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models})
+    table = {"user_index": range(USERS), "item_index": [0] * USERS}
+    table |= {"student_unmasked": ranks, "student_masked": ranks}
+    a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table({name: list(values) for name, values in table.items()}))
+    gate = {"name": "ndcg_at_10", "value": 0.25, "threshold": 0.1, "passed": passed, "reason": "a | reason"}
+    a.write_json(a.DECISION, {"passed": passed, "gates": [gate]})

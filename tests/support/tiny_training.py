@@ -1,0 +1,119 @@
+"""A catalogue, histories and params so small that a phase trains in a second; in memory, or as a project's files."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml
+
+from unigrec.base import files as a
+from unigrec.config.schema import Params, parse_params
+from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.sequences import Sequences
+from unigrec.core.training.joint import JointData
+from unigrec.core.training.teacher import new_teacher
+from unigrec.core.training.tokenizer import new_tokenizer
+
+ROOT = Path(__file__).parents[2]
+ITEMS, USERS, WIDTH = 24, 40, 8
+CPU = torch.device("cpu")
+TINY = {
+    "seed": 7,
+    "teacher": {"d_model": 8, "history": 6, "batch_size": 16, "epochs": 4, "validate_every": 1, "dropout": 0.2},
+    "tokenizer": {
+        "levels": 2,
+        "codebook_size": 4,
+        "code_dim": 4,
+        "hidden": [16],
+        "batch_size": 10,
+        "epochs": 4,
+        "collaborative_weight": 0.0,
+    },
+    "joint": {
+        "engine": "torch",
+        "recommender": {"d_model": 16, "d_ff": 32, "heads": 2, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1},
+        "history": 5,
+        "epochs": 3,
+        "batch_size": 32,
+        "recommender_lr": 0.004,
+        "distillation_warmup_epochs": 1,
+        "uniformity_weight": 0.01,
+        "tokenizer_lr": 0.0001,
+        "patience": 100,
+        "validation_users": 10,
+    },
+    "harden": {"resolution": "disambiguate"},  # four codewords a level are too few to tell the items apart
+    "finetune": {"epochs": 2, "batch_size": 32, "patience": 100},
+    "evaluate": {"bootstrap_resamples": 2000},
+}
+
+
+def merged(old: dict, new: dict) -> dict:
+    """`new` over `old`, section by section."""
+    return old | {key: merged(old[key], value) if isinstance(value, dict) else value for key, value in new.items()}
+
+
+def tiny_values(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The committed params.yaml with `TINY` and `changes` in place, section by section."""
+    committed = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return merged(merged(copy.deepcopy(committed), TINY), changes or {})
+
+
+def tiny_params(**changes: Any) -> Params:
+    return parse_params(tiny_values(changes))
+
+
+def tiny_sequences() -> Sequences:
+    """Users with 4 to 8 items, each near the one before: something to learn."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(4, 9, USERS)
+    starts = np.repeat(generator.integers(0, ITEMS, USERS), lengths)
+    steps = np.concatenate([np.arange(length) for length in lengths])
+    return Sequences((starts + steps) % ITEMS, np.r_[0, lengths.cumsum()], ITEMS)
+
+
+def tiny_embeddings() -> torch.Tensor:
+    return torch.randn(ITEMS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """K-means codebooks on an untrained encoder."""
+    torch.manual_seed(2)
+    tokenizer = new_tokenizer(WIDTH, tiny_params().tokenizer)
+    tokenizer.initialise(tiny_embeddings(), 2)
+    return tokenizer
+
+
+def tiny_data() -> JointData:
+    teacher = torch.randn(ITEMS, 8, generator=torch.Generator().manual_seed(3))
+    return JointData(tiny_sequences(), tiny_embeddings(), teacher)
+
+
+def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params:
+    """What the training stages read, in a folder: params.yaml, dvc.yaml and the outputs of the stages before them."""
+    values = tiny_values(changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    params, sequences = parse_params(values), tiny_sequences()
+    arrays = {"items": sequences.items.astype(np.int32), "offsets": sequences.offsets}
+    a.write_tensors(folder / a.SEQUENCES, arrays)
+    ids = [f"i{item}" for item in range(ITEMS)]
+    a.write_table(folder / a.CATALOGUE, pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "item_id": ids}))
+    a.write_json(folder / a.START / "start.json", {"bundle": None})
+    a.write_tensors(folder / a.EMBEDDINGS, {"embedding": tiny_embeddings()})
+    torch.manual_seed(4)
+    shape = params.teacher.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"})
+    a.write_tensors(folder / a.TEACHER / a.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
+    a.write_json(folder / a.TEACHER / a.MODEL_CONFIG_FILE, {"items": ITEMS, **shape})
+    shape = params.tokenizer.model_dump(include={"code_dim", "hidden", "levels", "codebook_size"})
+    a.write_tensors(folder / a.TOKENIZER / a.MODEL_FILE, tiny_tokenizer().state_dict())
+    a.write_json(folder / a.TOKENIZER / a.MODEL_CONFIG_FILE, {"embedding_dim": WIDTH, **shape})
+    a.write_tensors(folder / a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
+    return params
