@@ -19,7 +19,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.quality.steps import load_data  # noqa: E402
-from unigrec.base import files as a  # noqa: E402
+from unigrec.base import files  # noqa: E402
 from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noqa: E402
 from unigrec.core.evaluation.ranking import Student  # noqa: E402
 from unigrec.core.retrieval.beam import beam_search, exact_scores  # noqa: E402
@@ -76,7 +76,7 @@ def main() -> None:
         student = Student(recommender, codes, max(beams), device)
         users = data.sequences.evaluation_users()
         drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
-        history = a.read_json(options.rung / "params.json")["params"]["joint"]["history"]
+        history = files.read_json(options.rung / "params.json")["params"]["joint"]["history"]
         print("\n".join(compare(student, codes, data.sequences, drawn, history, beams)))
     except UnigrecError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.speed.harness import run_command
 from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.config.schema import load_params
 from unigrec.core.identifiers.churn import known_codes
 from unigrec.core.identifiers.collisions import churn_against
@@ -75,7 +75,7 @@ def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str
         ids, codes = outputs.load_item_ids(), outputs.load_codes()
     with contextlib.chdir(folder):
         churn = churn_against(known_codes(outputs.load_item_ids(), ids, codes), outputs.load_codes())
-        metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
+        metrics = files.read_json(paths.EVALUATE / paths.METRICS_FILE)
     return {"model": folder.name, "metrics": metrics, "seconds": seconds, **churn.as_dict()}
 
 
@@ -105,20 +105,20 @@ def table(results: list[dict[str, Any]]) -> str:
 def compare(source: Path, out: Path, configure: list[str], share: float) -> list[dict[str, Any]]:
     """Train the three models, as far as that is not done yet."""
     first, cold, warm = (out / name for name in ("first", "cold", "warm"))
-    if not (first / a.CURRENT).exists():
+    if not (first / paths.CURRENT).exists():
         make_project(first, *configure)
         deliver(source, first / "data/incoming", share)
         must([*UNIGREC, "snapshot"], first)
-        must([*UNIGREC, "configure", "--data", str(a.CURRENT)], first)
+        must([*UNIGREC, "configure", "--data", str(paths.CURRENT)], first)
     run_stages(first)
     results = []
     for folder in (cold, warm):
-        if not (folder / a.START.parent).exists():
+        if not (folder / paths.START.parent).exists():
             make_project(folder, *configure)
             shutil.copytree(first / "data", folder / "data", symlinks=True, dirs_exist_ok=True)
             deliver(source, folder / "data/incoming", 1.0)
             must([*UNIGREC, "snapshot"], folder)
-            must([*UNIGREC, "configure", "--data", str(a.CURRENT)], folder)
+            must([*UNIGREC, "configure", "--data", str(paths.CURRENT)], folder)
             if folder == warm:
                 must([*UNIGREC, "configure", "--set", f"start.path={bundle_of(first)}"], folder)
         results.append(results_of(folder, run_stages(folder), first))

@@ -17,7 +17,7 @@ from benchmarks.quality.__main__ import ROOT, Stop, as_command, work_through
 from benchmarks.quality.ladder import LADDER, chosen_rungs, profile_params, read_ladder, rung_params
 from benchmarks.quality.runs import rung_folder, rung_steps
 from benchmarks.quality.steps import Session, code_version, load_data
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.config.schema import read_mapping
 from unigrec.core.training.checkpoint import Stopped
@@ -84,7 +84,7 @@ def finished(study: Any) -> int:
 
 def validation(home: Path) -> float:
     """The best validation of a rung's finetuning, which starts with the weights of the joint phase as a candidate."""
-    history = a.read_json(home / "finetune" / a.HISTORY_FILE)
+    history = files.read_json(home / "finetune" / paths.HISTORY_FILE)
     return max(row[SELECTS] for row in history if SELECTS in row)
 
 
@@ -144,7 +144,7 @@ def run(given: list[str]) -> int:
                 study.tell(trial, value)
             print(f"trial {trial.number}: {value} with {trial.params}", file=sys.stderr, flush=True)
     text = table(study)
-    with a.atomic_path(options.out / "search.md") as temporary:
+    with files.atomic_path(options.out / "search.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     print(text)
     if stop.signal:

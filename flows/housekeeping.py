@@ -21,7 +21,7 @@ from flows.checkout import leftovers
 from flows.checkout.worktree import LOCK as WORKTREE_LOCK
 from flows.prefect_server import runs
 from flows.prefect_server.server import run_here
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import EXIT_OK, BusyError, UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.masking import masked
@@ -30,7 +30,7 @@ from unigrec.registry.tracking import mlflow_client
 
 PARAMS_FILE = Path("params.yaml")
 # Whoever holds one is at work on what is to be tidied up. The first is a scheduled run's: beside one, none is taken.
-LOCKS = (WORKTREE_LOCK, a.LOCK)
+LOCKS = (WORKTREE_LOCK, paths.LOCK)
 
 
 class Kept(NamedTuple):

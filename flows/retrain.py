@@ -18,7 +18,7 @@ from flows.prefect_server.server import run_here
 from flows.promote import promote_and_show
 from flows.stages.graph import read_graph
 from flows.stages.processes import StageError, run_stage
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.base.lock import exclusive
 from unigrec.commands import promotion as commands
@@ -63,7 +63,7 @@ def take_delivery(params: Params) -> Any:
 @task(task_run_name="gate")
 def read_gates() -> Any:
     """What the gates decided. A refusal is a result, not a failure."""
-    gates = a.read_json(a.DECISION)["gates"]
+    gates = files.read_json(paths.DECISION)["gates"]
     refused = [gate for gate in gates if not gate["passed"] and not gate.get("informational", False)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
     return Completed(message=reasons or "every gate passed", name="Refused" if refused else "Passed")
@@ -102,7 +102,7 @@ def retrain(take: bool = True) -> Any:
     Raises:
         UnigrecError: another run is at work here, a stage failed, or MLflow does not answer.
     """
-    with exclusive(a.LOCK):
+    with exclusive(paths.LOCK):
         params = load_params(PARAMS_FILE)
         seconds: dict[str, float | None] = {}
         if take and commands.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():

@@ -23,11 +23,12 @@ from prefect.states import Completed
 from flows.checkout import shared, worktree
 from flows.prefect_server.server import run_here
 from flows.stages.processes import run_streamed
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT_REFUSED, BusyError, UnigrecError
+from unigrec.base.files import sha256
+from unigrec.base.git import DVC_LOCK, PARAMS
 from unigrec.base.lock import exclusive
 from unigrec.registry.tracking import URI_VARIABLE
-from unigrec.serving.manifest import DVC_LOCK, PARAMS, sha256
 
 TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: no reason to miss a night
 # Where MLflow puts the artifacts of experiments that it makes; left to itself, into the worktree that made them.
@@ -120,14 +121,14 @@ def _settle(
 def _has_delivery(place: Place) -> bool:
     params = shared.read_params(place.tree)
     ingest, incoming = params.get("ingest", {}), params.get("snapshot", {}).get("incoming")
-    reads = ingest.get("source") == "folder" and Path(ingest.get("path", "")) == a.CURRENT
+    reads = ingest.get("source") == "folder" and Path(ingest.get("path", "")) == paths.CURRENT
     return reads and incoming is not None and (place.root / incoming).is_dir()
 
 
 def _take_delivery(place: Place, emit: Emit) -> None:
     """`unigrec snapshot` in the repository, with the worktree's code and params; not while somebody trains there."""
     try:
-        with exclusive(place.root / a.LOCK):
+        with exclusive(place.root / paths.LOCK):
             pass
     except BusyError as error:
         emit(f"no delivery is taken, the data stays as it is: {error}")
@@ -181,7 +182,7 @@ def _environment(place: Place) -> dict[str, str]:
 
 
 def _message(place: Place, base: str, refused: bool) -> str:
-    snapshot = a.read_json(place.tree / a.SOURCE).get("snapshot", {}).get("id") or "none"
+    snapshot = files.read_json(place.tree / paths.SOURCE).get("snapshot", {}).get("id") or "none"
     lines = [f"code: {base}", f"dvc.lock: {sha256(place.tree / DVC_LOCK)}", f"snapshot: {snapshot}"]
     return f"Scheduled retraining{', refused by the gates' if refused else ''}\n\n" + "\n".join(lines)
 

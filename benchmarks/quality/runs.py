@@ -16,7 +16,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from benchmarks.quality.steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, key_of
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.metrics import metrics_by_slice, ranking_metrics, slices
 from unigrec.core.evaluation.ranking import Baselines, Ranks, Student
@@ -117,7 +117,7 @@ def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
 def run_joint(step: Step, session: Session, clock: Clock) -> None:
     params, data = step.params, session.data
     teacher, tokenizer = step.needs
-    a.write_json(step.folder.parent / "params.json", {"params": read_params(params), "data": data.fingerprint})
+    files.write_json(step.folder.parent / "params.json", {"params": read_params(params), "data": data.fingerprint})
     ranker = outputs.load_teacher(teacher)
     vectors = read_vectors(teacher, params, data)
     joint_data = JointData(data.sequences, vectors, ranker.item_embedding.weight.detach(), ranker)
@@ -134,7 +134,7 @@ def run_joint(step: Step, session: Session, clock: Clock) -> None:
     model: Any = trained.model
     config = {
         "recommender": model.recommender.config.to_dict(),
-        "tokenizer": a.read_json(tokenizer / a.MODEL_CONFIG_FILE),
+        "tokenizer": files.read_json(tokenizer / paths.MODEL_CONFIG_FILE),
         "teacher_dim": joint_data.teacher.shape[1],
     }
     outputs.save_trained(step.folder, trained, config)
@@ -185,14 +185,14 @@ def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) ->
     sequences = session.data.sequences
     users = sequences.evaluation_users()
     so_far = step.folder / CHECKPOINT / f"ranks-{session.code}.safetensors"
-    found: dict[str, np.ndarray] = a.read_arrays(so_far) if so_far.is_file() else {}
+    found: dict[str, np.ndarray] = files.read_arrays(so_far) if so_far.is_file() else {}
     ranked = len(next(iter(found.values()))) if found else 0
     saved = time.monotonic()
     for chunk in in_chunks(users[ranked:], step.params.evaluate.batch_size):
         stop = session.stop()
         if stop or time.monotonic() - saved >= CHECKPOINT_SECONDS:
             if found:
-                a.write_tensors(so_far, found)
+                files.write_tensors(so_far, found)
             saved = time.monotonic()
         if stop:
             raise Stopped
@@ -205,6 +205,6 @@ def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) ->
     for (model, protocol), values in by_model.items():
         metrics.setdefault(model, {})[protocol] = ranking_metrics(values, step.params.evaluate.cutoffs)
     targets = sequences.held_out(users, "test", 1).targets
-    a.write_table(step.folder / a.RANKS_FILE, pa.table({"user_index": users, "item_index": targets} | found))
-    a.write_json(step.folder / "slices.json", metrics_by_slice(by_model, slices(sequences, users)))
-    a.write_json(step.folder / a.METRICS_FILE, metrics)
+    files.write_table(step.folder / paths.RANKS_FILE, pa.table({"user_index": users, "item_index": targets} | found))
+    files.write_json(step.folder / "slices.json", metrics_by_slice(by_model, slices(sequences, users)))
+    files.write_json(step.folder / paths.METRICS_FILE, metrics)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unigrec import core
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.lock import exclusive
 from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
@@ -84,7 +84,7 @@ class Step:
                 raise
             where = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu"
             done = {"seconds": round(clock.seconds(), 1), "device": where, "torch": torch.__version__}
-            a.write_json(self.folder / DONE_FILE, done | {"code": session.code})
+            files.write_json(self.folder / DONE_FILE, done | {"code": session.code})
             shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
             (self.folder / CLOCK_FILE).unlink(missing_ok=True)
 
@@ -101,13 +101,13 @@ class Clock:
 
     def __init__(self, path: Path):
         self.path, self.started = path, time.monotonic()
-        self.before = a.read_json(path)["seconds"] if path.is_file() else 0.0
+        self.before = files.read_json(path)["seconds"] if path.is_file() else 0.0
 
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.started
 
     def save(self) -> None:
-        a.write_json(self.path, {"seconds": self.seconds()})
+        files.write_json(self.path, {"seconds": self.seconds()})
 
     def log(self, name: str, epochs: int) -> Callable[[int, dict[str, float]], None]:
         """Progress of a training, on stderr; the clock is saved as often."""
@@ -123,9 +123,9 @@ class Clock:
 def load_data(artifacts: Path) -> Data:
     """From a project's artifacts folder, of which `prepare` and `embed` are read. Raises UnigrecError."""
     sequences, catalogue, embeddings = (
-        artifacts / path.relative_to(a.ARTIFACTS) for path in (a.SEQUENCES, a.CATALOGUE, a.EMBEDDINGS)
+        artifacts / path.relative_to(paths.ARTIFACTS) for path in (paths.SEQUENCES, paths.CATALOGUE, paths.EMBEDDINGS)
     )
-    loaded = outputs.load_sequences(sequences, catalogue), a.read_tensors(embeddings)["embedding"]
+    loaded = outputs.load_sequences(sequences, catalogue), files.read_tensors(embeddings)["embedding"]
     hashes = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (sequences, embeddings)}
     return Data(*loaded, hashes)
 

@@ -15,7 +15,7 @@ from benchmarks.quality import runs
 from benchmarks.quality.ladder import Rung
 from benchmarks.quality.markdown import markdown
 from benchmarks.quality.steps import DONE_FILE, Data, is_done
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.config.profiles import leaves
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.metrics import ndcg, paired_bootstrap, recall
@@ -85,8 +85,8 @@ def make_table(
         "notes": notes + _mixtures(models),
     }
     text = markdown(figures)
-    a.write_json(out / "table.json", figures)
-    with a.atomic_path(out / "table.md") as temporary:
+    files.write_json(out / "table.json", figures)
+    with files.atomic_path(out / "table.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return text
 
@@ -163,10 +163,10 @@ def _slices(models: dict[str, Seeds], protocol: str) -> list[dict[str, Any]]:
 
 
 def _read_rung(home: Path) -> Measured:
-    table = a.read_table(home / "evaluate" / a.RANKS_FILE)
-    done = {step: a.read_json(home / step / DONE_FILE) for step in ("joint", "finetune", "evaluate")}
-    health = a.read_json(home / "harden" / a.HEALTH_FILE)
-    joint, finetune = (a.read_json(home / step / a.HISTORY_FILE) for step in ("joint", "finetune"))
+    table = files.read_table(home / "evaluate" / paths.RANKS_FILE)
+    done = {step: files.read_json(home / step / DONE_FILE) for step in ("joint", "finetune", "evaluate")}
+    health = files.read_json(home / "harden" / paths.HEALTH_FILE)
+    joint, finetune = (files.read_json(home / step / paths.HISTORY_FILE) for step in ("joint", "finetune"))
     levels = len(health["entropy_bits"])
     identifiers = {key: health[key] for key in ("collision_rate", "entropy_bits", "soft_hard_disagreement")} | {
         "churn": [joint[-1][f"churn_level_{level + 1}"] for level in range(levels)],
@@ -175,7 +175,7 @@ def _read_rung(home: Path) -> Measured:
     }
     return Measured(
         ranks={protocol: table[f"student_{protocol}"].to_numpy() for protocol in PROTOCOLS},
-        slices=a.read_json(home / "evaluate/slices.json"),
+        slices=files.read_json(home / "evaluate/slices.json"),
         seconds=done["joint"]["seconds"] + done["finetune"]["seconds"],
         made_by=(done["joint"]["code"], done["joint"]["device"]),
         identifiers=identifiers,
@@ -186,8 +186,8 @@ def _read_baselines(out: Path, params: Params, data: Data) -> dict[str, Measured
     folder = runs.baselines_folder(out, params, data)
     if not is_done(folder):
         return {}
-    table, rows = a.read_table(folder / a.RANKS_FILE), a.read_json(folder / "slices.json")
-    done = a.read_json(runs.teacher_folder(out, params, data) / DONE_FILE)
+    table, rows = files.read_table(folder / paths.RANKS_FILE), files.read_json(folder / "slices.json")
+    done = files.read_json(runs.teacher_folder(out, params, data) / DONE_FILE)
     return {
         name: Measured(
             ranks={protocol: table[f"{name}_{protocol}"].to_numpy() for protocol in PROTOCOLS},
@@ -215,7 +215,7 @@ def _others(home: Path, params: Params, data: Data) -> list[str]:
     for file in sorted(home.parent.glob("*/params.json")):
         if file.parent == home or not is_done(file.parent / "evaluate"):
             continue
-        there = a.read_json(file)
+        there = files.read_json(file)
         theirs = dict(leaves(there["params"]))
         differ = [
             f"{key} {theirs.get(key)} there, {own.get(key)} here"

@@ -14,7 +14,7 @@ from benchmarks.speed.harness import Options, Table, in_child, ratio, say
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender, write_bundle
 from benchmarks.speed.shapes import generated_embeddings
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.core.evaluation.ranking import Student
 from unigrec.core.identifiers.collisions import collision_rate, disambiguate, hard_codes, health, reassign
 from unigrec.core.models.tokenizers.residual import Tokenizer
@@ -105,12 +105,12 @@ def write_catalogue(folder: str, items: int, quick: bool) -> None:
     torch.manual_seed(0)
     tokenizer = new_tokenizer(WIDTH, serving_params(quick).tokenizer)
     tokenizer.initialise(embeddings[:LEARNT_FROM], 0, iterations=5)
-    a.write_tensors(Path(folder) / a.MODEL_FILE, tokenizer.state_dict() | {"embedding": embeddings})
+    files.write_tensors(Path(folder) / paths.MODEL_FILE, tokenizer.state_dict() | {"embedding": embeddings})
 
 
 def harden(folder: str, quick: bool) -> dict[str, Any]:
     """Seconds of each step of hardening, and how many items collide."""
-    tensors = a.read_tensors(Path(folder) / a.MODEL_FILE)
+    tensors = files.read_tensors(Path(folder) / paths.MODEL_FILE)
     embeddings = tensors.pop("embedding")
     tokenizer: Tokenizer = new_tokenizer(WIDTH, serving_params(quick).tokenizer)
     tokenizer.load_state_dict(tensors)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.harness import ROOT, Table
-from unigrec.base import files as a
+from unigrec.base import files
 
 
 def machine() -> dict[str, Any]:
@@ -51,7 +51,7 @@ def save_part(out: Path, part: str, tables: Sequence[Table], seconds: float, com
         "machine": machine(),
         "tables": [table.to_dict() for table in tables],
     }
-    a.write_json(out / f"{part}.json", figures)
+    files.write_json(out / f"{part}.json", figures)
 
 
 def page(out: Path, parts: Sequence[str]) -> str:
@@ -59,9 +59,9 @@ def page(out: Path, parts: Sequence[str]) -> str:
     pieces = []
     for part in parts:
         if (out / f"{part}.json").exists():
-            pieces.append(_part(a.read_json(out / f"{part}.json")))
+            pieces.append(_part(files.read_json(out / f"{part}.json")))
     text = "\n\n".join(pieces) + "\n"
-    with a.atomic_path(out / "speed.md") as temporary:
+    with files.atomic_path(out / "speed.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
 

@@ -17,12 +17,12 @@ from flows.checkout.worktree import BRANCHES, CHECKPOINTS, TREE, keep_start, rem
 from flows.stages.dvc_state import forget_dead_holders
 from flows.stages.graph import cache_folder
 from flows.stages.processes import child_environment
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import BusyError, UnigrecError
-from unigrec.serving.manifest import DVC_LOCK
+from unigrec.base.git import DVC_LOCK
 
 GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
-BY_AGE = (a.CHECKPOINTS, CHECKPOINTS, a.COMPARISONS)  # folders whose entries serve only while they are young
+BY_AGE = (paths.CHECKPOINTS, CHECKPOINTS, paths.COMPARISONS)  # folders whose entries serve only while they are young
 # What DVC keeps: what these dvc.lock files name. Remotes are never touched.
 KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
 

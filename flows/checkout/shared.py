@@ -12,14 +12,14 @@ from typing import Any
 
 from flows.checkout.worktree import CHECKPOINTS
 from flows.stages.graph import cache_folder
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.git import PARAMS
 from unigrec.config.schema import read_mapping
-from unigrec.serving.manifest import PARAMS
 
-DATA = a.CURRENT.parent
-FOLDERS = (a.BUNDLES, a.COMPARISONS, a.REFERENCE.parent)
-FILES = (a.AUDIT, a.PROMOTION_LOCK)  # appended to and locked, never replaced: a link to them stays one
+DATA = paths.CURRENT.parent
+FOLDERS = (paths.BUNDLES, paths.COMPARISONS, paths.REFERENCE.parent)
+FILES = (paths.AUDIT, paths.PROMOTION_LOCK)  # appended to and locked, never replaced: a link to them stays one
 SQLITE = "sqlite:///"
 
 
@@ -35,7 +35,7 @@ def share_state(root: Path, tree: Path) -> None:
     for file in FILES:
         _link(tree / file, root / file)
     (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    _link(tree / a.CHECKPOINTS, root / CHECKPOINTS)
+    _link(tree / paths.CHECKPOINTS, root / CHECKPOINTS)
 
 
 def share_data(root: Path, tree: Path) -> None:
@@ -43,11 +43,11 @@ def share_data(root: Path, tree: Path) -> None:
     if not (root / DATA).is_dir():
         return
     for entry in (root / DATA).iterdir():
-        if entry.name != a.CURRENT.name:
+        if entry.name != paths.CURRENT.name:
             _link(tree / DATA / entry.name, entry)
-    if (root / a.CURRENT).is_symlink():
-        target = (root / a.CURRENT).resolve()
-        with a.atomic_path(tree / a.CURRENT) as temporary:
+    if (root / paths.CURRENT).is_symlink():
+        target = (root / paths.CURRENT).resolve()
+        with files.atomic_path(tree / paths.CURRENT) as temporary:
             temporary.symlink_to(target)
 
 

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
-from unigrec.serving.manifest import DVC_LOCK, PARAMS
+from unigrec.base.git import DVC_LOCK, PARAMS
 
-WORKTREES = a.STATE / "worktrees"
+WORKTREES = paths.STATE / "worktrees"
 TREE = WORKTREES / "retrain"
 CHECKPOINTS = WORKTREES / "checkpoints"  # they outlive a worktree; people's own trainings have others
 LOCK = WORKTREES / "lock"

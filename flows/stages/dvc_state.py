@@ -8,8 +8,8 @@ from typing import Any
 
 from dvc.lock import make_lock
 
-from unigrec.base import files as a
-from unigrec.serving.manifest import DVC_LOCK
+from unigrec.base import files
+from unigrec.base.git import DVC_LOCK
 
 DAMAGED_LOCK = "dvc.lock.damaged"
 HOLDERS = ".dvc/tmp/rwlock"  # who reads and writes what: a list, no kernel lock, so it outlives them
@@ -47,7 +47,7 @@ def forget_dead_holders(root: str) -> None:
         except (ValueError, KeyError, TypeError, AttributeError):
             path.unlink()
         else:
-            a.write_json(path, {"read": {name: some for name, some in read.items() if some}, "write": write})
+            files.write_json(path, {"read": {name: some for name, some in read.items() if some}, "write": write})
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from dvc.repo import Repo
 
 from flows.stages.dvc_state import DAMAGED_LOCK, forget_dead_holders, put_lock_file_aside, put_lock_file_back
 from unigrec.base.errors import UnigrecError
-from unigrec.serving.manifest import DVC_LOCK
+from unigrec.base.git import DVC_LOCK
 
 WRITING_SECONDS = 1.0  # DVC needs a tenth of this to write its lock file
 

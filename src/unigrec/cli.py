@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 
 app = typer.Typer(
@@ -171,7 +171,7 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
     from unigrec.config.schema import load_params
 
     keep_quiet()
-    with exclusive(a.LOCK):
+    with exclusive(paths.LOCK):
         print(commands.snapshot(load_params(params), params).said)
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from unigrec.base import files as a
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 
 TABLE = pa.table({"x": list(range(1000))})
@@ -27,14 +27,16 @@ def no_space(*_: object, **__: object) -> None:
 
 def write_any(path: Path) -> None:
     {
-        ".json": lambda: a.write_json(path, {"x": 1}),
-        ".parquet": lambda: a.write_table(path, TABLE),
-        ".safetensors": lambda: a.write_tensors(path, {"x": np.arange(1000)}),
+        ".json": lambda: files.write_json(path, {"x": 1}),
+        ".parquet": lambda: files.write_table(path, TABLE),
+        ".safetensors": lambda: files.write_tensors(path, {"x": np.arange(1000)}),
     }[path.suffix]()
 
 
 def read_any(path: Path) -> object:
-    return {".json": a.read_json, ".parquet": a.read_table, ".safetensors": a.read_arrays}[path.suffix](path)
+    return {".json": files.read_json, ".parquet": files.read_table, ".safetensors": files.read_arrays}[path.suffix](
+        path
+    )
 
 
 @pytest.fixture(params=["file.json", "file.parquet", "file.safetensors"])
@@ -43,14 +45,14 @@ def path(request, tmp_path) -> Path:
 
 
 def test_round_trip(tmp_path):
-    a.write_json(tmp_path / "a.json", {"b": [1, "é"], "a": None})
-    assert a.read_json(tmp_path / "a.json") == {"b": [1, "é"], "a": None}
-    a.write_table(tmp_path / "a.parquet", TABLE)
-    assert a.read_table(tmp_path / "a.parquet").equals(TABLE)
-    a.write_tensors(tmp_path / "a.safetensors", {"x": np.eye(3, dtype=np.float32)})
-    assert np.array_equal(a.read_arrays(tmp_path / "a.safetensors")["x"], np.eye(3))
-    a.write_tensors(tmp_path / "b.safetensors", {"x": torch.eye(3).T})
-    assert torch.equal(a.read_tensors(tmp_path / "b.safetensors")["x"], torch.eye(3))
+    files.write_json(tmp_path / "a.json", {"b": [1, "é"], "a": None})
+    assert files.read_json(tmp_path / "a.json") == {"b": [1, "é"], "a": None}
+    files.write_table(tmp_path / "a.parquet", TABLE)
+    assert files.read_table(tmp_path / "a.parquet").equals(TABLE)
+    files.write_tensors(tmp_path / "a.safetensors", {"x": np.eye(3, dtype=np.float32)})
+    assert np.array_equal(files.read_arrays(tmp_path / "a.safetensors")["x"], np.eye(3))
+    files.write_tensors(tmp_path / "b.safetensors", {"x": torch.eye(3).T})
+    assert torch.equal(files.read_tensors(tmp_path / "b.safetensors")["x"], torch.eye(3))
 
 
 def test_same_value_same_bytes(path):
@@ -71,10 +73,10 @@ def test_the_umask_alone_says_who_may_read_a_file(path):
 
 
 def test_metadata_round_trip(tmp_path):
-    a.write_tensors(tmp_path / "a.safetensors", {"x": torch.eye(3)}, {"key": "é"})
-    assert a.read_metadata(tmp_path / "a.safetensors") == {"key": "é"}
-    a.write_tensors(tmp_path / "b.safetensors", {"x": torch.eye(3)})
-    assert a.read_metadata(tmp_path / "b.safetensors") == {}
+    files.write_tensors(tmp_path / "a.safetensors", {"x": torch.eye(3)}, {"key": "é"})
+    assert files.read_metadata(tmp_path / "a.safetensors") == {"key": "é"}
+    files.write_tensors(tmp_path / "b.safetensors", {"x": torch.eye(3)})
+    assert files.read_metadata(tmp_path / "b.safetensors") == {}
 
 
 @pytest.mark.parametrize("fault", ["write", "sync", "rename"])
@@ -97,7 +99,7 @@ def test_a_full_disk_changes_nothing(path, monkeypatch, fault):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_a_device_that_is_really_full(tmp_path):
     def write() -> None:
-        with a.atomic_path(tmp_path / "x") as temporary:
+        with files.atomic_path(tmp_path / "x") as temporary:
             temporary.symlink_to("/dev/full")
             temporary.write_text("anything")
 
@@ -112,7 +114,7 @@ def test_a_file_that_may_not_grow(tmp_path, values):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(UnigrecError, match=r"could not be written: .*File too large"):
-            a.write_tensors(tmp_path / "file.safetensors", {"x": values})
+            files.write_tensors(tmp_path / "file.safetensors", {"x": values})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
@@ -120,7 +122,7 @@ def test_a_file_that_may_not_grow(tmp_path, values):
 
 def test_an_error_of_the_writer_itself_leaves_nothing(tmp_path):
     def write() -> None:
-        with a.atomic_path(tmp_path / "x") as temporary:
+        with files.atomic_path(tmp_path / "x") as temporary:
             temporary.write_text("half")
             raise KeyError
 
@@ -137,8 +139,8 @@ def test_what_a_killed_writer_had_begun_is_removed_by_the_next(tmp_path):
     (tmp_path / f".bundle.{gone.pid}.abc.tmp").mkdir()
     living = tmp_path / f".x.json.{os.getppid()}.tmp"
     living.write_text("{")
-    a.write_json(path, {})
-    with a.atomic_folder(folder):
+    files.write_json(path, {})
+    with files.atomic_folder(folder):
         pass
     assert sorted(tmp_path.iterdir()) == sorted([path, folder, living])
 
@@ -147,7 +149,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     target = tmp_path / "bundle"
 
     def write(name: str, fault: bool = False) -> None:
-        with a.atomic_folder(target) as temporary:
+        with files.atomic_folder(target) as temporary:
             (temporary / name).write_text(name)
             if fault:
                 no_space()
@@ -177,5 +179,5 @@ def test_a_truncated_file_says_so(path, share):
 
 def test_json_holds_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        a.write_json(tmp_path / "metrics.json", {"loss": float("nan")})
+        files.write_json(tmp_path / "metrics.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []

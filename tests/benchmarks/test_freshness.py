@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.freshness import STAGES, deliver, results_of, table
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 
 
 def test_the_first_delivery_is_the_earliest_part_and_rows_of_one_time_keep_their_order(tmp_path):
@@ -25,11 +25,11 @@ def test_the_first_delivery_is_the_earliest_part_and_rows_of_one_time_keep_their
 
 
 def write_run(folder: Path, ids: list[str], codes: list[list[int]]) -> Path:
-    a.write_table(folder / a.CATALOGUE, pa.table({"item_id": ids}))
-    a.write_tensors(folder / a.HARDEN / a.IDENTIFIERS_FILE, {"codes": np.array(codes, np.int32)})
+    files.write_table(folder / paths.CATALOGUE, pa.table({"item_id": ids}))
+    files.write_tensors(folder / paths.HARDEN / paths.IDENTIFIERS_FILE, {"codes": np.array(codes, np.int32)})
     scores = {"ndcg_at_10": 0.25, "recall_at_10": 0.5}
     metrics = {model: {"unmasked": scores, "masked": scores} for model in ("student", "teacher")}
-    a.write_json(folder / a.EVALUATE / a.METRICS_FILE, metrics)
+    files.write_json(folder / paths.EVALUATE / paths.METRICS_FILE, metrics)
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from support.command_line import invoke
 from support.tiny_model import PARAMS_FILE, make_bundle, write_artifacts
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.commands.promotion import parse_ids, read_ids
 from unigrec.pipeline import stages
@@ -51,7 +51,7 @@ def test_ways_to_name_a_history_and_a_model(registered, monkeypatch):
     expected = recommended("--history", '["a,b", "P3"]')["items"]
     assert len(expected) == 10
     assert recommended("--history", "a,b", "--history", "P3")["items"] == expected
-    bundle = str(next((registered / a.BUNDLES).iterdir()))
+    bundle = str(next((registered / paths.BUNDLES).iterdir()))
     for model in ("1", "challenger", bundle):
         assert recommended("--history", '["a,b", "P3"]', "--model", model)["items"] == expected
 
@@ -91,10 +91,10 @@ def test_gate_shows_reasons_and_exits_by_the_decision(tmp_path, monkeypatch):
 def test_gate_shows_a_missed_target_as_a_note_that_refuses_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_artifacts(0, True, None, 0)
-    decision = a.read_json(a.DECISION)
+    decision = files.read_json(paths.DECISION)
     note = {"name": "hit_rate_kept", "value": 0.1, "threshold": 0.8, "reason": "little", "informational": True}
     for passed, shown in ((True, "note: met"), (False, "note: missed")):
-        a.write_json(a.DECISION, decision | {"gates": [*decision["gates"], note | {"passed": passed}]})
+        files.write_json(paths.DECISION, decision | {"gates": [*decision["gates"], note | {"passed": passed}]})
         code, output = invoke("gate")
         assert (code, shown in output, "REFUSED" in output) == (EXIT_OK, True, False)
 
@@ -102,7 +102,7 @@ def test_gate_shows_a_missed_target_as_a_note_that_refuses_nothing(tmp_path, mon
 def test_gate_takes_no_decision_from_a_run_before_the_one_that_its_data_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_artifacts(0, True, None, 0)
-    a.VALIDATED.unlink()
+    paths.VALIDATED.unlink()
     code, output = invoke("gate")
     assert (code, "stopped before its data was valid" in " ".join(output.split())) == (2, True)
 
@@ -118,15 +118,15 @@ def test_a_registered_challenger_is_compared_with_the_champion(registered, monke
     monkeypatch.setattr(judge, "probe", lambda *_: [1.0])
     code, output = invoke("gate", "--challenger", "challenger")
     assert (code, "version 1 beside version 1: NOT PROMOTED" in output) == (EXIT_REFUSED, True), output
-    assert a.read_json(a.COMPARISONS / "challenger-vs-champion/comparison.json")["outcome"] == "keep"
+    assert files.read_json(paths.COMPARISONS / "challenger-vs-champion/comparison.json")["outcome"] == "keep"
     code, output = invoke("gate", "--challenger", "1", "--champion", "previous")
     assert (code, "no version or alias 'previous'" in output) == (2, True)
 
 
 def test_the_first_champion_was_judged_and_written_down(registered, monkeypatch):
     monkeypatch.chdir(registered)
-    assert a.read_json(a.COMPARISONS / "1-vs-none/comparison.json")["outcome"] == "promote"
-    assert [line["event"] for line in audit.read(a.AUDIT)] == ["intent", "done"]
+    assert files.read_json(paths.COMPARISONS / "1-vs-none/comparison.json")["outcome"] == "promote"
+    assert [line["event"] for line in audit.read(paths.AUDIT)] == ["intent", "done"]
     assert invoke("promote") == (EXIT_OK, "version 1 is champion: is the champion already\n")
     code, output = invoke("rollback")
     assert (code, "unigrec rollback --to VERSION" in output) == (2, True)
@@ -203,6 +203,6 @@ def test_the_next_steps_can_be_pasted(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("origin", "compared"), [("folder: shop", True), ("sample: generator", False)])
 def test_sizes_are_compared_with_a_registered_run_of_the_same_source_only(tmp_path, monkeypatch, origin, compared):
     monkeypatch.chdir(tmp_path)
-    a.write_json(a.REFERENCE, {"origin": origin, "users": 1, "items": 2, "interactions": 3})
+    files.write_json(paths.REFERENCE, {"origin": origin, "users": 1, "items": 2, "interactions": 3})
     expected = {"users": 1, "items": 2, "interactions": 3} if compared else None
     assert stages.reference_sizes("folder: shop") == expected

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from support.tiny_model import PARAMS_FILE, make_bundle
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, InvalidDataError, UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.cli import app
@@ -52,35 +52,35 @@ def test_first_snapshot_then_nothing_new_then_growth_then_a_stop_that_changes_no
     assert "unigrec configure --data data/current" in said
     assert take() == (
         EXIT_OK,
-        f"data/incoming: nothing new beside snapshot {a.CURRENT.readlink().name}: nothing to train on\n",
+        f"data/incoming: nothing new beside snapshot {paths.CURRENT.readlink().name}: nothing to train on\n",
     )
 
-    configure(Path("params.yaml"), data=str(a.CURRENT))
-    first = a.CURRENT.readlink().name
+    configure(Path("params.yaml"), data=str(paths.CURRENT))
+    first = paths.CURRENT.readlink().name
     deliver(80)
     code, said = take()
     assert (code, said.count("\n")) == (EXIT_OK, 1)
     assert f"800 interactions (200 new, 600 were there already), 80 users, 40 items; before it: {first}" in said
 
     configure(Path("params.yaml"), settings=["snapshot.mode=replace"])
-    second = a.CURRENT.readlink().name
+    second = paths.CURRENT.readlink().name
     deliver(80, prefix="shop-")
     code, said = take()
     assert code == EXIT_INVALID_DATA
     assert f"data/incoming was not taken, data/current stays snapshot {second}" in said
     assert "at most 30 % of the users before are gone (80 of 80; now: 80 users)" in said
     assert "state/snapshot/data_docs/index.html" in said
-    assert (a.ARRIVED / "data_docs/index.html").is_file()
-    assert a.CURRENT.readlink().name == second
-    assert sorted(folder.name for folder in a.SNAPSHOTS.iterdir()) == sorted([first, second])
-    assert not a.ARTIFACTS.exists()
+    assert (paths.ARRIVED / "data_docs/index.html").is_file()
+    assert paths.CURRENT.readlink().name == second
+    assert sorted(folder.name for folder in paths.SNAPSHOTS.iterdir()) == sorted([first, second])
+    assert not paths.ARTIFACTS.exists()
 
 
 @pytest.mark.slow
 def test_the_validate_stage_reads_the_drift_of_the_snapshot_that_was_ingested():
     deliver(60)
     take()
-    configure(Path("params.yaml"), data=str(a.CURRENT))
+    configure(Path("params.yaml"), data=str(paths.CURRENT))
     assert stages_validate()["snapshot"] == "not checked: the first snapshot: there is none to compare with"
     deliver(90)
     take()
@@ -95,7 +95,7 @@ def stages_validate() -> dict[str, str | None]:
     params = load_params(Path("params.yaml"))
     stages.ingest(params)
     stages.validate(params)
-    return {finding["table"]: finding["reason"] for finding in a.read_json(a.VALIDATION)["expectations"]}
+    return {finding["table"]: finding["reason"] for finding in files.read_json(paths.VALIDATION)["expectations"]}
 
 
 def test_without_a_delivery_the_message_says_where_it_should_lie():
@@ -121,8 +121,8 @@ def test_new_data_is_trained_on_from_the_champion_where_there_is_one(monkeypatch
     assert "\n" not in take()[1].strip()  # nothing new: nothing is started from anything
     assert load_params(Path("params.yaml")).start.path == "src/unigrec/pipeline/warm_start.py"
     deliver(61)
-    assert f"the next training starts from champion, {a.BUNDLES / bundle.name}" in take()[1]
-    assert load_params(Path("params.yaml")).start.path == str(a.BUNDLES / bundle.name)
+    assert f"the next training starts from champion, {paths.BUNDLES / bundle.name}" in take()[1]
+    assert load_params(Path("params.yaml")).start.path == str(paths.BUNDLES / bundle.name)
 
 
 def register_and_promote(bundle: Path) -> None:
@@ -133,8 +133,8 @@ def register_and_promote(bundle: Path) -> None:
 
 def test_data_is_not_changed_under_a_run():
     deliver(60)
-    with exclusive(a.LOCK):
+    with exclusive(paths.LOCK):
         code, said = take()
     assert code == EXIT_BAD_INPUT
     assert "another run is at work" in said
-    assert not a.CURRENT.exists()
+    assert not paths.CURRENT.exists()

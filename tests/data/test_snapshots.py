@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, SampleParams, SnapshotParams
 from unigrec.data import snapshots
@@ -86,19 +86,19 @@ def test_the_same_content_is_the_same_snapshot_in_any_files_order_and_number_of_
     lines = [f"{item},{user},{time}" for user, item, time in reversed(FIRST)]
     INCOMING.joinpath("interactions.csv").write_text("\n".join(["item_id,user_id,timestamp", *lines]) + "\n")
     assert take("replace").id == first.id
-    assert len(list(a.SNAPSHOTS.iterdir())) == 1
+    assert len(list(paths.SNAPSHOTS.iterdir())) == 1
 
 
 def test_a_replaced_snapshot_is_the_delivery_alone_and_the_way_back_finds_the_old_folder():
     deliver(FIRST, ITEMS)
     first = take()
-    lineage = (a.CURRENT / a.LINEAGE_FILE).read_bytes()
+    lineage = (paths.CURRENT / paths.LINEAGE_FILE).read_bytes()
     deliver(FIRST[:1], ITEMS)
     assert rows_of(take("replace")) == FIRST[:1]
     deliver(FIRST, ITEMS)
     assert take("replace").id == first.id
-    assert (a.CURRENT / a.LINEAGE_FILE).read_bytes() == lineage
-    assert os.readlink(a.CURRENT) == f"snapshots/{first.id}"
+    assert (paths.CURRENT / paths.LINEAGE_FILE).read_bytes() == lineage
+    assert os.readlink(paths.CURRENT) == f"snapshots/{first.id}"
 
 
 def test_every_value_counts_for_the_id_and_the_way_it_is_stored_does_not():
@@ -124,10 +124,10 @@ def test_known_interactions_agree_with_sets_nulls_too():
 def test_what_ingest_reads_of_a_snapshot_is_its_tables_and_its_lineage():
     deliver(FIRST, ITEMS)
     taken = take()
-    source = load_source(INGEST.model_copy(update={"source": "folder", "path": str(a.CURRENT)}), seed=0)
+    source = load_source(INGEST.model_copy(update={"source": "folder", "path": str(paths.CURRENT)}), seed=0)
     assert source.interactions.equals(taken.interactions.combine_chunks())
     assert source.provenance["snapshot"]["id"] == taken.id
-    assert source.provenance["snapshot"] == json.loads((a.CURRENT / a.LINEAGE_FILE).read_text())
+    assert source.provenance["snapshot"] == json.loads((paths.CURRENT / paths.LINEAGE_FILE).read_text())
 
 
 def test_unfinished_files_are_not_read(tmp_path):
@@ -164,18 +164,18 @@ def test_a_delivery_that_changes_while_it_is_read_is_refused(change, monkeypatch
     monkeypatch.setattr(snapshots, "load_source", meanwhile)
     with pytest.raises(UnigrecError, match="changed while it was read"):
         take()
-    assert not a.CURRENT.exists()
+    assert not paths.CURRENT.exists()
 
 
 def test_a_damaged_snapshot_or_a_folder_in_its_place_is_refused():
     deliver(FIRST, ITEMS)
     taken = take()
-    file = a.SNAPSHOTS / taken.id / "items.parquet"
+    file = paths.SNAPSHOTS / taken.id / "items.parquet"
     pq.write_table(pa.table({"item_id": ["a", "b"], "title": ["A", "changed"]}), file)
     with pytest.raises(UnigrecError, match=r"items\.parquet: missing, or not what"):
         current_snapshot()
-    a.CURRENT.unlink()
-    a.CURRENT.mkdir()
+    paths.CURRENT.unlink()
+    paths.CURRENT.mkdir()
     with pytest.raises(UnigrecError, match="should be a link"):
         current_snapshot()
 
@@ -189,11 +189,11 @@ def test_a_full_disk_leaves_current_as_it_was(monkeypatch):
         raise UnigrecError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(a, "write_table", full)
+        patch.setattr(files, "write_table", full)
         with pytest.raises(UnigrecError, match="no space left"):
             take()
     assert current_snapshot().id == first.id
-    assert [folder.name for folder in a.SNAPSHOTS.iterdir()] == [first.id]
+    assert [folder.name for folder in paths.SNAPSHOTS.iterdir()] == [first.id]
 
 
 def test_a_delivery_that_is_not_there_is_named_by_its_own_setting():

@@ -12,7 +12,7 @@ import torch
 
 from support.tiny_pipeline import inside, outputs, run, write_shop
 from support.tiny_training import write_project
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import BusyError, InvalidDataError, TrainingError, UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.progress import TrainingProgress
@@ -86,7 +86,7 @@ def test_a_lock_of_tomorrow_locks_nothing_and_today_s_still_does(tmp_path, monke
 def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(tmp_path, monkeypatch, stage):
     params = write_project(tmp_path)
     with inside(tmp_path):
-        for file in (a.ARTIFACTS / stage).iterdir():
+        for file in (paths.ARTIFACTS / stage).iterdir():
             file.unlink()
         steps, step = [], TorchEngine.step
 
@@ -99,11 +99,11 @@ def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(t
         monkeypatch.setattr(TorchEngine, "step", poisoned)
         with pytest.raises(TrainingError, match=rf"{stage}: the loss is not finite at epoch \d, step 3: .*loss nan"):
             getattr(stages, stage)(params)
-        assert not (a.ARTIFACTS / stage / a.MODEL_FILE).exists()
+        assert not (paths.ARTIFACTS / stage / paths.MODEL_FILE).exists()
         with pytest.raises(UnigrecError, match=r"no such file; run the pipeline first"):
             commands.register(params, Path("params.yaml"), None)
         assert not Path("mlflow.db").exists()
-        assert not list(a.BUNDLES.glob("*"))
+        assert not list(paths.BUNDLES.glob("*"))
 
 
 def test_an_embedding_with_a_nan_stops_the_teacher_before_its_first_step(tmp_path):
@@ -111,6 +111,6 @@ def test_an_embedding_with_a_nan_stops_the_teacher_before_its_first_step(tmp_pat
     with inside(tmp_path):
         embedding = load_embeddings()
         embedding[3, 2] = math.nan
-        a.write_tensors(a.EMBEDDINGS, {"embedding": embedding})
+        files.write_tensors(paths.EMBEDDINGS, {"embedding": embedding})
         with pytest.raises(TrainingError, match="teacher: the loss is not finite at epoch 1, step 0: loss nan"):
             stages.teacher(params)

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 from support import broken_files, broken_rows
 from support.shop import Case
 from unigrec import cli
-from unigrec.base import files as a
-from unigrec.base import launcher, process
+from unigrec.base import files, launcher, paths, process
 from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.config.edit import configure
 from unigrec.data.validation import suite as validation
@@ -59,7 +58,7 @@ def stage(tmp_path, monkeypatch):
 
 def counted() -> dict[str, Any]:
     """What became of accepted data."""
-    stats, source = a.read_json(a.PREPARE_STATS), a.read_json(a.SOURCE)
+    stats, source = files.read_json(paths.PREPARE_STATS), files.read_json(paths.SOURCE)
     return {
         **stats["after"],
         "duplicates": stats["duplicates_removed"],
@@ -91,12 +90,12 @@ def test_bad_input(case: Case, stage, tmp_path):
     code, said = run(case, stage, tmp_path / "data", STAGES if case.exit_code else ("ingest", "prepare"))
     assert code == case.exit_code, said
     assert "Traceback" not in said
-    assert not list(Path(a.ARTIFACTS).rglob("*.tmp"))
+    assert not list(Path(paths.ARTIFACTS).rglob("*.tmp"))
     if code == EXIT_OK:
         assert {name: counted()[name] for name in case.counts} == case.counts
     else:
         assert re.search(case.says, said), said
-        assert not a.PREPARE_STATS.exists()
+        assert not paths.PREPARE_STATS.exists()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 
 from support.living import processes_of, wait_for
 from support.tiny_training import ROOT, write_project
-from unigrec.base import files as a
+from unigrec.base import files, paths
 
 STAGE = [sys.executable, "-m", "unigrec.cli", "joint"]
 # Imported by every Python that starts there: a stage saves after each step, as a long one does now and then.
@@ -43,8 +43,8 @@ def finish(folder: Path) -> None:
 
 
 def saved_step(folder: Path) -> int:
-    files = list((folder / a.CHECKPOINTS / "joint").glob("[!.]*.safetensors"))
-    return json.loads(a.read_metadata(files[0])["numbers"])["step"] if files else -1
+    found = list((folder / paths.CHECKPOINTS / "joint").glob("[!.]*.safetensors"))
+    return json.loads(files.read_metadata(found[0])["numbers"])["step"] if found else -1
 
 
 def rank_of(process: int) -> str | None:
@@ -75,5 +75,5 @@ def test_the_others_stop_and_the_run_goes_on_from_the_checkpoint(tmp_path, engin
     assert saved_step(killed) >= KILLED_AT
 
     finish(killed)
-    for file in (a.MODEL_FILE, a.HISTORY_FILE, a.METRICS_FILE):
-        assert (killed / a.JOINT / file).read_bytes() == (whole / a.JOINT / file).read_bytes(), file
+    for file in (paths.MODEL_FILE, paths.HISTORY_FILE, paths.METRICS_FILE):
+        assert (killed / paths.JOINT / file).read_bytes() == (whole / paths.JOINT / file).read_bytes(), file

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
-from unigrec.base import files as a
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 
 SAMPLED = 400  # bits of each file
@@ -36,12 +36,12 @@ def outcome(read: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
 
 def test_any_bit_of_tensors(tmp_path):
     path = tmp_path / "model.safetensors"
-    a.write_tensors(path, ARRAYS, {"numbers": "{}"})
+    files.write_tensors(path, ARRAYS, {"numbers": "{}"})
     whole, caught = path.read_bytes(), 0
     bits = [*range(64), *random.Random(0).sample(range(64, 8 * len(whole)), SAMPLED)]  # the header's length, and more
     for bit in bits:
         path.write_bytes(flip(whole, bit))
-        found, error = outcome(a.read_arrays, path)
+        found, error = outcome(files.read_arrays, path)
         if found is None:
             assert error.startswith(f"{path}: damaged")
             caught += 1
@@ -52,13 +52,13 @@ def test_any_bit_of_tensors(tmp_path):
 
 def test_any_bit_of_a_tables_pages(tmp_path):
     path = tmp_path / "items.parquet"
-    a.write_table(path, TABLE)
+    files.write_table(path, TABLE)
     whole, caught = path.read_bytes(), 0
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     bits = random.Random(0).sample(range(8 * footer), SAMPLED)
     for bit in bits:
         path.write_bytes(flip(whole, bit))
-        found, error = outcome(a.read_table, path)
+        found, error = outcome(files.read_table, path)
         if found is None:
             assert error.startswith(f"{path}: damaged")
             caught += 1
@@ -67,7 +67,7 @@ def test_any_bit_of_a_tables_pages(tmp_path):
     assert caught > 0.9 * len(bits)
 
 
-@pytest.mark.parametrize("read", [a.read_arrays, a.read_tensors])
+@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
 def test_tensors_that_others_wrote_are_read_without_a_checksum(tmp_path, read):
     path = tmp_path / "model.safetensors"
     save_file(ARRAYS, path)
@@ -76,5 +76,5 @@ def test_tensors_that_others_wrote_are_read_without_a_checksum(tmp_path, read):
 
 def test_the_checksum_is_no_part_of_the_metadata_that_a_caller_gave(tmp_path: Path):
     path = tmp_path / "model.safetensors"
-    a.write_tensors(path, ARRAYS, {"key": "value"})
-    assert a.read_metadata(path) == {"key": "value"}
+    files.write_tensors(path, ARRAYS, {"key": "value"})
+    assert files.read_metadata(path) == {"key": "value"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.tiny_pipeline import DATA_STAGES, MODEL_STAGES, inside, outputs, params, run, write_shop
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.commands.promotion import assemble
 
@@ -68,7 +68,7 @@ def test_a_stage_of_the_data(with_data, capsys, stage):
 @pytest.mark.parametrize("stage", MODEL_STAGES)
 def test_a_stage_of_the_model(with_model, capsys, stage):
     fill_the_disk_in(stage)
-    assert not (a.CHECKPOINTS / stage).exists()
+    assert not (paths.CHECKPOINTS / stage).exists()
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_bundle(with_model, capsys):
     for size in (64, max(map(len, files.values())) - 1):
         with no_file_larger_than(size), pytest.raises(UnigrecError, match="could not be written"):
             assemble(params(), Path("params.yaml"))
-        assert list(a.BUNDLES.iterdir()) == []
+        assert list(paths.BUNDLES.iterdir()) == []
     again = assemble(params(), Path("params.yaml"))
     assert again == whole
     assert {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()} == set(files)

@@ -25,7 +25,7 @@ from flows.stages.processes import child_environment
 from support.living import command_of, processes_of, times_of_change, wait_for
 from support.tiny_pipeline import write_shop
 from support.tiny_training import ROOT
-from unigrec.serving.manifest import sha256
+from unigrec.base.files import sha256
 
 SEED = 2026
 LENIENT = {  # what is tiny passes, so that the kills reach registration and promotion too

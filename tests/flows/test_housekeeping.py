@@ -21,7 +21,7 @@ from flows.prefect_server.runs import Patience, bury, dead
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import State
 
-from unigrec.base import files as a
+from unigrec.base import paths
 
 HOUR = 3600
 
@@ -73,11 +73,11 @@ def test_old_locks_of_git_go_and_young_ones_stay(repository):
 
 
 def test_checkpoints_that_nothing_has_touched_go_and_bundles_stay(tmp_path):
-    old = aged(tmp_path / a.CHECKPOINTS / "joint/k.safetensors", 15 * 24)
-    aged(tmp_path / a.CHECKPOINTS / "teacher/old.safetensors", 15 * 24)
-    young = aged(tmp_path / a.CHECKPOINTS / "teacher/young.safetensors", 1)
-    bundle = aged(tmp_path / a.BUNDLES / "b/manifest.json", 400 * 24)
-    assert remove_old_folders(tmp_path, 14) == [str(a.CHECKPOINTS / "joint")]
+    old = aged(tmp_path / paths.CHECKPOINTS / "joint/k.safetensors", 15 * 24)
+    aged(tmp_path / paths.CHECKPOINTS / "teacher/old.safetensors", 15 * 24)
+    young = aged(tmp_path / paths.CHECKPOINTS / "teacher/young.safetensors", 1)
+    bundle = aged(tmp_path / paths.BUNDLES / "b/manifest.json", 400 * 24)
+    assert remove_old_folders(tmp_path, 14) == [str(paths.CHECKPOINTS / "joint")]
     assert (old.exists(), young.exists(), bundle.exists()) == (False, True, True)
 
 

@@ -20,7 +20,7 @@ from support.flow_project import EVERY_STAGE, STAGE, versions
 from support.living import processes_of, wait_for
 from support.repository import branches, commit, git, state_of
 from support.tiny_training import tiny_values
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from unigrec.config.schema import RegisterParams
 from unigrec.registry.tracking import mlflow_client
@@ -144,7 +144,7 @@ def check_first(project: Path, main: str) -> str:
     assert versions(project) == [(1, "challenger champion")]
     [branch] = branches(project)
     lock = git(project, "show", f"{branch}:dvc.lock")
-    tags, snapshot = tags_of(project, "1"), (project / a.CURRENT).resolve().name
+    tags, snapshot = tags_of(project, "1"), (project / paths.CURRENT).resolve().name
     assert git(project, "rev-parse", f"{branch}^").strip() == tags["git_commit"] == main
     assert tags["dvc_lock"] == hashlib.sha256(lock.encode()).hexdigest()
     assert tags["snapshot"] == snapshot

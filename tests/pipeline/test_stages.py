@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.pipeline import stages
 
 
@@ -37,4 +37,4 @@ def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads
 
 def test_what_the_stages_report_is_shown_by_dvc():
     graph = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text(encoding="utf-8"))
-    assert {str(folder / a.HEALTH_FILE) for folder in (a.TOKENIZER, a.HARDEN)} <= set(graph["metrics"])
+    assert {str(folder / paths.HEALTH_FILE) for folder in (paths.TOKENIZER, paths.HARDEN)} <= set(graph["metrics"])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from support.tiny_model import PARAMS_FILE, item_ids, make_bundle
 from support.tiny_training import ITEMS, write_project
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
 from unigrec.config.profiles import with_values
@@ -54,7 +54,7 @@ def test_a_file_is_a_cold_start_and_replaces_a_warm_one():
     assert is_warm()
     prepare_start(PARAMS_FILE)
     assert not is_warm()
-    assert [file.name for file in a.START.iterdir()] == ["start.json"]
+    assert [file.name for file in paths.START.iterdir()] == ["start.json"]
     assert earlier_identifiers(["a,b"]) is None
 
 
@@ -63,10 +63,10 @@ def test_a_bundle_hands_on_its_parts():
     prepare_start(bundle)
     assert load_known().item_ids == item_ids()
     earlier = earlier_identifiers(["new", "квас"])
-    codes = a.read_arrays(bundle / "identifiers.safetensors")["codes"]
+    codes = files.read_arrays(bundle / "identifiers.safetensors")["codes"]
     assert earlier.tolist() == [[-1] * codes.shape[1], codes[2].tolist()]
     for model, name in ((started_tokenizer(), "tokenizer"), (started_recommender(0.4), "recommender")):
-        weights = a.read_tensors(bundle / f"{name}.safetensors")
+        weights = files.read_tensors(bundle / f"{name}.safetensors")
         assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert started_recommender(0.4).config.dropout == 0.4
 
@@ -76,8 +76,8 @@ def test_what_cannot_be_started_from_is_refused():
         prepare_start(Path("gone"))
     bundle = make_bundle()
     manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / a.COLLABORATIVE_FILE).unlink()
-    del manifest["files"][a.COLLABORATIVE_FILE]
+    (bundle / paths.COLLABORATIVE_FILE).unlink()
+    del manifest["files"][paths.COLLABORATIVE_FILE]
     manifest["id"] = bundle_files._identity(manifest["files"])
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UnigrecError, match=f"made before bundles could be started from; begin anew: {COLD}"):
@@ -85,7 +85,7 @@ def test_what_cannot_be_started_from_is_refused():
     (bundle / "catalogue.parquet").write_bytes(b"other")
     with pytest.raises(UnigrecError, match=r"catalogue\.parquet: changed since the bundle was made"):
         prepare_start(bundle)
-    assert not a.START.exists()
+    assert not paths.START.exists()
 
 
 def params_like_the_bundle(**changes) -> Params:
@@ -103,7 +103,7 @@ def params_like_the_bundle(**changes) -> Params:
 def test_params_of_another_shape_are_named_each():
     prepare_start(make_bundle())
     settings = {"encoder": "tfidf-svd", "text_columns": ["title"], "modalities": []}
-    a.write_json(a.START / "text_encoder/settings.json", settings)
+    files.write_json(paths.START / "text_encoder/settings.json", settings)
 
     def check(**changes) -> None:
         params = params_like_the_bundle(**changes)
@@ -153,29 +153,29 @@ def test_the_encoder_that_is_handed_on_embeds_known_items_as_it_did():
     encoder, embedding = fit_encoder(before, params, 0)
     now = pa.table({"item_id": ["b", "new"], "title": ["blue lamp", "oak lamp"]})
     make_bundle()
-    prepare_start(next(a.BUNDLES.iterdir()))
-    save_encoder(encoder, a.START / "text_encoder")
-    a.write_table(a.CATALOGUE, now)
+    prepare_start(next(paths.BUNDLES.iterdir()))
+    save_encoder(encoder, paths.START / "text_encoder")
+    files.write_table(paths.CATALOGUE, now)
     stages.embed(load_params(PARAMS_FILE))
     found = outputs.load_embeddings().numpy()
     assert np.array_equal(found[0], embedding[1])
     assert found[1].any()
-    assert load_encoder(a.TEXT_ENCODER).text.vocabulary == encoder.text.vocabulary
+    assert load_encoder(paths.TEXT_ENCODER).text.vocabulary == encoder.text.vocabulary
 
 
 def hand_on() -> None:
     """The run that lies in artifacts as what the next one starts from."""
-    a.START.mkdir(parents=True, exist_ok=True)
-    weights = a.read_tensors(a.JOINT / a.MODEL_FILE)
-    config = a.read_json(a.JOINT / a.MODEL_CONFIG_FILE)
+    paths.START.mkdir(parents=True, exist_ok=True)
+    weights = files.read_tensors(paths.JOINT / paths.MODEL_FILE)
+    config = files.read_json(paths.JOINT / paths.MODEL_CONFIG_FILE)
     for name in ("tokenizer", "recommender"):
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        a.write_tensors(a.START / f"{name}.safetensors", own)
-        a.write_json(a.START / f"{name}.json", config[name])
-    shutil.copy(a.HARDEN / a.IDENTIFIERS_FILE, a.START)
-    shutil.copy(a.TOKENIZER / a.COLLABORATIVE_FILE, a.START)
-    shutil.copy(a.CATALOGUE, a.START / "catalogue.parquet")
-    a.write_json(a.START / "start.json", {"bundle": "that"})
+        files.write_tensors(paths.START / f"{name}.safetensors", own)
+        files.write_json(paths.START / f"{name}.json", config[name])
+    shutil.copy(paths.HARDEN / paths.IDENTIFIERS_FILE, paths.START)
+    shutil.copy(paths.TOKENIZER / paths.COLLABORATIVE_FILE, paths.START)
+    shutil.copy(paths.CATALOGUE, paths.START / "catalogue.parquet")
+    files.write_json(paths.START / "start.json", {"bundle": "that"})
 
 
 def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_cold_one(tmp_path, one_thread):
@@ -188,11 +188,11 @@ def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_c
     rest = (stages.tokenizer, stages.joint, stages.harden)
     for stage in rest:
         stage(params)
-    assert "start_changed" not in a.read_json(a.HARDEN / a.HEALTH_FILE)
+    assert "start_changed" not in files.read_json(paths.HARDEN / paths.HEALTH_FILE)
     first = outputs.load_codes()
 
     torch.manual_seed(99)
-    a.write_tensors(a.TEACHER / a.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
+    files.write_tensors(paths.TEACHER / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
     for stage in rest:
         stage(params)
     assert (outputs.load_codes() != first).any(1).mean() > 0.5
@@ -200,12 +200,12 @@ def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_c
     hand_on()
     for stage in rest:
         stage(params)
-    health = a.read_json(a.HARDEN / a.HEALTH_FILE)
-    second = a.read_arrays(a.START / a.IDENTIFIERS_FILE)["codes"]
+    health = files.read_json(paths.HARDEN / paths.HEALTH_FILE)
+    second = files.read_arrays(paths.START / paths.IDENTIFIERS_FILE)["codes"]
     assert health["start_items"] == ITEMS
     assert health["start_changed"] == (outputs.load_codes() != second).any(1).mean() <= 0.1
     assert health["start_churn"] == (outputs.load_codes() != second).mean(0).tolist()
-    assert len(a.read_json(a.TOKENIZER / a.HISTORY_FILE)) == 1  # no epoch of its own: the first row alone
+    assert len(files.read_json(paths.TOKENIZER / paths.HISTORY_FILE)) == 1  # no epoch of its own: the first row alone
 
 
 def test_the_command_writes_the_bundle_into_params_and_takes_it_out_again():
@@ -214,8 +214,8 @@ def test_the_command_writes_the_bundle_into_params_and_takes_it_out_again():
     elsewhere = shutil.copytree(bundle, "elsewhere")
     shutil.rmtree(bundle)
     said = CliRunner().invoke(app, ["warm-start", "--from", elsewhere]).output
-    assert f"the next training starts from elsewhere, {a.BUNDLES / bundle.name}" in said
-    assert load_params(Path("params.yaml")).start.path == str(a.BUNDLES / bundle.name)
+    assert f"the next training starts from elsewhere, {paths.BUNDLES / bundle.name}" in said
+    assert load_params(Path("params.yaml")).start.path == str(paths.BUNDLES / bundle.name)
     assert bundle_files.open_bundle(bundle)["id"] == bundle.name
     said = CliRunner().invoke(app, ["warm-start", "--cold"]).output
     assert said.startswith("the next training begins anew")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.promotions import MODEL, add_versions, agrees, aliases, says, store
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.config.schema import RegisterParams
@@ -70,8 +70,8 @@ def test_a_promotion_moves_the_champion_keeps_the_old_one_and_says_who_and_why(p
 def test_the_audit_holds_no_password_of_the_store(params, monkeypatch):
     monkeypatch.setattr(promotion, "tracking_uri", lambda params: "postgresql://me:planted-word@127.0.0.1/mlflow")
     promote(params, says("promote"), "1")
-    assert a.AUDIT.is_file()
-    assert "planted-word" not in a.AUDIT.read_text()
+    assert paths.AUDIT.is_file()
+    assert "planted-word" not in paths.AUDIT.read_text()
 
 
 @pytest.mark.parametrize(("outcome", "refused"), [("keep", False), ("refuse", True)])
@@ -86,10 +86,10 @@ def test_what_the_judge_does_not_promote_changes_nothing_but_its_verdict(params,
 
 def test_asking_twice_changes_nothing(params):
     promote(params, says("promote"), "1")
-    before = a.AUDIT.read_text()
+    before = paths.AUDIT.read_text()
     done = promote(params, says("promote"), "1")
     assert (done.champion, done.moved, done.reason) == ("1", False, "is the champion already")
-    assert a.AUDIT.read_text() == before
+    assert paths.AUDIT.read_text() == before
 
 
 def test_a_judge_who_cannot_decide_leaves_no_trace(params):
@@ -98,7 +98,7 @@ def test_a_judge_who_cannot_decide_leaves_no_trace(params):
 
     with pytest.raises(UnigrecError, match="no data"):
         promote(params, cannot, "1")
-    assert not a.AUDIT.exists()
+    assert not paths.AUDIT.exists()
     assert VERDICT_TAG not in tags(params, "1")
 
 
@@ -119,7 +119,7 @@ def test_a_champion_that_somebody_else_moves_while_it_is_judged_stays_theirs(par
     with pytest.raises(UnigrecError, match=r"moved by somebody else.*nothing was changed"):
         promote(params, meanwhile, "2")
     assert aliases(params) == {"champion": "3"}
-    assert len(audit.read(a.AUDIT)) == 2  # of the first promotion alone
+    assert len(audit.read(paths.AUDIT)) == 2  # of the first promotion alone
 
 
 # --- back again -----------------------------------------------------------------------------------------------------
@@ -135,11 +135,11 @@ def test_rollback_goes_back_once_and_says_so_the_second_time(params):
     done = rollback(params, None, "sales fell")
     assert (done.champion, done.moved) == ("1", True)
     assert aliases(params) == {"champion": "1"}
-    before = a.AUDIT.read_text()
+    before = paths.AUDIT.read_text()
     again = rollback(params, None, "sales fell")
     assert (again.champion, again.moved) == ("1", False)
     assert "rolled back to from version 2 by tester: sales fell" in again.reason
-    assert (aliases(params), a.AUDIT.read_text()) == ({"champion": "1"}, before)
+    assert (aliases(params), paths.AUDIT.read_text()) == ({"champion": "1"}, before)
     last = agrees(params)[-1]
     assert (last["action"], last["from"], last["to"], last["why"]) == ("rollback", "2", "1", "sales fell")
 
@@ -238,10 +238,10 @@ EVERY_STEP = pytest.param(range(30), marks=[pytest.mark.slow, pytest.mark.timeou
 def test_a_promotion_that_dies_anywhere_is_finished_by_the_next_command(params, tmp_path, again, steps):
     promoted(params, "1", "2")
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "before.db")
-    trail = a.AUDIT.read_bytes()
+    trail = paths.AUDIT.read_bytes()
     for step in steps:
         shutil.copy(tmp_path / "before.db", tmp_path / "mlflow.db")
-        a.AUDIT.write_bytes(trail)
+        paths.AUDIT.write_bytes(trail)
         with dying_at(step):
             promote(params, says("promote"), "3")
         if again == "the same":
@@ -264,10 +264,10 @@ def test_a_promotion_that_dies_anywhere_is_finished_by_the_next_command(params, 
 def test_a_rollback_that_dies_anywhere_is_finished_by_running_it_again(params, tmp_path, steps):
     promoted(params, "1", "2")
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "before.db")
-    trail = a.AUDIT.read_bytes()
+    trail = paths.AUDIT.read_bytes()
     for step in steps:
         shutil.copy(tmp_path / "before.db", tmp_path / "mlflow.db")
-        a.AUDIT.write_bytes(trail)
+        paths.AUDIT.write_bytes(trail)
         with dying_at(step):
             rollback(params, None, "why")
         rollback(params, None, "why")
@@ -298,9 +298,9 @@ def test_what_died_and_was_overtaken_by_somebody_else_is_undone_on_paper(params,
         client.set_registered_model_alias(MODEL, "champion", "3")
     assert promote(params, says("keep"), "2").champion == "3"
     assert aliases(params) == {"champion": "3"}
-    last = audit.read(a.AUDIT)[-1]
+    last = audit.read(paths.AUDIT)[-1]
     assert (last["event"], last["undone"]) == ("undone", "the champion is version 3")
-    assert not audit.unfinished(a.AUDIT, MODEL, params.tracking_uri)
+    assert not audit.unfinished(paths.AUDIT, MODEL, params.tracking_uri)
     assert "not finished" in capsys.readouterr().out
 
 
@@ -318,23 +318,23 @@ def test_what_died_and_whose_version_is_gone_is_taken_back(params):
 
 def test_a_line_that_a_killed_writer_left_unfinished_was_never_written(params):
     promoted(params, "1")
-    with a.AUDIT.open("a") as file:
+    with paths.AUDIT.open("a") as file:
         file.write('{"event": "intent", "id": "torn", "model": "ti')
     promoted(params, "2")
     assert [line["to"] for line in agrees(params)] == ["1", "2"]
-    assert len(a.AUDIT.read_text().splitlines()) == 5
+    assert len(paths.AUDIT.read_text().splitlines()) == 5
 
 
 def test_an_audit_of_another_store_is_none_of_ours(params):
     promoted(params, "1")
-    change = audit.read(a.AUDIT)[0] | {"id": "x", "store": "sqlite:///other.db", "to": "3"}
-    audit.append(a.AUDIT, audit.INTENT, change)
+    change = audit.read(paths.AUDIT)[0] | {"id": "x", "store": "sqlite:///other.db", "to": "3"}
+    audit.append(paths.AUDIT, audit.INTENT, change)
     promoted(params, "2")
     assert aliases(params) == {"champion": "2", "previous": "1"}
 
 
 def test_without_a_record_nothing_is_moved(params):
-    a.AUDIT.mkdir(parents=True)
+    paths.AUDIT.mkdir(parents=True)
     with pytest.raises(UnigrecError, match="not moved without a record"):
         promote(params, says("promote"), "1")
     assert aliases(params) == {}
@@ -351,12 +351,12 @@ def test_who_acts(monkeypatch):
 
 
 def test_a_promotion_waits_for_another_one_and_says_for_whom(params, capsys):
-    with exclusive(a.PROMOTION_LOCK), pytest.raises(UnigrecError, match=f"process {os.getpid()}"):
+    with exclusive(paths.PROMOTION_LOCK), pytest.raises(UnigrecError, match=f"process {os.getpid()}"):
         promote(params, says("promote"), "1")
     held, released = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with exclusive(a.PROMOTION_LOCK):
+        with exclusive(paths.PROMOTION_LOCK):
             held.set()
             released.wait(30)
 
@@ -403,7 +403,7 @@ def test_two_promotions_at_once_leave_one_champion_and_an_audit_that_agrees(para
             racer.kill()
             racer.communicate()
     assert len(agrees(params)) == 1 + 3 * races
-    assert all(json.loads(line) for line in a.AUDIT.read_text().splitlines())
+    assert all(json.loads(line) for line in paths.AUDIT.read_text().splitlines())
     print(f"{races} races; who was promoted last, how often: {won}")
 
 

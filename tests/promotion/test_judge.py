@@ -15,7 +15,7 @@ import pytest
 from support.bundles import resign
 from support.command_line import invoke
 from support.tiny_model import ITEMS, PARAMS_FILE, USERS, make_bundle, write_data
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.config.schema import load_params
 from unigrec.core.evaluation.ranking import Student
@@ -98,12 +98,12 @@ def test_a_model_whose_run_was_refused_is_refused_whatever_it_finds_today():
 
 def rename_items(folder: Path, names: dict[str, str]) -> Path:
     """The same bundle for a shop in which some items have other ids."""
-    table = a.read_table(folder / "catalogue.parquet")
+    table = files.read_table(folder / "catalogue.parquet")
     ids = [names.get(item, item) for item in table["item_id"].to_pylist()]
     changed = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(ids))
     target = folder.with_name(f"{folder.name}-renamed")
     shutil.copytree(folder, target)
-    a.write_table(target / "catalogue.parquet", changed)
+    files.write_table(target / "catalogue.parquet", changed)
     resign(target)
     return target
 
@@ -163,7 +163,7 @@ def test_a_bundle_of_newer_data_than_what_is_prepared_is_not_judged():
 
 def broken(folder: Path) -> Path:
     path = folder / "recommender.safetensors"
-    a.write_tensors(path, {name: value * float("nan") for name, value in a.read_tensors(path).items()})
+    files.write_tensors(path, {name: value * float("nan") for name, value in files.read_tensors(path).items()})
     resign(folder)
     return folder
 
@@ -220,7 +220,7 @@ def test_the_command_needs_no_registry_for_folders_and_says_how_it_went(project,
         out = Path("first" if champion == "none" else outcome)
         code, output = invoke("gate", "--challenger", challenger, "--champion", champion, "--out", str(out))
         assert code == expected, output
-        found = a.read_json(out / "comparison.json")
+        found = files.read_json(out / "comparison.json")
         assert found["outcome"] == outcome
         page = (out / "comparison.md").read_text()
         assert page.startswith("## Gate: ")
@@ -232,16 +232,16 @@ def test_the_command_needs_no_registry_for_folders_and_says_how_it_went(project,
 def test_without_an_out_folder_it_is_kept_by_its_names():
     good, other = make_bundle(GOOD), make_bundle(OTHER)
     assert invoke("gate", "--challenger", str(good), "--champion", str(other))[0] == EXIT_OK
-    assert (a.COMPARISONS / f"{good.name}-vs-{other.name}" / "comparison.md").is_file()
+    assert (paths.COMPARISONS / f"{good.name}-vs-{other.name}" / "comparison.md").is_file()
 
 
-@pytest.mark.parametrize("gone", [a.SEQUENCES, a.CATALOGUE])
+@pytest.mark.parametrize("gone", [paths.SEQUENCES, paths.CATALOGUE])
 def test_without_prepared_data_it_cannot_be_decided(gone):
     good = str(make_bundle(GOOD))
     gone.unlink()
     code, output = invoke("gate", "--challenger", good, "--champion", "none", "--out", "out")
     assert (code, "dvc repro prepare" in " ".join(output.split())) == (EXIT_BAD_INPUT, True)
-    assert a.read_json(Path("out/comparison.json"))["outcome"] == "undecided"
+    assert files.read_json(Path("out/comparison.json"))["outcome"] == "undecided"
     assert "could not decide" in Path("out/comparison.md").read_text()
 
 

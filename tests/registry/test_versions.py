@@ -12,7 +12,7 @@ import pytest
 
 from support.promotions import says
 from support.tiny_model import make_bundle, tiny_rows
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import RegisterParams
 from unigrec.promotion.champion import promote
@@ -75,7 +75,7 @@ def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
     assert done == ("tiny", "1", True, True, None)
     assert aliases(params) == {"challenger": "1"}
     assert load_bundle(params, "challenger").id == load_bundle(params, "1").id == load_bundle(params, str(folder)).id
-    assert a.read_json(a.REFERENCE) == {"origin": "folder: shop", **tiny_rows()}
+    assert files.read_json(paths.REFERENCE) == {"origin": "folder: shop", **tiny_rows()}
 
 
 def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params, unchecked):
@@ -130,7 +130,7 @@ def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatc
         with pytest.raises(UnigrecError, match="does not load"):
             register(folder, params)
     assert aliases(params) == {}
-    assert not a.REFERENCE.exists()
+    assert not paths.REFERENCE.exists()
     with pytest.raises(UnigrecError, match="does not load"):  # asked again, the version is still no good
         register(folder, params)
 
@@ -194,7 +194,7 @@ def test_a_dead_address_fails_soon_and_the_kept_bundle_registers_later(params, m
         register(folder, params)
     assert time.monotonic() - began < 30
     assert str(folder) in str(caught.value)
-    assert not a.REFERENCE.exists()
+    assert not paths.REFERENCE.exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert register(folder, params).created
 

@@ -14,7 +14,7 @@ import torch
 
 from support.bundles import resign
 from support.tiny_model import ITEMS, PARAMS_FILE, SERVING, bundle_in, item_ids, make_bundle
-from unigrec.base import files as a
+from unigrec.base import files, git, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import exact_scores
@@ -43,7 +43,7 @@ def ids_of(answer) -> list[str]:
 
 def test_recommends_what_the_exact_scorer_ranks_first(bundle):
     history = ["P3", "P5"]
-    codes = torch.as_tensor(a.read_arrays(bundle.folder / "identifiers.safetensors")["codes"].astype(np.int64))
+    codes = torch.as_tensor(files.read_arrays(bundle.folder / "identifiers.safetensors")["codes"].astype(np.int64))
     indices = torch.tensor([[bundle.index_of[item] for item in history]])
     source, mask = embed_hard_history(bundle.recommender, bundle.codes[indices], torch.tensor([2]))
     expected = exact_scores(bundle.recommender, codes, source, mask)[0].sort(descending=True)
@@ -101,12 +101,12 @@ def test_a_missing_title_is_empty(bundle):
 
 @pytest.mark.parametrize(("columns", "shown"), [({"brand": "title"}, "title 3"), ({}, "")])
 def test_without_titles_the_first_other_text_is_shown(folder, columns, shown):
-    catalogue = a.read_table(folder / "catalogue.parquet")
+    catalogue = files.read_table(folder / "catalogue.parquet")
     texts = {name: catalogue[source] for name, source in columns.items()}
     catalogue = catalogue.drop_columns("title")
     for name, values in texts.items():
         catalogue = catalogue.append_column(name, values)
-    a.write_table(folder / "catalogue.parquet", catalogue)
+    files.write_table(folder / "catalogue.parquet", catalogue)
     resign(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["serving"]["text_columns"] = ["categories", "brand"]
@@ -119,17 +119,17 @@ def test_equal_artifacts_make_the_same_bundle(tmp_path, monkeypatch, pristine):
     monkeypatch.chdir(tmp_path)
     assert make_bundle().name == make_bundle().name == pristine.name
     assert make_bundle(seed=1).name != pristine.name
-    assert sorted(path.name for path in (tmp_path / a.BUNDLES).iterdir() if path.name.startswith(".")) == []
+    assert sorted(path.name for path in (tmp_path / paths.BUNDLES).iterdir() if path.name.startswith(".")) == []
 
 
 def test_a_machine_without_git_has_an_unknown_commit(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert bundle_files.git_commit() == "unknown"
+    assert git.git_commit() == "unknown"
 
 
 def test_the_commit_names_the_code_and_what_a_run_rewrites_is_no_change_of_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert bundle_files.git_commit() == "unknown"
+    assert git.git_commit() == "unknown"
     for name in ("params.yaml", "dvc.lock", "code.py"):
         (tmp_path / name).write_text("as committed")
     for command in ("init --quiet", "add --all", "-c user.name=joe -c user.email=joe@host commit --quiet -m code"):
@@ -137,22 +137,22 @@ def test_the_commit_names_the_code_and_what_a_run_rewrites_is_no_change_of_it(mo
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / "params.yaml").write_text("of this run")
     (tmp_path / "dvc.lock").write_text("of this run")
-    assert bundle_files.git_commit() == commit
+    assert git.git_commit() == commit
     (tmp_path / "code.py").write_text("changed")
-    assert bundle_files.git_commit() == f"{commit}-dirty"
+    assert git.git_commit() == f"{commit}-dirty"
 
 
 def test_a_missing_artifact_leaves_no_bundle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = make_bundle()
     shutil.rmtree(folder)
-    (a.EVALUATE / a.RANKS_FILE).unlink()
+    (paths.EVALUATE / paths.RANKS_FILE).unlink()
     with pytest.raises(UnigrecError, match=r"ranks.parquet: no such file; run the pipeline"):
         bundle_files.assemble(PARAMS_FILE, SERVING)
-    assert list(a.BUNDLES.iterdir()) == []
+    assert list(paths.BUNDLES.iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", [a.TOKENIZER, a.TEXT_ENCODER], ids=str)
+@pytest.mark.parametrize("stage", [paths.TOKENIZER, paths.TEXT_ENCODER], ids=str)
 def test_a_stage_that_has_not_run_is_named(tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)
     make_bundle()
@@ -255,7 +255,7 @@ def test_missing_parts_are_named(folder):
 )
 def test_identifiers_must_fit(folder, change, message):
     path = folder / "identifiers.safetensors"
-    a.write_tensors(path, {"codes": change(a.read_arrays(path)["codes"])})
+    files.write_tensors(path, {"codes": change(files.read_arrays(path)["codes"])})
     resign(folder)
     with pytest.raises(UnigrecError, match=message):
         Bundle.load(folder)
@@ -274,12 +274,12 @@ def test_identifiers_must_fit(folder, change, message):
 )
 def test_the_catalogue_must_fit(folder, column, values, message):
     path = folder / "catalogue.parquet"
-    columns = a.read_table(path).to_pydict()
+    columns = files.read_table(path).to_pydict()
     if values is None:
         del columns[column]
     else:
         columns[column] = values
-    a.write_table(path, pa.table(columns))
+    files.write_table(path, pa.table(columns))
     resign(folder)
     with pytest.raises(UnigrecError, match=message):
         Bundle.load(folder)
@@ -287,9 +287,9 @@ def test_the_catalogue_must_fit(folder, column, values, message):
 
 def test_weights_that_are_not_finite_are_refused(folder):
     path = folder / "recommender.safetensors"
-    weights = a.read_tensors(path)
+    weights = files.read_tensors(path)
     weights["token_table.weight"][0, 0] = float("nan")
-    a.write_tensors(path, weights)
+    files.write_tensors(path, weights)
     resign(folder)
     with pytest.raises(UnigrecError, match=r"not finite: token_table.weight"):
         Bundle.load(folder)
@@ -299,8 +299,8 @@ def test_a_tokenizer_of_another_shape_is_refused(folder):
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
     shape = json.loads((folder / "tokenizer.json").read_text()) | {"levels": 3}
-    a.write_tensors(folder / "tokenizer.safetensors", Tokenizer(**shape).state_dict())
-    a.write_json(folder / "tokenizer.json", shape)
+    files.write_tensors(folder / "tokenizer.safetensors", Tokenizer(**shape).state_dict())
+    files.write_json(folder / "tokenizer.json", shape)
     resign(folder)
     with pytest.raises(UnigrecError, match="do not belong together"):
         Bundle.load(folder)

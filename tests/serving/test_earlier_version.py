@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from support.tiny_model import PARAMS_FILE, make_bundle, write_data
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.cli import app
 from unigrec.config.schema import RegisterParams, load_params
 from unigrec.promotion import judge
@@ -96,6 +96,6 @@ def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, mon
 
     invoke("warm-start", "--from", "champion")
     start = load_params(Path("params.yaml")).start.path
-    assert start == str(a.BUNDLES / kept.name)
+    assert start == str(paths.BUNDLES / kept.name)
     assert open_bundle(Path(start))["id"] == load_bundle(params, "1").id == kept.name
     assert not mark(tmp_path).exists()

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save
 
 from support.tiny_model import bundle_in
-from unigrec.base import files as a
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.embedding.encoder import load_encoder
 from unigrec.serving import manifest as bundle_files
@@ -47,7 +47,7 @@ def forge(folder: Path, name: str, content: bytes) -> None:
     """Other contents under an allowed name, and a manifest that agrees."""
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"][name] = bundle_files.sha256(folder / name)
+    manifest["files"][name] = files.sha256(folder / name)
     manifest["id"] = bundle_files._identity(manifest["files"])
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
@@ -144,9 +144,9 @@ def test_identifiers_that_are_none(folder, content):
 
 @pytest.mark.parametrize("column", ["item_index", "train_count", "item_id", "title"])
 def test_catalogue_columns_of_other_types(folder, tmp_path, column):
-    table = a.read_table(folder / "catalogue.parquet")
+    table = files.read_table(folder / "catalogue.parquet")
     broken = table.set_column(table.column_names.index(column), column, [[[1.5, float("nan")]] * table.num_rows])
-    a.write_table(tmp_path / "catalogue.parquet", broken)
+    files.write_table(tmp_path / "catalogue.parquet", broken)
     forge(folder, "catalogue.parquet", (tmp_path / "catalogue.parquet").read_bytes())
     with pytest.raises(UnigrecError, match=r"catalogue\.parquet"):
         Bundle.load(folder)

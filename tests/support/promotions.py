@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.config.schema import RegisterParams
 from unigrec.promotion import audit
 from unigrec.promotion.champion import Verdict, promote
@@ -46,9 +46,9 @@ def slowly(challenger: str, champion: str | None) -> Verdict:
 
 def agrees(params: RegisterParams) -> list[audit.Change]:
     """The audit's finished changes, after checking that they are one chain that ends at the champion."""
-    lines = audit.read(a.AUDIT)
+    lines = audit.read(paths.AUDIT)
     done = [line for line in lines if line["event"] == audit.DONE]
-    assert not audit.unfinished(a.AUDIT, MODEL, params.tracking_uri)
+    assert not audit.unfinished(paths.AUDIT, MODEL, params.tracking_uri)
     assert len({line["id"] for line in done}) == len(done), "every change is done once"
     assert {line["id"] for line in done} <= {line["id"] for line in lines if line["event"] == audit.INTENT}
     champion = None
@@ -70,7 +70,7 @@ def main(folder: str, version: str, races: int) -> None:
         while not Path(f"go.{race}").exists():
             time.sleep(0.001)
         done = promote(params, slowly, version, wait_seconds=120.0)
-        a.write_text(Path(f"{version}.{race}"), f"{done.moved} {done.champion}")
+        files.write_text(Path(f"{version}.{race}"), f"{done.moved} {done.champion}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.core.evaluation.ranking import Student
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
@@ -51,18 +51,18 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
             each user's test item.
     """
     recommender = tiny_recommender(seed)
-    _write_model(a.FINETUNE, recommender.state_dict(), recommender.config.to_dict())
+    _write_model(paths.FINETUNE, recommender.state_dict(), recommender.config.to_dict())
     tokenizer = Tokenizer(**TOKENIZER_SHAPE).state_dict()
     joint = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
-    _write_model(a.JOINT, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
-    for stage in (a.TEACHER, a.TOKENIZER):
-        a.write_json(stage / a.METRICS_FILE, {"loss": 1.0, "temperature": 0.25})
-    a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
-    a.write_json(a.TOKENIZER / a.HEALTH_FILE, {"temperature": 0.25000001, "hit_rate_quantized": 0.125})
-    a.write_json(a.JOINT / a.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
-    a.write_tensors(a.HARDEN / a.IDENTIFIERS_FILE, {"codes": tiny_codes(seed).codes.astype(np.int32)})
-    a.write_json(a.HARDEN / a.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]})
-    a.write_json(a.TEXT_ENCODER / "settings.json", {"encoder": "tfidf-svd"})
+    _write_model(paths.JOINT, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
+    for stage in (paths.TEACHER, paths.TOKENIZER):
+        files.write_json(stage / paths.METRICS_FILE, {"loss": 1.0, "temperature": 0.25})
+    files.write_tensors(paths.TOKENIZER / paths.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
+    files.write_json(paths.TOKENIZER / paths.HEALTH_FILE, {"temperature": 0.25000001, "hit_rate_quantized": 0.125})
+    files.write_json(paths.JOINT / paths.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
+    files.write_tensors(paths.HARDEN / paths.IDENTIFIERS_FILE, {"codes": tiny_codes(seed).codes.astype(np.int32)})
+    files.write_json(paths.HARDEN / paths.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]})
+    files.write_json(paths.TEXT_ENCODER / "settings.json", {"encoder": "tfidf-svd"})
     write_data(data_seed, place)
     _write_evaluation(passed, ranks or [1, 2, 3, 0, 5] * (USERS // 5))
 
@@ -82,9 +82,9 @@ def bundle_in(folder: Path) -> Path:
 
 
 def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -> None:
-    a.write_tensors(folder / a.MODEL_FILE, weights)
-    a.write_json(folder / a.MODEL_CONFIG_FILE, config)
-    a.write_json(folder / a.METRICS_FILE, {"loss": 1.0})
+    files.write_tensors(folder / paths.MODEL_FILE, weights)
+    files.write_json(folder / paths.MODEL_CONFIG_FILE, config)
+    files.write_json(folder / paths.METRICS_FILE, {"loss": 1.0})
 
 
 def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> None:
@@ -95,7 +95,7 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
         "title": [f"title {index}" if index else None for index in range(ITEMS)],
         "train_count": pa.array(range(ITEMS), pa.int32()),
     }
-    a.write_table(a.CATALOGUE, pa.table(catalogue))
+    files.write_table(paths.CATALOGUE, pa.table(catalogue))
     generator = np.random.default_rng(data_seed)
     before = generator.integers(0, ITEMS, (USERS, HISTORY))
     student = Student(tiny_recommender(data_seed), tiny_codes(data_seed).codes, ITEMS)
@@ -104,13 +104,14 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
         (recommended,) = student.recommend(Histories(before, full, full))
     items = np.concatenate([before, recommended[:, place - 1 : place].numpy()], 1).ravel().astype(np.int32)
     timestamps = until - np.arange(len(items))[::-1]
-    a.write_tensors(
-        a.SEQUENCES, {"items": items, "offsets": np.arange(USERS + 1) * (HISTORY + 1), "timestamps": timestamps.copy()}
+    files.write_tensors(
+        paths.SEQUENCES,
+        {"items": items, "offsets": np.arange(USERS + 1) * (HISTORY + 1), "timestamps": timestamps.copy()},
     )
     rows = tiny_rows()
-    a.write_json(a.PREPARE_STATS, {"before": rows, "after": rows})
-    a.write_json(a.SOURCE, {"source": "test"})
-    a.write_json(a.VALIDATED, {"rows": rows, "sha256": {}})
+    files.write_json(paths.PREPARE_STATS, {"before": rows, "after": rows})
+    files.write_json(paths.SOURCE, {"source": "test"})
+    files.write_json(paths.VALIDATED, {"rows": rows, "sha256": {}})
 
 
 def tiny_rows() -> dict[str, int]:
@@ -121,9 +122,13 @@ def tiny_rows() -> dict[str, int]:
 def _write_evaluation(passed: bool, ranks: list[int]) -> None:
     found = {"recall_at_10": 0.5, "ndcg_at_10": 0.25}
     models = ("popularity", "cooccurrence", "teacher", "student")
-    a.write_json(a.EVALUATE / a.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models})
+    files.write_json(
+        paths.EVALUATE / paths.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models}
+    )
     table = {"user_index": range(USERS), "item_index": [0] * USERS}
     table |= {"student_unmasked": ranks, "student_masked": ranks}
-    a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table({name: list(values) for name, values in table.items()}))
+    files.write_table(
+        paths.EVALUATE / paths.RANKS_FILE, pa.table({name: list(values) for name, values in table.items()})
+    )
     gate = {"name": "ndcg_at_10", "value": 0.25, "threshold": 0.1, "passed": passed, "reason": "a | reason"}
-    a.write_json(a.DECISION, {"passed": passed, "gates": [gate]})
+    files.write_json(paths.DECISION, {"passed": passed, "gates": [gate]})

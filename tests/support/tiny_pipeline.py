@@ -13,13 +13,13 @@ import yaml
 
 from support import shop
 from support.tiny_training import ROOT, tiny_values
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.config.schema import Params, load_params
 from unigrec.pipeline import stages
 
 DATA_STAGES = ("ingest", "validate", "prepare", "embed")
 MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "decide")
-OUTPUTS = {"validate": [a.VALIDATION, a.VALIDATED], "decide": [a.DECISION]}  # of the others: their folder
+OUTPUTS = {"validate": [paths.VALIDATION, paths.VALIDATED], "decide": [paths.DECISION]}  # of the others: their folder
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def write_shop(folder: Path, changes: dict[str, Any] | None = None) -> None:
     shop_values = {"ingest": {"source": "folder", "path": "data"}, "embed": {"dimensions": 8}}
     values = tiny_values(shop_values | (changes or {}))
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    a.write_json(folder / a.START / "start.json", {"bundle": None})
+    files.write_json(folder / paths.START / "start.json", {"bundle": None})
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
 
 
@@ -59,6 +59,6 @@ def run(*names: str) -> None:
 
 def outputs(stage: str) -> dict[Path, bytes]:
     """What a stage has written and writes alike each time: all but the pages with their dates."""
-    paths = OUTPUTS.get(stage, [a.ARTIFACTS / stage])
-    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
-    return {file: file.read_bytes() for file in files if file.is_file()}
+    places = OUTPUTS.get(stage, [paths.ARTIFACTS / stage])
+    found = [file for path in places for file in (path.rglob("*") if path.is_dir() else [path])]
+    return {file: file.read_bytes() for file in found if file.is_file()}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 import yaml
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.config.schema import Params, parse_params
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.sequences import Sequences
@@ -103,17 +103,19 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     shutil.copy(ROOT / "dvc.yaml", folder)
     params, sequences = parse_params(values), tiny_sequences()
     arrays = {"items": sequences.items.astype(np.int32), "offsets": sequences.offsets}
-    a.write_tensors(folder / a.SEQUENCES, arrays)
+    files.write_tensors(folder / paths.SEQUENCES, arrays)
     ids = [f"i{item}" for item in range(ITEMS)]
-    a.write_table(folder / a.CATALOGUE, pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "item_id": ids}))
-    a.write_json(folder / a.START / "start.json", {"bundle": None})
-    a.write_tensors(folder / a.EMBEDDINGS, {"embedding": tiny_embeddings()})
+    files.write_table(
+        folder / paths.CATALOGUE, pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "item_id": ids})
+    )
+    files.write_json(folder / paths.START / "start.json", {"bundle": None})
+    files.write_tensors(folder / paths.EMBEDDINGS, {"embedding": tiny_embeddings()})
     torch.manual_seed(4)
     shape = params.teacher.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"})
-    a.write_tensors(folder / a.TEACHER / a.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
-    a.write_json(folder / a.TEACHER / a.MODEL_CONFIG_FILE, {"items": ITEMS, **shape})
+    files.write_tensors(folder / paths.TEACHER / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
+    files.write_json(folder / paths.TEACHER / paths.MODEL_CONFIG_FILE, {"items": ITEMS, **shape})
     shape = params.tokenizer.model_dump(include={"code_dim", "hidden", "levels", "codebook_size"})
-    a.write_tensors(folder / a.TOKENIZER / a.MODEL_FILE, tiny_tokenizer().state_dict())
-    a.write_json(folder / a.TOKENIZER / a.MODEL_CONFIG_FILE, {"embedding_dim": WIDTH, **shape})
-    a.write_tensors(folder / a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
+    files.write_tensors(folder / paths.TOKENIZER / paths.MODEL_FILE, tiny_tokenizer().state_dict())
+    files.write_json(folder / paths.TOKENIZER / paths.MODEL_CONFIG_FILE, {"embedding_dim": WIDTH, **shape})
+    files.write_tensors(folder / paths.TOKENIZER / paths.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
     return params

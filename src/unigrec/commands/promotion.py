@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, InvalidDataError, UnigrecError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def snapshot(params: Params, params_file: Path) -> Taken:
         f"there already), {rows['users']:,} users, {rows['items']:,} items; before it: {now.lineage['parent']}"
     )
     if not reads_snapshots(params):
-        advice = f"to let it read the snapshots: unigrec configure --data {a.CURRENT}"
+        advice = f"to let it read the snapshots: unigrec configure --data {paths.CURRENT}"
         said += f"\nthe pipeline reads {params.ingest.origin}; {advice}"
     return Taken(True, said + start)
 
@@ -75,7 +75,7 @@ def _from_champion(params: Params, params_file: Path) -> str:
 
 def reads_snapshots(params: Params) -> bool:
     """Whether the pipeline reads what `data/current` points to."""
-    return params.ingest.source == "folder" and Path(params.ingest.path) == a.CURRENT
+    return params.ingest.source == "folder" and Path(params.ingest.path) == paths.CURRENT
 
 
 def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | None:
@@ -97,11 +97,11 @@ def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | N
             params.prepare.k_core,
             reference,
             drift or FIRST_SNAPSHOT,
-            a.ARRIVED,
+            paths.ARRIVED,
             None,
         )
     except InvalidDataError as error:
-        kept = "there is no snapshot yet" if before is None else f"{a.CURRENT} stays snapshot {before.id}"
+        kept = "there is no snapshot yet" if before is None else f"{paths.CURRENT} stays snapshot {before.id}"
         raise InvalidDataError(f"{params.snapshot.incoming} was not taken, {kept}: {error}") from error
     return drift
 
@@ -113,9 +113,9 @@ def warm_start(params: Params, params_file: Path, model: str) -> str:
     from unigrec.registry.versions import load_bundle
 
     bundle = load_bundle(params.register_, model)
-    folder = a.BUNDLES / bundle.id
+    folder = paths.BUNDLES / bundle.id
     if not folder.exists():
-        with a.atomic_folder(folder) as temporary:
+        with files.atomic_folder(folder) as temporary:
             shutil.copytree(bundle.folder, temporary, dirs_exist_ok=True)
     return _start_from(params_file, str(folder), f"the next training starts from {model}, {folder}")
 
@@ -140,12 +140,12 @@ def gate() -> int:
     """
     from unigrec.promotion.report import print_decision
 
-    if not a.VALIDATED.exists():  # the decision that lies there is of an earlier run's model
+    if not paths.VALIDATED.exists():  # the decision that lies there is of an earlier run's model
         raise UnigrecError(
-            f"{a.VALIDATED}: no such file, so there is no decision: the last run stopped before its data was valid, or "
-            "there was none; run `dvc repro`"
+            f"{paths.VALIDATED}: no such file, so there is no decision: the last run stopped before its data was "
+            "valid, or there was none; run `dvc repro`"
         )
-    decision = a.read_json(a.DECISION)
+    decision = files.read_json(paths.DECISION)
     print_decision(decision)
     return EXIT_OK if decision["passed"] else EXIT_REFUSED
 
@@ -182,7 +182,7 @@ def compare(params: Params, challenger: str, champion: str, out: Path | None) ->
     """
     from unigrec.promotion import report
 
-    out = out or a.COMPARISONS / f"{_slug(challenger)}-vs-{_slug(champion)}"
+    out = out or paths.COMPARISONS / f"{_slug(challenger)}-vs-{_slug(champion)}"
     try:
         judgement = _judge(params, challenger, champion)
     except UnigrecError as error:
@@ -199,9 +199,9 @@ def _judge(params: Params, challenger: str, champion: str) -> Judgement:
     from unigrec.pipeline.outputs import load_sequences
     from unigrec.promotion.judge import Settings, judge, today
 
-    if not (a.SEQUENCES.is_file() and a.CATALOGUE.is_file()):
+    if not (paths.SEQUENCES.is_file() and paths.CATALOGUE.is_file()):
         raise UnigrecError(
-            f"{a.SEQUENCES.parent}: no prepared data, so there are no test users to compare on; run `dvc repro "
+            f"{paths.SEQUENCES.parent}: no prepared data, so there are no test users to compare on; run `dvc repro "
             "prepare`, or `dvc pull artifacts/prepare` where somebody pushed it"
         )
     with tempfile.TemporaryDirectory() as scratch:
@@ -236,7 +236,7 @@ def promote(params: Params, version: str | None) -> Promotion:
 
     def judge(challenger: str, champion: str | None) -> Verdict:
         judgement = _judge(params, challenger, champion or NO_CHAMPION)
-        report.write(a.COMPARISONS / f"{challenger}-vs-{champion or NO_CHAMPION}", judgement)
+        report.write(paths.COMPARISONS / f"{challenger}-vs-{champion or NO_CHAMPION}", judgement)
         return Verdict(judgement.outcome, judgement.reason, report.markdown(judgement))
 
     return promote_version(params.register_, judge, version, params.promotion.wait_seconds)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, SnapshotParams
 from unigrec.data.sources.files import describe
@@ -80,16 +80,20 @@ def current_snapshot() -> Snapshot | None:
     Raises:
         UnigrecError: it is not a link, points nowhere, or a file in it is not what was written.
     """
-    if not a.CURRENT.is_symlink():
-        if a.CURRENT.exists():
-            raise UnigrecError(f"{a.CURRENT}: should be a link to a snapshot; move what lies there to another place")
+    if not paths.CURRENT.is_symlink():
+        if paths.CURRENT.exists():
+            raise UnigrecError(
+                f"{paths.CURRENT}: should be a link to a snapshot; move what lies there to another place"
+            )
         return None
-    lineage = a.read_json(a.CURRENT / a.LINEAGE_FILE)
+    lineage = files.read_json(paths.CURRENT / paths.LINEAGE_FILE)
     for name, digest in lineage["files"].items():
-        file = a.CURRENT / name
-        if not file.is_file() or describe(file, a.CURRENT)["sha256"] != digest:
-            raise UnigrecError(f"{file.resolve()}: missing, or not what {a.LINEAGE_FILE} says; restore it from a copy")
-    interactions, items = (a.read_table(a.CURRENT / name) for name in (INTERACTIONS_FILE, ITEMS_FILE))
+        file = paths.CURRENT / name
+        if not file.is_file() or describe(file, paths.CURRENT)["sha256"] != digest:
+            raise UnigrecError(
+                f"{file.resolve()}: missing, or not what {paths.LINEAGE_FILE} says; restore it from a copy"
+            )
+    interactions, items = (files.read_table(paths.CURRENT / name) for name in (INTERACTIONS_FILE, ITEMS_FILE))
     return Snapshot(lineage["id"], interactions, items, lineage)
 
 
@@ -177,14 +181,14 @@ def write_snapshot(snapshot: Snapshot, drift: dict[str, Any] | None) -> Path:
     drift: figures that compare it with its parent, for the lineage. A process that dies on the way leaves `current` as
     it was. Raises UnigrecError when the disk is full.
     """
-    folder = a.SNAPSHOTS / snapshot.id
+    folder = paths.SNAPSHOTS / snapshot.id
     if not folder.exists():
-        with a.atomic_folder(folder) as temporary:
-            a.write_table(temporary / INTERACTIONS_FILE, snapshot.interactions)
-            a.write_table(temporary / ITEMS_FILE, snapshot.items)
+        with files.atomic_folder(folder) as temporary:
+            files.write_table(temporary / INTERACTIONS_FILE, snapshot.interactions)
+            files.write_table(temporary / ITEMS_FILE, snapshot.items)
             described = [describe(temporary / name, temporary) for name in (INTERACTIONS_FILE, ITEMS_FILE)]
-            files = {file["name"]: file["sha256"] for file in described}
-            a.write_json(temporary / a.LINEAGE_FILE, snapshot.lineage | {"files": files, "drift": drift})
-    with a.atomic_path(a.CURRENT) as temporary:
-        temporary.symlink_to(os.path.relpath(folder, a.CURRENT.parent))
+            hashes = {file["name"]: file["sha256"] for file in described}
+            files.write_json(temporary / paths.LINEAGE_FILE, snapshot.lineage | {"files": hashes, "drift": drift})
+    with files.atomic_path(paths.CURRENT) as temporary:
+        temporary.symlink_to(os.path.relpath(folder, paths.CURRENT.parent))
     return folder

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from unigrec.base import files as a
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import EmbedParams
 
@@ -281,7 +281,7 @@ def read_modality(path: Path, ids: Sequence[str]) -> np.ndarray:
     """
     if not path.is_file():
         raise UnigrecError(f"{path}: no such file; embed.modalities names Parquet files, relative to the project")
-    table = a.read_table(path)
+    table = files.read_table(path)
     for column in ("item_id", "embedding"):
         if column not in table.column_names:
             raise UnigrecError(f"{path}: no column {column!r}, only {table.column_names}")
@@ -355,24 +355,24 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
         "notes": list(encoder.notes),
     }
     tensors = {f"centre_{i}": standardiser.centre for i, standardiser in enumerate(encoder.standardisers)}
-    with a.atomic_folder(folder) as temporary:
+    with files.atomic_folder(folder) as temporary:
         if isinstance(text, TfidfSvd):
             tensors |= {"idf": text.idf, "components": text.components}
-            a.write_json(temporary / VOCABULARY_FILE, text.vocabulary)
+            files.write_json(temporary / VOCABULARY_FILE, text.vocabulary)
         else:
             settings |= {"model": text.model, "fingerprint": text.fingerprint}
-        a.write_json(temporary / SETTINGS_FILE, settings)
-        a.write_tensors(temporary / TENSORS_FILE, tensors)
+        files.write_json(temporary / SETTINGS_FILE, settings)
+        files.write_tensors(temporary / TENSORS_FILE, tensors)
 
 
 def load_encoder(folder: Path) -> Encoder:
     """Read what `save_encoder` wrote. Raises UnigrecError when a file is missing or damaged."""
-    settings = a.read_json(folder / SETTINGS_FILE)
-    tensors = a.read_arrays(folder / TENSORS_FILE)
+    settings = files.read_json(folder / SETTINGS_FILE)
+    tensors = files.read_arrays(folder / TENSORS_FILE)
     text: TfidfSvd | SentenceModel
     try:
         if settings["encoder"] == "tfidf-svd":
-            text = TfidfSvd(a.read_json(folder / VOCABULARY_FILE), tensors["idf"], tensors["components"])
+            text = TfidfSvd(files.read_json(folder / VOCABULARY_FILE), tensors["idf"], tensors["components"])
         else:
             text = SentenceModel(settings["encoder"], settings["model"], settings["fingerprint"])
         standardisers = tuple(Standardiser(tensors[f"centre_{i}"], s) for i, s in enumerate(settings["scales"]))

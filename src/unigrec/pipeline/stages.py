@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
 from unigrec.pipeline.outputs import (
@@ -47,9 +47,9 @@ def ingest(params: Params) -> None:
     from unigrec.data.sources.folder import load_source
 
     source = load_source(params.ingest, params.seed)
-    a.write_table(a.INTERACTIONS, source.interactions)
-    a.write_table(a.ITEMS, source.items)
-    a.write_json(a.SOURCE, source.provenance)
+    files.write_table(paths.INTERACTIONS, source.interactions)
+    files.write_table(paths.ITEMS, source.items)
+    files.write_json(paths.SOURCE, source.provenance)
 
 
 def validate(params: Params) -> None:
@@ -57,8 +57,8 @@ def validate(params: Params) -> None:
     from unigrec.data.validation.suite import validate_tables
 
     validate_tables(
-        a.read_table(a.INTERACTIONS),
-        a.read_table(a.ITEMS),
+        files.read_table(paths.INTERACTIONS),
+        files.read_table(paths.ITEMS),
         params.validation,
         text_columns=params.embed.text_columns,
         k_core=params.prepare.k_core,
@@ -71,7 +71,7 @@ def _drift() -> Drift | str:
     """How the snapshot that was ingested differs from the one before it, or why that is not known."""
     from unigrec.data.drift import Drift
 
-    lineage = a.read_json(a.SOURCE).get("snapshot")
+    lineage = files.read_json(paths.SOURCE).get("snapshot")
     if lineage is None:
         return "the data is no snapshot (see: unigrec snapshot)"
     return FIRST_SNAPSHOT if lineage["drift"] is None else Drift(**lineage["drift"])
@@ -79,9 +79,9 @@ def _drift() -> Drift | str:
 
 def reference_sizes(origin: str) -> dict[str, int] | None:
     """Sizes of the data behind the last registered model, where that came from the same origin."""
-    if not a.REFERENCE.exists():
+    if not paths.REFERENCE.exists():
         return None
-    reference = a.read_json(a.REFERENCE)
+    reference = files.read_json(paths.REFERENCE)
     if not isinstance(reference, dict) or reference.pop("origin", None) != origin:
         return None
     return reference
@@ -91,11 +91,11 @@ def prepare(params: Params) -> None:
     """Filter, order and index the interactions."""
     from unigrec.data.prepare import prepare_tables
 
-    prepared = prepare_tables(a.read_table(a.INTERACTIONS), a.read_table(a.ITEMS), params.prepare)
-    a.write_tensors(a.SEQUENCES, prepared.sequences)
-    a.write_table(a.USERS, prepared.users)
-    a.write_table(a.CATALOGUE, prepared.catalogue)
-    a.write_json(a.PREPARE_STATS, prepared.stats)
+    prepared = prepare_tables(files.read_table(paths.INTERACTIONS), files.read_table(paths.ITEMS), params.prepare)
+    files.write_tensors(paths.SEQUENCES, prepared.sequences)
+    files.write_table(paths.USERS, prepared.users)
+    files.write_table(paths.CATALOGUE, prepared.catalogue)
+    files.write_json(paths.PREPARE_STATS, prepared.stats)
 
 
 def start(params: Params) -> None:
@@ -113,13 +113,13 @@ def embed(params: Params) -> None:
     from unigrec.embedding.encoder import continue_encoder, fit_encoder, load_encoder, save_encoder
     from unigrec.pipeline.warm_start import ENCODER, is_warm
 
-    catalogue = a.read_table(a.CATALOGUE)
+    catalogue = files.read_table(paths.CATALOGUE)
     if is_warm():
-        encoder, embedding = continue_encoder(load_encoder(a.START / ENCODER), catalogue)
+        encoder, embedding = continue_encoder(load_encoder(paths.START / ENCODER), catalogue)
     else:
         encoder, embedding = fit_encoder(catalogue, params.embed, params.seed)
-    a.write_tensors(a.EMBEDDINGS, {"embedding": embedding})
-    save_encoder(encoder, a.TEXT_ENCODER)
+    files.write_tensors(paths.EMBEDDINGS, {"embedding": embedding})
+    save_encoder(encoder, paths.TEXT_ENCODER)
     print("\n".join((f"embed: {embedding.shape[0]} items, {embedding.shape[1]} dimensions", *encoder.notes)))
 
 
@@ -133,7 +133,7 @@ def teacher(params: Params) -> None:
             sequences, load_embeddings(), params.teacher, params.seed, training_device(), log, checkpoints
         )
         config = {"items": sequences.catalogue_size, **teacher_shape(params.teacher)}
-        _save_trained(a.TEACHER, trained, config, "Teacher")
+        _save_trained(paths.TEACHER, trained, config, "Teacher")
 
 
 def tokenizer(params: Params) -> None:
@@ -150,15 +150,15 @@ def tokenizer(params: Params) -> None:
             started = started_tokenizer()
         content, teacher, weight = load_embeddings(), load_teacher(), params.tokenizer.collaborative_weight
         part = read_of_teacher(content, teacher.item_embedding.weight.detach(), weight, load_item_ids())
-        a.write_tensors(a.TOKENIZER / a.COLLABORATIVE_FILE, {"part": part})
+        files.write_tensors(paths.TOKENIZER / paths.COLLABORATIVE_FILE, {"part": part})
         vectors, log = load_item_vectors(), TrainingProgress("tokenizer", settings.epochs)
         trained = train_tokenizer(vectors, settings, params.seed, training_device(), log, checkpoints, started)
         config = {"embedding_dim": vectors.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
-        _save_trained(a.TOKENIZER, trained, config, "Tokenizer")
-        annealing(trained.history, params.tokenizer.codebook_size, a.TOKENIZER / "annealing.png")
+        _save_trained(paths.TOKENIZER, trained, config, "Tokenizer")
+        annealing(trained.history, params.tokenizer.codebook_size, paths.TOKENIZER / "annealing.png")
         model: Any = trained.model
         report = identifier_health(model, load_sequences(), vectors, params.tokenizer.temperature_end, params.seed)
-        a.write_json(a.TOKENIZER / a.HEALTH_FILE, report)
+        files.write_json(paths.TOKENIZER / paths.HEALTH_FILE, report)
         for note in identifier_notes(report, params.gate):
             print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
 
@@ -185,11 +185,11 @@ def joint(params: Params) -> None:
             recommender: Any = trained.model.recommender
             config = {
                 "recommender": recommender.config.to_dict(),
-                "tokenizer": a.read_json(a.TOKENIZER / a.MODEL_CONFIG_FILE),
+                "tokenizer": files.read_json(paths.TOKENIZER / paths.MODEL_CONFIG_FILE),
                 "teacher_dim": data.teacher.shape[1],
             }
-            _save_trained(a.JOINT, trained, config, "Joint training")
-            identifiers_over_epochs(trained.history, first.codebook_size, a.JOINT / "identifiers.png")
+            _save_trained(paths.JOINT, trained, config, "Joint training")
+            identifiers_over_epochs(trained.history, first.codebook_size, paths.JOINT / "identifiers.png")
 
 
 def harden(params: Params) -> None:
@@ -213,9 +213,9 @@ def harden(params: Params) -> None:
         for level, shares in enumerate(usage)
         for place, share in enumerate(np.sort(shares)[::-1])
     ]
-    save_identifiers(a.HARDEN, resolved, report)
-    a.write_json(a.HARDEN / "codebook_usage.json", rows)
-    plots.codebook_usage(rows, a.HARDEN / "codebook_usage.png")
+    save_identifiers(paths.HARDEN, resolved, report)
+    files.write_json(paths.HARDEN / "codebook_usage.json", rows)
+    plots.codebook_usage(rows, paths.HARDEN / "codebook_usage.png")
 
 
 def harden_identifiers(
@@ -274,7 +274,7 @@ def finetune(params: Params) -> None:
         )
         if rank() == 0:
             model: Any = trained.model
-            _save_trained(a.FINETUNE, trained, model.config.to_dict(), "Finetuning")
+            _save_trained(paths.FINETUNE, trained, model.config.to_dict(), "Finetuning")
 
 
 def evaluate(params: Params) -> None:
@@ -307,22 +307,22 @@ def evaluate(params: Params) -> None:
         }
         for protocol in ("unmasked", "masked")
     }
-    a.write_json(a.EVALUATE / a.METRICS_FILE, metrics)
-    a.write_json(a.EVALUATE / "student_against.json", comparison)
-    a.write_json(a.EVALUATE / "slices.json", rows)
-    a.write_table(a.EVALUATE / a.RANKS_FILE, pa.table(table))
-    plots.quality_bars(metrics, a.EVALUATE / "quality.png")
+    files.write_json(paths.EVALUATE / paths.METRICS_FILE, metrics)
+    files.write_json(paths.EVALUATE / "student_against.json", comparison)
+    files.write_json(paths.EVALUATE / "slices.json", rows)
+    files.write_table(paths.EVALUATE / paths.RANKS_FILE, pa.table(table))
+    plots.quality_bars(metrics, paths.EVALUATE / "quality.png")
     for protocol in ("unmasked", "masked"):
-        plots.metrics_by_slice(rows, a.EVALUATE / f"slices_{protocol}.png", protocol)
+        plots.metrics_by_slice(rows, paths.EVALUATE / f"slices_{protocol}.png", protocol)
 
 
 def decide(params: Params) -> None:
     """Hold the metrics against the gates. A refusal is written, not raised: an experiment keeps its metrics."""
     from unigrec.core.decisions.gates import decide as decide_gates
 
-    metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
-    decision = decide_gates(metrics, a.read_json(a.HARDEN / a.HEALTH_FILE), params.gate)
-    a.write_json(a.DECISION, decision.as_dict())
+    metrics = files.read_json(paths.EVALUATE / paths.METRICS_FILE)
+    decision = decide_gates(metrics, files.read_json(paths.HARDEN / paths.HEALTH_FILE), params.gate)
+    files.write_json(paths.DECISION, decision.as_dict())
 
 
 def _save_trained(folder: Path, trained: Trained, config: dict[str, Any], title: str) -> None:
@@ -365,7 +365,7 @@ def _training(stage: str, params: Params) -> Iterator[CheckpointFolder]:
     from unigrec.core.training.checkpoint import CheckpointFolder
 
     key = stage_key(stage, params.model_dump(mode="json", by_alias=True))
-    yield CheckpointFolder(a.CHECKPOINTS / stage, key, CHECKPOINT_SECONDS)
+    yield CheckpointFolder(paths.CHECKPOINTS / stage, key, CHECKPOINT_SECONDS)
     if rank() == 0:
-        shutil.rmtree(a.CHECKPOINTS / stage, ignore_errors=True)
+        shutil.rmtree(paths.CHECKPOINTS / stage, ignore_errors=True)
     leave_process_group()

@@ -10,10 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import masked
-from unigrec.promotion.report import _gate_rows
+from unigrec.promotion.report import gate_rows
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
 PROTOCOLS = ("unmasked", "masked")
@@ -39,11 +39,11 @@ def summarise(
     model: str, aliases: list[str], verdict: str, seconds: dict[str, float | None], tracking_uri: str
 ) -> Summary:
     """Read the figures from the artifacts of the run. Raises UnigrecError when a stage has not run."""
-    stats = a.read_json(a.PREPARE_STATS)
+    stats = files.read_json(paths.PREPARE_STATS)
     return Summary(
         sizes={when: stats[when] for when in ("before", "after")},
-        metrics=a.read_json(a.EVALUATE / a.METRICS_FILE),
-        decision=a.read_json(a.DECISION),
+        metrics=files.read_json(paths.EVALUATE / paths.METRICS_FILE),
+        decision=files.read_json(paths.DECISION),
         model=model,
         aliases=aliases,
         verdict=verdict,
@@ -87,7 +87,7 @@ def next_steps(summary: Summary) -> list[tuple[str, str]]:
     option = "" if model == "champion" else f" --model {model}"
     return [
         ("experiments", _experiments(summary.tracking_uri)),
-        ("data checks", f"{a.DATA_DOCS}/index.html"),
+        ("data checks", f"{paths.DATA_DOCS}/index.html"),
         ("metrics", "dvc metrics show"),
         ("plots", "dvc plots show"),
         ("recommendations", f"unigrec recommend --history {history} -k 10{option}"),
@@ -126,7 +126,7 @@ def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
                 for model, label in MODELS.items()
             ],
         ),
-        ("Gates", ["gate", "", "reason"], _gate_rows(summary.decision)),
+        ("Gates", ["gate", "", "reason"], gate_rows(summary.decision)),
         (
             "Time",
             ["stage", "seconds"],
@@ -145,7 +145,7 @@ def _aliases(summary: Summary) -> str:
 
 def _example_history() -> list[str]:
     """The last items of the first user."""
-    arrays = a.read_arrays(a.SEQUENCES)
+    arrays = files.read_arrays(paths.SEQUENCES)
     items = arrays["items"][: arrays["offsets"][1]][-EXAMPLE_ITEMS:]
-    ids = a.read_table(a.CATALOGUE, ["item_id"])["item_id"].to_pylist()
+    ids = files.read_table(paths.CATALOGUE, ["item_id"])["item_id"].to_pylist()
     return [ids[item] for item in items]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.core.identifiers.churn import known_codes, rows_of
 from unigrec.serving.manifest import open_bundle
@@ -33,7 +33,7 @@ HANDED_ON = (
     "recommender.safetensors",
     "identifiers.safetensors",
     "catalogue.parquet",
-    a.COLLABORATIVE_FILE,
+    paths.COLLABORATIVE_FILE,
 )
 ENCODER = "text_encoder"
 COLD = "unigrec warm-start --cold"
@@ -56,24 +56,28 @@ def prepare_start(path: Path) -> None:
     if not path.exists():
         raise UnigrecError(f"{path}: no such bundle (start.path); name one: unigrec warm-start, or begin anew: {COLD}")
     bundle = open_bundle(path) if path.is_dir() else None
-    if bundle is not None and a.COLLABORATIVE_FILE not in bundle["files"]:
+    if bundle is not None and paths.COLLABORATIVE_FILE not in bundle["files"]:
         raise UnigrecError(f"{path}: made before bundles could be started from; begin anew: {COLD}")
-    with a.atomic_folder(a.START) as folder:
+    with files.atomic_folder(paths.START) as folder:
         if bundle is not None:
             for name in HANDED_ON:
                 shutil.copyfile(path / name, folder / name)
             shutil.copytree(path / ENCODER, folder / ENCODER)
-        a.write_json(folder / START_FILE, {"bundle": None if bundle is None else bundle["id"]})
+        files.write_json(folder / START_FILE, {"bundle": None if bundle is None else bundle["id"]})
 
 
 def is_warm() -> bool:
     """Whether this run starts from a bundle. Raises UnigrecError when the stage `start` has not run."""
-    return a.read_json(a.START / START_FILE)["bundle"] is not None
+    return files.read_json(paths.START / START_FILE)["bundle"] is not None
 
 
 def check_shapes(embed: EmbedParams, tokenizer: TokenizerParams, joint: JointParams, harden: HardenParams) -> None:
     """Raises UnigrecError, naming each value, where params ask for a model of another shape than the bundle's."""
-    encoder, ours, theirs = (a.read_json(a.START / ENCODER / "settings.json"), _asked(tokenizer, joint), _found())
+    encoder, ours, theirs = (
+        files.read_json(paths.START / ENCODER / "settings.json"),
+        _asked(tokenizer, joint),
+        _found(),
+    )
     ours |= {"embed.encoder": embed.encoder, "embed.text_columns": list(embed.text_columns)}
     theirs |= {"embed.encoder": encoder["encoder"], "embed.text_columns": encoder["text_columns"]}
     ours["embed.modalities"], theirs["embed.modalities"] = list(embed.modalities), encoder["modalities"]
@@ -99,7 +103,7 @@ def _asked(tokenizer: TokenizerParams, joint: JointParams) -> dict[str, Any]:
 
 
 def _found() -> dict[str, Any]:
-    tokenizer, recommender = (a.read_json(a.START / f"{name}.json") for name in ("tokenizer", "recommender"))
+    tokenizer, recommender = (files.read_json(paths.START / f"{name}.json") for name in ("tokenizer", "recommender"))
     found = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
     found["a collaborative part (tokenizer.collaborative_weight)"] = load_known().collaborative.shape[1] > 0
     found["harden.resolution"] = "disambiguate" if recommender["disambiguation"] else "reassign"
@@ -109,9 +113,9 @@ def _found() -> dict[str, Any]:
 def load_known() -> Known:
     """The bundle's items."""
     return Known(
-        a.read_table(a.START / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
-        a.read_arrays(a.START / "identifiers.safetensors")["codes"].astype(np.int64),
-        a.read_tensors(a.START / a.COLLABORATIVE_FILE)["part"],
+        files.read_table(paths.START / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
+        files.read_arrays(paths.START / "identifiers.safetensors")["codes"].astype(np.int64),
+        files.read_tensors(paths.START / paths.COLLABORATIVE_FILE)["part"],
     )
 
 
@@ -149,8 +153,8 @@ def started_tokenizer() -> Tokenizer:
     """The bundle's."""
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
-    model = Tokenizer(**a.read_json(a.START / "tokenizer.json"))
-    model.load_state_dict(a.read_tensors(a.START / "tokenizer.safetensors"))
+    model = Tokenizer(**files.read_json(paths.START / "tokenizer.json"))
+    model.load_state_dict(files.read_tensors(paths.START / "tokenizer.safetensors"))
     return model
 
 
@@ -158,7 +162,7 @@ def started_recommender(dropout: float) -> Recommender:
     """The bundle's, with a dropout of today."""
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
 
-    shape = a.read_json(a.START / "recommender.json") | {"dropout": dropout}
+    shape = files.read_json(paths.START / "recommender.json") | {"dropout": dropout}
     model = Recommender(RecommenderConfig(**shape))
-    model.load_state_dict(a.read_tensors(a.START / "recommender.safetensors"))
+    model.load_state_dict(files.read_tensors(paths.START / "recommender.safetensors"))
     return model

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrec.base.errors import UnigrecError
-from unigrec.serving.manifest import git_commit
+from unigrec.base.git import git_commit
 
 ACTOR_VARIABLE = "UNIGREC_ACTOR"
 INTENT, DONE, UNDONE = "intent", "done", "undone"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.masking import masked
@@ -125,8 +125,8 @@ def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds
 @contextmanager
 def _alone(params: RegisterParams, wait_seconds: float) -> Iterator[MlflowClient]:
     """A client, and nobody else on this machine who promotes; whatever died halfway is settled first."""
-    with exclusive(a.PROMOTION_LOCK, wait_seconds), mlflow_client(params) as client:
-        for change in audit.unfinished(a.AUDIT, params.model_name, masked(tracking_uri(params))):
+    with exclusive(paths.PROMOTION_LOCK, wait_seconds), mlflow_client(params) as client:
+        for change in audit.unfinished(paths.AUDIT, params.model_name, masked(tracking_uri(params))):
             _settle(client, change)
         yield client
 
@@ -151,7 +151,7 @@ def _change(
         "bundle": client.get_model_version(name, target).tags.get(BUNDLE_TAG),
     }
     change = audit.new_change(action, **facts)
-    audit.append(a.AUDIT, audit.INTENT, change)
+    audit.append(paths.AUDIT, audit.INTENT, change)
     _carry_out(client, change)
 
 
@@ -172,7 +172,7 @@ def _settle(client: MlflowClient, change: audit.Change) -> None:
         _restore_previous(client, change)
     reason = f"the champion is version {champion}" if there else f"version {target} is gone"
     print(f"not finished, since {reason}: {change['action']} of version {target}", flush=True)
-    audit.append(a.AUDIT, audit.UNDONE, change | {"undone": reason})
+    audit.append(paths.AUDIT, audit.UNDONE, change | {"undone": reason})
 
 
 def _restore_previous(client: MlflowClient, change: audit.Change) -> None:
@@ -205,7 +205,7 @@ def _carry_out(client: MlflowClient, change: audit.Change) -> None:
     tags = {f"{CHANGE_TAG}{key}": change[key] for key in ("action", "from", "who", "when", "why", "commit", "id")}
     for tag, value in (tags | {VERDICT_TAG: verdict}).items():
         client.set_model_version_tag(name, new, tag, str(value)[:TAG_LENGTH])
-    audit.append(a.AUDIT, audit.DONE, change)
+    audit.append(paths.AUDIT, audit.DONE, change)
 
 
 def _number(client: MlflowClient, name: str, alias: str) -> str | None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.files import sha256_of
 from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics, slices
@@ -23,7 +24,7 @@ from unigrec.core.identifiers.churn import known_codes
 from unigrec.core.identifiers.collisions import churn_against, codebook_usage, collision_rate
 from unigrec.core.sequences import in_chunks
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.manifest import Subject, last_interaction, sha256_of
+from unigrec.serving.manifest import Subject, last_interaction
 from unigrec.serving.probe import ProbeError, probe
 
 if TYPE_CHECKING:
@@ -88,11 +89,11 @@ def today(sequences: Sequences, max_users: int, seed: int) -> Today:
     """
     users = sequences.evaluation_users()
     if not len(users):
-        raise UnigrecError(f"{a.SEQUENCES}: no user has a test item; run `dvc repro prepare` on more data")
+        raise UnigrecError(f"{paths.SEQUENCES}: no user has a test item; run `dvc repro prepare` on more data")
     if 0 < max_users < len(users):
         users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
-    ids = a.read_table(a.CATALOGUE, ["item_id"])["item_id"].to_pylist()
-    return Today(sequences, users, ids, sha256_of(a.SEQUENCES, a.CATALOGUE), last_interaction())
+    ids = files.read_table(paths.CATALOGUE, ["item_id"])["item_id"].to_pylist()
+    return Today(sequences, users, ids, sha256_of(paths.SEQUENCES, paths.CATALOGUE), last_interaction())
 
 
 def judge(challenger: Subject, champion: Subject | None, now: Today, settings: Settings) -> Judgement:
@@ -191,7 +192,7 @@ def _load(subject: Subject, now: Today) -> Bundle:
     until = bundle.manifest["data"].get("until")  # absent from bundles of earlier versions
     if isinstance(until, int) and until > now.until:
         raise UnigrecError(
-            f"{subject.name} was made of data up to {_date(until)}, but {a.SEQUENCES.parent} ends at "
+            f"{subject.name} was made of data up to {_date(until)}, but {paths.SEQUENCES.parent} ends at "
             f"{_date(now.until)}: it may have been trained on today's test items; bring the data up to date first "
             "(`dvc pull`, or `dvc repro prepare`)"
         )

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.core.decisions.comparison import MARGIN, SLICE
 
@@ -28,16 +28,16 @@ MODELS = {"student": "challenger", "champion": "champion", "cooccurrence": "co-o
 
 def write(folder: Path, judgement: Judgement) -> None:
     """comparison.json and comparison.md; whatever stood there is replaced, a file at a time."""
-    a.write_json(folder / a.COMPARISON_FILE, judgement.as_dict())
-    a.write_text(folder / a.COMPARISON_PAGE, markdown(judgement))
+    files.write_json(folder / paths.COMPARISON_FILE, judgement.as_dict())
+    files.write_text(folder / paths.COMPARISON_PAGE, markdown(judgement))
 
 
 def write_undecided(folder: Path, challenger: str, champion: str, error: UnigrecError) -> None:
     """The same files, where it could not be decided."""
     reason = " ".join(str(error).split())
     found = {"outcome": "undecided", "passed": False, "challenger": challenger, "champion": champion, "reason": reason}
-    a.write_json(folder / a.COMPARISON_FILE, found)
-    a.write_text(folder / a.COMPARISON_PAGE, f"## Gate: could not decide on {challenger}\n\n{reason}\n")
+    files.write_json(folder / paths.COMPARISON_FILE, found)
+    files.write_text(folder / paths.COMPARISON_PAGE, f"## Gate: could not decide on {challenger}\n\n{reason}\n")
 
 
 def print_judgement(judgement: Judgement) -> None:
@@ -96,12 +96,12 @@ def print_decision(decision: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("gate", "", "reason"):
         table.add_column(name, overflow="fold")
-    for row in _gate_rows(decision):
+    for row in gate_rows(decision):
         table.add_row(*row)
     Console(highlight=False).print(table)
 
 
-def _gate_rows(decision: dict[str, Any]) -> list[list[str]]:
+def gate_rows(decision: dict[str, Any]) -> list[list[str]]:
     return [[gate["name"], gate_verdict(gate), gate["reason"]] for gate in decision["gates"]]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unigrec.base import files as a
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import holds_credentials, masked, split_credentials
 from unigrec.base.process import keep_quiet
@@ -165,7 +165,7 @@ def _closing_metrics(report: Path) -> list[Metric]:
     """
     figures: dict[str, dict[str, Any]] = {}
     for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")]):
-        figures.setdefault(path.parent.name, {}).update(a.read_json(path))
+        figures.setdefault(path.parent.name, {}).update(files.read_json(path))
     return [metric for stage, found in figures.items() for metric in _metrics(stage, found, step=0)]
 
 
@@ -174,7 +174,7 @@ def _curves(report: Path) -> list[Metric]:
     return [
         metric
         for path in sorted(report.glob("*/history.json"))
-        for index, row in enumerate(a.read_json(path))
+        for index, row in enumerate(files.read_json(path))
         for metric in _metrics(
             f"{path.parent.name}.curve",
             {name: value for name, value in row.items() if name not in ("step", "epoch")},

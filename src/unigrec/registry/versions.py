@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import masked
 from unigrec.registry.model_package import MODEL_CODE, ask_stored, copy_code, requirements, signature
@@ -70,7 +70,7 @@ def register(folder: Path, params: RegisterParams) -> Registration:
         client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, "yes")
         if manifest["gates_passed"]:
             client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
-    a.write_json(a.REFERENCE, {"origin": manifest["data"]["origin"], **manifest["data"]["rows"]})
+    files.write_json(paths.REFERENCE, {"origin": manifest["data"]["origin"], **manifest["data"]["rows"]})
     return Registration(params.model_name, str(version.version), True, manifest["gates_passed"], None)
 
 
@@ -212,4 +212,4 @@ def _example(folder: Path) -> Any:
 
 
 def _item_ids(folder: Path) -> list[str]:
-    return a.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()
+    return files.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()

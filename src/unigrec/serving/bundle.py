@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from unigrec.base import files as a
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.tokenizers.residual import Tokenizer
@@ -201,11 +201,11 @@ def _catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
     """
     path = folder / "catalogue.parquet"
     for text in ("title", *text_columns):
-        table = a.read_table(path, [*CATALOGUE_COLUMNS, text])
+        table = files.read_table(path, [*CATALOGUE_COLUMNS, text])
         _check_types(path, table)
         if text in table.column_names:
             return table.drop_columns(text).append_column("title", pc.fill_null(table[text], ""))
-    table = a.read_table(path, CATALOGUE_COLUMNS)
+    table = files.read_table(path, CATALOGUE_COLUMNS)
     _check_types(path, table)
     return table.append_column("title", pa.repeat("", table.num_rows))
 
@@ -222,8 +222,8 @@ def _check_types(path: Path, table: pa.Table) -> None:
 def _recommender(folder: Path) -> Recommender:
     path, config_path = folder / "recommender.safetensors", folder / "recommender.json"
     try:
-        weights = a.read_tensors(path)
-        config = RecommenderConfig(**a.read_json(config_path))
+        weights = files.read_tensors(path)
+        config = RecommenderConfig(**files.read_json(config_path))
         _refuse_more_layers(config.encoder_layers + config.decoder_layers, weights)
         with torch.device("meta"):  # nothing is allocated for shapes that the weights do not have
             recommender = Recommender(config)
@@ -237,8 +237,8 @@ def _recommender(folder: Path) -> Recommender:
 def _check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
     path = folder / "tokenizer.safetensors"
     try:
-        weights = a.read_tensors(path)
-        shape = a.read_json(folder / "tokenizer.json")
+        weights = files.read_tensors(path)
+        shape = files.read_json(folder / "tokenizer.json")
         _refuse_more_layers(len(shape["hidden"]), weights)
         with torch.device("meta"):
             tokenizer = Tokenizer(**shape)
@@ -267,7 +267,7 @@ def _check_finite(path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def _codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
     path = folder / "identifiers.safetensors"
-    codes = a.read_arrays(path).get("codes")
+    codes = files.read_arrays(path).get("codes")
     if codes is None or codes.dtype != np.int32 or codes.ndim != 2 or codes.shape[1] != len(config.code_sizes):
         found = "none" if codes is None else f"{codes.dtype} {codes.shape}"
         raise UnigrecError(f"{path}: expected codes int32 (N, {len(config.code_sizes)}), found {found}")

@@ -8,16 +8,16 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.files import sha256, sha256_of
+from unigrec.base.git import DVC_LOCK, git_commit
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-PARAMS, DVC_LOCK = Path("params.yaml"), Path("dvc.lock")
 REQUIRED = {
     "params.yaml",
     "recommender.safetensors",
@@ -28,7 +28,7 @@ REQUIRED = {
     "catalogue.parquet",
     "ranks.parquet",
 }
-OPTIONAL = {a.COLLABORATIVE_FILE}  # bundles made before it was kept lack it
+OPTIONAL = {paths.COLLABORATIVE_FILE}  # bundles made before it was kept lack it
 FOLDERS = {"text_encoder", "report"}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -65,14 +65,14 @@ def assemble(params_file: Path, serving: Serving) -> Path:
     Raises:
         UnigrecError: a stage has not run, or the disk is full; nothing half-written is left.
     """
-    a.BUNDLES.mkdir(parents=True, exist_ok=True)
-    staging = a.BUNDLES / f".new-{os.getpid()}"  # a scheduled run beside us has the same folder of bundles
-    with a.atomic_folder(staging) as folder:
+    paths.BUNDLES.mkdir(parents=True, exist_ok=True)
+    staging = paths.BUNDLES / f".new-{os.getpid()}"  # a scheduled run beside us has the same folder of bundles
+    with files.atomic_folder(staging) as folder:
         _copy_parts(folder, params_file)
-        files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        manifest = _manifest(files, serving)
-        a.write_json(folder / MANIFEST, manifest)
-    final = a.BUNDLES / manifest["id"]
+        hashes = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        manifest = _manifest(hashes, serving)
+        files.write_json(folder / MANIFEST, manifest)
+    final = paths.BUNDLES / manifest["id"]
     if final.exists():
         shutil.rmtree(staging)
         open_bundle(final)
@@ -84,28 +84,36 @@ def assemble(params_file: Path, serving: Serving) -> Path:
 def _copy_parts(folder: Path, params_file: Path) -> None:
     for source, name in (
         (params_file, "params.yaml"),
-        (a.FINETUNE / a.MODEL_FILE, "recommender.safetensors"),
-        (a.FINETUNE / a.MODEL_CONFIG_FILE, "recommender.json"),
-        (a.HARDEN / a.IDENTIFIERS_FILE, "identifiers.safetensors"),
-        (a.TOKENIZER / a.COLLABORATIVE_FILE, a.COLLABORATIVE_FILE),
-        (a.CATALOGUE, "catalogue.parquet"),
-        (a.EVALUATE / a.RANKS_FILE, "ranks.parquet"),
+        (paths.FINETUNE / paths.MODEL_FILE, "recommender.safetensors"),
+        (paths.FINETUNE / paths.MODEL_CONFIG_FILE, "recommender.json"),
+        (paths.HARDEN / paths.IDENTIFIERS_FILE, "identifiers.safetensors"),
+        (paths.TOKENIZER / paths.COLLABORATIVE_FILE, paths.COLLABORATIVE_FILE),
+        (paths.CATALOGUE, "catalogue.parquet"),
+        (paths.EVALUATE / paths.RANKS_FILE, "ranks.parquet"),
     ):
         if not source.is_file():
             raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
         shutil.copyfile(source, folder / name)
     prefix = "tokenizer."
-    joint = a.read_arrays(a.JOINT / a.MODEL_FILE)
-    a.write_tensors(
+    joint = files.read_arrays(paths.JOINT / paths.MODEL_FILE)
+    files.write_tensors(
         folder / "tokenizer.safetensors",
         {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
     )
-    a.write_json(folder / "tokenizer.json", a.read_json(a.JOINT / a.MODEL_CONFIG_FILE)["tokenizer"])
-    stages = (a.TEACHER, a.TOKENIZER, a.JOINT, a.HARDEN, a.FINETUNE, a.EVALUATE, a.DECISION.parent)
-    for needed in (a.TEXT_ENCODER, *stages):
+    files.write_json(folder / "tokenizer.json", files.read_json(paths.JOINT / paths.MODEL_CONFIG_FILE)["tokenizer"])
+    stages = (
+        paths.TEACHER,
+        paths.TOKENIZER,
+        paths.JOINT,
+        paths.HARDEN,
+        paths.FINETUNE,
+        paths.EVALUATE,
+        paths.DECISION.parent,
+    )
+    for needed in (paths.TEXT_ENCODER, *stages):
         if not needed.is_dir():
             raise UnigrecError(f"{needed}: no such folder; run the pipeline first (`dvc repro` or `make run`)")
-    shutil.copytree(a.TEXT_ENCODER, folder / "text_encoder")
+    shutil.copytree(paths.TEXT_ENCODER, folder / "text_encoder")
     for stage in stages:
         reported = [path for path in sorted(stage.iterdir()) if path.name in REPORTED or path.suffix == ".png"]
         for path in reported:
@@ -114,32 +122,32 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def _manifest(files: dict[str, str], serving: Serving) -> dict[str, Any]:
+def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
     """What the bundle says about itself. The id covers the files alone: another commit with equal results is equal."""
-    metrics = a.read_json(a.EVALUATE / a.METRICS_FILE)
+    metrics = files.read_json(paths.EVALUATE / paths.METRICS_FILE)
     return {
         "schema": SCHEMA_VERSION,
-        "id": _identity(files),
-        "files": files,
+        "id": _identity(hashes),
+        "files": hashes,
         "serving": serving._asdict(),
         "data": {
-            "version": sha256_of(a.SOURCE, a.VALIDATED),
-            "test_set": sha256_of(a.SEQUENCES, a.CATALOGUE),
-            "rows": a.read_json(a.VALIDATED)["rows"],
+            "version": sha256_of(paths.SOURCE, paths.VALIDATED),
+            "test_set": sha256_of(paths.SEQUENCES, paths.CATALOGUE),
+            "rows": files.read_json(paths.VALIDATED)["rows"],
             "origin": serving.origin,
-            "snapshot": a.read_json(a.SOURCE).get("snapshot", {}).get("id"),
+            "snapshot": files.read_json(paths.SOURCE).get("snapshot", {}).get("id"),
             "until": last_interaction(),
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
         "metrics": metrics["student"],
-        "gates_passed": a.read_json(a.DECISION)["passed"],
+        "gates_passed": files.read_json(paths.DECISION)["passed"],
     }
 
 
 def last_interaction() -> int:
     """Unix seconds of the newest interaction in the prepared data. Raises UnigrecError when there is none."""
-    return int(a.read_arrays(a.SEQUENCES)["timestamps"].max())
+    return int(files.read_arrays(paths.SEQUENCES)["timestamps"].max())
 
 
 def open_bundle(folder: Path) -> dict[str, Any]:
@@ -174,27 +182,27 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise UnigrecError(f"{path}: missing; this folder is no bundle")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise UnigrecError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes; refused")
-    manifest = a.read_json(path)
+    manifest = files.read_json(path)
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:
         schema = manifest.get("schema") if isinstance(manifest, dict) else None
         raise UnigrecError(f"{path}: schema {schema!r}, but this version reads {SCHEMA_VERSION}")
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not files or len(files) > MAX_FILES:
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or not listed or len(listed) > MAX_FILES:
         raise UnigrecError(f"{path}: `files` must list 1 to {MAX_FILES} files")
-    for name, digest in files.items():
+    for name, digest in listed.items():
         if not _is_allowed(name):
             raise UnigrecError(f"{path}: {name!r} has no place in a bundle; refused")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise UnigrecError(f"{path}: the hash of {name!r} is no sha256")
-    if manifest.get("id") != _identity(files):
+    if manifest.get("id") != _identity(listed):
         raise UnigrecError(f"{path}: the id is not that of the listed files")
     if not _is_serving(manifest.get("serving")):
         raise UnigrecError(f"{path}: `serving` must hold {', '.join(Serving._fields)}")
     return manifest
 
 
-def _identity(files: dict[str, str]) -> str:
-    content = json.dumps([SCHEMA_VERSION, files], sort_keys=True).encode()
+def _identity(hashes: dict[str, str]) -> str:
+    content = json.dumps([SCHEMA_VERSION, hashes], sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -233,33 +241,3 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER_BYTES, path.stat().st_size):
         raise UnigrecError(f"{path}: its header claims {length} bytes; refused")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of(*paths: Path) -> str:
-    """Hex digest over several files' digests. Raises UnigrecError when one is missing."""
-    for path in paths:
-        if not path.is_file():
-            raise UnigrecError(f"{path}: no such file; run the pipeline first (`dvc repro` or `make run`)")
-    return hashlib.sha256("".join(sha256(path) for path in paths).encode()).hexdigest()
-
-
-def git_commit() -> str:
-    """The checked-out commit, `-dirty` where tracked files differ from it; `unknown` without git or a repository.
-
-    It names the code. params.yaml and dvc.lock, which a run rewrites, do not count: a bundle holds the one and the hash
-    of the other.
-    """
-    head = ["git", "rev-parse", "--verify", "HEAD"]
-    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", *(f":(exclude){name}" for name in (PARAMS, DVC_LOCK))]
-    try:
-        commit = subprocess.run(head, capture_output=True, text=True, check=False)
-        clean = subprocess.run(changes, capture_output=True, check=False).returncode == 0
-    except OSError:  # no git on this machine
-        return "unknown"
-    return "unknown" if commit.returncode else commit.stdout.strip() + ("" if clean else "-dirty")

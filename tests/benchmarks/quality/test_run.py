@@ -17,7 +17,7 @@ from benchmarks.quality.runs import run_joint
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import steps as quality_steps
 from support.tiny_ladder import results, tiny_arguments, tiny_artifacts
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.config.schema import EvaluateParams
@@ -63,7 +63,7 @@ def test_each_rung_has_its_results_and_steps_that_are_alike_are_shared(finished)
     kinds = [folder.name.partition("-")[0] for folder in sorted((out / "seed-1").iterdir())]
     assert kinds == ["M0", "M5", "baselines", "teacher", "tokenizer", "tokenizer"]
     for rung in ("M0", "M5"):
-        assert (home(out, rung) / "evaluate" / a.METRICS_FILE).is_file()
+        assert (home(out, rung) / "evaluate" / paths.METRICS_FILE).is_file()
         assert json.loads((home(out, rung) / "params.json").read_text())["params"]["joint"]["epochs"] == 3
     assert not list(out.rglob("checkpoint"))
 
@@ -94,7 +94,7 @@ def test_ranks_are_those_of_the_evaluation_stage(finished):
     params = EvaluateParams(beam=30, batch_size=7, cutoffs=(10,), bootstrap_resamples=100)
     users = sequences.evaluation_users()
     expected = rank_test_items(sequences, users, *models, params, 5)
-    table, others = (a.read_table(folder / a.RANKS_FILE) for folder in (rung / "evaluate", baselines))
+    table, others = (files.read_table(folder / paths.RANKS_FILE) for folder in (rung / "evaluate", baselines))
     assert table["user_index"].to_pylist() == users.tolist()
     for (model, protocol), ranks in expected.items():
         stored = (table if model == "student" else others)[f"{model}_{protocol}"].to_numpy()
@@ -188,7 +188,7 @@ def test_results_of_changed_params_are_neither_used_nor_mixed_in(finished, tmp_p
     assert f"seed 1, M0: results of other params are left out ({old.name}: finetune.epochs 2 there, 1 here)" in printed
     assert len(list((out / "seed-1/M0").iterdir())) == 2
     assert len(list((out / "seed-1").glob("teacher-*"))) == 1  # does not read the section finetune
-    figures = a.read_json(out / "table.json")
+    figures = files.read_json(out / "table.json")
     assert [row["model"] for row in figures["protocols"]["masked"]][3:] == ["M0"]
     assert figures["protocols"]["unmasked"][0]["model"] == "popularity"
 
@@ -202,8 +202,8 @@ def test_params_without_effect_on_results_change_nothing(finished, monkeypatch):
 
 def test_changed_data_is_other_results(finished, tmp_path, capsys):
     artifacts, out = shutil.copytree(finished[0], tmp_path / "artifacts"), copy_of(finished[1], tmp_path)
-    embeddings = a.read_tensors(artifacts / "embed/items.safetensors")["embedding"]
-    a.write_tensors(artifacts / "embed/items.safetensors", {"embedding": embeddings + 1})
+    embeddings = files.read_tensors(artifacts / "embed/items.safetensors")["embedding"]
+    files.write_tensors(artifacts / "embed/items.safetensors", {"embedding": embeddings + 1})
     assert quality.run(tiny_arguments(artifacts, out, "--table")) == 0
     printed = capsys.readouterr().out
     assert "seed 1, M0: results of other params are left out" in printed

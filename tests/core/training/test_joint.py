@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from support.tiny_training import CPU, tiny_data, tiny_params, tiny_tokenizer, write_project
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.config.schema import JointParams
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, identifier_curve, resolve
@@ -228,13 +228,13 @@ def outputs(
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     lines = done.stderr.splitlines()
     assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
-    assert not list((folder / a.CHECKPOINTS).glob("*"))
-    return history_of(folder / a.JOINT), a.read_tensors(folder / a.JOINT / a.MODEL_FILE)
+    assert not list((folder / paths.CHECKPOINTS).glob("*"))
+    return history_of(folder / paths.JOINT), files.read_tensors(folder / paths.JOINT / paths.MODEL_FILE)
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
     """The written history without its nulls."""
-    rows = a.read_json(folder / a.HISTORY_FILE)
+    rows = files.read_json(folder / paths.HISTORY_FILE)
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
@@ -267,7 +267,7 @@ def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
         write_project(folder, changes)
         done = command(folder, "finetune")
         assert done.returncode == 0, done.stderr
-        histories.append(history_of(folder / a.FINETUNE))
+        histories.append(history_of(folder / paths.FINETUNE))
     for row, other in zip(*histories, strict=True):
         assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
 
@@ -276,10 +276,10 @@ def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_is_not_finite_is_one_line_and_an_exit_code(tmp_path, processes):
     write_project(tmp_path, {"joint": {"engine": "deepspeed", "processes": processes}})
-    embeddings = a.read_tensors(tmp_path / a.EMBEDDINGS)["embedding"]
+    embeddings = files.read_tensors(tmp_path / paths.EMBEDDINGS)["embedding"]
     embeddings[3] = float("nan")
-    a.write_tensors(tmp_path / a.EMBEDDINGS, {"embedding": embeddings})
+    files.write_tensors(tmp_path / paths.EMBEDDINGS, {"embedding": embeddings})
     done = command(tmp_path, "joint")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (EXIT_BAD_INPUT, "", 1), done.stderr
     assert done.stderr.startswith("error: joint: the loss is not finite at epoch 1, step 0: loss nan")
-    assert not (tmp_path / a.JOINT).exists()
+    assert not (tmp_path / paths.JOINT).exists()

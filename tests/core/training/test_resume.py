@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.tiny_training import write_project
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.config.schema import load_params
 from unigrec.pipeline.stage_key import stage_key
@@ -63,7 +63,9 @@ def test_a_param_of_another_stage_does_not(project):
     assert key() == before
 
 
-@pytest.mark.parametrize("path", [a.EMBEDDINGS, a.TEACHER / a.MODEL_FILE, a.TOKENIZER / a.MODEL_CONFIG_FILE])
+@pytest.mark.parametrize(
+    "path", [paths.EMBEDDINGS, paths.TEACHER / paths.MODEL_FILE, paths.TOKENIZER / paths.MODEL_CONFIG_FILE]
+)
 def test_a_changed_input_changes_the_key(project, path):
     before = key()
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -72,7 +74,7 @@ def test_a_changed_input_changes_the_key(project, path):
 
 def test_a_new_file_in_a_folder_that_is_an_input_changes_the_key(project):
     before = key()
-    (a.TEACHER / "more.json").write_text("{}", encoding="utf-8")
+    (paths.TEACHER / "more.json").write_text("{}", encoding="utf-8")
     assert key() != before
 
 
@@ -123,7 +125,7 @@ def kill_after_a_checkpoint_of(process: subprocess.Popen[str], checkpoints: Path
 
 
 def saved_step(checkpoint: Path) -> int:
-    return json.loads(a.read_metadata(checkpoint)["numbers"])["step"]
+    return json.loads(files.read_metadata(checkpoint)["numbers"])["step"]
 
 
 @pytest.mark.slow
@@ -140,14 +142,14 @@ def test_a_stage_killed_twice_ends_with_the_bits_of_an_undisturbed_one(tmp_path,
         write_project(folder, changes)
     whole = run_stage(folders[0], stage)
     assert whole.wait() == 0, whole.stderr.read()
-    checkpoints = folders[1] / a.CHECKPOINTS / stage
+    checkpoints = folders[1] / paths.CHECKPOINTS / stage
     for step in steps:
         kill_after_a_checkpoint_of(run_stage(folders[1], stage), checkpoints, step)
         (checkpoint,) = checkpoints.glob("[!.]*.safetensors")
         assert saved_step(checkpoint) >= step
     last = run_stage(folders[1], stage)
     assert last.wait() == 0, last.stderr.read()
-    for file in (a.MODEL_FILE, a.HISTORY_FILE, a.METRICS_FILE):
-        undisturbed, resumed = (folder / a.ARTIFACTS / stage / file for folder in folders)
+    for file in (paths.MODEL_FILE, paths.HISTORY_FILE, paths.METRICS_FILE):
+        undisturbed, resumed = (folder / paths.ARTIFACTS / stage / file for folder in folders)
         assert undisturbed.read_bytes() == resumed.read_bytes(), file
     assert not checkpoints.exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, write_project
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.core.identifiers.collisions import collision_rate, hard_codes, identifier_curve
 from unigrec.core.models.tokenizers.residual import Tokenizer
@@ -96,13 +96,16 @@ def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, mon
     params = write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     stages.tokenizer(params)
-    health, history = a.read_json(a.TOKENIZER / a.HEALTH_FILE), a.read_json(a.TOKENIZER / a.HISTORY_FILE)
+    health, history = (
+        files.read_json(paths.TOKENIZER / paths.HEALTH_FILE),
+        files.read_json(paths.TOKENIZER / paths.HISTORY_FILE),
+    )
     temperature = params.tokenizer.temperature_end
-    curve = identifier_curve(outputs.load_tokenizer(a.TOKENIZER), outputs.load_embeddings(), temperature)
+    curve = identifier_curve(outputs.load_tokenizer(paths.TOKENIZER), outputs.load_embeddings(), temperature)
     assert health["collision_rate"] == curve["collision_rate"] == history[-1]["collision_rate"]
     assert health["hit_rate_items"] == ITEMS  # every item is beside another in some user's training part
     assert 0.0 < health["hit_rate_quantized"] <= 1.0
-    assert (a.TOKENIZER / "annealing.png").is_file()
+    assert (paths.TOKENIZER / "annealing.png").is_file()
     told = capsys.readouterr().out
     assert all(f"tokenizer: target {word}: " in told for word in ("met", "missed"))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
 from unigrec.config.schema import Bound, PreviousParams, ValidateParams
 from unigrec.data.drift import Drift, measure_drift
@@ -71,9 +71,9 @@ def run_bad(
     with pytest.raises(InvalidDataError) as caught:
         run(interactions, items, reference, drift)
     assert caught.value.exit_code == EXIT_INVALID_DATA
-    assert not a.VALIDATED.exists()
-    assert (a.DATA_DOCS / "index.html").is_file()
-    result = json.loads(a.VALIDATION.read_text())
+    assert not paths.VALIDATED.exists()
+    assert (paths.DATA_DOCS / "index.html").is_file()
+    result = json.loads(paths.VALIDATION.read_text())
     assert result["passed"] is False
     failed = [finding for finding in result["expectations"] if finding["success"] is False]
     for finding in failed:
@@ -85,23 +85,23 @@ def run_bad(
 def test_good_tables_pass_and_leave_a_note_that_says_which_data_passed():
     result = run(*good_tables())
     assert result["passed"]
-    assert result == json.loads(a.VALIDATION.read_text())
+    assert result == json.loads(paths.VALIDATION.read_text())
     unanswered = [finding for finding in result["expectations"] if finding["success"] is not True]
     drift = [finding["reason"] for finding in unanswered if finding["table"] == "snapshot"]
     assert drift == [f"not checked: {FIRST}"] * len(PreviousParams.model_fields)
     assert [finding["name"] for finding in unanswered if finding["table"] != "snapshot"] == [
         f"the number of {table} is within 50 % of the last registered run's" for table in result["rows"]
     ]
-    note = a.VALIDATED.read_bytes()
+    note = paths.VALIDATED.read_bytes()
     assert json.loads(note)["rows"] == {"interactions": 72, "items": 6, "users": 12}
 
     run(*good_tables())
-    assert a.VALIDATED.read_bytes() == note
+    assert paths.VALIDATED.read_bytes() == note
 
     interactions, items = good_tables()
     interactions["timestamp"][0] += 1
     run(interactions, items)
-    assert a.VALIDATED.read_bytes() != note
+    assert paths.VALIDATED.read_bytes() != note
 
 
 def shown(failed: list[dict]) -> list[tuple]:
@@ -171,7 +171,7 @@ def test_a_missing_column_is_named_and_what_needs_it_is_not_guessed():
     failed, message = run_bad(interactions, items)
     assert [finding["name"] for finding in failed] == ["there is a column timestamp"]
     assert 'found "missing"' in message
-    reasons = [finding["reason"] for finding in json.loads(a.VALIDATION.read_text())["expectations"]]
+    reasons = [finding["reason"] for finding in json.loads(paths.VALIDATION.read_text())["expectations"]]
     assert "not checked: interactions.timestamp is missing or has the wrong type" in reasons
 
 
@@ -250,7 +250,7 @@ def test_one_time_per_user_is_a_warning_that_stops_nothing(caplog):
     failed = [finding for finding in result["expectations"] if finding["success"] is False]
     assert [(finding["severity"], finding["unexpected_count"]) for finding in failed] == [("warning", USERS)]
     assert result["passed"]
-    assert a.VALIDATED.exists()
+    assert paths.VALIDATED.exists()
     assert "validate.max_single_time_user_share" in caplog.text
 
 
@@ -323,7 +323,7 @@ def test_an_expectation_that_raises_is_reported_with_its_reason():
     import pandas as pd
 
     check = Check("users", "a name", "ExpectColumnSumToBeBetween", {"column": "nowhere", "min_value": 1})
-    (finding,) = _run({"users": pd.DataFrame({"user_id": ["u"]})}, [check], a.DATA_DOCS)
+    (finding,) = _run({"users": pd.DataFrame({"user_id": ["u"]})}, [check], paths.DATA_DOCS)
     assert finding["success"] is False
     assert "nowhere" in finding["reason"]
 
@@ -332,9 +332,9 @@ def test_the_pages_load_nothing_from_the_network_and_run_nothing_from_the_data()
     interactions, items = good_tables()
     interactions["item_id"][0] = "<script>alert(1)</script>"
     run_bad(interactions, items)
-    pages = list(a.DATA_DOCS.rglob("*.html"))
+    pages = list(paths.DATA_DOCS.rglob("*.html"))
     assert len(pages) == 7  # the index, three suites, three results
-    icons = (a.DATA_DOCS / "static/icons.css").read_text()
+    icons = (paths.DATA_DOCS / "static/icons.css").read_text()
     for page in pages:
         html = page.read_text()
         assert "<script>alert" not in html
@@ -351,10 +351,10 @@ def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     shutil.copy(PROJECT / "params.yaml", tmp_path)
     interactions, items = good_tables()
     interactions["item_id"][0] = "gone, too"
-    a.write_table(a.INTERACTIONS, pa.table(interactions))
-    a.write_table(a.ITEMS, pa.table(items))
-    a.write_json(a.SOURCE, {"source": "folder"})
-    a.write_json(a.VALIDATED, {"left": "by an earlier run"})
+    files.write_table(paths.INTERACTIONS, pa.table(interactions))
+    files.write_table(paths.ITEMS, pa.table(items))
+    files.write_json(paths.SOURCE, {"source": "folder"})
+    files.write_json(paths.VALIDATED, {"left": "by an earlier run"})
     command = [sys.executable, "-m", "unigrec.cli", "validate"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == EXIT_INVALID_DATA
@@ -365,7 +365,7 @@ def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     )
     assert "artifacts/validate/data_docs/index.html" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not a.VALIDATED.exists()
+    assert not paths.VALIDATED.exists()
 
 
 def test_a_hash_is_that_of_the_whole_table_as_a_stream():

@@ -10,7 +10,7 @@ import pytest
 
 from flows.checkout import shared, worktree
 from support.repository import branches, commit, git, state_of
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 
 PARAMS = "seed: 1\nstart:\n  path: {start}\n"
@@ -259,8 +259,8 @@ def test_state_is_the_repositorys_but_for_the_lock_of_the_folder(shop, monkeypat
     monkeypatch.setattr(shared, "cache_folder", lambda folder: Path(folder) / ".dvc/cache")
     shared.share_state(root, tree)
     monkeypatch.chdir(tree)
-    a.write_json(a.REFERENCE, {})
-    a.AUDIT.write_text("a line\n")
-    a.LOCK.touch()
-    assert [(root / file).exists() for file in (a.REFERENCE, a.AUDIT, a.LOCK)] == [True, True, False]
-    assert os.readlink(a.CHECKPOINTS) == str(root / worktree.CHECKPOINTS)
+    files.write_json(paths.REFERENCE, {})
+    paths.AUDIT.write_text("a line\n")
+    paths.LOCK.touch()
+    assert [(root / file).exists() for file in (paths.REFERENCE, paths.AUDIT, paths.LOCK)] == [True, True, False]
+    assert os.readlink(paths.CHECKPOINTS) == str(root / worktree.CHECKPOINTS)

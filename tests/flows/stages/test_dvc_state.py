@@ -17,7 +17,7 @@ from flows.stages.graph import read_graph
 
 from flows.stages import graph
 from unigrec.base.errors import UnigrecError
-from unigrec.serving.manifest import DVC_LOCK as LOCK
+from unigrec.base.git import DVC_LOCK as LOCK
 
 ARGUMENTS = "repro --single-item joint"
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams
 from unigrec.data.sources.files import MAX_LINE_BYTES, describe, readable, refuse_empty
@@ -96,10 +96,10 @@ def _load_folder(folder: Path) -> Source:
     )
     items, dropped = _items(_read(items_file, ("item_id",), others=True), items_file)
 
-    files = [describe(part, folder) for file in (interactions_file, items_file) for part in _parts(file)]
-    extra = {"files": files, "dropped_item_columns": dropped}
-    if (folder / a.LINEAGE_FILE).is_file():
-        extra["snapshot"] = a.read_json(folder / a.LINEAGE_FILE)
+    described = [describe(part, folder) for file in (interactions_file, items_file) for part in _parts(file)]
+    extra = {"files": described, "dropped_item_columns": dropped}
+    if (folder / paths.LINEAGE_FILE).is_file():
+        extra["snapshot"] = files.read_json(folder / paths.LINEAGE_FILE)
     return Source(interactions, items, _provenance("folder", interactions, items, **extra))
 
 

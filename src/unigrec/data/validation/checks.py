@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from unigrec.base import files as a
+from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import Bound, ValidateParams
 from unigrec.data.drift import Drift
@@ -118,7 +118,7 @@ def reference_checks(params: ValidateParams, reference: dict[str, int] | None) -
             rows = reference.get(table)
             if not isinstance(rows, int):
                 raise UnigrecError(
-                    f"{a.REFERENCE}: {table!r} should be a number of rows, found {rows!r}; delete the file"
+                    f"{paths.REFERENCE}: {table!r} should be a number of rows, found {rows!r}; delete the file"
                 )
             bounds = {
                 "min_value": math.ceil(rows * (1 - params.max_row_change)),

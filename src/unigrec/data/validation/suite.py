@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unigrec.base import files as a
+from unigrec.base import files, paths
 from unigrec.base.errors import InvalidDataError
 from unigrec.base.process import keep_quiet
 from unigrec.config.schema import ValidateParams
@@ -59,8 +59,8 @@ def validate_tables(
     k_core: int,
     reference: dict[str, int] | None,
     drift: Drift | str,
-    folder: Path = a.VALIDATION.parent,
-    validated: Path | None = a.VALIDATED,
+    folder: Path = paths.VALIDATION.parent,
+    validated: Path | None = paths.VALIDATED,
 ) -> dict[str, Any]:
     """Check the two tables and write `result.json`, the Data Docs and, when all is well, `validated.json`.
 
@@ -99,18 +99,18 @@ def validate_tables(
     checks = skip_unanswerable(checks, usable_columns(interactions, items))
     hashes = {"interactions": sha256(interactions), "items": sha256(items)}
     del interactions, items  # Great Expectations needs memory of its own
-    findings = _run(tables, checks, folder / a.DATA_DOCS.name)
+    findings = _run(tables, checks, folder / paths.DATA_DOCS.name)
     failed = [finding for finding in findings if finding["success"] is False]
     passed = not any(finding["severity"] == CRITICAL for finding in failed)
     result = {"passed": passed, "rows": rows, "expectations": findings}
-    a.write_json(folder / a.VALIDATION.name, result)
+    files.write_json(folder / paths.VALIDATION.name, result)
     for finding in failed:
         if finding["severity"] == WARNING:
             log.warning("warning: %s", _sentence(finding))
     if not passed:
         raise InvalidDataError(_complaint(failed, folder))
     if validated is not None:
-        a.write_json(validated, {"rows": rows, "sha256": hashes})
+        files.write_json(validated, {"rows": rows, "sha256": hashes})
     return result
 
 
@@ -126,7 +126,7 @@ def _run(tables: dict[str, pd.DataFrame], checks: list[Check], docs: Path) -> li
 
     findings: dict[tuple[str, str], dict[str, Any]] = {}
     answer: Any
-    with a.atomic_folder(docs) as folder:
+    with files.atomic_folder(docs) as folder:
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = ProgressBarsConfig(globally=False)
         context.variables.data_docs_sites = _docs_site(folder)
@@ -266,7 +266,6 @@ def _complaint(failed: list[dict[str, Any]], folder: Path) -> str:
         f"the data breaks {len(critical)} expectation{'s' if len(critical) > 1 else ''}; nothing after it will run"
     ]
     lines += [f"  - {_sentence(finding)}" for finding in critical]
-    lines.append(
-        f"every expectation: {folder / a.VALIDATION.name}; to look at: {folder / a.DATA_DOCS.name / 'index.html'}"
-    )
+    pages = folder / paths.DATA_DOCS.name / "index.html"
+    lines.append(f"every expectation: {folder / paths.VALIDATION.name}; to look at: {pages}")
     return "\n".join(lines)
