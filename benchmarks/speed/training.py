@@ -19,7 +19,7 @@ from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.joint_data import joint_data, profile_params, untrained
 from benchmarks.speed.t5 import PublicParts, padded_samples
 from unigrec.base.process import keep_memory
-from unigrec.core.models.layers import ONEDNN, product
+from unigrec.core.models.cpu.operators import ONEDNN, product
 from unigrec.core.sequences import Segments
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.joint import JointData, joint_losses, parameter_groups

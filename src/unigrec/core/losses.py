@@ -6,9 +6,12 @@ batch come back as a scalar. Shapes: B samples of the global batch, L levels, K 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 
 def recommendation_loss(logits: list[Tensor], codes: Tensor) -> Tensor:
@@ -69,3 +72,50 @@ def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature
     negatives = (to_hidden - counts[group].log()).masked_fill(group[:, None] == group, float("-inf"))
     to_hidden = torch.where(row[:, None] == row, to_hidden, negatives)
     return F.cross_entropy(to_teacher, group) + F.cross_entropy(to_hidden, row)
+
+
+ROWS_AT_ONCE = 128  # of the logits over a catalogue: few enough to stay in the processor's cache
+
+
+def catalogue_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of `hidden @ table.T` over a whole catalogue, without ever holding all logits.
+
+    Loss and gradients are computed together, some rows at a time, while their logits are in the cache.
+
+    Args:
+        hidden: (B, E). table: (N, E). targets: (B,) int64. smoothing: share of the target spread evenly over all items.
+    """
+    result: Tensor = _CatalogueCrossEntropy.apply(hidden, table, targets, smoothing)
+    return result
+
+
+class _CatalogueCrossEntropy(Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        rows = ROWS_AT_ONCE if hidden.device.type == "cpu" else 32 * ROWS_AT_ONCE
+        by_hidden, by_table = torch.empty_like(hidden), torch.zeros_like(table)
+        total = hidden.new_zeros(())
+        for start in range(0, len(hidden), rows):
+            part, target = hidden[start : start + rows], targets[start : start + rows, None]
+            logits = part @ table.T
+            own = logits.gather(1, target)
+            total += (1.0 - smoothing) * -own.sum()
+            if smoothing:
+                total -= smoothing * logits.mean(1).sum()
+            largest = logits.amax(1, keepdim=True)
+            exponentials = logits.sub_(largest).exp_()
+            normaliser = exponentials.sum(1, keepdim=True)
+            total += (normaliser.log() + largest).sum()
+            error = exponentials.div_(normaliser)
+            if smoothing:
+                error -= smoothing / len(table)
+            error.scatter_add_(1, target, torch.full_like(own, smoothing - 1.0))
+            torch.mm(error, table, out=by_hidden[start : start + rows])
+            by_table.addmm_(error.T, part)
+        ctx.save_for_backward(by_hidden.div_(len(hidden)), by_table.div_(len(hidden)))
+        return total / len(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        by_hidden, by_table = ctx.saved_tensors
+        return by_hidden * gradients[0], by_table * gradients[0], None, None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from benchmarks.speed.harness import Options
 from benchmarks.speed.profile import QUIET, OperatorTimes, run, table
 
-from unigrec.core.models.layers import plain_product
+from unigrec.core.models.cpu.operators import plain_product
 
 
 def test_products_and_attention_are_charged_their_multiplications_and_additions():

@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unigrec.core.losses import catalogue_cross_entropy
 from unigrec.core.models import layers
-from unigrec.core.models.layers import Dropout, RMSNorm, catalogue_cross_entropy, keep_mask, linear
+from unigrec.core.models.cpu.operators import keep_mask, linear
+from unigrec.core.models.layers import Dropout, RMSNorm
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

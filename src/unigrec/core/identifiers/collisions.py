@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from unigrec.base.errors import TrainingError
-from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer, squared_distances
+from unigrec.core.models.tokenizers.kmeans import squared_distances
+from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer
 
 if TYPE_CHECKING:
     from unigrec.core.evaluation.metrics import Cooccurring

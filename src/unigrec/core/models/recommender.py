@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from unigrec.core.models.cpu import fused
 from unigrec.core.models.cpu.blocked import is_long
-from unigrec.core.models.layers import Dropout, Linear, RMSNorm, applies, attend, linear
+from unigrec.core.models.cpu.operators import applies, linear
+from unigrec.core.models.layers import Dropout, Linear, RMSNorm, attend
 
 START = 0  # row of the token table that starts the decoder
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unigrec.core.models.layers import ridge_regression
+from unigrec.core.models.linear_map import ridge_regression
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.tokenizers.residual import Tokenizer
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unigrec.core.models.layers import EPS, plain_product
+from unigrec.core.models.cpu.operators import EPS, plain_product
 from unigrec.core.models.recommender import START, Attention, Layer, Recommender
 
 CPU_BATCH = 64  # users: what a step computes stays near the processor, and products are large enough

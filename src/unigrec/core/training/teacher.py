@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
-from unigrec.core.models.layers import catalogue_cross_entropy
+from unigrec.core.losses import catalogue_cross_entropy
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.dense import teacher_scores
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks

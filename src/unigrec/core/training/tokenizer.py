@@ -11,7 +11,7 @@ from torch import Tensor
 from unigrec.base.errors import TrainingError
 from unigrec.core.identifiers.collisions import identifier_curve
 from unigrec.core.losses import reconstruction_loss, uniformity_loss
-from unigrec.core.models.layers import ridge_regression
+from unigrec.core.models.linear_map import ridge_regression
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from support.small import padded, random_sequences, small_recommender, small_tokenizer
 from unigrec.core.models.cpu import blocked, fused
-from unigrec.core.models.layers import keep_mask, row_buffer
+from unigrec.core.models.cpu.operators import keep_mask, row_buffer
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training.samples import make_samples
 
@@ -260,7 +260,7 @@ def test_the_model_in_training_equals_the_model_by_torchs_operators(long, causal
         model = UnifiedModel(small_tokenizer(), recommender, 7).train()
         with (
             patch("unigrec.core.models.recommender.applies", return_value=applies),
-            patch("unigrec.core.models.layers.applies", return_value=applies),
+            patch("unigrec.core.models.cpu.operators.applies", return_value=applies),
         ):
             results.append(outputs_and_gradients(model, causal, identifiers))
     (ours, gradients), (plain, expected) = results

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from support.small import few, plain_tokenizer, small_tokenizer
 from unigrec.core.losses import reconstruction_loss
-from unigrec.core.models.tokenizers.residual import Tokenizer, kmeans, squared_distances
+from unigrec.core.models.tokenizers.kmeans import kmeans, squared_distances
+from unigrec.core.models.tokenizers.residual import Tokenizer
 
 # One dimension, two levels of two codewords: every number can be checked by hand.
 LINE = torch.tensor([[[0.0], [1.0]], [[-0.4], [0.1]]])

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unigrec.core.models.layers import product
+from unigrec.core.models.cpu.operators import product
 
 # From so many scores of a head of a sequence on (some 220 tokens by themselves), a product for each of them by oneDNN
 # costs less than batches of them by MKL: of a sublayer 5 % at 200 tokens, 20 % at 300; at 150 it costs 10 % more.

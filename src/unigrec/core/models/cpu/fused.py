@@ -21,7 +21,15 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from unigrec.core.models.cpu.blocked import Given, Gradients, mix, unmix
-from unigrec.core.models.layers import EPS, keep_mask, padded, product, row_buffer, weight_gradient, working_dtype
+from unigrec.core.models.cpu.operators import (
+    EPS,
+    keep_mask,
+    padded,
+    product,
+    row_buffer,
+    weight_gradient,
+    working_dtype,
+)
 
 
 def attention(

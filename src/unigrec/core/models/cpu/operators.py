@@ -1,0 +1,145 @@
+"""Linear layers, norms and dropout masks on a CPU, with backward passes of our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+EPS = 1e-6  # of the norms
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build
+MANY_ROWS = 16  # below, calling oneDNN takes longer than multiplying
+ENTRIES_AT_ONCE = 1 << 17  # of a dropout mask, a multiple of four: their random bits, 256 kB, stay in the cache
+
+
+def applies(hidden: Tensor) -> bool:
+    """Whether what this goes into has an own backward pass: in training, on a CPU, and for any row at all."""
+    return (
+        torch.is_grad_enabled() and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and hidden.numel() > 0
+    )
+
+
+def working_dtype() -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
+def keep_mask(shape: torch.Size, p: float) -> Tensor:
+    """Mask on the CPU, 1 with probability 1 - p and else 0: uint8, four entries of every 64 random bits."""
+    mask = torch.empty(shape.numel(), dtype=torch.uint8)
+    for start in range(0, len(mask), ENTRIES_AT_ONCE):
+        part = mask[start : start + ENTRIES_AT_ONCE]
+        bits = torch.empty((len(part) + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        # Comparisons that give bool, and conversions from it, take torch several times as long.
+        torch.ge(bits[: len(part)], round(p * 65536) - 32768, out=part)
+    return mask.view(shape)
+
+
+class _RMSNorm(Function):
+    """Torch's own backward pass on a CPU takes eight times as long as its forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        scale = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
+        scale = scale.add_(EPS).rsqrt_()
+        normed = hidden * scale
+        ctx.save_for_backward(normed, scale, weight)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        normed, scale, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        product = gradient * normed
+        by_weight = product.flatten(0, -2).sum(0)
+        along = (product.flatten(0, -2) @ weight).view(scale.shape).div_(normed.shape[-1])
+        by_hidden = (gradient * weight).sub_(normed * along).mul_(scale)
+        return by_hidden, by_weight
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows @ weight.T + bias: (..., n), (m, n), (m,) -> (..., m), in single precision or in that of autocast."""
+    if not applies(rows):
+        return plain_product(rows, weight, bias=bias)
+    dtype = working_dtype()
+    with torch.autocast("cpu", enabled=False):
+        result: Tensor = _Linear.apply(rows.to(dtype), weight, bias)
+    return result
+
+
+class _Linear(Function):
+    """rows @ weight.T + bias, in the precision of the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        flat = padded(rows.flatten(0, -2))
+        ctx.save_for_backward(flat, weight)
+        ctx.shape = rows.shape
+        result = product(flat, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
+        return result[: rows.shape[:-1].numel()].view(*rows.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        flat, by_rows = padded(gradient.flatten(0, -2)), None
+        if ctx.needs_input_grad[0]:
+            by_rows = product(flat, weight.to(rows.dtype).T)[: ctx.shape[:-1].numel()].view(ctx.shape)
+        by_weight = weight_gradient(flat, rows) if ctx.needs_input_grad[1] else None
+        return by_rows, by_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """(at least `rows`, width) to be written to, zero beyond `rows`.
+
+    oneDNN compiles a product anew for each number of rows, which takes as long as a small product itself, and keeps
+    it. Numbers are rounded up, to eight in each power of two, so that few of them occur.
+    """
+    step = max(1 << max(rows.bit_length() - 4, 0), 8)
+    buffer = torch.empty(-(-rows // step) * step, width, dtype=dtype)
+    buffer[rows:].zero_()
+    return buffer
+
+
+def padded(rows: Tensor) -> Tensor:
+    """(N, n) with as many rows as a `row_buffer` has; itself where it has them already."""
+    buffer = row_buffer(len(rows), rows.shape[1], rows.dtype)
+    if len(buffer) == len(rows):
+        return rows
+    buffer[: len(rows)] = rows
+    return buffer
+
+
+def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+    """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
+
+    In single precision oneDNN is asked by name: torch would ask MKL, which on some processors leaves half of the vector
+    unit unused.
+    """
+    if ONEDNN:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
+        return result
+    result = F.linear(rows, weight, bias)
+    return result.relu_() if activation == "relu" else result
+
+
+def plain_product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+    """As `product`, on any device, in any precision and of however many rows; oneDNN's has no gradient."""
+    single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
+    many = rows.numel() >= MANY_ROWS * rows.shape[-1]
+    if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        return product(rows, weight, activation, bias)
+    result = F.linear(rows, weight, bias)
+    return result.relu() if activation == "relu" else result
+
+
+def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
+    """Single precision gradient of a weight: (N, m) of what `product` gave, (N, n) its rows -> (m, n)."""
+    if gradient.dtype != torch.float32:
+        return (gradient.T @ rows).float()
+    if gradient.shape[1] > rows.shape[1]:  # the narrower one first: oneDNN lays the second out anew
+        return product(rows.T, gradient.T).T
+    return product(gradient.T, rows.T)
