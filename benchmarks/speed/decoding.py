@@ -18,7 +18,8 @@ from benchmarks.speed.shapes import learning_data
 from unigrec.base.process import keep_memory
 from unigrec.core.evaluation.metrics import seen_before
 from unigrec.core.evaluation.ranking import Student
-from unigrec.core.retrieval.beam import CPU_BATCH, Recommendations, Restriction, beam_searches
+from unigrec.core.retrieval.beam import CPU_BATCH, Recommendations, beam_searches
+from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.sequences import Sequences, in_chunks
 from unigrec.pipeline.stages import training_device
 

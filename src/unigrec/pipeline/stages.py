@@ -245,8 +245,8 @@ def identifier_health(
     model: Tokenizer, sequences: Sequences, vectors: torch.Tensor, temperature: float, seed: int
 ) -> dict[str, Any]:
     """The figures of `unigrec.core.identifiers.collisions.health`, hit rates with them."""
-    from unigrec.core.evaluation.metrics import sample_cooccurring
     from unigrec.core.identifiers.collisions import HIT_NEIGHBOURS, HIT_SAMPLE, health
+    from unigrec.core.retrieval.cooccurrence import sample_cooccurring
 
     together = sample_cooccurring(sequences, HIT_NEIGHBOURS, HIT_SAMPLE, seed)
     vectors = vectors.to(model.codebooks.device)

@@ -31,7 +31,8 @@ from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import embed_hard_history
-from unigrec.core.retrieval.beam import CPU_BATCH, PrefixTree, Restriction, beam_search
+from unigrec.core.retrieval.beam import CPU_BATCH, beam_search
+from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.serving.manifest import Serving, open_bundle
 
 if TYPE_CHECKING:

@@ -14,18 +14,16 @@ from hypothesis import strategies as st
 from support.small import few, random_sequences, sequences_of
 from unigrec.core.evaluation import metrics as evaluation
 from unigrec.core.evaluation.metrics import (
-    Cooccurrence,
     ndcg,
     paired_bootstrap,
-    popularity_scores,
     rank_in_list,
     rank_in_scores,
     ranking_metrics,
     recall,
-    sample_cooccurring,
     seen_before,
     slices,
 )
+from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores, sample_cooccurring
 
 
 def test_recall_and_ndcg_by_hand():

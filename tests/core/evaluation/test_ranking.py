@@ -10,12 +10,13 @@ import torch
 
 from support.small import random_sequences, small_recommender
 from unigrec.config.schema import EvaluateParams
-from unigrec.core.evaluation.metrics import Cooccurrence, rank_in_scores, seen_before
+from unigrec.core.evaluation.metrics import rank_in_scores, seen_before
 from unigrec.core.evaluation.ranking import PROTOCOLS, Ranks, Student, rank_test_items
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.unified import expand_history
 from unigrec.core.retrieval.beam import exact_scores
+from unigrec.core.retrieval.cooccurrence import Cooccurrence
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.student_validation import hard_tokens
 

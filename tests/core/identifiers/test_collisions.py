@@ -11,7 +11,6 @@ from scipy.optimize import linear_sum_assignment
 
 from support.small import few, plain_tokenizer, random_sequences, sequences_of, small_tokenizer
 from unigrec.base.errors import TrainingError
-from unigrec.core.evaluation.metrics import Cooccurring, sample_cooccurring
 from unigrec.core.identifiers import collisions as identifiers
 from unigrec.core.identifiers.collisions import (
     churn,
@@ -29,6 +28,7 @@ from unigrec.core.identifiers.collisions import (
     minimum_cost_assignment,
     reassign,
 )
+from unigrec.core.retrieval.cooccurrence import Cooccurring, sample_cooccurring
 
 
 def test_disambiguation_counts_colliding_items_the_most_popular_first():

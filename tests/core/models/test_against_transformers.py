@@ -11,7 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from support.small import padded, small_recommender
 from unigrec.core.losses import recommendation_loss
 from unigrec.core.models.recommender import START, Recommender, relative_bucket
-from unigrec.core.retrieval.beam import DecoderCache
+from unigrec.core.retrieval.decoder_cache import DecoderCache
 
 WIDTH = 30  # source tokens: with 8 buckets up to distance 12, every kind of bucket occurs
 LENGTHS = [30, 17, 1]

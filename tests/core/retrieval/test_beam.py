@@ -12,18 +12,9 @@ from torch import Tensor
 from support.small import few, padded, small_recommender
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.recommender import START, Recommender, RecommenderConfig
-from unigrec.core.retrieval.beam import (
-    DecoderCache,
-    PrefixTree,
-    ReadsByHead,
-    ReadsFolded,
-    Recommendations,
-    Restriction,
-    beam_search,
-    beam_searches,
-    exact_scores,
-    reads_of,
-)
+from unigrec.core.retrieval.beam import Recommendations, beam_search, beam_searches, exact_scores
+from unigrec.core.retrieval.decoder_cache import DecoderCache, ReadsByHead, ReadsFolded, reads_of
+from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 
 USERS, WIDTH = 3, 6
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from unigrec.core.losses import ranking_distillation_loss
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.retrieval.beam import PrefixTree
+from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.training.ranking_targets import TeacherRanking, code_distributions, draw
 
 CODES = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1], [1, 2]])

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.core.evaluation.metrics import Cooccurrence, popularity_scores, rank_in_list, rank_in_scores, seen_before
+from unigrec.core.evaluation.metrics import rank_in_list, rank_in_scores, seen_before
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.unified import embed_hard_history
-from unigrec.core.retrieval.beam import PrefixTree, Restriction, beam_searches, search_batch
+from unigrec.core.retrieval.beam import beam_searches, search_batch
+from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores
 from unigrec.core.retrieval.dense import teacher_scores
+from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.sequences import Histories, Sequences, in_chunks
 
 if TYPE_CHECKING:

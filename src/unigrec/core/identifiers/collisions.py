@@ -17,7 +17,7 @@ from unigrec.core.models.tokenizers.kmeans import squared_distances
 from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer
 
 if TYPE_CHECKING:
-    from unigrec.core.evaluation.metrics import Cooccurring
+    from unigrec.core.retrieval.cooccurrence import Cooccurring
 
 AT_ONCE = 2**22  # numbers of the largest array of a pass over the catalogue
 HIT_NEIGHBOURS = 10  # co-occurring items that the hit rate looks for ...

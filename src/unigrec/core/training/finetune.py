@@ -12,7 +12,7 @@ from unigrec.core.distributed import world_size
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.unified import decode_targets, embed_hard_history, readable_tokens
-from unigrec.core.retrieval.beam import PrefixTree
+from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine, start_process_group

@@ -20,7 +20,7 @@ from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
-from unigrec.core.retrieval.beam import PrefixTree
+from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine, start_process_group

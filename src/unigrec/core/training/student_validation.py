@@ -10,7 +10,8 @@ from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import expand_history
-from unigrec.core.retrieval.beam import PrefixTree, beam_search, search_batch
+from unigrec.core.retrieval.beam import beam_search, search_batch
+from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences, in_chunks
 
 MOST_USERS = 256  # that are searched for together

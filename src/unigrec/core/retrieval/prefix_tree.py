@@ -1,0 +1,109 @@
+"""The prefix tree of the identifiers, and what a search may follow in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """The nodes at one depth of the tree."""
+
+    first_child: Tensor  # (nodes + 1,) children of node i are first_child[i] .. first_child[i + 1] of the next depth
+    code: Tensor  # (nodes,) last code of the node's prefix
+    item_range: Tensor  # (nodes + 1,) node i holds sorted items item_range[i] .. item_range[i + 1]
+    most_children: np.ndarray  # (nodes,) how many children the one, two, three ... nodes with the most have together
+
+
+class PrefixTree:
+    """The prefixes of all semantic IDs as compressed rows, depth by depth."""
+
+    def __init__(self, codes: np.ndarray, device: str | torch.device = "cpu"):
+        """codes: (N, T) int64, rows distinct. Raises ValueError when two items share an identifier."""
+        items, self.depth = codes.shape
+        order = np.lexsort(codes.T[::-1])
+        ordered = codes[order]
+        changed = np.zeros(items, bool)
+        changed[:1] = True
+        levels, starts = [], np.zeros(1, np.int64)
+        node_starts = [starts]
+        for position in range(self.depth):
+            changed[1:] |= ordered[1:, position] != ordered[:-1, position]
+            starts = np.flatnonzero(changed)
+            node_starts.append(starts)
+        if len(starts) != items:
+            raise ValueError(f"{items - len(starts)} items share a semantic ID with another; resolve collisions first")
+        for depth, nodes in enumerate(node_starts):
+            below = node_starts[depth + 1] if depth < self.depth else np.empty(0, np.int64)
+            first_child = np.r_[np.searchsorted(below, nodes), len(below)]
+            levels.append(
+                Level(
+                    first_child=torch.as_tensor(first_child, device=device),
+                    code=torch.as_tensor(ordered[nodes, max(depth - 1, 0)], device=device),
+                    item_range=torch.as_tensor(np.r_[nodes, items], device=device),
+                    most_children=np.cumsum(np.sort(np.diff(first_child))[::-1]),
+                )
+            )
+        self.levels = levels
+        self.order = torch.as_tensor(order, device=device)  # (N,) catalogue index of each sorted item
+        rank = np.empty_like(order)
+        rank[order] = np.arange(items)
+        self.rank = torch.as_tensor(rank, device=device)  # (N,) sorted place of each catalogue index
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def children(self, depth: int, nodes: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The children of the distinct nodes (B, W) that are `alive`, laid end to end.
+
+        A row has C places: as many as any W nodes of this depth need, which is known beforehand. A node with many
+        children so costs its own places and no other node's.
+
+        Returns:
+            (B, C) three times: the child, its parent as an index into W, and whether the place is taken.
+        """
+        level, width = self.levels[depth], nodes.shape[1]
+        place = torch.arange(int(level.most_children[min(width, len(level.most_children)) - 1]), device=nodes.device)
+        first = level.first_child[nodes]
+        counts = (level.first_child[nodes + 1] - first).masked_fill(~alive, 0)
+        ends = counts.cumsum(1)
+        parent = torch.searchsorted(ends, place.expand(len(nodes), -1).contiguous(), right=True)
+        exists = parent < width
+        parent = parent.clamp_max(width - 1)
+        child = (first - ends + counts).gather(1, parent) + place
+        return child.masked_fill(~exists, 0), parent, exists
+
+
+class Restriction:
+    """Which items may be recommended: a list for everybody, and items denied to each user."""
+
+    def __init__(self, tree: PrefixTree, allowed: Tensor | None = None, denied: Tensor | None = None):
+        """allowed: (N,) bool by catalogue index. denied: (B, D) catalogue indices, padded with -1; may repeat."""
+        self.allowed_before = None
+        if allowed is not None:
+            counts = allowed[tree.order].long().cumsum(0)
+            self.allowed_before = torch.cat([counts.new_zeros(1), counts])  # (N + 1,)
+        self.denied = None
+        if denied is not None:
+            places = torch.where(denied >= 0, tree.rank[denied.clamp_min(0)], len(tree))
+            if allowed is not None:
+                places = torch.where((denied >= 0) & allowed[denied.clamp_min(0)], places, len(tree))
+            places = places.sort(-1).values
+            repeat = torch.zeros_like(places, dtype=torch.bool)
+            repeat[:, 1:] = places[:, 1:] == places[:, :-1]
+            self.denied = places.masked_fill(repeat, len(tree)).sort(-1).values.contiguous()
+
+    def alive(self, low: Tensor, high: Tensor) -> Tensor:
+        """Whether sorted items low .. high hold one that may be recommended: (B, X) twice -> (B, X)."""
+        left = high - low
+        if self.allowed_before is not None:
+            left = self.allowed_before[high] - self.allowed_before[low]
+        if self.denied is not None:
+            inside = torch.searchsorted(self.denied, high.contiguous()) - torch.searchsorted(
+                self.denied, low.contiguous()
+            )
+            left = left - inside
+        return left > 0
