@@ -23,8 +23,7 @@ from benchmarks.speed.harness import run_command
 from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
 from unigrec.base import files, paths
 from unigrec.config.schema import load_params
-from unigrec.core.identifiers.churn import known_codes
-from unigrec.core.identifiers.collisions import churn_against
+from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.pipeline import outputs
 from unigrec.serving.manifest import Serving, assemble
 

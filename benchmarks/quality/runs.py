@@ -20,12 +20,13 @@ from unigrec.base import files, paths
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.metrics import metrics_by_slice, ranking_metrics, slices
 from unigrec.core.evaluation.ranking import Baselines, Ranks, Student
+from unigrec.core.identifiers.item_vectors import item_vectors
 from unigrec.core.sequences import in_chunks
 from unigrec.core.training.checkpoint import Stopped
 from unigrec.core.training.finetune import train_finetune
 from unigrec.core.training.joint import JointData, train_joint
 from unigrec.core.training.teacher import teacher_shape, train_teacher
-from unigrec.core.training.tokenizer import item_vectors, train_tokenizer
+from unigrec.core.training.tokenizer import train_tokenizer
 from unigrec.pipeline import outputs, stages
 
 SHARED = 2  # the first steps of every rung: the teacher, and its ranking beside the baselines

@@ -16,7 +16,8 @@ from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params
 from benchmarks.speed.shapes import generated_embeddings
 from unigrec.base import files, paths
 from unigrec.core.evaluation.ranking import Student
-from unigrec.core.identifiers.collisions import collision_rate, disambiguate, hard_codes, health, reassign
+from unigrec.core.identifiers.collisions import collision_rate, disambiguate, hard_codes, reassign
+from unigrec.core.identifiers.health import health
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.beam import beam_search
 from unigrec.core.sequences import Histories

@@ -19,7 +19,7 @@ from benchmarks.speed.harness import Options, Table, ratio, say
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.shapes import learning_data, params_of
 from unigrec.config.schema import TokenizerParams
-from unigrec.core.identifiers.collisions import identifier_curve
+from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import uniformity_loss
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.training.engine import CLIP_NORM, make_engine

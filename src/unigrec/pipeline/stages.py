@@ -196,7 +196,8 @@ def harden(params: Params) -> None:
     """Freeze the joint phase's tokenizer into one semantic ID an item."""
     import numpy as np
 
-    from unigrec.core.identifiers.collisions import churn_against, codebook_usage
+    from unigrec.core.identifiers.churn import churn_against
+    from unigrec.core.identifiers.health import codebook_usage
     from unigrec.pipeline import plots
     from unigrec.pipeline.warm_start import earlier_identifiers
 
@@ -244,8 +245,8 @@ def _share(value: float | None) -> str:
 def identifier_health(
     model: Tokenizer, sequences: Sequences, vectors: torch.Tensor, temperature: float, seed: int
 ) -> dict[str, Any]:
-    """The figures of `unigrec.core.identifiers.collisions.health`, hit rates with them."""
-    from unigrec.core.identifiers.collisions import HIT_NEIGHBOURS, HIT_SAMPLE, health
+    """The figures of `unigrec.core.identifiers.health.health`, hit rates with them."""
+    from unigrec.core.identifiers.health import HIT_NEIGHBOURS, HIT_SAMPLE, health
     from unigrec.core.retrieval.cooccurrence import sample_cooccurring
 
     together = sample_cooccurring(sequences, HIT_NEIGHBOURS, HIT_SAMPLE, seed)

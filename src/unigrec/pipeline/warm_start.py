@@ -134,7 +134,7 @@ def read_of_teacher(content: torch.Tensor, teacher: torch.Tensor, weight: float,
     """
     import torch
 
-    from unigrec.core.training.tokenizer import collaborative_part, continued_part
+    from unigrec.core.identifiers.item_vectors import collaborative_part, continued_part
 
     if weight == 0.0 or not is_warm():
         return collaborative_part(content, teacher, weight)

@@ -20,8 +20,9 @@ from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, 
 from unigrec.core.decisions.gates import Decision
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics, slices
 from unigrec.core.evaluation.ranking import Baselines
-from unigrec.core.identifiers.churn import known_codes
-from unigrec.core.identifiers.collisions import churn_against, codebook_usage, collision_rate
+from unigrec.core.identifiers.churn import churn_against, known_codes
+from unigrec.core.identifiers.collisions import collision_rate
+from unigrec.core.identifiers.health import codebook_usage
 from unigrec.core.sequences import in_chunks
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.manifest import Subject, last_interaction

@@ -12,22 +12,16 @@ from scipy.optimize import linear_sum_assignment
 from support.small import few, plain_tokenizer, random_sequences, sequences_of, small_tokenizer
 from unigrec.base.errors import TrainingError
 from unigrec.core.identifiers import collisions as identifiers
+from unigrec.core.identifiers.churn import churn, churn_against
 from unigrec.core.identifiers.collisions import (
-    churn,
-    churn_against,
-    codebook_usage,
     collision_rate,
     disambiguate,
-    entropy_bits,
-    gini,
     group_of,
     hard_codes,
-    health,
-    hit_rate,
-    identifier_curve,
     minimum_cost_assignment,
     reassign,
 )
+from unigrec.core.identifiers.health import codebook_usage, entropy_bits, gini, health, hit_rate, identifier_curve
 from unigrec.core.retrieval.cooccurrence import Cooccurring, sample_cooccurring
 
 

@@ -15,7 +15,8 @@ from support.tiny_training import CPU, tiny_data, tiny_params, tiny_tokenizer, w
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.config.schema import JointParams
-from unigrec.core.identifiers.collisions import Resolved, hard_codes, identifier_curve, resolve
+from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
+from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training import joint as joint_module
 from unigrec.core.training.joint import JointData, joint_losses, new_unified, parameter_groups, train_joint

@@ -9,9 +9,11 @@ import torch
 from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
-from unigrec.core.identifiers.collisions import collision_rate, hard_codes, identifier_curve
+from unigrec.core.identifiers.collisions import collision_rate, hard_codes
+from unigrec.core.identifiers.health import identifier_curve
+from unigrec.core.identifiers.item_vectors import collaborative_part, continued_part, item_vectors
 from unigrec.core.models.tokenizers.residual import Tokenizer
-from unigrec.core.training.tokenizer import collaborative_part, continued_part, item_vectors, train_tokenizer
+from unigrec.core.training.tokenizer import train_tokenizer
 from unigrec.pipeline import outputs, stages
 
 

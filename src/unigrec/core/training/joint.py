@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unigrec.base.errors import TrainingError
 from unigrec.core.distributed import gather_rows, global_sum, world_size
-from unigrec.core.identifiers.collisions import disambiguate, hard_codes, identifier_curve, resolve
+from unigrec.core.identifiers.collisions import disambiguate, hard_codes, resolve
+from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import contrastive_loss, reconstruction_loss, symmetric_kl, uniformity_loss
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.sasrec import SASRec

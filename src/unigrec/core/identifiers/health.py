@@ -1,0 +1,188 @@
+"""Figures on the health of the identifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.core.models.tokenizers.kmeans import squared_distances
+from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer
+
+if TYPE_CHECKING:
+    from unigrec.core.retrieval.cooccurrence import Cooccurring
+from unigrec.core.identifiers.churn import churn
+from unigrec.core.identifiers.collisions import AT_ONCE, collision_rate, group_of, items_at_once
+
+HIT_NEIGHBOURS = 10  # co-occurring items that the hit rate looks for ...
+HIT_NEAREST = 100  # ... among so many nearest items ...
+HIT_SAMPLE = 4096  # ... for so many items of a larger catalogue
+
+
+class Quantized(NamedTuple):
+    """A part of the catalogue, soft and hard."""
+
+    embeddings: Tensor  # (n, D)
+    latent: Tensor  # (n, C)
+    soft: SoftCodes
+    hard: HardCodes
+
+
+@torch.no_grad()
+def _quantize(tokenizer: Tokenizer, embeddings: Tensor, temperature: float) -> Iterator[Quantized]:
+    """The catalogue part by part: what a pass needs in memory does not grow with N."""
+    tokenizer.eval()
+    for chunk in embeddings.split(items_at_once(tokenizer)):
+        latent = tokenizer.encoder(chunk)
+        yield Quantized(chunk, latent, tokenizer.quantize_soft(latent, temperature), tokenizer.quantize_hard(latent))
+
+
+def _disagreement(part: Quantized) -> np.ndarray:
+    """(n,) whether an item's most probable soft codes differ from its hard ones at any level."""
+    return (part.soft.probabilities.argmax(-1) != part.hard.codes).any(1).cpu().numpy()
+
+
+def codebook_usage(codes: np.ndarray, size: int) -> np.ndarray:
+    """(N, L) -> (L, K) share of items on each codeword."""
+    return np.stack([np.bincount(level, minlength=size) / len(codes) for level in codes.T])
+
+
+def entropy_bits(usage: np.ndarray) -> np.ndarray:
+    """(..., K) shares -> (...) entropy in bits."""
+    safe = np.where(usage > 0, usage, 1.0)
+    return -(usage * np.log2(safe)).sum(-1)
+
+
+def gini(counts: np.ndarray) -> float:
+    """Gini coefficient of non-negative counts: 0 when all are equal."""
+    ordered = np.sort(counts.astype(np.float64))
+    ranks = np.arange(1, len(ordered) + 1)
+    return float((2 * ranks - len(ordered) - 1) @ ordered / (len(ordered) * ordered.sum()))
+
+
+def identifier_curve(
+    tokenizer: Tokenizer, embeddings: Tensor, temperature: float, first_codes: np.ndarray | None = None
+) -> dict[str, float]:
+    """Today's identifiers in a few figures, for a row of a training's history; one pass over the catalogue.
+
+    Args:
+        embeddings: (N, D), on the tokenizer's device. temperature: that of the soft codes.
+        first_codes: (N, L) hard codes of some earlier moment that today's are held against.
+
+    Returns:
+        `collision_rate`, `soft_hard_disagreement` (share of items whose soft and hard codes differ), and for each level
+        `entropy_level_1` ... in bits. With `first_codes` also `churn_level_1` ..., and `changed_at_most_one_level`: the
+        share of items that kept all of their first codes but one, or all.
+    """
+    parts = _quantize(tokenizer, embeddings, temperature)
+    found = [(part.hard.codes.cpu().numpy(), _disagreement(part)) for part in parts]
+    codes, differs = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    figures = {"collision_rate": collision_rate(codes), "soft_hard_disagreement": float(differs.mean())}
+    bits = entropy_bits(codebook_usage(codes, tokenizer.codebook_size))
+    figures |= {f"entropy_level_{level}": float(value) for level, value in enumerate(bits, start=1)}
+    if first_codes is not None:
+        moved = churn(first_codes, codes)
+        figures |= {f"churn_level_{level}": share for level, share in enumerate(moved, start=1)}
+        figures["changed_at_most_one_level"] = float(((first_codes != codes).sum(1) <= 1).mean())
+    return figures
+
+
+@torch.no_grad()
+def health(
+    tokenizer: Tokenizer,
+    embeddings: Tensor,
+    popularity: np.ndarray,
+    temperature: float,
+    together: Cooccurring | None = None,
+) -> dict:
+    """How well the identifiers describe the catalogue, as a flat dictionary of numbers and lists per level.
+
+    Args:
+        embeddings: (N, D), on the tokenizer's device. popularity: (N,) training interactions.
+        temperature: the one of the joint phase.
+        together: what items co-occur with in training, for the hit rates.
+    """
+    error_soft = error_hard = 0.0
+    codes_of, latent_of, quantized_of, differs_of = [], [], [], []
+    for part in _quantize(tokenizer, embeddings, temperature):
+        error_soft += float((tokenizer.decode(part.soft.quantized) - part.embeddings).square().sum(dtype=torch.float64))
+        error_hard += float((tokenizer.decode(part.hard.quantized) - part.embeddings).square().sum(dtype=torch.float64))
+        codes_of.append(part.hard.codes.cpu().numpy())
+        latent_of.append(part.latent)
+        quantized_of.append(part.hard.quantized)
+        differs_of.append(_disagreement(part))
+    codes, groups = np.concatenate(codes_of), group_of(np.concatenate(codes_of))
+    colliding = np.bincount(groups)[groups] > 1
+    usage = codebook_usage(codes, tokenizer.codebook_size)
+    bits = entropy_bits(usage)
+    prefix_sizes = [np.bincount(group_of(codes[:, : level + 1])) for level in range(codes.shape[1])]
+    figures = {
+        "items": len(codes),
+        "collision_rate": float(colliding.mean()),
+        "collision_rate_by_popularity": float((colliding * popularity).sum() / max(popularity.sum(), 1)),
+        "largest_collision": int(np.bincount(groups).max()),
+        "codebook_utilisation": [float(level) for level in (usage > 0).mean(1)],
+        "entropy_bits": [float(value) for value in bits],
+        "entropy_share": [float(value) for value in bits / np.log2(tokenizer.codebook_size)],
+        "gini_of_prefixes": [gini(sizes) for sizes in prefix_sizes],
+        "reconstruction_soft": error_soft / embeddings.numel(),
+        "reconstruction_hard": error_hard / embeddings.numel(),
+        "soft_hard_disagreement": float(np.concatenate(differs_of).mean()),
+        "temperature": temperature,
+    }
+    if together is not None:
+        figures |= _hit_rates(embeddings, torch.cat(latent_of), torch.cat(quantized_of), groups, together)
+    return figures
+
+
+def _hit_rates(
+    embeddings: Tensor, latent: Tensor, quantized: Tensor, groups: np.ndarray, together: Cooccurring
+) -> dict[str, float]:
+    """The hit rate where an item is its semantic ID, and before: what the encoder and what quantization lose.
+
+    Args:
+        embeddings: (N, D). latent, quantized: (N, C). groups: (N,) as `group_of` numbers the semantic IDs.
+    """
+    each = np.arange(len(groups))
+    first = np.unique(groups, return_index=True)[1]  # an item of each group
+    return {
+        "hit_rate_items": len(together.items),
+        "hit_rate_by_chance": min(HIT_NEAREST / max(len(groups) - 1, 1), 1.0),
+        "hit_rate_item_embedding": hit_rate(embeddings, each, together, HIT_NEAREST),
+        "hit_rate_latent": hit_rate(latent, each, together, HIT_NEAREST),
+        "hit_rate_quantized": hit_rate(quantized[torch.as_tensor(first)], groups, together, HIT_NEAREST),
+    }
+
+
+@torch.no_grad()
+def hit_rate(vectors: Tensor, groups: np.ndarray, together: Cooccurring, nearest: int) -> float:
+    """Embedding hit rate (FORGE, arXiv 2509.20904): how much of what is bought together lies together.
+
+    The share of an item's co-occurring items that are among its `nearest` items by distance, as a mean over the R items
+    of `together`. Items of one group have one vector and hence one distance; where the last place falls among them,
+    each counts as much as the places left for them, which is what a fair draw gives.
+
+    R distances to all: time is linear in R * N, memory bounded.
+
+    Args:
+        vectors: (G, C), one a group. groups: (N,) the group of each item.
+    """
+    device = vectors.device
+    group, items = torch.as_tensor(groups, device=device), torch.as_tensor(together.items, device=device)
+    sizes = torch.bincount(group, minlength=len(vectors))
+    closest = min(nearest + 1, len(vectors))  # groups that can matter: none is empty but, to itself, the item's own
+    found = 0.0
+    for rows in torch.arange(len(items)).split(max(AT_ONCE // len(vectors), 1)):
+        own = group[items[rows.to(device)]]  # (r,)
+        order = squared_distances(vectors[own], vectors).topk(closest, largest=False).indices  # (r, closest)
+        others = sizes[order] - (order == own[:, None]).long()  # an item is no neighbour of its own
+        places = nearest - (others.cumsum(1) - others)  # that the groups before it leave
+        share = (places / others.clamp_min(1)).clamp(0.0, 1.0)
+        neighbours = torch.as_tensor(together.neighbours, device=device)[rows.to(device)]  # (r, n)
+        wanted, exists = group[neighbours.clamp_min(0)], neighbours >= 0
+        hits = ((wanted[:, :, None] == order[:, None]) * share[:, None]).sum(-1) * exists
+        found += float((hits.sum(1) / exists.sum(1)).sum(dtype=torch.float64))
+    return found / len(items)
