@@ -18,8 +18,9 @@ from torch import Tensor
 from benchmarks.quality.steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, key_of
 from unigrec.base import files, paths
 from unigrec.config.schema import Params
-from unigrec.core.evaluation.metrics import metrics_by_slice, ranking_metrics, slices
+from unigrec.core.evaluation.metrics import ranking_metrics
 from unigrec.core.evaluation.ranking import Baselines, Ranks, Student
+from unigrec.core.evaluation.slices import metrics_by_slice, slices
 from unigrec.core.identifiers.item_vectors import item_vectors
 from unigrec.core.sequences import in_chunks
 from unigrec.core.training.checkpoint import Stopped

@@ -18,7 +18,8 @@ from benchmarks.quality.steps import DONE_FILE, Data, is_done
 from unigrec.base import files, paths
 from unigrec.config.profiles import leaves
 from unigrec.config.schema import Params
-from unigrec.core.evaluation.metrics import ndcg, paired_bootstrap, recall
+from unigrec.core.evaluation.bootstrap import paired_bootstrap
+from unigrec.core.evaluation.metrics import ndcg, recall
 from unigrec.core.evaluation.ranking import PROTOCOLS
 
 BASELINES = ("popularity", "cooccurrence", "teacher")

@@ -282,8 +282,10 @@ def evaluate(params: Params) -> None:
     """Rank every user's test item with student, teacher and baselines, in both protocols."""
     import pyarrow as pa
 
-    from unigrec.core.evaluation.metrics import metrics_by_slice, ndcg, paired_bootstrap, ranking_metrics, slices
+    from unigrec.core.evaluation.bootstrap import paired_bootstrap
+    from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
     from unigrec.core.evaluation.ranking import rank_test_items
+    from unigrec.core.evaluation.slices import metrics_by_slice, slices
     from unigrec.pipeline import plots
 
     sequences = load_sequences()

@@ -18,8 +18,9 @@ from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
 from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision
-from unigrec.core.evaluation.metrics import ndcg, ranking_metrics, slices
+from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
 from unigrec.core.evaluation.ranking import Baselines
+from unigrec.core.evaluation.slices import slices
 from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.core.identifiers.collisions import collision_rate
 from unigrec.core.identifiers.health import codebook_usage

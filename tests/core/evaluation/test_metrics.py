@@ -12,17 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.small import few, random_sequences, sequences_of
+from unigrec.core.evaluation import bootstrap
 from unigrec.core.evaluation import metrics as evaluation
-from unigrec.core.evaluation.metrics import (
-    ndcg,
-    paired_bootstrap,
-    rank_in_list,
-    rank_in_scores,
-    ranking_metrics,
-    recall,
-    seen_before,
-    slices,
-)
+from unigrec.core.evaluation.bootstrap import paired_bootstrap
+from unigrec.core.evaluation.metrics import ndcg, rank_in_list, rank_in_scores, ranking_metrics, recall, seen_before
+from unigrec.core.evaluation.slices import slices
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores, sample_cooccurring
 
 
@@ -203,7 +197,7 @@ def test_bootstrap_draws_users_with_replacement_whatever_it_holds_in_memory(monk
     monkeypatch.setattr(evaluation, "DRAWS_AT_ONCE", at_once)
     generator = np.random.default_rng(0)
     values = generator.choice([-1.0, 0.0, 0.0, 0.25, 1.0], 50)
-    means = evaluation.bootstrap_means(values, 4000, seed=1)
+    means = bootstrap.bootstrap_means(values, 4000, seed=1)
     drawn = values[generator.integers(0, 50, (4000, 50))].mean(1)
     assert means.shape == (4000,)
     assert means.mean() == pytest.approx(values.mean(), abs=0.01)

@@ -11,7 +11,8 @@ from torch import nn
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import TorchEngine
-from unigrec.core.training.loop import Phase, rate_factor, train
+from unigrec.core.training.loop import Phase, train
+from unigrec.core.training.schedules import rate_factor
 
 BATCHES = 4
 

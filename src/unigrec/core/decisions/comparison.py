@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unigrec.core.decisions.gates import Decision, Gate, Metrics, floors
-from unigrec.core.evaluation.metrics import bootstrap_means
+from unigrec.core.evaluation.bootstrap import bootstrap_means
 
 if TYPE_CHECKING:
     from unigrec.config.schema import GateParams, PromotionParams

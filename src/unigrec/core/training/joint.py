@@ -25,9 +25,10 @@ from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine, start_process_group
-from unigrec.core.training.loop import Log, Phase, Trained, rate_factor, temperature_at, train
+from unigrec.core.training.loop import Log, Phase, Trained, train
 from unigrec.core.training.ranking_targets import Ranking, TeacherRanking, decoder_losses, to_decode
 from unigrec.core.training.samples import Samples, TrainingSamples, make_samples
+from unigrec.core.training.schedules import rate_factor, temperature_at
 from unigrec.core.training.student_validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from unigrec.core.losses import reconstruction_loss, uniformity_loss
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine
-from unigrec.core.training.loop import Log, Phase, Trained, temperature_at, train
+from unigrec.core.training.loop import Log, Phase, Trained, train
+from unigrec.core.training.schedules import temperature_at
 
 if TYPE_CHECKING:
     from unigrec.config.schema import TokenizerParams

@@ -1,0 +1,40 @@
+"""Metrics by slice of the users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unigrec.core.evaluation.metrics import ranking_metrics
+from unigrec.core.sequences import Sequences
+
+
+def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
+    """Named (U,) masks over test users: popularity tercile of the target, history length, cold targets."""
+    test = sequences.held_out(users, "test", 1)
+    counts = sequences.train_counts()
+    popularity = counts[test.targets]
+    history = sequences.lengths[users] - 1
+    low, high = np.quantile(np.sort(counts), [1 / 3, 2 / 3])
+    return {
+        "target popularity: lowest third of items": popularity <= low,
+        "target popularity: middle third of items": (popularity > low) & (popularity <= high),
+        "target popularity: highest third of items": popularity > high,
+        "history: up to 5 items": history <= 5,
+        "history: 6 to 10 items": (history > 5) & (history <= 10),
+        "history: more than 10 items": history > 10,
+        "cold target: fewer than 5 training interactions": popularity < 5,
+        "cold target: unseen in training": popularity == 0,
+    }
+
+
+def metrics_by_slice(ranks: dict[tuple[str, str], np.ndarray], masks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Recall@10 and NDCG@10 in each slice that has a user: (model, protocol) -> (U,) ranks, and (U,) masks -> rows."""
+    return [
+        {"slice": name, "users": int(mask.sum()), "model": model, "protocol": protocol}
+        | ranking_metrics(found[mask], [10])
+        for (model, protocol), found in ranks.items()
+        for name, mask in masks.items()
+        if mask.any()
+    ]
