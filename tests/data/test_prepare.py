@@ -15,7 +15,7 @@ from support.real_data import real_folder
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, PrepareParams, SampleParams
 from unigrec.data.prepare import prepare_tables
-from unigrec.data.sources.folder import load_source
+from unigrec.data.sources.load import load_source
 
 ANY_SIZE = PrepareParams(k_core=1, min_users_after=1, min_items_after=1)
 

@@ -23,7 +23,8 @@ from unigrec.data.snapshots import (
     read_incoming,
     write_snapshot,
 )
-from unigrec.data.sources.folder import Source, load_source
+from unigrec.data.sources.load import load_source
+from unigrec.data.sources.source import Source
 
 INCOMING = Path("data/incoming")
 PARAMS = SnapshotParams(incoming=str(INCOMING), source="folder", mode="append", start="cold")

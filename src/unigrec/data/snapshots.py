@@ -24,7 +24,8 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, SnapshotParams
 from unigrec.data.sources.files import describe
-from unigrec.data.sources.folder import Source, load_source
+from unigrec.data.sources.load import load_source
+from unigrec.data.sources.source import Source
 
 INTERACTIONS_FILE, ITEMS_FILE = "interactions.parquet", "items.parquet"
 UNFINISHED = "_temporary"  # a cluster's folder of parts that are still being written

@@ -44,7 +44,7 @@ TOKENIZER_SHAPE = {"code_dim", "hidden", "levels", "codebook_size"}
 
 def ingest(params: Params) -> None:
     """Read the source into `interactions.parquet` and `items.parquet`."""
-    from unigrec.data.sources.folder import load_source
+    from unigrec.data.sources.load import load_source
 
     source = load_source(params.ingest, params.seed)
     files.write_table(paths.INTERACTIONS, source.interactions)

@@ -13,7 +13,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, SampleParams
 from unigrec.data.sources import files
 from unigrec.data.sources.amazon import read_amazon
-from unigrec.data.sources.folder import load_source
+from unigrec.data.sources.load import load_source
 
 REVIEWS_2014 = [
     {"reviewerID": "U1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1390176000, "reviewText": "nice\nthing"},

@@ -13,7 +13,8 @@ import pytest
 
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, SampleParams
-from unigrec.data.sources.folder import Source, load_source
+from unigrec.data.sources.load import load_source
+from unigrec.data.sources.source import Source
 
 SAMPLE = SampleParams(users=40, items=30, interactions=300)
 MOMENT = 1_318_896_000

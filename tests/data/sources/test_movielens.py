@@ -8,7 +8,7 @@ import pytest
 
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, SampleParams
-from unigrec.data.sources.folder import load_source
+from unigrec.data.sources.load import load_source
 from unigrec.data.sources.movielens import read_movielens
 
 RATINGS_DAT = "1::1193::5::978300760\n1::661::3::978302109\n2::1193::4::978298413\n"

@@ -7,7 +7,7 @@ import pytest
 
 from unigrec.config.schema import IngestParams, PrepareParams, SampleParams
 from unigrec.data.prepare import Prepared, prepare_tables
-from unigrec.data.sources.folder import load_source
+from unigrec.data.sources.load import load_source
 from unigrec.data.sources.sample import generate_sample
 from unigrec.data.sources.sample_words import LEAVES
 

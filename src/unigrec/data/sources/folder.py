@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,9 +18,8 @@ import pyarrow.parquet as pq
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import IngestParams
 from unigrec.data.sources.files import MAX_LINE_BYTES, describe, readable, refuse_empty
-from unigrec.data.sources.sample import generate_sample
+from unigrec.data.sources.source import Source, provenance
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138; as milliseconds, March 1973
@@ -31,58 +29,10 @@ UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}  # bits of a float: from here on it skips whole numbers
 
 
-class Source(NamedTuple):
-    """What `ingest` writes.
-
-    interactions: user_id string, item_id string, timestamp int64 (unix seconds, UTC); in the order of the source
-    items: item_id string, then text columns, string, null where there is no text; in the order of the source
-    provenance: kind of source, files with sha256 and size, row counts, the lineage of a snapshot; no clock, so same
-        input gives same bytes
-    """
-
-    interactions: pa.Table
-    items: pa.Table
-    provenance: dict
-
-
-def load_source(params: IngestParams, seed: int) -> Source:
-    """Read the source that the params name; `seed` matters to the generated sample alone.
-
-    Raises:
-        UnigrecError: a file is missing, empty, damaged or not of the source's format.
-    """
-    if params.source == "sample":
-        interactions, items = generate_sample(params.sample, seed)
-        settings = {"seed": seed, **params.sample.model_dump()}
-        return Source(interactions, items, _provenance("sample", interactions, items, sample=settings))
-
-    path = Path(params.path)
-    if not path.is_dir():
-        found = "is a file" if path.exists() else "does not exist"
-        raise UnigrecError(f"{path}: {found}; ingest.path must be the folder that holds the files of {params.source!r}")
-    if params.source == "folder":
-        return _load_folder(path)
-    if params.source == "movielens":
-        from unigrec.data.sources.movielens import read_movielens
-
-        interactions, items, files = read_movielens(path, params.min_rating)
-    else:
-        from unigrec.data.sources.amazon import read_amazon
-
-        interactions, items, files = read_amazon(path, params.source, params.min_rating)
-    described = [describe(file, path) for file in files]
-    extra = {"files": described, "min_rating": params.min_rating}
-    return Source(interactions, items, _provenance(params.source, interactions, items, **extra))
-
-
-def _provenance(source: str, interactions: pa.Table, items: pa.Table, **extra: object) -> dict:
-    return {"source": source, "interactions": interactions.num_rows, "items": items.num_rows, **extra}
-
-
 # --- a folder of Parquet or CSV files -------------------------------------------------------------------------------
 
 
-def _load_folder(folder: Path) -> Source:
+def load_folder(folder: Path) -> Source:
     interactions_file = _find(folder, "interactions")
     items_file = _find(folder, "items")
 
@@ -100,7 +50,7 @@ def _load_folder(folder: Path) -> Source:
     extra = {"files": described, "dropped_item_columns": dropped}
     if (folder / paths.LINEAGE_FILE).is_file():
         extra["snapshot"] = files.read_json(folder / paths.LINEAGE_FILE)
-    return Source(interactions, items, _provenance("folder", interactions, items, **extra))
+    return Source(interactions, items, provenance("folder", interactions, items, **extra))
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -1,0 +1,42 @@
+"""The source that params name, read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import IngestParams
+from unigrec.data.sources.files import describe
+from unigrec.data.sources.folder import load_folder
+from unigrec.data.sources.sample import generate_sample
+from unigrec.data.sources.source import Source, provenance
+
+
+def load_source(params: IngestParams, seed: int) -> Source:
+    """Read the source that the params name; `seed` matters to the generated sample alone.
+
+    Raises:
+        UnigrecError: a file is missing, empty, damaged or not of the source's format.
+    """
+    if params.source == "sample":
+        interactions, items = generate_sample(params.sample, seed)
+        settings = {"seed": seed, **params.sample.model_dump()}
+        return Source(interactions, items, provenance("sample", interactions, items, sample=settings))
+
+    path = Path(params.path)
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise UnigrecError(f"{path}: {found}; ingest.path must be the folder that holds the files of {params.source!r}")
+    if params.source == "folder":
+        return load_folder(path)
+    if params.source == "movielens":
+        from unigrec.data.sources.movielens import read_movielens
+
+        interactions, items, files = read_movielens(path, params.min_rating)
+    else:
+        from unigrec.data.sources.amazon import read_amazon
+
+        interactions, items, files = read_amazon(path, params.source, params.min_rating)
+    described = [describe(file, path) for file in files]
+    extra = {"files": described, "min_rating": params.min_rating}
+    return Source(interactions, items, provenance(params.source, interactions, items, **extra))
