@@ -15,7 +15,8 @@ import torch
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import EmbedParams
 from unigrec.embedding import encoder as embedding_module
-from unigrec.embedding.encoder import fit_encoder, item_texts, load_encoder, read_modality, save_encoder
+from unigrec.embedding.encoder import fit_encoder, item_texts, load_encoder, save_encoder
+from unigrec.embedding.modality import read_modality
 
 COLOURS = ["red", "blue", "green", "black", "white"]
 THINGS = ["stapler", "notebook", "fountain pen", "office chair", "desk lamp", "paper tray"]

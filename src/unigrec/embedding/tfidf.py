@@ -1,0 +1,69 @@
+"""TF-IDF and SVD: text to vectors without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import EmbedParams
+
+if TYPE_CHECKING:
+    pass
+from unigrec.embedding.vectors import Encoded
+
+# Chinese and Japanese write no spaces: each of their characters is a word, as is any other run of letters or digits.
+WORD = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
+
+
+@dataclass(frozen=True)
+class TfidfSvd:
+    """TF-IDF of single words (sublinear counts, rows of length 1), projected on the leading singular directions.
+
+    Words alone: on Office and Beauty neither pairs of words nor character n-grams brought a user's next item clearly
+    nearer, and they cost two to six times the time.
+    """
+
+    vocabulary: list[str]  # the words in the order of the columns
+    idf: np.ndarray  # float32 (words,)
+    components: np.ndarray  # float32 (words, d)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Raw vectors of texts. A text without any known word counts as no text."""
+        vectorizer = _vectorizer(vocabulary=self.vocabulary)
+        vectorizer.idf_ = self.idf
+        counts = vectorizer.transform(texts)
+        # Sparse times dense sums row by row: an item's vector does not depend on the items beside it, to the bit.
+        return Encoded(np.asarray(counts @ self.components, dtype=np.float32), np.diff(counts.indptr) > 0)
+
+
+def _vectorizer(**settings: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(sublinear_tf=True, token_pattern=WORD, dtype=np.float32, **settings)
+
+
+def fit_tfidf_svd(texts: list[str], params: EmbedParams, seed: int) -> tuple[TfidfSvd, str | None]:
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
+
+    vectorizer = _vectorizer(max_features=params.max_features)
+    try:
+        counts = vectorizer.fit_transform(texts)  # sparse (N, words)
+    except ValueError as error:
+        raise UnigrecError(f"the item texts hold no word at all: {error}") from error
+    described = int((np.diff(counts.indptr) > 0).sum())
+    dimensions = min(params.dimensions, described, counts.shape[1])
+    note = None
+    if dimensions < params.dimensions:
+        note = (
+            f"embed.dimensions is {params.dimensions}, but {described} items with {counts.shape[1]} different words "
+            f"span no more than {dimensions}: {dimensions} are used"
+        )
+    with threadpool_limits(1):  # the bits of a threaded factorisation depend on the number of threads
+        _, _, directions = randomized_svd(counts, dimensions, n_iter=5, random_state=seed)  # (d, words)
+    components = np.ascontiguousarray(directions.T, dtype=np.float32)
+    return TfidfSvd(list(vectorizer.get_feature_names_out()), vectorizer.idf_.astype(np.float32), components), note
