@@ -21,7 +21,7 @@ from flows.stages.processes import StageError, run_stage
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.base.lock import exclusive
-from unigrec.commands import promotion as commands
+from unigrec.commands import bundles, snapshot
 from unigrec.config.schema import Params, load_params
 from unigrec.pipeline.summary import markdown, print_summary, summarise
 from unigrec.registry.tracking import tracking_uri
@@ -55,7 +55,7 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
 @task(task_run_name="snapshot")
 def take_delivery(params: Params) -> Any:
     """What was delivered, as the next snapshot. Cached where it brings nothing new."""
-    taken = commands.snapshot(params, PARAMS_FILE)
+    taken = snapshot.snapshot(params, PARAMS_FILE)
     print(taken.said, flush=True)
     return Completed(message=taken.said, name="Completed" if taken.new else "Cached")
 
@@ -72,7 +72,7 @@ def read_gates() -> Any:
 @task(task_run_name="register")
 def register_model(params: Params) -> Any:
     """The artifacts as one bundle and one model version. Cached where this very bundle is a version already."""
-    done = register(commands.assemble(params, PARAMS_FILE), params.register_)
+    done = register(bundles.assemble(params, PARAMS_FILE), params.register_)
     message = f"{done.name} version {done.version}"
     return Completed(message=message, data=done, name="Completed" if done.created else "Cached")
 
@@ -105,7 +105,7 @@ def retrain(take: bool = True) -> Any:
     with exclusive(paths.LOCK):
         params = load_params(PARAMS_FILE)
         seconds: dict[str, float | None] = {}
-        if take and commands.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
+        if take and snapshot.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
             _timed(seconds, "snapshot", take_delivery, params).result()
             params = load_params(PARAMS_FILE)  # a new snapshot may be trained on from the champion
         seconds |= run_stages()

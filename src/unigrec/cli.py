@@ -167,12 +167,12 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Take what lies in snapshot.incoming as the next state of the data; exit code 3 when it must not become that."""
     from unigrec.base.lock import exclusive
     from unigrec.base.process import keep_quiet
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import snapshot
     from unigrec.config.schema import load_params
 
     keep_quiet()
     with exclusive(paths.LOCK):
-        print(commands.snapshot(load_params(params), params).said)
+        print(snapshot.snapshot(load_params(params), params).said)
 
 
 @app.command("warm-start", rich_help_panel=MODELS)
@@ -182,11 +182,11 @@ def warm_start(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Let the next training start from a model, so that items keep most of their identifiers."""
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import bundles
     from unigrec.config.schema import load_params
 
     settings = load_params(params)
-    print(commands.cold_start(params) if cold else commands.warm_start(settings, params, model))
+    print(bundles.cold_start(params) if cold else bundles.warm_start(settings, params, model))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -220,10 +220,10 @@ def gate(
 @app.command(rich_help_panel=MODELS)
 def bundle(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Put the trained model together as a bundle and print its folder, without registering it."""
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import bundles
     from unigrec.config.schema import load_params
 
-    typer.echo(commands.assemble(load_params(params), params))
+    typer.echo(bundles.assemble(load_params(params), params))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -234,10 +234,10 @@ def register(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Register the trained model with its metrics; `challenger` points to it when its gates passed."""
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import bundles
     from unigrec.config.schema import load_params
 
-    raise typer.Exit(commands.register(load_params(params), params, bundle))
+    raise typer.Exit(bundles.register(load_params(params), params, bundle))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -295,10 +295,10 @@ def recommend(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Print recommended items with titles and scores, from the registered champion."""
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import recommend
     from unigrec.config.schema import load_params
 
-    commands.recommend(load_params(params), model, history, k, allow or [], deny or [], as_json)
+    recommend.recommend(load_params(params), model, history, k, allow or [], deny or [], as_json)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from support.command_line import invoke
 from support.tiny_model import PARAMS_FILE, make_bundle, write_artifacts
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
-from unigrec.commands.promotion import parse_ids, read_ids
+from unigrec.commands.recommend import parse_ids, read_ids
 from unigrec.pipeline import stages
 from unigrec.pipeline.summary import Summary, markdown, next_steps, print_summary, summarise
 from unigrec.promotion import audit, judge

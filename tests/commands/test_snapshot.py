@@ -105,9 +105,9 @@ def test_without_a_delivery_the_message_says_where_it_should_lie():
 
 
 def stages_snapshot():
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import snapshot
 
-    commands.snapshot(load_params(Path("params.yaml")), Path("params.yaml"))
+    snapshot.snapshot(load_params(Path("params.yaml")), Path("params.yaml"))
 
 
 @pytest.mark.slow

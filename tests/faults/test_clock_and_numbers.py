@@ -16,7 +16,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import BusyError, InvalidDataError, TrainingError, UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.progress import TrainingProgress
-from unigrec.commands import promotion as commands
+from unigrec.commands import bundles
 from unigrec.core.training.engine import TorchEngine
 from unigrec.pipeline import stages
 from unigrec.pipeline.outputs import load_embeddings
@@ -101,7 +101,7 @@ def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(t
             getattr(stages, stage)(params)
         assert not (paths.ARTIFACTS / stage / paths.MODEL_FILE).exists()
         with pytest.raises(UnigrecError, match=r"no such file; run the pipeline first"):
-            commands.register(params, Path("params.yaml"), None)
+            bundles.register(params, Path("params.yaml"), None)
         assert not Path("mlflow.db").exists()
         assert not list(paths.BUNDLES.glob("*"))
 

@@ -13,7 +13,7 @@ import pytest
 from support.tiny_pipeline import DATA_STAGES, MODEL_STAGES, inside, outputs, params, run, write_shop
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
-from unigrec.commands.promotion import assemble
+from unigrec.commands.bundles import assemble
 
 
 @contextmanager

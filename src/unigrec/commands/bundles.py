@@ -1,0 +1,60 @@
+"""`unigrec register` and `unigrec warm-start`: bundles go out, and come back in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unigrec.base import files, paths
+from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import Params
+
+COLD_START = "src/unigrec/pipeline/warm_start.py"
+
+
+def warm_start(params: Params, params_file: Path, model: str) -> str:
+    """Let the next training start from a model (alias, version or folder); says so in a line. Raises UnigrecError."""
+    import shutil
+
+    from unigrec.registry.versions import load_bundle
+
+    bundle = load_bundle(params.register_, model)
+    folder = paths.BUNDLES / bundle.id
+    if not folder.exists():
+        with files.atomic_folder(folder) as temporary:
+            shutil.copytree(bundle.folder, temporary, dirs_exist_ok=True)
+    return _start_from(params_file, str(folder), f"the next training starts from {model}, {folder}")
+
+
+def cold_start(params_file: Path) -> str:
+    """Let the next training begin anew; says so in a line."""
+    return _start_from(params_file, COLD_START, "the next training begins anew")
+
+
+def _start_from(params_file: Path, path: str, said: str) -> str:
+    from unigrec.config.edit import configure
+
+    changed = configure(params_file, settings=[f"start.path={path}"])
+    return f"{said} ({params_file}: start.path)" if changed else f"{said}, as before"
+
+
+def assemble(params: Params, params_file: Path) -> Path:
+    """The artifacts as one bundle; returns its folder. Raises UnigrecError when a stage has not run."""
+    from unigrec.serving.manifest import Serving
+    from unigrec.serving.manifest import assemble as assemble_bundle
+
+    serving = Serving(params.joint.history, params.evaluate.beam, list(params.embed.text_columns), params.ingest.origin)
+    return assemble_bundle(params_file, serving)
+
+
+def register(params: Params, params_file: Path, folder: Path | None) -> int:
+    """Register a bundle, made from the artifacts unless a folder is given. A refused model exits as refused."""
+    from unigrec.registry.versions import register as register_bundle
+
+    done = register_bundle(folder or assemble(params, params_file), params.register_)
+    print(f"{done.name} version {done.version}: {'registered' if done.created else 'was registered before'}")
+    if not done.passed:
+        print("its gates refused it: no alias points to it (see: unigrec gate)")
+    return EXIT_OK if done.passed else EXIT_REFUSED

@@ -1,0 +1,94 @@
+"""`unigrec snapshot`: a delivery becomes the next snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from unigrec.base import paths
+from unigrec.base.errors import InvalidDataError
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import Params
+    from unigrec.data.drift import Drift
+    from unigrec.data.snapshots import Snapshot
+from unigrec.commands.bundles import cold_start, warm_start
+
+
+class Taken(NamedTuple):
+    """What became of a delivery. new: false where it brought nothing; said: in a sentence or two."""
+
+    new: bool
+    said: str
+
+
+def snapshot(params: Params, params_file: Path) -> Taken:
+    """Take what was delivered as the next snapshot, once it is valid, and let `data/current` point to it.
+
+    With `snapshot.start: champion`, the next training starts from the champion of today, where there is one.
+
+    Raises:
+        InvalidDataError: it breaks an expectation, or differs too much from the snapshot before; `data/current` stays.
+        UnigrecError: there is no delivery, it cannot be read, or it changed while it was read.
+    """
+    from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
+
+    before = current_snapshot()
+    now = next_snapshot(before, read_incoming(params.snapshot, params.ingest), params.snapshot.mode)
+    if before is not None and now.id == before.id:
+        return Taken(False, f"{params.snapshot.incoming}: nothing new beside snapshot {now.id}: nothing to train on")
+    drift = _accept(params, before, now)
+    # Before the data moves: a process that dies in between finds the delivery new again.
+    start = f"\n{_from_champion(params, params_file)}" if params.snapshot.start == "champion" else ""
+    folder = write_snapshot(now, None if drift is None else drift._asdict())
+    rows, added = now.lineage["rows"], now.lineage["added"]
+    said = (
+        f"{folder}: {rows['interactions']:,} interactions ({added['interactions']:,} new, {added['repeated']:,} were "
+        f"there already), {rows['users']:,} users, {rows['items']:,} items; before it: {now.lineage['parent']}"
+    )
+    if not reads_snapshots(params):
+        advice = f"to let it read the snapshots: unigrec configure --data {paths.CURRENT}"
+        said += f"\nthe pipeline reads {params.ingest.origin}; {advice}"
+    return Taken(True, said + start)
+
+
+def _from_champion(params: Params, params_file: Path) -> str:
+    from unigrec.registry.tracking import mlflow_client
+    from unigrec.registry.versions import CHAMPION, version_of
+
+    with mlflow_client(params.register_) as client:
+        champion = version_of(client, params.register_.model_name, CHAMPION)
+    return cold_start(params_file) if champion is None else warm_start(params, params_file, CHAMPION)
+
+
+def reads_snapshots(params: Params) -> bool:
+    """Whether the pipeline reads what `data/current` points to."""
+    return params.ingest.source == "folder" and Path(params.ingest.path) == paths.CURRENT
+
+
+def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | None:
+    """Validate a snapshot that is to be; what it differs in from the one before. Raises InvalidDataError."""
+    from unigrec.data.drift import measure_drift
+    from unigrec.data.validation.suite import validate_tables
+    from unigrec.pipeline.stages import FIRST_SNAPSHOT, reference_sizes
+
+    columns, drift = params.embed.text_columns, None
+    if before is not None:
+        drift = measure_drift((before.interactions, before.items), (now.interactions, now.items), columns)
+    reference = reference_sizes(params.ingest.origin)
+    try:
+        validate_tables(
+            now.interactions,
+            now.items,
+            params.validation,
+            columns,
+            params.prepare.k_core,
+            reference,
+            drift or FIRST_SNAPSHOT,
+            paths.ARRIVED,
+            None,
+        )
+    except InvalidDataError as error:
+        kept = "there is no snapshot yet" if before is None else f"{paths.CURRENT} stays snapshot {before.id}"
+        raise InvalidDataError(f"{params.snapshot.incoming} was not taken, {kept}: {error}") from error
+    return drift
