@@ -13,7 +13,7 @@ from rich.table import Table
 from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import masked
-from unigrec.promotion.report import gate_rows
+from unigrec.core.decisions.gates import gate_rows
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
 PROTOCOLS = ("unmasked", "masked")

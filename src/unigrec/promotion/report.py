@@ -12,6 +12,7 @@ from rich.table import Table
 from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.core.decisions.comparison import MARGIN, SLICE
+from unigrec.core.decisions.gates import gate_rows, gate_verdict
 
 if TYPE_CHECKING:
     from unigrec.base.errors import UnigrecError
@@ -99,14 +100,3 @@ def print_decision(decision: dict[str, Any]) -> None:
     for row in gate_rows(decision):
         table.add_row(*row)
     Console(highlight=False).print(table)
-
-
-def gate_rows(decision: dict[str, Any]) -> list[list[str]]:
-    return [[gate["name"], gate_verdict(gate), gate["reason"]] for gate in decision["gates"]]
-
-
-def gate_verdict(gate: dict[str, Any]) -> str:
-    """`pass` or `REFUSED`; for an informational gate, whether its target was met."""
-    if gate.get("informational", False):  # absent from decisions of earlier versions
-        return "note: met" if gate["passed"] else "note: missed"
-    return "pass" if gate["passed"] else "REFUSED"

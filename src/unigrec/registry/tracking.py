@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ import yaml
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import holds_credentials, masked, split_credentials
 from unigrec.base.process import keep_quiet
+from unigrec.core.decisions.gates import gate_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 BUNDLE_TAG = "bundle_id"
+DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that MLflow shows on the page of a run
 METRICS_A_CALL = 1000  # the tracker's own limit, as is the next
 PARAMS_A_CALL = 100
 UNAUTHORIZED = 401
@@ -99,7 +103,9 @@ def _trouble(error: Exception) -> str:
 
 
 def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[str, Any]) -> str:
-    """Log a bundle's params, metrics, curves and pictures as a finished run, unless that has been done.
+    """Log a bundle's params, metrics, curves, pictures and reports as a finished run, unless that has been done.
+
+    The gates with their reasons are the run's description.
 
     A run that an earlier attempt left unfinished is deleted, never continued. Returns the run's id.
     """
@@ -111,11 +117,17 @@ def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[
     run = client.create_run(experiment_id, run_name=manifest["id"], tags=bundle_tags(manifest))
     run_id = run.info.run_id
     _log_params(client, run_id, folder / "params.yaml")
-    metrics = [*_closing_metrics(folder / "report"), *_curves(folder / "report")]
+    report = folder / "report"
+    metrics = [*_closing_metrics(report), *_intervals(report), *_slices(report), *_curves(report)]
     for start in range(0, len(metrics), METRICS_A_CALL):
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
-    for picture in sorted((folder / "report").rglob("*.png")):
-        client.log_artifact(run_id, str(picture), f"plots/{picture.parent.name}")
+    for kind, place in (("*.png", "plots"), ("*.json", "report")):
+        for path in sorted(report.rglob(kind)):
+            client.log_artifact(run_id, str(path), f"{place}/{path.parent.name}")
+    for path in report.glob("*/decision.json"):
+        client.set_tag(
+            run_id, DESCRIPTION_TAG, markdown_table(["gate", "", "reason"], gate_rows(files.read_json(path)))
+        )
     client.log_artifact(run_id, str(folder / "manifest.json"))
     client.set_terminated(run_id, "FINISHED")
     return run_id
@@ -167,6 +179,21 @@ def _closing_metrics(report: Path) -> list[Metric]:
     for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")]):
         figures.setdefault(path.parent.name, {}).update(files.read_json(path))
     return [metric for stage, found in figures.items() for metric in _metrics(stage, found, step=0)]
+
+
+def _intervals(report: Path) -> Iterator[Metric]:
+    """Bootstrap intervals, as `evaluate.student_against.<protocol>.<model>.low` and so on."""
+    for path in report.glob("*/student_against.json"):
+        yield from _metrics(f"{path.parent.name}.student_against", files.read_json(path), step=0)
+
+
+def _slices(report: Path) -> Iterator[Metric]:
+    """Metrics of each slice of users, as `evaluate.slice.<slice>.<model>.<protocol>.<name>`."""
+    for path in report.glob("*/slices.json"):
+        for row in files.read_json(path):
+            words = re.sub(r"[^a-z0-9]+", "_", row["slice"].lower())
+            figures = {name: value for name, value in row.items() if name not in ("slice", "model", "protocol")}
+            yield from _metrics(f"{path.parent.name}.slice.{words}.{row['model']}.{row['protocol']}", figures, step=0)
 
 
 def _curves(report: Path) -> list[Metric]:

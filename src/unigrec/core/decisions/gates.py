@@ -246,3 +246,15 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def gate_rows(decision: dict[str, Any]) -> list[list[str]]:
+    """A decision's gates as rows of name, verdict and reason."""
+    return [[gate["name"], gate_verdict(gate), gate["reason"]] for gate in decision["gates"]]
+
+
+def gate_verdict(gate: dict[str, Any]) -> str:
+    """`pass` or `REFUSED`; for an informational gate, whether its target was met."""
+    if gate.get("informational", False):  # absent from decisions of earlier versions
+        return "note: met" if gate["passed"] else "note: missed"
+    return "pass" if gate["passed"] else "REFUSED"
