@@ -93,29 +93,29 @@ class _CatalogueCrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         rows = ROWS_AT_ONCE if hidden.device.type == "cpu" else 32 * ROWS_AT_ONCE
-        by_hidden, by_table = torch.empty_like(hidden), torch.zeros_like(table)
+        grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         total = hidden.new_zeros(())
         for start in range(0, len(hidden), rows):
-            part, target = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = part @ table.T
-            own = logits.gather(1, target)
-            total += (1.0 - smoothing) * -own.sum()
+            states, target = hidden[start : start + rows], targets[start : start + rows, None]
+            logits = states @ table.T
+            target_logits = logits.gather(1, target)
+            total += (1.0 - smoothing) * -target_logits.sum()
             if smoothing:
                 total -= smoothing * logits.mean(1).sum()
             largest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(largest).exp_()
             normaliser = exponentials.sum(1, keepdim=True)
             total += (normaliser.log() + largest).sum()
-            error = exponentials.div_(normaliser)
+            grad_logits = exponentials.div_(normaliser)
             if smoothing:
-                error -= smoothing / len(table)
-            error.scatter_add_(1, target, torch.full_like(own, smoothing - 1.0))
-            torch.mm(error, table, out=by_hidden[start : start + rows])
-            by_table.addmm_(error.T, part)
-        ctx.save_for_backward(by_hidden.div_(len(hidden)), by_table.div_(len(hidden)))
+                grad_logits -= smoothing / len(table)
+            grad_logits.scatter_add_(1, target, torch.full_like(target_logits, smoothing - 1.0))
+            torch.mm(grad_logits, table, out=grad_hidden[start : start + rows])
+            grad_table.addmm_(grad_logits.T, states)
+        ctx.save_for_backward(grad_hidden.div_(len(hidden)), grad_table.div_(len(hidden)))
         return total / len(hidden)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        by_hidden, by_table = ctx.saved_tensors
-        return by_hidden * gradients[0], by_table * gradients[0], None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_table = ctx.saved_tensors
+        return grad_hidden * grad_outputs[0], grad_table * grad_outputs[0], None, None

@@ -89,8 +89,8 @@ class Sequences(NamedTuple):
         starts, ends, counts = pieces.T
         batch = self._gather(starts, ends, targets=False)
         first = np.repeat(ends - counts + 1, counts)
-        places = first + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return Segments(batch.items, batch.lengths, counts, self.items[places])
+        positions = first + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Segments(batch.items, batch.lengths, counts, self.items[positions])
 
     def window_segments(self, history: int) -> np.ndarray:
         """(W, 3) a piece for each training target alone, with the most history it may have; columns of `segments`."""
@@ -141,8 +141,8 @@ def bucketed_batches(
     counts = np.ones(len(lengths), np.int64) if counts is None else counts
     batches: list[np.ndarray] = []
     for pool in _cut(order, counts, POOL * batch_size):
-        by_length = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += _cut(by_length, counts, batch_size)
+        sorted_by_length = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += _cut(sorted_by_length, counts, batch_size)
     return [batches[index] for index in generator.permutation(len(batches))]
 
 

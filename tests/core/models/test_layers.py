@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from unigrec.core.losses import catalogue_cross_entropy
 from unigrec.core.models import layers
-from unigrec.core.models.cpu.operators import keep_mask, linear
+from unigrec.core.models.cpu.operators import draw_dropout_mask, linear
 from unigrec.core.models.layers import Dropout, RMSNorm
 
 
@@ -27,12 +27,12 @@ def test_dropout_keeps_the_asked_share_and_the_mean(p):
 
 def test_dropout_places_are_independent_and_follow_the_seed():
     torch.manual_seed(0)
-    mask = keep_mask(torch.Size([1000, 1001]), 0.5).float() - 0.5
+    mask = draw_dropout_mask(torch.Size([1000, 1001]), 0.5).float() - 0.5
     for lag in (1, 2, 3, 4, 1001):  # neighbours come from the same 64 random bits
         flat = mask.flatten()
         assert (flat[:-lag] * flat[lag:]).mean().abs() < 2e-3
     torch.manual_seed(0)
-    assert torch.equal(mask, keep_mask(torch.Size([1000, 1001]), 0.5).float() - 0.5)
+    assert torch.equal(mask, draw_dropout_mask(torch.Size([1000, 1001]), 0.5).float() - 0.5)
 
 
 def test_a_mask_is_that_of_one_draw_however_many_entries_are_made_at_once():
@@ -40,7 +40,7 @@ def test_a_mask_is_that_of_one_draw_however_many_entries_are_made_at_once():
     for entries in (1 << 20, 8):
         torch.manual_seed(0)
         with patch.object(layers, "ENTRIES_AT_ONCE", entries):
-            found.append((keep_mask(torch.Size([7, 11]), 0.3), torch.rand(3)))
+            found.append((draw_dropout_mask(torch.Size([7, 11]), 0.3), torch.rand(3)))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 

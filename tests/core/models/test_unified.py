@@ -59,11 +59,11 @@ def data(seed: int = 0) -> JointData:
 
 def per_position(batch: Segments) -> Samples:
     """The batch without deduplication: every history position and every target is an item of its own."""
-    there = torch.as_tensor(np.arange(batch.items.shape[1]) < batch.lengths[:, None])
+    exists = torch.as_tensor(np.arange(batch.items.shape[1]) < batch.lengths[:, None])
     history = torch.zeros(batch.items.shape, dtype=torch.long)
-    history[there] = torch.arange(int(there.sum()))
+    history[exists] = torch.arange(int(exists.sum()))
     targets = torch.as_tensor(batch.targets)
-    items = torch.cat([torch.as_tensor(batch.items)[there], targets])
+    items = torch.cat([torch.as_tensor(batch.items)[exists], targets])
     return Samples(
         items=items,
         occurrences=torch.ones(len(items), dtype=torch.long),
@@ -205,8 +205,8 @@ def test_samples_number_the_distinct_items_and_count_them():
     assert samples.items.tolist() == [1, 2, 3, 4, 5, 7, 9]
     assert samples.occurrences.tolist() == [2, 1, 1, 5, 1, 3, 1]
     assert samples.batch_occurrences == samples.occurrences.sum() == 14
-    there = padded(BATCH.lengths.tolist(), 4)
-    assert torch.equal(samples.items[samples.history][there], torch.as_tensor(BATCH.items)[there])
+    exists = padded(BATCH.lengths.tolist(), 4)
+    assert torch.equal(samples.items[samples.history][exists], torch.as_tensor(BATCH.items)[exists])
 
 
 def test_expand_history_lays_out_levels_of_items_in_order_and_masks_padding():

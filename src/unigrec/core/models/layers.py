@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unigrec.core.models.cpu.operators import EPS, _RMSNorm, applies, keep_mask, linear
+from unigrec.core.models.cpu.operators import EPS, RMSNormFunction, draw_dropout_mask, linear, uses_cpu_backward
 
 
 class Dropout(nn.Module):
@@ -25,7 +25,7 @@ class Dropout(nn.Module):
             return hidden
         if hidden.device.type != "cpu":
             return F.dropout(hidden, self.p)
-        return hidden * keep_mask(hidden.shape, self.p).to(hidden.dtype).mul_(1.0 / (1.0 - self.p))
+        return hidden * draw_dropout_mask(hidden.shape, self.p).to(hidden.dtype).mul_(1.0 / (1.0 - self.p))
 
 
 class RMSNorm(nn.Module):
@@ -36,8 +36,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if applies(hidden):
-            result: Tensor = _RMSNorm.apply(hidden, self.weight)
+        if uses_cpu_backward(hidden):
+            result: Tensor = RMSNormFunction.apply(hidden, self.weight)
             return result
         return F.rms_norm(hidden, self.weight.shape, self.weight, EPS)
 

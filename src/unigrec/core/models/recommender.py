@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unigrec.core.models.cpu import fused
 from unigrec.core.models.cpu.blocked import is_long
-from unigrec.core.models.cpu.operators import applies, linear
+from unigrec.core.models.cpu.operators import linear, uses_cpu_backward
 from unigrec.core.models.layers import Dropout, Linear, RMSNorm, attend
 
 START = 0  # row of the token table that starts the decoder
@@ -158,9 +158,13 @@ class Stack(nn.Module):
         bias = additive_mask(mask, dtype)
         if self.recency_bias is not None:
             tokens = torch.arange(mask.shape[-1], device=mask.device)
-            back = (mask.sum(-1, keepdim=True) - 1 - tokens) // self.levels  # items between a token's and the last
-            by_head = self.recency_bias(back.clamp(0, self.buckets - 1)).movedim(-1, 1)  # (M, H, S) or (M, H, m, S)
-            bias = bias + (by_head if mask.dim() == 3 else by_head[:, :, None]).to(dtype)
+            items_back = (
+                mask.sum(-1, keepdim=True) - 1 - tokens
+            ) // self.levels  # items between a token's and the last
+            recency = self.recency_bias(items_back.clamp(0, self.buckets - 1)).movedim(
+                -1, 1
+            )  # (M, H, S) or (M, H, m, S)
+            bias = bias + (recency if mask.dim() == 3 else recency[:, :, None]).to(dtype)
         return bias if mask.dim() == 2 else bias.repeat_interleave(steps, dim=2)
 
     def bias(self, queries: int, keys: int, device: torch.device, first_query: int = 0) -> Tensor:
@@ -185,8 +189,8 @@ class Stack(nn.Module):
         holds for B / (M * m) consecutive rows.
         """
         bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
-        there = mask if applies(hidden) and is_long(*bias.shape[2:]) else None
-        if mask is not None and there is None:
+        key_mask = mask if uses_cpu_backward(hidden) and is_long(*bias.shape[2:]) else None
+        if mask is not None and key_mask is None:
             bias = bias + additive_mask(mask, hidden.dtype)
         cross_bias = None
         if memory_mask is not None:
@@ -194,7 +198,7 @@ class Stack(nn.Module):
             cross_bias = self.memory_bias(memory_mask, hidden.shape[:2].numel() // max(masks, 1), hidden.dtype)
         hidden = self.dropout(hidden)
         for layer in self.layers:
-            hidden = layer(hidden, bias, memory, cross_bias, there)
+            hidden = layer(hidden, bias, memory, cross_bias, key_mask)
         return self.dropout(self.norm(hidden))
 
 
@@ -220,14 +224,14 @@ class Layer(nn.Module):
         bias: Tensor,
         memory: Tensor | None,
         cross_bias: Tensor | None,
-        there: Tensor | None = None,
+        key_mask: Tensor | None = None,
     ) -> Tensor:
         """hidden (B, T, E), memory (M, S, E); biases broadcastable to (B, H, T, T) and (M, H, B / M * T, S).
 
-        there: (B, T), which positions may be read, where `bias` does not say it; for `fused` alone.
+        key_mask: (B, T), which positions may be read, where `bias` does not say it; for `fused` alone.
         """
-        if applies(hidden):
-            return self.fused(hidden, bias, memory, cross_bias, there)
+        if uses_cpu_backward(hidden):
+            return self.fused(hidden, bias, memory, cross_bias, key_mask)
         normed = self.self_norm(hidden)
         key, value = self.self_attention.keys_values(normed)
         hidden = hidden + self.dropout(self.self_attention(normed, key, value, bias))
@@ -237,19 +241,21 @@ class Layer(nn.Module):
         return hidden + self.feed_forward(hidden)
 
     def fused(
-        self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None, there: Tensor | None
+        self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None, key_mask: Tensor | None
     ) -> Tensor:
         """The same, each sublayer as one step of autograd."""
-        p, own = self.dropout.p if self.training else 0.0, self.self_attention
-        weight = torch.cat([own.query.weight, own.key.weight, own.value.weight])
-        hidden = fused.attention(hidden, None, self.self_norm.weight, weight, own.out.weight, bias, own.heads, p, there)
+        p, attention = self.dropout.p if self.training else 0.0, self.self_attention
+        weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+        hidden = fused.attention(
+            hidden, None, self.self_norm.weight, weight, attention.out.weight, bias, attention.heads, p, key_mask
+        )
         if self.cross_attention is not None:
             assert memory is not None
             assert cross_bias is not None
             assert self.cross_norm is not None
-            together = hidden.reshape(len(memory), -1, hidden.shape[-1])
-            reads = self.cross_attention.reads(memory, cross_bias, together.shape[1])
-            hidden = fused.attention(together, reads.memory, self.cross_norm.weight, *reads[1:], p).view_as(hidden)
+            grouped = hidden.reshape(len(memory), -1, hidden.shape[-1])
+            inputs = self.cross_attention.cross_inputs(memory, cross_bias, grouped.shape[1])
+            hidden = fused.attention(grouped, inputs.memory, self.cross_norm.weight, *inputs[1:], p).view_as(hidden)
         return fused.feed_forward(hidden, self.feed_norm.weight, self.feed_in.weight, self.feed_out.weight, p)
 
     def cross_keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,15 +267,15 @@ class Layer(nn.Module):
         assert self.cross_attention is not None
         assert self.cross_norm is not None
         queries = len(hidden) // max(len(key), 1) * hidden.shape[1]  # of each history; a rank may have none at all
-        together = self.cross_norm(hidden).reshape(len(key), queries, hidden.shape[-1])
-        return self.dropout(self.cross_attention(together, key, value, bias)).view_as(hidden)
+        grouped = self.cross_norm(hidden).reshape(len(key), queries, hidden.shape[-1])
+        return self.dropout(self.cross_attention(grouped, key, value, bias)).view_as(hidden)
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
         inner = self.dropout(F.relu(self.feed_in(self.feed_norm(hidden))))
         return self.dropout(self.feed_out(inner))
 
 
-class CrossReads(NamedTuple):
+class CrossAttentionInputs(NamedTuple):
     """What `fused.attention` needs to read a memory; it says what each is."""
 
     memory: Tensor
@@ -302,7 +308,7 @@ class Attention(nn.Module):
     def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.split(self.key(hidden)), self.split(self.value(hidden))
 
-    def reads(self, memory: Tensor, bias: Tensor, queries: int) -> CrossReads:
+    def cross_inputs(self, memory: Tensor, bias: Tensor, queries: int) -> CrossAttentionInputs:
         """How `queries` positions of each sequence read a memory (B, S, E), at the least cost.
 
         Few queries cost less if keys and values are never made: q_h k_h = x (Q_h' K_h) y and sum_h O_h V_h y are then
@@ -313,17 +319,17 @@ class Attention(nn.Module):
         if queries * (E - d) * (E + memory.shape[1]) >= memory.shape[1] * E * d:
             keys_values = linear(memory, torch.cat([self.key.weight, self.value.weight]))
             keys_values = keys_values.unflatten(-1, (2, heads, d))
-            return CrossReads(keys_values, self.query.weight, self.out.weight, bias, heads)
+            return CrossAttentionInputs(keys_values, self.query.weight, self.out.weight, bias, heads)
         query, key, value = (part.weight.view(heads, d, E) for part in (self.query, self.key, self.value))
         weight = (key.mT @ query).flatten(0, 1)  # (H * E, E)
         out = (self.out.weight.view(E, heads, d).transpose(0, 1) @ value).transpose(0, 1).flatten(1)  # (E, H * E)
         bias = bias.expand(-1, heads, queries, -1).transpose(1, 2).flatten(1, 2)[:, None]  # (B, 1, queries * H, S)
-        return CrossReads(memory[:, :, None, None], weight, out, bias, 1)
+        return CrossAttentionInputs(memory[:, :, None, None], weight, out, bias, 1)
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """hidden (B, T, E), key and value (B, H, S, d_kv), bias broadcastable to (B, H, T, S) -> (B, T, E)."""
-        mixed = attend(self.split(self.query(hidden)), key, value, bias, self.dropout)
-        return self.out(mixed.transpose(1, 2).flatten(-2))
+        context = attend(self.split(self.query(hidden)), key, value, bias, self.dropout)
+        return self.out(context.transpose(1, 2).flatten(-2))
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

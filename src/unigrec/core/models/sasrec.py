@@ -109,11 +109,11 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         B, T, E = hidden.shape
         query, key, value = self.qkv(hidden).view(B, T, 3, self.heads, E // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(
+        context = F.scaled_dot_product_attention(
             query, key, value, is_causal=True, dropout_p=self.dropout.p if self.training else 0.0
         )  # (B, H, T, E/H)
-        mixed = mixed.transpose(1, 2).reshape(B, T, E)
-        attended = self.attention_norm(hidden + self.dropout(self.out(mixed)))
+        context = context.transpose(1, 2).reshape(B, T, E)
+        attended = self.attention_norm(hidden + self.dropout(self.out(context)))
         if self.filter is not None and self.filter_norm is not None:
             filtered = self.filter_norm(hidden + self.dropout(self.filter(hidden)))
             attended = self.filter_share * filtered + (1.0 - self.filter_share) * attended
@@ -131,14 +131,14 @@ class FrequencyFilter(nn.Module):
         super().__init__()
         self.rescale = nn.Parameter(torch.randn(d_model))
         lags = torch.arange(len(kernel))[:, None] - torch.arange(len(kernel))
-        by_lag = torch.where(lags >= 0, kernel[lags.clamp_min(0)], 0.0)  # (history, history), row: output position
-        self.by_lag: Tensor
-        self.register_buffer("by_lag", by_lag, persistent=False)
+        toeplitz = torch.where(lags >= 0, kernel[lags.clamp_min(0)], 0.0)  # (history, history), row: output position
+        self.toeplitz: Tensor
+        self.register_buffer("toeplitz", toeplitz, persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) -> (B, T, E)."""
         steps = hidden.shape[1]
-        low = self.by_lag[:steps, :steps] @ hidden
+        low = self.toeplitz[:steps, :steps] @ hidden
         return low + self.rescale.square() * (hidden - low)
 
 

@@ -85,21 +85,21 @@ class UnifiedModel(nn.Module):
         source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
-            readable, there = readable_tokens(lengths, counts, mask, tokens.shape[1])
-            output = decode_targets(self.recommender, memory, readable, there, codes)  # (P, R, T, E)
+            readable, exists = readable_tokens(lengths, counts, mask, tokens.shape[1])
+            output = decode_targets(self.recommender, memory, readable, exists, codes)  # (P, R, T, E)
             logits = [self.recommender.position_logits(output[:, :, p], p).float() for p in range(codes.shape[2])]
-        by_history = by_teacher = None
+        history_log_probabilities = teacher_log_probabilities = None
         if distillation_temperature is not None:
             states = memory.float()
-            pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[there]  # (P, E)
-            by_history = self.assignments(self.history_to_code(pooled), distillation_temperature)
-            by_teacher = self.assignments(self.teacher_to_code(teacher), distillation_temperature)
+            pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[exists]  # (P, E)
+            history_log_probabilities = self.assignments(self.history_to_code(pooled), distillation_temperature)
+            teacher_log_probabilities = self.assignments(self.teacher_to_code(teacher), distillation_temperature)
         return JointOutput(
             logits=logits,
             probabilities=fixed,
             reconstructed=reconstructed,
-            history_log_probabilities=by_history,
-            teacher_log_probabilities=by_teacher,
+            history_log_probabilities=history_log_probabilities,
+            teacher_log_probabilities=teacher_log_probabilities,
             student_state=self.state_to_teacher(output[:, 0, 0].float()),
         )
 
@@ -115,18 +115,18 @@ def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) 
     -> (B, m, S) for up to m targets a row, and (B, m) which of them exist.
     """
     slots = torch.arange(max(counts.tolist(), default=0), device=mask.device)
-    there = slots < counts[:, None]
+    exists = slots < counts[:, None]
     last = (lengths - counts)[:, None] + slots  # (B, m) index of the item before each target
     item = torch.arange(mask.shape[1], device=mask.device) // levels  # (S,)
-    return (item <= last[..., None]) & mask[:, None], there
+    return (item <= last[..., None]) & mask[:, None], exists
 
 
-def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, there: Tensor, codes: Tensor) -> Tensor:
-    """Decoder outputs (P, R, T, E): memory (B, S, E), readable (B, m, S), there (B, m), codes (P, R, T)."""
-    padded = codes.new_zeros(there.numel(), *codes.shape[1:])
-    padded[there.flatten()] = codes
+def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, exists: Tensor, codes: Tensor) -> Tensor:
+    """Decoder outputs (P, R, T, E): memory (B, S, E), readable (B, m, S), exists (B, m), codes (P, R, T)."""
+    padded = codes.new_zeros(exists.numel(), *codes.shape[1:])
+    padded[exists.flatten()] = codes
     output = recommender.decode(memory, readable, padded.flatten(0, 1))
-    return output.unflatten(0, padded.shape[:2])[there.flatten()]
+    return output.unflatten(0, padded.shape[:2])[exists.flatten()]
 
 
 def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

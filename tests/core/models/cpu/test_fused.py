@@ -12,7 +12,7 @@ from torch import Tensor
 
 from support.small import padded, random_sequences, small_recommender, small_tokenizer
 from unigrec.core.models.cpu import blocked, fused
-from unigrec.core.models.cpu.operators import keep_mask, row_buffer
+from unigrec.core.models.cpu.operators import draw_dropout_mask, row_buffer
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training.samples import make_samples
 
@@ -35,7 +35,7 @@ def check(ours: Callable[..., Tensor], plain: Callable[..., Tensor], *given: Ten
 
 
 def dropped(values: Tensor, p: float) -> Tensor:
-    return values if p == 0.0 else values * keep_mask(values.shape, p) / (1.0 - p)
+    return values if p == 0.0 else values * draw_dropout_mask(values.shape, p) / (1.0 - p)
 
 
 def normed(hidden: Tensor, gain: Tensor) -> Tensor:
@@ -59,9 +59,11 @@ def test_feed_forward(p):
     torch.manual_seed(1)
 
     def plain(hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor) -> Tensor:
-        between = (normed(hidden, gain) @ inner.T).relu().flatten(0, 1)
-        kept = keep_mask(torch.Size([len(row_buffer(B * T, F, torch.float32)), F]), p)[: B * T] / (1.0 - p)
-        return hidden + dropped((between * kept).view(B, T, F) @ out.T, p)
+        activation = (normed(hidden, gain) @ inner.T).relu().flatten(0, 1)
+        dropout_mask = draw_dropout_mask(torch.Size([len(row_buffer(B * T, F, torch.float32)), F]), p)[: B * T] / (
+            1.0 - p
+        )
+        return hidden + dropped((activation * dropout_mask).view(B, T, F) @ out.T, p)
 
     given = torch.randn(B, T, E), torch.rand(E) + 0.5, torch.randn(F, E), torch.randn(E, F)
     check(lambda *inputs: fused.feed_forward(*inputs, p), plain, *given)
@@ -77,8 +79,8 @@ def test_self_attention_over_padded_rows(p, causal):
 
     def plain(hidden: Tensor, gain: Tensor, weight: Tensor, out: Tensor, position: Tensor) -> Tensor:
         parts = (normed(hidden, gain) @ weight.T).view(B, T, 3, H, D).unbind(2)
-        mixed = attended(*parts, position + hidden_from, p)
-        return hidden + dropped(mixed.flatten(2) @ out.T, p)
+        context = attended(*parts, position + hidden_from, p)
+        return hidden + dropped(context.flatten(2) @ out.T, p)
 
     def ours(hidden: Tensor, gain: Tensor, weight: Tensor, out: Tensor, position: Tensor) -> Tensor:
         return fused.attention(hidden, None, gain, weight, out, position + hidden_from, H, p)
@@ -93,8 +95,8 @@ def test_attention_over_keys_and_values(p):
 
     def plain(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor) -> Tensor:
         query = (normed(hidden, gain) @ weight.T).view(B, T, H, D)
-        mixed = attended(query, *memory.unbind(2), bias + padding_bias(S), p)
-        return hidden + dropped(mixed.flatten(2) @ out.T, p)
+        context = attended(query, *memory.unbind(2), bias + padding_bias(S), p)
+        return hidden + dropped(context.flatten(2) @ out.T, p)
 
     def ours(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor) -> Tensor:
         return fused.attention(hidden, memory, gain, weight, out, bias + padding_bias(S), H, p)
@@ -109,8 +111,8 @@ def test_attention_over_a_memory_that_is_key_and_value_of_every_head(p):
 
     def plain(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         query = (normed(hidden, gain) @ weight.T).view(B, T * H, 1, E)
-        mixed = attended(query, memory[:, :, 0], memory[:, :, 0], padding_bias(S), p)
-        return hidden + dropped(mixed.reshape(B, T, H * E) @ out.T, p)
+        context = attended(query, memory[:, :, 0], memory[:, :, 0], padding_bias(S), p)
+        return hidden + dropped(context.reshape(B, T, H * E) @ out.T, p)
 
     def ours(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         return fused.attention(hidden, memory, gain, weight, out, padding_bias(S), 1, p)
@@ -132,9 +134,9 @@ FEWER = [233, 65, 130]  # of them there are
 
 def missing(width: int, lengths: list[int]) -> tuple[Tensor, Tensor]:
     """(B, width) true where there is a token, and (B, 1, 1, width), minus infinity where there is none; with a hole."""
-    there = padded(lengths, width)
-    there[1, 5] = False
-    return there, torch.zeros(there.shape).masked_fill(~there, float("-inf"))[:, None, None]
+    mask = padded(lengths, width)
+    mask[1, 5] = False
+    return mask, torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))[:, None, None]
 
 
 @pytest.mark.parametrize("lengths", [None, FEWER])
@@ -143,7 +145,7 @@ def missing(width: int, lengths: list[int]) -> tuple[Tensor, Tensor]:
 def test_self_attention_over_long_sequences(small_parts, p, group, lengths):
     torch.manual_seed(1)
     assert blocked.is_long(LONGER, LONGER)
-    there, hidden_from = missing(LONGER, lengths or [LONGER] * B)
+    mask, hidden_from = missing(LONGER, lengths or [LONGER] * B)
     item = torch.arange(LONGER) // max(group, 1)
     later = (item[None] > item[:, None]) & (group > 0)
 
@@ -152,12 +154,12 @@ def test_self_attention_over_long_sequences(small_parts, p, group, lengths):
 
     def plain(hidden: Tensor, gain: Tensor, weight: Tensor, out: Tensor, position: Tensor) -> Tensor:
         parts = (normed(hidden, gain) @ weight.T).view(B, LONGER, 3, H, D).unbind(2)
-        mixed = attended(*parts, causal(position) + hidden_from, p)
-        return hidden + dropped(mixed.flatten(2) @ out.T, p)
+        context = attended(*parts, causal(position) + hidden_from, p)
+        return hidden + dropped(context.flatten(2) @ out.T, p)
 
     def ours(hidden: Tensor, gain: Tensor, weight: Tensor, out: Tensor, position: Tensor) -> Tensor:
         bias = causal(position) + hidden_from if lengths is None else causal(position)
-        return fused.attention(hidden, None, gain, weight, out, bias, H, p, None if lengths is None else there)
+        return fused.attention(hidden, None, gain, weight, out, bias, H, p, None if lengths is None else mask)
 
     given = torch.randn(B, LONGER, E), torch.rand(E) + 0.5, torch.randn(3 * H * D, E) / 4, torch.randn(E, H * D)
     check(ours, plain, *given, torch.randn(1, H, LONGER, LONGER))
@@ -171,8 +173,8 @@ def test_attention_of_many_queries_over_keys_and_values(small_parts, p, shape):
 
     def plain(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor) -> Tensor:
         query = (normed(hidden, gain) @ weight.T).view(B, LONGER, H, D)
-        mixed = attended(query, *memory.unbind(2), bias + hidden_from, p)
-        return hidden + dropped(mixed.flatten(2) @ out.T, p)
+        context = attended(query, *memory.unbind(2), bias + hidden_from, p)
+        return hidden + dropped(context.flatten(2) @ out.T, p)
 
     def ours(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor, bias: Tensor) -> Tensor:
         return fused.attention(hidden, memory, gain, weight, out, bias + hidden_from, H, p)
@@ -189,8 +191,8 @@ def test_attention_of_many_queries_over_a_memory_that_is_key_and_value(small_par
 
     def plain(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         query = (normed(hidden, gain) @ weight.T).view(B, T * H, 1, E)
-        mixed = attended(query, memory[:, :, 0], memory[:, :, 0], hidden_from, p)
-        return hidden + dropped(mixed.reshape(B, T, H * E) @ out.T, p)
+        context = attended(query, memory[:, :, 0], memory[:, :, 0], hidden_from, p)
+        return hidden + dropped(context.reshape(B, T, H * E) @ out.T, p)
 
     def ours(hidden: Tensor, memory: Tensor, gain: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         return fused.attention(hidden, memory, gain, weight, out, hidden_from, 1, p)
@@ -206,7 +208,7 @@ def test_blocks_of_short_sequences_give_the_same_bits_whatever_their_size():
         given = torch.randn(B, T, E), torch.rand(E) + 0.5, torch.randn(3 * H * D, E), torch.randn(E, H * D)
         inputs = [tensor.requires_grad_() for tensor in (*given, torch.randn(B, H, T, T))]
         hidden, gain, weight, out, bias = inputs
-        with patch.object(blocked, "ENTRIES", entries):
+        with patch.object(blocked, "BLOCK_ENTRIES", entries):
             found = fused.attention(hidden, None, gain, weight, out, bias, H, 0.3)
             found.backward(torch.ones(B, T, E))
         results.append([found, *(tensor.grad for tensor in inputs)])
@@ -221,9 +223,9 @@ def test_keys_that_nothing_may_read_are_left_out():
     causal = torch.zeros(1, 1, tokens, tokens).masked_fill(item[None] > item[:, None], float("-inf"))
     query = torch.zeros(1, 2, tokens, D)
 
-    def read(bias: Tensor, there: Tensor | None) -> list[list[int]]:
+    def read(bias: Tensor, mask: Tensor | None) -> list[list[int]]:
         with patch.object(blocked, "PART_ENTRIES", 200 * tokens):
-            blocks = blocked._blocks(blocked.Given(query, query, query, bias, there, None))
+            blocks = blocked._blocks(blocked.AttentionInputs(query, query, query, bias, mask, None))
         return [[part.keys.stop for part in block.parts] for block in blocks]
 
     assert read(causal, None) == [[256, 448, 600], [256, 448, 600]]
@@ -255,12 +257,12 @@ def outputs_and_gradients(model: UnifiedModel, causal: bool, identifiers: int) -
 def test_the_model_in_training_equals_the_model_by_torchs_operators(long, causal, identifiers, d_kv, monkeypatch):
     monkeypatch.setattr(blocked, "LONG", 0 if long else blocked.LONG)
     results = []
-    for applies in (True, False):
+    for fused_backward in (True, False):
         recommender = small_recommender(causal=causal, d_kv=d_kv, dropout=0.0)
         model = UnifiedModel(small_tokenizer(), recommender, 7).train()
         with (
-            patch("unigrec.core.models.recommender.applies", return_value=applies),
-            patch("unigrec.core.models.cpu.operators.applies", return_value=applies),
+            patch("unigrec.core.models.recommender.uses_cpu_backward", return_value=fused_backward),
+            patch("unigrec.core.models.cpu.operators.uses_cpu_backward", return_value=fused_backward),
         ):
             results.append(outputs_and_gradients(model, causal, identifiers))
     (ours, gradients), (plain, expected) = results
@@ -272,8 +274,8 @@ def test_the_model_in_training_equals_the_model_by_torchs_operators(long, causal
 def test_few_queries_fold_the_keys_into_them_and_many_do_not():
     attention = small_recommender().decoder.layers[0].cross_attention
     memory, bias = torch.randn(2, 6, 12), torch.zeros(2, 1, 1, 6)
-    assert attention.reads(memory, bias, 1).heads == 1
-    assert attention.reads(memory, bias, 50).heads == 3
+    assert attention.cross_inputs(memory, bias, 1).heads == 1
+    assert attention.cross_inputs(memory, bias, 50).heads == 3
 
 
 @pytest.mark.parametrize("long", [False, True])

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unigrec.core.models.cpu.operators import product
+from unigrec.core.models.cpu.operators import onednn_matmul
 
 # From so many scores of a head of a sequence on (some 220 tokens by themselves), a product for each of them by oneDNN
 # costs less than batches of them by MKL: of a sublayer 5 % at 200 tokens, 20 % at 300; at 150 it costs 10 % more.
 LONG = 50_000
-ENTRIES = 1 << 17  # scores of a block, for each thread: half of a usual second-level cache
+BLOCK_ENTRIES = 1 << 17  # scores of a block, for each thread: half of a usual second-level cache
 PART_ENTRIES = 1 << 18  # of a part: more would be a little faster, but a causal encoder's would leave out less
 STEP = 64  # a number of keys is rounded up to a multiple of it: oneDNN compiles a product for each number
 
@@ -29,26 +29,26 @@ def is_long(queries: int, keys: int) -> bool:
     return queries * keys >= LONG
 
 
-class Given(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What attention is made of.
 
     Attributes:
         query: (H, B, T, d). key, value: (H, B, S, d). All of them views of any strides.
         bias: (H or 1, B or 1, T or 1, S), added to the scores, with at least one finite entry in every row.
-        there: (B, S), true where there is a key, at least once in every row; None for all.
-        kept: (H, B, T, S) dropout mask of the weights; None for no dropout. What is kept is not scaled.
+        mask: (B, S), true where there is a key, at least once in every row; None for all.
+        dropout_mask: (H, B, T, S) dropout mask of the weights; None for no dropout. What is kept is not scaled.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
     bias: Tensor
-    there: Tensor | None
-    kept: Tensor | None
+    mask: Tensor | None
+    dropout_mask: Tensor | None
 
 
-class Gradients(NamedTuple):
-    """What is written: views of any strides, of the shapes in `Given`.
+class AttentionGrads(NamedTuple):
+    """What is written: views of any strides, of the shapes in `AttentionInputs`.
 
     Attributes:
         value: None where the key is the value too.
@@ -76,93 +76,96 @@ class Block(NamedTuple):
     whole: bool  # all heads of all sequences
     parts: list[Part] | list[None]
 
-    def of(self, tensor: Tensor) -> Tensor:
+    def select(self, tensor: Tensor) -> Tensor:
         """(H, B, T or S, d) -> (h, b, T or S, d), dense where oneDNN multiplies: gaps slow it down a thousandfold."""
         if self.whole:
             return tensor
         part = tensor[self.heads, self.sequences]
         return part if self.parts[0] is None else part.contiguous()
 
-    def scores(self, tensor: Tensor, part: Part | None) -> Tensor:
+    def select_scores(self, tensor: Tensor, part: Part | None) -> Tensor:
         """(H or 1, B or 1, T or 1, S) -> (h or 1, b or 1, t or 1, s)."""
         if self.whole:
             return tensor
-        where = (self.heads, self.sequences, *(part or ()))
-        return tensor[tuple(slice(None) if size == 1 else one for size, one in zip(tensor.shape, where, strict=False))]
+        index = (self.heads, self.sequences, *(part or ()))
+        return tensor[tuple(slice(None) if size == 1 else one for size, one in zip(tensor.shape, index, strict=False))]
 
 
-def mix(given: Given, into: Tensor) -> None:
-    """into (H, B, T, d) = dropout(softmax(query key^T + bias)) value."""
-    missing = _missing(given.there)
-    for block in _blocks(given):
-        q, k, v = block.of(given.query), block.of(given.key), block.of(given.value)
+def attention_forward(inputs: AttentionInputs, context: Tensor) -> None:
+    """context (H, B, T, d) = dropout(softmax(query key^T + bias)) value."""
+    key_bias = _key_bias(inputs.mask)
+    for block in _blocks(inputs):
+        q, k, v = block.select(inputs.query), block.select(inputs.key), block.select(inputs.value)
         for part in block.parts:
-            weights = _weights(block, part, _queries(q, part), _keys(k, part), given.bias, missing)
-            if given.kept is not None:
-                weights.mul_(block.scores(given.kept, part))
-            mixed = _multiply(weights.to(q.dtype), _keys(v, part), part)
-            _queries(into[block.heads, block.sequences], part).copy_(mixed)
+            weights = _attention_weights(block, part, _queries(q, part), _keys(k, part), inputs.bias, key_bias)
+            if inputs.dropout_mask is not None:
+                weights.mul_(block.select_scores(inputs.dropout_mask, part))
+            result = _multiply(weights.to(q.dtype), _keys(v, part), part)
+            _queries(context[block.heads, block.sequences], part).copy_(result)
 
 
-def unmix(given: Given, by_mixed: Tensor, gradients: Gradients, into: Tensor) -> None:
-    """All gradients from that of what `mix` writes, (H, B, T, d); `into` is written as `mix` does."""
-    missing, dtype = _missing(given.there), given.query.dtype
-    for block in _blocks(given):
-        own = block.heads, block.sequences
-        every_key, every_value, total = block.of(given.key), block.of(given.value), given.key.shape[2]
-        every_query, every_mixed = block.of(given.query), block.of(by_mixed)
-        by_key: Tensor | None = None
-        by_value: Tensor | None = None
+def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: AttentionGrads, context: Tensor) -> None:
+    """All gradients from that of the context, (H, B, T, d); `context` is written as in `attention_forward`."""
+    key_bias, dtype = _key_bias(inputs.mask), inputs.query.dtype
+    for block in _blocks(inputs):
+        index = block.heads, block.sequences
+        block_key, block_value, total = block.select(inputs.key), block.select(inputs.value), inputs.key.shape[2]
+        block_query, block_grad_context = block.select(inputs.query), block.select(grad_context)
+        grad_key: Tensor | None = None
+        grad_value: Tensor | None = None
         for part in block.parts:
-            q, g = _queries(every_query, part), _queries(every_mixed, part)
-            k, v = _keys(every_key, part), _keys(every_value, part)
-            weights = _weights(block, part, q, k, given.bias, missing)
-            by_weights, dropped = _multiply(g, v.mT, part).float(), weights
-            if given.kept is not None:
-                kept = block.scores(given.kept, part)
-                by_weights.mul_(kept)
-                dropped = weights * kept
+            q, g = _queries(block_query, part), _queries(block_grad_context, part)
+            k, v = _keys(block_key, part), _keys(block_value, part)
+            weights = _attention_weights(block, part, q, k, inputs.bias, key_bias)
+            grad_weights, dropped = _multiply(g, v.mT, part).float(), weights
+            if inputs.dropout_mask is not None:
+                dropout_mask = block.select_scores(inputs.dropout_mask, part)
+                grad_weights.mul_(dropout_mask)
+                dropped = weights * dropout_mask
             dropped = dropped.to(dtype)
-            _queries(into[own], part).copy_(_multiply(dropped, v, part))
-            by_scores = _by_scores(block, part, by_weights, weights, gradients.bias).to(dtype)
-            _queries(gradients.query[own], part).copy_(_multiply(by_scores, k, part))
-            by_key = _added(by_key, _multiply_transposed(by_scores, q, part), total)
-            by_value = _added(by_value, _multiply_transposed(dropped, g, part), total)
-        assert by_key is not None
-        assert by_value is not None
-        gradients.key[own] = by_key
-        if gradients.value is None:
-            gradients.key[own] += by_value
+            _queries(context[index], part).copy_(_multiply(dropped, v, part))
+            grad_scores = _grad_scores(block, part, grad_weights, weights, grads.bias).to(dtype)
+            _queries(grads.query[index], part).copy_(_multiply(grad_scores, k, part))
+            grad_key = _add_part(grad_key, _multiply_transposed(grad_scores, q, part), total)
+            grad_value = _add_part(grad_value, _multiply_transposed(dropped, g, part), total)
+        assert grad_key is not None
+        assert grad_value is not None
+        grads.key[index] = grad_key
+        if grads.value is None:
+            grads.key[index] += grad_value
         else:
-            gradients.value[own] = by_value
+            grads.value[index] = grad_value
 
 
-def _blocks(given: Given) -> list[Block]:
-    (heads, sequences, queries, _), keys = given.query.shape, given.key.shape[2]
+def _blocks(inputs: AttentionInputs) -> list[Block]:
+    (heads, sequences, queries, _), keys = inputs.query.shape, inputs.key.shape[2]
     if sequences and is_long(queries, keys):
-        parts = _parts(given)
-        each = [(slice(head, head + 1), one) for head in range(heads) for one in range(sequences)]
-        return [Block(head, slice(one, one + 1), False, parts[one]) for head, one in each]
-    most = ENTRIES * torch.get_num_threads()
-    several = _slices(sequences, most // max(queries * keys, 1))
-    together = _slices(heads, most // max(sequences * queries * keys, 1))
-    whole = len(several) * len(together) == 1
-    return [Block(some, one, whole, [None]) for some in together for one in several]
+        parts = _parts(inputs)
+        return [
+            Block(slice(head, head + 1), slice(row, row + 1), False, parts[row])
+            for head in range(heads)
+            for row in range(sequences)
+        ]
+    most = BLOCK_ENTRIES * torch.get_num_threads()
+    sequence_slices = _slices(sequences, most // max(queries * keys, 1))
+    head_slices = _slices(heads, most // max(sequences * queries * keys, 1))
+    whole = len(sequence_slices) * len(head_slices) == 1
+    return [Block(head_slice, rows, whole, [None]) for head_slice in head_slices for rows in sequence_slices]
 
 
-def _parts(given: Given) -> list[list[Part]]:
+def _parts(inputs: AttentionInputs) -> list[list[Part]]:
     """The parts of a long sequence's scores, for each sequence."""
-    (_, sequences, queries, _), keys = given.query.shape, given.key.shape[2]
-    rows = _slices(queries, PART_ENTRIES * torch.get_num_threads() // keys)
-    places = torch.arange(1, keys + 1)
-    finite = (given.bias.amax((0, 1)) > float("-inf")) * places  # (T or 1, S)
-    lasts = [int((finite if len(finite) == 1 else finite[some]).amax()) for some in rows]
-    ends = [keys] * sequences if given.there is None else (given.there * places).amax(-1).tolist()
+    (_, sequences, queries, _), keys = inputs.query.shape, inputs.key.shape[2]
+    query_slices = _slices(queries, PART_ENTRIES * torch.get_num_threads() // keys)
+    positions = torch.arange(1, keys + 1)
+    readable = (inputs.bias.amax((0, 1)) > float("-inf")) * positions  # (T or 1, S)
+    lasts = [int((readable if len(readable) == 1 else readable[rows]).amax()) for rows in query_slices]
+    ends = [keys] * sequences if inputs.mask is None else (inputs.mask * positions).amax(-1).tolist()
 
-    def read(last: int, end: int) -> slice:
+    def key_slice(last: int, end: int) -> slice:
         return slice(0, min(-(-min(last, end) // STEP) * STEP, keys))
 
-    return [[Part(some, read(last, end)) for some, last in zip(rows, lasts, strict=True)] for end in ends]
+    return [[Part(rows, key_slice(last, end)) for rows, last in zip(query_slices, lasts, strict=True)] for end in ends]
 
 
 def _slices(count: int, most: int) -> list[slice]:
@@ -171,11 +174,11 @@ def _slices(count: int, most: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _missing(there: Tensor | None) -> Tensor | None:
+def _key_bias(mask: Tensor | None) -> Tensor | None:
     """(B, S) -> (1, B, 1, S), minus infinity where there is no key; None where there are all."""
-    if there is None or bool(there.all()):
+    if mask is None or bool(mask.all()):
         return None
-    return torch.zeros(there.shape).masked_fill(~there, float("-inf"))[None, :, None]
+    return torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))[None, :, None]
 
 
 def _queries(tensor: Tensor, part: Part | None) -> Tensor:
@@ -186,45 +189,47 @@ def _keys(tensor: Tensor, part: Part | None) -> Tensor:
     return tensor if part is None else tensor[:, :, part.keys]
 
 
-def _weights(
-    block: Block, part: Part | None, query: Tensor, key: Tensor, bias: Tensor, missing: Tensor | None
+def _attention_weights(
+    block: Block, part: Part | None, query: Tensor, key: Tensor, bias: Tensor, key_bias: Tensor | None
 ) -> Tensor:
     """Before dropout, in single precision: (h, b, t, s)."""
-    scores = _multiply(query, key.mT, part).float().add_(block.scores(bias, part))
-    if missing is not None:
-        scores.add_(block.scores(missing, part))
+    scores = _multiply(query, key.mT, part).float().add_(block.select_scores(bias, part))
+    if key_bias is not None:
+        scores.add_(block.select_scores(key_bias, part))
     return scores.softmax(-1)
 
 
-def _by_scores(block: Block, part: Part | None, by_weights: Tensor, weights: Tensor, by_bias: Tensor | None) -> Tensor:
+def _grad_scores(
+    block: Block, part: Part | None, grad_weights: Tensor, weights: Tensor, grad_bias: Tensor | None
+) -> Tensor:
     """Gradient (h, b, t, s) of the scores, added onto that of the bias as well."""
-    into = None if by_bias is None else block.scores(by_bias, part)
-    if into is not None and part is None and into.shape == weights.shape:  # each of its entries is of one score
-        return torch._softmax_backward_data(by_weights, weights, -1, torch.float32, grad_input=into)
-    by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
-    if into is not None:
-        into += by_scores.sum_to_size(into.shape)
-    return by_scores
+    target = None if grad_bias is None else block.select_scores(grad_bias, part)
+    if target is not None and part is None and target.shape == weights.shape:  # each of its entries is of one score
+        return torch._softmax_backward_data(grad_weights, weights, -1, torch.float32, grad_input=target)
+    grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, torch.float32)
+    if target is not None:
+        target += grad_scores.sum_to_size(target.shape)
+    return grad_scores
 
 
 def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
     """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); batches a head at a time, so that no operand is laid out anew."""
     if part is not None:
-        return product(left[0, 0], right[0, 0].T)[None, None]
+        return onednn_matmul(left[0, 0], right[0, 0].T)[None, None]
     result = left.new_empty(*left.shape[:3], right.shape[3])
-    for one, other, into in zip(left, right, result, strict=True):
-        torch.bmm(one, other, out=into)
+    for left_head, right_head, result_head in zip(left, right, result, strict=True):
+        torch.bmm(left_head, right_head, out=result_head)
     return result
 
 
 def _multiply_transposed(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
     """(h, b, k, m), (h, b, k, n) -> (h, b, m, n), left^T right."""
     if part is not None:  # the large one second, which is not laid out anew
-        return product(right[0, 0].T, left[0, 0].T).T[None, None]
+        return onednn_matmul(right[0, 0].T, left[0, 0].T).T[None, None]
     return _multiply(left.mT, right, None)
 
 
-def _added(total: Tensor | None, part: Tensor, keys: int) -> Tensor:
+def _add_part(total: Tensor | None, part: Tensor, keys: int) -> Tensor:
     """Of parts (h, b, s, d) of the first s keys, the sum (h, b, keys, d)."""
     if total is None and part.shape[2] == keys:
         return part

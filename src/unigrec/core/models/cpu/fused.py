@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from unigrec.core.models.cpu.blocked import Given, Gradients, mix, unmix
+from unigrec.core.models.cpu.blocked import AttentionGrads, AttentionInputs, attention_backward, attention_forward
 from unigrec.core.models.cpu.operators import (
     EPS,
-    keep_mask,
+    draw_dropout_mask,
+    onednn_matmul,
     padded,
-    product,
     row_buffer,
     weight_gradient,
     working_dtype,
@@ -41,7 +41,7 @@ def attention(
     bias: Tensor,
     heads: int,
     p: float,
-    there: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """hidden + dropout(attention(norm(hidden))), with scores that are not scaled, as T5 has it.
 
@@ -53,12 +53,12 @@ def attention(
             position has r of them.
         out: (E, r * heads * d). bias: broadcastable to (B, heads, r * T, S), added to the scores; at least one finite
             entry in every row.
-        there: (B, S), true where there is something to read, as `bias` may also say; None for all.
+        mask: (B, S), true where there is something to read, as `bias` may also say; None for all.
     """
     dtype = working_dtype()
     with torch.autocast("cpu", enabled=False):
         memory = None if memory is None else memory.to(dtype)
-        result: Tensor = _Attention.apply(hidden, memory, gain, weight, out, bias, there, heads, p, dtype)
+        result: Tensor = _Attention.apply(hidden, memory, gain, weight, out, bias, mask, heads, p, dtype)
     return result
 
 
@@ -88,57 +88,69 @@ class _Attention(Function):
         weight: Tensor,
         out: Tensor,
         bias: Tensor,
-        there: Tensor | None,
+        mask: Tensor | None,
         heads: int,
         p: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        kinds, width = (3, len(weight) // (3 * heads)) if memory is None else (1, memory.shape[-1])
-        normed, scale = normalise(hidden, dtype)
-        rows = len(scale)
-        joined = product(normed, (weight * gain).to(dtype))[:rows].view(len(hidden), -1, kinds, heads, width)
-        query, key, value = _query_key_value(joined, memory)
-        kept = None if p == 0.0 else keep_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
-        mixed = row_buffer(rows, query.numel() // max(rows, 1), dtype)
-        mix(Given(query, key, value, bias.transpose(0, 1), there, kept), _by_head(mixed[:rows], joined))
-        result = product(mixed, out.to(dtype))[:rows].view_as(hidden)
-        kept_out = None if p == 0.0 else keep_mask(result.shape, p)
-        ctx.save_for_backward(normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias, there)
-        ctx.factor = (1.0 - p) ** -2
-        return _onto(hidden, result, kept_out, ctx.factor)
+        projections, width = (3, len(weight) // (3 * heads)) if memory is None else (1, memory.shape[-1])
+        normed, inverse_rms = normalise(hidden, dtype)
+        rows = len(inverse_rms)
+        projected = onednn_matmul(normed, (weight * gain).to(dtype))[:rows].view(
+            len(hidden), -1, projections, heads, width
+        )
+        query, key, value = _query_key_value(projected, memory)
+        attention_dropout = None if p == 0.0 else draw_dropout_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
+        context = row_buffer(rows, query.numel() // max(rows, 1), dtype)
+        attention_forward(
+            AttentionInputs(query, key, value, bias.transpose(0, 1), mask, attention_dropout),
+            _split_heads(context[:rows], projected),
+        )
+        result = onednn_matmul(context, out.to(dtype))[:rows].view_as(hidden)
+        output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
+        ctx.save_for_backward(
+            normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask
+        )
+        ctx.dropout_scale = (1.0 - p) ** -2
+        return _add_residual(hidden, result, output_dropout, ctx.dropout_scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        normed, scale, joined, memory, kept, kept_out, gain, weight, out, bias, there = ctx.saved_tensors
-        dtype = normed.dtype
-        query, key, value = _query_key_value(joined, memory)
-        rows = len(scale)
-        by_result = padded(_dropped(gradient, kept_out).to(dtype).flatten(0, -2))  # (N, E)
-        by_mixed = product(by_result, (out * ctx.factor).to(dtype).T)  # (N, r * H * d)
-        mixed = row_buffer(rows, by_mixed.shape[1], dtype)
-        by_product = row_buffer(rows, joined.numel() // rows, dtype)
-        by_joined, by_memory = by_product[:rows].view_as(joined), None if memory is None else torch.empty_like(memory)
-        by_query, by_key, by_value = _query_key_value(by_joined, by_memory)
-        by_bias = bias.new_zeros(bias.transpose(0, 1).shape) if ctx.needs_input_grad[5] else None
-        unmix(
-            Given(query, key, value, bias.transpose(0, 1), there, kept),
-            _by_head(by_mixed[:rows], joined),
-            Gradients(
-                by_query,
-                by_key,
-                None if by_memory is not None and by_memory.shape[2] == 1 else by_value,
-                by_bias,
-            ),
-            _by_head(mixed[:rows], joined),
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask = (
+            ctx.saved_tensors
         )
-        by_bias = None if by_bias is None else by_bias.transpose(0, 1)
-        by_out = weight_gradient(by_result, mixed).mul_(ctx.factor)
-        by_folded = weight_gradient(by_product, normed)
-        by_normed = product(by_product, (weight * gain).to(dtype).T)
-        by_hidden = normalise_backward(by_normed[:rows], normed[:rows], scale, gradient)
-        by_weight, by_gain = by_folded * gain, (by_folded * weight).sum(0)
-        return by_hidden, by_memory, by_gain, by_weight, by_out, by_bias, None, None, None, None
+        dtype = normed.dtype
+        query, key, value = _query_key_value(projected, memory)
+        rows = len(inverse_rms)
+        grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
+        grad_context = onednn_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
+        context = row_buffer(rows, grad_context.shape[1], dtype)
+        grad_rows = row_buffer(rows, projected.numel() // rows, dtype)
+        grad_projected, grad_memory = (
+            grad_rows[:rows].view_as(projected),
+            None if memory is None else torch.empty_like(memory),
+        )
+        grad_query, grad_key, grad_value = _query_key_value(grad_projected, grad_memory)
+        grad_bias = bias.new_zeros(bias.transpose(0, 1).shape) if ctx.needs_input_grad[5] else None
+        attention_backward(
+            AttentionInputs(query, key, value, bias.transpose(0, 1), mask, attention_dropout),
+            _split_heads(grad_context[:rows], projected),
+            AttentionGrads(
+                grad_query,
+                grad_key,
+                None if grad_memory is not None and grad_memory.shape[2] == 1 else grad_value,
+                grad_bias,
+            ),
+            _split_heads(context[:rows], projected),
+        )
+        grad_bias = None if grad_bias is None else grad_bias.transpose(0, 1)
+        grad_out = weight_gradient(grad_result, context).mul_(ctx.dropout_scale)
+        grad_folded = weight_gradient(grad_rows, normed)
+        grad_normed = onednn_matmul(grad_rows, (weight * gain).to(dtype).T)
+        grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, grad_output)
+        grad_weight, grad_gain = grad_folded * gain, (grad_folded * weight).sum(0)
+        return grad_hidden, grad_memory, grad_gain, grad_weight, grad_out, grad_bias, None, None, None, None
 
 
 class _FeedForward(Function):
@@ -151,67 +163,70 @@ class _FeedForward(Function):
     def forward(
         ctx: Any, hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor, p: float, dtype: torch.dtype
     ) -> Tensor:
-        normed, scale = normalise(hidden, dtype)
-        between = product(normed, (inner * gain).to(dtype), "relu")  # (N, F)
+        normed, inverse_rms = normalise(hidden, dtype)
+        activation = onednn_matmul(normed, (inner * gain).to(dtype), "relu")  # (N, F)
         if p > 0.0:
-            between.mul_(keep_mask(between.shape, p).to(dtype))
-        result = product(between, out.to(dtype))[: len(scale)].view_as(hidden)
-        kept_out = None if p == 0.0 else keep_mask(result.shape, p)
-        ctx.save_for_backward(normed, scale, between, kept_out, gain, inner, out)
-        ctx.factor = (1.0 - p) ** -2
-        return _onto(hidden, result, kept_out, ctx.factor)
+            activation.mul_(draw_dropout_mask(activation.shape, p).to(dtype))
+        result = onednn_matmul(activation, out.to(dtype))[: len(inverse_rms)].view_as(hidden)
+        output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
+        ctx.save_for_backward(normed, inverse_rms, activation, output_dropout, gain, inner, out)
+        ctx.dropout_scale = (1.0 - p) ** -2
+        return _add_residual(hidden, result, output_dropout, ctx.dropout_scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        normed, scale, between, kept_out, gain, inner, out = ctx.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        normed, inverse_rms, activation, output_dropout, gain, inner, out = ctx.saved_tensors
         dtype = normed.dtype
-        rows, by_result = len(scale), padded(_dropped(gradient, kept_out).to(dtype).flatten(0, -2))  # (N, E)
-        by_out = weight_gradient(by_result, between).mul_(ctx.factor)
-        by_between = product(by_result, (out * ctx.factor).to(dtype).T)
+        rows, grad_result = (
+            len(inverse_rms),
+            padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2)),
+        )  # (N, E)
+        grad_out = weight_gradient(grad_result, activation).mul_(ctx.dropout_scale)
+        grad_activation = onednn_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)
         # Zero where relu or dropout made a zero.
-        torch.ops.aten.threshold_backward(by_between, between, 0, grad_input=by_between)
-        by_folded = weight_gradient(by_between, normed)
-        by_normed = product(by_between, (inner * gain).to(dtype).T)
-        by_hidden = normalise_backward(by_normed[:rows], normed[:rows], scale, gradient)
-        return by_hidden, (by_folded * inner).sum(0), by_folded * gain, by_out, None, None
+        torch.ops.aten.threshold_backward(grad_activation, activation, 0, grad_input=grad_activation)
+        grad_folded = weight_gradient(grad_activation, normed)
+        grad_normed = onednn_matmul(grad_activation, (inner * gain).to(dtype).T)
+        grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, grad_output)
+        return grad_hidden, (grad_folded * inner).sum(0), grad_folded * gain, grad_out, None, None
 
 
 def normalise(hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(B, T, E) -> a `row_buffer` (N, E) of rows with a mean square of 1; and (N, 1), what each was multiplied by."""
     rows = hidden.flatten(0, -2)
-    scale = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1]).add_(EPS).rsqrt_()
+    inverse_rms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1]).add_(EPS).rsqrt_()
     normed = row_buffer(len(rows), rows.shape[1], dtype)
-    torch.mul(rows, scale, out=normed[: len(rows)])
-    return normed, scale
+    torch.mul(rows, inverse_rms, out=normed[: len(rows)])
+    return normed, inverse_rms
 
 
-def normalise_backward(by_normed: Tensor, normed: Tensor, scale: Tensor, residual: Tensor) -> Tensor:
+def normalise_backward(grad_normed: Tensor, normed: Tensor, inverse_rms: Tensor, residual: Tensor) -> Tensor:
     """Gradient of `normalise`'s input, and that of the residual beside it: (N, E) twice, (N, 1), (B, T, E)."""
-    by_normed, normed = by_normed.float(), normed.float()
-    along = torch.linalg.vecdot(by_normed, normed).div_(-normed.shape[-1])[:, None]
-    by_rows = torch.addcmul(by_normed, normed, along)
-    return torch.addcmul(residual, by_rows.view_as(residual), scale.view(*residual.shape[:-1], 1))
+    grad_normed, normed = grad_normed.float(), normed.float()
+    projection = torch.linalg.vecdot(grad_normed, normed).div_(-normed.shape[-1])[:, None]
+    grad_rows = torch.addcmul(grad_normed, normed, projection)
+    return torch.addcmul(residual, grad_rows.view_as(residual), inverse_rms.view(*residual.shape[:-1], 1))
 
 
-def _dropped(values: Tensor, kept: Tensor | None) -> Tensor:
-    return values if kept is None else values * kept.to(values.dtype)
+def _drop(values: Tensor, dropout_mask: Tensor | None) -> Tensor:
+    return values if dropout_mask is None else values * dropout_mask.to(values.dtype)
 
 
-def _onto(hidden: Tensor, result: Tensor, kept: Tensor | None, factor: float) -> Tensor:
-    """hidden + factor * kept * result."""
-    if kept is None:
+def _add_residual(hidden: Tensor, result: Tensor, dropout_mask: Tensor | None, dropout_scale: float) -> Tensor:
+    """hidden + dropout_scale * dropout_mask * result."""
+    if dropout_mask is None:
         return hidden + result
-    return torch.addcmul(hidden, result.float(), kept.float(), value=factor)
+    return torch.addcmul(hidden, result.float(), dropout_mask.float(), value=dropout_scale)
 
 
-def _query_key_value(joined: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Views (H, B, positions, d) of (B, T, kinds, H, d) and of the memory where there is one."""
-    query = joined[:, :, 0]
-    key, value = (joined[:, :, 1], joined[:, :, 2]) if memory is None else (memory[:, :, 0], memory[:, :, -1])
+def _query_key_value(projected: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Views (H, B, positions, d) of (B, T, projections, H, d) and of the memory where there is one."""
+    query = projected[:, :, 0]
+    key, value = (projected[:, :, 1], projected[:, :, 2]) if memory is None else (memory[:, :, 0], memory[:, :, -1])
     return query.permute(2, 0, 1, 3), key.permute(2, 0, 1, 3), value.permute(2, 0, 1, 3)
 
 
-def _by_head(rows: Tensor, joined: Tensor) -> Tensor:
+def _split_heads(rows: Tensor, projected: Tensor) -> Tensor:
     """View (H, B, r * T, d) of (N, r * H * d)."""
-    return rows.view_as(joined[:, :, 0]).permute(2, 0, 1, 3)
+    return rows.view_as(projected[:, :, 0]).permute(2, 0, 1, 3)

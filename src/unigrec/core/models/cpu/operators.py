@@ -16,7 +16,7 @@ MANY_ROWS = 16  # below, calling oneDNN takes longer than multiplying
 ENTRIES_AT_ONCE = 1 << 17  # of a dropout mask, a multiple of four: their random bits, 256 kB, stay in the cache
 
 
-def applies(hidden: Tensor) -> bool:
+def uses_cpu_backward(hidden: Tensor) -> bool:
     """Whether what this goes into has an own backward pass: in training, on a CPU, and for any row at all."""
     return (
         torch.is_grad_enabled() and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and hidden.numel() > 0
@@ -27,7 +27,7 @@ def working_dtype() -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
-def keep_mask(shape: torch.Size, p: float) -> Tensor:
+def draw_dropout_mask(shape: torch.Size, p: float) -> Tensor:
     """Mask on the CPU, 1 with probability 1 - p and else 0: uint8, four entries of every 64 random bits."""
     mask = torch.empty(shape.numel(), dtype=torch.uint8)
     for start in range(0, len(mask), ENTRIES_AT_ONCE):
@@ -38,39 +38,39 @@ def keep_mask(shape: torch.Size, p: float) -> Tensor:
     return mask.view(shape)
 
 
-class _RMSNorm(Function):
+class RMSNormFunction(Function):
     """Torch's own backward pass on a CPU takes eight times as long as its forward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
-        scale = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
-        scale = scale.add_(EPS).rsqrt_()
-        normed = hidden * scale
-        ctx.save_for_backward(normed, scale, weight)
+        inverse_rms = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
+        inverse_rms = inverse_rms.add_(EPS).rsqrt_()
+        normed = hidden * inverse_rms
+        ctx.save_for_backward(normed, inverse_rms, weight)
         return normed * weight
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        normed, scale, weight = ctx.saved_tensors
-        (gradient,) = gradients
-        product = gradient * normed
-        by_weight = product.flatten(0, -2).sum(0)
-        along = (product.flatten(0, -2) @ weight).view(scale.shape).div_(normed.shape[-1])
-        by_hidden = (gradient * weight).sub_(normed * along).mul_(scale)
-        return by_hidden, by_weight
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        normed, inverse_rms, weight = ctx.saved_tensors
+        (grad_output,) = grad_outputs
+        weighted = grad_output * normed
+        grad_weight = weighted.flatten(0, -2).sum(0)
+        projection = (weighted.flatten(0, -2) @ weight).view(inverse_rms.shape).div_(normed.shape[-1])
+        grad_hidden = (grad_output * weight).sub_(normed * projection).mul_(inverse_rms)
+        return grad_hidden, grad_weight
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows @ weight.T + bias: (..., n), (m, n), (m,) -> (..., m), in single precision or in that of autocast."""
-    if not applies(rows):
-        return plain_product(rows, weight, bias=bias)
+    if not uses_cpu_backward(rows):
+        return matmul(rows, weight, bias=bias)
     dtype = working_dtype()
     with torch.autocast("cpu", enabled=False):
-        result: Tensor = _Linear.apply(rows.to(dtype), weight, bias)
+        result: Tensor = LinearFunction.apply(rows.to(dtype), weight, bias)
     return result
 
 
-class _Linear(Function):
+class LinearFunction(Function):
     """rows @ weight.T + bias, in the precision of the rows."""
 
     @staticmethod
@@ -78,18 +78,18 @@ class _Linear(Function):
         flat = padded(rows.flatten(0, -2))
         ctx.save_for_backward(flat, weight)
         ctx.shape = rows.shape
-        result = product(flat, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
+        result = onednn_matmul(flat, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
         return result[: rows.shape[:-1].numel()].view(*rows.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        flat, by_rows = padded(gradient.flatten(0, -2)), None
+        flat, grad_rows = padded(grad_output.flatten(0, -2)), None
         if ctx.needs_input_grad[0]:
-            by_rows = product(flat, weight.to(rows.dtype).T)[: ctx.shape[:-1].numel()].view(ctx.shape)
-        by_weight = weight_gradient(flat, rows) if ctx.needs_input_grad[1] else None
-        return by_rows, by_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+            grad_rows = onednn_matmul(flat, weight.to(rows.dtype).T)[: ctx.shape[:-1].numel()].view(ctx.shape)
+        grad_weight = weight_gradient(flat, rows) if ctx.needs_input_grad[1] else None
+        return grad_rows, grad_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -113,7 +113,7 @@ def padded(rows: Tensor) -> Tensor:
     return buffer
 
 
-def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+def onednn_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
     """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
 
     In single precision oneDNN is asked by name: torch would ask MKL, which on some processors leaves half of the vector
@@ -126,20 +126,20 @@ def product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor
     return result.relu_() if activation == "relu" else result
 
 
-def plain_product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
-    """As `product`, on any device, in any precision and of however many rows; oneDNN's has no gradient."""
+def matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+    """As `onednn_matmul`, on any device, in any precision and of however many rows; oneDNN's has no gradient."""
     single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
     many = rows.numel() >= MANY_ROWS * rows.shape[-1]
     if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-        return product(rows, weight, activation, bias)
+        return onednn_matmul(rows, weight, activation, bias)
     result = F.linear(rows, weight, bias)
     return result.relu() if activation == "relu" else result
 
 
-def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
-    """Single precision gradient of a weight: (N, m) of what `product` gave, (N, n) its rows -> (m, n)."""
-    if gradient.dtype != torch.float32:
-        return (gradient.T @ rows).float()
-    if gradient.shape[1] > rows.shape[1]:  # the narrower one first: oneDNN lays the second out anew
-        return product(rows.T, gradient.T).T
-    return product(gradient.T, rows.T)
+def weight_gradient(grad_output: Tensor, rows: Tensor) -> Tensor:
+    """Single precision gradient of a weight: (N, m) of what `onednn_matmul` gave, (N, n) its rows -> (m, n)."""
+    if grad_output.dtype != torch.float32:
+        return (grad_output.T @ rows).float()
+    if grad_output.shape[1] > rows.shape[1]:  # the narrower one first: oneDNN lays the second out anew
+        return onednn_matmul(rows.T, grad_output.T).T
+    return onednn_matmul(grad_output.T, rows.T)
