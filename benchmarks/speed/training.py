@@ -19,7 +19,7 @@ from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.joint_data import joint_data, profile_params, untrained
 from benchmarks.speed.t5 import PublicParts, padded_samples
 from unigrec.base.process import keep_memory
-from unigrec.core.models.cpu.operators import ONEDNN, product
+from unigrec.core.models.cpu.operators import ONEDNN, onednn_matmul
 from unigrec.core.sequences import Segments
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.joint import JointData, joint_losses, parameter_groups
@@ -116,7 +116,7 @@ def plain_product(dtype: torch.dtype, size: int) -> float:
     """GFLOP/s of a large square product: the best of a few, by the faster of torch's product and ours."""
     left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     taken = []
-    for multiply in (torch.matmul, product):
+    for multiply in (torch.matmul, onednn_matmul):
         for _ in range(4):
             started = time.process_time()
             multiply(left, right)

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from benchmarks.speed.harness import Options
 from benchmarks.speed.profile import QUIET, OperatorTimes, run, table
 
-from unigrec.core.models.cpu.operators import plain_product
+from unigrec.core.models.cpu.operators import matmul
 
 
 def test_products_and_attention_are_charged_their_multiplications_and_additions():
     with OperatorTimes() as times, torch.inference_mode():
         torch.mm(torch.ones(2, 3), torch.ones(3, 5))
-        plain_product(torch.ones(20, 3), torch.ones(5, 3))
+        matmul(torch.ones(20, 3), torch.ones(5, 3))
         F.scaled_dot_product_attention(*(torch.ones(1, 2, 4, 8),) * 3)
         torch.ones(7).exp()
     costs = [cost.operations for cost in times.costs.values() if cost.operations]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unigrec.core.models.cpu.operators import EPS, plain_product
+from unigrec.core.models.cpu.operators import EPS, matmul
 from unigrec.core.models.recommender import Attention, Layer, Recommender
 
 
@@ -50,9 +50,9 @@ class ReadsByHead:
 
     def onto(self, hidden: Tensor, normed: Tensor) -> Tensor:
         """hidden + attention(normed): (B, W, E) twice -> (B, W, E)."""
-        query = self.split(plain_product(normed, self.query))  # (B, H, W, d)
+        query = self.split(matmul(normed, self.query))  # (B, H, W, d)
         mixed = F.scaled_dot_product_attention(query, *self.keys_values, attn_mask=self.bias, scale=1.0)
-        return plain_product(mixed.transpose(1, 2).flatten(-2), self.out).add_(hidden)
+        return matmul(mixed.transpose(1, 2).flatten(-2), self.out).add_(hidden)
 
 
 class ReadsFolded:
@@ -71,7 +71,7 @@ class ReadsFolded:
         query, key, value = (part.weight.view(heads, -1, E) for part in (cross.query, cross.key, cross.value))
         out = cross.out.weight.view(E, heads, -1).permute(1, 0, 2)  # (H, E, d)
         folded = torch.cat([query.mT @ key, out @ value]).flatten(0, 1)  # (2 * H * E, E)
-        read = plain_product(memory, folded).view(B, S, 2, heads, E).permute(2, 0, 3, 1, 4)  # (2, B, H, S, E)
+        read = matmul(memory, folded).view(B, S, 2, heads, E).permute(2, 0, 3, 1, 4)  # (2, B, H, S, E)
         self.keys, self.values = read.reshape(2, B, heads * S, E)
         self.bias = bias.expand(-1, heads, -1, -1).reshape(B, 1, heads * S)
         self.heads = heads
@@ -124,13 +124,13 @@ class DecoderCache:
         bias = self.bias[position, : position + 1, None, None]  # (position + 1, 1, 1, H)
         for layer, keys, values, cross in zip(self.weights, self.keys, self.values, self.cross, strict=True):
             normed = self.normed(hidden, layer.self_norm)
-            keys.append(plain_product(normed, layer.key).view(shape))
-            values.append(plain_product(normed, layer.value).view(shape))
-            mixed = attend_own(plain_product(normed, layer.query).view(shape), keys, values, bias)
-            hidden = plain_product(mixed.flatten(-2), layer.out).add_(hidden)
+            keys.append(matmul(normed, layer.key).view(shape))
+            values.append(matmul(normed, layer.value).view(shape))
+            mixed = attend_own(matmul(normed, layer.query).view(shape), keys, values, bias)
+            hidden = matmul(mixed.flatten(-2), layer.out).add_(hidden)
             hidden = cross.onto(hidden, self.normed(hidden, layer.cross_norm))
-            inner = plain_product(self.normed(hidden, layer.feed_norm), layer.feed_in, "relu")
-            hidden = plain_product(inner, layer.feed_out).add_(hidden)
+            inner = matmul(self.normed(hidden, layer.feed_norm), layer.feed_in, "relu")
+            hidden = matmul(inner, layer.feed_out).add_(hidden)
         return self.norm(hidden)
 
     def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
