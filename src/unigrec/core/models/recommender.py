@@ -285,6 +285,13 @@ class CrossAttentionInputs(NamedTuple):
     heads: int
 
 
+class FoldedWeights(NamedTuple):
+    """Weights of an attention per head, multiplied with each other: they act on the memory, without keys and values."""
+
+    scores: Tensor  # (H, E, E) K_h' Q_h, from a query position to what its scores are products of memory tokens with
+    values: Tensor  # (H, E, E) O_h V_h, from a memory token to what it adds to the residual stream
+
+
 class Attention(nn.Module):
     """Multi-head attention without scaling of the scores, as T5 has it."""
 
@@ -308,11 +315,17 @@ class Attention(nn.Module):
     def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.split(self.key(hidden)), self.split(self.value(hidden))
 
+    def fold(self) -> FoldedWeights:
+        """q_h k_h = (Q_h x)' (K_h y) = (K_h' Q_h x)' y, and sum_h O_h V_h y is what a memory token y adds."""
+        query, key, value = (part.weight.unflatten(0, (self.heads, -1)) for part in (self.query, self.key, self.value))
+        out = self.out.weight.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (H, E, d_kv)
+        return FoldedWeights(key.mT @ query, out @ value)
+
     def cross_inputs(self, memory: Tensor, bias: Tensor, queries: int) -> CrossAttentionInputs:
         """How `queries` positions of each sequence read a memory (B, S, E), at the least cost.
 
-        Few queries cost less if keys and values are never made: q_h k_h = x (Q_h' K_h) y and sum_h O_h V_h y are then
-        products of folded weights with the memory y itself, which is key and value at once, and has all heads' queries.
+        Few queries cost less with folded weights: the memory itself is then key and value at once, of one head that has
+        all heads' queries.
         bias: broadcastable to (B, H, queries, S).
         """
         heads, d, E = self.heads, self.d_kv, memory.shape[-1]
@@ -320,9 +333,9 @@ class Attention(nn.Module):
             keys_values = linear(memory, torch.cat([self.key.weight, self.value.weight]))
             keys_values = keys_values.unflatten(-1, (2, heads, d))
             return CrossAttentionInputs(keys_values, self.query.weight, self.out.weight, bias, heads)
-        query, key, value = (part.weight.view(heads, d, E) for part in (self.query, self.key, self.value))
-        weight = (key.mT @ query).flatten(0, 1)  # (H * E, E)
-        out = (self.out.weight.view(E, heads, d).transpose(0, 1) @ value).transpose(0, 1).flatten(1)  # (E, H * E)
+        folded = self.fold()
+        weight = folded.scores.flatten(0, 1)  # (H * E, E)
+        out = folded.values.transpose(0, 1).flatten(1)  # (E, H * E)
         bias = bias.expand(-1, heads, queries, -1).transpose(1, 2).flatten(1, 2)[:, None]  # (B, 1, queries * H, S)
         return CrossAttentionInputs(memory[:, :, None, None], weight, out, bias, 1)
 
