@@ -58,8 +58,8 @@ class ReadsByHead:
 class ReadsFolded:
     """The same attention where many queries read few tokens: what multiplies a query is folded into what it reads.
 
-    q_h k_h = x (Q_h' K_h y), and sum_h O_h V_h y is what the token y adds to the residual. Made once a user, these turn
-    a step's two products, and H small ones a user, into two products a user with all heads together.
+    Made once a user, the products of the memory with `Attention.fold` turn a step's two products, and H small ones a
+    user, into two products a user with all heads together.
     """
 
     def __init__(self, cross: Attention, memory: Tensor, bias: Tensor):
@@ -68,10 +68,9 @@ class ReadsFolded:
         memory, bias = F.pad(memory, (0, 0, 0, missing)), F.pad(bias, (0, missing), value=float("-inf"))
         B, S, E = memory.shape
         heads = cross.heads
-        query, key, value = (part.weight.view(heads, -1, E) for part in (cross.query, cross.key, cross.value))
-        out = cross.out.weight.view(E, heads, -1).permute(1, 0, 2)  # (H, E, d)
-        folded = torch.cat([query.mT @ key, out @ value]).flatten(0, 1)  # (2 * H * E, E)
-        read = matmul(memory, folded).view(B, S, 2, heads, E).permute(2, 0, 3, 1, 4)  # (2, B, H, S, E)
+        folded = cross.fold()
+        weight = torch.cat([folded.scores.mT, folded.values]).flatten(0, 1)  # (2 * H * E, E)
+        read = matmul(memory, weight).view(B, S, 2, heads, E).permute(2, 0, 3, 1, 4)  # (2, B, H, S, E)
         self.keys, self.values = read.reshape(2, B, heads * S, E)
         self.bias = bias.expand(-1, heads, -1, -1).reshape(B, 1, heads * S)
         self.heads = heads
