@@ -98,14 +98,17 @@ class _CatalogueCrossEntropy(Function):
         for start in range(0, len(hidden), rows):
             states, target = hidden[start : start + rows], targets[start : start + rows, None]
             logits = states @ table.T
+            # The part of the loss that is linear in the logits.
             target_logits = logits.gather(1, target)
             total += (1.0 - smoothing) * -target_logits.sum()
             if smoothing:
                 total -= smoothing * logits.mean(1).sum()
+            # Log of the softmax's denominator; from here on the logits' memory holds exponentials.
             largest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(largest).exp_()
             normaliser = exponentials.sum(1, keepdim=True)
             total += (normaliser.log() + largest).sum()
+            # Gradient of the logits: softmax minus the smoothed target. It gives both other gradients at once.
             grad_logits = exponentials.div_(normaliser)
             if smoothing:
                 grad_logits -= smoothing / len(table)

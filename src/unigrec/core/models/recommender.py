@@ -244,6 +244,7 @@ class Layer(nn.Module):
         self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None, key_mask: Tensor | None
     ) -> Tensor:
         """The same, each sublayer as one step of autograd."""
+        # Self-attention: one matmul gives queries, keys and values.
         p, attention = self.dropout.p if self.training else 0.0, self.self_attention
         weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
         hidden = fused.attention(
@@ -253,6 +254,7 @@ class Layer(nn.Module):
             assert memory is not None
             assert cross_bias is not None
             assert self.cross_norm is not None
+            # Cross-attention: all positions that read the same memory become queries of one sequence.
             grouped = hidden.reshape(len(memory), -1, hidden.shape[-1])
             inputs = self.cross_attention.cross_inputs(memory, cross_bias, grouped.shape[1])
             hidden = fused.attention(grouped, inputs.memory, self.cross_norm.weight, *inputs[1:], p).view_as(hidden)

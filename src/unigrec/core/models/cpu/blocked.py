@@ -116,6 +116,7 @@ def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: Att
         for part in block.parts:
             q, g = _queries(block_query, part), _queries(block_grad_context, part)
             k, v = _keys(block_key, part), _keys(block_value, part)
+            # Compute the weights again, and the gradient that reaches them through the values.
             weights = _attention_weights(block, part, q, k, inputs.bias, key_bias)
             grad_weights, dropped = _multiply(g, v.mT, part).float(), weights
             if inputs.dropout_mask is not None:
@@ -124,10 +125,12 @@ def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: Att
                 dropped = weights * dropout_mask
             dropped = dropped.to(dtype)
             _queries(context[index], part).copy_(_multiply(dropped, v, part))
+            # Through the softmax to the scores, and from there to queries and keys.
             grad_scores = _grad_scores(block, part, grad_weights, weights, grads.bias).to(dtype)
             _queries(grads.query[index], part).copy_(_multiply(grad_scores, k, part))
             grad_key = _add_part(grad_key, _multiply_transposed(grad_scores, q, part), total)
             grad_value = _add_part(grad_value, _multiply_transposed(dropped, g, part), total)
+        # Keys and values are read by every part: their sums are written once.
         assert grad_key is not None
         assert grad_value is not None
         grads.key[index] = grad_key

@@ -123,29 +123,26 @@ class _Attention(Function):
         dtype = normed.dtype
         query, key, value = _query_key_value(projected, memory)
         rows = len(inverse_rms)
+        # Output projection.
         grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
         grad_context = onednn_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
         context = row_buffer(rows, grad_context.shape[1], dtype)
+        # Attention writes the gradients of queries, keys and values as views of the buffers below.
         grad_rows = row_buffer(rows, projected.numel() // rows, dtype)
-        grad_projected, grad_memory = (
-            grad_rows[:rows].view_as(projected),
-            None if memory is None else torch.empty_like(memory),
-        )
+        grad_projected = grad_rows[:rows].view_as(projected)
+        grad_memory = None if memory is None else torch.empty_like(memory)
         grad_query, grad_key, grad_value = _query_key_value(grad_projected, grad_memory)
         grad_bias = bias.new_zeros(bias.transpose(0, 1).shape) if ctx.needs_input_grad[5] else None
+        key_is_value = grad_memory is not None and grad_memory.shape[2] == 1
         attention_backward(
-            AttentionInputs(query, key, value, bias.transpose(0, 1), mask, attention_dropout),
+            AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
             _split_heads(grad_context[:rows], projected),
-            AttentionGrads(
-                grad_query,
-                grad_key,
-                None if grad_memory is not None and grad_memory.shape[2] == 1 else grad_value,
-                grad_bias,
-            ),
-            _split_heads(context[:rows], projected),
+            AttentionGrads(grad_query, grad_key, None if key_is_value else grad_value, bias=grad_bias),
+            context=_split_heads(context[:rows], projected),
         )
         grad_bias = None if grad_bias is None else grad_bias.transpose(0, 1)
         grad_out = weight_gradient(grad_result, context).mul_(ctx.dropout_scale)
+        # Query, key and value projection with the gain folded into it, then the norm and the residual.
         grad_folded = weight_gradient(grad_rows, normed)
         grad_normed = onednn_matmul(grad_rows, (weight * gain).to(dtype).T)
         grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, grad_output)

@@ -19,6 +19,7 @@ def kmeans(points: Tensor, clusters: int, seed: int, iterations: int = 25) -> Te
     """
     assert len(points) >= clusters, "kmeans needs at least as many points as clusters"
     generator = torch.Generator(device="cpu").manual_seed(seed)
+    # k-means++: draw each next centroid with probability proportional to the squared distance to the nearest one.
     chosen = [int(torch.randint(len(points), (1,), generator=generator))]
     nearest = (points - points[chosen[0]]).square().sum(-1)
     for _ in range(1, clusters):
@@ -26,6 +27,7 @@ def kmeans(points: Tensor, clusters: int, seed: int, iterations: int = 25) -> Te
         chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
         nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(-1))
     centroids = points[chosen].clone()
+    # Lloyd: assign each point to its nearest centroid, then move each centroid to the mean of its points.
     for _ in range(iterations):
         distances = squared_distances(points, centroids)
         smallest, owner = distances.min(dim=-1)
