@@ -1,4 +1,4 @@
-"""Each loss against a hand computation, a plain loop or torch's own."""
+"""Each loss is compared with a hand computation, a plain loop or torch's loss."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_symmetric_kl_is_finite_and_positive_for_cold_assignments_of_far_latents
 
 
 def looped_contrast(hidden: Tensor, teacher: Tensor, items: list[int], temperature: float) -> Tensor:
-    """InfoNCE both ways, a sample at a time: one term for each other distinct item of the batch.
+    """InfoNCE both ways, sample by sample, with one term per other distinct item of the batch.
 
     An item that is the target of several samples has several states: its term is their mean.
     """

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.small import few, random_sequences, sequences_of
 from unigrec.core.sequences import POOL, Sequences, bucketed_batches, in_chunks
 
-# Users of 5, 2, 3 and 1 interactions; every interaction has an item of its own.
+# Users of 5, 2, 3 and 1 interactions; every interaction has a different item.
 FOUR = sequences_of([0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [10], items=11)
 
 
@@ -60,7 +60,7 @@ def test_training_batches_hold_the_last_training_items_only():
 
 
 def distinct_sequences(users: int, longest: int, seed: int) -> Sequences:
-    """Every interaction has an item of its own, so that a leak shows."""
+    """Every interaction has a different item, so that a leak is visible."""
     drawn = random_sequences(users, 10, longest, seed)
     return Sequences(np.arange(len(drawn.items)), drawn.offsets, len(drawn.items))
 

@@ -1,4 +1,4 @@
-"""The few collective operations of batch-wide losses. Without a process group every one of them is the identity."""
+"""Collective operations for losses over the global batch. Without a process group each of them is the identity."""
 
 from __future__ import annotations
 
@@ -11,31 +11,36 @@ from torch import Tensor
 
 
 def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """This process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def leave_process_group() -> None:
-    """Take leave of the other ranks, where there are any: NCCL complains about a process that just ends."""
+    """Destroy the process group, if there is one. NCCL warns about processes that end without this."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank_slices(size: int) -> list[slice]:
-    """The contiguous rows of a batch of `size` that belong to each rank; sizes differ by at most one."""
+    """The contiguous rows of a batch of `size` rows that belong to each rank. Their numbers differ by at most one."""
     base, extra = divmod(size, world_size())
     starts = [number * base + min(number, extra) for number in range(world_size() + 1)]
     return [slice(*ends) for ends in pairwise(starts)]
 
 
 def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """All ranks' rows, `sizes` of them, in rank order: others' detached, this rank's own with its gradient in place.
+    """The rows of all ranks, in rank order. Rows of other ranks are detached; rows of this rank keep their gradient.
 
-    A loss over the result is the same on every rank. Its gradient is this rank's part times the world size: averaged
-    over ranks it is the whole batch's.
+    A loss over the result is the same on every rank. Its gradient is the part of this rank times the world size, so the
+    average over ranks is the gradient of the whole batch.
+
+    Args:
+        rows: (n, ...) of this rank. sizes: number of rows of each rank.
     """
     if world_size() == 1:
         return rows
@@ -49,7 +54,7 @@ def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def global_sum(local: Tensor) -> Tensor:
-    """Sum over ranks. The gradient is this rank's part times the world size: averaged over ranks it is the sum's."""
+    """Sum over ranks. The gradient is scaled by the world size, so its average over ranks is that of the sum."""
     if world_size() == 1:
         return local
     total = local.detach().clone()
@@ -58,7 +63,7 @@ def global_sum(local: Tensor) -> Tensor:
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """Mean over ranks, the same bits on each; not finite where a rank's value is not finite."""
+    """Mean over ranks, the same bits on each rank. A value that is not finite on one rank is not finite in the mean."""
     if world_size() == 1:
         return values
     total = values.clone()

@@ -1,7 +1,9 @@
 """One function per loss of the method (UniGRec, arXiv 2601.17438, sections 3.2 and 3.3).
 
-Losses of samples come back per sample, so that the caller weights them over ranks; losses that exist only for a whole
-batch come back as a scalar. Shapes: B samples of the global batch, L levels, K codewords, T decoder positions.
+Losses that are means over samples are returned per sample, so that the caller can weight them over ranks. Losses that
+are defined only for a whole batch are returned as a scalar.
+
+Shapes: B samples of the global batch, L levels, K codewords, T decoder positions, N items, E width.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.autograd import Function
 def recommendation_loss(logits: list[Tensor], codes: Tensor) -> Tensor:
     """Cross entropy of the target's codes, mean over positions.
 
-    logits: T tensors (B, size of the position's range); codes: (B, T) int64. Returns (B,).
+    logits: T tensors (B, size of the position's range); codes: (B, T) int64 -> (B,).
     """
     losses = [
         F.cross_entropy(scores.float(), codes[:, position], reduction="none") for position, scores in enumerate(logits)
@@ -28,7 +30,7 @@ def recommendation_loss(logits: list[Tensor], codes: Tensor) -> Tensor:
 def ranking_distillation_loss(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
     """Cross entropy against the teacher's distribution over each position's codes, mean over positions.
 
-    logits and targets: T tensors (..., size of the position's range), rows of the targets sum to 1. Returns (...).
+    logits and targets: T tensors (..., size of the position's range) -> (...). Rows of the targets sum to 1.
     """
     losses = [
         -(target * scores.float().log_softmax(-1)).sum(-1) for scores, target in zip(logits, targets, strict=True)
@@ -37,34 +39,34 @@ def ranking_distillation_loss(logits: list[Tensor], targets: list[Tensor]) -> Te
 
 
 def reconstruction_loss(reconstructed: Tensor, embeddings: Tensor) -> Tensor:
-    """Mean squared error over the embedding's dimensions: (N, D), (N, D) -> (N,)."""
+    """Mean squared error over the dimensions of an embedding: (N, D), (N, D) -> (N,)."""
     return (reconstructed - embeddings).square().mean(-1)
 
 
 def uniformity_loss(mean_assignment: Tensor) -> Tensor:
-    """Negative entropy of the mean soft assignment, summed over levels: (L, K) -> scalar. Least when usage is even."""
-    # A codeword that nothing uses has p = 0 exactly: the slope of its logarithm must stay finite.
+    """Negative entropy of the mean soft assignment, summed over levels: (L, K) -> scalar. Minimal at even usage."""
+    # An unused codeword has p = 0 exactly. The clamp keeps its gradient finite.
     return (mean_assignment * mean_assignment.clamp_min(1e-12).log()).sum()
 
 
 def symmetric_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) + KL(q || p), summed over levels: (B, L, K) twice -> (B,). Never negative."""
-    # Softmax of a log-probability is the probability; exp of a very small one is slow on some machines.
+    # The softmax of log-probabilities gives the probabilities. `exp` of very small numbers is slow on some machines.
     return ((log_p.softmax(-1) - log_q.softmax(-1)) * (log_p - log_q)).sum((-1, -2))
 
 
 def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature: float) -> Tensor:
     """InfoNCE(hidden, teacher) + InfoNCE(teacher, hidden) with cosine similarity, mean over the batch.
 
-    Negatives are the other distinct target items of the batch: a repeated target is counted once among the negatives of
-    others (its several states by their mean term) and is never its own negative.
+    Negatives are the other distinct target items of the batch. A repeated target counts once among the negatives of
+    others (its several states by the mean of their terms) and is never its own negative.
 
     Args:
         hidden: (B, d) student states. teacher: (B, d) teacher embeddings of the targets.
-        items: (B,) target item of each sample.
+        items: (B,) target item of each sample. temperature: divides the cosines.
     """
     hidden, teacher = F.normalize(hidden, dim=-1), F.normalize(teacher, dim=-1)
-    _, group, counts = items.unique(return_inverse=True, return_counts=True)  # group (B,): which distinct item
+    _, group, counts = items.unique(return_inverse=True, return_counts=True)  # group (B,): index of the distinct item
     row = torch.arange(len(items), device=items.device)
     first = torch.full((len(counts),), len(items), device=items.device).scatter_reduce(0, group, row, "amin")
     to_teacher = hidden @ teacher[first].T / temperature  # (B, distinct items)
@@ -74,22 +76,27 @@ def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature
     return F.cross_entropy(to_teacher, group) + F.cross_entropy(to_hidden, row)
 
 
-ROWS_AT_ONCE = 128  # of the logits over a catalogue: few enough to stay in the processor's cache
+ROWS_AT_ONCE = 128  # rows of logits over the catalogue: few enough to stay in the processor's cache
 
 
 def catalogue_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy of `hidden @ table.T` over a whole catalogue, without ever holding all logits.
+    """Mean cross entropy over the whole catalogue with logits `hidden @ table.T`, without storing all logits.
 
-    Loss and gradients are computed together, some rows at a time, while their logits are in the cache.
+    Loss and gradients of some rows are computed together, while the logits of these rows are in the cache.
 
     Args:
         hidden: (B, E). table: (N, E). targets: (B,) int64. smoothing: share of the target spread evenly over all items.
+
+    Returns:
+        The loss, a scalar. It can be differentiated once.
     """
     result: Tensor = _CatalogueCrossEntropy.apply(hidden, table, targets, smoothing)
     return result
 
 
 class _CatalogueCrossEntropy(Function):
+    """The loss, with gradients that `forward` has computed already."""
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         rows = ROWS_AT_ONCE if hidden.device.type == "cpu" else 32 * ROWS_AT_ONCE

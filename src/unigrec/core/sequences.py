@@ -1,6 +1,7 @@
-"""Sequences, the leave-one-out split, and batches of both, as integer arrays.
+"""Users' sequences of items, their leave-one-out split, and batches of histories, all as integer arrays.
 
-Shapes: U users, n interactions in all, B samples, T longest history of the batch.
+Shapes: U users, n interactions in all, N items, B samples or rows, T longest history of the batch, P targets, W
+training targets, R pieces of sequences.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-POOL = 64  # batches whose samples are sorted by length together: little padding, yet shuffled batches
+POOL = 64  # batches per pool; samples are sorted by length inside a pool: little padding, yet shuffled batches
 
 
 class Histories(NamedTuple):
-    """Histories of B samples and what follows each."""
+    """Histories of B samples and the item that follows each."""
 
     items: np.ndarray  # (B, T) int64, padded with 0 on the right
     lengths: np.ndarray  # (B,) int64
@@ -22,35 +23,37 @@ class Histories(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Histories of B rows, each with a target after every one of its last `counts` items."""
+    """Histories of B rows, with a target after each of the last `counts` items of a row."""
 
-    items: np.ndarray  # (B, n) int64, padded with 0 on the right
-    lengths: np.ndarray  # (B,) int64, items of each history
-    counts: np.ndarray  # (B,) int64, targets of each history
-    targets: np.ndarray  # (P,) int64, all rows' targets one after the other
+    items: np.ndarray  # (B, T) int64, padded with 0 on the right
+    lengths: np.ndarray  # (B,) int64, items per history
+    counts: np.ndarray  # (B,) int64, targets per history
+    targets: np.ndarray  # (P,) int64, targets of the first row, then of the next
 
 
 class Sequences(NamedTuple):
-    """Users' items in time order, one after the other. Leave-one-out: last item test, last but one validation.
+    """Items of each user in time order, one user after the other.
 
-    Users with fewer than three interactions are for training only.
+    Leave-one-out split: the last item is the test item, the last but one the validation item. Users with fewer than
+    three interactions are used for training only.
     """
 
     items: np.ndarray  # (n,) int64
-    offsets: np.ndarray  # (U + 1,) int64
+    offsets: np.ndarray  # (U + 1,) int64, user u has items[offsets[u] : offsets[u + 1]]
     catalogue_size: int
 
     @property
     def lengths(self) -> np.ndarray:
+        """(U,) interactions of each user."""
         return np.diff(self.offsets)
 
     @property
     def train_ends(self) -> np.ndarray:
-        """(U,) one past each user's last training interaction."""
+        """(U,) end of each user's training part: the position after the last training interaction."""
         return np.where(self.lengths >= 3, self.offsets[1:] - 2, self.offsets[1:])
 
     def evaluation_users(self) -> np.ndarray:
-        """Users that have a validation and a test item."""
+        """Indices of the users with a validation and a test item."""
         return np.flatnonzero(self.lengths >= 3)
 
     def train_counts(self) -> np.ndarray:
@@ -58,11 +61,11 @@ class Sequences(NamedTuple):
         return np.bincount(self.items[self.is_training()], minlength=self.catalogue_size)
 
     def is_training(self) -> np.ndarray:
-        """(n,) whether an interaction belongs to the training part."""
+        """(n,) true where an interaction belongs to the training part."""
         return np.arange(len(self.items)) < np.repeat(self.train_ends, self.lengths)
 
     def windows(self) -> np.ndarray:
-        """(W,) positions in `items` of every training target: each prefix of a training sequence predicts the next."""
+        """(W,) positions in `items` of all training targets: every training item of a user except the first."""
         positions = np.flatnonzero(self.is_training())
         starts = np.repeat(self.offsets[:-1], self.lengths)[positions]
         return positions[positions > starts]
@@ -70,14 +73,14 @@ class Sequences(NamedTuple):
     def segments(self, history: int) -> np.ndarray:
         """(R, 3) pieces of training sequences in which each training target occurs once: start, end, targets.
 
-        A piece holds at most `history` items and the one after them; `start` and `end` are the positions of its first
-        item and of its last target. A longer sequence is cut into pieces that overlap by half: from the second piece on
-        only the later half has targets, so that no target has a short history where a long one exists.
+        `start` is the position of the first item of a piece, `end` that of its last target; they are at most `history`
+        apart. Longer sequences are cut into pieces that overlap by half. From the second piece on, only the later half
+        has targets, so that targets keep a long history.
         """
         pieces = []
         half = max(history // 2, 1)
         for start, end in zip(self.offsets[:-1].tolist(), self.train_ends.tolist(), strict=True):
-            done = start  # the last target that has its piece
+            done = start  # the last target that belongs to a piece
             while done < end - 1:
                 last = min(end - 1, start + history) if done == start else min(end - 1, done + half)
                 pieces.append((max(start, last - history), last, last - done))
@@ -85,7 +88,7 @@ class Sequences(NamedTuple):
         return np.array(pieces, np.int64).reshape(-1, 3)
 
     def segment_batch(self, pieces: np.ndarray) -> Segments:
-        """Histories with their targets, of rows of `segments` or `window_segments`: (B, 3)."""
+        """Histories and targets of the pieces (B, 3), which are rows of `segments` or `window_segments`."""
         starts, ends, counts = pieces.T
         batch = self._gather(starts, ends, targets=False)
         first = np.repeat(ends - counts + 1, counts)
@@ -93,31 +96,32 @@ class Sequences(NamedTuple):
         return Segments(batch.items, batch.lengths, counts, self.items[positions])
 
     def window_segments(self, history: int) -> np.ndarray:
-        """(W, 3) a piece for each training target alone, with the most history it may have; columns of `segments`."""
+        """(W, 3) one piece per training target, with the last `history` items before it. Columns as in `segments`."""
         positions = self.windows()
         users = np.searchsorted(self.offsets, positions, side="right") - 1
         starts = np.maximum(self.offsets[users], positions - history)
         return np.stack([starts, positions, np.ones_like(positions)], axis=1)
 
     def held_out(self, users: np.ndarray, split: str, history: int) -> Histories:
-        """Histories and targets of the given users for `split`, validation or test."""
+        """Histories (at most `history` items) and targets of the users. split: validation or test."""
         back = {"validation": 2, "test": 1}[split]
         positions = self.offsets[users + 1] - back
         return self._gather(np.maximum(self.offsets[users], positions - history), positions)
 
     def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """All items before the held-out one, uncut: (B, T) padded with 0 and (B,) lengths."""
+        """All items before the held-out one, without a limit: (B, T) padded with 0, and (B,) lengths."""
         longest = int(self.lengths.max())
         batch = self.held_out(users, split, longest)
         return batch.items, batch.lengths
 
     def training_batch(self, users: np.ndarray, history: int) -> tuple[np.ndarray, np.ndarray]:
-        """The last `history + 1` training items of each user: (B, T) padded with 0 and (B,) lengths."""
+        """The last `history + 1` training items of each user: (B, T) padded with 0, and (B,) lengths."""
         ends = self.train_ends[users]
         batch = self._gather(np.maximum(self.offsets[users], ends - history - 1), ends, targets=False)
         return batch.items, batch.lengths
 
     def _gather(self, starts: np.ndarray, ends: np.ndarray, targets: bool = True) -> Histories:
+        """Histories items[start : end], and the items at `ends` as targets."""
         lengths = ends - starts
         steps = np.arange(int(lengths.max(initial=0)))
         index = np.minimum(starts[:, None] + steps, len(self.items) - 1)
@@ -128,13 +132,14 @@ class Sequences(NamedTuple):
 def bucketed_batches(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, counts: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Indices 0..len(lengths)-1 in batches of near-equal length, shuffled anew by (seed, epoch).
+    """Indices 0..len(lengths)-1 in batches of similar length, in an order drawn from (seed, epoch).
 
-    Rows are shuffled, cut into pools of `POOL` batches, sorted by length inside a pool, and the batches shuffled.
+    Rows are shuffled, cut into pools of `POOL` batches, sorted by length inside a pool and cut into batches. Then the
+    batches are shuffled.
 
     Args:
-        batch_size: samples of a batch. counts: (R,) samples of each row, where that is not one; a batch then ends with
-            the row that fills it.
+        lengths: (R,) length of each row. batch_size: samples per batch.
+        counts: (R,) samples per row; None for one each. A batch ends with the row that fills it.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
@@ -147,12 +152,12 @@ def bucketed_batches(
 
 
 def _cut(rows: np.ndarray, counts: np.ndarray, size: int) -> list[np.ndarray]:
-    """Consecutive rows that together hold about `size` samples."""
+    """Runs of consecutive rows with about `size` samples each."""
     piece = (np.cumsum(counts[rows]) - 1) // size
     return np.split(rows, np.flatnonzero(np.diff(piece)) + 1) if len(rows) else []
 
 
 def in_chunks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Consecutive pieces of at most `size`."""
+    """Consecutive pieces of at most `size` indices."""
     for start in range(0, len(indices), size):
         yield indices[start : start + size]

@@ -15,7 +15,7 @@ from unigrec.core.retrieval.decoder_cache import DecoderCache
 
 WIDTH = 30  # source tokens: with 8 buckets up to distance 12, every kind of bucket occurs
 LENGTHS = [30, 17, 1]
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # T5 normalises in single precision whatever its weights are
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # T5 normalises in single precision, even with weights in double precision
 CODES = torch.tensor([[3, 0, 2, 1], [1, 1, 3, 0], [0, 2, 0, 4]])
 
 

@@ -1,4 +1,4 @@
-"""The recommender by itself: lookup limit, ranges of the table, causality, padding. Against T5: tests/reference."""
+"""The recommender alone: lookup limit, ranges of the table, causality, padding. T5: test_against_transformers.py."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_next_item_loss_is_the_mean_over_real_positions_of_the_whole_catalogue_c
 
 @pytest.mark.parametrize(("history", "components"), [(8, 1), (8, 3), (8, 5), (7, 4)])
 def test_the_filter_at_a_position_is_the_fourier_transform_of_the_zero_padded_history_up_to_it(history, components):
-    """BSARec's own formula (arXiv 2312.10325): keep the lowest components, scale the others by beta squared."""
+    """The formula of BSARec (arXiv 2312.10325): keep the lowest components, scale the others by beta squared."""
     torch.manual_seed(0)
     layer, hidden = FrequencyFilter(4, low_pass_kernel(history, components)), torch.randn(2, history, 4)
     found = layer(hidden)
@@ -99,6 +99,6 @@ def test_content_is_added_to_the_item_embeddings_and_can_be_folded_into_them():
     torch.testing.assert_close(model.item_table(), expected)
     before = model.last_hidden(ITEMS, torch.tensor([5])).detach()
     plain = teacher()
-    plain.load_state_dict(model.without_content().state_dict())  # nothing of the content is left to be stored
+    plain.load_state_dict(model.without_content().state_dict())  # the state has no entry for content
     torch.testing.assert_close(plain.last_hidden(ITEMS, torch.tensor([5])), before)
     torch.testing.assert_close(plain.item_embedding.weight, expected)

@@ -1,4 +1,4 @@
-"""The joint model: the tokenizer runs once for each distinct item, and nothing changes by that."""
+"""The joint model: the tokenizer runs once per distinct item, which changes no loss and no gradient."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def data(seed: int = 0) -> JointData:
 
 
 def per_position(batch: Segments) -> Samples:
-    """The batch without deduplication: every history position and every target is an item of its own."""
+    """The batch without deduplication: each history position and each target counts as a distinct item."""
     exists = torch.as_tensor(np.arange(batch.items.shape[1]) < batch.lengths[:, None])
     history = torch.zeros(batch.items.shape, dtype=torch.long)
     history[exists] = torch.arange(int(exists.sum()))
@@ -89,7 +89,7 @@ def losses_and_gradients(
 
 
 def trained(unified: UnifiedModel) -> dict[str, Tensor]:
-    """Every parameter but the teacher's projection, which is fitted once."""
+    """All parameters except the teacher's projection, which is fitted once."""
     return {name: p for name, p in unified.named_parameters() if not name.startswith("teacher_to_code")}
 
 
@@ -143,7 +143,7 @@ def causal_model() -> UnifiedModel:
 
 
 def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
-    """With a causal encoder, a row with several targets gives each the loss that its own history would give it."""
+    """With a causal encoder, a target in a row with several targets has the loss of a row with that target alone."""
     sequences = random_sequences(users=6, items=ITEMS, longest=8, seed=1)
     assert sequences.train_ends.max() > 0
     known, found = data(), {}

@@ -1,1 +1,1 @@
-"""The networks: teacher, tokenizer, recommender, and the unified model."""
+"""The networks: teacher, tokenizer, recommender, and the unified model of the joint phase."""

@@ -1,7 +1,10 @@
-"""Dropout, RMSNorm, linear maps, attention and the loss over a large catalogue, as cheap as the machine allows.
+"""Layers: dropout, RMSNorm, linear layers and attention.
 
-The mathematics is that of torch's own operators (tests compare values and gradients). Where torch's CPU operators take
-several passes over memory, or draw one random number a time, these do not; on a GPU torch's own are used.
+They compute what torch's own layers compute (tests compare values and gradients). In training on a CPU they use the
+operators of `cpu`, which take fewer passes over memory than torch's and draw several random numbers at a time. On a GPU
+they use torch's own operators.
+
+Shapes: B sequences, H heads, T queries, S keys, d width of a head.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from unigrec.core.models.cpu.operators import EPS, RMSNormFunction, draw_dropout
 
 
 class Dropout(nn.Module):
-    """Dropout with probability `p` (to 1 / 65536), from torch's generator."""
+    """Dropout with probability `p`, rounded to a multiple of 1 / 65536 on a CPU. Draws from torch's generator."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -29,7 +32,7 @@ class Dropout(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm with a gain, over the last dimension."""
+    """Root mean square norm over the last dimension, times a gain."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -43,7 +46,7 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """torch's, by `linear`."""
+    """`torch.nn.Linear`, computed by `linear`."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return linear(rows, self.weight, self.bias)
@@ -52,8 +55,8 @@ class Linear(nn.Linear):
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: Dropout) -> Tensor:
     """Attention without scaling of the scores, as T5 has it.
 
-    query (B, H, T, d), key and value (B, H, S, d), bias broadcastable to (B, H, T, S), with at least one finite entry
-    in every row -> (B, H, T, d).
+    query (B, H, T, d), key and value (B, H, S, d) -> (B, H, T, d). bias: added to the scores, broadcastable to
+    (B, H, T, S), with at least one finite entry per row.
     """
     p = dropout.p if dropout.training else 0.0
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p, scale=1.0)

@@ -1,7 +1,8 @@
 """The recommender: a T5-shaped encoder-decoder from soft identifiers to a semantic ID.
 
-Relative position buckets shared over layers, pre-norm RMSNorm, no biases, tied input and output table scaled by
-d_model ** -0.5 (Raffel et al., arXiv 1910.10683). Equal to `transformers` T5 with copied weights (a test asserts it).
+Layers share their relative position buckets. They have pre-norm RMSNorm and no biases. One table serves as input and
+output; outputs are scaled by d_model ** -0.5 (Raffel et al., arXiv 1910.10683). With copied weights the network equals
+T5 of `transformers` (a test asserts it).
 
 Shapes: B sequences, S source tokens, T target positions, H heads, E d_model, V vocabulary, L levels, K codewords.
 """
@@ -21,17 +22,18 @@ from unigrec.core.models.cpu.blocked import is_long
 from unigrec.core.models.cpu.operators import linear, uses_cpu_backward
 from unigrec.core.models.layers import Dropout, Linear, RMSNorm, attend
 
-START = 0  # row of the token table that starts the decoder
+START = 0  # row of the token table: the decoder's first input
 
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """The network's shape.
+    """The shape of the network.
 
     Attributes:
-        disambiguation: range of the code that tells colliding items apart; 0 for none.
-        causal: whether an item's tokens attend to its own and to earlier items only, so that one pass over a sequence
-            holds the encoding of each of its prefixes.
+        disambiguation: number of disambiguation codes, which tell colliding items apart; 0 for none.
+        causal: if true, the tokens of an item attend only to tokens of that and of earlier items. One pass over a
+            sequence then encodes each of its prefixes.
+        buckets: number of relative position buckets. max_distance: distance from which all share the last bucket.
     """
 
     d_model: int
@@ -50,11 +52,12 @@ class RecommenderConfig:
 
     @property
     def code_sizes(self) -> list[int]:
-        """How many codes each decoder position chooses from."""
+        """Number of codes that each decoder position chooses from."""
         return [self.codebook_size] * self.levels + ([self.disambiguation] if self.disambiguation else [])
 
     @property
     def vocabulary(self) -> int:
+        """Rows of the token table: the start row and one row per code."""
         return 1 + sum(self.code_sizes)
 
     def to_dict(self) -> dict:
@@ -62,9 +65,9 @@ class RecommenderConfig:
 
 
 class Recommender(nn.Module):
-    """Encoder over the soft identifiers of a history, decoder over the codes of the next item.
+    """An encoder of the soft identifiers of a history and a decoder of the next item's codes.
 
-    The decoder's position l chooses among the codes of level l only: its cross entropy is over that level's range.
+    Decoder position l chooses among the codes of level l only: its cross entropy is over the range of that level.
     """
 
     def __init__(self, config: RecommenderConfig):
@@ -81,9 +84,9 @@ class Recommender(nn.Module):
 
     @torch.no_grad()
     def start_from_codebooks(self, codebooks: Tensor) -> None:
-        """Let near codewords start with near tokens: each level's rows become a random projection of its codebook.
+        """Give near codewords near tokens: each level's rows become a random projection of its codebook.
 
-        Rows keep unit variance. A code that few items have is then learned from its neighbours too.
+        Rows keep unit variance. Codes that few items have then also profit from what is learned for near codes.
         codebooks: (L, K, C).
         """
         _, K, C = codebooks.shape
@@ -94,52 +97,52 @@ class Recommender(nn.Module):
             self.token_table.weight[1 + level * K : 1 + (level + 1) * K] = rows
 
     def level_table(self, position: int) -> Tensor:
-        """Rows of the token table that belong to a position: (K, E)."""
+        """Rows of the token table that belong to a position: (size of its range, E)."""
         return self.token_table.weight[self.offsets[position] : self.offsets[position + 1]]
 
     def embed_soft(self, probabilities: Tensor) -> Tensor:
         """Expectation of the level's rows under the soft identifier: (..., L, K) -> (..., L, E).
 
-        With a one-hot assignment this is the table lookup.
+        With one-hot assignments this is the table lookup.
         """
         L, K = self.config.levels, self.config.codebook_size
         tables = self.token_table.weight[1 : 1 + L * K].view(L, K, -1)
         return torch.einsum("...lk,lke->...le", probabilities, tables)
 
     def embed_codes(self, codes: Tensor) -> Tensor:
-        """Table lookup of codes, position by position: (..., T) int64 -> (..., T, E)."""
+        """Table lookup of codes, each in the range of its position: (..., T) int64 -> (..., T, E)."""
         shift = torch.tensor(self.offsets[: codes.shape[-1]], device=codes.device)
         return self.token_table(codes + shift)
 
     def encode(self, source: Tensor, mask: Tensor) -> Tensor:
-        """source (B, S, E), mask (B, S) true where there is a token -> (B, S, E)."""
+        """Encoder output: source (B, S, E), mask (B, S) true where a token exists -> (B, S, E)."""
         return self.encoder(source, mask)
 
     def decode(self, memory: Tensor, mask: Tensor, codes: Tensor) -> Tensor:
-        """Teacher forcing: codes (B, T) -> decoder output (B, T, E); position 0 has seen no code yet.
+        """Teacher forcing: codes (B, T) -> decoder output (B, T, E). Position l reads the codes before it.
 
-        Several targets may share a history: memory (B, S, E), mask (B, m, S) of what each of its m targets may read, R
-        identifiers for each of them: codes (B * m * R, T) -> (B * m * R, T, E).
+        With memory (B, S, E) and mask (B, m, S), a history has m targets, and the mask tells which tokens each target
+        may read. With R identifiers per target: codes (B * m * R, T) -> (B * m * R, T, E).
         """
         start = self.token_table.weight[START].expand(len(codes), 1, -1)
         inputs = torch.cat([start, self.embed_codes(codes[:, :-1])], dim=1)
         return self.decoder(inputs, None, memory, mask)
 
     def position_logits(self, output: Tensor, position: int) -> Tensor:
-        """(..., E) decoder output at a position -> (..., K) logits over that position's codes."""
+        """Logits over the codes of a position, from the decoder output there: (..., E) -> (..., size of its range)."""
         return linear(output * self.config.d_model**-0.5, self.level_table(position))
 
 
 class Stack(nn.Module):
-    """T5 blocks with one relative position bias shared by all of them."""
+    """The layers of an encoder or a decoder, with one relative position bias for all of them."""
 
     def __init__(self, config: RecommenderConfig, layers: int, decoder: bool):
         super().__init__()
         self.is_decoder = decoder
-        self.causal_group = config.levels if config.causal and not decoder else 0  # tokens of an item
+        self.causal_group = config.levels if config.causal and not decoder else 0  # tokens per item, or 0: not causal
         self.buckets, self.max_distance = config.buckets, config.max_distance
         self.position_bias = nn.Embedding(config.buckets, config.heads)
-        # A causal encoder cannot tell an item that it is the last: what is read must say how far back it lies.
+        # A causal encoder does not know which item is the last. This bias tells the decoder how far back an item is.
         self.levels = config.levels
         self.recency_bias = nn.Embedding(config.buckets, config.heads) if decoder and config.causal else None
         self.layers = nn.ModuleList([Layer(config, decoder) for _ in range(layers)])
@@ -150,29 +153,26 @@ class Stack(nn.Module):
             nn.init.normal_(self.recency_bias.weight, std=config.d_model**-0.5)
 
     def memory_bias(self, mask: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores of cross-attention.
+        """Bias (M, 1 or H, 1 or m * steps, S) that is added to the scores of cross-attention.
 
-        mask (M, S), or (M, m, S) for m targets a history, each read by `steps` query positions; true for the tokens
-        that may be read, which come first -> (M, 1 or H, 1 or m * steps, S).
+        mask: (M, S), or (M, m, S) for m targets per history with `steps` query positions each. True for the tokens that
+        may be read; they come first.
         """
         bias = additive_mask(mask, dtype)
         if self.recency_bias is not None:
             tokens = torch.arange(mask.shape[-1], device=mask.device)
-            items_back = (
-                mask.sum(-1, keepdim=True) - 1 - tokens
-            ) // self.levels  # items between a token's and the last
-            recency = self.recency_bias(items_back.clamp(0, self.buckets - 1)).movedim(
-                -1, 1
-            )  # (M, H, S) or (M, H, m, S)
+            items_back = (mask.sum(-1, keepdim=True) - 1 - tokens) // self.levels  # 0 for the last readable item
+            recency = self.recency_bias(items_back.clamp(0, self.buckets - 1))
+            recency = recency.movedim(-1, 1)  # (M, H, S) or (M, H, m, S)
             bias = bias + (recency if mask.dim() == 3 else recency[:, :, None]).to(dtype)
         return bias if mask.dim() == 2 else bias.repeat_interleave(steps, dim=2)
 
-    def bias(self, queries: int, keys: int, device: torch.device, first_query: int = 0) -> Tensor:
-        """(1, H, queries, keys) relative position bias; causal for the decoder, and over items for a causal encoder."""
-        query = torch.arange(first_query, first_query + queries, device=device)[:, None]
+    def bias(self, queries: int, keys: int, device: torch.device) -> Tensor:
+        """Relative position bias (1, H, queries, keys); causal in the decoder, over items in a causal encoder."""
+        query = torch.arange(queries, device=device)[:, None]
         key = torch.arange(keys, device=device)[None, :]
         distance = key - query
-        bucket = relative_bucket(distance, not self.is_decoder, self.buckets, self.max_distance)
+        bucket = relative_bucket(distance, not self.is_decoder, self.buckets, max_distance=self.max_distance)
         bias = self.position_bias(bucket).permute(2, 0, 1)[None]
         if self.is_decoder:
             bias = bias.masked_fill(distance > 0, float("-inf"))
@@ -183,10 +183,10 @@ class Stack(nn.Module):
     def forward(
         self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None
     ) -> Tensor:
-        """One pass: hidden (B, T, E), mask (B, T) -> (B, T, E).
+        """One pass: hidden (B, T, E), mask (B, T) true where a token exists -> (B, T, E).
 
-        memory (M, S, E) serves B / M rows of `hidden` each; memory_mask (M, S), or (M, m, S), where each of the m masks
-        holds for B / (M * m) consecutive rows.
+        memory: (M, S, E), each read by B / M consecutive rows of `hidden`.
+        memory_mask: (M, S), or (M, m, S), where each of the m masks holds for B / (M * m) consecutive rows.
         """
         bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
         key_mask = mask if uses_cpu_backward(hidden) and is_long(*bias.shape[2:]) else None
@@ -194,16 +194,16 @@ class Stack(nn.Module):
             bias = bias + additive_mask(mask, hidden.dtype)
         cross_bias = None
         if memory_mask is not None:
-            masks = memory_mask.shape[:-1].numel()  # a rank may have none at all
+            masks = memory_mask.shape[:-1].numel()  # 0 on a rank without rows
             cross_bias = self.memory_bias(memory_mask, hidden.shape[:2].numel() // max(masks, 1), hidden.dtype)
         hidden = self.dropout(hidden)
         for layer in self.layers:
-            hidden = layer(hidden, bias, memory, cross_bias, key_mask)
+            hidden = layer(hidden, bias, memory, cross_bias=cross_bias, key_mask=key_mask)
         return self.dropout(self.norm(hidden))
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention in the decoder, feed-forward; each pre-norm with a residual."""
+    """Self-attention, cross-attention in the decoder, and feed-forward; each with a norm before it and a residual."""
 
     def __init__(self, config: RecommenderConfig, decoder: bool):
         super().__init__()
@@ -226,29 +226,38 @@ class Layer(nn.Module):
         cross_bias: Tensor | None,
         key_mask: Tensor | None = None,
     ) -> Tensor:
-        """hidden (B, T, E), memory (M, S, E); biases broadcastable to (B, H, T, T) and (M, H, B / M * T, S).
+        """hidden (B, T, E), memory (M, S, E) -> (B, T, E).
 
-        key_mask: (B, T), which positions may be read, where `bias` does not say it; for `fused` alone.
+        bias: broadcastable to (B, H, T, T). cross_bias: broadcastable to (M, H, B / M * T, S).
+        key_mask: (B, T), true where a position may be read, if `bias` does not hide the others; only for `fused`.
         """
         if uses_cpu_backward(hidden):
-            return self.fused(hidden, bias, memory, cross_bias, key_mask)
+            return self.fused(hidden, bias, memory, cross_bias=cross_bias, key_mask=key_mask)
         normed = self.self_norm(hidden)
         key, value = self.self_attention.keys_values(normed)
-        hidden = hidden + self.dropout(self.self_attention(normed, key, value, bias))
+        hidden = hidden + self.dropout(self.self_attention(normed, key, value, bias=bias))
         if self.cross_attention is not None:
             assert memory is not None
-            hidden = hidden + self.cross(hidden, *self.cross_keys_values(memory), cross_bias)
+            hidden = hidden + self.cross(hidden, *self.cross_keys_values(memory), bias=cross_bias)
         return hidden + self.feed_forward(hidden)
 
     def fused(
         self, hidden: Tensor, bias: Tensor, memory: Tensor | None, cross_bias: Tensor | None, key_mask: Tensor | None
     ) -> Tensor:
-        """The same, each sublayer as one step of autograd."""
+        """The same as `forward`, with each sublayer as one step of autograd."""
         # Self-attention: one matmul gives queries, keys and values.
         p, attention = self.dropout.p if self.training else 0.0, self.self_attention
         weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
         hidden = fused.attention(
-            hidden, None, self.self_norm.weight, weight, attention.out.weight, bias, attention.heads, p, key_mask
+            hidden,
+            None,
+            self.self_norm.weight,
+            weight=weight,
+            out=attention.out.weight,
+            bias=bias,
+            heads=attention.heads,
+            p=p,
+            mask=key_mask,
         )
         if self.cross_attention is not None:
             assert memory is not None
@@ -257,28 +266,39 @@ class Layer(nn.Module):
             # Cross-attention: all positions that read the same memory become queries of one sequence.
             grouped = hidden.reshape(len(memory), -1, hidden.shape[-1])
             inputs = self.cross_attention.cross_inputs(memory, cross_bias, grouped.shape[1])
-            hidden = fused.attention(grouped, inputs.memory, self.cross_norm.weight, *inputs[1:], p).view_as(hidden)
-        return fused.feed_forward(hidden, self.feed_norm.weight, self.feed_in.weight, self.feed_out.weight, p)
+            hidden = fused.attention(
+                grouped,
+                inputs.memory,
+                self.cross_norm.weight,
+                weight=inputs.weight,
+                out=inputs.out,
+                bias=inputs.bias,
+                heads=inputs.heads,
+                p=p,
+            ).view_as(hidden)
+        return fused.feed_forward(hidden, self.feed_norm.weight, self.feed_in.weight, out=self.feed_out.weight, p=p)
 
     def cross_keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the memory for `cross`."""
         assert self.cross_attention is not None
         return self.cross_attention.keys_values(memory)
 
     def cross(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """Cross-attention with keys and values that were computed once, and serve all rows that belong to them."""
+        """Cross-attention of hidden (B, T, E); keys and values (M, H, S, d_kv) serve B / M consecutive rows each."""
         assert self.cross_attention is not None
         assert self.cross_norm is not None
-        queries = len(hidden) // max(len(key), 1) * hidden.shape[1]  # of each history; a rank may have none at all
+        queries = len(hidden) // max(len(key), 1) * hidden.shape[1]  # per memory; 0 on a rank without rows
         grouped = self.cross_norm(hidden).reshape(len(key), queries, hidden.shape[-1])
-        return self.dropout(self.cross_attention(grouped, key, value, bias)).view_as(hidden)
+        return self.dropout(self.cross_attention(grouped, key, value, bias=bias)).view_as(hidden)
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, E) -> (B, T, E), without the residual."""
         inner = self.dropout(F.relu(self.feed_in(self.feed_norm(hidden))))
         return self.dropout(self.feed_out(inner))
 
 
 class CrossAttentionInputs(NamedTuple):
-    """What `fused.attention` needs to read a memory; it says what each is."""
+    """The arguments of `fused.attention` for a memory; their shapes are described there."""
 
     memory: Tensor
     weight: Tensor
@@ -288,14 +308,14 @@ class CrossAttentionInputs(NamedTuple):
 
 
 class FoldedWeights(NamedTuple):
-    """Weights of an attention per head, multiplied with each other: they act on the memory, without keys and values."""
+    """Products of an attention's weights per head. They act on the memory itself, without keys and values."""
 
-    scores: Tensor  # (H, E, E) K_h' Q_h, from a query position to what its scores are products of memory tokens with
-    values: Tensor  # (H, E, E) O_h V_h, from a memory token to what it adds to the residual stream
+    scores: Tensor  # (H, E, E) K_h' Q_h: its products with a query position and with a memory token are scores
+    values: Tensor  # (H, E, E) O_h V_h: from a memory token to what it adds to the residual stream
 
 
 class Attention(nn.Module):
-    """Multi-head attention without scaling of the scores, as T5 has it."""
+    """Multi-head attention without scaling of the scores, as in T5."""
 
     def __init__(self, config: RecommenderConfig):
         super().__init__()
@@ -315,40 +335,40 @@ class Attention(nn.Module):
         return projected.unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)
 
     def keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, E) -> keys and values, each (B, H, S, d_kv)."""
         return self.split(self.key(hidden)), self.split(self.value(hidden))
 
     def fold(self) -> FoldedWeights:
-        """q_h k_h = (Q_h x)' (K_h y) = (K_h' Q_h x)' y, and sum_h O_h V_h y is what a memory token y adds."""
+        """Multiply weights with each other: q_h k_h = (Q_h x)' (K_h y) = (K_h' Q_h x)' y, and O_h v_h = O_h V_h y."""
         query, key, value = (part.weight.unflatten(0, (self.heads, -1)) for part in (self.query, self.key, self.value))
         out = self.out.weight.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (H, E, d_kv)
         return FoldedWeights(key.mT @ query, out @ value)
 
     def cross_inputs(self, memory: Tensor, bias: Tensor, queries: int) -> CrossAttentionInputs:
-        """How `queries` positions of each sequence read a memory (B, S, E), at the least cost.
+        """How `queries` positions of each sequence read a memory (B, S, E) with the fewest multiplications.
 
-        Few queries cost less with folded weights: the memory itself is then key and value at once, of one head that has
-        all heads' queries.
-        bias: broadcastable to (B, H, queries, S).
+        Few queries need fewer with folded weights. Then the memory itself is key and value, and one head has the
+        queries of all heads. bias: broadcastable to (B, H, queries, S).
         """
         heads, d, E = self.heads, self.d_kv, memory.shape[-1]
         if queries * (E - d) * (E + memory.shape[1]) >= memory.shape[1] * E * d:
             keys_values = linear(memory, torch.cat([self.key.weight, self.value.weight]))
             keys_values = keys_values.unflatten(-1, (2, heads, d))
-            return CrossAttentionInputs(keys_values, self.query.weight, self.out.weight, bias, heads)
+            return CrossAttentionInputs(keys_values, self.query.weight, self.out.weight, bias=bias, heads=heads)
         folded = self.fold()
         weight = folded.scores.flatten(0, 1)  # (H * E, E)
         out = folded.values.transpose(0, 1).flatten(1)  # (E, H * E)
         bias = bias.expand(-1, heads, queries, -1).transpose(1, 2).flatten(1, 2)[:, None]  # (B, 1, queries * H, S)
-        return CrossAttentionInputs(memory[:, :, None, None], weight, out, bias, 1)
+        return CrossAttentionInputs(memory[:, :, None, None], weight, out, bias=bias, heads=1)
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """hidden (B, T, E), key and value (B, H, S, d_kv), bias broadcastable to (B, H, T, S) -> (B, T, E)."""
-        context = attend(self.split(self.query(hidden)), key, value, bias, self.dropout)
+        """Queries from hidden (B, T, E), key and value (B, H, S, d_kv), bias as in `attend` -> (B, T, E)."""
+        context = attend(self.split(self.query(hidden)), key, value, bias=bias, dropout=self.dropout)
         return self.out(context.transpose(1, 2).flatten(-2))
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, S) or (B, T, S), true where there is a token to read -> (B, 1, 1 or T, S) to be added to scores."""
+    """Mask (B, S) or (B, T, S), true where a token may be read -> bias (B, 1, 1 or T, S) of the scores."""
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
     return bias[:, None, None] if mask.dim() == 2 else bias[:, None]
 

@@ -1,6 +1,6 @@
 """The teacher: SASRec (arXiv 1808.09781) or BSARec (arXiv 2312.10325), trained with full cross entropy.
 
-Post-norm blocks, and item and position embeddings normalised together: with full cross entropy, regularisation is what
+Blocks are post-norm, and the sum of item and position embedding is normalised: with full cross entropy, regularisation
 matters most. Shapes: B users, T positions, E width, N items, D content dimensions.
 """
 
@@ -16,16 +16,16 @@ from unigrec.core.models.layers import Dropout
 
 
 class SASRec(nn.Module):
-    """Causal self-attention over a history of items; with `filter_share`, beside a low-pass filter (BSARec).
+    """Causal self-attention over a history of items; with `filter_share` > 0 also a low-pass filter (BSARec).
 
-    Sequences are padded on the right, so that causality alone hides the padding; the last item of a history of length n
-    always has the position `history - 1`, whatever n is.
+    Sequences are padded on the right, so causality alone hides the padding. The last item always has the position
+    `history - 1`, for every length of the history.
 
     Args:
         items: N. d_model: E. history: longest history, in items.
-        filter_share: weight of the frequency filter beside attention, in [0, 1]; 0 for SASRec.
-        filter_components: lowest frequencies of a full history that the filter tells from the others.
-        content_dim: D of content vectors that the item embeddings are trained on top of; 0 without.
+        filter_share: weight of the frequency filter against attention, in [0, 1]; 0 for SASRec.
+        filter_components: number of lowest frequencies of a full history that the filter keeps unchanged.
+        content_dim: D, width of the content vectors whose projection is added to the item embeddings; 0 for none.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class SASRec(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.dropout = Dropout(dropout)
         kernel = low_pass_kernel(history, filter_components) if filter_share else None
-        self.blocks = nn.ModuleList([Block(d_model, heads, dropout, filter_share, kernel) for _ in range(blocks)])
+        self.blocks = nn.ModuleList(
+            [Block(d_model, heads, dropout, filter_share=filter_share, kernel=kernel) for _ in range(blocks)]
+        )
         self.content_projection = nn.Linear(content_dim, d_model, bias=False) if content_dim else None
         self.content: Tensor | None
         self.register_buffer("content", None, persistent=False)
@@ -57,22 +59,22 @@ class SASRec(nn.Module):
             nn.init.normal_(self.content_projection.weight, std=0.02)
 
     def item_table(self) -> Tensor:
-        """(N, E) item embeddings: the free ones, plus the projected content where there is some."""
+        """(N, E) item embeddings: the free ones, plus the projected content if there is content."""
         if self.content is None or self.content_projection is None:
             return self.item_embedding.weight
         return self.item_embedding.weight + self.content_projection(self.content)
 
     @torch.no_grad()
     def without_content(self) -> SASRec:
-        """The same model as one whose free embeddings hold everything: what comes after needs no content."""
+        """Add the projected content to the free embeddings and drop it: the model then needs no content."""
         self.item_embedding.weight.copy_(self.item_table())
         self.content, self.content_projection = None, None
         return self
 
     def forward(self, items: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
-        """items (B, T) int64 padded on the right, T <= history; lengths (B,) -> hidden states (B, T, E).
+        """Hidden states (B, T, E) from items (B, T) int64, padded on the right, T <= history; lengths (B,).
 
-        table: `item_table()`, where the caller has it already.
+        table: `item_table()`, if the caller has computed it already.
         """
         table = self.item_table() if table is None else table
         steps = torch.arange(items.shape[1], device=items.device)
@@ -83,7 +85,7 @@ class SASRec(nn.Module):
         return hidden
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """(..., E) -> (..., N) logits over the catalogue."""
+        """Logits over the catalogue: (..., E) -> (..., N)."""
         return hidden @ self.item_table().T
 
     def last_hidden(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class SASRec(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention (and a frequency filter) and feed-forward, each with residual, dropout and LayerNorm after it."""
+    """Self-attention (and a frequency filter), then feed-forward, each followed by dropout, residual and LayerNorm."""
 
     def __init__(self, d_model: int, heads: int, dropout: float, filter_share: float, kernel: Tensor | None):
         super().__init__()
@@ -121,10 +123,10 @@ class Block(nn.Module):
 
 
 class FrequencyFilter(nn.Module):
-    """Low frequencies of a sequence as they are, the others scaled by a learned square for each dimension.
+    """Keeps the low frequencies of a sequence; scales the others by the square of a learned factor per dimension.
 
-    Each position's output is that of the discrete Fourier transform of the history up to it, padded with zeros in front
-    to full length: a fixed causal kernel. So every position can be trained at once, and none sees what comes after it.
+    The frequencies at a position are those of the history up to it, padded with zeros in front to full length. That is
+    a convolution with a fixed causal kernel: all positions are trained at once, and none sees later items.
     """
 
     def __init__(self, d_model: int, kernel: Tensor):
@@ -143,7 +145,7 @@ class FrequencyFilter(nn.Module):
 
 
 def low_pass_kernel(length: int, components: int) -> Tensor:
-    """(length,) weight by lag of the filter that keeps the `components` lowest frequencies of `length` points."""
+    """(length,) weight of each lag in the filter that keeps the `components` lowest frequencies of `length` points."""
     lags = torch.arange(length, dtype=torch.float64)
     kernel = torch.ones(length, dtype=torch.float64)
     for frequency in range(1, components):

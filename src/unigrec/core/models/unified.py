@@ -1,7 +1,8 @@
 """Tokenizer, recommender and the projections between their spaces and the teacher's, as one module.
 
-Shapes: M distinct items of the batch, B histories of n items, P targets, R identifiers to decode for each of them, T
-codes of an identifier, L levels, K codewords, E d_model, C code dimension.
+Shapes: M distinct items of the batch, B histories of n items, S = n * L tokens, at most m targets per history, P
+targets in all, R identifiers to decode per target, T codes per identifier, L levels, K codewords, E d_model, C code
+dimension, D item embedding dimension.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 
 
 class JointOutput(NamedTuple):
-    """What the losses read. Everything is float32."""
+    """The outputs that the losses need, all float32."""
 
-    logits: list[Tensor]  # a (P, R, size) tensor per decoder position
+    logits: list[Tensor]  # a (P, R, size of its range) tensor per decoder position
     probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
-    reconstructed: Tensor | None  # (M, D), where the tokenizer is trained
-    history_log_probabilities: Tensor | None  # (P, L, K) codebook assignments of the encoded history, where distilled
-    teacher_log_probabilities: Tensor | None  # (P, L, K) those of the target's teacher embedding, where distilled
+    reconstructed: Tensor | None  # (M, D); None if the tokenizer is not run
+    history_log_probabilities: Tensor | None  # (P, L, K) of the encoded history; None without distillation
+    teacher_log_probabilities: Tensor | None  # (P, L, K) of the teacher embedding; None without distillation
     student_state: Tensor  # (P, teacher dimension)
 
 
@@ -41,13 +42,13 @@ class UnifiedModel(nn.Module):
 
     @torch.no_grad()
     def fit_teacher_projection(self, embeddings: Tensor, teacher: Tensor, ridge: float = 1e-2) -> None:
-        """Let the teacher's projection predict latents: least squares from teacher embeddings to today's latents.
+        """Fit the teacher's projection: ridge regression from teacher embeddings to the current latents.
 
-        It stays as it is from then on. If it were trained with the other projection, both would map everything onto one
-        codeword, where the distillation loss is zero.
+        It is not trained afterwards. If it were trained together with the projection of histories, both would map
+        everything to one codeword, where the distillation loss is zero.
 
         Args:
-            embeddings: (N, D). teacher: (N, teacher dimension). ridge: relative to the mean variance of the teacher.
+            embeddings: (N, D). teacher: (N, teacher dimension). ridge: as in `ridge_regression`.
         """
         fitted = ridge_regression(teacher, self.tokenizer.encoder(embeddings), ridge)
         self.teacher_to_code.weight.copy_(fitted.weight)
@@ -69,13 +70,15 @@ class UnifiedModel(nn.Module):
         """One pass over a batch.
 
         Args:
-            embeddings: (M, D) of the distinct items. history: (B, n) rows of `embeddings`, padded on the right.
-            lengths: (B,) items in each history. counts: (B,) targets of each: one after each of its last items.
-            codes: (P, R, T) to decode after each history, row by row: those of the target, then any others.
-            teacher: (P, teacher dimension), the targets' teacher embeddings.
-            autocast: run the transformer (never the tokenizer or the temperature softmax) in bfloat16.
-            fixed: (M, L, K) identifiers to be used as they are; the tokenizer is not run, and gets no gradient.
-            distillation_temperature: of the codebook assignments of history and teacher; None where none are wanted.
+            embeddings: (M, D) of the distinct items.
+            history: (B, n) rows of `embeddings`, padded on the right. lengths: (B,) items per history.
+            counts: (B,) targets per history: one target after each of its last `counts` items.
+            codes: (P, R, T) to decode, first those of the target. Targets are in the order of histories, then of items.
+            teacher: (P, teacher dimension), the teacher embeddings of the targets.
+            autocast: run the transformer in bfloat16; the tokenizer and its softmax stay in single precision.
+            fixed: (M, L, K) identifiers to use instead of the tokenizer's; the tokenizer is not run.
+            distillation_temperature: temperature of the codebook assignments of history and teacher; None: no
+                distillation.
         """
         reconstructed = None
         if fixed is None:
@@ -85,8 +88,8 @@ class UnifiedModel(nn.Module):
         source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
-            readable, exists = readable_tokens(lengths, counts, mask, tokens.shape[1])
-            output = decode_targets(self.recommender, memory, readable, exists, codes)  # (P, R, T, E)
+            readable, exists = readable_tokens(lengths, counts, mask, levels=tokens.shape[1])
+            output = decode_targets(self.recommender, memory, readable, exists=exists, codes=codes)  # (P, R, T, E)
             logits = [self.recommender.position_logits(output[:, :, p], p).float() for p in range(codes.shape[2])]
         history_log_probabilities = teacher_log_probabilities = None
         if distillation_temperature is not None:
@@ -104,15 +107,19 @@ class UnifiedModel(nn.Module):
         )
 
     def assignments(self, latent: Tensor, temperature: float) -> Tensor:
-        """(B, C) -> (B, L, K) log of the codebooks' soft assignment."""
+        """Log of the soft assignments by the codebooks: (P, C) -> (P, L, K)."""
         return self.tokenizer.quantize_soft(latent, temperature).log_probabilities
 
 
 def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """Which tokens each target may read: those of the items before it.
 
-    lengths (B,) items, counts (B,) targets, one after each of the last items; mask (B, S), `levels` tokens an item
-    -> (B, m, S) for up to m targets a row, and (B, m) which of them exist.
+    Args:
+        lengths: (B,) items per history. counts: (B,) targets per history, one after each of its last `counts` items.
+        mask: (B, S), true where a token exists. levels: tokens per item.
+
+    Returns:
+        (B, m, S), true where a target may read a token; (B, m), true where a target exists.
     """
     slots = torch.arange(max(counts.tolist(), default=0), device=mask.device)
     exists = slots < counts[:, None]
@@ -122,7 +129,7 @@ def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) 
 
 
 def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, exists: Tensor, codes: Tensor) -> Tensor:
-    """Decoder outputs (P, R, T, E): memory (B, S, E), readable (B, m, S), exists (B, m), codes (P, R, T)."""
+    """Decoder outputs (P, R, T, E) from memory (B, S, E), readable (B, m, S), exists (B, m), codes (P, R, T)."""
     padded = codes.new_zeros(exists.numel(), *codes.shape[1:])
     padded[exists.flatten()] = codes
     output = recommender.decode(memory, readable, padded.flatten(0, 1))
@@ -135,11 +142,11 @@ def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Te
 
 
 def embed_hard_history(recommender: Recommender, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """As `expand_history`, from the first L codes of each item of the histories: codes (B, n, L)."""
+    """As `expand_history`, from the first L codes of each item of the histories: (B, n, L)."""
     return recommender.embed_codes(codes).flatten(1, 2), token_mask(lengths, *codes.shape[1:])
 
 
 def token_mask(lengths: Tensor, items: int, levels: int) -> Tensor:
-    """lengths (B,) -> (B, items * levels), true for the `levels` tokens of each item that there is."""
+    """Mask (B, items * levels), true where a token exists, from lengths (B,) in items with `levels` tokens each."""
     steps = torch.arange(items, device=lengths.device)
     return (steps < lengths[:, None]).repeat_interleave(levels, dim=1)

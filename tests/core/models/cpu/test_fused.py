@@ -1,4 +1,4 @@
-"""Sublayers with their own backward pass equal torch's operators, in values and in gradients."""
+"""Sublayers with our own backward pass equal torch's operators, in values and in gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTHS = [5, 1, 3]
 
 
 def check(ours: Callable[..., Tensor], plain: Callable[..., Tensor], *given: Tensor, seed: int = 0) -> None:
-    """The same values and gradients; both draw their dropout from the same seed."""
+    """Assert equal values and gradients. Both functions draw their dropout from the same seed."""
     upstream, results = torch.randn_like(given[0]), []
     for function in (ours, plain):
         inputs = [tensor.clone().requires_grad_() for tensor in given]
@@ -49,7 +49,7 @@ def attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, p: float) 
 
 
 def padding_bias(width: int) -> Tensor:
-    """(B, 1, 1, width), minus infinity where there is no token."""
+    """(B, 1, 1, width), minus infinity where no token exists."""
     mask = padded(LENGTHS, width)
     return torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))[:, None, None]
 
@@ -123,17 +123,17 @@ def test_attention_over_a_memory_that_is_key_and_value_of_every_head(p):
 
 @pytest.fixture
 def small_parts():
-    """Parts of some 43 queries, so that long sequences have several, the last one shorter."""
+    """Parts of about 43 queries, so that long sequences have several and the last one is shorter."""
     with patch.object(blocked, "PART_ENTRIES", 10_000):
         yield
 
 
-LONGER, READ = 233, 241  # tokens; no multiple of what parts and numbers of keys are rounded to
-FEWER = [233, 65, 130]  # of them there are
+LONGER, READ = 233, 241  # tokens; not multiples of what parts and numbers of keys are rounded to
+FEWER = [233, 65, 130]  # tokens that exist in each sequence
 
 
 def missing(width: int, lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """(B, width) true where there is a token, and (B, 1, 1, width), minus infinity where there is none; with a hole."""
+    """Mask (B, width), true where a token exists, with a hole; and the same as a bias (B, 1, 1, width)."""
     mask = padded(lengths, width)
     mask[1, 5] = False
     return mask, torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))[:, None, None]
@@ -217,7 +217,7 @@ def test_blocks_of_short_sequences_give_the_same_bits_whatever_their_size():
 
 
 def test_keys_that_nothing_may_read_are_left_out():
-    """Half of a causal encoder's scores, and those of tokens that there are not: rounded up to 64 keys."""
+    """These are half of a causal encoder's scores, and those of padding. Numbers of keys are rounded up to 64."""
     tokens = 600
     item = torch.arange(tokens) // 3
     causal = torch.zeros(1, 1, tokens, tokens).masked_fill(item[None] > item[:, None], float("-inf"))
@@ -234,7 +234,7 @@ def test_keys_that_nothing_may_read_are_left_out():
 
 
 def outputs_and_gradients(model: UnifiedModel, causal: bool, identifiers: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Logits and gradients of a batch with histories of several lengths. identifiers: R of each target."""
+    """Logits and gradients of a batch with histories of several lengths. identifiers: R per target."""
     sequences = random_sequences(users=6, items=10, longest=8, seed=1)
     pieces = sequences.segments(5) if causal else sequences.window_segments(5)
     samples = make_samples(sequences.segment_batch(pieces), torch.device("cpu"))
@@ -253,7 +253,7 @@ def outputs_and_gradients(model: UnifiedModel, causal: bool, identifiers: int) -
 @pytest.mark.parametrize("d_kv", [1, 12])  # with wide heads the keys are always folded into the queries
 @pytest.mark.parametrize("identifiers", [1, 3])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("long", [False, True])  # as if every sequence were
+@pytest.mark.parametrize("long", [False, True])  # True: every sequence is treated as long
 def test_the_model_in_training_equals_the_model_by_torchs_operators(long, causal, identifiers, d_kv, monkeypatch):
     monkeypatch.setattr(blocked, "LONG", 0 if long else blocked.LONG)
     results = []

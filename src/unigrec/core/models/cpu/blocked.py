@@ -1,10 +1,12 @@
 """Attention in blocks that stay in the processor's cache.
 
-The scores of a batch do not, and fresh memory for them costs as much as what is computed in it. Here a block of them is
-made, weighted, dropped and used before the next; the backward pass computes the weights again. A block is some heads of
-some sequences. Long sequences have one for each head, in parts: some queries, less the keys that none of them may read.
+The scores of a whole batch do not fit into the cache, and fresh memory for them costs as much time as the computation.
+Here each block of scores goes through softmax, dropout and the product with the values before the next block is made.
+The backward pass computes the attention weights again. A block is some heads of some sequences. In long sequences a
+block is one head of one sequence, divided into parts: some queries, and only the keys that at least one of them may
+read.
 
-Shapes: H heads, B sequences, T queries, S keys, d width of a head; h, b, t, s those of a block or a part.
+Shapes: H heads, B sequences, T queries, S keys, d width of a head; h, b, t, s are those of a block or a part.
 """
 
 from __future__ import annotations
@@ -16,27 +18,27 @@ from torch import Tensor
 
 from unigrec.core.models.cpu.operators import onednn_matmul
 
-# From so many scores of a head of a sequence on (some 220 tokens by themselves), a product for each of them by oneDNN
-# costs less than batches of them by MKL: of a sublayer 5 % at 200 tokens, 20 % at 300; at 150 it costs 10 % more.
+# From this many scores per head and sequence (about 220 x 220 tokens), one oneDNN matmul per head is faster than a
+# batched MKL matmul: a sublayer takes 5 % less time at 200 tokens, 20 % less at 300, but 10 % more at 150.
 LONG = 50_000
-BLOCK_ENTRIES = 1 << 17  # scores of a block, for each thread: half of a usual second-level cache
-PART_ENTRIES = 1 << 18  # of a part: more would be a little faster, but a causal encoder's would leave out less
-STEP = 64  # a number of keys is rounded up to a multiple of it: oneDNN compiles a product for each number
+BLOCK_ENTRIES = 1 << 17  # scores per block and thread: half of a usual second-level cache
+PART_ENTRIES = 1 << 18  # scores per part and thread: larger parts are a little faster, but skip fewer unreadable keys
+STEP = 64  # the number of keys of a part is rounded up to a multiple of this: oneDNN compiles a matmul for each number
 
 
 def is_long(queries: int, keys: int) -> bool:
-    """Whether the heads of a sequence are computed one by one; what sequences share is then best kept apart."""
+    """True if heads are computed one by one. The mask is then best passed apart from the bias that sequences share."""
     return queries * keys >= LONG
 
 
 class AttentionInputs(NamedTuple):
-    """What attention is made of.
+    """The inputs of attention.
 
     Attributes:
-        query: (H, B, T, d). key, value: (H, B, S, d). All of them views of any strides.
-        bias: (H or 1, B or 1, T or 1, S), added to the scores, with at least one finite entry in every row.
-        mask: (B, S), true where there is a key, at least once in every row; None for all.
-        dropout_mask: (H, B, T, S) dropout mask of the weights; None for no dropout. What is kept is not scaled.
+        query: (H, B, T, d). key, value: (H, B, S, d). Views with any strides.
+        bias: (H or 1, B or 1, T or 1, S), added to the scores, with at least one finite entry per row.
+        mask: (B, S), true where a key exists, at least once per row; None if all exist.
+        dropout_mask: (H, B, T, S) dropout mask of the attention weights, which are not scaled; None for no dropout.
     """
 
     query: Tensor
@@ -48,11 +50,12 @@ class AttentionInputs(NamedTuple):
 
 
 class AttentionGrads(NamedTuple):
-    """What is written: views of any strides, of the shapes in `AttentionInputs`.
+    """The gradients to write: views with any strides, of the shapes in `AttentionInputs`.
 
     Attributes:
-        value: None where the key is the value too.
-        bias: zeros; None where its gradient is not needed.
+        key: if the key is also the value, the sum of both gradients.
+        value: None if the key is also the value.
+        bias: zeros to add to; None if its gradient is not needed.
     """
 
     query: Tensor
@@ -62,22 +65,22 @@ class AttentionGrads(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some queries of one head of one sequence, and the keys that they read."""
+    """Some queries of one head of one sequence, and the keys that at least one of them may read."""
 
     queries: slice
     keys: slice
 
 
 class Block(NamedTuple):
-    """Some heads of some sequences, or, in parts, one head of a long one. Its methods give views if nothing is said."""
+    """Some heads of some sequences, or one head of a long sequence in parts. Methods return views unless noted."""
 
     heads: slice
     sequences: slice
-    whole: bool  # all heads of all sequences
-    parts: list[Part] | list[None]
+    whole: bool  # true if the block is all heads of all sequences
+    parts: list[Part] | list[None]  # [None] if the block is not divided
 
     def select(self, tensor: Tensor) -> Tensor:
-        """(H, B, T or S, d) -> (h, b, T or S, d), dense where oneDNN multiplies: gaps slow it down a thousandfold."""
+        """(H, B, T or S, d) -> (h, b, T or S, d); a dense copy if in parts: strides slow oneDNN down a thousandfold."""
         if self.whole:
             return tensor
         part = tensor[self.heads, self.sequences]
@@ -92,12 +95,14 @@ class Block(NamedTuple):
 
 
 def attention_forward(inputs: AttentionInputs, context: Tensor) -> None:
-    """context (H, B, T, d) = dropout(softmax(query key^T + bias)) value."""
+    """Write context (H, B, T, d) = dropout(softmax(query key^T + bias)) value."""
     key_bias = _key_bias(inputs.mask)
     for block in _blocks(inputs):
         q, k, v = block.select(inputs.query), block.select(inputs.key), block.select(inputs.value)
         for part in block.parts:
-            weights = _attention_weights(block, part, _queries(q, part), _keys(k, part), inputs.bias, key_bias)
+            weights = _attention_weights(
+                block, part, _queries(q, part), key=_keys(k, part), bias=inputs.bias, key_bias=key_bias
+            )
             if inputs.dropout_mask is not None:
                 weights.mul_(block.select_scores(inputs.dropout_mask, part))
             result = _multiply(weights.to(q.dtype), _keys(v, part), part)
@@ -105,7 +110,7 @@ def attention_forward(inputs: AttentionInputs, context: Tensor) -> None:
 
 
 def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: AttentionGrads, context: Tensor) -> None:
-    """All gradients from that of the context, (H, B, T, d); `context` is written as in `attention_forward`."""
+    """Write all gradients, given that of the context (H, B, T, d); `context` is computed again and written too."""
     key_bias, dtype = _key_bias(inputs.mask), inputs.query.dtype
     for block in _blocks(inputs):
         index = block.heads, block.sequences
@@ -117,7 +122,7 @@ def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: Att
             q, g = _queries(block_query, part), _queries(block_grad_context, part)
             k, v = _keys(block_key, part), _keys(block_value, part)
             # Compute the weights again, and the gradient that reaches them through the values.
-            weights = _attention_weights(block, part, q, k, inputs.bias, key_bias)
+            weights = _attention_weights(block, part, q, key=k, bias=inputs.bias, key_bias=key_bias)
             grad_weights, dropped = _multiply(g, v.mT, part).float(), weights
             if inputs.dropout_mask is not None:
                 dropout_mask = block.select_scores(inputs.dropout_mask, part)
@@ -126,7 +131,7 @@ def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: Att
             dropped = dropped.to(dtype)
             _queries(context[index], part).copy_(_multiply(dropped, v, part))
             # Through the softmax to the scores, and from there to queries and keys.
-            grad_scores = _grad_scores(block, part, grad_weights, weights, grads.bias).to(dtype)
+            grad_scores = _grad_scores(block, part, grad_weights, weights=weights, grad_bias=grads.bias).to(dtype)
             _queries(grads.query[index], part).copy_(_multiply(grad_scores, k, part))
             grad_key = _add_part(grad_key, _multiply_transposed(grad_scores, q, part), total)
             grad_value = _add_part(grad_value, _multiply_transposed(dropped, g, part), total)
@@ -141,11 +146,12 @@ def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: Att
 
 
 def _blocks(inputs: AttentionInputs) -> list[Block]:
+    """The blocks that together cover all heads of all sequences."""
     (heads, sequences, queries, _), keys = inputs.query.shape, inputs.key.shape[2]
     if sequences and is_long(queries, keys):
         parts = _parts(inputs)
         return [
-            Block(slice(head, head + 1), slice(row, row + 1), False, parts[row])
+            Block(slice(head, head + 1), slice(row, row + 1), False, parts=parts[row])
             for head in range(heads)
             for row in range(sequences)
         ]
@@ -153,11 +159,11 @@ def _blocks(inputs: AttentionInputs) -> list[Block]:
     sequence_slices = _slices(sequences, most // max(queries * keys, 1))
     head_slices = _slices(heads, most // max(sequences * queries * keys, 1))
     whole = len(sequence_slices) * len(head_slices) == 1
-    return [Block(head_slice, rows, whole, [None]) for head_slice in head_slices for rows in sequence_slices]
+    return [Block(head_slice, rows, whole, parts=[None]) for head_slice in head_slices for rows in sequence_slices]
 
 
 def _parts(inputs: AttentionInputs) -> list[list[Part]]:
-    """The parts of a long sequence's scores, for each sequence."""
+    """For each sequence the parts of its scores. Keys beyond the last one that a part may read are left out."""
     (_, sequences, queries, _), keys = inputs.query.shape, inputs.key.shape[2]
     query_slices = _slices(queries, PART_ENTRIES * torch.get_num_threads() // keys)
     positions = torch.arange(1, keys + 1)
@@ -172,13 +178,13 @@ def _parts(inputs: AttentionInputs) -> list[list[Part]]:
 
 
 def _slices(count: int, most: int) -> list[slice]:
-    """Of about equal size, none with more than `most`, or one."""
+    """Slices that cover range(count), of about equal size: at most `most`, but at least 1."""
     size = max(-(-count // max(-(-count // max(most, 1)), 1)), 1)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _key_bias(mask: Tensor | None) -> Tensor | None:
-    """(B, S) -> (1, B, 1, S), minus infinity where there is no key; None where there are all."""
+    """(B, S) -> (1, B, 1, S), minus infinity where no key exists; None if all keys exist."""
     if mask is None or bool(mask.all()):
         return None
     return torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))[None, :, None]
@@ -195,7 +201,7 @@ def _keys(tensor: Tensor, part: Part | None) -> Tensor:
 def _attention_weights(
     block: Block, part: Part | None, query: Tensor, key: Tensor, bias: Tensor, key_bias: Tensor | None
 ) -> Tensor:
-    """Before dropout, in single precision: (h, b, t, s)."""
+    """(h, b, t, s) attention weights before dropout, in single precision."""
     scores = _multiply(query, key.mT, part).float().add_(block.select_scores(bias, part))
     if key_bias is not None:
         scores.add_(block.select_scores(key_bias, part))
@@ -205,9 +211,9 @@ def _attention_weights(
 def _grad_scores(
     block: Block, part: Part | None, grad_weights: Tensor, weights: Tensor, grad_bias: Tensor | None
 ) -> Tensor:
-    """Gradient (h, b, t, s) of the scores, added onto that of the bias as well."""
+    """Gradient (h, b, t, s) of the scores; it is also added to the gradient of the bias."""
     target = None if grad_bias is None else block.select_scores(grad_bias, part)
-    if target is not None and part is None and target.shape == weights.shape:  # each of its entries is of one score
+    if target is not None and part is None and target.shape == weights.shape:  # each bias is added to one score
         return torch._softmax_backward_data(grad_weights, weights, -1, torch.float32, grad_input=target)
     grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, torch.float32)
     if target is not None:
@@ -216,7 +222,7 @@ def _grad_scores(
 
 
 def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
-    """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); batches a head at a time, so that no operand is laid out anew."""
+    """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); one batched matmul per head, so that no operand is copied."""
     if part is not None:
         return onednn_matmul(left[0, 0], right[0, 0].T)[None, None]
     result = left.new_empty(*left.shape[:3], right.shape[3])
@@ -226,14 +232,14 @@ def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
 
 
 def _multiply_transposed(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
-    """(h, b, k, m), (h, b, k, n) -> (h, b, m, n), left^T right."""
-    if part is not None:  # the large one second, which is not laid out anew
+    """left^T right: (h, b, k, m), (h, b, k, n) -> (h, b, m, n)."""
+    if part is not None:  # the large operand second: it is not copied then
         return onednn_matmul(right[0, 0].T, left[0, 0].T).T[None, None]
     return _multiply(left.mT, right, None)
 
 
 def _add_part(total: Tensor | None, part: Tensor, keys: int) -> Tensor:
-    """Of parts (h, b, s, d) of the first s keys, the sum (h, b, keys, d)."""
+    """total (h, b, keys, d) plus a part (h, b, s, d) that belongs to the first s keys."""
     if total is None and part.shape[2] == keys:
         return part
     if total is None:

@@ -1,14 +1,13 @@
 """The transformer's sublayers as single steps of autograd, for training on a CPU.
 
-A step of a small transformer on a CPU is bound by passes over memory and by how fast matrices are multiplied. Here a
-sublayer (norm, attention or feed-forward, dropout, residual) keeps each activation once, a dropout mask in a byte an
-entry, and takes few passes: the norm's gain and dropout's scale are folded into weights, which are small. Values and
-gradients are those of the plain operators (tests compare).
+On a CPU the time of a small transformer's training step goes into passes over memory and into matmuls. Here a sublayer
+(norm, attention or feed-forward, dropout, residual) saves each activation once and a dropout mask as one byte per
+entry. It takes few passes over memory: the norm's gain and the scale of dropout are folded into the weights, which are
+small. Values and gradients equal those of torch's operators (tests compare them).
 
-Everything between the residual stream, which is single precision, and the sum onto it is computed in `dtype`; softmax
-and norms are always in single precision.
+The residual stream, norms and softmax are in single precision; the rest of a sublayer is computed in `dtype`.
 
-Shapes: B sequences, T positions, N = B * T rows, S positions that are read, E width, H heads of d, F inner width.
+Shapes: B sequences, T positions, N = B * T rows, S memory positions, E width, H heads of width d, F inner width.
 """
 
 from __future__ import annotations
@@ -43,17 +42,18 @@ def attention(
     p: float,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """hidden + dropout(attention(norm(hidden))), with scores that are not scaled, as T5 has it.
+    """hidden + dropout(attention(norm(hidden))), without scaling of the scores, as in T5.
 
     Args:
-        hidden: (B, T, E). gain: (E,) of the norm. p: dropout, of the attention's weights and of what comes out.
-        memory: None for self-attention. Else what is read: (B, S, 2, heads, d) keys and values, or (B, S, 1, heads, d)
-            where one tensor is both.
-        weight: (3 * heads * d, E) queries, keys and values; with memory the queries alone, (r * heads * d, E): each
-            position has r of them.
-        out: (E, r * heads * d). bias: broadcastable to (B, heads, r * T, S), added to the scores; at least one finite
-            entry in every row.
-        mask: (B, S), true where there is something to read, as `bias` may also say; None for all.
+        hidden: (B, T, E). gain: (E,) of the norm.
+        memory: None for self-attention. Otherwise (B, S, 2, heads, d) keys and values, or (B, S, 1, heads, d) if one
+            tensor is both.
+        weight: projection to queries, keys and values (3 * heads * d, E). With a memory, projection to r queries per
+            position (r * heads * d, E).
+        out: (E, r * heads * d).
+        bias: added to the scores, broadcastable to (B, heads, r * T, S), with at least one finite entry per row.
+        p: dropout probability, for the attention weights and for the output.
+        mask: (B, S), true where a key may be read; None for all. `bias` may hide keys too.
     """
     dtype = working_dtype()
     with torch.autocast("cpu", enabled=False):
@@ -65,7 +65,7 @@ def attention(
 def feed_forward(hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor, p: float) -> Tensor:
     """hidden + dropout(dropout(relu(norm(hidden) @ inner.T)) @ out.T).
 
-    hidden (B, T, E), gain (E,), inner (F, E), out (E, F) -> (B, T, E).
+    hidden (B, T, E), gain (E,) of the norm, inner (F, E), out (E, F) -> (B, T, E). p: dropout probability.
     """
     dtype = working_dtype()
     with torch.autocast("cpu", enabled=False):
@@ -74,9 +74,9 @@ def feed_forward(hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor, p: fl
 
 
 class _Attention(Function):
-    """With n = h / rms(h), W = weight * gain, masks m and m', s = 1 / (1 - p):
+    """With n = h / rms(h), W = weight * gain, dropout masks m and m', s = 1 / (1 - p)^2:
 
-    q, k, v = n W^T;  a = softmax(q k^T + bias);  x = (a m) v;  result = h + s m' (x (s out)^T)
+    q, k, v = n W^T;  a = softmax(q k^T + bias);  x = (a m) v;  result = h + s m' (x out^T)
     """
 
     @staticmethod
@@ -96,14 +96,13 @@ class _Attention(Function):
         projections, width = (3, len(weight) // (3 * heads)) if memory is None else (1, memory.shape[-1])
         normed, inverse_rms = normalise(hidden, dtype)
         rows = len(inverse_rms)
-        projected = onednn_matmul(normed, (weight * gain).to(dtype))[:rows].view(
-            len(hidden), -1, projections, heads, width
-        )
+        projected = onednn_matmul(normed, (weight * gain).to(dtype))[:rows]
+        projected = projected.view(len(hidden), -1, projections, heads, width)
         query, key, value = _query_key_value(projected, memory)
         attention_dropout = None if p == 0.0 else draw_dropout_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
         context = row_buffer(rows, query.numel() // max(rows, 1), dtype)
         attention_forward(
-            AttentionInputs(query, key, value, bias.transpose(0, 1), mask, attention_dropout),
+            AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
             _split_heads(context[:rows], projected),
         )
         result = onednn_matmul(context, out.to(dtype))[:rows].view_as(hidden)
@@ -112,7 +111,7 @@ class _Attention(Function):
             normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask
         )
         ctx.dropout_scale = (1.0 - p) ** -2
-        return _add_residual(hidden, result, output_dropout, ctx.dropout_scale)
+        return _add_residual(hidden, result, output_dropout, dropout_scale=ctx.dropout_scale)
 
     @staticmethod
     @once_differentiable
@@ -145,15 +144,15 @@ class _Attention(Function):
         # Query, key and value projection with the gain folded into it, then the norm and the residual.
         grad_folded = weight_gradient(grad_rows, normed)
         grad_normed = onednn_matmul(grad_rows, (weight * gain).to(dtype).T)
-        grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, grad_output)
+        grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, residual=grad_output)
         grad_weight, grad_gain = grad_folded * gain, (grad_folded * weight).sum(0)
         return grad_hidden, grad_memory, grad_gain, grad_weight, grad_out, grad_bias, None, None, None, None
 
 
 class _FeedForward(Function):
-    """With n = h / rms(h), W = inner * gain, masks m and m', s = 1 / (1 - p):
+    """With n = h / rms(h), W = inner * gain, dropout masks m and m', s = 1 / (1 - p)^2:
 
-    x = m relu(n W^T);  result = h + s m' (x (s out)^T)
+    x = m relu(n W^T);  result = h + s m' (x out^T)
     """
 
     @staticmethod
@@ -168,29 +167,27 @@ class _FeedForward(Function):
         output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
         ctx.save_for_backward(normed, inverse_rms, activation, output_dropout, gain, inner, out)
         ctx.dropout_scale = (1.0 - p) ** -2
-        return _add_residual(hidden, result, output_dropout, ctx.dropout_scale)
+        return _add_residual(hidden, result, output_dropout, dropout_scale=ctx.dropout_scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         normed, inverse_rms, activation, output_dropout, gain, inner, out = ctx.saved_tensors
         dtype = normed.dtype
-        rows, grad_result = (
-            len(inverse_rms),
-            padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2)),
-        )  # (N, E)
+        rows = len(inverse_rms)
+        grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
         grad_out = weight_gradient(grad_result, activation).mul_(ctx.dropout_scale)
         grad_activation = onednn_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)
-        # Zero where relu or dropout made a zero.
+        # The gradient is zero where ReLU or dropout made a zero.
         torch.ops.aten.threshold_backward(grad_activation, activation, 0, grad_input=grad_activation)
         grad_folded = weight_gradient(grad_activation, normed)
         grad_normed = onednn_matmul(grad_activation, (inner * gain).to(dtype).T)
-        grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, grad_output)
+        grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, residual=grad_output)
         return grad_hidden, (grad_folded * inner).sum(0), grad_folded * gain, grad_out, None, None
 
 
 def normalise(hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(B, T, E) -> a `row_buffer` (N, E) of rows with a mean square of 1; and (N, 1), what each was multiplied by."""
+    """(B, T, E) -> a `row_buffer` (N, E) of rows with a mean square of 1, and the factor of each row (N, 1)."""
     rows = hidden.flatten(0, -2)
     inverse_rms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1]).add_(EPS).rsqrt_()
     normed = row_buffer(len(rows), rows.shape[1], dtype)
@@ -199,7 +196,10 @@ def normalise(hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def normalise_backward(grad_normed: Tensor, normed: Tensor, inverse_rms: Tensor, residual: Tensor) -> Tensor:
-    """Gradient of `normalise`'s input, and that of the residual beside it: (N, E) twice, (N, 1), (B, T, E)."""
+    """Gradient of the input of `normalise`, plus that of the residual connection.
+
+    grad_normed and normed (N, E), inverse_rms (N, 1), residual (B, T, E) -> (B, T, E).
+    """
     grad_normed, normed = grad_normed.float(), normed.float()
     projection = torch.linalg.vecdot(grad_normed, normed).div_(-normed.shape[-1])[:, None]
     grad_rows = torch.addcmul(grad_normed, normed, projection)
@@ -207,6 +207,7 @@ def normalise_backward(grad_normed: Tensor, normed: Tensor, inverse_rms: Tensor,
 
 
 def _drop(values: Tensor, dropout_mask: Tensor | None) -> Tensor:
+    """The values times the mask, without the scale of dropout."""
     return values if dropout_mask is None else values * dropout_mask.to(values.dtype)
 
 
@@ -218,12 +219,12 @@ def _add_residual(hidden: Tensor, result: Tensor, dropout_mask: Tensor | None, d
 
 
 def _query_key_value(projected: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Views (H, B, positions, d) of (B, T, projections, H, d) and of the memory where there is one."""
+    """Views (H, B, positions, d) of the projections (B, r * T, 3 or 1, H, d), and of the memory if given."""
     query = projected[:, :, 0]
     key, value = (projected[:, :, 1], projected[:, :, 2]) if memory is None else (memory[:, :, 0], memory[:, :, -1])
     return query.permute(2, 0, 1, 3), key.permute(2, 0, 1, 3), value.permute(2, 0, 1, 3)
 
 
 def _split_heads(rows: Tensor, projected: Tensor) -> Tensor:
-    """View (H, B, r * T, d) of (N, r * H * d)."""
+    """A view (H, B, r * T, d) of rows (N, r * H * d)."""
     return rows.view_as(projected[:, :, 0]).permute(2, 0, 1, 3)

@@ -1,4 +1,7 @@
-"""Linear layers, norms and dropout masks on a CPU, with backward passes of our own."""
+"""Operators for a CPU: linear layers and RMSNorm with our own backward passes, dropout masks, and matmuls by oneDNN.
+
+Shapes: N rows, n input width, m output width.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,38 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-EPS = 1e-6  # of the norms
-ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build
-MANY_ROWS = 16  # below, calling oneDNN takes longer than multiplying
-ENTRIES_AT_ONCE = 1 << 17  # of a dropout mask, a multiple of four: their random bits, 256 kB, stay in the cache
+EPS = 1e-6  # added to the mean square in every norm
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # some builds of torch lack it
+MANY_ROWS = 16  # with fewer, the call of oneDNN takes longer than the multiplication
+# Entries of a dropout mask drawn in one piece, a multiple of four: their random bits, 256 kB, stay in the cache.
+ENTRIES_AT_ONCE = 1 << 17
 
 
 def uses_cpu_backward(hidden: Tensor) -> bool:
-    """Whether what this goes into has an own backward pass: in training, on a CPU, and for any row at all."""
+    """True if our own backward pass should be used: training, CPU, float32, at least one row."""
     return (
         torch.is_grad_enabled() and hidden.device.type == "cpu" and hidden.dtype == torch.float32 and hidden.numel() > 0
     )
 
 
 def working_dtype() -> torch.dtype:
+    """The precision of matmuls: that of autocast if it is on, else float32."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def draw_dropout_mask(shape: torch.Size, p: float) -> Tensor:
-    """Mask on the CPU, 1 with probability 1 - p and else 0: uint8, four entries of every 64 random bits."""
+    """A uint8 mask on the CPU: 1 with probability 1 - p, else 0. Every 64 random bits give four entries."""
     mask = torch.empty(shape.numel(), dtype=torch.uint8)
     for start in range(0, len(mask), ENTRIES_AT_ONCE):
         part = mask[start : start + ENTRIES_AT_ONCE]
         bits = torch.empty((len(part) + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        # Comparisons that give bool, and conversions from it, take torch several times as long.
+        # Comparisons into bool, and conversions from bool, take torch several times as long.
         torch.ge(bits[: len(part)], round(p * 65536) - 32768, out=part)
     return mask.view(shape)
 
 
 class RMSNormFunction(Function):
-    """Torch's own backward pass on a CPU takes eight times as long as its forward pass."""
+    """RMSNorm; torch's own backward pass on a CPU takes eight times as long as its forward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ class RMSNormFunction(Function):
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows @ weight.T + bias: (..., n), (m, n), (m,) -> (..., m), in single precision or in that of autocast."""
+    """rows @ weight.T + bias: (..., n), (m, n), (m,) -> (..., m), in float32 or in the precision of autocast."""
     if not uses_cpu_backward(rows):
         return matmul(rows, weight, bias=bias)
     dtype = working_dtype()
@@ -93,10 +98,10 @@ class LinearFunction(Function):
 
 
 def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """(at least `rows`, width) to be written to, zero beyond `rows`.
+    """An uninitialised buffer (at least `rows`, width); the rows beyond `rows` are zero.
 
-    oneDNN compiles a product anew for each number of rows, which takes as long as a small product itself, and keeps
-    it. Numbers are rounded up, to eight in each power of two, so that few of them occur.
+    oneDNN compiles and caches a matmul for each number of rows, which takes as long as a small matmul itself. The
+    number of rows is therefore rounded up to one of eight sizes per power of two, so that few sizes occur.
     """
     step = max(1 << max(rows.bit_length() - 4, 0), 8)
     buffer = torch.empty(-(-rows // step) * step, width, dtype=dtype)
@@ -105,7 +110,7 @@ def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def padded(rows: Tensor) -> Tensor:
-    """(N, n) with as many rows as a `row_buffer` has; itself where it has them already."""
+    """rows (N, n), with zero rows appended to the size of a `row_buffer`; not copied if N is such a size."""
     buffer = row_buffer(len(rows), rows.shape[1], rows.dtype)
     if len(buffer) == len(rows):
         return rows
@@ -116,8 +121,8 @@ def padded(rows: Tensor) -> Tensor:
 def onednn_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
     """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
 
-    In single precision oneDNN is asked by name: torch would ask MKL, which on some processors leaves half of the vector
-    unit unused.
+    Calls oneDNN by name, if this build has it. In single precision torch would call MKL, which on some processors
+    leaves half of the vector unit unused. Not differentiable.
     """
     if ONEDNN:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
@@ -127,19 +132,19 @@ def onednn_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: 
 
 
 def matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
-    """As `onednn_matmul`, on any device, in any precision and of however many rows; oneDNN's has no gradient."""
+    """`onednn_matmul` for any device and precision, and differentiable. Uses oneDNN where that is faster."""
     single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
     many = rows.numel() >= MANY_ROWS * rows.shape[-1]
     if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-        return onednn_matmul(rows, weight, activation, bias)
+        return onednn_matmul(rows, weight, activation, bias=bias)
     result = F.linear(rows, weight, bias)
     return result.relu() if activation == "relu" else result
 
 
 def weight_gradient(grad_output: Tensor, rows: Tensor) -> Tensor:
-    """Single precision gradient of a weight: (N, m) of what `onednn_matmul` gave, (N, n) its rows -> (m, n)."""
+    """Gradient of a weight in single precision, from those of the output (N, m) and the input rows (N, n) -> (m, n)."""
     if grad_output.dtype != torch.float32:
         return (grad_output.T @ rows).float()
-    if grad_output.shape[1] > rows.shape[1]:  # the narrower one first: oneDNN lays the second out anew
+    if grad_output.shape[1] > rows.shape[1]:  # the narrower operand first: oneDNN copies the second one
         return onednn_matmul(rows.T, grad_output.T).T
     return onednn_matmul(grad_output.T, rows.T)

@@ -1,1 +1,1 @@
-"""From an item's embedding to its identifier."""
+"""Tokenizers map an item's embedding to its soft or hard identifier."""

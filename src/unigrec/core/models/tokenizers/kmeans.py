@@ -1,4 +1,7 @@
-"""k-means, which the codebooks start from."""
+"""k-means, which initialises the codebooks.
+
+Shapes: N points, C dimensions, K centroids.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ from torch import Tensor
 
 
 def squared_distances(points: Tensor, codebook: Tensor) -> Tensor:
-    """(N, C), (K, C) -> (N, K) squared Euclidean distances, never negative by rounding."""
+    """Squared Euclidean distances: (N, C), (K, C) -> (N, K). Rounding never makes one negative."""
     cross = points @ codebook.T
     return (points.square().sum(-1, keepdim=True) - 2 * cross + codebook.square().sum(-1)).clamp_min(0.0)
 
 
 def kmeans(points: Tensor, clusters: int, seed: int, iterations: int = 25) -> Tensor:
-    """Lloyd's algorithm from a k-means++ start. points: (N, C) -> centroids (clusters, C).
+    """Lloyd's algorithm from a k-means++ start: points (N, C) with N >= clusters -> centroids (clusters, C).
 
-    An empty cluster moves to the point that is farthest from its own centroid.
+    Empty clusters move to the points that are farthest from their nearest centroids.
     """
     assert len(points) >= clusters, "kmeans needs at least as many points as clusters"
     generator = torch.Generator(device="cpu").manual_seed(seed)

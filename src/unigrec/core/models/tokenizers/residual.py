@@ -1,6 +1,6 @@
 """The tokenizer: encoder, codebooks with residual soft quantization, decoder (UniGRec, arXiv 2601.17438, section 3.1).
 
-Shapes: N items, K codewords a level, C code dimension, L levels, D item embedding dimension.
+Shapes: N items, K codewords per level, C code dimension, L levels, D item embedding dimension.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from unigrec.core.models.tokenizers.kmeans import kmeans, squared_distances
 class SoftCodes(NamedTuple):
     """Residual soft quantization of N latents."""
 
-    logits: Tensor  # (N, L, K) minus squared distance over temperature
+    logits: Tensor  # (N, L, K) negative squared distance divided by the temperature
     probabilities: Tensor  # (N, L, K) the soft identifier, softmax of the logits
     quantized: Tensor  # (N, C) sum of the soft codewords
 
     @property
     def log_probabilities(self) -> Tensor:
-        """(N, L, K) log of the soft identifier, finite where a probability is too small for a number."""
+        """(N, L, K) log of the soft identifier; finite even where a probability underflows to zero."""
         return self.logits.log_softmax(-1)
 
 
@@ -37,7 +37,7 @@ class HardCodes(NamedTuple):
 
 
 class Tokenizer(nn.Module):
-    """RQ-VAE without commitment term and without straight-through estimator.
+    """An RQ-VAE without commitment term and without straight-through estimator.
 
     Args:
         embedding_dim: D, width of the item embeddings.
@@ -82,15 +82,15 @@ class Tokenizer(nn.Module):
         return HardCodes(torch.stack(codes, dim=1), quantized)
 
     def decode(self, quantized: Tensor) -> Tensor:
-        """(N, C) -> (N, D)."""
+        """Reconstructed embeddings: (N, C) -> (N, D)."""
         return self.decoder(quantized)
 
     @torch.no_grad()
     def initialise(self, embeddings: Tensor, seed: int, iterations: int = 25) -> None:
-        """Scale the encoder to the catalogue, then k-means on its residuals, level by level.
+        """Scale the encoder to the catalogue, then start each codebook from k-means on the residuals, level by level.
 
-        Latents start with a root mean square norm of 1: a temperature is measured in squared distances, and an encoder
-        that starts much smaller would make every assignment uniform. embeddings: (N, D) with N >= K.
+        Latents start with a root mean square norm of 1. The temperature divides squared distances, so an encoder with
+        much smaller latents would make every assignment uniform. embeddings: (N, D) with N >= K.
         """
         last = self.encoder[-1]
         assert isinstance(last, nn.Linear)
@@ -99,12 +99,12 @@ class Tokenizer(nn.Module):
         last.bias.div_(norm)
         residual = self.encoder(embeddings)
         for level, codebook in enumerate(self.codebooks):
-            codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations))
+            codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations=iterations))
             residual = residual - codebook[squared_distances(residual, codebook).argmin(dim=-1)]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them (none after the last), Xavier weights and no bias at the start."""
+    """Linear layers with ReLU between them and none after the last. Xavier weights; biases start at zero."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
         linear = Linear(width_in, width_out)
