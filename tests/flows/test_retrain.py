@@ -25,7 +25,6 @@ from support.living import processes_of, wait_for
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
 from unigrec.base.lock import exclusive
-from unigrec.commands import promotion as commands
 from unigrec.commands import snapshot
 from unigrec.config.schema import load_params
 
@@ -263,7 +262,7 @@ def test_a_command_that_listens_may_tidy_up():
 
 @pytest.mark.parametrize(("new", "name"), [(True, "Completed"), (False, "Cached")])
 def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, name, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "snapshot", lambda params, file: snapshot.Taken(new, "what was said"))
+    monkeypatch.setattr(snapshot, "snapshot", lambda params, file: snapshot.Taken(new, "what was said"))
     state = take_delivery.fn(load_params(ROOT / "params.yaml"))
     assert (state.name, state.message) == (name, "what was said")
     assert capsys.readouterr().out == "what was said\n"

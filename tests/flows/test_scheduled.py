@@ -31,12 +31,13 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support.tiny_model import write_artifacts
-from unigrec import artifacts as a
-assert Path(a.__file__).is_relative_to(Path.cwd()), a.__file__
+from unigrec.base import files, paths
+assert Path(files.__file__).is_relative_to(Path.cwd()), files.__file__
 while Path("data/wait").exists():
     time.sleep(0.1)
 write_artifacts(0, Path("data/mode").read_text() == "good", None, 0)
-a.write_json(a.SOURCE, a.read_json(a.SOURCE) | {{"snapshot": a.read_json(a.CURRENT / a.LINEAGE_FILE)}})
+lineage = files.read_json(paths.CURRENT / paths.LINEAGE_FILE)
+files.write_json(paths.SOURCE, files.read_json(paths.SOURCE) | {{"snapshot": lineage}})
 """
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
