@@ -63,6 +63,7 @@ def prefect_server() -> Iterator[None]:
     Raises:
         UnigrecError: it does not answer, at the start or later.
     """
+    PREFECT_HOME.value().mkdir(parents=True, exist_ok=True)
     with _own_server() if not PREFECT_API_URL.value() else nullcontext():
         url = masked(str(PREFECT_API_URL.value()))
         try:
