@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
+import psutil
 from prefect.client.orchestration import get_client
 
 from flows.prefect_server import runs
@@ -37,8 +37,11 @@ def _is_gone(tag: str) -> bool:
 
 
 def _started(process: int) -> str:
-    """When a process started, in the kernel's ticks since boot; empty where there is none, or no /proc to tell."""
+    """Hundredths of a second between the machine's boot and the process's start; empty without such a process.
+
+    Since boot, not since 1970: psutil's own figure moves whenever the machine's clock is set.
+    """
     try:
-        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except OSError:
+        return str(round(100 * (psutil.Process(process).create_time() - psutil.boot_time())))
+    except psutil.Error:
         return ""

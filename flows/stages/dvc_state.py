@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 from dvc.lock import make_lock
 
 from unigrec.base import files
@@ -51,10 +52,11 @@ def forget_dead_holders(root: str) -> None:
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
-    """Whether a holder's process runs the command that it wrote down: a program, and arguments behind it."""
+    """Whether a holder's process still runs the command line (the program, then arguments) that DVC wrote down."""
     arguments = holder["cmd"].partition(" ")[2]
     try:
-        running = Path(f"/proc/{int(holder['pid'])}/cmdline").read_text(errors="replace")
-    except OSError:
-        return not Path("/proc").exists()  # nothing to tell by: left to DVC
-    return running.replace("\0", " ").rstrip().endswith(arguments)
+        return " ".join(psutil.Process(int(holder["pid"])).cmdline()).endswith(arguments)
+    except psutil.AccessDenied:
+        return True  # we cannot tell: leave it to DVC
+    except psutil.Error:
+        return False

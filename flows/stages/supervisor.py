@@ -1,9 +1,11 @@
-"""Runs one command, and ends all that comes of it: when the command ends, or when the flow that asked for it is gone.
+"""Runs one command, and kills every process that came of it: when the command ends, or when the flow is gone.
 
-A script of the standard library alone, which starts in an instant: `python flows/stages/supervisor.py command ...`. Its
-standard input is a pipe whose other end the flow alone holds, so even a killed flow is noticed: a byte asks the
-command's group to stop, the pipe's end kills it. A signal on the parent's death would not do: it reaches a child, but
-not the child of a shell in between.
+Usage: `python flows/stages/supervisor.py command ...`. Standard input is a pipe whose other end only the flow holds, so
+the supervisor notices even a killed flow: one byte asks the command's group to stop, the pipe's end kills it. The
+kernel's signal on the death of a parent (prctl) would not do: it reaches a child, but not the child of a shell.
+
+Standard library only, on purpose: one supervisor starts with every stage, in some hundredths of a second, because
+neither site packages (psutil among them) nor our own code are imported. It therefore reads /proc by itself.
 """
 
 from __future__ import annotations

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 
 import httpx
 import pytest
-from flows.prefect_server.process_tags import _is_gone, process_tag
 from flows.prefect_server.server import free_port, prefect_server
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -70,15 +68,3 @@ def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(raised_
     ):
         raise raised_by_prefect("refused")
     assert "s3cret" not in str(raised.value)
-
-
-def test_whose_process_is_gone_is_known_by_its_number_and_its_start():
-    ours = process_tag()
-    _, host, number, start = ours.split(" ")
-    assert (host, number) == (socket.gethostname(), str(os.getpid()))
-    assert not _is_gone(ours)
-    assert _is_gone(ours.replace(start, str(int(start) - 1)))  # its number is another process's by now
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        of_child = ours.replace(f" {number} ", f" {child.pid} ")
-    assert _is_gone(of_child)
-    assert not any(_is_gone(tag) for tag in (of_child.replace(host, "elsewhere"), "process", "process of joy"))
