@@ -45,7 +45,7 @@ run: $(INSTALLED)  ## the whole job: data to registered model, with a closing ta
 	@$(BIN)/python -m flows.retrain
 
 serve-local: $(INSTALLED)  ## Prefect with its schedules, a worker and MLflow on 127.0.0.1, until Ctrl-C: docs/operations.md
-	@exec $(BIN)/python -m flows.services --sqlite --open --worker $(ARGS)
+	@exec $(BIN)/python -m flows.services --open --worker $(ARGS)
 
 test: $(INSTALLED)  ## unit tests (under a minute or two); more: make test ARGS="-k gates"
 	@$(BIN)/python -m pytest $(ARGS)

@@ -1,10 +1,12 @@
-"""The services of infra/compose.yaml as plain processes of this machine: PostgreSQL, MLflow, Prefect and its worker.
+"""MLflow, Prefect and its worker as plain processes of this machine, on SQLite.
 
-`python -m flows.services` starts the servers on 127.0.0.1, says where they are, and stops them on Ctrl-C; with
-`--worker` also a worker in this folder, to which prefect.yaml's deployments are given. `python -m flows.services --
-command ...` runs a command beside them and ends with its exit status. Data stays in state/services. One password, from
-MLFLOW_TRACKING_PASSWORD, opens them all. It is handed on in the environment alone: no file, no address and no command
-line holds it. `--open` does without where none is set.
+`python -m flows.services` starts the two servers on 127.0.0.1, prints their addresses, and stops them on Ctrl-C. With
+`--worker` it also registers prefect.yaml and starts a worker in this folder. `python -m flows.services -- command ...`
+runs a command next to the servers and ends with its exit status. Data stays in state/services.
+
+One password, from MLFLOW_TRACKING_PASSWORD, opens both servers. It travels in the environment only: no file, no address
+and no command line holds it. With `--open` no password is needed, unless one is set. infra/ runs the same services on
+PostgreSQL.
 """
 
 from __future__ import annotations
@@ -13,11 +15,9 @@ import argparse
 import configparser
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,58 +25,49 @@ from typing import NamedTuple
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.deploy import POOL
 from flows.prefect_server import runs
 from flows.prefect_server.server import free_port, wait_until_healthy
 from flows.stages.processes import child_environment, start_supervised, stop
 from unigrec.base.errors import UnigrecError
-from unigrec.base.masking import HIDDEN, WEBHOOK_VARIABLE, masked
+from unigrec.base.masking import WEBHOOK_VARIABLE, masked
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
 
 STATE = Path("state/services")
 HOST = "127.0.0.1"
-START_SECONDS = 300.0  # the first start makes the tables, step by step, as all releases made them
-DATABASE_USER = "unigrec"
-DATABASES = ("mlflow", "mlflow_auth", "prefect")
-DEBIAN_POSTGRES = Path("/usr/lib/postgresql")  # one folder a version; its programs are not on PATH
-POSTGRES_ACCOUNT = "postgres"  # PostgreSQL refuses to run as root
+START_SECONDS = 300.0  # the first start makes the tables by running every migration of every release
 AUTH_SETTINGS = Path(__file__).parents[1] / "infra/mlflow/basic_auth.ini"
-MIN_PASSWORD = 12  # what MLflow asks of a password
+MIN_PASSWORD = 12  # MLflow's own minimum
 
 
 class Services(NamedTuple):
-    """Where the services are. `environment` is what a client needs; it holds the password."""
+    """Addresses of the servers. `environment` is what a client needs; it holds the password."""
 
     mlflow: str
     prefect: str
-    postgres: str | None  # None: SQLite stands in
     environment: dict[str, str]
 
 
 @contextmanager
-def services(folder: Path, user: str, password: str | None, use_postgres: bool = True) -> Iterator[Services]:
-    """Within the block, MLflow and Prefect answer, on PostgreSQL where it is installed and on SQLite elsewhere.
+def services(folder: Path, user: str, password: str | None) -> Iterator[Services]:
+    """Within the block, MLflow and Prefect answer.
 
     Args:
-        folder: keeps data and logs. As root, PostgreSQL's own account must be able to enter it.
-        user, password: MLflow's administrator, and Prefect's only user. MLflow keeps the password that its store was
-            made with. None: MLflow and Prefect ask nobody for one.
+        folder: for data and logs.
+        user, password: MLflow's administrator, and Prefect's only user. MLflow keeps the password with which its
+            database was made. None: MLflow and Prefect ask for no password.
 
     Raises:
-        UnigrecError: a service does not start; names its log.
+        UnigrecError: a server does not start; the message names its log.
     """
     _check_password(password)
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        programs = postgres_programs() if use_postgres else None
-        database_password = password or secrets.token_urlsafe()  # PostgreSQL's is set anew with each start
-        port = stack.enter_context(_postgres(programs, folder, database_password)) if programs else None
-        store = _Store(folder, port, database_password)
-        mlflow = stack.enter_context(_mlflow(store, user, password))
-        prefect = stack.enter_context(_prefect(store, user, password))
+        mlflow = stack.enter_context(_mlflow(folder, user, password))
+        prefect = stack.enter_context(_prefect(folder, user, password))
         environment = {URI_VARIABLE: mlflow, "PREFECT_API_URL": f"{prefect}/api"}
         if password is not None:
             environment |= {
@@ -84,118 +75,29 @@ def services(folder: Path, user: str, password: str | None, use_postgres: bool =
                 PASSWORD_VARIABLE: password,
                 "PREFECT_API_AUTH_STRING": f"{user}:{password}",
             }
-        yield Services(mlflow, prefect, None if port is None else f"{HOST}:{port}", environment)
-
-
-class _Store(NamedTuple):
-    """Where the servers keep what they know: databases of PostgreSQL at a port, or files of SQLite in the folder."""
-
-    folder: Path
-    port: int | None
-    password: str
-
-    def address(self, name: str, sqlite: str = "sqlite", postgres: str = "postgresql") -> str:
-        """The address of a database, without a password: the drivers read PGPASSWORD."""
-        if self.port is None:
-            return f"{sqlite}:///{self.folder}/{name}.db"
-        return f"{postgres}://{DATABASE_USER}@{HOST}:{self.port}/{name}"
-
-
-def postgres_programs() -> Path | None:
-    """The folder that holds initdb and postgres, the newest version's; None where PostgreSQL is not installed."""
-    on_path = shutil.which("initdb")
-    if on_path:
-        return Path(on_path).resolve().parent
-    versions = [path.parent for path in DEBIAN_POSTGRES.glob("*/bin/initdb")]
-    return max(versions, key=lambda path: float(path.parent.name), default=None)
+        yield Services(mlflow, prefect, environment)
 
 
 @contextmanager
-def _postgres(programs: Path, folder: Path, password: str) -> Iterator[int]:
-    """A PostgreSQL with our databases, as an account of its own where we are root. Yields its port."""
-    data, port = folder / "postgres", free_port()
-    account = _as_postgres_account(folder)
-    _make_cluster(programs, data, password, account)
-    address = ("-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories=", "-p", str(port))
-    command = [*account, str(programs / "postgres"), "-D", str(data), *address]
-    with _running("PostgreSQL", command, folder, dict(os.environ)) as process:
-        _make_databases(programs, port, password, process, folder / "postgresql.log")
-        yield port
+def _mlflow(folder: Path, user: str, password: str | None) -> Iterator[str]:
+    """An MLflow server through which artifacts go too, with basic authentication if there is a password.
 
-
-def _make_cluster(programs: Path, data: Path, password: str, account: list[str]) -> None:
-    """Make PostgreSQL's folder if there is none, and set our password in it, before anybody can connect."""
-    if not (data / "PG_VERSION").exists():
-        data.mkdir(mode=0o700, exist_ok=True)
-        if account:
-            shutil.chown(data, POSTGRES_ACCOUNT)
-        command = [*account, str(programs / "initdb"), "-D", str(data), "-U", DATABASE_USER]
-        command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth-host=scram-sha-256", "--auth-local=peer"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
-        if done.returncode:
-            raise UnigrecError(f"initdb could not make {data}: {done.stderr.strip()}")
-    quoted = password.replace("'", "''")
-    done = subprocess.run(
-        [*account, str(programs / "postgres"), "--single", "-D", str(data), "postgres"],
-        input=f"alter role {DATABASE_USER} password '{quoted}'\n",
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
-    if done.returncode or "ERROR" in done.stderr:
-        reason = done.stderr.replace(password, HIDDEN).strip()
-        raise UnigrecError(f"{data}: PostgreSQL cannot be prepared (is it running already?): {reason}")
-
-
-def _make_databases(programs: Path, port: int, password: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait until the server takes our password, and make what is missing."""
-    environment = {**os.environ, "PGPASSWORD": password}
-    psql = [str(programs / "psql"), "-h", HOST, "-p", str(port), "-U", DATABASE_USER, "-d", "postgres", "-Atc"]
-
-    def ask(statement: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*psql, statement], env=environment, capture_output=True, text=True, cwd="/")
-
-    deadline = time.monotonic() + START_SECONDS
-    while (there := ask("select datname from pg_database")).returncode:
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise UnigrecError(f"PostgreSQL did not start; its log is {log}")
-        time.sleep(0.1)
-    for name in DATABASES:
-        if name not in there.stdout.split() and (made := ask(f"create database {name}")).returncode:
-            raise UnigrecError(f"database {name} could not be made: {made.stderr.strip()}")
-
-
-def _as_postgres_account(folder: Path) -> list[str]:
-    """What a command begins with so that it runs as PostgreSQL's own account, where we are root."""
-    if os.geteuid():
-        return []
-    account = ["setpriv", f"--reuid={POSTGRES_ACCOUNT}", f"--regid={POSTGRES_ACCOUNT}", "--clear-groups"]
-    if subprocess.run([*account, "test", "-x", str(folder)], cwd="/", capture_output=True).returncode:
-        raise UnigrecError(
-            f"{folder}: the account {POSTGRES_ACCOUNT} is not there or cannot enter it, and PostgreSQL refuses to run "
-            "as root; choose another folder with --state, or start the services as an ordinary user"
-        )
-    return account
-
-
-@contextmanager
-def _mlflow(store: _Store, user: str, password: str | None) -> Iterator[str]:
-    """MLflow, with basic authentication where there is a password; artifacts go through it. Yields its address."""
-    folder, own = store.folder, free_port()
-    url = f"http://{HOST}:{own}"
+    Yields its address.
+    """
+    port = free_port()
+    url = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    command += ["--host", HOST, "--port", str(own), "--artifacts-destination", str(folder / "artifacts")]
+    command += ["--host", HOST, "--port", str(port), "--artifacts-destination", str(folder / "artifacts")]
     environment = {
         **_without_clients(),
-        "PGPASSWORD": store.password,
-        "MLFLOW_BACKEND_STORE_URI": store.address("mlflow"),
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     if password is not None:
         settings = configparser.ConfigParser()
         settings.read(AUTH_SETTINGS, encoding="utf-8")
-        settings["mlflow"]["database_uri"] = store.address("mlflow_auth")
+        settings["mlflow"]["database_uri"] = f"sqlite:///{folder}/mlflow_auth.db"
         with (folder / "basic_auth.ini").open("w", encoding="utf-8") as stream:
             settings.write(stream)
         command += ["--app-name", "basic-auth"]
@@ -204,27 +106,26 @@ def _mlflow(store: _Store, user: str, password: str | None) -> Iterator[str]:
             "MLFLOW_AUTH_ADMIN_USERNAME": user,
             "MLFLOW_AUTH_ADMIN_PASSWORD": password,
         }
-    with _running("MLflow", command, folder, environment) as process:
-        wait_until_healthy("MLflow", f"{url}/health", process, folder / "mlflow.log", START_SECONDS)
+    with _running("MLflow", command, folder, environment=environment) as process:
+        wait_until_healthy("MLflow", f"{url}/health", process, log=folder / "mlflow.log", seconds=START_SECONDS)
         yield url
 
 
 @contextmanager
-def _prefect(store: _Store, user: str, password: str | None) -> Iterator[str]:
-    """Prefect's server, with basic authentication where there is a password. Yields its address."""
-    folder, own = store.folder, free_port()
-    url = f"http://{HOST}:{own}"
+def _prefect(folder: Path, user: str, password: str | None) -> Iterator[str]:
+    """Prefect's server, with basic authentication if there is a password. Yields its address."""
+    port = free_port()
+    url = f"http://{HOST}:{port}"
     environment = {
         **_without_clients(),
-        "PGPASSWORD": store.password,
         "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": store.address("prefect", "sqlite+aiosqlite", "postgresql+asyncpg"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db",
     }
     if password is not None:
         environment["PREFECT_SERVER_API_AUTH_STRING"] = f"{user}:{password}"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(own), "--no-ui"]
-    with _running("Prefect", command, folder, environment) as process:
-        wait_until_healthy("Prefect", f"{url}/api/health", process, folder / "prefect.log", START_SECONDS)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"]
+    with _running("Prefect", command, folder, environment=environment) as process:
+        wait_until_healthy("Prefect", f"{url}/api/health", process, log=folder / "prefect.log", seconds=START_SECONDS)
         yield url
 
 
@@ -233,12 +134,13 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
     """Within the block, prefect.yaml's deployments are registered, and a worker in the working directory runs them.
 
     Args:
-        folder: keeps the worker's log.
-        environment: what a client needs: `Services.environment`.
+        folder: for the worker's log.
+        environment: `Services.environment`, which a client needs.
 
     Raises:
-        UnigrecError: a deployment is not accepted.
+        UnigrecError: the server refuses a deployment.
     """
+    PREFECT_HOME.value().mkdir(parents=True, exist_ok=True)
     _bury_runs(environment, "the worker before this one is gone")  # as after a power cut
     settings = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING", **environment}
     clients = child_environment({**os.environ, **settings})
@@ -246,9 +148,9 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
     if registered.returncode:
         raise UnigrecError(registered.stderr.strip().removeprefix("error: "))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    clients.pop(WEBHOOK_VARIABLE, None)  # the server has it now; no flow needs it
+    clients.pop(WEBHOOK_VARIABLE, None)  # the server holds it by now, and no flow needs it
     try:
-        with _running("worker", command, folder, clients, cwd=Path.cwd()):
+        with _running("worker", command, folder, environment=clients, cwd=Path.cwd()):
             yield
     finally:
         with suppress(httpx.HTTPError):  # the server has died; the next start does it
@@ -266,7 +168,7 @@ def _bury_runs(environment: dict[str, str], reason: str) -> None:
 
 
 def _without_clients() -> dict[str, str]:
-    """The environment without the settings of clients, which a server would take for its own."""
+    """The environment without the settings of clients, which a server would read as its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     telemetry = {"MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     return child_environment(kept) | telemetry
@@ -276,7 +178,7 @@ def _without_clients() -> dict[str, str]:
 def _running(
     name: str, command: list[str], folder: Path, environment: dict[str, str], cwd: Path | None = None
 ) -> Iterator[subprocess.Popen]:
-    """A supervised process in `cwd` (or in `folder`), whose output goes to its log in `folder`; stopped at the end."""
+    """A supervised process in `cwd` (default: `folder`) that logs to `folder`; stopped at the end of the block."""
     with (folder / f"{name.lower()}.log").open("w") as log:
         process = start_supervised(command, stdout=log, stderr=subprocess.STDOUT, cwd=cwd or folder, env=environment)
     try:
@@ -295,39 +197,36 @@ def _check_password(password: str | None) -> None:
         )
 
 
-def _told(running: Services, user: str, closed: bool, with_worker: bool) -> str:
-    """Where everything is, and what another terminal needs; no password."""
-    database = f"PostgreSQL at {running.postgres}" if running.postgres else "SQLite (no PostgreSQL used)"
+def _addresses(running: Services, user: str, closed: bool, with_worker: bool) -> str:
+    """What to print: the addresses, and what another terminal needs. No password."""
     who = f"user {user}" if closed else "open to everybody on this machine"
-    there = f"MLflow {running.mlflow}, Prefect {running.prefect}, {who}, on {database}"
+    servers = f"MLflow {running.mlflow}, Prefect {running.prefect}, {who}, on SQLite"
     if not with_worker:
-        return there
-    addresses = " ".join(f"{name}={running.environment[name]}" for name in (URI_VARIABLE, "PREFECT_API_URL"))
-    return f"{there}\na worker of the pool {POOL} waits for scheduled runs; for another terminal: export {addresses}"
+        return servers
+    variables = " ".join(f"{name}={running.environment[name]}" for name in (URI_VARIABLE, "PREFECT_API_URL"))
+    return f"{servers}\na worker of the pool {POOL} waits for scheduled runs; for another terminal: export {variables}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start, tell or run, stop; the exit code is the command's, or that of errors.py."""
+    """Start the services, wait or run the command, stop them. Returns the command's exit code, or that of errors.py."""
     parser = argparse.ArgumentParser(prog="python -m flows.services", description=__doc__, allow_abbrev=False)
     parser.add_argument("--state", type=Path, default=STATE, help="folder for data and logs (default: %(default)s)")
-    parser.add_argument("--sqlite", action="store_true", help="SQLite, even where PostgreSQL is installed")
     parser.add_argument("--worker", action="store_true", help="register prefect.yaml, and run what it schedules here")
     parser.add_argument("--open", action="store_true", help=f"no passwords, unless {PASSWORD_VARIABLE} is set")
-    parser.add_argument("command", nargs="*", help="run it beside the services, and stop them when it has ended")
+    parser.add_argument("command", nargs="*", help="run it next to the services, and stop them when it has ended")
     asked = parser.parse_args(arguments)
     user, password = os.environ.get(USER_VARIABLE, "admin"), os.environ.get(PASSWORD_VARIABLE, "")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop, as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager stops us as Ctrl-C does
     try:
         with ExitStack() as stack:
             secret = None if asked.open and not password else password
-            running = stack.enter_context(services(asked.state, user, secret, not asked.sqlite))
+            running = stack.enter_context(services(asked.state, user, secret))
             if asked.worker:
                 stack.enter_context(worker(asked.state.absolute(), running.environment))
-            print(_told(running, user, secret is not None, asked.worker), flush=True)
+            print(_addresses(running, user, closed=secret is not None, with_worker=asked.worker), flush=True)
             if asked.command:
-                return subprocess.run(
-                    asked.command, env=child_environment({**os.environ, **running.environment})
-                ).returncode
+                environment = child_environment({**os.environ, **running.environment})
+                return subprocess.run(asked.command, env=environment).returncode
             signal.pause()
     except UnigrecError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)

@@ -1,13 +1,11 @@
-"""MLflow with passwords and Prefect on PostgreSQL, as real processes (on SQLite where PostgreSQL is not installed)."""
+"""MLflow and Prefect with passwords, as real processes."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -15,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flows.services import Services, _postgres, main, postgres_programs, services
+from flows.services import Services, main, services
 
 from support.tiny_model import make_bundle
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
@@ -30,19 +28,13 @@ LOOPBACK = "0100007F"  # 127.0.0.1 in /proc/net/tcp
 
 
 @pytest.fixture(scope="module")
-def state() -> Iterator[Path]:
-    """A folder that PostgreSQL's own account can enter, as pytest's are not."""
-    folder = Path(tempfile.mkdtemp(prefix="services-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+def state(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("services")
 
 
 @pytest.fixture(scope="module")
 def running(state) -> Iterator[Services]:
     pytest.importorskip("flask_wtf", reason="MLflow's authentication needs Flask-WTF: make install")
-    if postgres_programs():
-        pytest.importorskip("psycopg2", reason="MLflow on PostgreSQL needs psycopg2: make install")
     with services(state, USER, PASSWORD) as found:
         yield found
 
@@ -100,8 +92,7 @@ def test_both_servers_ask_for_the_password(running):
 
 @pytest.mark.slow
 def test_they_listen_on_this_machine_alone(running):
-    addresses = [url.rpartition(":")[2] for url in (running.mlflow, running.prefect, running.postgres) if url]
-    ports = {f"{int(port):04X}" for port in addresses}
+    ports = {f"{int(url.rpartition(':')[2]):04X}" for url in (running.mlflow, running.prefect)}
     lines = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
     listening = [line[1].split(":") for line in lines if line[3] == "0A"]
     found = [(address, port) for address, port in listening if port in ports]
@@ -128,58 +119,12 @@ def _holds(path: Path, needle: bytes) -> bool:
 
 
 @pytest.mark.slow
-def test_the_stores_are_in_postgresql_and_a_new_password_opens_it(running, state):
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    assert running.postgres is not None
-    with (
-        pytest.raises(UnigrecError, match=r"cannot be prepared \(is it running already\?\)"),
-        _postgres(programs, state, PASSWORD),
-    ):
-        pass
-    own = state / "second"
-    own.mkdir()
-    for password in (PASSWORD, WRONG):
-        with _postgres(programs, own, password) as port:
-            assert (
-                _psql(programs, port, password, "select count(*) from pg_database where datname like 'mlflow%'") == "2"
-            )
-            assert _psql(programs, port, "not-this-one", "select 1") is None
-    tables = "select count(*) from information_schema.tables where table_name in ('model_versions', 'flow_run')"
-    port = int(running.postgres.rpartition(":")[2])
-    assert [_psql(programs, port, PASSWORD, tables, name) for name in ("mlflow", "prefect")] == ["1", "1"]
-
-
-def _psql(programs: Path, port: int, password: str, statement: str, database: str = "postgres") -> str | None:
-    command = [str(programs / "psql"), "-h", "127.0.0.1", "-p", str(port), "-U", "unigrec", "-d", database, "-Atc"]
-    done = subprocess.run(
-        [*command, statement], env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-@pytest.mark.slow
-def test_a_command_runs_beside_them_and_its_exit_status_is_handed_on(tmp_path):
+def test_a_command_runs_next_to_them_and_its_exit_status_is_handed_on(tmp_path):
     pytest.importorskip("flask_wtf", reason="MLflow's authentication needs Flask-WTF: make install")
     code = "import os, sys, urllib.request as r; r.urlopen(os.environ['MLFLOW_TRACKING_URI'] + '/health'); sys.exit(7)"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "flows.services",
-            "--sqlite",
-            "--state",
-            str(tmp_path),
-            "--",
-            sys.executable,
-            "-c",
-            code,
-        ],
-        env={**os.environ, PASSWORD_VARIABLE: PASSWORD},
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "flows.services", "--state", str(tmp_path), "--", sys.executable, "-c", code]
+    environment = {**os.environ, PASSWORD_VARIABLE: PASSWORD}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
 

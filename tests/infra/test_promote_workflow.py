@@ -47,7 +47,7 @@ class Step(NamedTuple):
 def values(tmp_path_factory) -> Iterator[dict[str, str]]:
     """What the workflow's expressions stand for here."""
     pytest.importorskip("flask_wtf", reason="MLflow's authentication needs Flask-WTF: make install")
-    with services(tmp_path_factory.mktemp("services"), USER, PASSWORD, use_postgres=False) as running:
+    with services(tmp_path_factory.mktemp("services"), USER, PASSWORD) as running:
         yield {
             "vars.AWS_ENDPOINT_URL": "",
             "vars.DVC_REMOTE": str(tmp_path_factory.mktemp("remote")),

@@ -99,7 +99,7 @@ def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
     """What `make serve-local` runs, in a folder that holds a project and its prefect.yaml; stopped as by Ctrl-C."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     surroundings = {**clean, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "flows.services", "--sqlite", "--open", "--worker"]
+    command = [sys.executable, "-m", "flows.services", "--open", "--worker"]
     with (folder / "told").open("w") as told:
         process = subprocess.Popen(command, cwd=folder, env=surroundings, stdout=told, stderr=subprocess.STDOUT)
     try:
