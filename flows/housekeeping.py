@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.checkout import leftovers
@@ -44,16 +43,8 @@ class Kept(NamedTuple):
 
 @task(task_run_name="dead runs")
 def bury_dead_runs(patience: runs.Patience, dry_run: bool) -> list[str]:
-    """Runs whose process is gone are marked as crashed: they free their place, and notifications go out."""
-    buried = []
-    with get_client(sync_client=True) as client:
-        for run, reason in runs.dead(client, patience):
-            if str(run.id) == flow_run.id:
-                continue
-            if not dry_run:
-                runs.bury(client, run, reason)
-            buried.append(f"{run.name}: {reason}")
-    return buried
+    """Mark runs whose process is gone as crashed."""
+    return runs.sweep(patience=patience, dry_run=dry_run)
 
 
 @task(task_run_name="old runs")

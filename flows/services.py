@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.deploy import POOL
-from flows.prefect_server import runs
+from flows.prefect_server.runs import sweep
 from flows.prefect_server.server import free_port, wait_until_healthy
 from flows.stages.processes import child_environment, start_supervised, stop
 from unigrec.base.errors import UnigrecError
@@ -141,7 +140,7 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
         UnigrecError: the server refuses a deployment.
     """
     PREFECT_HOME.value().mkdir(parents=True, exist_ok=True)
-    _bury_runs(environment, "the worker before this one is gone")  # as after a power cut
+    _sweep(environment)  # the runs of a worker that was killed, as by a power cut
     settings = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING", **environment}
     clients = child_environment({**os.environ, **settings})
     registered = subprocess.run([sys.executable, "-m", "flows.deploy"], env=clients, capture_output=True, text=True)
@@ -154,17 +153,16 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
             yield
     finally:
         with suppress(httpx.HTTPError):  # the server has died; the next start does it
-            _bury_runs(environment, "the worker was stopped")
+            _sweep(environment)
 
 
-def _bury_runs(environment: dict[str, str], reason: str) -> None:
-    """Our worker is the pool's only one: while it is not there, nobody is at work on any of its runs."""
+def _sweep(environment: dict[str, str]) -> None:
+    """Bury the pool's runs. Our worker is the pool's only one: while it is not running, nobody is at work on them."""
     settings = {PREFECT_API_URL: environment["PREFECT_API_URL"]}
     if secret := environment.get("PREFECT_API_AUTH_STRING"):
         settings[PREFECT_API_AUTH_STRING] = secret
-    with temporary_settings(settings), get_client(sync_client=True) as client:
-        for run in runs.at_work(client, POOL):
-            runs.bury(client, run, reason)
+    with temporary_settings(settings):
+        sweep(pool=POOL)
 
 
 def _without_clients() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Flow runs of killed processes: they cannot say any more that they ended, so the next process says it for them."""
+"""The tag by which a flow run names its process, so that the next process can tell whether that one is gone."""
 
 from __future__ import annotations
 
@@ -6,29 +6,17 @@ import os
 import socket
 
 import psutil
-from prefect.client.orchestration import get_client
 
-from flows.prefect_server import runs
-
-GONE = "its process is gone; the next run on its machine noticed"
 _TAG = "process"
 
 
 def process_tag() -> str:
-    """Names this process for good: another may have its number later, but not the moment of its start too."""
+    """Names this process for good: another process may get its number later, but not its moment of start as well."""
     return " ".join((_TAG, socket.gethostname(), str(os.getpid()), _started(os.getpid())))
 
 
-def close_abandoned_runs() -> None:
-    """Mark as crashed the flow runs whose process, by their tag, is gone from this machine, and their tasks' runs."""
-    with get_client(sync_client=True) as client:
-        for run in runs.at_work(client):
-            if any(_is_gone(tag) for tag in run.tags):
-                runs.bury(client, run, GONE)
-
-
-def _is_gone(tag: str) -> bool:
-    """False for the tags of other machines, and for those that are none of ours."""
+def is_gone(tag: str) -> bool:
+    """Whether a tag names a process of this machine that has ended. False for other machines, and for other tags."""
     kind, *words = tag.split(" ")
     if kind != _TAG or len(words) != 3:
         return False

@@ -24,7 +24,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 
-from flows.prefect_server.process_tags import close_abandoned_runs, process_tag
+from flows.prefect_server.process_tags import process_tag
+from flows.prefect_server.runs import sweep
 from flows.stages.processes import start_supervised, stop
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
@@ -58,7 +59,7 @@ def run_here(job: Callable[[], int]) -> int:
 def prefect_server() -> Iterator[None]:
     """Within the block, flows report to a server: the configured one, or one of our own on 127.0.0.1.
 
-    Runs that a killed process of this machine left open there are closed first.
+    First, runs that a killed process of this machine left open there are marked as crashed.
 
     Raises:
         UnigrecError: it does not answer, at the start or later.
@@ -68,7 +69,7 @@ def prefect_server() -> Iterator[None]:
         url = masked(str(PREFECT_API_URL.value()))
         try:
             check_health("start it, or unset PREFECT_API_URL to do without: each run then brings its own")
-            close_abandoned_runs()
+            sweep()
             with tags(process_tag()):
                 yield
         except (httpx.TransportError, PrefectHTTPStatusError, ConcurrencySlotAcquisitionError) as error:

@@ -60,7 +60,7 @@ def test_servers_of_one_home_that_start_at_the_same_moment_all_answer(tmp_path):
 @pytest.mark.parametrize("raised_by_prefect", [httpx.ConnectError, ConcurrencySlotAcquisitionError])
 def test_a_server_that_dies_meanwhile_is_an_error_that_says_how_to_go_on(raised_by_prefect, monkeypatch):
     monkeypatch.setattr(server, "check_health", lambda advice: None)
-    monkeypatch.setattr(server, "close_abandoned_runs", lambda: None)
+    monkeypatch.setattr(server, "sweep", lambda: None)
     with (
         temporary_settings({PREFECT_API_URL: "http://user:s3cret@127.0.0.1:9/api"}),
         pytest.raises(UnigrecError, match=r"stopped answering: refused; .* the same command goes on") as raised,

@@ -7,19 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-from uuid import uuid4
 
 import pytest
 from flows.checkout.leftovers import collect_cache, remove_old_branches, remove_old_folders, remove_stale_locks
 from flows.housekeeping import report
-from flows.prefect_server.runs import Patience, bury, dead
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import State
 
 from unigrec.base import paths
 
@@ -136,69 +129,6 @@ def dvc(root: Path, *arguments: str) -> None:
 
 def cached(root: Path) -> set[str]:
     return {path.name for path in (root / ".dvc/cache/files").rglob("*") if path.is_file()}
-
-
-# --- dead runs -------------------------------------------------------------------------------------------------------
-
-PATIENCE = Patience(timedelta(minutes=10), timedelta(hours=24), timedelta(minutes=60))
-
-
-class Server:
-    """What `dead` and `bury` ask of a client: a run and its task, in a state since so many minutes, last heard then."""
-
-    def __init__(self, state: StateType, since: float, heard: float | None = None):
-        now = datetime.now(UTC)
-        stamp = State(type=state, timestamp=now - timedelta(minutes=since))
-        self.run = FlowRun(id=uuid4(), flow_id=uuid4(), name="r", state=stamp)
-        beats = [] if heard is None else [SimpleNamespace(occurred=now - timedelta(minutes=heard))]
-        self.task = SimpleNamespace(id=uuid4())
-        self.events, self.said = SimpleNamespace(events=beats), []
-
-    def read_flow_runs(self, **options: Any) -> list[FlowRun]:
-        return [self.run]
-
-    def read_task_runs(self, **options: Any) -> list[Any]:
-        return [self.task]
-
-    def set_task_run_state(self, run_id: Any, state: State, force: bool) -> None:
-        self.said.append((run_id, state.type))
-
-    def read_events(self, *arguments: Any, **options: Any) -> Any:
-        return self.events
-
-    def set_flow_run_state(self, run_id: Any, state: State) -> None:
-        self.said.append((run_id, state.type))
-
-
-@pytest.mark.parametrize(
-    ("state", "since", "heard", "is_dead"),
-    [
-        (StateType.RUNNING, 600, 1, False),
-        (StateType.RUNNING, 600, 11, True),
-        (StateType.RUNNING, 600, None, False),  # by hand, without heartbeats: only time tells
-        (StateType.RUNNING, 1500, None, True),
-        (StateType.PENDING, 59, None, False),
-        (StateType.PENDING, 61, None, True),
-        (StateType.CANCELLING, 61, None, True),
-    ],
-)
-def test_a_run_is_dead_when_it_has_given_no_sign_of_life_for_too_long(state, since, heard, is_dead):
-    found = list(dead(Server(state, since, heard), PATIENCE))
-    assert bool(found) is is_dead
-
-
-@pytest.mark.parametrize(
-    ("state", "end"),
-    [
-        (StateType.RUNNING, StateType.CRASHED),
-        (StateType.PENDING, StateType.CRASHED),
-        (StateType.CANCELLING, StateType.CANCELLED),
-    ],
-)
-def test_a_dead_run_crashed_unless_somebody_had_cancelled_it(state, end):
-    server = Server(state, 100)
-    bury(server, server.run, "gone")
-    assert server.said == [(server.task.id, StateType.CRASHED), (server.run.id, end)]
 
 
 def test_the_report_says_what_was_done_what_was_not_and_why():
