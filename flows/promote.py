@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
 from flows.prefect_server.server import run_here
+from flows.states import StateName
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.commands import promotion as commands
 from unigrec.config.schema import Params, load_params
@@ -22,7 +23,7 @@ from unigrec.promotion.champion import Promotion
 PARAMS_FILE = Path("params.yaml")
 
 
-def promote_and_show(params: Params, version: str | None) -> tuple[str, Promotion]:
+def promote_and_show(params: Params, version: str | None) -> tuple[StateName, Promotion]:
     """Within a flow or task: promote, with the comparison as an artifact of the run.
 
     Returns:
@@ -32,7 +33,8 @@ def promote_and_show(params: Params, version: str | None) -> tuple[str, Promotio
     done = commands.promote(params, version)
     if done.page is not None:
         create_markdown_artifact(done.page, key="promotion", description=f"version {done.version}: {done.reason}")
-    return "Promoted" if done.moved else "Refused" if done.refused else "Kept", done
+    name = StateName.PROMOTED if done.moved else StateName.REFUSED if done.refused else StateName.KEPT
+    return name, done
 
 
 @flow(name="promote")

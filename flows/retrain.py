@@ -18,6 +18,7 @@ from flows.prefect_server.server import run_here
 from flows.promote import promote_and_show
 from flows.stages.graph import read_graph
 from flows.stages.processes import StageError, run_stage
+from flows.states import StateName
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.base.lock import exclusive
@@ -49,7 +50,7 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
         raise
     if ran:
         return Completed(message=f"{stage} ran")
-    return Completed(message=f"{stage} is up to date", name="Cached")
+    return Completed(message=f"{stage} is up to date", name=StateName.CACHED)
 
 
 @task(task_run_name="snapshot")
@@ -57,7 +58,7 @@ def take_delivery(params: Params) -> Any:
     """What was delivered, as the next snapshot. Cached where it brings nothing new."""
     taken = snapshot.snapshot(params, PARAMS_FILE)
     print(taken.said, flush=True)
-    return Completed(message=taken.said, name="Completed" if taken.new else "Cached")
+    return Completed(message=taken.said, name=None if taken.new else StateName.CACHED)
 
 
 @task(task_run_name="gate")
@@ -66,7 +67,7 @@ def read_gates() -> Any:
     gates = files.read_json(paths.DECISION)["gates"]
     refused = [gate for gate in gates if not gate["passed"] and not gate.get("informational", False)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
-    return Completed(message=reasons or "every gate passed", name="Refused" if refused else "Passed")
+    return Completed(message=reasons or "every gate passed", name=StateName.REFUSED if refused else StateName.PASSED)
 
 
 @task(task_run_name="register")
@@ -74,16 +75,16 @@ def register_model(params: Params) -> Any:
     """The artifacts as one bundle and one model version. Cached where this very bundle is a version already."""
     done = register(bundles.assemble(params, PARAMS_FILE), params.register_)
     message = f"{done.name} version {done.version}"
-    return Completed(message=message, data=done, name="Completed" if done.created else "Cached")
+    return Completed(message=message, data=done, name=None if done.created else StateName.CACHED)
 
 
 @task(task_run_name="promote")
 def promote_model(params: Params, registered: Registration) -> Any:
     """Champion, if it passes beside the old one. Cached where it was judged before: a person may have decided since."""
     if not registered.passed:
-        reason, name = "the gates refused it, the champion stays", "Skipped"
+        reason, name = "the gates refused it, the champion stays", StateName.SKIPPED
     elif registered.verdict is not None:
-        reason, name = registered.verdict, "Cached"
+        reason, name = registered.verdict, StateName.CACHED
     else:
         name, done = promote_and_show(params, registered.version)
         reason = done.reason
@@ -109,14 +110,14 @@ def retrain(take: bool = True) -> Any:
             _timed(seconds, "snapshot", take_delivery, params).result()
             params = load_params(PARAMS_FILE)  # a new snapshot may be trained on from the champion
         seconds |= run_stages()
-        passed = _timed(seconds, "gate decision", read_gates).name == "Passed"
+        passed = _timed(seconds, "gate decision", read_gates).name == StateName.PASSED
         registered = _timed(seconds, "register", register_model, params).result()
         verdict = _timed(seconds, "promote", promote_model, params, registered).result()
         aliases = current_aliases(params.register_, registered.version)
         model = f"{registered.name} version {registered.version}"
         summary = summarise(model, aliases, verdict, seconds, tracking_uri(params.register_))
         create_markdown_artifact(markdown(summary), key="retrain-summary", description=model)
-        return Completed(message=model, data=summary, name="Completed" if passed else "Refused")
+        return Completed(message=model, data=summary, name=None if passed else StateName.REFUSED)
 
 
 def run_stages() -> dict[str, float | None]:
@@ -136,7 +137,7 @@ def _timed(seconds: dict[str, float | None], name: str, step: Any, *arguments: A
     """Run a task, note its seconds (None for a cached one), and return its state."""
     began = time.monotonic()
     state: State = step(*arguments, return_state=True)
-    seconds[name] = None if state.name == "Cached" else time.monotonic() - began
+    seconds[name] = None if state.name == StateName.CACHED else time.monotonic() - began
     return state
 
 
@@ -154,7 +155,7 @@ def _tell() -> Callable[[str], None]:
 def _report(state: Any) -> int:
     """The closing table, and the exit code. Raises what ended the run."""
     print_summary(state.result())
-    return EXIT_REFUSED if state.name == "Refused" else EXIT_OK
+    return EXIT_REFUSED if state.name == StateName.REFUSED else EXIT_OK
 
 
 def main() -> int:

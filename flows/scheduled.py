@@ -23,6 +23,7 @@ from prefect.states import Completed
 from flows.checkout import shared, worktree
 from flows.prefect_server.server import run_here
 from flows.stages.processes import run_streamed
+from flows.states import StateName
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT_REFUSED, BusyError, UnigrecError
 from unigrec.base.files import sha256
@@ -68,7 +69,7 @@ def scheduled_retrain(profile: str | None = None, data: str | None = None, overr
             held.enter_context(exclusive(root / worktree.LOCK, TIDYING_SECONDS))
         except BusyError as error:
             emit(f"a scheduled run is at work already: {error}")
-            return Completed(message=str(error), data=EXIT_OK, name="Skipped")
+            return Completed(message=str(error), data=EXIT_OK, name=StateName.SKIPPED)
         return _run(root, profile, data, overrides or [], emit)
 
 
@@ -95,8 +96,8 @@ def _run(root: Path, profile: str | None, data: str | None, overrides: list[str]
     said += [f"params.yaml and dvc.lock are on branch {branch}"] if branch else []
     said += ["the gates refused the model"] if refused else []
     emit("; ".join(said))
-    code, name = (EXIT_REFUSED, "Refused") if refused else (EXIT_OK, "Completed" if ran else "Unchanged")
-    return Completed(message="; ".join(said), data=code, name=name)
+    name = StateName.REFUSED if refused else None if ran else StateName.UNCHANGED
+    return Completed(message="; ".join(said), data=EXIT_REFUSED if refused else EXIT_OK, name=name)
 
 
 def _settle(

@@ -23,16 +23,16 @@ from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from flows.prefect_server.runs import HEARTBEAT
+from flows.states import StateName
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import WEBHOOK_VARIABLE
 
 BLOCK = "unigrec"
 PREFIX = "unigrec: "  # of our automations' names: what begins so and is not among them any more is removed
 SILENT_SECONDS = 120  # four heartbeats
-# Events carry the name of a run's state. After these, silence is no death.
+# Events carry the name of a run's state. After these, a run that falls silent is not dead: it has ended.
 PREFECTS_ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
-OUR_ENDS = ("Refused", "Unchanged", "Skipped", "Promoted", "Kept")
-ENDS = [f"prefect.flow-run.{name}" for name in (*PREFECTS_ENDS, *OUR_ENDS)]
+ENDS = [f"prefect.flow-run.{name}" for name in (*PREFECTS_ENDS, *StateName)]
 # A run that a deployment started; a flow within it would tell the same twice.
 DEPLOYED = ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"})
 PROMOTE_FLOW = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": "promote"})
@@ -125,7 +125,7 @@ def _crash(name: str, after: str, related: ResourceSpecification) -> AutomationC
 def _occasions() -> dict[str, EventTrigger]:
     """What somebody is told about."""
     bad_ends = [state.value for state in (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)]
-    decisions = ("Refused", "Promoted")
+    decisions = (StateName.REFUSED, StateName.PROMOTED)
     return {
         "tell of a run that failed, crashed or was cancelled": EventTrigger(
             expect={"prefect.flow-run.*"},

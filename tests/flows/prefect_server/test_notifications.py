@@ -11,6 +11,7 @@ import pytest
 from flows.deploy import main
 from flows.prefect_server.notifications import ENDS, PAYLOAD, PREFIX, arrange, automations
 from flows.prefect_server.server import prefect_server
+from flows.states import StateName
 from prefect.client.orchestration import get_client
 from prefect.events.schemas.events import ReceivedEvent
 from prefect.exceptions import ObjectNotFound
@@ -80,14 +81,19 @@ def _tells(automation) -> bool:
 
 
 def test_every_state_that_a_flow_ends_in_counts_as_an_end():
-    """By the names that the flows' code gives to their states, as far as it spells them out."""
-    named = set()
-    for path in (FLOWS / "scheduled.py", FLOWS / "promote.py"):
+    """No flow names a state but by StateName, and all of these are ends."""
+    used = set()
+    for path in sorted(FLOWS.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and node.value in ("Refused", "Unchanged", "Skipped", "Promoted", "Kept"):
-                named.add(f"prefect.flow-run.{node.value}")
-    assert len(named) == 5
-    assert named <= set(ENDS)
+            if isinstance(node, ast.Constant) and path.name != "states.py":
+                assert node.value not in set(StateName), path
+            if isinstance(node, ast.keyword) and node.arg == "name" and path.parent == FLOWS:
+                written = [one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)]
+                assert set(written) <= {None} | {"retrain", "scheduled-retrain", "promote", "housekeeping"}, path
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "StateName":
+                used.add(node.attr)
+    assert used == set(StateName.__members__)
+    assert {f"prefect.flow-run.{name}" for name in ("Refused", "Unchanged", "Skipped", "Promoted", "Kept")} <= set(ENDS)
 
 
 def test_an_address_that_is_none_is_refused_and_not_repeated(monkeypatch, capsys):

@@ -11,7 +11,7 @@ import psutil
 from flows.prefect_server.process_tags import is_gone, process_tag
 
 
-def test_whose_processis_gone_is_known_by_its_number_and_its_start():
+def test_whose_process_is_gone_is_known_by_its_number_and_its_start():
     ours = process_tag()
     _, host, number, start = ours.split(" ")
     assert (host, number) == (socket.gethostname(), str(os.getpid()))
