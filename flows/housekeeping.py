@@ -22,12 +22,12 @@ from flows.prefect_server import runs
 from flows.prefect_server.server import run_here
 from unigrec.base import paths
 from unigrec.base.errors import EXIT_OK, BusyError, UnigrecError
+from unigrec.base.git import PARAMS
 from unigrec.base.lock import exclusive
 from unigrec.base.masking import masked
 from unigrec.config.schema import RegisterParams, load_params
 from unigrec.registry.tracking import mlflow_client
 
-PARAMS_FILE = Path("params.yaml")
 # Whoever holds one is at work on what is to be tidied up. The first is a scheduled run's: beside one, none is taken.
 LOCKS = (WORKTREE_LOCK, paths.LOCK)
 
@@ -64,7 +64,7 @@ def tidy_files(kept: Kept, dry_run: bool) -> dict[str, list[str]]:
     with ExitStack() as stack:
         for lock in LOCKS:
             stack.enter_context(exclusive(lock))
-        needed = data_of_named_versions(load_params(PARAMS_FILE).register_)  # first: without it nothing is removed
+        needed = data_of_named_versions(load_params(PARAMS).register_)  # first: without it nothing is removed
         return {
             "Stale locks": leftovers.remove_stale_locks(root, kept.locks_hours, dry_run),
             "Old folders": leftovers.remove_old_folders(root, kept.folders_days, dry_run),

@@ -6,7 +6,6 @@ Two at once are safe: each waits for the other (`promotion.wait_seconds`), on th
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -16,11 +15,10 @@ from prefect.states import Completed
 from flows.prefect_server.server import run_here
 from flows.states import StateName
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
+from unigrec.base.git import PARAMS
 from unigrec.commands import promotion as commands
 from unigrec.config.schema import Params, load_params
 from unigrec.promotion.champion import Promotion
-
-PARAMS_FILE = Path("params.yaml")
 
 
 def promote_and_show(params: Params, version: str | None) -> tuple[StateName, Promotion]:
@@ -44,7 +42,7 @@ def promote(version: str | None = None) -> Any:
     Raises:
         UnigrecError: it could not be decided, another promotion took too long, or MLflow does not answer.
     """
-    name, done = promote_and_show(load_params(PARAMS_FILE), version)
+    name, done = promote_and_show(load_params(PARAMS), version)
     return Completed(message=done.reason, data=done, name=name)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
+from flows.prefect_server.output import emitter
 from flows.prefect_server.server import run_here
 from flows.promote import promote_and_show
 from flows.stages.graph import read_graph
@@ -21,6 +20,7 @@ from flows.stages.processes import StageError, run_stage
 from flows.states import StateName
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
+from unigrec.base.git import PARAMS
 from unigrec.base.lock import exclusive
 from unigrec.commands import bundles, snapshot
 from unigrec.config.schema import Params, load_params
@@ -28,7 +28,6 @@ from unigrec.pipeline.summary import markdown, print_summary, summarise
 from unigrec.registry.tracking import tracking_uri
 from unigrec.registry.versions import Registration, current_aliases, register
 
-PARAMS_FILE = Path("params.yaml")
 RETRIES = 2
 RETRY_SECONDS = 5
 
@@ -43,7 +42,7 @@ def was_killed(task: Any, run: Any, state: State) -> bool:
 def bring_up_to_date(stage: str, stale: bool) -> Any:
     """One stage of dvc.yaml. Its state is named Cached where its command had no reason to run."""
     try:
-        ran = stale and run_stage(stage, _tell())
+        ran = stale and run_stage(stage, emitter("  "))
     except StageError as error:
         if error.killed:
             read_graph()  # puts right what the killed DVC was just writing, for the next try
@@ -56,7 +55,7 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
 @task(task_run_name="snapshot")
 def take_delivery(params: Params) -> Any:
     """What was delivered, as the next snapshot. Cached where it brings nothing new."""
-    taken = snapshot.snapshot(params, PARAMS_FILE)
+    taken = snapshot.snapshot(params, PARAMS)
     print(taken.said, flush=True)
     return Completed(message=taken.said, name=None if taken.new else StateName.CACHED)
 
@@ -73,7 +72,7 @@ def read_gates() -> Any:
 @task(task_run_name="register")
 def register_model(params: Params) -> Any:
     """The artifacts as one bundle and one model version. Cached where this very bundle is a version already."""
-    done = register(bundles.assemble(params, PARAMS_FILE), params.register_)
+    done = register(bundles.assemble(params, PARAMS), params.register_)
     message = f"{done.name} version {done.version}"
     return Completed(message=message, data=done, name=None if done.created else StateName.CACHED)
 
@@ -104,11 +103,11 @@ def retrain(take: bool = True) -> Any:
         UnigrecError: another run is at work here, a stage failed, or MLflow does not answer.
     """
     with exclusive(paths.LOCK):
-        params = load_params(PARAMS_FILE)
+        params = load_params(PARAMS)
         seconds: dict[str, float | None] = {}
         if take and snapshot.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
             _timed(seconds, "snapshot", take_delivery, params).result()
-            params = load_params(PARAMS_FILE)  # a new snapshot may be trained on from the champion
+            params = load_params(PARAMS)  # a new snapshot may be trained on from the champion
         seconds |= run_stages()
         passed = _timed(seconds, "gate decision", read_gates).name == StateName.PASSED
         registered = _timed(seconds, "register", register_model, params).result()
@@ -139,17 +138,6 @@ def _timed(seconds: dict[str, float | None], name: str, step: Any, *arguments: A
     state: State = step(*arguments, return_state=True)
     seconds[name] = None if state.name == StateName.CACHED else time.monotonic() - began
     return state
-
-
-def _tell() -> Callable[[str], None]:
-    """A line of a stage's output goes to the run's log and to the terminal."""
-    logger = get_run_logger()
-
-    def emit(line: str) -> None:
-        logger.info("%s", line)
-        print(f"  {line}", flush=True)
-
-    return emit
 
 
 def _report(state: Any) -> int:

@@ -10,24 +10,23 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect import flow
-from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 
 from flows.checkout import shared, worktree
+from flows.prefect_server.output import Emit, emitter
 from flows.prefect_server.server import run_here
 from flows.stages.processes import run_streamed
 from flows.states import StateName
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT_REFUSED, BusyError, UnigrecError
 from unigrec.base.files import sha256
-from unigrec.base.git import DVC_LOCK, PARAMS
+from unigrec.base.git import DVC_LOCK, PARAMS, without_git
 from unigrec.base.lock import exclusive
 from unigrec.registry.tracking import URI_VARIABLE
 
@@ -35,8 +34,6 @@ TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: no reason to 
 # Where MLflow puts the artifacts of experiments that it makes; left to itself, into the worktree that made them.
 ARTIFACTS_VARIABLE, ARTIFACTS_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "mlruns"
 RAN = re.compile(r"\s+Running stage '(\w+)'")
-
-Emit = Callable[[str], None]
 
 
 class Place(NamedTuple):
@@ -62,7 +59,7 @@ def scheduled_retrain(profile: str | None = None, data: str | None = None, overr
         UnigrecError: there is no repository, the settings or the data are no good, a stage failed, MLflow does not
             answer. Its exit_code is that of errors.py.
     """
-    emit = _tell()
+    emit = emitter()
     root = worktree.repository(Path.cwd())
     with ExitStack() as held:
         try:
@@ -179,23 +176,13 @@ def _environment(place: Place) -> dict[str, str]:
     ours = {"PYTHONPATH": os.pathsep.join([str(place.tree / "src"), str(place.tree)])}
     ours[ARTIFACTS_VARIABLE] = os.environ.get(ARTIFACTS_VARIABLE, str(place.root / ARTIFACTS_FOLDER))
     url = PREFECT_API_URL.value()
-    return worktree.without_git(kept) | ours | ({"PREFECT_API_URL": url} if url else {})
+    return without_git(kept) | ours | ({"PREFECT_API_URL": url} if url else {})
 
 
 def _message(place: Place, base: str, refused: bool) -> str:
     snapshot = files.read_json(place.tree / paths.SOURCE).get("snapshot", {}).get("id") or "none"
     lines = [f"code: {base}", f"dvc.lock: {sha256(place.tree / DVC_LOCK)}", f"snapshot: {snapshot}"]
     return f"Scheduled retraining{', refused by the gates' if refused else ''}\n\n" + "\n".join(lines)
-
-
-def _tell() -> Emit:
-    logger = get_run_logger()
-
-    def emit(line: str) -> None:
-        logger.info("%s", line)
-        print(line, flush=True)
-
-    return emit
 
 
 def main(arguments: list[str] | None = None) -> int:

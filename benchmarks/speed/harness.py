@@ -24,8 +24,8 @@ from unigrec.base.process import keep_quiet
 ROOT = Path(__file__).parents[2]
 # Runs a command and says what its processes took. Small itself: a child's peak is never below that of who started it.
 _METER = """
-import ctypes, json, resource, subprocess, sys, time
-die_with_parent = lambda: sys.platform.startswith("linux") and ctypes.CDLL(None).prctl(1, 9)
+import json, resource, subprocess, sys, time
+from unigrec.base.process import die_with_parent
 die_with_parent()
 started = time.monotonic()
 code = subprocess.call(sys.argv[2:], preexec_fn=die_with_parent)

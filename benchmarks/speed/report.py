@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from benchmarks.speed.harness import ROOT, Table
 from unigrec.base import files
+from unigrec.base.git import git
 
 
 def machine() -> dict[str, Any]:
@@ -36,10 +36,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "no git"
+    return git(ROOT, "describe", "--always", "--dirty").stdout.decode().strip() or "no git"
 
 
 def save_part(out: Path, part: str, tables: Sequence[Table], seconds: float, command: str) -> None:

@@ -13,13 +13,13 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
-from flows.checkout.worktree import BRANCHES, CHECKPOINTS, TREE, keep_start, remove, without_git
+from flows.checkout.worktree import BRANCHES, CHECKPOINTS, TREE, keep_start, remove
 from flows.stages.dvc_state import forget_dead_holders
 from flows.stages.graph import cache_folder
 from flows.stages.processes import child_environment
 from unigrec.base import paths
 from unigrec.base.errors import BusyError, UnigrecError
-from unigrec.base.git import DVC_LOCK
+from unigrec.base.git import DVC_LOCK, git
 
 GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
 BY_AGE = (paths.CHECKPOINTS, CHECKPOINTS, paths.COMPARISONS)  # folders whose entries serve only while they are young
@@ -124,6 +124,5 @@ def _worktrees(root: Path) -> list[Path]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git says; nothing outside a repository."""
-    command, environment = ["git", *arguments], without_git(os.environ)
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True).stdout.decode(errors="replace")
+    """What git prints; nothing outside a repository."""
+    return git(root, *arguments).stdout.decode(errors="replace")

@@ -10,19 +10,18 @@ only ever created. So a killed run leaves a worktree and nothing else, which the
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
-from unigrec.base.git import DVC_LOCK, PARAMS
+from unigrec.base.git import DVC_LOCK, PARAMS, git
 
 WORKTREES = paths.STATE / "worktrees"
 TREE = WORKTREES / "retrain"
@@ -31,7 +30,8 @@ LOCK = WORKTREES / "lock"
 BRANCHES = "retrain"  # /<date>-<commit>
 REF_SETTING = "unigrec.retrainRef"  # git config: what scheduled runs begin from
 MAIN = "main"
-WHO = {"NAME": "UniGRec", "EMAIL": "unigrec@localhost"}  # of commits, also where the repository names nobody
+WHO = {"NAME": "UniGRec", "EMAIL": "unigrec@localhost"}  # makes the commits, also where the repository names nobody
+IDENTITY = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in WHO.items()}
 NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
 
 
@@ -222,12 +222,4 @@ def _git(root: Path, *arguments: str, allowed: int = 0, more: dict[str, str] | N
 
 
 def _run(root: Path, arguments: tuple[str, ...], more: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in WHO.items()}
-    options: dict[str, Any] = {"env": {**without_git(os.environ), **identity, "LC_ALL": "C", **(more or {})}}
-    return subprocess.run(["git", *NO_HOOKS, "-C", str(root), *arguments], capture_output=True, check=False, **options)
-
-
-def without_git(environment: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """An environment without what would point git to another repository or index (a hook's own, say)."""
-    local = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
-    return {name: value for name, value in environment.items() if name not in local}
+    return git(root, *NO_HOOKS, *arguments, **IDENTITY, **(more or {}))

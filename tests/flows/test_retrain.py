@@ -177,7 +177,7 @@ def test_what_a_killed_dvc_was_writing_is_put_right_before_the_next_try(project,
         raise StageError(stage, 137)
 
     monkeypatch.setattr(retrain, "run_stage", killed)
-    monkeypatch.setattr(retrain, "_tell", lambda: print)
+    monkeypatch.setattr(retrain, "emitter", lambda indent: print)
     with pytest.raises(StageError):
         bring_up_to_date.fn("third", stale=True)
     assert reproduce(["first", "second", "third"]) == [False, False, False]

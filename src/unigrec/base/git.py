@@ -1,11 +1,33 @@
-"""What git says about the checkout, and the two files that a run rewrites in it."""
+"""Runs git, says which commit is checked out, and names the two files that a run rewrites in a checkout."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 PARAMS, DVC_LOCK = Path("params.yaml"), Path("dvc.lock")
+# Variables that point git to another repository or index; git sets them for its hooks, say.
+_LOCAL = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+
+
+def git(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run git on a folder's own repository; the exit status is the caller's to judge.
+
+    Args:
+        environment: variables in addition to this process's.
+
+    Raises:
+        FileNotFoundError: git is not installed.
+    """
+    variables = {**without_git(os.environ), "LC_ALL": "C", **environment}
+    return subprocess.run(["git", "-C", str(folder), *arguments], env=variables, capture_output=True, check=False)
+
+
+def without_git(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without the variables that point git to another repository or index."""
+    return {name: value for name, value in environment.items() if name not in _LOCAL}
 
 
 def git_commit() -> str:
@@ -14,11 +36,10 @@ def git_commit() -> str:
     It names the code. params.yaml and dvc.lock, which a run rewrites, do not count: a bundle holds the one and the hash
     of the other.
     """
-    head = ["git", "rev-parse", "--verify", "HEAD"]
-    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", *(f":(exclude){name}" for name in (PARAMS, DVC_LOCK))]
+    here, rewritten = Path(), [f":(exclude){name}" for name in (PARAMS, DVC_LOCK)]
     try:
-        commit = subprocess.run(head, capture_output=True, text=True, check=False)
-        clean = subprocess.run(changes, capture_output=True, check=False).returncode == 0
-    except OSError:  # no git on this machine
+        commit = git(here, "rev-parse", "--verify", "HEAD")
+        clean = git(here, "diff", "--quiet", "HEAD", "--", ".", *rewritten).returncode == 0
+    except OSError:  # git is not installed
         return "unknown"
-    return "unknown" if commit.returncode else commit.stdout.strip() + ("" if clean else "-dirty")
+    return "unknown" if commit.returncode else commit.stdout.decode().strip() + ("" if clean else "-dirty")
