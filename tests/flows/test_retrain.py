@@ -11,16 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from dvc.repo import Repo
 from flows.retrain import bring_up_to_date, read_gates, take_delivery, was_killed
-from flows.stages.graph import cache_folder, read_graph
-from flows.stages.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
+from flows.stages.processes import StageError
 from prefect.states import Failed
 
 from flows import retrain
-from flows.stages import processes
-from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, versions
+from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, make_three_stages, reproduce, versions
 from support.living import processes_of, wait_for
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
@@ -33,123 +29,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """Three stages in a row, given in another order; the last one ends with the status in the file `status`."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").write_text("1")
-    (tmp_path / "status").write_text("0")
-    last = "sh -c 'cp c d; s=$(cat status); test $s != killed || kill -9 $PPID $$; exit $s'"
-    make_project(
-        tmp_path,
-        {
-            "third": {"cmd": last, "deps": ["c", "status"], "outs": ["d"]},
-            "second": {"cmd": "cp b c", "deps": ["b"], "outs": ["c"]},
-            "first": {"cmd": "echo hello && cp a b", "deps": ["a"], "outs": ["b"]},
-        },
-    )
-    return tmp_path
-
-
-def reproduce(stages: list[str]) -> list[bool]:
-    return [run_stage(stage, lambda line: None) for stage in stages]
-
-
-# --- the graph ------------------------------------------------------------------------------------------------------
-
-
-def test_the_projects_own_stages_come_after_what_they_read(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    Repo.init(str(tmp_path), no_scm=True).close()
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    graph = read_graph()
-    assert sorted(graph.order) == sorted(stages)
-    written: set[str] = set()
-    for name in graph.order:
-        read = [dep for dep in stages[name]["deps"] if dep.startswith("artifacts/")]
-        assert all(any(dep == out or dep.startswith(out + "/") for out in written) for dep in read), name
-        written |= set(stages[name]["outs"])
-    assert graph.stale == set(stages)
-    assert graph.downstream["ingest"] == set(stages) - {"ingest", "start"}
-    assert graph.downstream["start"] == set(stages) - {"start", "ingest", "validate", "prepare"}
-    assert graph.downstream["gate"] == set()
-
-
-def test_order_downstream_and_what_is_stale(project):
-    assert read_graph() == (
-        ["first", "second", "third"],
-        {"first": {"second", "third"}, "second": {"third"}, "third": set()},
-        {"first", "second", "third"},
-    )
-    assert reproduce(["first", "second", "third"]) == [True, True, True]
-    assert read_graph().stale == set()
-    (project / "status").write_text("00")
-    assert read_graph().stale == {"third"}
-
-
-def test_a_folder_without_a_pipeline_is_an_error_in_words(tmp_path):
-    with pytest.raises(UnigrecError, match="DVC cannot read the pipeline"):
-        read_graph(str(tmp_path))
-
-
-def test_two_folders_with_one_cache_share_what_stages_made(project, tmp_path_factory, monkeypatch):
-    reproduce(["first"])
-    other = tmp_path_factory.mktemp("other")
-    shutil.copy(project / "a", other)
-    shutil.copy(project / "dvc.yaml", other)
-    assert cache_folder(str(project)) == project / ".dvc/cache"
-    Repo.init(str(other), no_scm=True).close()
-    (other / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache_folder(str(project))}\n")
-    monkeypatch.chdir(other)
-    assert reproduce(["first"]) == [False]
-    assert (other / "b").read_text() == "1"
-
-
-# --- one stage ------------------------------------------------------------------------------------------------------
-
-
-def test_a_stage_streams_its_output_and_says_whether_it_ran(project):
-    lines: list[str] = []
-    assert run_stage("first", lines.append) is True
-    assert "hello" in lines
-    assert not any("git" in line for line in lines)
-    assert run_stage("first", lines.append) is False
-    (project / "b").unlink()
-    assert run_stage("first", lines.append) is False  # restored from DVC's cache
-    assert (project / "b").read_text() == "1"
-
-
-@pytest.mark.parametrize(
-    ("status", "exit_code", "killed"),
-    [("2", EXIT_BAD_INPUT, False), ("3", EXIT_INVALID_DATA, False), ("1", EXIT_BAD_INPUT, False), ("137", 2, True)],
-)
-def test_a_failing_stage_hands_on_its_exit_code(project, status, exit_code, killed):
-    reproduce(["first", "second"])
-    (project / "status").write_text(status)
-    with pytest.raises(StageError, match=f"stage third failed with exit status {status}") as caught:
-        run_stage("third", lambda line: None)
-    assert (caught.value.exit_code, caught.value.killed) == (exit_code, killed)
-    assert not (project / "d").exists() or read_graph().stale == {"third"}
-
-
-def test_a_killed_dvc_counts_as_killed(project):
-    reproduce(["first", "second"])
-    (project / "status").write_text("killed")
-    with pytest.raises(StageError) as caught:
-        run_stage("third", lambda line: None)
-    assert caught.value.killed
-
-
-def test_an_unknown_stage_is_bad_input(project):
-    with pytest.raises(StageError) as caught:
-        run_stage("fourth", lambda line: None)
-    assert caught.value.exit_code == EXIT_BAD_INPUT
-    assert not caught.value.killed
-
-
-def test_stages_use_the_programs_of_this_environment():
-    path = child_environment({"PATH": "/usr/bin"})["PATH"]
-    assert path.split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
+    return make_three_stages(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -206,58 +87,6 @@ def test_one_run_at_a_time(tmp_path):
         pass
     with exclusive(lock):
         pass
-
-
-# A shell that stays in between (it has something to do afterwards), and a daemon that has left group and session.
-SHELL = "{python} -c '{beat}'; true"
-DAEMON = "{python} -c 'import os\nif os.fork() or os.setsid() or os.fork(): os._exit(0)\n{beat}'; sleep 60; true"
-BEAT = 'import time\nwhile True: open("beat", "w").write(str(time.time())); time.sleep(0.1)'
-
-
-@pytest.mark.parametrize("shell", [SHELL, DAEMON])
-def test_a_killed_run_leaves_no_process_behind(tmp_path, shell):
-    """The child would write for ever; its ancestor is killed without a chance to clean up."""
-    command = ["/bin/sh", "-c", shell.format(python=sys.executable, beat=BEAT)]
-    code = f"from flows.stages.processes import run_streamed; run_streamed({command!r}, print)"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
-    wait_for((tmp_path / "beat").exists)
-    assert len(processes_of(tmp_path)) >= 4  # flow, supervisor, shell, child
-    parent.kill()
-    parent.wait()
-    wait_for(lambda: not processes_of(tmp_path), 10)
-
-
-def test_what_a_command_leaves_running_ends_with_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    lines: list[str] = []
-    left = DAEMON.replace("sleep 60; true", "sleep 0.5; echo over; exit 7").format(python=sys.executable, beat=BEAT)
-    assert run_streamed(["/bin/sh", "-c", left], lines.append) == 7
-    assert lines == ["over"]
-    assert (tmp_path / "beat").exists()
-    assert processes_of(tmp_path) == [os.getpid()]
-
-
-def test_a_command_that_ignores_a_polite_word_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
-    process = start_supervised(
-        ["/bin/sh", "-c", "trap '' TERM; echo ready; sleep 60; sleep 60"], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"ready\n"
-        stop(process)
-        assert (process.returncode, process.stdout.read()) == (128 + signal.SIGKILL, b"")
-
-
-def test_a_command_that_listens_may_tidy_up():
-    tidy = "trap 'echo tidy; exit 3' TERM; echo ready; sleep 60 & wait"
-    process = start_supervised(["/bin/sh", "-c", tidy], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"ready\n"
-        stop(process)
-        assert (process.returncode, process.stdout.read()) == (3, b"tidy\n")
 
 
 @pytest.mark.parametrize(("new", "name"), [(True, "Completed"), (False, "Cached")])

@@ -7,11 +7,30 @@ from pathlib import Path
 
 import yaml
 from dvc.repo import Repo
+from flows.stages.processes import run_stage
 
 
 def make_project(folder: Path, stages: dict) -> None:
     Repo.init(str(folder), no_scm=True).close()
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+def make_three_stages(folder: Path) -> Path:
+    """Three stages in a row, given in another order; the last one ends with the status in the file `status`."""
+    (folder / "a").write_text("1")
+    (folder / "status").write_text("0")
+    last = "sh -c 'cp c d; s=$(cat status); test $s != killed || kill -9 $PPID $$; exit $s'"
+    stages = {
+        "third": {"cmd": last, "deps": ["c", "status"], "outs": ["d"]},
+        "second": {"cmd": "cp b c", "deps": ["b"], "outs": ["c"]},
+        "first": {"cmd": "echo hello && cp a b", "deps": ["a"], "outs": ["b"]},
+    }
+    make_project(folder, stages)
+    return folder
+
+
+def reproduce(stages: list[str]) -> list[bool]:
+    return [run_stage(stage, lambda line: None) for stage in stages]
 
 
 MAKE_MODEL = """
