@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.files import parse_yaml
 from unigrec.base.git import DVC_LOCK, PARAMS, git
 
 WORKTREES = paths.STATE / "worktrees"
@@ -180,8 +179,8 @@ def keep_start(root: Path) -> str | None:
 def start_of(params: bytes) -> str | None:
     """`start.path` of a params file; None where it has none."""
     try:
-        return yaml.safe_load(params)["start"]["path"]
-    except (yaml.YAMLError, TypeError, KeyError):
+        return parse_yaml(params.decode(), "params")["start"]["path"]
+    except (UnigrecError, UnicodeDecodeError, TypeError, KeyError):
         return None
 
 

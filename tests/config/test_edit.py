@@ -6,22 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
 from unigrec.config.edit import configure
 from unigrec.config.profiles import SAMPLE, leaves, profile_names
-from unigrec.config.schema import load_params
+from unigrec.config.schema import load_params, read_mapping
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "infra/profiles"
-COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
 def plain_leaves(file: Path) -> dict:
-    return dict(leaves(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    return dict(leaves(read_mapping(file)))
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def params_file(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_committed_params_are_the_sample_profile():
-    committed = dict(leaves(yaml.safe_load(COMMITTED)))
+    committed = plain_leaves(ROOT / "params.yaml")
     sample = plain_leaves(PROFILES / "sample.yaml")
     if committed["profile"] != SAMPLE:
         pytest.skip("params.yaml has been configured to another profile")
@@ -65,7 +63,7 @@ def test_comments_and_layout_stay(params_file):
         assert old.partition(":")[0] == new.partition(":")[0]
         assert old.partition("#")[2] == new.partition("#")[2]
         assert "#" not in old or old.index("#") == new.index("#")
-    assert load_params(params_file).joint.tokenizer_lr == 2e-8  # as YAML 1.1 reads it: 2e-8 would be a string
+    assert load_params(params_file).joint.tokenizer_lr == 2e-8
     assert load_params(params_file).embed.modalities == ("a b.parquet", "c")
 
 
@@ -132,7 +130,7 @@ def test_a_folder_is_kept_relative_to_the_params_file(params_file, tmp_path, mon
         ({"settings": ["joint.epochs=many"]}, "joint.epochs = 'many': input should be a valid integer"),
         ({"settings": ["joint.epochs=0"]}, "joint.epochs = 0: input should be greater than or equal to 1"),
         ({"settings": ["joint.epochs=[3"]}, "not valid YAML"),
-        ({"settings": ["register.experiment=on"]}, "register.experiment = True: input should be a valid string"),
+        ({"settings": ["register.experiment=true"]}, "register.experiment = True: input should be a valid string"),
         ({"profile": "paper", "settings": ["evaluate.beam=5"]}, "raise the beam"),
     ],
 )
@@ -144,8 +142,15 @@ def test_bad_input_is_refused_and_nothing_is_written(params_file, arguments, mes
 
 
 def test_a_value_can_be_quoted(params_file):
-    configure(params_file, settings=['register.experiment="on"'])
-    assert load_params(params_file).register_.experiment == "on"
+    configure(params_file, settings=['register.experiment="true"'])
+    assert load_params(params_file).register_.experiment == "true"
+
+
+@pytest.mark.parametrize("number", ["0.00000005", "5e-8", "5E-08"])
+def test_a_number_is_written_as_it_was_typed(params_file, number):
+    configure(params_file, settings=[f"joint.tokenizer_lr={number}"])
+    assert f"  tokenizer_lr: {number}\n" in params_file.read_text(encoding="utf-8")
+    assert load_params(params_file).joint.tokenizer_lr == 5e-8
 
 
 def test_the_command_prints_what_changed(params_file):

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pydantic
 import pytest
-import yaml
 
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
-from unigrec.config.schema import Params, load_params, parse_params
+from unigrec.config.schema import Params, load_params, parse_params, read_mapping
 
-COMMITTED = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+COMMITTED = read_mapping(Path(__file__).parents[2] / "params.yaml")
 
 
 def changed(key: str, value: object) -> dict:
@@ -103,18 +102,32 @@ def test_every_finding_is_listed_at_once():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("seed: [1", "not valid YAML"), ("- seed", "expected a mapping of sections, found list"), ("", "found NoneType")],
+    [
+        (b"seed: [1", "not valid YAML"),
+        (b"seed: 1\nseed: 2", r"not valid YAML: (.|\n)*duplicate key \"seed\""),
+        (b"seed: 2026-13-45", "not valid YAML: month must be"),
+        (b"seed: \xff", "not UTF-8"),
+        (b"seed: \0", "not valid YAML"),
+        (b"- seed", "expected a mapping of sections, found list"),
+        (b"", "expected a mapping of sections, found NoneType"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
     file = tmp_path / "params.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(UnigrecError, match=message):
+    file.write_bytes(text)
+    with pytest.raises(UnigrecError, match=rf"params\.yaml: {message}"):
         load_params(file)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UnigrecError, match=r"absent\.yaml: no such file"):
         load_params(tmp_path / "absent.yaml")
+
+
+def test_numbers_and_words_are_read_as_dvc_reads_them(tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text("a: 5e-3\nb: on\nc: true\nd: 010\ne: [1, 2.0]\n", encoding="utf-8")
+    assert read_mapping(file) == {"a": 0.005, "b": "on", "c": True, "d": 10, "e": [1, 2.0]}
 
 
 def test_every_section_of_the_file_is_in_the_schema():

@@ -17,7 +17,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import RegisterParams
 from unigrec.promotion.champion import promote
 from unigrec.registry import versions as registry
-from unigrec.registry.tracking import BUNDLE_TAG, flatten, mlflow_client
+from unigrec.registry.tracking import BUNDLE_TAG, mlflow_client
 from unigrec.registry.versions import load_bundle, locate, register, version_of
 from unigrec.serving.manifest import open_bundle
 
@@ -217,7 +217,3 @@ def test_a_damaged_bundle_is_not_registered(params):
     (folder / "params.yaml").write_text("changed")
     with pytest.raises(UnigrecError, match=r"params.yaml: changed since"):
         register(folder, params)
-
-
-def test_flatten():
-    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": [1, 2], "e": None}

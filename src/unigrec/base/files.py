@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from unigrec.base.errors import UnigrecError
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
+    from ruamel.yaml import YAML
 
 
 CHECKSUM = "crc32"  # key in the metadata of our safetensors files: of the whole file, with zeros in its own place
@@ -114,6 +116,42 @@ def read_json(path: Path) -> Any:
     """Read JSON. Raises UnigrecError when the file is missing or is no JSON."""
     with _readable(path):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str, where: str, *, keep_notation: bool = False) -> Any:
+    """Read YAML 1.2, as DVC does.
+
+    Args:
+        where: names the text in an error.
+        keep_notation: values remember comments, quotes and the digits of numbers, for `dump_yaml` to write them again.
+
+    Raises:
+        UnigrecError: the text is no YAML, or has a key twice.
+    """
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return _yaml(keep_notation).load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: a date that is in no calendar
+        raise UnigrecError(f"{where}: not valid YAML: {error}") from error
+
+
+def dump_yaml(value: Any) -> str:
+    """Write YAML 1.2; what `parse_yaml` read with `keep_notation` keeps its comments and layout."""
+    stream = io.StringIO()
+    _yaml(keep_notation=True).dump(value, stream)
+    return stream.getvalue()
+
+
+def _yaml(keep_notation: bool) -> YAML:
+    from ruamel.yaml import YAML
+
+    if not keep_notation:
+        return YAML(typ="safe")
+    round_trip = YAML()
+    round_trip.preserve_quotes = True
+    round_trip.width = 4096  # a long path is never folded
+    return round_trip
 
 
 def write_tensors(

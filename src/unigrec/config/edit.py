@@ -5,27 +5,22 @@ What a profile is, and which keys it sets: profiles.py.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from unigrec.base.errors import UnigrecError
-from unigrec.base.files import atomic_path
+from unigrec.base.files import dump_yaml, parse_yaml, write_text
 from unigrec.config.profiles import (
     PROFILES,
     SAMPLE,
     leaves,
+    parse_setting,
     profile_names,
     profile_values,
-    split_setting,
     unknown_key,
 )
 from unigrec.config.schema import parse_params, read_mapping
@@ -67,11 +62,11 @@ def configure(
     Raises:
         UnigrecError: an unknown profile or key, a missing folder, a value that the schema refuses; nothing is written.
     """
-    document = _load(params_file)
+    document = read_mapping(params_file, keep_notation=True)
     wanted: dict[str, Any] = {}
     if profile is not None:
         wanted |= profile_values(params_file.parent / PROFILES, profile) | {"profile": profile}
-    wanted |= _source_values(params_file, data, source) | dict(map(_parse_setting, settings))
+    wanted |= _source_values(params_file, data, source) | dict(map(parse_setting, settings))
 
     known = dict(leaves(document))
     for key in wanted:
@@ -83,40 +78,21 @@ def configure(
     for change in changes:
         _set(document, change.key, change.new)
 
-    text = _dump(document)
-    # Read back as the stages will read it: YAML 1.1, where `on` is true and `5e-3` a string.
-    parse_params(yaml.safe_load(text), str(params_file))
+    text = dump_yaml(document)
+    parse_params(parse_yaml(text, str(params_file)), str(params_file))  # as the stages will read it
     if changes:
-        with atomic_path(params_file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(params_file, text)
     return changes
 
 
 def describe(params_file: Path) -> str:
     """One line: which profile and data are set, and which profiles there are. Raises UnigrecError."""
-    known = dict(leaves(_load(params_file)))
+    known = dict(leaves(read_mapping(params_file)))
     there_are = ", ".join(profile_names(params_file.parent / PROFILES))
     return (
         f"profile {known.get('profile')}, data {known.get('ingest.path')} ({known.get('ingest.source')}); "
         f"profiles: {there_are}"
     )
-
-
-def _round_trip() -> YAML:
-    loader = YAML()
-    loader.preserve_quotes = True
-    loader.width = 4096  # a long path is never folded
-    return loader
-
-
-def _load(path: Path) -> dict[str, Any]:
-    return read_mapping(path, _round_trip().load, YAMLError)
-
-
-def _dump(document: Any) -> str:
-    stream = io.StringIO()
-    _round_trip().dump(document, stream)
-    return stream.getvalue()
 
 
 def _source_values(params_file: Path, data: str | None, source: str | None) -> dict[str, Any]:
@@ -137,15 +113,6 @@ def _source_values(params_file: Path, data: str | None, source: str | None) -> d
     return {"ingest.source": source or "folder", "ingest.path": str(folder)}
 
 
-def _parse_setting(setting: str) -> tuple[str, Any]:
-    key, text = split_setting(setting)
-    try:
-        value = _round_trip().load(text) if text.strip() else ""
-    except YAMLError as error:
-        raise UnigrecError(f"--set {setting}: the value is not valid YAML: {error}") from error
-    return key, value
-
-
 def _differ(old: Any, new: Any) -> bool:
     return isinstance(old, bool) != isinstance(new, bool) or old != new
 
@@ -155,13 +122,11 @@ def _set(document: Any, key: str, value: Any) -> None:
     section = document
     for part in sections:
         section = section[part]
-    if isinstance(value, float):  # 5e-08 would be a string to the YAML 1.1 reader
-        value = _round_trip().load(format(Decimal(repr(float(value))), "f"))
     section[name] = None  # else the quotes of the old value would be kept for the new one
     section[name] = value if value != "" else DoubleQuotedScalarString("")
     comment = section.ca.items.get(name, (None, None, None))[2]
     if comment is not None:
-        end = 2 * len(sections) + len(_dump({name: section[name]}).rstrip("\n"))
+        end = 2 * len(sections) + len(dump_yaml({name: section[name]}).rstrip("\n"))
         comment.start_mark.column = max(COMMENT_COLUMN, end + 2)
 
 

@@ -7,19 +7,16 @@ value of every key that another profile touches, so that going from one profile 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unigrec.base.errors import UnigrecError
+from unigrec.base.files import parse_yaml
 from unigrec.config.schema import read_mapping
 
 SAMPLE = "sample"
 PROFILES = Path("infra/profiles")  # beside the params file
-FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # 2e-8 is a string to a YAML 1.1 reader
 
 
 def profile_names(folder: Path) -> list[str]:
@@ -38,7 +35,8 @@ def profile_values(folder: Path, name: str) -> dict[str, Any]:
         raise UnigrecError(
             f"no profile {name!r} in {folder}; there are {', '.join(names) or 'none'}{guess(name, names)}"
         )
-    return dict(leaves(read_mapping(folder / f"{SAMPLE}.yaml"))) | dict(leaves(read_mapping(folder / f"{name}.yaml")))
+    sample, own = (read_mapping(folder / f"{file}.yaml", keep_notation=True) for file in (SAMPLE, name))
+    return dict(leaves(sample)) | dict(leaves(own))
 
 
 def leaves(mapping: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -66,24 +64,13 @@ def with_values(values: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any
     return copied(values, "")
 
 
-def split_setting(setting: str) -> tuple[str, str]:
-    """`section.key=value` -> key and the value's text. Raises UnigrecError."""
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """`section.key=value` -> key and value, read as YAML. Raises UnigrecError."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise UnigrecError(f"--set {setting}: expected section.key=value, for example joint.epochs=20")
-    return key.strip(), text
-
-
-def parse_setting(setting: str) -> tuple[str, Any]:
-    """`section.key=value` -> key and value, read as YAML. Raises UnigrecError."""
-    key, text = split_setting(setting)
-    try:
-        value = yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError as error:
-        raise UnigrecError(f"--set {setting}: the value is not valid YAML: {error}") from error
-    if isinstance(value, str) and FLOAT.fullmatch(text.strip()):
-        value = float(value)
-    return key, value
+    value = parse_yaml(text, f"--set {setting}", keep_notation=True) if text.strip() else ""
+    return key.strip(), value
 
 
 def unknown_key(key: str, known: dict[str, Any]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import holds_credentials, masked
 
@@ -314,19 +313,19 @@ def load_params(path: Path) -> Params:
     return parse_params(read_mapping(path), str(path))
 
 
-def read_mapping(
-    path: Path, load: Callable[[str], Any] = yaml.safe_load, invalid: type[Exception] = yaml.YAMLError
-) -> dict[str, Any]:
-    """A YAML file of sections. Raises UnigrecError when it is missing or something else.
+def read_mapping(path: Path, *, keep_notation: bool = False) -> dict[str, Any]:
+    """Read a YAML file of sections; `keep_notation` as in `files.parse_yaml`.
 
-    load: what reads the text; invalid: what it raises where that is no YAML.
+    Raises:
+        UnigrecError: the file is missing, is no UTF-8, no YAML, or no mapping.
     """
     if not path.is_file():
         raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
     try:
-        raw = load(path.read_text(encoding="utf-8"))
-    except invalid as error:
-        raise UnigrecError(f"{path}: not valid YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UnigrecError(f"{path}: not UTF-8: {error}; save it as UTF-8") from error
+    raw = files.parse_yaml(text, str(path), keep_notation=keep_notation)
     if not isinstance(raw, dict):
         raise UnigrecError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")
     return raw

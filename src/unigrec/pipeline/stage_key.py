@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import read_mapping
 
 
 def stage_key(stage: str, params: dict[str, Any]) -> str:
@@ -40,6 +39,6 @@ def _stage_definition(stage: str) -> dict[str, Any]:
     if not path.is_file():
         raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"][stage]
-    except (yaml.YAMLError, TypeError, KeyError) as error:
+        return read_mapping(path)["stages"][stage]
+    except (UnigrecError, TypeError, KeyError) as error:
         raise UnigrecError(f"{path}: no stage {stage!r} can be read from it: {error}; restore it from git") from error

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import holds_credentials, masked, split_credentials
 from unigrec.base.process import keep_quiet
+from unigrec.config.profiles import leaves
+from unigrec.config.schema import read_mapping
 from unigrec.core.decisions.gates import gate_rows
 
 if TYPE_CHECKING:
@@ -146,16 +146,6 @@ def bundle_tags(manifest: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names: {"a": {"b": 1}} -> {"a.b": 1}. Lists are values."""
-    if not isinstance(value, dict):
-        return {name: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= flatten(inner, f"{name}.{key}" if name else str(key))
-    return flat
-
-
 def _experiment_id(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     return found.experiment_id if found else client.create_experiment(name)
@@ -164,8 +154,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
     from mlflow.entities import Param
 
-    flat = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
-    params = [Param(name, str(value)) for name, value in flat.items()]
+    params = [Param(name, str(value)) for name, value in leaves(read_mapping(path))]
     for start in range(0, len(params), PARAMS_A_CALL):
         client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
 
@@ -210,11 +199,11 @@ def _curves(report: Path) -> list[Metric]:
     ]
 
 
-def _metrics(prefix: str, values: Any, step: int) -> Iterator[Metric]:
+def _metrics(prefix: str, values: dict[str, Any], step: int) -> Iterator[Metric]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    for name, value in flatten(values, prefix).items():
+    for name, value in leaves(values, f"{prefix}."):
         for level, number in enumerate(value if isinstance(value, list) else [value], start=1):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 yield Metric(f"{name}.{level}" if isinstance(value, list) else name, float(number), now, step)

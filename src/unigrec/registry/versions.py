@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import masked
+from unigrec.config.schema import read_mapping
 from unigrec.registry.model_package import MODEL_CODE, ask_stored, copy_code, requirements, signature
 from unigrec.registry.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
 from unigrec.serving.manifest import MANIFEST, Subject, open_bundle
@@ -169,7 +168,7 @@ def _create_version(
         )
     if not client.search_registered_models(f"name = '{params.model_name}'"):
         client.create_registered_model(params.model_name)
-    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    values = read_mapping(folder / "params.yaml")
     tags = bundle_tags(manifest) | {PARAMS_TAG: json.dumps(values, separators=(",", ":"))}
     return client.create_model_version(params.model_name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
