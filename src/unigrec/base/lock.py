@@ -1,14 +1,13 @@
-"""One process at a time: a kernel lock, which a killed run lets go of by itself."""
+"""One process at a time: a kernel lock, which the kernel releases when its holder dies, `kill -9` included."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from unigrec.base.errors import BusyError
 
@@ -17,39 +16,34 @@ POLL_SECONDS = 0.02
 
 @contextmanager
 def exclusive(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock within the block.
+    """Hold the lock within the block. The file stays and names its last holder.
 
     Args:
-        wait_seconds: for how long to wait for another process that holds it; who that is, is printed.
+        wait_seconds: for how long to wait for another process that holds the lock; its number is printed.
 
     Raises:
-        BusyError: another process, which the message names, still holds it.
+        BusyError: another process, which the message names, still holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        deadline, told = time.monotonic() + wait_seconds, False
-        while not _taken(file):
-            holder = _holder(file)
-            if time.monotonic() >= deadline:
-                raise BusyError(f"another run is at work in this folder (process {holder}); wait for it, or stop it")
-            if not told:
-                print(f"waiting for process {holder}, up to {wait_seconds:.0f} s", flush=True)
-            told = True
-            time.sleep(POLL_SECONDS)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    # Resolved: a checkout may link to the lock of another. No fallback: a file alone would outlive a killed holder.
+    lock = FileLock(path.resolve(), poll_interval=POLL_SECONDS, fallback_to_soft=False)
+    with _acquired(lock, path, wait_seconds):
+        path.write_text(str(os.getpid()))
         yield
 
 
-def _taken(file: TextIO) -> bool:
+def _acquired(lock: FileLock, path: Path, wait_seconds: float) -> AcquireReturnProxy:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return lock.acquire(timeout=0)
+    except Timeout:
+        if wait_seconds:
+            print(f"waiting for process {_holder(path)}, up to {wait_seconds:.0f} s", flush=True)
+    try:
+        return lock.acquire(timeout=wait_seconds)
+    except Timeout:
+        busy = f"another run is at work in this folder (process {_holder(path)}); wait for it, or stop it"
+        raise BusyError(busy) from None
 
 
-def _holder(file: TextIO) -> str:
-    file.seek(0)
-    return file.read().strip()
+def _holder(path: Path) -> str:
+    return path.read_text().strip()
