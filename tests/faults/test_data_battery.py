@@ -20,7 +20,6 @@ from unigrec import cli
 from unigrec.base import files, launcher, paths, process
 from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.config.edit import configure
-from unigrec.data.validation import suite as validation
 
 PROJECT = Path(__file__).parents[2]
 CASES = [*broken_files.CASES, *broken_rows.CASES]
@@ -45,10 +44,6 @@ def stage(tmp_path, monkeypatch):
             raise done.exception
         return done.exit_code, done.output
 
-    # The pages take as long as all the rest and are the same for every kind of bad input:
-    # tests/data/validation/test_suite.py looks at them.
-    monkeypatch.setattr("great_expectations.data_context.AbstractDataContext.build_data_docs", lambda self: None)
-    monkeypatch.setattr(validation, "make_offline", lambda folder: None)
     monkeypatch.setattr(launcher, "run_and_end", run_and_go_on)
     monkeypatch.setattr(process, "die_with_parent", lambda: None)
     monkeypatch.chdir(tmp_path)

@@ -85,8 +85,9 @@ def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | N
             params.prepare.k_core,
             reference,
             drift or FIRST_SNAPSHOT,
-            paths.ARRIVED,
-            None,
+            folder=paths.ARRIVED,
+            validated=None,
+            data=f"snapshot {now.id}",
         )
     except InvalidDataError as error:
         kept = "there is no snapshot yet" if before is None else f"{paths.CURRENT} stays snapshot {before.id}"

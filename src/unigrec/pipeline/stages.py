@@ -56,6 +56,7 @@ def validate(params: Params) -> None:
     """Check the tables against the expectations. Raises InvalidDataError, after the result and the docs are written."""
     from unigrec.data.validation.suite import validate_tables
 
+    snapshot = files.read_json(paths.SOURCE).get("snapshot")
     validate_tables(
         files.read_table(paths.INTERACTIONS),
         files.read_table(paths.ITEMS),
@@ -63,15 +64,15 @@ def validate(params: Params) -> None:
         text_columns=params.embed.text_columns,
         k_core=params.prepare.k_core,
         reference=reference_sizes(params.ingest.origin),
-        drift=_drift(),
+        drift=_drift(snapshot),
+        data=f"snapshot {snapshot['id']}" if snapshot else params.ingest.origin,
     )
 
 
-def _drift() -> Drift | str:
+def _drift(lineage: dict[str, Any] | None) -> Drift | str:
     """How the snapshot that was ingested differs from the one before it, or why that is not known."""
     from unigrec.data.drift import Drift
 
-    lineage = files.read_json(paths.SOURCE).get("snapshot")
     if lineage is None:
         return "the data is no snapshot (see: unigrec snapshot)"
     return FIRST_SNAPSHOT if lineage["drift"] is None else Drift(**lineage["drift"])

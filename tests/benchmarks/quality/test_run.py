@@ -26,7 +26,7 @@ from unigrec.pipeline import outputs
 
 ROOT = Path(__file__).parents[3]
 # Absent on the machines that lend their GPU.
-ABSENT = ("ruamel", "typer", "sklearn", "matplotlib", "mlflow", "prefect", "dvc", "great_expectations", "rich")
+ABSENT = ("yaml", "typer", "sklearn", "matplotlib", "mlflow", "prefect", "dvc", "great_expectations", "rich")
 
 
 @pytest.fixture(scope="module")

@@ -1,64 +1,63 @@
-"""Great Expectations' Data Docs without a network: the pages' style and scripts are put beside them.
-
-The library writes pages that load everything from the network. What they need lies in this package, in
-`assets/data_docs`; the rest (plots that our pages do not have, a dark theme, a newsletter line) is left out.
-"""
+"""Data Docs: one page that shows what validation found, readable offline, without script."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-from importlib.resources import as_file, files
+import json
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-ASSETS = files("unigrec.data.validation") / "assets" / "data_docs"
-OWN_NAMES = {  # of a file that the pages ask for: the one that stands in for it
-    "all.min.css": "icons.css",
-    "bootstrap.min.js": "bootstrap.bundle.min.js",
-    "bootstrap-table-filter-control.css": "bootstrap-table-filter-control.min.css",
-    "jquery-3.7.1.min.js": "jquery.min.js",
-}
-KEPT_IMAGES = ("favicon.ico", "logo-long.png")
+from unigrec.base import files
+from unigrec.data.validation.checks import CRITICAL, WARNING, percent
 
-_LOADING_TAG = re.compile(r"<script\b[^>]*\bsrc=[^>]*></script>|<link\b[^>]*>|<img\b[^>]*>", re.DOTALL)
-_ADDRESS = re.compile(r'(?<=[\s"])(?:src|href)="([^"]*)"')
-_NETWORK_BACKGROUND = re.compile(r"background: url\('https?://[^']*'\)[^;]*;")
-_NO_ASSET = "Data asset: None<br>"  # the page looks for the name in a place that the library no longer fills
-_NEWSLETTER = re.compile(r"<footer>.*?</footer>", re.DOTALL)
+TEMPLATE = resources.files(__package__) / "page.html.jinja"
 
 
-def make_offline(folder: Path) -> None:
-    """Make the Data Docs site in `folder` readable without a network, in place.
-
-    Its `static` folder then holds exactly the files that the pages load; a tag whose file is not among them is removed.
-    """
-    static = folder / "static"
-    images = [(name, (static / "images" / name).read_bytes()) for name in KEPT_IMAGES]
-    shutil.rmtree(static)
-    with as_file(ASSETS) as assets:
-        shutil.copytree(assets, static)
-    for name, content in images:
-        (static / name).write_bytes(content)
-    held = {path.name for path in static.iterdir()}
-    for page in folder.rglob("*.html"):
-        to_static = os.path.relpath(static, page.parent)
-        html = page.read_text(encoding="utf-8")
-        html = _LOADING_TAG.sub(lambda tag, there=to_static: _local_tag(tag[0], there, held), html)  # type: ignore[misc]
-        html = _NEWSLETTER.sub("", _NETWORK_BACKGROUND.sub("", html.replace(_NO_ASSET, "")))
-        page.write_text(html, encoding="utf-8")
+def write_page(folder: Path, result: dict[str, Any]) -> None:
+    """Replace `folder` by one with `index.html`, which shows what result.json holds. Raises UnigrecError."""
+    with files.atomic_folder(folder) as temporary:
+        (temporary / "index.html").write_text(render(result), encoding="utf-8")
 
 
-def _local_tag(tag: str, to_static: str, held: set[str]) -> str:
-    """The tag with its file taken from the static folder, or nothing where that folder does not hold it."""
-    address = _ADDRESS.search(tag)
-    name = Path(address[1].partition("?")[0]).name if address else ""
-    name = OWN_NAMES.get(name, name)
-    if name not in held:
-        return ""
-    local = f"{to_static}/{name}"
-    if tag.startswith("<script"):
-        return f'<script src="{local}"></script>'
-    if tag.startswith("<img"):
-        return f'<img src="{local}" alt="Great Expectations" style="width: auto; height: 50px"/>'
-    return f'<link rel="{"shortcut icon" if name.endswith(".ico") else "stylesheet"}" href="{local}">'
+def render(result: dict[str, Any]) -> str:
+    """HTML of a result. Every value of the data is escaped: an id that is HTML is shown as its text."""
+    from jinja2 import Environment, StrictUndefined
+
+    shown = [_shown(finding) for finding in result["expectations"]]
+    groups = {success: [each for each in shown if each["success"] is success] for success in (False, True, None)}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        data=result["data"],
+        passed=result["passed"],
+        rows=result["rows"],
+        counts={severity: _counts(groups, severity) for severity in (CRITICAL, WARNING)},
+        failed=sorted(groups[False], key=lambda finding: finding["severity"] != CRITICAL),
+        met=groups[True],
+        unchecked=groups[None],
+    )
+
+
+def _counts(groups: dict[bool | None, list[dict[str, Any]]], severity: str) -> dict[str, int]:
+    """How many expectations of a severity failed, passed and were not checked."""
+    names = {False: "failed", True: "passed", None: "unchecked"}
+    return {
+        name: sum(finding["severity"] == severity for finding in groups[success]) for success, name in names.items()
+    }
+
+
+def _shown(finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding with the words that the page has for its result, its figures and its examples."""
+    words = {True: "passed", None: "not checked", False: "failed" if finding["severity"] == CRITICAL else WARNING}
+    found = finding["reason"] or ""
+    if not found and finding["unexpected_count"] is not None:
+        found = f"{finding['observed']} ({percent(finding['unexpected_share'])})"
+    elif not found:
+        found = _text(finding["observed"])
+    examples = [_text(example) for example in finding["examples"]]
+    return finding | {"result": words[finding["success"]], "found": found, "examples": examples}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

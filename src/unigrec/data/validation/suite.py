@@ -1,15 +1,14 @@
-"""Does the data meet the expectations of params.yaml? Great Expectations decides, Data Docs show it, bad data stops.
+"""Does the data meet the expectations of params.yaml? Great Expectations decides; bad data stops the pipeline.
 
-Three tables are checked: the interactions, the items, and the users, which are derived from the interactions; and where
-the data is a snapshot with one before it, a row of figures that compare the two (`validation_checks`). What
-spans two rows or two tables (an unknown item, a repeated interaction, the k-core) is computed first, in
-`validation_tables`, as one more column that holds the offending value where something is wrong and null elsewhere; the
-expectation then asks for nulls only, and its unexpected values are examples that a person recognises.
+Three tables are checked: interactions, items, and users, which are derived from the interactions. If the data is a
+snapshot that follows another, a row of figures that compare the two is the fourth (checks.py). What spans two rows or
+two tables (an unknown item, a repeated interaction, the k-core) is computed first, in tables.py, as one more column: it
+holds the offending value where something is wrong and null elsewhere. The expectation then only asks for nulls, and its
+unexpected values are examples that a person recognises. pages.py shows the result.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import math
@@ -37,7 +36,7 @@ from unigrec.data.validation.checks import (
     skip_unanswerable,
     user_checks,
 )
-from unigrec.data.validation.pages import make_offline
+from unigrec.data.validation.pages import write_page
 from unigrec.data.validation.tables import frames, one_row, sha256, typed, usable_columns
 
 if TYPE_CHECKING:
@@ -61,20 +60,23 @@ def validate_tables(
     drift: Drift | str,
     folder: Path = paths.VALIDATION.parent,
     validated: Path | None = paths.VALIDATED,
+    data: str = "",
 ) -> dict[str, Any]:
     """Check the two tables and write `result.json`, the Data Docs and, when all is well, `validated.json`.
 
     Args:
-        interactions: user_id str, item_id str, timestamp int64 (unix seconds); one row an interaction.
-        items: item_id str and text columns (str or null); one row an item.
+        interactions: user_id str, item_id str, timestamp int64 (unix seconds); one row per interaction.
+        items: item_id str and text columns (str or null); one row per item.
         text_columns: columns that count as an item's text, where they exist.
         k_core: users and items with fewer interactions will be removed by the next stage.
         reference: rows of {users, items, interactions} of the last registered run; None on the first.
-        drift: from the snapshot before, or why there is nothing to compare with.
-        folder: where result and docs are written. validated: the file that says which data passed; None for no file.
+        drift: how the data differs from the snapshot before, or why there is nothing to compare with.
+        folder: where result and docs are written.
+        validated: the file that says which data passed; None for no file.
+        data: names the data for the reader of result and docs.
 
     Returns:
-        What result.json holds: `passed`, `rows` a table, and `expectations`.
+        What result.json holds: `data`, `passed`, `rows` per table, and `expectations`.
 
     Raises:
         InvalidDataError: an expectation of severity `critical` failed; result and docs are written, `validated.json`
@@ -84,11 +86,6 @@ def validate_tables(
     if validated is not None:
         validated.unlink(missing_ok=True)
     interactions, items = typed(interactions), typed(items)
-    times = params.min_timestamp, min(params.max_timestamp, int(time.time()) + CLOCK_SLACK)
-    tables = frames(interactions, items, text_columns, k_core, times)
-    rows = {name: len(table) for name, table in tables.items()}
-    if isinstance(drift, Drift):
-        tables["snapshot"] = one_row(drift)
     checks = [
         *interaction_checks(params),
         *item_checks(params, items, text_columns, k_core),
@@ -98,12 +95,19 @@ def validate_tables(
     ]
     checks = skip_unanswerable(checks, usable_columns(interactions, items))
     hashes = {"interactions": sha256(interactions), "items": sha256(items)}
+    times = params.min_timestamp, min(params.max_timestamp, int(time.time()) + CLOCK_SLACK)
+    tables = frames(interactions, items, text_columns, k_core, times)
     del interactions, items  # Great Expectations needs memory of its own
-    findings = _run(tables, checks, folder / paths.DATA_DOCS.name)
+    rows = {name: len(table) for name, table in tables.items()}
+    if isinstance(drift, Drift):
+        tables["snapshot"] = one_row(drift)
+
+    findings = _run(tables, checks)
     failed = [finding for finding in findings if finding["success"] is False]
     passed = not any(finding["severity"] == CRITICAL for finding in failed)
-    result = {"passed": passed, "rows": rows, "expectations": findings}
+    result = {"data": data, "passed": passed, "rows": rows, "expectations": findings}
     files.write_json(folder / paths.VALIDATION.name, result)
+    write_page(folder / paths.DATA_DOCS.name, result)
     for finding in failed:
         if finding["severity"] == WARNING:
             log.warning("warning: %s", _sentence(finding))
@@ -114,94 +118,45 @@ def validate_tables(
     return result
 
 
-# Great Expectations
-
-
-def _run(tables: dict[str, pd.DataFrame], checks: list[Check], docs: Path) -> list[dict[str, Any]]:
-    """Ask Great Expectations about each check and write the Data Docs. A finding for each check, in their order."""
+def _run(tables: dict[str, pd.DataFrame], checks: list[Check]) -> list[dict[str, Any]]:
+    """Let Great Expectations decide each check. Returns a finding per check, in their order."""
     keep_quiet()
     import great_expectations as gx
-    from great_expectations.core.run_identifier import RunIdentifier
+    import great_expectations.expectations as gxe
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    findings: dict[tuple[str, str], dict[str, Any]] = {}
+    outcomes: dict[tuple[str, str], dict[str, Any]] = {}
     answer: Any
-    with files.atomic_folder(docs) as folder:
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        context.variables.data_docs_sites = _docs_site(folder)
-        source = context.data_sources.add_pandas("tables")
-        for table, frame in tables.items():
-            mine = [check for check in checks if check.table == table and not check.skipped]
-            suite = context.suites.add(gx.ExpectationSuite(table, expectations=[_expectation(check) for check in mine]))
-            batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
-            definition = context.validation_definitions.add(
-                gx.ValidationDefinition(name=table, data=batch, suite=suite)
-            )
-            outcome = definition.run(
-                batch_parameters={"dataframe": frame},
-                result_format={"result_format": "SUMMARY"},
-                run_id=RunIdentifier(run_name="validate"),
-            )
-            for answer in outcome.results:
-                findings[table, answer.expectation_config.meta["name"]] = _outcome(answer)
-        _escape_values(context.validation_results_store)
-        context.build_data_docs()
-        make_offline(folder)
-    return [_finding(check, findings.get((check.table, check.name))) for check in checks]
-
-
-def _docs_site(folder: Path) -> dict[str, Any]:
-    return {
-        "unigrec": {
-            "class_name": "SiteBuilder",
-            "show_how_to_buttons": False,
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.absolute())},
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "show_cta_footer": False},
-        }
-    }
-
-
-def _escape_values(results: Any) -> None:
-    """The pages show values of the data as they are: an id that is HTML must not run in the reader's browser."""
-    for key in results.list_keys():
-        outcome = results.get(key)
-        for answer in outcome.results:
-            answer.result = _escaped(answer.result)
-        results.set(key, outcome)
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _escaped(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_escaped(inner) for inner in value]
-    return html.escape(value) if isinstance(value, str) else value
-
-
-def _expectation(check: Check) -> Any:
-    import great_expectations.expectations as gxe
-
-    description = f"{check.name} ({check.threshold})" if check.threshold else check.name
-    if check.severity == WARNING:
-        description = f"a warning, nothing more: {description}"
-    return getattr(gxe, check.expectation)(
-        **check.arguments, description=description, severity=check.severity, meta={"name": check.name}
-    )
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_pandas("tables")
+    for table, frame in tables.items():
+        expectations = [
+            getattr(gxe, check.expectation)(**check.arguments, severity=check.severity, meta={"name": check.name})
+            for check in checks
+            if check.table == table and not check.skipped
+        ]
+        suite = context.suites.add(gx.ExpectationSuite(table, expectations=expectations))
+        batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+        definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
+        found = definition.run(batch_parameters={"dataframe": frame}, result_format={"result_format": "SUMMARY"})
+        for answer in found.results:
+            outcomes[table, answer.expectation_config.meta["name"]] = _outcome(answer)
+    return [_finding(check, outcomes.get((check.table, check.name))) for check in checks]
 
 
 def _outcome(answer: Any) -> dict[str, Any]:
-    """What Great Expectations found, in our words: success, observed, unexpected count and share, examples, reason."""
+    """Translate an answer of Great Expectations: success, observed, unexpected count and share, examples, reason."""
     result = answer.result
     unexpected = result.get("unexpected_count")
     examples = result.get("partial_unexpected_list") or []
-    if answer.expectation_config.type == "expect_column_values_to_not_be_null":  # the values tell nothing, the rows do
+    if answer.expectation_config.type == "expect_column_values_to_not_be_null":  # values are null: name rows
         examples = [f"row {row}" for row in result.get("partial_unexpected_index_list") or []]
     observed = result.get("observed_value")
     if unexpected is not None:
         observed = f"{unexpected} of {result['element_count']} rows"
     elif answer.expectation_config.type == "expect_column_to_exist":
-        observed = "there" if answer.success else "missing"
+        observed = "present" if answer.success else "missing"
     return {
         "success": bool(answer.success),
         "observed": _plain(observed),
@@ -214,25 +169,25 @@ def _outcome(answer: Any) -> dict[str, Any]:
 
 def _finding(check: Check, outcome: dict[str, Any] | None) -> dict[str, Any]:
     empty = ("success", "observed", "unexpected_count", "unexpected_share")
-    not_asked: dict[str, Any] = {**dict.fromkeys(empty), "examples": [], "reason": f"not checked: {check.skipped}"}
+    not_checked: dict[str, Any] = {**dict.fromkeys(empty), "examples": [], "reason": f"not checked: {check.skipped}"}
     return {
         "table": check.table,
         "name": check.name,
         "severity": check.severity,
         "threshold": check.threshold or None,
-        **(outcome or not_asked),
+        **(outcome or not_checked),
     }
 
 
 def _exception_message(info: dict[str, Any]) -> str | None:
-    """The first message of an expectation that raised; the library gives one entry, or one for each metric."""
+    """The first message of an expectation that raised; the library gives one entry, or one per metric."""
     entries = [info] if "raised_exception" in info else list(info.values())
     messages = [entry["exception_message"] for entry in entries if entry["raised_exception"]]
     return messages[0] if messages else None
 
 
 def _plain(value: Any) -> Any:
-    """A numpy or pandas value as what JSON knows; NaN as null, long texts cut."""
+    """Turn a numpy or pandas value into one that JSON knows: NaN becomes null, long texts are cut."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -240,9 +195,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and len(value) > LONGEST:
         return value[: LONGEST - 1] + "…"
     return value if isinstance(value, (str, int, float, list, type(None))) else str(value)
-
-
-# Words
 
 
 def _sentence(finding: dict[str, Any]) -> str:
