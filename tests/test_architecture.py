@@ -40,6 +40,7 @@ EDGES = {
     "sklearn": ("embedding",),
     "sentence_transformers": ("embedding",),
     "mlflow": ("registry", "promotion.champion", "serving.pyfunc_model"),
+    "httpx": ("data.fetch",),
     "matplotlib": ("pipeline.plots",),
     "typer": ("cli",),
 }

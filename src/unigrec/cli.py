@@ -154,7 +154,7 @@ def fetch(
     to: Annotated[Path, typer.Option(help="The folder to download into; then the value of ingest.path.")],
     base_url: Annotated[str | None, typer.Option(help="A mirror with the layout of the official address.")] = None,
 ) -> None:
-    """Download a public data set from its official address, going on where a download was cut off."""
+    """Download a public data set from its official address."""
     from unigrec.base.masking import masked
     from unigrec.data.fetch import fetch_source
 

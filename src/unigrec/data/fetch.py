@@ -1,22 +1,21 @@
 """Download a public data set from its official address into a folder that `ingest` reads.
 
-This is the one place of the data code that needs a network; the pipeline itself reads local files alone. Terms of use
-are the publishers': see the addresses below.
+No other data code needs a network: the pipeline reads local files alone. Terms of use are the publishers': see the
+addresses below.
 """
 
 from __future__ import annotations
 
-import http.client
+import hashlib
 import re
 import shutil
 import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+
+import httpx
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import atomic_path
@@ -41,7 +40,7 @@ MAGIC = {".gz": b"\x1f\x8b", ".zip": b"PK"}
 
 CHUNK_BYTES = 2**20
 REPORT_SECONDS = 5.0
-MAX_BYTES = 64 * 2**30  # of one file; larger is no category of these data sets
+MAX_BYTES = 64 * 2**30  # per file; no category of these data sets is larger
 
 
 def fetch_source(
@@ -56,12 +55,13 @@ def fetch_source(
 ) -> list[Path]:
     """Download what `ingest` needs of one category (or MovieLens release) into `folder`.
 
-    A file that is there already is kept; a download that was cut off goes on where it stopped, if the server can, and
-    starts again if the file there has changed. Nothing incomplete ever stands under a final name.
+    A file that exists is kept. A download that is cut off leaves nothing and starts again at the next call.
 
     Args:
         base_url: a mirror with the same layout, instead of the official address.
+        max_bytes: bound on the size of each file, and of what an archive unpacks to.
         timeout: seconds without a byte before the download is given up.
+        report: takes a line for the user: address and size, progress, SHA-256.
 
     Returns:
         The files, ready for `ingest.path`.
@@ -88,107 +88,66 @@ def fetch_source(
         if target.exists():
             report(f"{target}: already there")
         else:
-            _download(url, target, f"such as {EXAMPLES[source]}", max_bytes, timeout, report)
+            _download(url, target, EXAMPLES[source], max_bytes=max_bytes, timeout=timeout, report=report)
         files.append(target)
     return _unpack(files[0], folder, max_bytes) if source == "movielens" else files
 
 
 def _download(
-    url: str, target: Path, examples: str, max_bytes: int, timeout: float, report: Callable[[str], None]
+    url: str, target: Path, examples: str, *, max_bytes: int, timeout: float, report: Callable[[str], None]
 ) -> None:
-    """Stream to a hidden partial file beside `target`, check it, and rename it."""
-    partial = target.with_name(f".{target.name}.part")
-    # What the server called this version of the file: a partial file is only continued with more of the same.
-    version = target.with_name(f".{target.name}.version")
-    have = partial.stat().st_size if partial.exists() and version.exists() else 0
+    """Stream into a temporary file next to `target`, check it, and rename it. Raises UnigrecError."""
     headers = {"User-Agent": "unigrec", "Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": version.read_text()}
+    digest, start, last = hashlib.sha256(), b"", time.monotonic()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
-            resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
-            have = have if resumed else 0
-            expected = _expected_bytes(response, have)
-            _refuse_size(url, target, expected, have, max_bytes)
-            if tag := response.headers.get("ETag") or response.headers.get("Last-Modified"):
-                version.write_text(tag)
-            else:
-                version.unlink(missing_ok=True)
-            report(f"{url}: {_megabytes(expected)}" + (f", going on at {_megabytes(have)}" if resumed else ""))
-            with partial.open("ab" if resumed else "wb") as stream:
-                _copy(response, stream, url, expected, max_bytes, report)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            partial.unlink(missing_ok=True)
-            raise UnigrecError(
-                f"{url}: the partial download does not fit the file there; run the command again"
-            ) from error
-        hint = f"is the category spelled as on the site ({examples})?" if error.code == 404 else "try again later"
-        raise UnigrecError(f"{url}: the server answers {error.code} {error.reason}; {hint}") from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or error
+        with (
+            httpx.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response,
+            atomic_path(target) as temporary,
+            temporary.open("wb") as file,
+        ):
+            _check_answer(url, target.parent, response, examples, max_bytes)
+            report(f"{url}: {_megabytes(_size(response))}")
+            for chunk in response.iter_raw(CHUNK_BYTES):
+                if file.tell() + len(chunk) > max_bytes:
+                    raise UnigrecError(f"{url}: more than the bound of {_megabytes(max_bytes)}")
+                file.write(chunk)
+                digest.update(chunk)
+                start = start or chunk
+                if time.monotonic() - last > REPORT_SECONDS:
+                    last = time.monotonic()
+                    report(f"  {_megabytes(file.tell())}")
+            if not start.startswith(MAGIC[target.suffix]):
+                raise UnigrecError(
+                    f"{url}: the answer is no {target.suffix} file (an error page, perhaps); open it in a browser"
+                )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
         raise UnigrecError(
-            f"{url}: the download stopped ({reason}); check the network, then run the same command again to go on"
+            f"{url}: the download stopped ({reason}); check the network, then run the same command again"
         ) from error
-    except OSError as error:
-        raise UnigrecError(f"{target}: could not be written: {error}") from error
-    _finish(url, partial, version, target, expected)
+    report(f"{target}: sha256 {digest.hexdigest()}")
 
 
-def _expected_bytes(response: http.client.HTTPResponse, have: int) -> int | None:
-    length = response.headers.get("Content-Length")
-    return int(length) + have if length and length.isdigit() else None
+def _check_answer(url: str, folder: Path, response: httpx.Response, examples: str, max_bytes: int) -> None:
+    """Raises UnigrecError for an answer that is no file, or one that is too large for the bound or the disk."""
+    if response.status_code != httpx.codes.OK:
+        missing = response.status_code == httpx.codes.NOT_FOUND
+        hint = f"is the category spelled as on the site (such as {examples})?" if missing else "try again later"
+        raise UnigrecError(f"{url}: the server answers {response.status_code} {response.reason_phrase}; {hint}")
+    size, free = _size(response) or 0, shutil.disk_usage(folder).free
+    if size > max_bytes:
+        raise UnigrecError(f"{url}: {_megabytes(size)}, more than the bound of {_megabytes(max_bytes)}")
+    if size > free:
+        raise UnigrecError(f"{folder}: {_megabytes(size)} to download, {_megabytes(free)} free")
 
 
-def _refuse_size(url: str, target: Path, expected: int | None, have: int, max_bytes: int) -> None:
-    if expected is None:
-        return
-    if expected > max_bytes:
-        raise UnigrecError(f"{url}: {_megabytes(expected)}, more than the bound of {_megabytes(max_bytes)}")
-    free = shutil.disk_usage(target.parent).free
-    if expected - have > free:
-        raise UnigrecError(f"{target.parent}: {_megabytes(expected - have)} to download, {_megabytes(free)} free")
-
-
-def _copy(
-    response: http.client.HTTPResponse,
-    stream: BinaryIO,
-    url: str,
-    expected: int | None,
-    max_bytes: int,
-    report: Callable[[str], None],
-) -> None:
-    last = time.monotonic()
-    while chunk := response.read(CHUNK_BYTES):
-        stream.write(chunk)
-        if stream.tell() > max_bytes:
-            raise UnigrecError(f"{url}: more than the bound of {_megabytes(max_bytes)}")
-        if time.monotonic() - last > REPORT_SECONDS:
-            last = time.monotonic()
-            share = f" ({stream.tell() / expected:.0%})" if expected else ""
-            report(f"  {_megabytes(stream.tell())}{share}")
-
-
-def _finish(url: str, partial: Path, version: Path, target: Path, expected: int | None) -> None:
-    """Rename the partial file, if it is whole and of the kind that its name promises."""
-    size = partial.stat().st_size
-    if expected is not None and size < expected:
-        raise UnigrecError(
-            f"{url}: the connection ended after {size:,} of {expected:,} bytes; run the same command again"
-        )
-    with partial.open("rb") as stream:
-        start = stream.read(len(MAGIC[target.suffix]))
-    version.unlink(missing_ok=True)
-    if start != MAGIC[target.suffix]:
-        partial.unlink()
-        raise UnigrecError(
-            f"{url}: the answer is no {target.suffix} file (an error page, perhaps); open it in a browser"
-        )
-    partial.replace(target)
+def _size(response: httpx.Response) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
 
 
 def _unpacked(folder: Path) -> list[Path]:
-    """Ratings and movies of one kind, where both stand in the folder."""
+    """Ratings and movies of one kind, if the folder holds both; else nothing."""
     for suffix in (".dat", ".csv"):
         pair = [folder / f"ratings{suffix}", folder / f"movies{suffix}"]
         if all(path.exists() for path in pair):
