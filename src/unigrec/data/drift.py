@@ -97,15 +97,15 @@ def text_coverage(items: pa.Table, text_columns: Sequence[str]) -> float:
 def popularity_shift(before: pa.ChunkedArray, now: pa.ChunkedArray) -> float:
     """Jensen-Shannon divergence, in bits, of the shares that each id has of two columns."""
     both = pa.chunked_array([*before.chunks, *now.chunks], before.type).drop_null().dictionary_encode()
-    codes = both.combine_chunks().indices.to_numpy(zero_copy_only=False)
+    index = both.combine_chunks().indices.to_numpy(zero_copy_only=False)
     first = len(before) - before.null_count
-    ids = codes.max(initial=-1) + 1
-    p, q = (np.bincount(part, minlength=ids) / max(len(part), 1) for part in (codes[:first], codes[first:]))
+    ids = index.max(initial=-1) + 1
+    p, q = (np.bincount(part, minlength=ids) / max(len(part), 1) for part in (index[:first], index[first:]))
     middle = (p + q) / 2
     return float(max((_divergence(p, middle) + _divergence(q, middle)) / 2, 0.0))
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> float:
     """Kullback-Leibler divergence in bits; q is above 0 wherever p is."""
-    there = p > 0
-    return float((p[there] * np.log2(p[there] / q[there])).sum())
+    positive = p > 0
+    return float((p[positive] * np.log2(p[positive] / q[positive])).sum())

@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
 
 
 class InteractionLog(NamedTuple):
-    """Interactions as integers: codes into the dictionaries of ids, in the given row order."""
+    """Interactions as integers: indices into the arrays of distinct ids, in the given row order."""
 
     users: np.ndarray  # int32
     items: np.ndarray  # int32
@@ -62,10 +62,10 @@ def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParam
             `params.min_users_after` and `params.min_items_after` are left.
     """
     _refuse_nulls(interactions, items)
-    users, user_ids = _encode(interactions["user_id"])
-    codes, item_ids = _encode(interactions["item_id"])
-    _check_items(codes, item_ids, items["item_id"])
-    log = _in_order(InteractionLog(users, codes, interactions["timestamp"].to_numpy()))
+    users, user_ids = _index(interactions["user_id"])
+    chosen, item_ids = _index(interactions["item_id"])
+    _check_items(chosen, item_ids, items["item_id"])
+    log = _in_order(InteractionLog(users, chosen, interactions["timestamp"].to_numpy()))
     before = {"users": len(user_ids), "items": len(item_ids), "interactions": len(log.users)}
 
     log = _drop_duplicates(log)
@@ -104,19 +104,19 @@ def _refuse_nulls(interactions: pa.Table, items: pa.Table) -> None:
                 raise UnigrecError(f"{where}: {missing} rows have no {name}; run `unigrec validate` for the rows")
 
 
-def _check_items(codes: np.ndarray, item_ids: pa.Array, known: pa.ChunkedArray) -> None:
+def _check_items(chosen: np.ndarray, item_ids: pa.Array, known: pa.ChunkedArray) -> None:
     distinct = pc.count_distinct(known).as_py()
     if distinct != len(known):
         repeated = len(known) - distinct
         raise UnigrecError(f"items: {repeated:,} rows repeat an item_id; run `unigrec validate` for the rows")
     unknown = pc.invert(pc.is_in(item_ids, value_set=known.combine_chunks())).to_numpy(zero_copy_only=False)
     if unknown.any():
-        rows = int(np.count_nonzero(unknown[codes]))
+        rows = int(np.count_nonzero(unknown[chosen]))
         raise UnigrecError(f"interactions: {rows:,} rows name an item that items lacks; run `unigrec validate`")
 
 
-def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Codes int32 (n,) and the distinct ids they stand for, in byte order."""
+def _index(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Index int32 (n,) of each row's id, and the distinct ids in byte order."""
     encoded = column.dictionary_encode().combine_chunks()
     order = pc.sort_indices(encoded.dictionary)
     rank = np.empty(len(order), dtype=np.int32)
@@ -176,11 +176,11 @@ def _refuse_too_small(log: InteractionLog, rounds: list[int], before: int, param
             )
 
 
-def _renumber(codes: np.ndarray, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """Indices int32 (n,) that count the surviving ids, in the same order, and those ids."""
-    alive = np.bincount(codes, minlength=len(ids)) > 0
-    index = np.cumsum(alive, dtype=np.int32) - 1
-    return index[codes], ids.filter(pa.array(alive))
+def _renumber(index: np.ndarray, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Index int32 (n,) among the ids that are left, in the same order, and those ids."""
+    left = np.bincount(index, minlength=len(ids)) > 0
+    new_index = np.cumsum(left, dtype=np.int32) - 1
+    return new_index[index], ids.filter(pa.array(left))
 
 
 def _train_count(items: np.ndarray, offsets: np.ndarray, n_items: int) -> np.ndarray:
@@ -199,8 +199,8 @@ def _catalogue(items: pa.Table, item_ids: pa.Array, train_count: np.ndarray) -> 
 
 
 def _sizes(log: InteractionLog) -> dict[str, int]:
-    def distinct(codes: np.ndarray) -> int:
-        return int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0
+    def distinct(index: np.ndarray) -> int:
+        return int(np.count_nonzero(np.bincount(index))) if len(index) else 0
 
     return {"users": distinct(log.users), "items": distinct(log.items), "interactions": len(log.users)}
 

@@ -139,16 +139,17 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def is_known(before: pa.Table, arrived: pa.Table) -> np.ndarray:
-    """(arrived,) whether an interaction with the same user, item and time is there already."""
+    """(arrived,) bool: `before` has an interaction with the same user, item and time."""
     rows = pa.concat_tables([before, arrived])
+    # Equal rows get equal numbers: a column at a time, pairs of group and value are numbered again.
     groups = np.zeros(rows.num_rows, np.int64)
     for name in ("user_id", "item_id", "timestamp"):
         column = rows[name].dictionary_encode(null_encoding="encode").combine_chunks()
-        codes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        groups = np.unique(groups * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
-    there = np.zeros(groups.max(initial=-1) + 1, bool)
-    there[groups[: before.num_rows]] = True
-    return there[groups[before.num_rows :]]
+        index = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        groups = np.unique(groups * (index.max(initial=0) + 1) + index, return_inverse=True)[1]
+    known = np.zeros(groups.max(initial=-1) + 1, bool)
+    known[groups[: before.num_rows]] = True
+    return known[groups[before.num_rows :]]
 
 
 def time_range(interactions: pa.Table) -> list[int | None]:

@@ -24,8 +24,8 @@ INTERACTION_COLUMNS = {"user_id": "str", "item_id": "str", "timestamp": "int64"}
 ITEM_COLUMNS = {"item_id": "str"}
 
 
-class _Coded(NamedTuple):
-    """Interactions with ids as codes into their dictionaries; -1 stands for an id that is null or blank."""
+class _Indexed(NamedTuple):
+    """Interactions with ids as indices into the distinct ids; -1 stands for an id that is null or blank."""
 
     user_ids: pa.Array
     item_ids: pa.Array
@@ -63,15 +63,15 @@ def frames(
     item_without_text: of items; user_with_one_time: of users with two interactions or more; left_after_k_core (0 or 1):
     of items and users.
     """
-    coded = _code(interactions)
-    repeated = _repeated(coded)
-    items_left, users_left = _left_after_k_core(coded, repeated, k_core)
+    indexed = _index(interactions)
+    repeated = _repeated(indexed)
+    items_left, users_left = _left_after_k_core(indexed, repeated, k_core)
     small = {
-        "items": _items_frame(items, text_columns, coded.item_ids.take(pa.array(items_left))),
-        "users": _users_frame(coded, users_left),
+        "items": _items_frame(items, text_columns, indexed.item_ids.take(pa.array(items_left))),
+        "users": _users_frame(indexed, users_left),
     }
-    named = _named(coded, repeated)
-    del coded, repeated  # the largest frame comes last, when what it does not need is gone
+    named = _named(indexed, repeated)
+    del indexed, repeated  # the largest frame comes last, when what it does not need is gone
     pa.default_memory_pool().release_unused()
     known = _column(items, "item_id", "str")
     found = {"interactions": _interactions_frame(interactions, named, known, times), **small}
@@ -108,14 +108,14 @@ class _Hashed(io.RawIOBase):
         return len(data)
 
 
-def _code(interactions: pa.Table) -> _Coded:
-    def codes(ids: pa.DictionaryArray) -> np.ndarray:
+def _index(interactions: pa.Table) -> _Indexed:
+    def index(ids: pa.DictionaryArray) -> np.ndarray:
         return pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False)
 
     users = _column(interactions, "user_id", "str").dictionary_encode()
     items = _column(interactions, "item_id", "str").dictionary_encode()
     timestamp = _column(interactions, "timestamp", "int64")
-    return _Coded(users.dictionary, items.dictionary, codes(users), codes(items), timestamp)
+    return _Indexed(users.dictionary, items.dictionary, index(users), index(items), timestamp)
 
 
 def _is_text(found: pa.DataType) -> bool:
@@ -137,23 +137,25 @@ def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
     return pc.if_else(pc.not_equal(pc.utf8_trim_whitespace(column), ""), column, None)
 
 
-def _repeated(coded: _Coded) -> np.ndarray:
+def _repeated(indexed: _Indexed) -> np.ndarray:
     """(n,) whether an earlier row has the same user, item and time."""
-    times = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
-    pairs = coded.users * np.int64(len(coded.item_ids) + 1) + coded.items + 1
+    times = pc.fill_null(indexed.timestamp, 0).to_numpy(zero_copy_only=False)
+    pairs = indexed.users * np.int64(len(indexed.item_ids) + 1) + indexed.items + 1
     order = np.lexsort((times, pairs))  # stable: of equal rows the earlier one comes first
     later, earlier = order[1:], order[:-1]
     seen = np.zeros(len(order), bool)
     seen[later] = (pairs[later] == pairs[earlier]) & (times[later] == times[earlier])
-    complete = (coded.users >= 0) & (coded.items >= 0) & pc.is_valid(coded.timestamp).to_numpy(zero_copy_only=False)
+    complete = (
+        (indexed.users >= 0) & (indexed.items >= 0) & pc.is_valid(indexed.timestamp).to_numpy(zero_copy_only=False)
+    )
     return seen & complete
 
 
-def _left_after_k_core(coded: _Coded, repeated: np.ndarray, k_core: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the items, and of the users, that the k-core keeps."""
-    complete = (coded.users >= 0) & (coded.items >= 0) & ~repeated
-    moments = pc.fill_null(coded.timestamp, 0).to_numpy(zero_copy_only=False)
-    core, _ = filter_k_core(InteractionLog(coded.users[complete], coded.items[complete], moments[complete]), k_core)
+def _left_after_k_core(indexed: _Indexed, repeated: np.ndarray, k_core: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the items, and of the users, that the k-core keeps."""
+    complete = (indexed.users >= 0) & (indexed.items >= 0) & ~repeated
+    moments = pc.fill_null(indexed.timestamp, 0).to_numpy(zero_copy_only=False)
+    core, _ = filter_k_core(InteractionLog(indexed.users[complete], indexed.items[complete], moments[complete]), k_core)
     return np.unique(core.items), np.unique(core.users)
 
 
@@ -164,13 +166,13 @@ class _Named(NamedTuple):
     texts: list[str | None]
 
 
-def _named(coded: _Coded, repeated: np.ndarray) -> _Named:
+def _named(indexed: _Indexed, repeated: np.ndarray) -> _Named:
     """The interactions that repeat an earlier one, as "user | item | time"."""
     rows = np.flatnonzero(repeated)
     parts = (
-        coded.user_ids.take(pa.array(coded.users[rows])),
-        coded.item_ids.take(pa.array(coded.items[rows])),
-        pc.cast(coded.timestamp.take(pa.array(rows)), pa.large_string()),
+        indexed.user_ids.take(pa.array(indexed.users[rows])),
+        indexed.item_ids.take(pa.array(indexed.items[rows])),
+        pc.cast(indexed.timestamp.take(pa.array(rows)), pa.large_string()),
     )
     return _Named(rows, pc.binary_join_element_wise(*parts, pa.scalar(" | ", pa.large_string())).to_pylist())
 
@@ -205,19 +207,19 @@ def _items_frame(table: pa.Table, text_columns: Sequence[str], items_left: pa.Ar
     return frame
 
 
-def _users_frame(coded: _Coded, users_left: np.ndarray) -> pd.DataFrame:
+def _users_frame(indexed: _Indexed, users_left: np.ndarray) -> pd.DataFrame:
     """One row a user with a usable id."""
     import pandas as pd
 
-    times = coded.timestamp.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    spans = times.groupby(coded.users).agg(["min", "max", "size"]).reindex(range(len(coded.user_ids)))
+    times = indexed.timestamp.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    spans = times.groupby(indexed.users).agg(["min", "max", "size"]).reindex(range(len(indexed.user_ids)))
     one_time = ((spans["size"] >= 2) & (spans["min"] == spans["max"])).fillna(False).to_numpy(bool)
-    left = np.zeros(len(coded.user_ids), np.int64)
+    left = np.zeros(len(indexed.user_ids), np.int64)
     left[users_left] = 1
     return pd.DataFrame(
         {
-            "user_id": coded.user_ids.to_pandas(),
-            "user_with_one_time": pc.if_else(pa.array(one_time), coded.user_ids, None).to_pandas(),
+            "user_id": indexed.user_ids.to_pandas(),
+            "user_with_one_time": pc.if_else(pa.array(one_time), indexed.user_ids, None).to_pandas(),
             "left_after_k_core": left,
         }
     )
