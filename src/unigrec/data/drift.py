@@ -1,4 +1,4 @@
-"""How a snapshot of the data differs from the one before it, in figures; which of them are too large, params decide."""
+"""How a snapshot of the data differs from the one before it, in figures. Params decide which are too large."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 
 class Drift(NamedTuple):
-    """Sizes before and now, and the figures that `validate.previous` bounds (shares, the more the worse)."""
+    """Sizes before and now, and the figures that `validate.previous` bounds (shares; larger is worse)."""
 
     interactions_before: int
     interactions: int
@@ -25,23 +25,23 @@ class Drift(NamedTuple):
     lost_items_count: int
     text_coverage_before: float  # share of items with any text
     text_coverage: float
-    growth: float  # of the interactions, relative; 0 where they shrink
-    shrinkage: float  # of the interactions, relative; 0 where they grow
+    growth: float  # of the interactions, relative; 0 if they shrink
+    shrinkage: float  # of the interactions, relative; 0 if they grow
     new_users: float  # share of today's users
     lost_users: float  # share of the users before
     new_items: float  # share of today's items
     lost_items: float  # share of the items before
-    popularity_shift: float  # Jensen-Shannon divergence of the items' shares of the interactions, in bits: 0 .. 1
+    popularity_shift: float  # Jensen-Shannon divergence of the items' shares of the interactions, in bits, 0 to 1
     text_coverage_drop: float
 
 
 def measure_drift(
     before: tuple[pa.Table, pa.Table], now: tuple[pa.Table, pa.Table], text_columns: Sequence[str]
 ) -> Drift:
-    """Compare two snapshots, each its interactions and its items.
+    """Compare two snapshots, each given as its interactions and its items.
 
-    Items are those of the items table, users those of the interactions. Nulls are left out: that there are any is for
-    the other expectations to find.
+    Items are those of the items table, users those of the interactions. Nulls are left out: other expectations find
+    them.
     """
     (log_before, items_before), (log, items) = before, now
     rows_before, rows = log_before.num_rows, log.num_rows
@@ -79,14 +79,14 @@ class _Overlap(NamedTuple):
 
 
 def _overlap(before: pa.ChunkedArray, now: pa.ChunkedArray) -> _Overlap:
-    """Distinct ids of two columns, and how many of them both have."""
+    """Count the distinct ids of two columns, and those that both columns have."""
     ids_before, ids = (column.unique().drop_null() for column in (before, now))
     both = pc.sum(pc.is_in(ids, value_set=ids_before)).as_py() or 0
     return _Overlap(len(ids_before), len(ids), both)
 
 
 def text_coverage(items: pa.Table, text_columns: Sequence[str]) -> float:
-    """Share of the items that have a text in one of the columns."""
+    """Share of the items that have a text in at least one of the columns."""
     with_text = np.zeros(items.num_rows, bool)
     for column in text_columns:
         if column in items.column_names:
@@ -95,7 +95,7 @@ def text_coverage(items: pa.Table, text_columns: Sequence[str]) -> float:
 
 
 def popularity_shift(before: pa.ChunkedArray, now: pa.ChunkedArray) -> float:
-    """Jensen-Shannon divergence, in bits, of the shares that each id has of two columns."""
+    """Jensen-Shannon divergence, in bits, between the shares of the ids in two columns."""
     both = pa.chunked_array([*before.chunks, *now.chunks], before.type).drop_null().dictionary_encode()
     index = both.combine_chunks().indices.to_numpy(zero_copy_only=False)
     first = len(before) - before.null_count
@@ -106,6 +106,6 @@ def popularity_shift(before: pa.ChunkedArray, now: pa.ChunkedArray) -> float:
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """Kullback-Leibler divergence in bits; q is above 0 wherever p is."""
+    """Kullback-Leibler divergence in bits; q is positive where p is."""
     positive = p > 0
     return float((p[positive] * np.log2(p[positive] / q[positive])).sum())

@@ -1,6 +1,6 @@
-"""From the two tables to integer sequences: duplicates out, k-core, time order, integer maps, training counts.
+"""From the two tables to integer sequences: remove duplicates, filter to the k-core, order by time, number the ids.
 
-U users, N items, n interactions that are left.
+Legend, after filtering: U users, N items, n interactions.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import PrepareParams
 
 HELD_OUT = 2  # the last interaction of a user is the test, the one before it the validation
-SHOWN_ROUNDS = 12  # of the k-core, in an error
+SHOWN_ROUNDS = 12  # of the k-core, in an error message
 
 
 class Prepared(NamedTuple):
-    """What `prepare` writes.
+    """The outputs of the stage `prepare`.
 
     sequences: items int32 (n,) and timestamps int64 (n,), user after user, each in time order; offsets int64 (U+1,):
         user u owns [offsets[u], offsets[u+1])
     users: user_index int32, user_id string; index = rank of the id in byte order
     catalogue: item_index int32, item_id string, the text columns, train_count int32 (training interactions of the item)
-    stats: sizes before and after, rows that each k-core round removed, lengths, density, share of ties
+    stats: sizes before and after, rows removed per k-core round, lengths, density, share of ties
     """
 
     sequences: dict[str, np.ndarray]
@@ -48,10 +48,9 @@ class InteractionLog(NamedTuple):
 def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParams) -> Prepared:
     """Filter to the k-core, order by time and map ids to integers.
 
-    Rows equal in user, item and time are one interaction. Then users and items with fewer than `params.k_core`
-    interactions are removed, again and again until none are left to remove. A user's interactions are ordered by time;
-    those with the same time keep the order in which the source gave them, so a source that knows their order should
-    write it.
+    Rows equal in user, item and time are one interaction. Users and items with fewer than `params.k_core` interactions
+    are removed, round after round, until all have enough. A user's interactions are ordered by time; those with the
+    same time keep the order of the source, so a source that knows their order should write it.
 
     Args:
         interactions: user_id string, item_id string, timestamp int64 (unix seconds).
@@ -93,7 +92,7 @@ def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParam
 
 
 def _refuse_nulls(interactions: pa.Table, items: pa.Table) -> None:
-    """This and `_check_items` are what the validate stage has made sure of, for those who run this stage by hand."""
+    """Check again what the stage `validate` checks, for callers that run this one alone; so does `_check_items`."""
     for where, table, names in (
         ("interactions", interactions, ("user_id", "item_id", "timestamp")),
         ("items", items, ("item_id",)),
@@ -125,13 +124,14 @@ def _index(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 
 def _in_order(log: InteractionLog) -> InteractionLog:
-    """User after user, each by time; rows equal in both keep the given order."""
+    """Sort by user, then by time; rows equal in both keep the given order."""
     by_time = np.argsort(log.timestamps, kind="stable")
     return log.take(by_time[np.argsort(log.users[by_time], kind="stable")])
 
 
 def _drop_duplicates(log: InteractionLog) -> InteractionLog:
-    """Of rows equal in user, item and time the first stays. In a log in order they lie within runs of one time."""
+    """Keep the first of rows equal in user, item and time. The log is in order: they lie in runs of one time."""
+    # Only rows that share user and time with a neighbour can be duplicates: sort those alone.
     tied = (log.users[1:] == log.users[:-1]) & (log.timestamps[1:] == log.timestamps[:-1])
     rows = np.flatnonzero(np.r_[tied, False] | np.r_[False, tied])
     if not len(rows):
@@ -148,7 +148,7 @@ def _drop_duplicates(log: InteractionLog) -> InteractionLog:
 
 
 def filter_k_core(log: InteractionLog, k: int) -> tuple[InteractionLog, list[int]]:
-    """The largest part of the log in which every user and item has `k` interactions; rows removed per round."""
+    """The largest part of the log in which each user and item has at least `k` interactions; rows removed per round."""
     rounds: list[int] = []
     of_user, of_item = np.bincount(log.users), np.bincount(log.items)
     left = np.ones(len(log.users), dtype=bool)
@@ -167,11 +167,11 @@ def _refuse_too_small(log: InteractionLog, rounds: list[int], before: int, param
     shown = ", ".join(f"{removed:,}" for removed in rounds[:SHOWN_ROUNDS]) or "none"
     if len(rounds) > SHOWN_ROUNDS:
         shown += f" and {len(rounds) - SHOWN_ROUNDS} rounds more"
-    for what, least in (("users", params.min_users_after), ("items", params.min_items_after)):
-        if sizes[what] < least:
+    for what, minimum in (("users", params.min_users_after), ("items", params.min_items_after)):
+        if sizes[what] < minimum:
             raise UnigrecError(
                 f"prepare: {params.k_core}-core filtering left {sizes[what]:,} {what}, fewer than "
-                f"prepare.min_{what}_after = {least:,}. Of {before:,} interactions the rounds removed: {shown}. "
+                f"prepare.min_{what}_after = {minimum:,}. Of {before:,} interactions the rounds removed: {shown}. "
                 f"Bring more interactions, or lower prepare.k_core or prepare.min_{what}_after in params.yaml"
             )
 
@@ -184,7 +184,7 @@ def _renumber(index: np.ndarray, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
 
 
 def _train_count(items: np.ndarray, offsets: np.ndarray, n_items: int) -> np.ndarray:
-    """Training interactions per item, int32 (N,): all but the last two of a user; all where a user has fewer than 3."""
+    """Training interactions per item, int32 (N,): all but a user's last two; all of a user with fewer than three."""
     ends = offsets[1:][np.diff(offsets) > HELD_OUT]
     held_out = items[np.concatenate([ends - back for back in range(1, HELD_OUT + 1)])]
     counts = np.bincount(items, minlength=n_items) - np.bincount(held_out, minlength=n_items)
@@ -206,7 +206,7 @@ def _sizes(log: InteractionLog) -> dict[str, int]:
 
 
 def _shape(sequences: dict[str, np.ndarray], n_items: int) -> dict:
-    """Figures of the sequences: lengths, density, and the share of neighbours whose order the times do not give."""
+    """Figures of the sequences: lengths, density, and the share of neighbours with equal times (order unknown)."""
     offsets, timestamps = sequences["offsets"], sequences["timestamps"]
     lengths = np.diff(offsets)
     inside = np.ones(max(len(timestamps) - 1, 0), dtype=bool)  # neighbours of one user

@@ -1,12 +1,12 @@
-"""Snapshots: the data as it was at one moment, named by its content, with the lineage that says where it came from.
+"""Snapshots: the data at one moment, named by its content, with its lineage: where it came from.
 
     data/
       incoming/            what the shop delivers: read, never written to
-      snapshots/<id>/      interactions.parquet, items.parquet, lineage.json; never changed once it is there
+      snapshots/<id>/      interactions.parquet, items.parquet, lineage.json; never changed once written
       current              a link to the snapshot that the pipeline reads (ingest.path)
 
-The id is a hash of the rows: the same data is the same snapshot, whatever files and order it came in. Time matters
-nowhere, so that the pipeline stays a function of what `current` points to.
+The id is a hash of the rows: the same data is the same snapshot, in any files and any order. No clock is read, so the
+pipeline stays a function of what `current` points to.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Snapshot(NamedTuple):
 
 
 def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
-    """Read a delivery, whole. Files with names that the source does not know, temporary ones too, are not looked at.
+    """Read a whole delivery. Files with names that the source does not know, also temporary ones, are ignored.
 
     Raises:
-        UnigrecError: there is none, it cannot be read, or a file in it changed while it was read.
+        UnigrecError: there is no delivery, it cannot be read, or a file in it changed while it was read.
     """
     folder = Path(params.incoming)
     if not folder.is_dir():
@@ -61,14 +61,14 @@ def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
 
 
 def _state_of(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """Size, time of writing and number of every file. Raises UnigrecError where a cluster is still writing."""
+    """Size, time of writing and inode of every file. Raises UnigrecError if a cluster is still writing."""
     found: dict[Path, tuple[int, ...]] = {}
     for path in folder.rglob("*"):
         if UNFINISHED in path.relative_to(folder).parts:
             raise UnigrecError(f"{path}: a job is still writing this, or died; wait for it, or remove {UNFINISHED}")
         try:
             status = path.stat()
-        except FileNotFoundError:  # renamed, or removed: the difference will show
+        except FileNotFoundError:  # renamed or removed: the comparison finds it
             continue
         if path.is_file():
             found[path] = (status.st_size, status.st_mtime_ns, status.st_ino)
@@ -76,10 +76,10 @@ def _state_of(folder: Path) -> dict[Path, tuple[int, ...]]:
 
 
 def current_snapshot() -> Snapshot | None:
-    """The snapshot that `data/current` points to, checked against its lineage; None where there is none yet.
+    """The snapshot that `data/current` points to, checked against its lineage; None before the first snapshot.
 
     Raises:
-        UnigrecError: it is not a link, points nowhere, or a file in it is not what was written.
+        UnigrecError: `data/current` is not a link or points nowhere, or a file of the snapshot has changed.
     """
     if not paths.CURRENT.is_symlink():
         if paths.CURRENT.exists():
@@ -99,11 +99,11 @@ def current_snapshot() -> Snapshot | None:
 
 
 def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapshot:
-    """What the data is once a delivery has arrived; its id is that of `before` where nothing is new.
+    """Make the snapshot that follows `before` when a delivery has arrived; without anything new, it has the same id.
 
     Args:
-        mode: append (interactions that are not there yet join those that are, an item's row gives way to a newer one)
-            or replace (the delivery is the whole data).
+        mode: append (new interactions are added, an item's newer row replaces the older one) or replace (the delivery
+            is the whole data).
     """
     interactions, items = _plain(arrived.interactions), _plain(arrived.items)
     added = {"interactions": interactions.num_rows, "repeated": 0}
@@ -133,7 +133,7 @@ def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapsh
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """In types that any two deliveries share: a column of nulls alone is text."""
+    """Cast to the types that all deliveries share: a column of nulls alone becomes text."""
     fields = [(f.name, pa.int64() if f.name == "timestamp" else pa.string()) for f in table.schema]
     return table.cast(pa.schema(fields))
 
@@ -159,7 +159,7 @@ def time_range(interactions: pa.Table) -> list[int | None]:
 
 
 def content_id(interactions: pa.Table, items: pa.Table) -> str:
-    """A hash of names, rows and values, independent of how they are stored."""
+    """Hash names, row counts and values; how they are stored makes no difference."""
     digest = hashlib.sha256()
     for table in (interactions, items):
         digest.update(f"{table.num_rows} {table.column_names}".encode())
@@ -178,10 +178,10 @@ def content_id(interactions: pa.Table, items: pa.Table) -> str:
 
 
 def write_snapshot(snapshot: Snapshot, drift: dict[str, Any] | None) -> Path:
-    """Write it, unless it is there already, and let `data/current` point to it. Returns its folder.
+    """Write the snapshot, unless it exists, and point `data/current` to it. Returns its folder.
 
-    drift: figures that compare it with its parent, for the lineage. A process that dies on the way leaves `current` as
-    it was. Raises UnigrecError when the disk is full.
+    A process that dies before the end leaves `current` as it was. drift: figures that compare the snapshot with its
+    parent, for the lineage. Raises UnigrecError when the disk is full.
     """
     folder = paths.SNAPSHOTS / snapshot.id
     if not folder.exists():

@@ -1,9 +1,9 @@
-"""The review dumps of 2014 and 2023 (McAuley lab, UCSD), as downloaded: JSON lines, one category a folder.
+"""The review dumps of 2014 and 2023 (McAuley lab, UCSD), as downloaded: JSON lines, one category per folder.
 
 2014 (He & McAuley, WWW 2016): `reviews_<Category>[_5].json.gz` and `meta_<Category>.json.gz`, whose lines are Python
 literals. 2023 (Hou et al., arXiv 2403.03952): `<Category>.jsonl.gz` and `meta_<Category>.jsonl.gz`; times in
-milliseconds, products grouped under `parent_asin`. Files are streamed: memory grows with the tables that come out,
-never with a file.
+milliseconds, products grouped under `parent_asin`. Files are streamed: memory grows with the resulting tables, not with
+the files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from unigrec.base.errors import UnigrecError
 from unigrec.data.sources.files import read_lines
 
 SUFFIXES = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
-BATCH_ROWS = 65_536  # Python objects held before they become Arrow memory
+BATCH_ROWS = 65_536  # Python objects that are kept before they become Arrow memory
 
 
 class _Format(NamedTuple):
-    """Names of one edition's fields, and how its files begin."""
+    """Field names of one edition, and the prefix of its file of reviews."""
 
     reviews_prefix: str
     user: str
@@ -41,8 +41,8 @@ class _Format(NamedTuple):
 def read_amazon(folder: Path, edition: str, min_rating: float) -> tuple[pa.Table, pa.Table, list[Path]]:
     """Read one category of an edition, `amazon-2014` or `amazon-2023`.
 
-    Items are those that have a review left, in the order of the metadata; those without metadata come last, with no
-    text.
+    Items are those with at least one review left, in the order of the metadata. Items without metadata come last, and
+    have no text.
 
     Returns:
         interactions (user_id, item_id, timestamp in unix seconds), items (item_id, texts), the two files read.
@@ -67,7 +67,7 @@ def _find(folder: Path, edition: str, form: _Format) -> tuple[Path, Path]:
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise UnigrecError(
-                f"{folder}: expected one file of {what} of {edition}, found: {names}; keep one category a folder, as "
+                f"{folder}: expected one file of {what} of {edition}, found: {names}; keep one category per folder, as "
                 f"`unigrec fetch --source {edition} --category NAME --to {folder}` makes it"
             )
     return reviews[0], metadata[0]
@@ -80,7 +80,7 @@ def _records(file: Path) -> Iterator[tuple[int, dict]]:
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise _broken(file, number, f"neither JSON nor a literal ({line[:80]!r})") from error
         if not isinstance(record, dict):
-            raise _broken(file, number, f"expected one object a line, found {type(record).__name__}")
+            raise _broken(file, number, f"expected one object per line, found {type(record).__name__}")
         yield number, record
 
 
@@ -129,7 +129,7 @@ def _field(record: dict, name: str, kinds: tuple[type, ...], file: Path, number:
 
 def _read_metadata(file: Path, form: _Format, reviewed: pa.Array) -> pa.Table:
     schema = pa.schema([("item_id", pa.string()), *((name, pa.string()) for name in form.columns)])
-    missing = dict.fromkeys(reviewed.to_pylist())  # a set that keeps the order of the reviews
+    missing = dict.fromkeys(reviewed.to_pylist())  # an ordered set: the order of the reviews
     batches, rows = [], []
     for number, record in _records(file):
         item = _field(record, form.item, (str,), file, number)
@@ -147,7 +147,7 @@ def _read_metadata(file: Path, form: _Format, reviewed: pa.Array) -> pa.Table:
 
 
 def _clean(value: object) -> str | None:
-    """A text without HTML escapes and line breaks; a list of texts joined; None for anything else or nothing."""
+    """A text, or joined texts, without HTML escapes and line breaks; None for anything else and for empty text."""
     if isinstance(value, list):
         value = " ".join(part for part in value if isinstance(part, str))
     if not isinstance(value, str):

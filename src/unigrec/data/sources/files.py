@@ -1,4 +1,4 @@
-"""What the readers share: naming a file by its content, reading large text line by line, errors that say where."""
+"""Shared by the readers: describe a file by its content, read large text line by line, name the file in errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 4 * 2**20  # far beyond any review or product, far below what c
 
 
 def describe(file: Path, folder: Path) -> dict:
-    """Name inside the source's folder, size and hash: the same data in another place describes the same."""
+    """Name within the source's folder, size and hash; the same data in another place gives the same description."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"name": file.relative_to(folder).as_posix(), "bytes": file.stat().st_size, "sha256": digest}
@@ -31,7 +31,7 @@ def refuse_empty(file: Path) -> None:
 
 @contextmanager
 def readable(file: Path, kind: str) -> Iterator[None]:
-    """What pyarrow and the system say of a damaged file, as a UnigrecError that names it."""
+    """Context manager: errors of pyarrow and the system become a UnigrecError that names the file."""
     try:
         yield
     except PermissionError as error:
@@ -44,10 +44,10 @@ def readable(file: Path, kind: str) -> Iterator[None]:
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1 and lines that are not blank, of a plain or gzip file; one line in memory at a time.
+    """Yield line numbers (from 1) and lines of a plain or gzip file, without blank lines; one line in memory at a time.
 
     Raises:
-        UnigrecError: the file is empty, the compressed data is damaged or cut off, or a line is absurdly long.
+        UnigrecError: the file is empty, damaged or cut off, or a line is longer than `MAX_LINE_BYTES`.
     """
     refuse_empty(file)
     number = 0
@@ -57,7 +57,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
                     raise UnigrecError(
-                        f"{file}, line {number}: longer than {MAX_LINE_BYTES:,} bytes; expected one record a line"
+                        f"{file}, line {number}: longer than {MAX_LINE_BYTES:,} bytes; expected one record per line"
                     )
                 if not line.isspace():
                     yield number, line

@@ -1,8 +1,8 @@
-"""Every source as the same two tables: interactions (user_id, item_id, timestamp) and items (item_id, texts).
+"""The source `folder`: interactions and items as Parquet or CSV files, or as folders of Parquet parts.
 
-Reading decides what a value *is* (an id is text, a time is unix seconds) and refuses what cannot be read. Whether the
-rows make sense (null ids, duplicates, unknown items, times out of range) is the validate stage's question, so such rows
-pass through here as they are.
+Reading decides what a value *is* (an id is text, a time is unix seconds) and refuses what cannot be read. Rows that
+make no sense (null ids, duplicates, unknown items, times out of range) are passed on unchanged: the stage `validate`
+finds them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138; as milliseconds,
 LIST_SEPARATOR = ", "
 CSV_BLOCK_BYTES = 2 * MAX_LINE_BYTES  # a row must lie within one block
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}  # bits of a float: from here on it skips whole numbers
-
-
-# --- a folder of Parquet or CSV files -------------------------------------------------------------------------------
+EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}  # bits of a float: from this number on it skips integers
 
 
 def load_folder(folder: Path) -> Source:
+    """Read interactions and items from a folder. Raises UnigrecError for a missing, damaged or ambiguous file."""
     interactions_file = _find(folder, "interactions")
     items_file = _find(folder, "items")
 
@@ -68,12 +66,12 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def _parts(file: Path) -> list[Path]:
-    """The files behind a path: itself, or the parts of a Parquet data set that a cluster wrote as a folder."""
+    """The file itself, or the parts of a Parquet data set that a cluster wrote as a folder."""
     if not file.is_dir():
         return [file]
     if file.suffix == ".csv":
         raise UnigrecError(f"{file}: is a folder; CSV is read from a file, parts in a folder as Parquet alone")
-    # Names with these signs, of files or folders, are what a job writes before it is done.
+    # A job gives files and folders such names until it is done.
     parts = sorted(
         part
         for part in file.rglob("*.parquet")
@@ -85,7 +83,7 @@ def _parts(file: Path) -> list[Path]:
 
 
 def _read(file: Path, required: tuple[str, ...], others: bool) -> pa.Table:
-    """Read the required columns (and, where `others`, all the rest). Raises UnigrecError."""
+    """Read the required columns; with `others`, all columns. Raises UnigrecError."""
     parts = _parts(file)
     for part in parts:
         refuse_empty(part)
@@ -127,17 +125,17 @@ def _read_csv(file: Path, required: tuple[str, ...], others: bool) -> pa.Table:
         )
         table = pcsv.read_csv(file, read_options=blocks, parse_options=parse, convert_options=convert)
     for name in table.column_names:
-        if pa.types.is_binary(table.schema.field(name).type):  # what a text that is no UTF-8 is taken for
+        if pa.types.is_binary(table.schema.field(name).type):  # pyarrow takes text that is not UTF-8 for binary
             raise _no_utf8(file, name)
     if "timestamp" in required and pa.types.is_temporal(table.schema.field("timestamp").type):
-        # CSV has no types: a date in it is text whose time zone nobody has stated.
+        # CSV has no types: a date in it is text without a time zone.
         raise _text_timestamp(file, str(table["timestamp"].drop_null()[0]))
     return table
 
 
 @contextmanager
 def _readable_csv(file: Path) -> Iterator[None]:
-    """As `readable`, with a row that no block holds in words that help."""
+    """As `readable`; a row that is longer than a block gets an error that helps."""
     with readable(file, "CSV"):
         try:
             yield
@@ -164,7 +162,7 @@ def _check_columns(file: Path, names: list[str], required: tuple[str, ...]) -> N
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionary-encoded values (categories of pandas) as plain ones."""
+    """Decode dictionary-encoded values (categories of pandas)."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
@@ -176,7 +174,7 @@ def _ids(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
     """Ids as text, as they are written. Integers become their digits; an empty id is a null."""
     column = _plain(column)
     kind = column.type
-    if pa.types.is_floating(kind):  # what integers with gaps become in pandas
+    if pa.types.is_floating(kind):  # pandas turns integers with gaps into floats
         column = _whole(column, file, name)
     elif not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind)):
         raise UnigrecError(f"{file}: column {name!r} is of type {kind}; ids must be text or integers")
@@ -188,7 +186,7 @@ def _ids(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
 
 @contextmanager
 def _utf8(file: Path, name: str) -> Iterator[None]:
-    """To validate texts in: neither Parquet nor Arrow looks at their bytes on its own. Raises UnigrecError."""
+    """Context manager for validating text: Parquet and Arrow do not check UTF-8. Raises UnigrecError."""
     try:
         yield
     except pa.ArrowInvalid as error:
@@ -200,7 +198,7 @@ def _no_utf8(file: Path, name: str) -> UnigrecError:
 
 
 def _whole(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
-    """Floats as int64, NaN as null. Raises UnigrecError on a fraction, an infinity, and what may have been rounded."""
+    """Floats as int64, NaN as null. Raises UnigrecError for fractions, infinities, and numbers that may be rounded."""
     exact_below = EXACT_BELOW[column.type.bit_width]
     column = column.cast(pa.float64())
     column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)

@@ -1,4 +1,4 @@
-"""The source that params name, read."""
+"""Dispatch: read the source that params name, with the reader of its format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unigrec.data.sources.source import Source, provenance
 
 
 def load_source(params: IngestParams, seed: int) -> Source:
-    """Read the source that the params name; `seed` matters to the generated sample alone.
+    """Read the source that params name; only the generated sample uses `seed`.
 
     Raises:
         UnigrecError: a file is missing, empty, damaged or not of the source's format.

@@ -64,7 +64,7 @@ def _csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
 
 
 def _ratings_dat(file: Path) -> pa.Table:
-    """`UserID::MovieID::Rating::Timestamp`: split at every colon, each second field is the empty one between two."""
+    """Read `UserID::MovieID::Rating::Timestamp`. Split at every colon, every second field is empty."""
     refuse_empty(file)
     names = [name for pair in zip(RATING_TYPES, ("_1", "_2", "_3", ""), strict=True) for name in pair if name]
     with readable(file, "UserID::MovieID::Rating::Timestamp"):
@@ -77,7 +77,7 @@ def _ratings_dat(file: Path) -> pa.Table:
 
 
 def _movies_dat(file: Path) -> pa.Table:
-    """`MovieID::Title::Genres`; a title may hold single colons. ml-1m is in Latin-1, ml-10m in UTF-8."""
+    """Read `MovieID::Title::Genres`; a title may hold single colons. ml-1m is in Latin-1, ml-10m in UTF-8."""
     rows = []
     for number, line in read_lines(file):
         fields = _decode(line).rstrip("\r\n").split("::")

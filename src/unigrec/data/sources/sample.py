@@ -1,13 +1,13 @@
-"""A generated shop: items whose texts say what they are, and users whose next item follows from the last ones.
+"""A generated shop: items whose texts describe them, and users whose next item follows from the last ones.
 
-Nothing is copied from real data, so it ships with the project; the same generator makes millions of rows for load
-tests. What a model can learn from it:
+Nothing is copied from real data, so the generator ships with the project; it also makes millions of rows for load
+tests. A model can learn:
 
-- *text*: a title names the brand, the style, the series and the kind; items alike in text are alike in who buys them;
+- *text*: a title names the brand, the style, the series and the kind; items with similar texts have similar buyers;
 - *sequence*: most steps go to a complement of the item before (tent -> sleeping bag -> stove), one way only, and
   within the same style and series;
 - *taste*: the other steps follow the user's department and style, both of which drift;
-- *popularity*: Zipf-like, but flat enough that it explains little.
+- *popularity*: Zipf-like, but so flat that it explains little.
 
 Legend: n items, U users.
 """
@@ -28,15 +28,15 @@ ARRIVAL_DAYS = 365  # users arrive over a year
 SESSION_GAP_DAYS = 4.0  # mean time between two sessions of a user
 STEP_MINUTES = 4.0  # mean time between two items of a session
 
-MIN_LENGTH = 5  # so that a 5-core keeps nearly every user
+MIN_LENGTH = 5  # a 5-core keeps nearly every user
 FOLLOW, TASTE = 0.62, 0.30  # shares of steps; the rest is noise
 COMPLEMENT_SHARES = np.array([0.55, 0.25, 0.12, 0.08])  # among a kind's complements, the usual one first
-MATCH = 0.65  # of the follow-up steps stay in style and series; the others take any item of the complement's kind
+MATCH = 0.65  # share of follow-up steps within style and series; the others take any item of the complement's kind
 DEPARTMENT_DRIFT, STYLE_DRIFT = 0.20, 0.08  # per session
-NOISE_UNIFORM = 0.5  # of the noise steps; the others follow popularity
+NOISE_UNIFORM = 0.5  # share of the noise steps; the others follow popularity
 ZIPF_EXPONENT, ZIPF_OFFSET = 0.7, 12
 SERIES_SIZE = 6  # items of a kind and style that share a series
-REDRAWS = 4  # before a user may meet an item again
+REDRAWS = 4  # draws before an item of the user's history is accepted
 MISSING_BRAND, MISSING_DESCRIPTION = 0.05, 0.10
 
 N_DEPARTMENTS, N_LEAVES, N_STYLES = len(DEPARTMENTS), len(LEAVES), len(STYLES)
@@ -45,7 +45,7 @@ COMPLEMENTS = np.array([leaf.complements for leaf in LEAVES])  # (leaves, 4)
 
 
 class _Catalogue(NamedTuple):
-    """Items by their attributes; every array has shape (n,)."""
+    """Attributes of the items; every array has shape (n,)."""
 
     leaf: np.ndarray  # index into LEAVES
     style: np.ndarray  # index into STYLES
@@ -53,16 +53,16 @@ class _Catalogue(NamedTuple):
     weight: np.ndarray  # popularity, not normalised
 
     def cell(self) -> np.ndarray:
-        """Which items are alike: same leaf and style."""
+        """Number of each item's cell (leaf and style): items of one cell are alike."""
         return self.leaf * N_STYLES + self.style
 
 
 class _Groups(NamedTuple):
-    """What it takes to draw items by weight from within a group, many draws at once."""
+    """Tables to draw items by weight within a group, many draws at once."""
 
     order: np.ndarray  # items, group after group
     edges: np.ndarray  # cumulative weight, (n + 1,)
-    low: np.ndarray  # where a group begins and ends on the scale of `edges`
+    low: np.ndarray  # start and end of each group on the scale of `edges`
     high: np.ndarray
 
 
@@ -74,7 +74,7 @@ def _grouped(group: np.ndarray, weight: np.ndarray, n_groups: int) -> _Groups:
 
 
 def _draw(rng: np.random.Generator, groups: _Groups, group: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """One item per entry of `group`, by weight; the entry of `otherwise` where the group has no items."""
+    """Draw one item per entry of `group`, by weight; for a group without items, take the entry of `otherwise`."""
     low, high = groups.low[group], groups.high[group]
     target = low + rng.random(len(group)) * (high - low)
     place = np.searchsorted(groups.edges, target, side="right") - 1
@@ -82,9 +82,9 @@ def _draw(rng: np.random.Generator, groups: _Groups, group: np.ndarray, otherwis
 
 
 def generate_sample(params: SampleParams, seed: int) -> tuple[pa.Table, pa.Table]:
-    """Interactions (user_id, item_id, timestamp in unix seconds, rows in order of time) and items (item_id, texts).
+    """Generate interactions (user_id, item_id, timestamp in unix seconds; by time) and items (item_id, texts).
 
-    Same params and seed, same tables. A user has at least 5 interactions where `interactions` allows it. Time and
+    Equal params and seed give equal tables. Every user has at least 5 interactions if `interactions` suffices. Time and
     memory grow linearly with the interactions.
     """
     rng = np.random.default_rng(seed)
@@ -120,7 +120,7 @@ def _make_catalogue(rng: np.random.Generator, n: int) -> _Catalogue:
     cell = leaf * N_STYLES + style
     order = np.argsort(cell, kind="stable")
     start = np.searchsorted(cell[order], np.arange(N_LEAVES * N_STYLES))
-    place = np.empty(n, dtype=np.int64)  # of an item among those of its leaf and style
+    place = np.empty(n, dtype=np.int64)  # rank of an item among those of its leaf and style
     place[order] = np.arange(n) - start[cell[order]]
     return _Catalogue(leaf, style, place // SERIES_SIZE, weight)
 
@@ -152,7 +152,7 @@ def _item_table(rng: np.random.Generator, catalogue: _Catalogue) -> pa.Table:
 
 
 def _line(style: int, series: int) -> str:
-    """The name of a style's series; a large catalogue numbers the editions."""
+    """Name a series of a style; in a large catalogue editions are numbered."""
     per_style = len(SERIES) // N_STYLES
     name, edition = SERIES[style * per_style + series % per_style], series // per_style
     return f"{name} {edition + 1}" if edition else name
@@ -170,7 +170,7 @@ def _lengths(rng: np.random.Generator, params: SampleParams) -> np.ndarray:
 
 
 class _Shelves(NamedTuple):
-    """The catalogue, ready to be drawn from."""
+    """The catalogue, grouped for drawing."""
 
     catalogue: _Catalogue
     by_taste: _Groups  # department and style
@@ -207,10 +207,12 @@ def _histories(
     style = rng.integers(0, N_STYLES, n_users)
 
     for step in range(longest):
+        # Which users take this step, and which of them follow their last item; the others begin a session.
         active = int(np.searchsorted(-lengths, -step, side="left"))  # lengths fall, so the first `active` go on
         follows = rng.random(active) < (FOLLOW if step else 0.0)
         session[:active, step] = ~follows
         _drift(rng, ~follows, department, style, likes)
+        # Draw an item per user; users that get one of their history draw again.
         wanting = np.arange(active)
         for _ in range(REDRAWS):
             item = _by_taste(rng, shelves, department[wanting], style[wanting])
@@ -225,7 +227,7 @@ def _histories(
 
 
 def _complement(rng: np.random.Generator, shelves: _Shelves, previous: np.ndarray) -> np.ndarray:
-    """An item of a kind that goes with the previous item's, mostly of its style and series."""
+    """Draw an item of a kind that complements the previous item, mostly of the same style and series."""
     count, catalogue = len(previous), shelves.catalogue
     rank = np.searchsorted(np.cumsum(COMPLEMENT_SHARES)[:-1], rng.random(count), side="right")
     leaf = COMPLEMENTS[catalogue.leaf[previous], rank]
@@ -235,7 +237,7 @@ def _complement(rng: np.random.Generator, shelves: _Shelves, previous: np.ndarra
 
 
 def _by_taste(rng: np.random.Generator, shelves: _Shelves, department: np.ndarray, style: np.ndarray) -> np.ndarray:
-    """An item of the user's department and style, or, for the noise, any: half by popularity, half by chance."""
+    """Draw an item of the user's department and style; noise draws any item, half by popularity, half uniformly."""
     count, taste = len(department), shelves.by_taste
     anything = rng.random(count) * taste.edges[-1]
     popular = taste.order[np.minimum(np.searchsorted(taste.edges, anything, side="right") - 1, len(taste.order) - 1)]
@@ -247,7 +249,7 @@ def _by_taste(rng: np.random.Generator, shelves: _Shelves, department: np.ndarra
 def _drift(
     rng: np.random.Generator, begins: np.ndarray, department: np.ndarray, style: np.ndarray, likes: np.ndarray
 ) -> None:
-    """Where a session begins, taste may move: to a favourite department, rarely to a new one, or to another style."""
+    """Move taste at the start of a session: to a favourite department, rarely a new one, or to another style."""
     active = len(begins)
     moves = begins & (rng.random(active) < DEPARTMENT_DRIFT)
     explores = rng.random(active) < 0.25

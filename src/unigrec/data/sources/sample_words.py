@@ -17,7 +17,7 @@ class Leaf(NamedTuple):
     department: str
     category: str
     name: str
-    complements: tuple[int, int, int, int]  # indices of the leaves that people go on to, the usual one first
+    complements: tuple[int, int, int, int]  # indices of the leaves that follow, the most usual first
 
 
 # department -> category -> kinds
@@ -110,9 +110,9 @@ SERIES = (
 
 
 def _leaves() -> tuple[Leaf, ...]:
-    """The kinds in order, each with its complements: a cycle through its department, and one step into the next.
+    """List the kinds in order, each with its complements: three in a cycle of its department, one in the next.
 
-    A department's kinds form a cycle that jumps from category to category: what follows is another kind of thing.
+    The cycle of a department jumps from category to category, so most complements are of another category.
     """
     kinds = [
         (department, category, name)

@@ -1,4 +1,4 @@
-"""What every source gives."""
+"""What every reader of a source returns: the same two tables, and their provenance."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pyarrow as pa
 
 
 class Source(NamedTuple):
-    """What `ingest` writes.
+    """The outputs of the stage `ingest`.
 
     interactions: user_id string, item_id string, timestamp int64 (unix seconds, UTC); in the order of the source
-    items: item_id string, then text columns, string, null where there is no text; in the order of the source
-    provenance: kind of source, files with sha256 and size, row counts, the lineage of a snapshot; no clock, so same
-        input gives same bytes
+    items: item_id string, then text columns (string or null); in the order of the source
+    provenance: kind of source, files with sha256 and size, row counts, the lineage of a snapshot; no clock, so that
+        equal inputs give equal bytes
     """
 
     interactions: pa.Table
@@ -22,4 +22,5 @@ class Source(NamedTuple):
 
 
 def provenance(source: str, interactions: pa.Table, items: pa.Table, **extra: object) -> dict:
+    """Kind of source, row counts, and what the source adds."""
     return {"source": source, "interactions": interactions.num_rows, "items": items.num_rows, **extra}

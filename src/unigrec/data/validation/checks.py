@@ -18,7 +18,7 @@ CRITICAL, WARNING = "critical", "warning"
 
 
 class Check(NamedTuple):
-    """One expectation: what it says in plain words, and the Great Expectations class that decides it."""
+    """One expectation: its sentence in plain words, and the Great Expectations class that decides it."""
 
     table: str  # interactions | items | users | snapshot
     name: str
@@ -26,7 +26,7 @@ class Check(NamedTuple):
     arguments: dict[str, Any]
     threshold: str = ""  # key in params.yaml
     severity: str = CRITICAL
-    needs: tuple[str, ...] = ()  # TABLE.COLUMN that must be there, with the right type, for the answer to mean anything
+    needs: tuple[str, ...] = ()  # TABLE.COLUMN that must exist with the right type, else the check is skipped
     skipped: str = ""  # why it was not checked
 
 
@@ -141,7 +141,7 @@ def reference_checks(params: ValidateParams, reference: dict[str, int] | None) -
 
 
 class DriftFigure(NamedTuple):
-    """A figure of `Drift`, as a person reads it; `{0}` stands for the bound."""
+    """The words for a figure of `Drift`; `{0}` stands for the bound."""
 
     expectation: str
     values: str  # what it was computed from, `Drift`'s fields by name
@@ -193,7 +193,7 @@ DRIFT_FIGURES = {
 
 
 def drift_checks(params: ValidateParams, drift: Drift | str) -> list[Check]:
-    """How the data differs from the snapshot before: a warning above a figure's `warn`, the end above its `stop`.
+    """Compare the data with the snapshot before: above a figure's `warn` a warning, above its `stop` an error.
 
     drift: the figures, or why there is nothing to compare with.
     """
@@ -270,11 +270,12 @@ def _core_check(table: str, k_core: int) -> Check:
 
 
 def _all_null(column: str, mostly: float = 1.0) -> tuple[str, dict[str, Any]]:
-    # Rounded: 1 - 0.7 is a hair above 0.3, and a share that just meets the threshold must pass.
+    # Rounded: 1 - 0.7 is slightly above 0.3, and a share that just meets the threshold must pass.
     return "ExpectColumnValuesToBeNull", {"column": column, "mostly": round(mostly, 12)}
 
 
 def skip_unanswerable(checks: list[Check], usable: set[str]) -> list[Check]:
+    """Mark the checks whose columns are missing or of the wrong type as skipped; `usable`: see `usable_columns`."""
     kept = []
     for check in checks:
         missing = [column.removesuffix("?") for column in check.needs if column not in usable]
@@ -285,4 +286,5 @@ def skip_unanswerable(checks: list[Check], usable: set[str]) -> list[Check]:
 
 
 def percent(share: float) -> str:
+    """0.25 -> `25 %`."""
     return f"{100 * share:.4g} %"

@@ -1,6 +1,7 @@
-"""The tables as validation looks at them: pandas frames with computed columns for what one row alone does not tell.
+"""The tables as validation reads them: pandas frames, with computed columns for what one row alone does not show.
 
-A computed column holds the offending value where something is wrong and null elsewhere. Shapes: n interactions.
+A computed column holds the offending value in rows that break an expectation, and null elsewhere. Shapes: n
+interactions.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ class _Indexed(NamedTuple):
 
 
 def typed(table: pa.Table) -> pa.Table:
-    """The table without schema metadata, in one chunk; texts as large_string, which has no limit of 2 GB a chunk.
+    """The table without schema metadata, in one chunk; texts as large_string, which has no limit of 2 GB per chunk.
 
-    A column without a single value, hence without a type, counts as text.
+    A column without a single value has no type and counts as text.
     """
     fields = [(field.name, pa.large_string() if _is_text(field.type) else field.type) for field in table.schema]
     return table.cast(pa.schema(fields)).combine_chunks()
 
 
 def usable_columns(interactions: pa.Table, items: pa.Table) -> set[str]:
-    """TABLE.COLUMN of those with the expected type, TABLE.COLUMN? of those that are there at all."""
+    """Names of columns: TABLE.COLUMN if it has the expected type, TABLE.COLUMN? if it exists."""
     usable = set()
     for name, table in (("interactions", interactions), ("items", items)):
         for field in table.schema:
@@ -57,11 +58,11 @@ def usable_columns(interactions: pa.Table, items: pa.Table) -> set[str]:
 def frames(
     interactions: pa.Table, items: pa.Table, text_columns: Sequence[str], k_core: int, times: tuple[int, int]
 ) -> dict[str, pd.DataFrame]:
-    """The frames `interactions`, `items` and `users` (one row a user), with the computed columns.
+    """Make the frames `interactions`, `items` and `users` (one row per user), with the computed columns.
 
-    unknown_item_id, repeated_interaction, time_out_of_range (before or after `times`): of interactions;
-    item_without_text: of items; user_with_one_time: of users with two interactions or more; left_after_k_core (0 or 1):
-    of items and users.
+    interactions: unknown_item_id, repeated_interaction, time_out_of_range (before or after `times`).
+    items: item_without_text, left_after_k_core (0 or 1).
+    users: user_with_one_time (of users with two interactions or more), left_after_k_core (0 or 1).
     """
     indexed = _index(interactions)
     repeated = _repeated(indexed)
@@ -71,7 +72,7 @@ def frames(
         "users": _users_frame(indexed, users_left),
     }
     named = _named(indexed, repeated)
-    del indexed, repeated  # the largest frame comes last, when what it does not need is gone
+    del indexed, repeated  # free them before the largest frame is made
     pa.default_memory_pool().release_unused()
     known = _column(items, "item_id", "str")
     found = {"interactions": _interactions_frame(interactions, named, known, times), **small}
@@ -80,14 +81,14 @@ def frames(
 
 
 def one_row(drift: Drift) -> pd.DataFrame:
-    """The figures as one row, a column each."""
+    """The figures as a frame of one row, a column per figure."""
     import pandas as pd
 
     return pd.DataFrame([drift._asdict()])
 
 
 def sha256(table: pa.Table) -> str:
-    """Of the columns' names, types and values, in row order."""
+    """Hex digest of the columns' names, types and values, in row order."""
     sink = _Hashed()
     with pa.ipc.new_stream(pa.PythonFile(sink, "w"), table.schema) as writer:
         writer.write_table(table)
@@ -95,7 +96,7 @@ def sha256(table: pa.Table) -> str:
 
 
 class _Hashed(io.RawIOBase):
-    """A file that keeps nothing of what is written to it but its SHA-256."""
+    """A file that keeps only the SHA-256 of what is written to it."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
@@ -128,7 +129,7 @@ def _has_kind(found: pa.DataType, kind: str) -> bool:
 
 
 def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
-    """A column to compute with: as it is where it has the kind, blank texts as nulls, and all nulls where unusable."""
+    """A column to compute with: blank texts become nulls; a missing column, or one of another kind, is all nulls."""
     if name not in table.column_names or not _has_kind(table[name].type, kind):
         return pa.nulls(table.num_rows, pa.int64() if kind == "int64" else pa.large_string())
     column = table[name].combine_chunks()
@@ -138,10 +139,11 @@ def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
 
 
 def _repeated(indexed: _Indexed) -> np.ndarray:
-    """(n,) whether an earlier row has the same user, item and time."""
+    """(n,) bool: an earlier row has the same user, item and time."""
     times = pc.fill_null(indexed.timestamp, 0).to_numpy(zero_copy_only=False)
     pairs = indexed.users * np.int64(len(indexed.item_ids) + 1) + indexed.items + 1
-    order = np.lexsort((times, pairs))  # stable: of equal rows the earlier one comes first
+    # Equal rows become neighbours; the sort is stable, so the earlier one comes first.
+    order = np.lexsort((times, pairs))
     later, earlier = order[1:], order[:-1]
     seen = np.zeros(len(order), bool)
     seen[later] = (pairs[later] == pairs[earlier]) & (times[later] == times[earlier])
@@ -160,14 +162,14 @@ def _left_after_k_core(indexed: _Indexed, repeated: np.ndarray, k_core: int) -> 
 
 
 class _Named(NamedTuple):
-    """Rows, and what a person reads of each."""
+    """Row numbers, and the text that shows each row."""
 
     rows: np.ndarray
     texts: list[str | None]
 
 
 def _named(indexed: _Indexed, repeated: np.ndarray) -> _Named:
-    """The interactions that repeat an earlier one, as "user | item | time"."""
+    """Show the interactions that repeat an earlier one as "user | item | time"."""
     rows = np.flatnonzero(repeated)
     parts = (
         indexed.user_ids.take(pa.array(indexed.users[rows])),
@@ -185,7 +187,7 @@ def _interactions_frame(table: pa.Table, repeated: _Named, known: pa.Array, time
     frame["unknown_item_id"] = pc.if_else(pc.is_in(item_id, value_set=known), None, item_id).to_pandas()
     del item_id
     pa.default_memory_pool().release_unused()
-    # The expectation of a range that Great Expectations has calls Python for each value.
+    # Great Expectations' own range check calls Python once per value.
     inside = pc.and_(pc.greater_equal(timestamp, times[0]), pc.less_equal(timestamp, times[1]))
     outside = pc.if_else(inside, None, timestamp)
     frame["time_out_of_range"] = outside.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
@@ -208,7 +210,7 @@ def _items_frame(table: pa.Table, text_columns: Sequence[str], items_left: pa.Ar
 
 
 def _users_frame(indexed: _Indexed, users_left: np.ndarray) -> pd.DataFrame:
-    """One row a user with a usable id."""
+    """One row per user with a usable id."""
     import pandas as pd
 
     times = indexed.timestamp.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
@@ -226,7 +228,7 @@ def _users_frame(indexed: _Indexed, users_left: np.ndarray) -> pd.DataFrame:
 
 
 def _to_pandas(table: pa.Table, columns: dict[str, str]) -> pd.DataFrame:
-    """Those of the columns that are there. Times as nullable integers: a null must not turn them into floats."""
+    """The columns that exist. Times are nullable integers: a null must not turn them into floats."""
     import pandas as pd
 
     data = {}
