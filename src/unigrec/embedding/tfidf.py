@@ -1,18 +1,15 @@
-"""TF-IDF and SVD: text to vectors without a download."""
+"""TF-IDF and SVD: text to vectors, without a pre-trained model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import EmbedParams
-
-if TYPE_CHECKING:
-    pass
 from unigrec.embedding.vectors import Encoded
 
 # Chinese and Japanese write no spaces: each of their characters is a word, as is any other run of letters or digits.
@@ -23,8 +20,8 @@ WORD = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4db
 class TfidfSvd:
     """TF-IDF of single words (sublinear counts, rows of length 1), projected on the leading singular directions.
 
-    Words alone: on Office and Beauty neither pairs of words nor character n-grams brought a user's next item clearly
-    nearer, and they cost two to six times the time.
+    Single words only: on Office and Beauty, pairs of words and character n-grams did not clearly bring a user's next
+    item nearer, and cost two to six times as long.
     """
 
     vocabulary: list[str]  # the words in the order of the columns
@@ -32,11 +29,11 @@ class TfidfSvd:
     components: np.ndarray  # float32 (words, d)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Raw vectors of texts. A text without any known word counts as no text."""
+        """Raw vectors of texts, float32 (M, d). A text without a known word counts as no text."""
         vectorizer = _vectorizer(vocabulary=self.vocabulary)
         vectorizer.idf_ = self.idf
         counts = vectorizer.transform(texts)
-        # Sparse times dense sums row by row: an item's vector does not depend on the items beside it, to the bit.
+        # Sparse times dense sums per row: the bits of an item's vector do not depend on the other items.
         return Encoded(np.asarray(counts @ self.components, dtype=np.float32), np.diff(counts.indptr) > 0)
 
 
@@ -47,6 +44,7 @@ def _vectorizer(**settings: Any) -> Any:
 
 
 def fit_tfidf_svd(texts: list[str], params: EmbedParams, seed: int) -> tuple[TfidfSvd, str | None]:
+    """Fit on the catalogue's texts. Returns a note if fewer dimensions are used. Raises UnigrecError without words."""
     from sklearn.utils.extmath import randomized_svd
     from threadpoolctl import threadpool_limits
 
@@ -54,7 +52,7 @@ def fit_tfidf_svd(texts: list[str], params: EmbedParams, seed: int) -> tuple[Tfi
     try:
         counts = vectorizer.fit_transform(texts)  # sparse (N, words)
     except ValueError as error:
-        raise UnigrecError(f"the item texts hold no word at all: {error}") from error
+        raise UnigrecError(f"the item texts hold no word: {error}") from error
     described = int((np.diff(counts.indptr) > 0).sum())
     dimensions = min(params.dimensions, described, counts.shape[1])
     note = None

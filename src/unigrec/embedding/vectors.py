@@ -1,20 +1,17 @@
-"""Vectors of items, and their standardisation."""
+"""Vectors of one modality, and their standardisation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from unigrec.base.errors import UnigrecError
 
-if TYPE_CHECKING:
-    pass
-
 
 class Encoded(NamedTuple):
-    """Raw vectors of one modality. An item that is not known (no text) has zeros, and later gets the mean."""
+    """Raw vectors of one modality. An unknown item (no text) has zeros here; standardising gives it the mean."""
 
     vectors: np.ndarray  # float32 (M, d)
     known: np.ndarray  # bool (M,)
@@ -32,6 +29,7 @@ class Standardiser(NamedTuple):
 
 
 def fit_standardiser(encoded: Encoded, name: str, ids: list[str]) -> Standardiser:
+    """Fit on the known items. Raises UnigrecError for NaN, infinity, and vectors that are all equal."""
     require_finite(encoded.vectors, ids, name)
     vectors = encoded.vectors[encoded.known].astype(np.float64)
     scale = float(np.sqrt(vectors.var(axis=0).mean()))
@@ -41,6 +39,7 @@ def fit_standardiser(encoded: Encoded, name: str, ids: list[str]) -> Standardise
 
 
 def require_finite(vectors: np.ndarray, ids: Sequence[str] | None, where: str) -> None:
+    """Raises UnigrecError, naming the first item with NaN or infinity."""
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         item = repr(ids[bad[0]]) if ids is not None else f"number {bad[0]}"
