@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, paths, locks, processes."""
+"""The foundation of every room: errors, files, paths, locks, processes."""

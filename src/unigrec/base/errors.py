@@ -1,4 +1,4 @@
-"""Errors that a person can act on, and the exit codes that scripts can act on."""
+"""Errors that a person can act on, and exit codes for scripts."""
 
 EXIT_OK = 0
 EXIT_REFUSED = 1  # a gate said no
@@ -7,19 +7,19 @@ EXIT_INVALID_DATA = 3  # validation stopped the pipeline
 
 
 class UnigrecError(Exception):
-    """What was wrong, where, and what to do. The command line prints it without a traceback."""
+    """An error for the user: what was wrong, where, and what to do. The command line prints it without a traceback."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class InvalidDataError(UnigrecError):
-    """The data was read, but does not meet the expectations in params.yaml."""
+    """The data was read, but breaks an expectation of params.yaml."""
 
     exit_code = EXIT_INVALID_DATA
 
 
 class TrainingError(UnigrecError):
-    """Training met a value it must not go on from (a loss that is not finite, a stale peer)."""
+    """Training cannot continue (a loss that is not finite, a stale peer)."""
 
 
 class BusyError(UnigrecError):

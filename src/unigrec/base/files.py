@@ -1,4 +1,4 @@
-"""Every path and file format between stages. Writes go to a temporary name in the same folder and are renamed."""
+"""Every file format between stages. Writes go to a temporary name in the same folder and are renamed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHECKSUM_FIELD = re.compile(rb'"crc32":"([0-9a-f]{8})"')
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
+    """A temporary path next to `path`: renamed to it if the block succeeds, removed if the block fails.
 
     Raises:
         UnigrecError: the disk is full or the folder cannot be written; nothing half-written is left.
@@ -53,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, for a folder: whatever stood at `path` is replaced as a whole. Raises UnigrecError."""
+    """As `atomic_path`, for a folder, which replaces `path` as a whole. Raises UnigrecError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
@@ -73,7 +73,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` had begun when they were killed."""
+    """Remove temporary files of writers of `path` that were killed."""
     prefix = f".{path.name}."
     for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
         writer = left.name.removeprefix(prefix).partition(".")[0]
@@ -86,7 +86,7 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # a process of another user
         return True
     return True
 
@@ -100,7 +100,7 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys. NaN and infinity are refused: they are no JSON, and a metric must not hide them."""
+    """Write JSON with sorted keys. NaN and infinity are refused: JSON has neither, and a metric must not hide them."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -113,7 +113,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises UnigrecError when the file is missing or is no JSON."""
+    """Read JSON. Raises UnigrecError when the file is missing or is not JSON."""
     with _readable(path):
         return json.loads(path.read_text(encoding="utf-8"))
 
@@ -126,13 +126,13 @@ def parse_yaml(text: str, where: str, *, keep_notation: bool = False) -> Any:
         keep_notation: values remember comments, quotes and the digits of numbers, for `dump_yaml` to write them again.
 
     Raises:
-        UnigrecError: the text is no YAML, or has a key twice.
+        UnigrecError: the text is not YAML, or has a key twice.
     """
     from ruamel.yaml.error import YAMLError
 
     try:
         return _yaml(keep_notation).load(text)
-    except (YAMLError, ValueError) as error:  # ValueError: a date that is in no calendar
+    except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise UnigrecError(f"{where}: not valid YAML: {error}") from error
 
 
@@ -237,7 +237,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write one Parquet file, its pages with checksums."""
+    """Write one Parquet file, with a checksum per page."""
     import pyarrow.parquet as pq
 
     with atomic_path(path) as temporary:
@@ -248,7 +248,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file. Raises UnigrecError when it is missing or damaged."""
     import pyarrow.parquet as pq
 
-    # Not pq.read_table: that imports pandas, and reads a folder named `a=b` on the way as a column.
+    # Not pq.read_table: it imports pandas, and turns a folder named `a=b` in the path into a column.
     with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read(columns=columns)
 

@@ -31,10 +31,10 @@ def without_git(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The checked-out commit, `-dirty` where tracked files differ from it; `unknown` without git or a repository.
+    """The checked-out commit, with `-dirty` if tracked files differ from it; `unknown` without git or a repository.
 
-    It names the code. params.yaml and dvc.lock, which a run rewrites, do not count: a bundle holds the one and the hash
-    of the other.
+    It names the code. params.yaml and dvc.lock, which a run rewrites, do not count as changes: a bundle holds the first
+    and the hash of the second.
     """
     here, rewritten = Path(), [f":(exclude){name}" for name in (PARAMS, DVC_LOCK)]
     try:

@@ -1,6 +1,6 @@
-"""Several ranks of one stage on this machine, started, watched and stopped by torchrun's own agent.
+"""Run several ranks of one stage on this machine: torchrun's own agent starts, watches and stops them.
 
-The agent is called directly: the command `torchrun` prints a table and ends with 1, whatever the ranks ended with.
+The agent is called directly: the command `torchrun` prints a table and always ends with 1, so exit codes are lost.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from unigrec.base.masking import masked
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set for each rank by the agent: where it may leave its last words
-EXIT_CRASHED = 1  # as the interpreter ends after a traceback
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by the agent for each rank: the file for its error
+EXIT_CRASHED = 1  # the interpreter's exit code after a traceback
 
 
 def is_rank() -> bool:
@@ -34,11 +34,11 @@ def is_rank() -> bool:
 
 
 def run_ranks(arguments: list[str], processes: int) -> None:
-    """Run this Python with `arguments` as so many ranks, and return when all have ended well.
+    """Run this Python with `arguments` as `processes` ranks, and return when all have succeeded.
 
     Raises:
-        UnigrecError: a rank failed. Its own error, with its exit code, where it left one by `report`; otherwise which
-            rank ended how, after its traceback is printed. The others have been stopped.
+        UnigrecError: a rank failed, and the others have been stopped. If the rank left an error by `report`, this is
+            that error with its exit code; otherwise it says which rank ended and how, after the rank's traceback.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -46,7 +46,7 @@ def run_ranks(arguments: list[str], processes: int) -> None:
 
     _check_devices(processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
-    logging.disable()  # the agent's table of failed ranks; what there is to say is in the error
+    logging.disable()  # no table of failed ranks from the agent: the error says it
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -70,11 +70,11 @@ def run_ranks(arguments: list[str], processes: int) -> None:
 
 
 def run_and_end(work: Callable[[], None]) -> NoReturn:
-    """Do the work of this process, report what it raised, and end the process at once, without tearing it down.
+    """Do the work of this process, report its error, and end the process at once, without the interpreter's teardown.
 
-    Process groups leave threads behind (gloo's, the store's), over which the interpreter's teardown may abort: work
-    that went well would look like a crash, and an error would lose its exit code. Nothing is left to tear down: files
-    are complete when they are renamed.
+    Process groups leave threads behind (of gloo, of the store) on which the teardown may abort: successful work would
+    look like a crash, and an error would lose its exit code. Nothing needs a teardown: files are complete when they are
+    renamed.
     """
     code = EXIT_OK
     try:
@@ -91,9 +91,9 @@ def run_and_end(work: Callable[[], None]) -> NoReturn:
 
 
 def report(error: Exception) -> None:
-    """Print an error that a person can act on in a line, any other with its traceback.
+    """Print an error for the user as one line, any other error with its traceback. Credentials are masked.
 
-    A rank leaves it to the launcher, which prints one error for all ranks. No credentials are in it.
+    A rank writes it to a file for the launcher, which prints one error for all ranks.
     """
     code = error.exit_code if isinstance(error, UnigrecError) else None
     message = masked("".join(traceback.format_exception(error)).rstrip() if code is None else str(error))
@@ -111,9 +111,9 @@ def _error_of(failed: ChildFailedError) -> UnigrecError:
     code = words.get("exit_code")
     if code is not None:
         error = UnigrecError(words["message"])
-        error.exit_code = code  # not the process's: what became of it after its report says nothing
+        error.exit_code = code  # of the report; the process may have ended otherwise afterwards
         return error
-    if "exit_code" in words:  # its report, not what the agent made up
+    if "exit_code" in words:  # written by `report`, not by the agent
         print(words["message"], file=sys.stderr)
     if failure.exitcode >= 0:
         return UnigrecError(f"rank {rank} ended with exit code {failure.exitcode}; what it said is above")
@@ -121,12 +121,12 @@ def _error_of(failed: ChildFailedError) -> UnigrecError:
         f"rank {rank} was killed by {failure.signal_name()}; what it said is above. The same command goes on from the "
         "last checkpoint"
     )
-    error.exit_code = 128 - failure.exitcode  # as a shell says it; whoever tries again what was killed knows it by that
+    error.exit_code = 128 - failure.exitcode  # as a shell reports it; retries recognise a killed process by it
     return error
 
 
 def _blame(failure: ProcessFailure) -> tuple[int, float]:
-    """The failure that explains the others sorts first: ranks that lose one crash too, or are stopped by the agent."""
+    """Sort key: the failure that caused the others comes first. They crash without a peer, or the agent stops them."""
     words = failure.error_file_data
     if words.get("exit_code") is not None:
         place = 0
@@ -138,7 +138,7 @@ def _blame(failure: ProcessFailure) -> tuple[int, float]:
 
 
 def _check_devices(processes: int) -> None:
-    """One rank, one device. Raises UnigrecError when there are fewer GPUs than ranks."""
+    """Each rank needs a GPU of its own. Raises UnigrecError when there are fewer GPUs than ranks."""
     import torch
 
     devices = torch.cuda.device_count()

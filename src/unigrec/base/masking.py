@@ -1,4 +1,4 @@
-"""No password in what is printed, logged or kept: addresses lose their credentials, known secrets their value."""
+"""Mask passwords in everything that is printed, logged or stored: credentials in addresses, values of secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
-WEBHOOK_VARIABLE = "UNIGREC_WEBHOOK_URL"  # where notifications go; whoever knows a webhook may write to it
+WEBHOOK_VARIABLE = "UNIGREC_WEBHOOK_URL"  # where notifications go; a secret, as anyone who knows it may post
 SECRET_VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -19,13 +19,13 @@ SECRET_VARIABLES = (
     "AWS_SESSION_TOKEN",
     WEBHOOK_VARIABLE,
 )
-MIN_SECRET_LENGTH = 4  # a shorter value would be found in ordinary words
+MIN_SECRET_LENGTH = 4  # a shorter value would occur in ordinary words
 # user:password@ or user@ after ://. A password may hold @ and /, but host:5000/ is no user with a password.
 _CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/@:'\"]*:(?!\d+/)[^\s'\"]*|[^\s/@'\"]+)@")
 
 
 class Address(NamedTuple):
-    """An http address without its credentials, and these, None where there are none."""
+    """An http address without its credentials, and the credentials; None if it has none."""
 
     uri: str
     user: str | None
@@ -33,7 +33,7 @@ class Address(NamedTuple):
 
 
 def masked(text: str) -> str:
-    """The text with *** for the credentials of every address in it, and for the value of every secret variable."""
+    """Replace the credentials of every address in the text, and the value of every secret variable, by ***."""
     text = _CREDENTIALS.sub(f"{HIDDEN}@", text)
     for name in SECRET_VARIABLES:
         value = os.environ.get(name, "")
@@ -48,7 +48,7 @@ def holds_credentials(uri: str) -> bool:
 
 
 def split_credentials(uri: str) -> Address:
-    """Take user and password out of an http or https address; any other address is returned as it is."""
+    """Take user and password out of an http or https address; return any other address unchanged."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return Address(uri, None, None)

@@ -1,4 +1,4 @@
-"""What a process of ours does about its surroundings: it dies with its parent, keeps memory, keeps libraries quiet."""
+"""Settings of our processes: die with the parent, keep freed memory, keep libraries quiet."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sys
 
 DVC_STAGE = "DVC_STAGE"  # set by DVC for the commands that it starts
 _PR_SET_PDEATHSIG = 1
-# Of glibc's mallopt: what is free at the end of the heap beyond this is given back (-1: never), how much the heap grows
-# at once, and from which size on a block is mapped alone, and given back when it is freed.
+# Parameters of glibc's mallopt, with values: free memory at the end of the heap that is returned to the kernel (-1:
+# never), growth of the heap per request, and the size from which a block is mapped alone (and returned when freed).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, -1), (-2, 64 << 20), (-3, 1 << 30)
 
 
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies, so that no orphan goes on writing (Linux only).
 
-    DVC may have been killed before we asked. Whoever took us over then is not of DVC's process group, and we are.
+    DVC may die before this call. The process that then adopts us is not in DVC's process group, but we are: end here.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -28,10 +28,10 @@ def die_with_parent() -> None:
 
 
 def keep_memory() -> None:
-    """Let this process keep what it frees for what it allocates next (Linux with glibc; elsewhere nothing happens).
+    """Keep freed memory in the process for reuse instead of returning it to the kernel (Linux with glibc only).
 
-    A step frees its activations and the next one asks for as many. Given back in between, each page is fetched from the
-    kernel and zeroed again, every step: a tenth of a training step's time and more (docs/RESULTS.md, Speed).
+    A training step frees its activations, and the next one allocates as much. If the memory were returned in between,
+    the kernel would zero each page again in every step: a tenth of a step's time or more (docs/RESULTS.md, Speed).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is not None:
@@ -40,9 +40,9 @@ def keep_memory() -> None:
 
 
 def keep_quiet() -> None:
-    """Switch off telemetry, chatter and spinning threads of the libraries; what the user has set already stays.
+    """Switch off telemetry, log noise and long spinning of threads in libraries; variables that are set stay.
 
-    To be called before torch is imported.
+    Call this before torch is imported.
     """
     for name, value in {
         "DO_NOT_TRACK": "1",
@@ -51,8 +51,8 @@ def keep_quiet() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DEEPSPEED_LOG_LEVEL": "error",
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads that spin long while they wait make a step ten times slower as soon as anything else runs; threads
-        # that never spin make every step half as slow again.
+        # Waiting threads that spin long make a step ten times slower if anything else runs; threads that never spin
+        # make every step 1.5 times slower.
         "GOMP_SPINCOUNT": "5000",
     }.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log."""
+"""Progress of training, as lines on stderr."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import time
 
 
 class TrainingProgress:
-    """Prints what a phase logs, an epoch a line.
+    """Prints the figures of a training phase, one line per epoch.
 
     Args:
-        name: of the phase. epochs: how many it may take.
+        name: name of the phase.
+        epochs: maximum number of epochs.
+        every: minimum seconds between two lines.
     """
 
     def __init__(self, name: str, epochs: int, every: float = 5.0):
@@ -18,7 +20,7 @@ class TrainingProgress:
         self.started = self.printed = time.monotonic()
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        """A line with the epoch's figures; in a log at most one every `every` seconds, but each validation."""
+        """Print an epoch's figures: every validation and the last epoch; others at most once per `every` seconds."""
         now, epoch = time.monotonic(), int(metrics["epoch"])
         validated = any(name.startswith("validation_") for name in metrics)
         if not (validated or epoch == self.epochs or now - self.printed >= self.every):

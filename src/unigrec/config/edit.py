@@ -1,6 +1,6 @@
-"""`unigrec configure`: rewrite values in params.yaml, by profile, data source or single key; comments and layout stay.
+"""`unigrec configure`: rewrite values in params.yaml by profile, data source or single key; comments and layout stay.
 
-What a profile is, and which keys it sets: profiles.py.
+Profiles are explained in profiles.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unigrec.config.profiles import (
 from unigrec.config.schema import parse_params, read_mapping
 
 SAMPLE_SOURCE = {"ingest.source": "sample", "ingest.path": "src/unigrec/data/sources/sample.py"}
-COMMENT_COLUMN = 34  # where params.yaml starts its comments; two spaces after a value that reaches further
+COMMENT_COLUMN = 34  # where params.yaml starts its comments; after a longer value, two spaces
 
 
 class Change(NamedTuple):
@@ -50,14 +50,14 @@ def configure(
     """Rewrite values of a params file; a later argument wins over an earlier one.
 
     Args:
-        params_file: rewritten as a whole or not at all; profiles are looked up in `infra/profiles` beside it.
-        profile: its name. Every key that some profile touches first goes back to the sample's value.
+        params_file: rewritten as a whole or not at all; profiles are looked up in `infra/profiles` next to it.
+        profile: a name. Every key that any profile sets first goes back to the sample's value.
         data: a folder, relative to the working directory or absolute, or "sample" for the generator.
-        source: what kind of source `data` (or the path that is set already) is; "folder" where left out with `data`.
-        settings: "section.key=value", the value as YAML.
+        source: the kind of source of `data`, or of the path that is already set; "folder" if only `data` is given.
+        settings: "section.key=value", the value as YAML, written as it was typed.
 
     Returns:
-        What changed, in the order of the file.
+        The changed values, in the order of the file.
 
     Raises:
         UnigrecError: an unknown profile or key, a missing folder, a value that the schema refuses; nothing is written.
@@ -86,12 +86,12 @@ def configure(
 
 
 def describe(params_file: Path) -> str:
-    """One line: which profile and data are set, and which profiles there are. Raises UnigrecError."""
+    """Describe in one line the profile and data that are set, and the existing profiles. Raises UnigrecError."""
     known = dict(leaves(read_mapping(params_file)))
-    there_are = ", ".join(profile_names(params_file.parent / PROFILES))
+    names = ", ".join(profile_names(params_file.parent / PROFILES))
     return (
         f"profile {known.get('profile')}, data {known.get('ingest.path')} ({known.get('ingest.source')}); "
-        f"profiles: {there_are}"
+        f"profiles: {names}"
     )
 
 
@@ -122,7 +122,7 @@ def _set(document: Any, key: str, value: Any) -> None:
     section = document
     for part in sections:
         section = section[part]
-    section[name] = None  # else the quotes of the old value would be kept for the new one
+    section[name] = None  # without this, the new value would get the quotes of the old one
     section[name] = value if value != "" else DoubleQuotedScalarString("")
     comment = section.ca.items.get(name, (None, None, None))[2]
     if comment is not None:

@@ -1,7 +1,7 @@
-"""Values of params.yaml by dotted keys: profiles, nested overrides, single settings. Reads plain YAML, writes nothing.
+"""Values of params.yaml by dotted keys: profiles, nested overrides, single settings. Reads YAML, writes nothing.
 
-A profile (infra/profiles/NAME.yaml) holds what differs from the committed params.yaml. `sample.yaml` holds the sample's
-value of every key that another profile touches, so that going from one profile to another leaves nothing of the first.
+A profile (infra/profiles/NAME.yaml) holds the values that differ from the committed params.yaml. `sample.yaml` holds
+the sample's value of every key that another profile sets, so that a change of profile leaves nothing of the first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unigrec.base.files import parse_yaml
 from unigrec.config.schema import read_mapping
 
 SAMPLE = "sample"
-PROFILES = Path("infra/profiles")  # beside the params file
+PROFILES = Path("infra/profiles")  # next to the params file
 
 
 def profile_names(folder: Path) -> list[str]:
@@ -25,10 +25,10 @@ def profile_names(folder: Path) -> list[str]:
 
 
 def profile_values(folder: Path, name: str) -> dict[str, Any]:
-    """What applying a profile sets: the sample's value of every key that profiles touch, then the profile's own.
+    """The values that a profile sets: the sample's value of every key that any profile sets, then the profile's own.
 
     Raises:
-        UnigrecError: no such profile; the message names those that there are.
+        UnigrecError: no such profile; the message names the existing ones.
     """
     names = profile_names(folder)
     if name not in names:
@@ -40,7 +40,7 @@ def profile_values(folder: Path, name: str) -> dict[str, Any]:
 
 
 def leaves(mapping: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; a list is one value."""
+    """Yield dotted keys and their values, in order: {"a": {"b": 1}} -> ("a.b", 1). A list is one value."""
     for key, value in mapping.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")
@@ -49,7 +49,7 @@ def leaves(mapping: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def with_values(values: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested values with some dotted keys set anew. Raises UnigrecError for a key that is not there."""
+    """Copy nested values and set some dotted keys. Raises UnigrecError for an unknown key."""
     known = dict(leaves(values))
     for key in wanted:
         if key not in known:
@@ -65,7 +65,7 @@ def with_values(values: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """`section.key=value` -> key and value, read as YAML. Raises UnigrecError."""
+    """`section.key=value` -> key and value; the value is read as YAML. Raises UnigrecError."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise UnigrecError(f"--set {setting}: expected section.key=value, for example joint.epochs=20")
@@ -74,7 +74,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 
 
 def unknown_key(key: str, known: dict[str, Any]) -> str:
-    """What to say about a key that params.yaml does not have."""
+    """The message for a key that params.yaml does not have."""
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         return f"{key!r} is a section; set one of its keys: {', '.join(inside)}"

@@ -40,7 +40,7 @@ class IngestParams(Section):
 
     @property
     def origin(self) -> str:
-        """Where the data comes from, in words: runs of one origin are compared with each other."""
+        """Where the data comes from, as text: runs of one origin are compared with each other."""
         return f"{self.source}: {self.path}"
 
 
@@ -52,7 +52,7 @@ class SnapshotParams(Section):
 
 
 class Bound(Section):
-    """Of a figure that compares two snapshots: above `warn` a warning, above `stop` the end."""
+    """Bound on a figure that compares two snapshots: above `warn` a warning, above `stop` an error."""
 
     warn: NonNegative
     stop: NonNegative
@@ -271,7 +271,7 @@ class RegisterParams(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml. Only the stage functions see it; everything below takes its own section."""
+    """All of params.yaml. Only commands and stage functions see it; the rooms below take their own section."""
 
     profile: str
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -307,8 +307,8 @@ def load_params(path: Path) -> Params:
     """Read and check a params file.
 
     Raises:
-        UnigrecError: the file is missing, is no YAML mapping, or holds a key or value that is not allowed; every
-            finding is listed with its key, its value and what is allowed.
+        UnigrecError: the file is missing, is not a YAML mapping, or holds a forbidden key or value; every finding is
+            listed with its key, its value and the allowed values.
     """
     return parse_params(read_mapping(path), str(path))
 
@@ -317,7 +317,7 @@ def read_mapping(path: Path, *, keep_notation: bool = False) -> dict[str, Any]:
     """Read a YAML file of sections; `keep_notation` as in `files.parse_yaml`.
 
     Raises:
-        UnigrecError: the file is missing, is no UTF-8, no YAML, or no mapping.
+        UnigrecError: the file is missing, or is not UTF-8, not YAML or not a mapping.
     """
     if not path.is_file():
         raise UnigrecError(f"{path}: no such file; run inside the project's folder, or restore it from git")
