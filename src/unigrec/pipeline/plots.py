@@ -1,6 +1,6 @@
-"""Pictures of a run, PNG: each function takes the JSON that a stage wrote and draws one of them.
+"""Pictures of a run as PNG: each function draws one picture from the JSON that a stage wrote.
 
-`dvc plots` draws the same data in a browser, but its pages load a script from the network; these need none.
+`dvc plots` draws the same data in a browser, but its pages load a script from the network; these files need none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[dict[str, Any]]
 
-# One colour per model in every picture; told apart without red and green (Okabe and Ito's palette).
+# Each model has one colour in all pictures; none relies on red against green (Okabe and Ito's palette).
 MODEL_COLOURS = {"popularity": "#999999", "cooccurrence": "#56B4E9", "teacher": "#E69F00", "student": "#0072B2"}
 LINE_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 STYLE: dict[Any, Any] = {
@@ -40,12 +40,12 @@ METRIC_NAMES = {"recall_at_10": "Recall@10", "ndcg_at_10": "NDCG@10"}
 
 
 def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
-    """One panel per loss over the steps, and one for the validation NDCG@10.
+    """Draw one panel per loss over the steps, and one for the validation NDCG@10.
 
     Args:
         history: rows with "step" and any of "loss", "..._loss", "validation_ndcg_at_10".
         path: the PNG to write.
-        title: of the whole picture.
+        title: title of the whole picture.
 
     Raises:
         UnigrecError: no row holds a value to draw.
@@ -66,17 +66,17 @@ def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
             axes.plot(steps, values, color=LINE_COLOURS[1 if validation else 0], marker=marker, markersize=3.5)
             axes.set_title("validation NDCG@10" if validation else key.replace("_", " "))
             axes.set_xlabel("step")
-            axes.set_xlim(first - margin, last + margin)  # the same in every panel: some losses join late
+            axes.set_xlim(first - margin, last + margin)  # equal in all panels: some losses begin late
             if validation:
                 axes.set_ylim(0, max(1.1 * max(values), 1e-6))
 
 
 def annealing(history: Rows, codebook_size: int, path: Path) -> None:
-    """The tokenizer's training: collisions as the temperature falls, entropy per level and disagreement by epoch.
+    """Draw the tokenizer's training: collisions by temperature, entropy per level and disagreement by epoch.
 
     Args:
-        history: rows with "epoch", "temperature" and the figures of `identifiers.identifier_curve`; others are passed
-            over. codebook_size: K.
+        history: rows with "epoch", "temperature" and the figures of `identifier_curve`; other rows are ignored.
+        codebook_size: K.
         path: the PNG to write.
 
     Raises:
@@ -97,10 +97,11 @@ def annealing(history: Rows, codebook_size: int, path: Path) -> None:
 
 
 def identifiers_over_epochs(history: Rows, codebook_size: int, path: Path) -> None:
-    """The joint phase: churn and entropy per level, collisions and disagreement, by epoch.
+    """Draw the joint phase: churn and entropy per level, collisions and disagreement, by epoch.
 
     Args:
-        history: rows with "epoch" and the figures of `identifiers.identifier_curve`. codebook_size: K.
+        history: rows with "epoch" and the figures of `identifier_curve`.
+        codebook_size: K.
         path: the PNG to write.
 
     Raises:
@@ -127,7 +128,7 @@ def identifiers_over_epochs(history: Rows, codebook_size: int, path: Path) -> No
 
 
 def _lines_per_level(axes: Axes, history: Rows, prefix: str) -> None:
-    """A line per level over the epochs, of the rows' keys `prefix` + level."""
+    """Draw a line per level over the epochs, from the rows' keys `prefix` + level."""
     keys = sorted({key for row in history for key in row if key.startswith(prefix)}, key=_level)
     for key, colour in zip(keys, _cycle(LINE_COLOURS, len(keys)), strict=True):
         axes.plot(*_points(history, "epoch", key), color=colour, label=f"level {_level(key)}")
@@ -151,7 +152,7 @@ def _disagreement_panel(axes: Axes, history: Rows) -> None:
     epochs, shares = _points(history, "epoch", "soft_hard_disagreement")
     axes.plot(epochs, shares, color=LINE_COLOURS[0], marker=_marker(shares), markersize=3.5)
     axes.axhline(DISAGREEMENT_TARGET, color="#555555", linestyle=":", linewidth=1.2)
-    axes.set_yscale("symlog", linthresh=DISAGREEMENT_TARGET)  # zero has its place below the target
+    axes.set_yscale("symlog", linthresh=DISAGREEMENT_TARGET)  # shows zero, below the target
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(_percent)
     axes.set_title("soft and hard codes differ (dotted: target)")
@@ -159,7 +160,7 @@ def _disagreement_panel(axes: Axes, history: Rows) -> None:
 
 
 def codebook_usage(rows: Rows, path: Path) -> None:
-    """The share of items per codeword, most used first, one line per level.
+    """Draw the share of items per codeword, most used first, one line per level.
 
     Args:
         rows: {"level", "rank", "usage"}, usage a share of the items.
@@ -188,12 +189,12 @@ def codebook_usage(rows: Rows, path: Path) -> None:
 
 
 def metrics_by_slice(rows: Rows, path: Path, protocol: str = "unmasked", metric: str = "ndcg_at_10") -> None:
-    """Bars per slice of the test users, one per model.
+    """Draw a bar per slice of the test users and model.
 
     Args:
         rows: {"slice", "users", "model", "protocol", "recall_at_10", "ndcg_at_10"}.
         path: the PNG to write.
-        protocol: unmasked or masked; the two are never mixed in one picture.
+        protocol: unmasked or masked; one picture shows one protocol.
         metric: recall_at_10 or ndcg_at_10.
 
     Raises:
@@ -220,10 +221,10 @@ def metrics_by_slice(rows: Rows, path: Path, protocol: str = "unmasked", metric:
 
 
 def quality_bars(metrics: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """Student, teacher and baselines side by side: a panel per metric, a group of bars per protocol.
+    """Draw student, teacher and baselines side by side: a panel per metric, a group of bars per protocol.
 
     Args:
-        metrics: {model: {protocol: {"recall_at_10": ..., "ndcg_at_10": ...}}}, of evaluate/metrics.json.
+        metrics: {model: {protocol: {"recall_at_10": ..., "ndcg_at_10": ...}}}, as in evaluate/metrics.json.
         path: the PNG to write.
 
     Raises:
@@ -255,7 +256,7 @@ def _grouped_bars(axes: Axes, metrics: dict, models: list[str], protocols: list[
 
 @contextmanager
 def _figure(path: Path, size: tuple[float, float], title: str) -> Iterator[Figure]:
-    """A figure that is written to `path` when the block ends: no global state, no display, no clock in the file."""
+    """A figure that is written to `path` when the block ends, without global state, display, or clock in the file."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -273,7 +274,7 @@ def _points(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:
 
 
 def _marker(values: Sequence) -> str | None:
-    return "o" if len(values) < 30 else None  # more of them are a thick line
+    return "o" if len(values) < 30 else None  # more markers would merge into a thick line
 
 
 def _require(found: Sequence, path: Path, what: str) -> None:
