@@ -26,6 +26,7 @@ from unigrec.core.sequences import in_chunks
 from unigrec.core.training.checkpoint import Stopped
 from unigrec.core.training.finetune import train_finetune
 from unigrec.core.training.joint import JointData, train_joint
+from unigrec.core.training.loop import Run
 from unigrec.core.training.teacher import teacher_shape, train_teacher
 from unigrec.core.training.tokenizer import train_tokenizer
 from unigrec.pipeline import outputs, stages
@@ -98,10 +99,8 @@ def read_vectors(teacher: Path, params: Params, data: Data) -> Tensor:
 def run_teacher(step: Step, session: Session, clock: Clock) -> None:
     params, data = step.params, session.data
     log = clock.log(step.name, params.teacher.epochs)
-    checkpoints = step.checkpoints(session)
-    trained = train_teacher(
-        data.sequences, data.embeddings, params.teacher, params.seed, session.device, log, checkpoints
-    )
+    run = Run(params.seed, session.device, log, checkpoints=step.checkpoints(session))
+    trained = train_teacher(data.sequences, data.embeddings, params.teacher, run=run)
     config = {"items": data.sequences.catalogue_size, **teacher_shape(params.teacher)}
     outputs.save_trained(step.folder, trained, config)
 
@@ -110,8 +109,8 @@ def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
     params = step.params
     vectors = read_vectors(step.needs[0], params, session.data)
     log = clock.log(step.name, params.tokenizer.epochs)
-    checkpoints = step.checkpoints(session)
-    trained = train_tokenizer(vectors, params.tokenizer, params.seed, session.device, log, checkpoints)
+    run = Run(params.seed, session.device, log, checkpoints=step.checkpoints(session))
+    trained = train_tokenizer(vectors, params.tokenizer, run)
     shape = params.tokenizer.model_dump(include=stages.TOKENIZER_SHAPE)
     outputs.save_trained(step.folder, trained, {"embedding_dim": vectors.shape[1], **shape})
 
@@ -123,15 +122,13 @@ def run_joint(step: Step, session: Session, clock: Clock) -> None:
     ranker = outputs.load_teacher(teacher)
     vectors = read_vectors(teacher, params, data)
     joint_data = JointData(data.sequences, vectors, ranker.item_embedding.weight.detach(), ranker)
+    log = clock.log(step.name, params.joint.epochs)
     trained = train_joint(
         joint_data,
         outputs.load_tokenizer(tokenizer),
         params.joint,
-        params.harden.resolution,
-        params.seed,
-        session.device,
-        clock.log(step.name, params.joint.epochs),
-        step.checkpoints(session),
+        resolution=params.harden.resolution,
+        run=Run(params.seed, session.device, log, checkpoints=step.checkpoints(session)),
     )
     model: Any = trained.model
     config = {
@@ -153,17 +150,15 @@ def run_harden(step: Step, session: Session, clock: Clock) -> None:
 def run_finetune(step: Step, session: Session, clock: Clock) -> None:
     params = step.params
     joint, harden, teacher = step.needs
+    log = clock.log(step.name, params.finetune.epochs)
     trained = train_finetune(
         session.data.sequences,
         outputs.load_unified(joint).recommender,
         outputs.load_codes(harden),
-        params.finetune,
-        params.joint,
-        params.seed,
-        session.device,
-        clock.log(step.name, params.finetune.epochs),
-        step.checkpoints(session),
-        outputs.load_teacher(teacher),
+        params=params.finetune,
+        joint_params=params.joint,
+        run=Run(params.seed, session.device, log, checkpoints=step.checkpoints(session)),
+        teacher=outputs.load_teacher(teacher),
     )
     model: Any = trained.model
     outputs.save_trained(step.folder, trained, model.config.to_dict())

@@ -17,6 +17,7 @@ from unigrec.config.schema import Params, parse_params
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.joint import JointData
+from unigrec.core.training.loop import Run
 from unigrec.core.training.teacher import new_teacher
 from unigrec.core.training.tokenizer import new_tokenizer
 
@@ -52,6 +53,11 @@ TINY = {
     "finetune": {"epochs": 2, "batch_size": 32, "patience": 100},
     "evaluate": {"bootstrap_resamples": 2000},
 }
+
+
+def tiny_run(seed: int = 7) -> Run:
+    """A run on the CPU that logs nothing and saves no checkpoint."""
+    return Run(seed, CPU, lambda step, metrics: None)
 
 
 def merged(old: dict, new: dict) -> dict:

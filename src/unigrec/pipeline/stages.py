@@ -126,13 +126,13 @@ def embed(params: Params) -> None:
 
 def teacher(params: Params) -> None:
     """Train the collaborative teacher; its item embeddings are what the joint phase distils."""
+    from unigrec.core.training.loop import Run
     from unigrec.core.training.teacher import teacher_shape, train_teacher
 
     with _training("teacher", params) as checkpoints:
         sequences, log = load_sequences(), TrainingProgress("teacher", params.teacher.epochs)
-        trained = train_teacher(
-            sequences, load_embeddings(), params.teacher, params.seed, training_device(), log, checkpoints
-        )
+        run = Run(params.seed, training_device(), log, checkpoints=checkpoints)
+        trained = train_teacher(sequences, load_embeddings(), params.teacher, run=run)
         config = {"items": sequences.catalogue_size, **teacher_shape(params.teacher)}
         _save_trained(paths.TEACHER, trained, config, "Teacher")
 
@@ -140,6 +140,7 @@ def teacher(params: Params) -> None:
 def tokenizer(params: Params) -> None:
     """Pre-train the tokenizer on the catalogue's embeddings, and report the health of its identifiers."""
     from unigrec.core.decisions.gates import identifier_notes
+    from unigrec.core.training.loop import Run
     from unigrec.core.training.tokenizer import train_tokenizer
     from unigrec.pipeline.plots import annealing
     from unigrec.pipeline.warm_start import is_warm, read_of_teacher, started_tokenizer
@@ -153,7 +154,8 @@ def tokenizer(params: Params) -> None:
         part = read_of_teacher(content, teacher.item_embedding.weight.detach(), weight, load_item_ids())
         files.write_tensors(paths.TOKENIZER / paths.COLLABORATIVE_FILE, {"part": part})
         vectors, log = load_item_vectors(), TrainingProgress("tokenizer", settings.epochs)
-        trained = train_tokenizer(vectors, settings, params.seed, training_device(), log, checkpoints, started)
+        run = Run(params.seed, training_device(), log, checkpoints=checkpoints)
+        trained = train_tokenizer(vectors, settings, run, started=started)
         config = {"embedding_dim": vectors.shape[1], **params.tokenizer.model_dump(include=TOKENIZER_SHAPE)}
         _save_trained(paths.TOKENIZER, trained, config, "Tokenizer")
         annealing(trained.history, params.tokenizer.codebook_size, paths.TOKENIZER / "annealing.png")
@@ -168,6 +170,7 @@ def joint(params: Params) -> None:
     """Train tokenizer and recommender end to end; under torchrun, rank 0 writes."""
     from unigrec.core.distributed import rank
     from unigrec.core.training.joint import JointData, train_joint
+    from unigrec.core.training.loop import Run
     from unigrec.pipeline.plots import identifiers_over_epochs
     from unigrec.pipeline.warm_start import earlier_identifiers, started_recommender, warm_joint
 
@@ -180,8 +183,9 @@ def joint(params: Params) -> None:
             settings = warm_joint(params.joint, params.start)
             started = started_recommender(settings.recommender.dropout)
         log = TrainingProgress("joint", settings.epochs)
-        first, resolution, device = load_tokenizer(), params.harden.resolution, training_device()
-        trained = train_joint(data, first, settings, resolution, params.seed, device, log, checkpoints, started)
+        run = Run(params.seed, training_device(), log, checkpoints=checkpoints)
+        first, resolution = load_tokenizer(), params.harden.resolution
+        trained = train_joint(data, first, settings, resolution=resolution, run=run, recommender=started)
         if rank() == 0:
             recommender: Any = trained.model.recommender
             config = {
@@ -259,20 +263,19 @@ def finetune(params: Params) -> None:
     """Train the recommender on the hardened identifiers; under torchrun, rank 0 writes."""
     from unigrec.core.distributed import rank
     from unigrec.core.training.finetune import train_finetune
+    from unigrec.core.training.loop import Run
 
     with _training("finetune", params) as checkpoints:
         log = TrainingProgress("finetune", params.finetune.epochs)
+        run = Run(params.seed, training_device(), log, checkpoints=checkpoints)
         trained = train_finetune(
             load_sequences(),
             load_unified().recommender,
             load_codes(),
-            params.finetune,
-            params.joint,
-            params.seed,
-            training_device(),
-            log,
-            checkpoints,
-            load_teacher(),
+            params=params.finetune,
+            joint_params=params.joint,
+            run=run,
+            teacher=load_teacher(),
         )
         if rank() == 0:
             model: Any = trained.model

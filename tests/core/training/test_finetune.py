@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_training import CPU, ITEMS, tiny_data, tiny_params, tiny_tokenizer
+from support.tiny_training import ITEMS, tiny_data, tiny_params, tiny_run, tiny_tokenizer
 from unigrec.core.identifiers.collisions import disambiguate, hard_codes
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.training.finetune import fit_disambiguation, hardened_logits, train_finetune
@@ -30,7 +30,7 @@ def run(model: Recommender, seed: int = 7, **changes):
     params = tiny_params(finetune=changes)
     sequences = tiny_data().sequences
     return train_finetune(
-        sequences, model, hardened(), params.finetune, params.joint, seed, CPU, lambda step, metrics: None
+        sequences, model, hardened(), params=params.finetune, joint_params=params.joint, run=tiny_run(seed)
     )
 
 
@@ -107,8 +107,7 @@ def test_the_teachers_ranking_joins_the_loss_where_params_ask_for_it():
     params = tiny_params(finetune={"epochs": 2, "w_ranking_distillation": 0.5})
     torch.manual_seed(0)
     teacher = new_teacher(ITEMS, params.teacher)
-    sequences, silent = tiny_data().sequences, lambda step, metrics: None
-    arguments = sequences, recommender(8), hardened(), params.finetune, params.joint, 7, CPU, silent, None
-    row = train_finetune(*arguments, teacher).history[-1]
+    arguments = tiny_data().sequences, recommender(8), hardened(), params.finetune, params.joint, tiny_run()
+    row = train_finetune(*arguments, teacher=teacher).history[-1]
     assert row["loss"] == pytest.approx(row["recommendation_loss"] + 0.5 * row["ranking_distillation_loss"])
     assert set(train_finetune(*arguments).history[-1]).isdisjoint({"ranking_distillation_loss"})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_training import CPU, tiny_data, tiny_params, tiny_tokenizer, write_project
+from support.tiny_training import CPU, tiny_data, tiny_params, tiny_run, tiny_tokenizer, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.config.schema import JointParams
@@ -33,7 +33,7 @@ def joint_params(**changes) -> JointParams:
 
 
 def run(params: JointParams, data: JointData | None = None, seed: int = 7, resolution: str = "disambiguate"):
-    return train_joint(data or tiny_data(), tiny_tokenizer(), params, resolution, seed, CPU, lambda step, metrics: None)
+    return train_joint(data or tiny_data(), tiny_tokenizer(), params, resolution=resolution, run=tiny_run(seed))
 
 
 def start(params: JointParams, seed: int = 7) -> UnifiedModel:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, tiny_sequences
+from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, tiny_run, tiny_sequences
 from unigrec.base.errors import TrainingError
 from unigrec.core.retrieval.dense import teacher_scores
 from unigrec.core.training.teacher import new_teacher, next_item_loss, train_teacher, validation_metrics
@@ -15,7 +15,7 @@ from unigrec.core.training.teacher import new_teacher, next_item_loss, train_tea
 
 def run(seed: int = 7, **changes):
     params = tiny_params(teacher=changes).teacher
-    return train_teacher(tiny_sequences(), tiny_embeddings(), params, seed, CPU, lambda step, metrics: None)
+    return train_teacher(tiny_sequences(), tiny_embeddings(), params, run=tiny_run(seed))
 
 
 def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, write_project
+from support.tiny_training import ITEMS, tiny_embeddings, tiny_params, tiny_run, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.core.identifiers.collisions import collision_rate, hard_codes
@@ -20,7 +20,7 @@ from unigrec.pipeline import outputs, stages
 def run(embeddings: torch.Tensor | None = None, seed: int = 7, **changes):
     params = tiny_params(tokenizer=changes).tokenizer
     given = tiny_embeddings() if embeddings is None else embeddings
-    return train_tokenizer(given, params, seed, CPU, lambda step, metrics: None)
+    return train_tokenizer(given, params, tiny_run(seed))
 
 
 def test_the_temperature_falls_linearly_from_start_to_end_over_all_steps(monkeypatch):
@@ -159,12 +159,10 @@ def test_a_started_tokenizer_keeps_its_temperature_and_without_epochs_its_weight
     weights = {name: value.clone() for name, value in trained.state_dict().items()}
     params = tiny_params().tokenizer
     kept = train_tokenizer(
-        tiny_embeddings(), params.model_copy(update={"epochs": 0}), 5, CPU, lambda *_: None, start=trained
+        tiny_embeddings(), params.model_copy(update={"epochs": 0}), tiny_run(seed=5), started=trained
     )
     assert all(torch.equal(value, weights[name]) for name, value in kept.model.state_dict().items())
     assert [row["epoch"] for row in kept.history] == [0]
-    on = train_tokenizer(
-        tiny_embeddings(), params.model_copy(update={"epochs": 2}), 5, CPU, lambda *_: None, start=trained
-    )
+    on = train_tokenizer(tiny_embeddings(), params.model_copy(update={"epochs": 2}), tiny_run(seed=5), started=trained)
     assert {row["temperature"] for row in on.history} == {params.temperature_end}
     assert not torch.equal(on.model.codebooks, weights["codebooks"])

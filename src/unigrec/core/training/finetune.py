@@ -14,9 +14,8 @@ from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.unified import decode_targets, embed_hard_history, readable_tokens
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
-from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine, start_process_group
-from unigrec.core.training.loop import Log, Phase, Trained, train
+from unigrec.core.training.loop import Phase, Run, Trained, train
 from unigrec.core.training.ranking_targets import TeacherRanking, decoder_losses, to_decode
 from unigrec.core.training.samples import TrainingSamples, make_samples
 from unigrec.core.training.schedules import rate_factor
@@ -50,36 +49,36 @@ def train_finetune(
     recommender: Recommender,
     codes: np.ndarray,
     params: FinetuneParams,
-    joint: JointParams,
-    seed: int,
-    device: torch.device,
-    log: Log,
-    checkpoints: CheckpointFolder | None = None,
+    joint_params: JointParams,
+    run: Run,
     teacher: SASRec | None = None,
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising; the untouched recommender is a candidate too.
 
     Args:
-        codes: (N, T) hardened identifiers. joint: history, validation and drawing of items as in the joint phase.
+        codes: (N, T) hardened identifiers.
+        joint_params: history, validation and drawing of items are those of the joint phase.
         teacher: whose ranking is distilled here too, where `params.w_ranking_distillation` asks for it.
     """
-    start_process_group(device, needed=params.engine == "deepspeed")
-    torch.manual_seed(seed)
+    start_process_group(run.device, needed=params.engine == "deepspeed")
+    torch.manual_seed(run.seed)
     disambiguation = int(codes[:, -1].max()) + 1 if codes.shape[1] > recommender.config.levels else 0
-    model = fit_disambiguation(recommender, disambiguation).to(device)
+    model = fit_disambiguation(recommender, disambiguation).to(run.device)
     group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
     engine = make_engine(params.engine, model, [group], params.batch_size)
-    all_codes = torch.as_tensor(codes, device=device)
+    all_codes = torch.as_tensor(codes, device=run.device)
     ranking = None
     if teacher is not None and params.w_ranking_distillation:
-        ranking = TeacherRanking(teacher.to(device), model.config.code_sizes, joint.ranking_samples, seed)
+        ranking = TeacherRanking(
+            teacher.to(run.device), model.config.code_sizes, joint_params.ranking_samples, run.seed
+        )
         ranking.read(all_codes)
-    tree = PrefixTree(codes, device)
-    users = sampled_users(sequences, joint.validation_users, seed)
-    training = TrainingSamples(sequences, joint.history, model.config.causal)
+    tree = PrefixTree(codes, run.device)
+    users = sampled_users(sequences, joint_params.validation_users, run.seed)
+    training = TrainingSamples(sequences, joint_params.history, model.config.causal)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(training[batch], device)
+        samples = make_samples(training[batch], run.device)
         history, codes = all_codes[samples.items[samples.history]], all_codes[samples.targets]
         scale = world_size() / len(samples.batch_targets)
         expected = None if ranking is None else ranking.expect(samples, step)
@@ -94,13 +93,13 @@ def train_finetune(
 
     def validate() -> dict[str, float]:
         tokens = hard_tokens(model, all_codes)
-        return beam_metrics(model, tokens, tree, sequences, users, joint.history, joint.validation_beam)
+        return beam_metrics(model, tokens, tree, sequences, users, joint_params.history, joint_params.validation_beam)
 
     phase = Phase(
         name="finetune",
-        seed=seed,
+        seed=run.seed,
         epochs=params.epochs,
-        batches=lambda epoch: training.batches(params.batch_size, seed, epoch),
+        batches=lambda epoch: training.batches(params.batch_size, run.seed, epoch),
         losses=losses,
         learning_rate=lambda done: rate_factor(done, 0.0, params.schedule),
         validate=validate,
@@ -108,7 +107,7 @@ def train_finetune(
         validate_every=params.validate_every,
         patience=params.patience,
     )
-    history = train(phase, engine, checkpoints, log)
+    history = train(phase, engine, run.checkpoints, log=run.log)
     return Trained(model, history)
 
 

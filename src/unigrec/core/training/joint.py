@@ -23,9 +23,8 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
-from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine, start_process_group
-from unigrec.core.training.loop import Log, Phase, Trained, train
+from unigrec.core.training.loop import Phase, Run, Trained, train
 from unigrec.core.training.ranking_targets import Ranking, TeacherRanking, decoder_losses, to_decode
 from unigrec.core.training.samples import Samples, TrainingSamples, make_samples
 from unigrec.core.training.schedules import rate_factor, temperature_at
@@ -168,23 +167,20 @@ def train_joint(
     tokenizer: Tokenizer,
     params: JointParams,
     resolution: str,
-    seed: int,
-    device: torch.device,
-    log: Log,
-    checkpoints: CheckpointFolder | None = None,
+    run: Run,
     recommender: Recommender | None = None,
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked, soft identifiers as input) stops rising, and keep the best weights.
 
     recommender: a trained one to go on from, made for identifiers as the tokenizer gives them.
     """
-    start_process_group(device, needed=params.engine == "deepspeed")
-    torch.manual_seed(seed)
-    data = data._replace(embeddings=data.embeddings.to(device), teacher=data.teacher.to(device))
-    tokenizer = tokenizer.to(device)
+    start_process_group(run.device, needed=params.engine == "deepspeed")
+    torch.manual_seed(run.seed)
+    data = data._replace(embeddings=data.embeddings.to(run.device), teacher=data.teacher.to(run.device))
+    tokenizer = tokenizer.to(run.device)
     popularity = data.sequences.train_counts()
     first_codes = hard_codes(tokenizer, data.embeddings)
-    model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution, recommender).to(device)
+    model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution, recommender).to(run.device)
     model.fit_teacher_projection(data.embeddings, data.teacher)
     engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
     training = TrainingSamples(data.sequences, params.history, model.recommender.config.causal)
@@ -192,7 +188,7 @@ def train_joint(
     ranking = None
     if data.ranker is not None and params.w_ranking_distillation:
         sizes = model.recommender.config.code_sizes
-        ranking = TeacherRanking(data.ranker.to(device), sizes, params.ranking_samples, seed)
+        ranking = TeacherRanking(data.ranker.to(run.device), sizes, params.ranking_samples, run.seed)
     state: dict[str, Tensor] = {}
 
     def identifiers() -> np.ndarray:
@@ -209,7 +205,7 @@ def train_joint(
         """Re-read the target codes from today's tokenizer, and let the temperature fall."""
         done = epoch / max(params.epochs - 1, 1)
         at = temperature_at(done, params.temperature_start, params.temperature_end)
-        state["codes"] = torch.as_tensor(identifiers(), device=device)
+        state["codes"] = torch.as_tensor(identifiers(), device=run.device)
         state["temperature"] = torch.tensor(at, dtype=torch.float64)
         return {"temperature": at}
 
@@ -218,7 +214,7 @@ def train_joint(
         return identifier_curve(tokenizer, data.embeddings, float(state["temperature"]), first_codes)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(training[batch], device)
+        samples = make_samples(training[batch], run.device)
         distil = step >= params.distillation_warmup_epochs * steps_per_epoch
         codes, temperature = state["codes"][samples.targets], float(state["temperature"])
         fixed = expected = None
@@ -233,21 +229,21 @@ def train_joint(
     def validate() -> dict[str, float]:
         codes = identifiers()
         if params.tokenizer == "hard":
-            tokens = hard_tokens(model.recommender, torch.as_tensor(codes, device=device))
+            tokens = hard_tokens(model.recommender, torch.as_tensor(codes, device=run.device))
         else:
             tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, float(state["temperature"]))
-        tree = PrefixTree(codes, device)
+        tree = PrefixTree(codes, run.device)
         return beam_metrics(
             model.recommender, tokens, tree, data.sequences, users, params.history, params.validation_beam
         )
 
-    users = sampled_users(data.sequences, params.validation_users, seed)
-    steps_per_epoch = len(training.batches(params.batch_size, seed, 0))
+    users = sampled_users(data.sequences, params.validation_users, run.seed)
+    steps_per_epoch = len(training.batches(params.batch_size, run.seed, 0))
     phase = Phase(
         name="joint",
-        seed=seed,
+        seed=run.seed,
         epochs=params.epochs,
-        batches=lambda epoch: training.batches(params.batch_size, seed, epoch),
+        batches=lambda epoch: training.batches(params.batch_size, run.seed, epoch),
         losses=losses,
         learning_rate=lambda done: rate_factor(done, params.warmup_share, params.schedule),
         validate=validate,
@@ -257,5 +253,5 @@ def train_joint(
         validate_every=params.validate_every,
         patience=params.patience,
     )
-    history = train(phase, engine, checkpoints, log)
+    history = train(phase, engine, run.checkpoints, log=run.log)
     return Trained(model, history)

@@ -25,6 +25,22 @@ from unigrec.core.training.engine import Engine
 Log = Callable[[int, dict[str, float]], None]  # step, metrics
 
 
+class Run(NamedTuple):
+    """How a training runs: everything that is neither its data nor its params.
+
+    Attributes:
+        seed: of weights, batches and dropout.
+        device: where the network and its batches lie.
+        log: called after each epoch, on rank 0.
+        checkpoints: where the training saves its state and resumes from it. None: it saves nothing.
+    """
+
+    seed: int
+    device: torch.device
+    log: Log
+    checkpoints: CheckpointFolder | None = None
+
+
 class Trained(NamedTuple):
     """A trained network and its curves."""
 

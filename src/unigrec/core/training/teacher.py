@@ -13,9 +13,8 @@ from unigrec.core.losses import catalogue_cross_entropy
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.dense import teacher_scores
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
-from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine
-from unigrec.core.training.loop import Log, Phase, Trained, train
+from unigrec.core.training.loop import Phase, Run, Trained, train
 
 if TYPE_CHECKING:
     from unigrec.config.schema import TeacherParams
@@ -40,24 +39,21 @@ def teacher_shape(params: TeacherParams) -> dict[str, Any]:
 
 def train_teacher(
     sequences: Sequences,
-    content: Tensor | None,
+    embeddings: Tensor | None,
     params: TeacherParams,
-    seed: int,
-    device: torch.device,
-    log: Log,
-    checkpoints: CheckpointFolder | None = None,
+    run: Run,
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights.
 
-    content: (N, D) item embeddings, where the teacher's own are to be trained on top of them (`params.content`).
+    embeddings: (N, D) item embeddings, where the teacher's own are to be trained on top of them (`params.content`).
     """
-    torch.manual_seed(seed)
-    if content is not None and params.content:
-        model = new_teacher(sequences.catalogue_size, params, content.shape[1])
-        model.content = content / content.norm(dim=1).mean()
+    torch.manual_seed(run.seed)
+    if embeddings is not None and params.content:
+        model = new_teacher(sequences.catalogue_size, params, embeddings.shape[1])
+        model.content = embeddings / embeddings.norm(dim=1).mean()
     else:
         model = new_teacher(sequences.catalogue_size, params)
-    model = model.to(device)
+    model = model.to(run.device)
     engine = make_engine(
         "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
     )
@@ -66,20 +62,20 @@ def train_teacher(
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         items, sizes = sequences.training_batch(users[batch], params.history)
-        given = torch.as_tensor(items, device=device), torch.as_tensor(sizes, device=device)
+        given = torch.as_tensor(items, device=run.device), torch.as_tensor(sizes, device=run.device)
         return {"loss": next_item_loss(model, *given, params.label_smoothing)}
 
     phase = Phase(
         name="teacher",
-        seed=seed,
+        seed=run.seed,
         epochs=params.epochs,
-        batches=lambda epoch: bucketed_batches(lengths, params.batch_size, seed, epoch),
+        batches=lambda epoch: bucketed_batches(lengths, params.batch_size, run.seed, epoch),
         losses=losses,
-        validate=lambda: validation_metrics(model, sequences, device),
+        validate=lambda: validation_metrics(model, sequences, run.device),
         validate_every=params.validate_every,
         patience=params.patience,
     )
-    history = train(phase, engine, checkpoints, log)
+    history = train(phase, engine, run.checkpoints, log=run.log)
     return Trained(model.without_content(), history)
 
 

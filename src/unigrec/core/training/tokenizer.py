@@ -12,9 +12,8 @@ from unigrec.base.errors import TrainingError
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import reconstruction_loss, uniformity_loss
 from unigrec.core.models.tokenizers.residual import Tokenizer
-from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import make_engine
-from unigrec.core.training.loop import Log, Phase, Trained, train
+from unigrec.core.training.loop import Phase, Run, Trained, train
 from unigrec.core.training.schedules import temperature_at
 
 if TYPE_CHECKING:
@@ -57,57 +56,54 @@ def tokenizer_losses(
 
 
 def train_tokenizer(
-    embeddings: Tensor,
+    vectors: Tensor,
     params: TokenizerParams,
-    seed: int,
-    device: torch.device,
-    log: Log,
-    checkpoints: CheckpointFolder | None = None,
-    start: Tokenizer | None = None,
+    run: Run,
+    started: Tokenizer | None = None,
 ) -> Trained:
-    """Train on the item embeddings (N, D). Codebooks start from k-means over the whole catalogue.
+    """Train on the item vectors (N, D). Codebooks start from k-means over the whole catalogue.
 
     The history's row of epoch 0 tells the identifiers of those first codebooks, every other row those after its epoch.
 
-    start: a trained tokenizer to go on from, in place of all that; the temperature then is the last one throughout.
+    started: a trained tokenizer to go on from, in place of all that; the temperature then is the last one throughout.
     """
-    if start is None:
-        check_size(len(embeddings), params)
-    check_finite(embeddings)
-    torch.manual_seed(seed)
-    embeddings = embeddings.to(device)
-    model = (start or new_tokenizer(embeddings.shape[1], params)).to(device)
-    if start is None:
-        model.initialise(embeddings, seed)
+    if started is None:
+        check_size(len(vectors), params)
+    check_finite(vectors)
+    torch.manual_seed(run.seed)
+    vectors = vectors.to(run.device)
+    model = (started or new_tokenizer(vectors.shape[1], params)).to(run.device)
+    if started is None:
+        model.initialise(vectors, run.seed)
     engine = make_engine(
         "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
     )
-    batches = -(-len(embeddings) // params.batch_size)
+    batches = -(-len(vectors) // params.batch_size)
     steps = batches * params.epochs
 
     def temperature(step: int) -> float:
-        first = params.temperature_start if start is None else params.temperature_end
+        first = params.temperature_start if started is None else params.temperature_end
         return temperature_at(min(step / max(steps - 1, 1), 1.0), first, params.temperature_end)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        items = embeddings[torch.as_tensor(batch, device=device)]
+        items = vectors[torch.as_tensor(batch, device=run.device)]
         return tokenizer_losses(model, items, temperature(step), params.uniformity_weight)
 
     def identifiers(step: int) -> dict[str, float]:
-        return {"temperature": temperature(step)} | identifier_curve(model, embeddings, temperature(step))
+        return {"temperature": temperature(step)} | identifier_curve(model, vectors, temperature(step))
 
     def shuffled(epoch: int) -> list[np.ndarray]:
-        order = np.random.default_rng([seed, epoch]).permutation(len(embeddings))
+        order = np.random.default_rng([run.seed, epoch]).permutation(len(vectors))
         return np.array_split(order, batches)
 
     untrained = {"epoch": 0, "step": 0} | identifiers(0)  # before a checkpoint is read: the same after a restart
     phase = Phase(
         "tokenizer",
-        seed,
+        run.seed,
         params.epochs,
         shuffled,
         losses,
         end_epoch=lambda epoch: identifiers((epoch + 1) * batches),
     )
-    history = train(phase, engine, checkpoints, log)
+    history = train(phase, engine, run.checkpoints, log=run.log)
     return Trained(model, [untrained, *history])
