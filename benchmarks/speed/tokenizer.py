@@ -23,7 +23,7 @@ from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import uniformity_loss
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.training.engine import CLIP_NORM, make_engine
-from unigrec.core.training.loop import Phase, train
+from unigrec.core.training.loop import Phase, Run, train
 from unigrec.core.training.tokenizer import new_tokenizer, tokenizer_losses
 from unigrec.pipeline.stages import training_device
 
@@ -117,8 +117,8 @@ class Ours:
             items = self.embeddings[torch.as_tensor(batch)]
             return tokenizer_losses(self.model, items, TEMPERATURE, self.params.uniformity_weight)
 
-        phase = Phase("tokenizer", 0, 1, lambda epoch: pieces, losses)
-        (row,) = train(phase, self.engine, None, lambda step, metrics: None)
+        phase = Phase("tokenizer", 1, lambda epoch: pieces, losses=losses)
+        (row,) = train(phase, self.engine, Run(0, torch.device("cpu"), lambda step, metrics: None))
         return row["loss"]
 
 

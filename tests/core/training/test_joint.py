@@ -17,9 +17,12 @@ from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.config.schema import JointParams
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
+from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training import joint as joint_module
+from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
 from unigrec.core.training.joint import JointData, joint_losses, new_unified, parameter_groups, train_joint
+from unigrec.core.training.loop import Run
 from unigrec.core.training.samples import make_samples
 
 DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")
@@ -32,8 +35,12 @@ def joint_params(**changes) -> JointParams:
     return tiny_params(joint=changes).joint
 
 
-def run(params: JointParams, data: JointData | None = None, seed: int = 7, resolution: str = "disambiguate"):
-    return train_joint(data or tiny_data(), tiny_tokenizer(), params, resolution=resolution, run=tiny_run(seed))
+def train(params: JointParams, run: Run, data: JointData | None = None):
+    return train_joint(data or tiny_data(), tiny_tokenizer(), params, resolution="disambiguate", run=run)
+
+
+def run(params: JointParams, data: JointData | None = None, seed: int = 7):
+    return train(params, tiny_run(seed), data)
 
 
 def start(params: JointParams, seed: int = 7) -> UnifiedModel:
@@ -100,9 +107,9 @@ def test_the_distillation_joins_after_its_warm_up():
 def test_the_temperature_falls_linearly_epoch_by_epoch_in_training_and_in_the_log(monkeypatch):
     seen, forward = [], UnifiedModel.forward
 
-    def spy(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others):
+    def spy(self, *inputs, temperature, **others):
         seen.append(temperature)
-        return forward(self, embeddings, history, lengths, counts, codes, teacher, temperature, *others)
+        return forward(self, *inputs, temperature=temperature, **others)
 
     monkeypatch.setattr(UnifiedModel, "forward", spy)
     history = run(joint_params(epochs=3, temperature_start=0.003, temperature_end=0.001)).history
@@ -167,7 +174,7 @@ def test_the_identifiers_are_logged_after_each_epoch_against_those_at_the_start(
 
 def test_more_collisions_than_the_table_has_room_for_stop_with_advice(monkeypatch):
     codes = np.column_stack([np.zeros((24, 2), np.int64), np.arange(24)])
-    monkeypatch.setattr(joint_module, "resolve", lambda *_: Resolved(codes, 24, 0.0))
+    monkeypatch.setattr(joint_module, "resolve", lambda *_, **__: Resolved(codes, 24, 0.0))
     with pytest.raises(TrainingError, match=r"24 items share one semantic ID.*lower joint\.tokenizer_lr"):
         run(joint_params())
 
@@ -185,6 +192,29 @@ def test_same_seed_same_bits_and_another_seed_others():
     assert first.history == second.history
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert other.history != first.history
+
+
+def test_a_run_stopped_within_an_epoch_resumes_with_the_epochs_codes_and_temperature(tmp_path):
+    """Codes read again from the tokenizer of that moment, or another temperature, would give other weights."""
+    params = joint_params(tokenizer_lr=0.01, schedule="constant", temperature_start=0.05, temperature_end=0.01)
+    whole, answers = run(params), iter([False] * 6 + [True])
+    stopping = CheckpointFolder(tmp_path, "key", every_seconds=0.0, stop=lambda: next(answers))
+    with pytest.raises(Stopped):
+        train(params, tiny_run()._replace(checkpoints=stopping))
+    saved, progress = stopping.load()
+    assert (progress["epoch"], progress["batch"]) == (1, 2)
+    assert not np.array_equal(saved["phase.codes"][:, :2], hard_codes(saved_tokenizer(saved), tiny_data().embeddings))
+    resumed = train(params, tiny_run()._replace(checkpoints=CheckpointFolder(tmp_path, "key", every_seconds=60.0)))
+    assert resumed.history == whole.history
+    weights = resumed.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in whole.model.state_dict().items())
+
+
+def saved_tokenizer(saved: dict[str, torch.Tensor]) -> Tokenizer:
+    """The tokenizer of a joint checkpoint."""
+    tokenizer, prefix = tiny_tokenizer(), "model.tokenizer."
+    tokenizer.load_state_dict({n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)})
+    return tokenizer
 
 
 def test_deepspeed_and_torch_train_alike():

@@ -11,10 +11,11 @@ from torch import nn
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import TorchEngine
-from unigrec.core.training.loop import Phase, train
+from unigrec.core.training.loop import Phase, Run, train
 from unigrec.core.training.schedules import rate_factor
 
 BATCHES = 4
+CPU = torch.device("cpu")
 
 
 class Interrupted(Exception):
@@ -38,18 +39,22 @@ class Toy:
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.phase = Phase(
             name="toy",
-            seed=seed,
             epochs=epochs,
             batches=lambda epoch: [1 + epoch * BATCHES + batch for batch in range(BATCHES)],
             losses=self.losses,
             validate=self.validate if scores is not None else None,
             start_epoch=self.start_epoch,
+            state=lambda: {"target": torch.tensor(self.target, dtype=torch.float64)},
+            load_state=self.load_state,
             **options,
         )
-        self.phase.state["target"] = torch.zeros(1)
+        self.seed, self.target = seed, 0.0
+
+    def load_state(self, tensors):
+        self.target = float(tensors["target"])
 
     def start_epoch(self, epoch):
-        self.phase.state["target"] = torch.full((1,), float(epoch))
+        self.target = float(epoch)
         return {"opening": float(epoch)}
 
     def losses(self, batch, step):
@@ -57,7 +62,7 @@ class Toy:
             raise Interrupted
         self.steps.append((batch, step))
         rows = torch.full((16, 4), batch / 10)
-        loss = (self.model(rows) - self.phase.state["target"]).square().mean()
+        loss = (self.model(rows) - self.target).square().mean()
         self.seen.append(float(loss.detach()))
         return {"loss": loss * (math.nan if step == self.nan_at else 1.0), "other_loss": loss.detach()}
 
@@ -70,7 +75,10 @@ class Toy:
         return torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
 
     def run(self, checkpoints=None):
-        return train(self.phase, self.engine, checkpoints, lambda step, metrics: self.logged.append((step, metrics)))
+        return train(self.phase, self.engine, Run(self.seed, CPU, self.log, checkpoints=checkpoints))
+
+    def log(self, step, metrics):
+        self.logged.append((step, metrics))
 
 
 def checkpoints(folder, key="key", every_seconds=0.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,11 @@ from unigrec.core.models.unified import decode_targets, embed_hard_history, read
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
-from unigrec.core.training.loop import Phase, Run, Trained, train
-from unigrec.core.training.ranking_targets import TeacherRanking, decoder_losses, to_decode
-from unigrec.core.training.samples import TrainingSamples, make_samples
-from unigrec.core.training.schedules import rate_factor
-from unigrec.core.training.student_validation import beam_metrics, hard_tokens, sampled_users
+from unigrec.core.training.loop import Run, Trained
+from unigrec.core.training.ranking_targets import decoder_losses, to_decode
+from unigrec.core.training.samples import make_samples
+from unigrec.core.training.student import StudentTraining
+from unigrec.core.training.student_validation import hard_tokens
 
 if TYPE_CHECKING:
     from unigrec.config.schema import FinetuneParams, JointParams
@@ -65,50 +66,45 @@ def train_finetune(
     disambiguation = int(codes[:, -1].max()) + 1 if codes.shape[1] > recommender.config.levels else 0
     model = fit_disambiguation(recommender, disambiguation).to(run.device)
     group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
-    engine = make_engine(params.engine, model, [group], params.batch_size)
-    all_codes = torch.as_tensor(codes, device=run.device)
-    ranking = None
-    if teacher is not None and params.w_ranking_distillation:
-        ranking = TeacherRanking(
-            teacher.to(run.device), model.config.code_sizes, joint_params.ranking_samples, run.seed
-        )
-        ranking.read(all_codes)
-    tree = PrefixTree(codes, run.device)
-    users = sampled_users(sequences, joint_params.validation_users, run.seed)
-    training = TrainingSamples(sequences, joint_params.history, model.config.causal)
+    finetuning = _Finetuning(
+        engine=make_engine(params.engine, model, [group], batch_size=params.batch_size),
+        recommender=model,
+        sequences=sequences,
+        params=params,
+        joint_params=joint_params,
+        run=run,
+        teacher=teacher,
+        codes=torch.as_tensor(codes, device=run.device),
+        tree=PrefixTree(codes, run.device),
+    )
+    return finetuning.train("finetune", warmup_share=0.0, validate_first=True)
 
-    def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(training[batch], run.device)
-        history, codes = all_codes[samples.items[samples.history]], all_codes[samples.targets]
+
+@dataclass(kw_only=True)
+class _Finetuning(StudentTraining):
+    """Finetuning while it runs."""
+
+    params: FinetuneParams
+    codes: Tensor  # (N, T) hardened identifiers
+    tree: PrefixTree  # of these identifiers
+
+    def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        samples = make_samples(self.training_samples[batch], self.run.device)
+        history, codes = self.codes[samples.items[samples.history]], self.codes[samples.targets]
         scale = world_size() / len(samples.batch_targets)
-        expected = None if ranking is None else ranking.expect(samples, step)
-        logits = hardened_logits(model, history, samples.lengths, samples.counts, to_decode(codes, expected))
-        own, drawn = decoder_losses(logits, codes, expected)
+        ranking = self.ranking_targets(samples, self.codes, step)
+        decoded = to_decode(codes, ranking)
+        logits = hardened_logits(self.recommender, history, samples.lengths, counts=samples.counts, codes=decoded)
+        own, drawn = decoder_losses(logits, codes, ranking)
         recommendation = own.sum() * scale
         if drawn is None:
             return {"loss": recommendation}
         distillation = drawn.sum() * scale
-        total = recommendation + params.w_ranking_distillation * distillation
+        total = recommendation + self.params.w_ranking_distillation * distillation
         return {"loss": total, "recommendation_loss": recommendation, "ranking_distillation_loss": distillation}
 
-    def validate() -> dict[str, float]:
-        tokens = hard_tokens(model, all_codes)
-        return beam_metrics(model, tokens, tree, sequences, users, joint_params.history, joint_params.validation_beam)
-
-    phase = Phase(
-        name="finetune",
-        seed=run.seed,
-        epochs=params.epochs,
-        batches=lambda epoch: training.batches(params.batch_size, run.seed, epoch),
-        losses=losses,
-        learning_rate=lambda done: rate_factor(done, 0.0, params.schedule),
-        validate=validate,
-        validate_first=True,
-        validate_every=params.validate_every,
-        patience=params.patience,
-    )
-    history = train(phase, engine, run.checkpoints, log=run.log)
-    return Trained(model, history)
+    def validate(self) -> dict[str, float]:
+        return self.beam_metrics(hard_tokens(self.recommender, self.codes), self.tree)
 
 
 def hardened_logits(

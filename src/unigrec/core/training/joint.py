@@ -5,6 +5,7 @@ Every loss is defined over the global batch: with several ranks the gradients eq
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,11 +25,12 @@ from unigrec.core.models.unified import JointOutput, UnifiedModel
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
-from unigrec.core.training.loop import Phase, Run, Trained, train
-from unigrec.core.training.ranking_targets import Ranking, TeacherRanking, decoder_losses, to_decode
-from unigrec.core.training.samples import Samples, TrainingSamples, make_samples
-from unigrec.core.training.schedules import rate_factor, temperature_at
-from unigrec.core.training.student_validation import beam_metrics, hard_tokens, sampled_users, soft_tokens
+from unigrec.core.training.loop import Run, Trained
+from unigrec.core.training.ranking_targets import Ranking, decoder_losses, to_decode
+from unigrec.core.training.samples import Samples, make_samples
+from unigrec.core.training.schedules import temperature_at
+from unigrec.core.training.student import StudentTraining
+from unigrec.core.training.student_validation import hard_tokens, soft_tokens
 
 if TYPE_CHECKING:
     from unigrec.config.schema import JointParams
@@ -99,13 +101,15 @@ def joint_losses(
         embeddings,
         samples.history,
         samples.lengths,
-        samples.counts,
-        to_decode(codes, ranking),
-        data.teacher[samples.targets],
-        temperature,
-        params.precision == "bf16",
-        fixed,
-        params.distillation_temperature if distil and params.w_tokenizer_distillation > 0 else None,
+        counts=samples.counts,
+        codes=to_decode(codes, ranking),
+        teacher=data.teacher[samples.targets],
+        temperature=temperature,
+        autocast=params.precision == "bf16",
+        fixed=fixed,
+        distillation_temperature=params.distillation_temperature
+        if distil and params.w_tokenizer_distillation > 0
+        else None,
     )
     size, ranks = len(samples.batch_targets), world_size()
     own, drawn = decoder_losses(output.logits, codes, ranking)
@@ -178,80 +182,109 @@ def train_joint(
     torch.manual_seed(run.seed)
     data = data._replace(embeddings=data.embeddings.to(run.device), teacher=data.teacher.to(run.device))
     tokenizer = tokenizer.to(run.device)
-    popularity = data.sequences.train_counts()
-    first_codes = hard_codes(tokenizer, data.embeddings)
-    model = new_unified(tokenizer, first_codes, params, data.teacher.shape[1], resolution, recommender).to(run.device)
+    codes = hard_codes(tokenizer, data.embeddings)
+    width = data.teacher.shape[1]
+    model = new_unified(tokenizer, codes, params, teacher_dim=width, resolution=resolution, recommender=recommender)
+    model = model.to(run.device)
     model.fit_teacher_projection(data.embeddings, data.teacher)
-    engine = make_engine(params.engine, model, parameter_groups(model, params), params.batch_size)
-    training = TrainingSamples(data.sequences, params.history, model.recommender.config.causal)
-    room = model.recommender.config.disambiguation
-    ranking = None
-    if data.ranker is not None and params.w_ranking_distillation:
-        sizes = model.recommender.config.code_sizes
-        ranking = TeacherRanking(data.ranker.to(run.device), sizes, params.ranking_samples, run.seed)
-    state: dict[str, Tensor] = {}
+    training = _JointTraining(
+        engine=make_engine(params.engine, model, parameter_groups(model, params), batch_size=params.batch_size),
+        recommender=model.recommender,
+        sequences=data.sequences,
+        params=params,
+        joint_params=params,
+        run=run,
+        teacher=data.ranker,
+        tokenizer=tokenizer,
+        data=data,
+        first_codes=codes,
+        resolution=resolution,
+    )
+    return training.train(
+        "joint",
+        warmup_share=params.warmup_share,
+        start_epoch=training.start_epoch,
+        end_epoch=training.end_epoch,
+        state=training.state,
+        load_state=training.load_state,
+    )
 
-    def identifiers() -> np.ndarray:
-        """(N, T) today's identifiers, as far as the decoder's table has room for them."""
-        resolved = resolve(tokenizer, data.embeddings, popularity, resolution, data.earlier)
-        if resolved.disambiguation > room:
+
+@dataclass(kw_only=True)
+class _JointTraining(StudentTraining):
+    """The joint phase while it runs.
+
+    Target codes and temperature are set at the start of an epoch and hold until its end, so a checkpoint has both.
+    """
+
+    params: JointParams
+    tokenizer: Tokenizer
+    data: JointData
+    first_codes: np.ndarray  # (N, L) hard codes at the start of the phase
+    resolution: str
+    codes: Tensor = field(init=False)  # (N, T) target codes of the current epoch
+    temperature: float = field(init=False)  # of its soft identifiers
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.popularity = self.sequences.train_counts()
+        self.distillation_start = self.params.distillation_warmup_epochs * len(self.batches(0))  # a step
+
+    def identifiers(self) -> np.ndarray:
+        """(N, T) today's identifiers. Raises TrainingError when the decoder's table has no room for them."""
+        resolved = resolve(
+            self.tokenizer,
+            self.data.embeddings,
+            self.popularity,
+            resolution=self.resolution,
+            earlier=self.data.earlier,
+        )
+        if resolved.disambiguation > self.recommender.config.disambiguation:
             raise TrainingError(
                 f"joint: {resolved.disambiguation} items share one semantic ID, more than twice as many as at the "
                 "start: the codebooks are collapsing; lower joint.tokenizer_lr, or raise joint.reconstruction_weight"
             )
         return resolved.codes
 
-    def start_epoch(epoch: int) -> dict[str, float]:
-        """Re-read the target codes from today's tokenizer, and let the temperature fall."""
-        done = epoch / max(params.epochs - 1, 1)
-        at = temperature_at(done, params.temperature_start, params.temperature_end)
-        state["codes"] = torch.as_tensor(identifiers(), device=run.device)
-        state["temperature"] = torch.tensor(at, dtype=torch.float64)
-        return {"temperature": at}
+    def start_epoch(self, epoch: int) -> dict[str, float]:
+        """Read the target codes from today's tokenizer, and lower the temperature."""
+        done = epoch / max(self.params.epochs - 1, 1)
+        self.codes = torch.as_tensor(self.identifiers(), device=self.run.device)
+        self.temperature = temperature_at(done, self.params.temperature_start, self.params.temperature_end)
+        return {"temperature": self.temperature}
 
-    def end_epoch(epoch: int) -> dict[str, float]:
-        """How the identifiers are by now, and how many have moved since the joint phase began."""
-        return identifier_curve(tokenizer, data.embeddings, float(state["temperature"]), first_codes)
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Figures of today's identifiers, and how many have changed since the start of the phase."""
+        return identifier_curve(self.tokenizer, self.data.embeddings, self.temperature, first_codes=self.first_codes)
 
-    def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(training[batch], run.device)
-        distil = step >= params.distillation_warmup_epochs * steps_per_epoch
-        codes, temperature = state["codes"][samples.targets], float(state["temperature"])
-        fixed = expected = None
-        if params.tokenizer != "trained":
-            hard = params.tokenizer == "hard"
-            fixed = fixed_identifiers(tokenizer, data.embeddings[samples.items], temperature, hard)
-        if ranking is not None:
-            ranking.read(state["codes"])
-            expected = ranking.expect(samples, step)
-        return joint_losses(engine.forward, samples, codes, data, params, temperature, distil, expected, fixed)
+    def state(self) -> dict[str, Tensor]:
+        return {"codes": self.codes, "temperature": torch.tensor(self.temperature, dtype=torch.float64)}
 
-    def validate() -> dict[str, float]:
-        codes = identifiers()
-        if params.tokenizer == "hard":
-            tokens = hard_tokens(model.recommender, torch.as_tensor(codes, device=run.device))
-        else:
-            tokens = soft_tokens(tokenizer, model.recommender, data.embeddings, float(state["temperature"]))
-        tree = PrefixTree(codes, run.device)
-        return beam_metrics(
-            model.recommender, tokens, tree, data.sequences, users, params.history, params.validation_beam
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.codes, self.temperature = tensors["codes"].to(self.run.device), float(tensors["temperature"])
+
+    def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        samples = make_samples(self.training_samples[batch], self.run.device)
+        fixed = None
+        if self.params.tokenizer != "trained":
+            embeddings, hard = self.data.embeddings[samples.items], self.params.tokenizer == "hard"
+            fixed = fixed_identifiers(self.tokenizer, embeddings, self.temperature, hard=hard)
+        return joint_losses(
+            self.engine.forward,
+            samples,
+            self.codes[samples.targets],
+            data=self.data,
+            params=self.params,
+            temperature=self.temperature,
+            distil=step >= self.distillation_start,
+            ranking=self.ranking_targets(samples, self.codes, step),
+            fixed=fixed,
         )
 
-    users = sampled_users(data.sequences, params.validation_users, run.seed)
-    steps_per_epoch = len(training.batches(params.batch_size, run.seed, 0))
-    phase = Phase(
-        name="joint",
-        seed=run.seed,
-        epochs=params.epochs,
-        batches=lambda epoch: training.batches(params.batch_size, run.seed, epoch),
-        losses=losses,
-        learning_rate=lambda done: rate_factor(done, params.warmup_share, params.schedule),
-        validate=validate,
-        start_epoch=start_epoch,
-        end_epoch=end_epoch,
-        state=state,
-        validate_every=params.validate_every,
-        patience=params.patience,
-    )
-    history = train(phase, engine, run.checkpoints, log=run.log)
-    return Trained(model, history)
+    def validate(self) -> dict[str, float]:
+        codes = self.identifiers()
+        if self.params.tokenizer == "hard":
+            tokens = hard_tokens(self.recommender, torch.as_tensor(codes, device=self.run.device))
+        else:
+            tokens = soft_tokens(self.tokenizer, self.recommender, self.data.embeddings, temperature=self.temperature)
+        return self.beam_metrics(tokens, PrefixTree(codes, self.run.device))

@@ -59,11 +59,10 @@ class Phase:
         validate: -> metrics; training keeps the weights with the highest `selects`. None: the last weights are kept.
         start_epoch: called before an epoch's first step; returns figures to log.
         end_epoch: called after an epoch's last step, before it is validated; returns figures to log.
-        state: tensors that `start_epoch` sets for the epoch; a checkpoint keeps them.
+        state: -> tensors of the current epoch that a checkpoint must hold. load_state: takes them back on resume.
     """
 
     name: str
-    seed: int
     epochs: int
     batches: Callable[[int], Sequence[Any]]
     losses: Callable[[Any, int], dict[str, Tensor]]
@@ -71,7 +70,8 @@ class Phase:
     validate: Callable[[], dict[str, float]] | None = None
     start_epoch: Callable[[int], dict[str, float]] | None = None
     end_epoch: Callable[[int], dict[str, float]] | None = None
-    state: dict[str, Tensor] = field(default_factory=dict)
+    state: Callable[[], dict[str, Tensor]] = lambda: {}
+    load_state: Callable[[dict[str, Tensor]], None] = lambda tensors: None
     validate_first: bool = False  # the weights as given are a candidate too
     validate_every: int = 1
     patience: int = 1_000_000
@@ -101,7 +101,7 @@ class Progress:
         return cls(**(values | {"best": float("-inf") if values["best"] is None else values["best"]}))
 
 
-def train(phase: Phase, engine: Engine, checkpoints: CheckpointFolder | None, log: Log) -> list[dict[str, float]]:
+def train(phase: Phase, engine: Engine, run: Run) -> list[dict[str, float]]:
     """Run a phase to its end and leave the chosen weights in the engine's model.
 
     Returns:
@@ -112,20 +112,20 @@ def train(phase: Phase, engine: Engine, checkpoints: CheckpointFolder | None, lo
             those of the step before.
         Stopped: the checkpoints' `stop` said so.
     """
-    run = _Run(phase, engine, checkpoints, log)
-    run.resume()
-    while run.at.epoch < phase.epochs and not run.at.stopped:
-        run.epoch()
-    run.save()
-    run.restore_best()
-    return run.at.history
+    training = _Training(phase, engine, run)
+    training.resume()
+    while training.at.epoch < phase.epochs and not training.at.stopped:
+        training.epoch()
+    training.save()
+    training.restore_best()
+    return training.at.history
 
 
-class _Run:
+class _Training:
     """The state of one call of `train`: model and optimizer in the engine, progress, and the best weights so far."""
 
-    def __init__(self, phase: Phase, engine: Engine, checkpoints: CheckpointFolder | None, log: Log):
-        self.phase, self.engine, self.checkpoints, self.log = phase, engine, checkpoints, log
+    def __init__(self, phase: Phase, engine: Engine, run: Run):
+        self.phase, self.engine, self.run, self.checkpoints = phase, engine, run, run.checkpoints
         self.model: nn.Module = engine.model
         self.at = Progress()
         self.best_weights: dict[str, Tensor] | None = None
@@ -154,7 +154,7 @@ class _Run:
         at.history.append(row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
         if rank() == 0:
-            self.log(at.step, row)
+            self.run.log(at.step, row)
         self.save_when_due()
 
     def step(self, batch: Any, done: float) -> None:
@@ -162,7 +162,7 @@ class _Run:
         for group, rate in zip(self.engine.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         # Dropout is drawn anew at each step: ranks differ, and a resumed run needs no rank's generator.
-        torch.manual_seed(int(np.random.SeedSequence([self.phase.seed, at.step, rank()]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([self.run.seed, at.step, rank()]).generate_state(1)[0]))
         losses = self.phase.losses(batch, at.step)
         means = mean_over_ranks(torch.stack([value.detach().float() for value in losses.values()])).tolist()
         values = dict(zip(losses, means, strict=True))
@@ -214,7 +214,7 @@ class _Run:
             return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in (self.best_weights or {}).items()}
-        tensors |= {f"phase.{name}": value for name, value in self.phase.state.items()}
+        tensors |= {f"phase.{name}": value for name, value in self.phase.state().items()}
         tensors |= optimizer_tensors(self.engine.optimizer)
         self.checkpoints.save(tensors, self.at.to_dict())
 
@@ -226,8 +226,7 @@ class _Run:
         self.at = Progress.from_dict(numbers)
         self.model.load_state_dict(_under(tensors, "model."))
         self.best_weights = _under(tensors, "best.") or None
-        device = next(self.model.parameters()).device
-        self.phase.state.update({name: value.to(device) for name, value in _under(tensors, "phase.").items()})
+        self.phase.load_state(_under(tensors, "phase."))
         load_optimizer(self.engine.optimizer, tensors)
 
     def restore_best(self) -> None:

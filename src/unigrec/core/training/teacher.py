@@ -67,7 +67,6 @@ def train_teacher(
 
     phase = Phase(
         name="teacher",
-        seed=run.seed,
         epochs=params.epochs,
         batches=lambda epoch: bucketed_batches(lengths, params.batch_size, run.seed, epoch),
         losses=losses,
@@ -75,7 +74,7 @@ def train_teacher(
         validate_every=params.validate_every,
         patience=params.patience,
     )
-    history = train(phase, engine, run.checkpoints, log=run.log)
+    history = train(phase, engine, run)
     return Trained(model.without_content(), history)
 
 

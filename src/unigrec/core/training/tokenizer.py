@@ -98,12 +98,11 @@ def train_tokenizer(
 
     untrained = {"epoch": 0, "step": 0} | identifiers(0)  # before a checkpoint is read: the same after a restart
     phase = Phase(
-        "tokenizer",
-        run.seed,
-        params.epochs,
-        shuffled,
-        losses,
+        name="tokenizer",
+        epochs=params.epochs,
+        batches=shuffled,
+        losses=losses,
         end_epoch=lambda epoch: identifiers((epoch + 1) * batches),
     )
-    history = train(phase, engine, run.checkpoints, log=run.log)
+    history = train(phase, engine, run)
     return Trained(model, [untrained, *history])

@@ -1,0 +1,98 @@
+"""What the joint phase and finetuning share: batches, the teacher's ranking, validation by beam search."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from unigrec.core.models.recommender import Recommender
+from unigrec.core.models.sasrec import SASRec
+from unigrec.core.retrieval.prefix_tree import PrefixTree
+from unigrec.core.sequences import Sequences
+from unigrec.core.training.engine import Engine
+from unigrec.core.training.loop import Phase, Run, Trained, train
+from unigrec.core.training.ranking_targets import Ranking, TeacherRanking
+from unigrec.core.training.samples import Samples, TrainingSamples
+from unigrec.core.training.schedules import rate_factor
+from unigrec.core.training.student_validation import beam_metrics, sampled_users
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import FinetuneParams, JointParams
+
+
+@dataclass(kw_only=True)
+class StudentTraining(ABC):
+    """A training of the recommender, alone or with its tokenizer.
+
+    Attributes:
+        engine: trains the model. recommender: that model, or the part of it that decodes.
+        joint_params: history, validation and drawing of items, in both phases.
+        teacher: its ranking is distilled if `params.w_ranking_distillation` is above zero.
+    """
+
+    engine: Engine
+    recommender: Recommender
+    sequences: Sequences
+    params: JointParams | FinetuneParams
+    joint_params: JointParams
+    run: Run
+    teacher: SASRec | None
+
+    def __post_init__(self) -> None:
+        config, shared, run = self.recommender.config, self.joint_params, self.run
+        self.training_samples = TrainingSamples(self.sequences, shared.history, config.causal)
+        self.users = sampled_users(self.sequences, shared.validation_users, run.seed)
+        self.teacher_ranking = None
+        if self.teacher is not None and self.params.w_ranking_distillation:
+            teacher = self.teacher.to(run.device)
+            self.teacher_ranking = TeacherRanking(teacher, config.code_sizes, shared.ranking_samples, seed=run.seed)
+
+    @abstractmethod
+    def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
+        """Named losses of a batch of training samples; `loss` is minimised."""
+
+    @abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Metrics of the current weights."""
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        return self.training_samples.batches(self.params.batch_size, self.run.seed, epoch)
+
+    def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | None:
+        """The teacher's ranking after the samples' histories. None: it is not distilled. codes: (N, T) identifiers."""
+        if self.teacher_ranking is None:
+            return None
+        self.teacher_ranking.read(codes)
+        return self.teacher_ranking.expect(samples, step)
+
+    def beam_metrics(self, tokens: Tensor, tree: PrefixTree) -> dict[str, float]:
+        """Validation metrics by beam search. tokens: (N, L, E) input tokens of every item."""
+        return beam_metrics(
+            self.recommender,
+            tokens,
+            tree,
+            sequences=self.sequences,
+            users=self.users,
+            history=self.joint_params.history,
+            beam=self.joint_params.validation_beam,
+        )
+
+    def train(self, name: str, warmup_share: float, **fields: Any) -> Trained:
+        """Run the phase to its end. fields: those of `Phase` that this phase alone has."""
+        params = self.params
+        phase = Phase(
+            name=name,
+            epochs=params.epochs,
+            batches=self.batches,
+            losses=self.losses,
+            learning_rate=lambda done: rate_factor(done, warmup_share, params.schedule),
+            validate=self.validate,
+            validate_every=params.validate_every,
+            patience=params.patience,
+            **fields,
+        )
+        return Trained(self.engine.model, train(phase, self.engine, self.run))
