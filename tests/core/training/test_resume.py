@@ -21,7 +21,7 @@ from unigrec.pipeline.stage_key import stage_key
 STAGE = """
 import sys
 from pathlib import Path
-from unigrec import stages
+from unigrec.pipeline import stages
 from unigrec.config.schema import load_params
 stages.CHECKPOINT_SECONDS = 0.0
 getattr(stages, sys.argv[1])(load_params(Path("params.yaml")))
