@@ -118,8 +118,8 @@ class Ours:
             return tokenizer_losses(self.model, items, TEMPERATURE, self.params.uniformity_weight)
 
         phase = Phase("tokenizer", 1, lambda epoch: pieces, losses=losses)
-        (row,) = train(phase, self.engine, Run(0, torch.device("cpu"), lambda step, metrics: None))
-        return row["loss"]
+        run = Run(0, torch.device("cpu"), lambda step, metrics: None)
+        return train(phase, self.engine, run).kept["loss"]
 
 
 class Plain(nn.Module):

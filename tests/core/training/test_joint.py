@@ -20,6 +20,7 @@ from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training import joint as joint_module
+from unigrec.core.training import student
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
 from unigrec.core.training.joint import JointData, joint_losses, new_unified, parameter_groups, train_joint
 from unigrec.core.training.loop import Run
@@ -116,6 +117,13 @@ def test_the_temperature_falls_linearly_epoch_by_epoch_in_training_and_in_the_lo
     per_epoch = len(seen) // 3
     assert seen == pytest.approx(np.repeat([0.003, 0.002, 0.001], per_epoch))
     assert [row["temperature"] for row in history] == pytest.approx([0.003, 0.002, 0.001])
+
+
+def test_weights_of_an_earlier_hotter_epoch_are_kept_with_its_temperature(monkeypatch):
+    scores = iter([0.2, 0.3, 0.1])
+    monkeypatch.setattr(student, "beam_metrics", lambda *_, **__: {"validation_ndcg_at_10": next(scores)})
+    trained = run(joint_params(epochs=3, temperature_start=0.003, temperature_end=0.001))
+    assert (trained.kept["epoch"], trained.kept["temperature"]) == (2, pytest.approx(0.002))
 
 
 def test_a_colder_end_leaves_fewer_items_whose_soft_codes_are_not_their_hard_ones():

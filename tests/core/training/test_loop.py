@@ -87,7 +87,7 @@ def checkpoints(folder, key="key", every_seconds=0.0):
 
 def test_an_epoch_is_a_row_of_mean_losses_and_opening_figures():
     toy = Toy(epochs=2)
-    history = toy.run()
+    history = toy.run().history
     assert [(row["epoch"], row["step"], row["opening"]) for row in history] == [(1, 4, 0.0), (2, 8, 1.0)]
     assert history[0]["loss"] == pytest.approx(history[0]["other_loss"])
     assert toy.logged == [(4, history[0]), (8, history[1])]
@@ -96,16 +96,28 @@ def test_an_epoch_is_a_row_of_mean_losses_and_opening_figures():
 
 def test_closing_figures_are_of_the_weights_after_the_epochs_last_step():
     toy = Toy(epochs=2, scores=[0.1, 0.2], end_epoch=lambda epoch: {"closing": float(toy.weights().sum())})
-    history = toy.run()
+    history = toy.run().history
     assert [row["closing"] for row in history] == [float(weights.sum()) for weights in toy.validated]
     assert toy.logged[-1][1]["closing"] == history[-1]["closing"]
 
 
 def test_training_stops_early_and_the_best_weights_come_back():
     toy = Toy(epochs=10, scores=[0.1, 0.3, 0.2, 0.3, 0.9], patience=2)
-    history = toy.run()
+    history = toy.run().history
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert torch.equal(toy.weights(), toy.validated[1])
+
+
+def test_the_row_of_the_kept_weights_is_that_of_the_first_best_validation():
+    trained = Toy(epochs=6, scores=[0.1, 0.3, 0.2, 0.3, 0.1], validate_every=1, patience=2).run()
+    assert trained.kept == trained.history[1]
+    assert (trained.kept["epoch"], trained.kept["opening"], trained.kept["validation_ndcg_at_10"]) == (2, 1.0, 0.3)
+
+
+def test_without_a_validation_that_is_a_number_the_last_row_is_kept():
+    for scores in (None, [math.nan] * 3):
+        trained = Toy(epochs=3, scores=scores).run()
+        assert trained.kept["epoch"] == 3
 
 
 def test_without_validation_the_last_weights_are_kept():
@@ -115,20 +127,20 @@ def test_without_validation_the_last_weights_are_kept():
 
 
 def test_validation_is_due_every_few_epochs_and_after_the_last():
-    history = Toy(epochs=5, scores=[0.1] * 3, validate_every=2).run()
+    history = Toy(epochs=5, scores=[0.1] * 3, validate_every=2).run().history
     assert [row["epoch"] for row in history if "validation_ndcg_at_10" in row] == [2, 4, 5]
 
 
 def test_the_weights_as_given_win_when_nothing_beats_them():
     toy, start = Toy(epochs=2, scores=[0.5, 0.4, 0.3], validate_first=True), Toy().weights()
-    history = toy.run()
-    assert history[0] == {"epoch": 0, "step": 0, "validation_ndcg_at_10": 0.5}
+    trained = toy.run()
+    assert trained.history[0] == trained.kept == {"epoch": 0, "step": 0, "validation_ndcg_at_10": 0.5}
     assert torch.equal(toy.weights(), start)
 
 
 def test_no_epoch_no_change():
     toy, start = Toy(epochs=0, scores=[], validate_first=True), Toy().weights()
-    assert toy.run() == []
+    assert toy.run() == (toy.model, [], {})
     assert torch.equal(toy.weights(), start)
 
 
@@ -181,13 +193,14 @@ def test_broken_weights_are_never_kept_as_a_checkpoint(tmp_path):
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, interrupt_at):
     scores = [0.1, 0.3, 0.2]
     whole = Toy(scores=scores)
-    history = whole.run(checkpoints(tmp_path / "whole"))
+    expected = whole.run(checkpoints(tmp_path / "whole"))
     cut = Toy(scores=scores, interrupt_at=interrupt_at)
     with pytest.raises(Interrupted):
         cut.run(checkpoints(tmp_path / "cut"))
     torch.manual_seed(99)  # whatever the process has drawn in the meantime
     resumed = Toy(scores=scores[len(cut.validated) :])
-    assert resumed.run(checkpoints(tmp_path / "cut")) == history
+    found = resumed.run(checkpoints(tmp_path / "cut"))
+    assert (found.history, found.kept) == (expected.history, expected.kept)
     assert resumed.steps[0][1] == interrupt_at
     assert torch.equal(resumed.weights(), whole.weights())
 

@@ -42,10 +42,16 @@ class Run(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained network and its curves."""
+    """A trained network and its curves.
+
+    Attributes:
+        history: one row per epoch with mean losses, validation metrics and the figures that the phase logs.
+        kept: the row of the epoch whose weights the model has. Empty if there was no epoch.
+    """
 
     model: nn.Module
     history: list[dict[str, float]]
+    kept: dict[str, float]
 
 
 @dataclass
@@ -101,11 +107,8 @@ class Progress:
         return cls(**(values | {"best": float("-inf") if values["best"] is None else values["best"]}))
 
 
-def train(phase: Phase, engine: Engine, run: Run) -> list[dict[str, float]]:
+def train(phase: Phase, engine: Engine, run: Run) -> Trained:
     """Run a phase to its end and leave the chosen weights in the engine's model.
-
-    Returns:
-        The history: a row an epoch with mean losses, validation metrics and what the phase logs.
 
     Raises:
         TrainingError: the loss is not finite on some rank; it names phase, epoch, step and the losses. The weights are
@@ -117,8 +120,8 @@ def train(phase: Phase, engine: Engine, run: Run) -> list[dict[str, float]]:
     while training.at.epoch < phase.epochs and not training.at.stopped:
         training.epoch()
     training.save()
-    training.restore_best()
-    return training.at.history
+    kept = training.restore_best()
+    return Trained(training.model, training.at.history, kept)
 
 
 class _Training:
@@ -229,9 +232,13 @@ class _Training:
         self.phase.load_state(_under(tensors, "phase."))
         load_optimizer(self.engine.optimizer, tensors)
 
-    def restore_best(self) -> None:
-        if self.best_weights is not None:
-            self.model.load_state_dict(self.best_weights)
+    def restore_best(self) -> dict[str, float]:
+        """Put the best weights back into the model, if there are any. Returns the row of the epoch they are from."""
+        history = self.at.history
+        if self.best_weights is None:
+            return history[-1] if history else {}
+        self.model.load_state_dict(self.best_weights)
+        return next(row for row in history if row["step"] == self.at.best_step)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

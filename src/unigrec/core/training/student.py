@@ -95,4 +95,4 @@ class StudentTraining(ABC):
             patience=params.patience,
             **fields,
         )
-        return Trained(self.engine.model, train(phase, self.engine, self.run))
+        return train(phase, self.engine, self.run)

@@ -74,8 +74,7 @@ def train_teacher(
         validate_every=params.validate_every,
         patience=params.patience,
     )
-    history = train(phase, engine, run)
-    return Trained(model.without_content(), history)
+    return train(phase, engine, run)._replace(model=model.without_content())
 
 
 def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: float = 0.0) -> Tensor:

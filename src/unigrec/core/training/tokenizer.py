@@ -104,5 +104,5 @@ def train_tokenizer(
         losses=losses,
         end_epoch=lambda epoch: identifiers((epoch + 1) * batches),
     )
-    history = train(phase, engine, run)
-    return Trained(model, [untrained, *history])
+    trained = train(phase, engine, run)
+    return Trained(model, [untrained, *trained.history], kept=trained.kept or untrained)
