@@ -51,7 +51,7 @@ def run_stages(folder: Path) -> dict[str, float]:
     for stage in STAGES:
         if stage not in seconds:
             print(f"{folder.name}: {stage}", flush=True)
-            usage = run_command([*UNIGREC, stage], folder=folder, PATH=path_of_tools())
+            usage = run_command([*UNIGREC, "stage", stage], folder=folder, PATH=path_of_tools())
             if usage.code:
                 raise RuntimeError(f"{folder.name}: {stage} ended with code {usage.code}; what it said is above")
             seconds[stage] = usage.cpu

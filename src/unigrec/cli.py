@@ -1,4 +1,4 @@
-"""The command line: one command per stage, and those that act on the outside world. Heavy imports happen inside."""
+"""The command line. Heavy imports happen inside the commands, so that `unigrec --help` answers at once."""
 
 from __future__ import annotations
 
@@ -22,104 +22,42 @@ app = typer.Typer(
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
 DEFAULT_PARAMS = Path("params.yaml")
+STAGES = (
+    *("ingest", "validate", "prepare", "start", "embed", "teacher"),
+    *("tokenizer", "joint", "harden", "finetune", "evaluate", "decide"),
+)
 OVER_RANKS = {"joint", "finetune"}  # stages that joint.processes spreads over several processes
-STAGES = "Stages (run by `dvc repro`, in the order of dvc.yaml)"
 DATA = "Data"
 PROJECT = "Project"
 MODELS = "Models"
 
 
-def _run_stage(name: str, params_file: Path) -> None:
+@app.command(rich_help_panel=PROJECT)
+def stage(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"Its name in dvc.yaml: {', '.join(STAGES)}.")],
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Run one stage, as `dvc repro` does: read files below artifacts/, write files below artifacts/."""
     from unigrec.base.launcher import run_and_end
     from unigrec.base.process import die_with_parent, keep_quiet
 
+    if name not in STAGES:
+        raise UnigrecError(f"no stage {name!r}; there are {', '.join(STAGES)}")
     die_with_parent()
     keep_quiet()
-    run_and_end(lambda: _stage(name, params_file))
+    run_and_end(lambda: _run_stage(name, params))
 
 
-def _stage(name: str, params_file: Path) -> None:
+def _run_stage(name: str, params_file: Path) -> None:
     from unigrec.base.launcher import is_rank, run_ranks
     from unigrec.config.schema import load_params
     from unigrec.pipeline import stages
 
     params = load_params(params_file)
     if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
-        run_ranks(["-m", "unigrec.cli", name, "--params", str(params_file)], params.joint.processes)
+        run_ranks(["-m", "unigrec.cli", "stage", name, "--params", str(params_file)], params.joint.processes)
     else:
         getattr(stages, name)(params)
-
-
-@app.command(rich_help_panel=STAGES)
-def ingest(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Read the source (sample, folder, amazon, movielens) into two canonical tables."""
-    _run_stage("ingest", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def validate(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Check the data; exit code 3 and the failed expectations when it breaks one."""
-    _run_stage("validate", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def prepare(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Filter to the k-core, order by time, split, and map ids to integers."""
-    _run_stage("prepare", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def start(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Fetch what a bundle hands on, where start.path names one."""
-    _run_stage("start", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def embed(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Turn item texts (and further modalities) into vectors."""
-    _run_stage("embed", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def teacher(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Train the collaborative teacher (SASRec)."""
-    _run_stage("teacher", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def tokenizer(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Pre-train the tokenizer on the catalogue."""
-    _run_stage("tokenizer", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def joint(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Train tokenizer and recommender end to end, with the teacher distilled into both."""
-    _run_stage("joint", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def harden(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Freeze the tokenizer into one semantic ID an item."""
-    _run_stage("harden", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def finetune(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Train the recommender on the hardened identifiers."""
-    _run_stage("finetune", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def evaluate(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Rank the held-out items with student, teacher and baselines."""
-    _run_stage("evaluate", params)
-
-
-@app.command(rich_help_panel=STAGES)
-def decide(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Hold the metrics against the gates and write the decision (exit 0 either way)."""
-    _run_stage("decide", params)
 
 
 @app.command(rich_help_panel=PROJECT)

@@ -114,7 +114,9 @@ def test_what_the_interpreters_teardown_would_trip_over_changes_nothing(work, co
 
 def test_every_stage_of_the_command_line_ends_without_teardown(tmp_path):
     script = "import atexit, os; from unigrec.cli import main; atexit.register(os.abort); main()"
-    done = subprocess.run([sys.executable, "-c", script, "prepare"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "stage", "prepare"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (EXIT_BAD_INPUT, 1), done.stderr
     assert done.stderr.startswith("error: params.yaml")
 

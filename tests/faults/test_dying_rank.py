@@ -16,9 +16,9 @@ from support.living import processes_of, wait_for
 from support.tiny_training import ROOT, write_project
 from unigrec.base import files, paths
 
-STAGE = [sys.executable, "-m", "unigrec.cli", "joint"]
+STAGE = [sys.executable, "-m", "unigrec.cli", "stage", "joint"]
 # Imported by every Python that starts there: a stage saves after each step, as a long one does now and then.
-OFTEN = "from unigrec import stages\nstages.CHECKPOINT_SECONDS = 0.0\n"
+OFTEN = "from unigrec.pipeline import stages\nstages.CHECKPOINT_SECONDS = 0.0\n"
 KILLED_AT = 20  # steps, in an epoch's middle
 STOPS_WITHIN = 30.0  # seconds; the launcher looks at its ranks every tenth of a second, and gives them time to end
 

@@ -195,7 +195,7 @@ def test_the_training_job_starts_a_rank_for_each_gpu_on_a_stage_that_takes_them(
     ranks = int(next(part for part in command if part.startswith("--nproc-per-node")).partition("=")[2])
     assert ranks == container["resources"]["limits"]["nvidia.com/gpu"] > 1
     assert command[0] == "torchrun"
-    assert command[-3:-1] == ["-m", "unigrec.cli"]
+    assert command[-4:-1] == ["-m", "unigrec.cli", "stage"]
     assert command[-1] in OVER_RANKS
 
 

@@ -253,7 +253,7 @@ SPREAD = {"batch_size": 24, **WARM, "recommender": {"dropout": 0.0}}
 
 
 def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "unigrec.cli", stage]
+    arguments = [sys.executable, "-m", "unigrec.cli", "stage", stage]
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120, env=dict(os.environ))
 
 

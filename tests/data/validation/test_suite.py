@@ -335,7 +335,7 @@ def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     files.write_table(paths.ITEMS, pa.table(items))
     files.write_json(paths.SOURCE, {"source": "folder"})
     files.write_json(paths.VALIDATED, {"left": "by an earlier run"})
-    command = [sys.executable, "-m", "unigrec.cli", "validate"]
+    command = [sys.executable, "-m", "unigrec.cli", "stage", "validate"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == EXIT_INVALID_DATA
     assert "error: the data breaks" in done.stderr
