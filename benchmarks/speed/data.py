@@ -48,7 +48,7 @@ def measure(project: Path, interactions: int) -> list[dict[str, Any]]:
     (project / SOURCE).mkdir()
     in_child(write_source, folder=str(project / SOURCE), interactions=interactions)
     make_project(project, "--data", SOURCE, "--set", f"prepare.k_core={K_CORE}")
-    commands = {stage: [*UNIGREC, stage] for stage in STAGES}
+    commands = {stage: [*UNIGREC, "stage", stage] for stage in STAGES}
     call = f"from benchmarks.speed.data import pandas_prepare; pandas_prepare({str(project)!r})"
     commands[PANDAS] = [sys.executable, "-c", call]
     rows = []

@@ -47,8 +47,8 @@ def run(options: Options) -> list[Table]:
             row_of("dvc repro, nothing to do", [*DVC, "repro", "--quiet"], project, rounds, target=3.0),
         ]
         for stage in TRAINING:
-            command = [sys.executable, "-c", UNTIL_FIRST_STEP, stage]
-            what = f"unigrec {stage}, to the end of its first step"
+            command = [sys.executable, "-c", UNTIL_FIRST_STEP, "stage", stage]
+            what = f"unigrec stage {stage}, to the end of its first step"
             rows.append(row_of(what, command, project, rounds, target=10.0, code=FIRST_STEP))
     notes = [
         "Fresh processes, one thread; the files are in the system's cache. Targets are of wall time, on a machine that "

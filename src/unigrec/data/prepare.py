@@ -100,18 +100,18 @@ def _refuse_nulls(interactions: pa.Table, items: pa.Table) -> None:
         for name in names:
             if table[name].null_count:
                 missing = f"{table[name].null_count:,} of {table.num_rows:,}"
-                raise UnigrecError(f"{where}: {missing} rows have no {name}; run `unigrec validate` for the rows")
+                raise UnigrecError(f"{where}: {missing} rows have no {name}; run `unigrec stage validate` for the rows")
 
 
 def _check_items(chosen: np.ndarray, item_ids: pa.Array, known: pa.ChunkedArray) -> None:
     distinct = pc.count_distinct(known).as_py()
     if distinct != len(known):
         repeated = len(known) - distinct
-        raise UnigrecError(f"items: {repeated:,} rows repeat an item_id; run `unigrec validate` for the rows")
+        raise UnigrecError(f"items: {repeated:,} rows repeat an item_id; run `unigrec stage validate` for the rows")
     unknown = pc.invert(pc.is_in(item_ids, value_set=known.combine_chunks())).to_numpy(zero_copy_only=False)
     if unknown.any():
         rows = int(np.count_nonzero(unknown[chosen]))
-        raise UnigrecError(f"interactions: {rows:,} rows name an item that items lacks; run `unigrec validate`")
+        raise UnigrecError(f"interactions: {rows:,} rows name an item that items lacks; run `unigrec stage validate`")
 
 
 def _index(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
