@@ -19,18 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.speed.harness import run_command
+from benchmarks.speed.harness import ROOT, run_command
 from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
 from unigrec.base import files, paths
-from unigrec.config.schema import load_params
+from unigrec.config.schema import load_params, read_mapping
 from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.pipeline import outputs
 from unigrec.serving.manifest import Serving, assemble
 
-STAGES = (
-    *("ingest", "validate", "prepare", "start", "embed", "teacher"),
-    *("tokenizer", "joint", "harden", "finetune", "evaluate", "decide"),
-)
+STAGES = tuple(read_mapping(ROOT / "dvc.yaml")["stages"])
 PARAMS_FILE = Path("params.yaml")
 SECONDS_FILE = "seconds.json"  # CPU seconds of every stage that is done
 
@@ -112,14 +109,14 @@ def compare(source: Path, out: Path, configure: list[str], share: float) -> list
     run_stages(first)
     results = []
     for folder in (cold, warm):
-        if not (folder / paths.START.parent).exists():
+        if not (folder / paths.ARTIFACTS).exists():
             make_project(folder, *configure)
             shutil.copytree(first / "data", folder / "data", symlinks=True, dirs_exist_ok=True)
             deliver(source, folder / "data/incoming", 1.0)
             must([*UNIGREC, "snapshot"], folder)
             must([*UNIGREC, "configure", "--data", str(paths.CURRENT)], folder)
             if folder == warm:
-                must([*UNIGREC, "configure", "--set", f"start.path={bundle_of(first)}"], folder)
+                must([*UNIGREC, "configure", "--set", f"warm_start.path={bundle_of(first)}"], folder)
         results.append(results_of(folder, run_stages(folder), first))
     return results
 

@@ -23,8 +23,8 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
 DEFAULT_PARAMS = Path("params.yaml")
 STAGES = (
-    *("ingest", "validate", "prepare", "start", "embed", "teacher"),
-    *("tokenizer", "joint", "harden", "finetune", "evaluate", "decide"),
+    *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
+    *("tokenizer", "joint", "harden", "finetune", "evaluate", "gate"),
 )
 OVER_RANKS = {"joint", "finetune"}  # stages that joint.processes spreads over several processes
 DATA = "Data"

@@ -119,10 +119,10 @@ def test_new_data_is_trained_on_from_the_champion_where_there_is_one(monkeypatch
     bundle = make_bundle()
     register_and_promote(bundle)
     assert "\n" not in take()[1].strip()  # nothing new: nothing is started from anything
-    assert load_params(Path("params.yaml")).start.path == "src/unigrec/pipeline/warm_start.py"
+    assert load_params(Path("params.yaml")).warm_start.path == "infra/cold_start.yaml"
     deliver(61)
     assert f"the next training starts from champion, {paths.BUNDLES / bundle.name}" in take()[1]
-    assert load_params(Path("params.yaml")).start.path == str(paths.BUNDLES / bundle.name)
+    assert load_params(Path("params.yaml")).warm_start.path == str(paths.BUNDLES / bundle.name)
 
 
 def register_and_promote(bundle: Path) -> None:

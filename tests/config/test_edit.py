@@ -162,7 +162,7 @@ def test_the_command_prints_what_changed(params_file):
         "  register.experiment: a -> b",
     ]
     assert "no values changed" in CliRunner().invoke(app, ["configure", "--set", "seed=4"]).output
-    assert "profile sample, data src/unigrec/data/sources/sample.py" in CliRunner().invoke(app, ["configure"]).output
+    assert "profile sample, data infra/sample.yaml" in CliRunner().invoke(app, ["configure"]).output
 
 
 def test_a_params_file_that_is_not_there_or_no_yaml(params_file):

@@ -130,6 +130,19 @@ def test_numbers_and_words_are_read_as_dvc_reads_them(tmp_path):
     assert read_mapping(file) == {"a": 0.005, "b": "on", "c": True, "d": 10, "e": [1, 2.0]}
 
 
+@pytest.mark.parametrize(("key", "nearest"), [("start", "warm_start"), ("joint.epoch", "epochs"), ("xyzzy", None)])
+def test_an_unknown_key_is_named_with_the_nearest_one(key, nearest):
+    raw, (*sections, name) = copy.deepcopy(COMMITTED), key.split(".")
+    section = raw
+    for part in sections:
+        section = section[part]
+    section[name] = {"path": "a/bundle"}
+    with pytest.raises(UnigrecError) as raised:
+        parse_params(raw, "params.yaml")
+    advice = f"did you mean {nearest!r}?" if nearest else "compare with the committed params.yaml"
+    assert str(raised.value) == f"params.yaml: unknown key {key!r} (value {{'path': 'a/bundle'}}); {advice}"
+
+
 def test_every_section_of_the_file_is_in_the_schema():
     fields = {field.alias or name for name, field in Params.model_fields.items()}
     assert fields == set(COMMITTED)

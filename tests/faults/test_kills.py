@@ -41,7 +41,7 @@ LENIENT = {  # what is tiny passes, so that the kills reach registration and pro
 }
 DVC = [sys.executable, "-m", "dvc", "repro"]
 FLOW = [sys.executable, "-m", "flows.retrain"]
-KEPT = {".dvc", "data", "dvc.yaml", "params.yaml", "src", "state"}  # of a project that starts anew
+KEPT = {".dvc", "data", "dvc.yaml", "infra", "params.yaml", "src", "state"}  # of a project that starts anew
 PREFECT = "state/prefect"
 OPEN = "select name, state_type from {} where state_type in ('PENDING', 'RUNNING', 'CANCELLING')"
 DATED = Path("artifacts/validate")  # its pages and result carry the moment

@@ -7,7 +7,12 @@ import torch
 import yaml
 
 from unigrec.base import paths
+from unigrec.commands.bundles import COLD_START
+from unigrec.config.edit import SAMPLE_SOURCE
+from unigrec.config.schema import load_params
 from unigrec.pipeline import stages
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -35,6 +40,16 @@ def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads
     assert all(torch.equal(gradient(), first) for _ in range(5))
 
 
+def test_the_sample_and_a_cold_start_stand_in_params_as_committed_files():
+    params = load_params(ROOT / "params.yaml")
+    assert (params.ingest.path, params.warm_start.path) == (SAMPLE_SOURCE["ingest.path"], COLD_START)
+    for file in (params.ingest.path, params.warm_start.path):
+        assert (ROOT / file).is_file()
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert {"${ingest.path}", "src/unigrec/data/sources"} <= set(graph["ingest"]["deps"])
+    assert {"${warm_start.path}", "src/unigrec/pipeline/warm_start.py"} <= set(graph["warm_start"]["deps"])
+
+
 def test_what_the_stages_report_is_shown_by_dvc():
-    graph = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text(encoding="utf-8"))
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     assert {str(folder / paths.HEALTH_FILE) for folder in (paths.TOKENIZER, paths.HARDEN)} <= set(graph["metrics"])

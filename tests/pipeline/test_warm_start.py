@@ -28,7 +28,7 @@ from unigrec.pipeline.warm_start import (
     earlier_identifiers,
     is_warm,
     load_known,
-    prepare_start,
+    prepare_warm_start,
     started_recommender,
     started_tokenizer,
     warm_joint,
@@ -50,17 +50,17 @@ def one_thread():
 
 def test_a_file_is_a_cold_start_and_replaces_a_warm_one():
     bundle = make_bundle()
-    prepare_start(bundle)
+    prepare_warm_start(bundle)
     assert is_warm()
-    prepare_start(PARAMS_FILE)
+    prepare_warm_start(PARAMS_FILE)
     assert not is_warm()
-    assert [file.name for file in paths.START.iterdir()] == ["start.json"]
+    assert [file.name for file in paths.WARM_START.iterdir()] == ["bundle.json"]
     assert earlier_identifiers(["a,b"]) is None
 
 
 def test_a_bundle_hands_on_its_parts():
     bundle = make_bundle()
-    prepare_start(bundle)
+    prepare_warm_start(bundle)
     assert load_known().item_ids == item_ids()
     earlier = earlier_identifiers(["new", "квас"])
     codes = files.read_arrays(bundle / "identifiers.safetensors")["codes"]
@@ -73,7 +73,7 @@ def test_a_bundle_hands_on_its_parts():
 
 def test_what_cannot_be_started_from_is_refused():
     with pytest.raises(UnigrecError, match="gone: no such bundle"):
-        prepare_start(Path("gone"))
+        prepare_warm_start(Path("gone"))
     bundle = make_bundle()
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / paths.COLLABORATIVE_FILE).unlink()
@@ -81,11 +81,11 @@ def test_what_cannot_be_started_from_is_refused():
     manifest["id"] = bundle_files._identity(manifest["files"])
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UnigrecError, match=f"made before bundles could be started from; begin anew: {COLD}"):
-        prepare_start(bundle)
+        prepare_warm_start(bundle)
     (bundle / "catalogue.parquet").write_bytes(b"other")
     with pytest.raises(UnigrecError, match=r"catalogue\.parquet: changed since the bundle was made"):
-        prepare_start(bundle)
-    assert not paths.START.exists()
+        prepare_warm_start(bundle)
+    assert not paths.WARM_START.exists()
 
 
 def params_like_the_bundle(**changes) -> Params:
@@ -101,9 +101,9 @@ def params_like_the_bundle(**changes) -> Params:
 
 
 def test_params_of_another_shape_are_named_each():
-    prepare_start(make_bundle())
+    prepare_warm_start(make_bundle())
     settings = {"encoder": "tfidf-svd", "text_columns": ["title"], "modalities": []}
-    files.write_json(paths.START / "text_encoder/settings.json", settings)
+    files.write_json(paths.WARM_START / "text_encoder/settings.json", settings)
 
     def check(**changes) -> None:
         params = params_like_the_bundle(**changes)
@@ -137,10 +137,10 @@ def test_rows_of_items_among_others():
 
 def test_joint_in_a_warm_start_has_its_own_epochs_and_lower_rates():
     params = load_params(PARAMS_FILE)
-    joint = warm_joint(params.joint, params.start)
-    assert joint.epochs == params.start.joint_epochs
-    assert joint.recommender_lr == pytest.approx(params.start.rate * params.joint.recommender_lr)
-    assert joint.tokenizer_lr == pytest.approx(params.start.rate * params.joint.tokenizer_lr)
+    joint = warm_joint(params.joint, params.warm_start)
+    assert joint.epochs == params.warm_start.joint_epochs
+    assert joint.recommender_lr == pytest.approx(params.warm_start.rate * params.joint.recommender_lr)
+    assert joint.tokenizer_lr == pytest.approx(params.warm_start.rate * params.joint.tokenizer_lr)
     assert joint.model_copy(update=dict(params.joint)) == params.joint
 
 
@@ -153,8 +153,8 @@ def test_the_encoder_that_is_handed_on_embeds_known_items_as_it_did():
     encoder, embedding = fit_encoder(before, params, 0)
     now = pa.table({"item_id": ["b", "new"], "title": ["blue lamp", "oak lamp"]})
     make_bundle()
-    prepare_start(next(paths.BUNDLES.iterdir()))
-    save_encoder(encoder, paths.START / "text_encoder")
+    prepare_warm_start(next(paths.BUNDLES.iterdir()))
+    save_encoder(encoder, paths.WARM_START / "text_encoder")
     files.write_table(paths.CATALOGUE, now)
     stages.embed(load_params(PARAMS_FILE))
     found = outputs.load_embeddings().numpy()
@@ -165,17 +165,17 @@ def test_the_encoder_that_is_handed_on_embeds_known_items_as_it_did():
 
 def hand_on() -> None:
     """The run that lies in artifacts as what the next one starts from."""
-    paths.START.mkdir(parents=True, exist_ok=True)
+    paths.WARM_START.mkdir(parents=True, exist_ok=True)
     weights = files.read_tensors(paths.JOINT / paths.MODEL_FILE)
     config = files.read_json(paths.JOINT / paths.MODEL_CONFIG_FILE)
     for name in ("tokenizer", "recommender"):
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        files.write_tensors(paths.START / f"{name}.safetensors", own)
-        files.write_json(paths.START / f"{name}.json", config[name])
-    shutil.copy(paths.HARDEN / paths.IDENTIFIERS_FILE, paths.START)
-    shutil.copy(paths.TOKENIZER / paths.COLLABORATIVE_FILE, paths.START)
-    shutil.copy(paths.CATALOGUE, paths.START / "catalogue.parquet")
-    files.write_json(paths.START / "start.json", {"bundle": "that"})
+        files.write_tensors(paths.WARM_START / f"{name}.safetensors", own)
+        files.write_json(paths.WARM_START / f"{name}.json", config[name])
+    shutil.copy(paths.HARDEN / paths.IDENTIFIERS_FILE, paths.WARM_START)
+    shutil.copy(paths.TOKENIZER / paths.COLLABORATIVE_FILE, paths.WARM_START)
+    shutil.copy(paths.CATALOGUE, paths.WARM_START / "catalogue.parquet")
+    files.write_json(paths.WARM_START / "bundle.json", {"bundle": "that"})
 
 
 def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_cold_one(tmp_path, one_thread):
@@ -201,7 +201,7 @@ def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_c
     for stage in rest:
         stage(params)
     health = files.read_json(paths.HARDEN / paths.HEALTH_FILE)
-    second = files.read_arrays(paths.START / paths.IDENTIFIERS_FILE)["codes"]
+    second = files.read_arrays(paths.WARM_START / paths.IDENTIFIERS_FILE)["codes"]
     assert health["start_items"] == ITEMS
     assert health["start_changed"] == (outputs.load_codes() != second).any(1).mean() <= 0.1
     assert health["start_churn"] == (outputs.load_codes() != second).mean(0).tolist()
@@ -215,7 +215,7 @@ def test_the_command_writes_the_bundle_into_params_and_takes_it_out_again():
     shutil.rmtree(bundle)
     said = CliRunner().invoke(app, ["warm-start", "--from", elsewhere]).output
     assert f"the next training starts from elsewhere, {paths.BUNDLES / bundle.name}" in said
-    assert load_params(Path("params.yaml")).start.path == str(paths.BUNDLES / bundle.name)
+    assert load_params(Path("params.yaml")).warm_start.path == str(paths.BUNDLES / bundle.name)
     assert bundle_files.open_bundle(bundle)["id"] == bundle.name
     said = CliRunner().invoke(app, ["warm-start", "--cold"]).output
     assert said.startswith("the next training begins anew")

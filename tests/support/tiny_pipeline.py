@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,8 @@ from unigrec.config.schema import Params, load_params
 from unigrec.pipeline import stages
 
 DATA_STAGES = ("ingest", "validate", "prepare", "embed")
-MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "decide")
-OUTPUTS = {"validate": [paths.VALIDATION, paths.VALIDATED], "decide": [paths.DECISION]}  # of the others: their folder
+MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate")
+OUTPUTS = {"validate": [paths.VALIDATION, paths.VALIDATED]}  # of the others: their folder
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def write_shop(folder: Path, changes: dict[str, Any] | None = None) -> None:
-    """A project's folder in which nothing has run but the stage `start`, which has nothing to hand on.
+    """A project's folder in which nothing has run but the stage `warm_start`, which has nothing to hand on.
 
     changes: of params.yaml, section by section.
     """
@@ -44,7 +45,9 @@ def write_shop(folder: Path, changes: dict[str, Any] | None = None) -> None:
     shop_values = {"ingest": {"source": "folder", "path": "data"}, "embed": {"dimensions": 8}}
     values = tiny_values(shop_values | (changes or {}))
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    files.write_json(folder / paths.START / "start.json", {"bundle": None})
+    files.write_json(folder / paths.WARM_START / "bundle.json", {"bundle": None})
+    (folder / "infra").mkdir()
+    shutil.copy(ROOT / "infra/cold_start.yaml", folder / "infra")
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
 
 

@@ -114,7 +114,7 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     files.write_table(
         folder / paths.CATALOGUE, pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "item_id": ids})
     )
-    files.write_json(folder / paths.START / "start.json", {"bundle": None})
+    files.write_json(folder / paths.WARM_START / "bundle.json", {"bundle": None})
     files.write_tensors(folder / paths.EMBEDDINGS, {"embedding": tiny_embeddings()})
     torch.manual_seed(4)
     shape = params.teacher.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"})

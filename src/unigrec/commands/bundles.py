@@ -11,7 +11,7 @@ from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
 
-COLD_START = "src/unigrec/pipeline/warm_start.py"
+COLD_START = "infra/cold_start.yaml"
 
 
 def warm_start(params: Params, params_file: Path, model: str) -> str:
@@ -36,8 +36,8 @@ def cold_start(params_file: Path) -> str:
 def _start_from(params_file: Path, path: str, said: str) -> str:
     from unigrec.config.edit import configure
 
-    changed = configure(params_file, settings=[f"start.path={path}"])
-    return f"{said} ({params_file}: start.path)" if changed else f"{said}, as before"
+    changed = configure(params_file, settings=[f"warm_start.path={path}"])
+    return f"{said} ({params_file}: warm_start.path)" if changed else f"{said}, as before"
 
 
 def assemble(params: Params, params_file: Path) -> Path:

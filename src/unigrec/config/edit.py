@@ -25,7 +25,7 @@ from unigrec.config.profiles import (
 )
 from unigrec.config.schema import parse_params, read_mapping
 
-SAMPLE_SOURCE = {"ingest.source": "sample", "ingest.path": "src/unigrec/data/sources/sample.py"}
+SAMPLE_SOURCE = {"ingest.source": "sample", "ingest.path": "infra/sample.yaml"}
 COMMENT_COLUMN = 34  # where params.yaml starts its comments; after a longer value, two spaces
 
 

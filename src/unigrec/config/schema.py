@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -109,7 +110,7 @@ class EmbedParams(Section):
         return self
 
 
-class StartParams(Section):
+class WarmStartParams(Section):
     path: Annotated[str, Field(min_length=1)]
     tokenizer_epochs: Annotated[int, Field(ge=0)]
     joint_epochs: Count
@@ -280,7 +281,7 @@ class Params(Section):
     validation: Annotated[ValidateParams, Field(alias="validate")]
     prepare: PrepareParams
     embed: EmbedParams
-    start: StartParams
+    warm_start: WarmStartParams
     teacher: TeacherParams
     tokenizer: TokenizerParams
     joint: JointParams
@@ -340,13 +341,28 @@ def parse_params(raw: dict, where: str = "params") -> Params:
         raise UnigrecError(masked(findings)) from None  # the cause repeats the findings, with every value
 
 
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    """`; did you mean ...?` with the key of the same section that resembles an unknown one most."""
+    section: Any = Params
+    *sections, name = loc
+    for part in sections:
+        section = _fields(section)[part]
+    found = difflib.get_close_matches(str(name), list(_fields(section)), n=1)
+    return f"; did you mean {found[0]!r}?" if found else "; compare with the committed params.yaml"
+
+
+def _fields(section: type[BaseModel]) -> dict[int | str, Any]:
+    """Keys of a section as params.yaml spells them, with their types."""
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+
+
 def _findings(error: ValidationError) -> list[str]:
     lines = []
     for finding in error.errors():
         key = ".".join(str(part) for part in finding["loc"])
         value = finding["input"]
         if finding["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key!r} (value {value!r}); compare with the committed params.yaml")
+            lines.append(f"unknown key {key!r} (value {value!r}){_nearest(finding['loc'])}")
         elif finding["type"] == "missing":
             lines.append(f"missing key {key!r}")
         elif isinstance(value, dict):  # a check over several keys of a section: its message names them

@@ -99,14 +99,14 @@ def prepare(params: Params) -> None:
     files.write_json(paths.PREPARE_STATS, prepared.stats)
 
 
-def start(params: Params) -> None:
+def warm_start(params: Params) -> None:
     """What a bundle hands on to this training; nothing, where params name none."""
-    from unigrec.pipeline.warm_start import check_shapes, is_warm, prepare_start
+    from unigrec.pipeline.warm_start import check_shapes, is_warm, prepare_warm_start
 
-    prepare_start(Path(params.start.path))
+    prepare_warm_start(Path(params.warm_start.path))
     if is_warm():
         check_shapes(params.embed, params.tokenizer, params.joint, params.harden)
-    print(f"start: {'from ' + params.start.path if is_warm() else 'cold'}")
+    print(f"warm_start: {'from ' + params.warm_start.path if is_warm() else 'cold'}")
 
 
 def embed(params: Params) -> None:
@@ -116,7 +116,7 @@ def embed(params: Params) -> None:
 
     catalogue = files.read_table(paths.CATALOGUE)
     if is_warm():
-        encoder, embedding = continue_encoder(load_encoder(paths.START / ENCODER), catalogue)
+        encoder, embedding = continue_encoder(load_encoder(paths.WARM_START / ENCODER), catalogue)
     else:
         encoder, embedding = fit_encoder(catalogue, params.embed, params.seed)
     files.write_tensors(paths.EMBEDDINGS, {"embedding": embedding})
@@ -148,7 +148,7 @@ def tokenizer(params: Params) -> None:
     with _training("tokenizer", params) as checkpoints:
         settings, started = params.tokenizer, None
         if is_warm():
-            settings = settings.model_copy(update={"epochs": params.start.tokenizer_epochs})
+            settings = settings.model_copy(update={"epochs": params.warm_start.tokenizer_epochs})
             started = started_tokenizer()
         content, teacher, weight = load_embeddings(), load_teacher(), params.tokenizer.collaborative_weight
         part = read_of_teacher(content, teacher.item_embedding.weight.detach(), weight, load_item_ids())
@@ -180,7 +180,7 @@ def joint(params: Params) -> None:
         settings, started = params.joint, None
         data = data._replace(earlier=earlier_identifiers(load_item_ids()))
         if data.earlier is not None:
-            settings = warm_joint(params.joint, params.start)
+            settings = warm_joint(params.joint, params.warm_start)
             started = started_recommender(settings.recommender.dropout)
         log = TrainingProgress("joint", settings.epochs)
         run = Run(params.seed, training_device(), log, checkpoints=checkpoints)
@@ -323,12 +323,12 @@ def evaluate(params: Params) -> None:
         plots.metrics_by_slice(rows, paths.EVALUATE / f"slices_{protocol}.png", protocol)
 
 
-def decide(params: Params) -> None:
+def gate(params: Params) -> None:
     """Hold the metrics against the gates. A refusal is written, not raised: an experiment keeps its metrics."""
-    from unigrec.core.decisions.gates import decide as decide_gates
+    from unigrec.core.decisions.gates import decide
 
     metrics = files.read_json(paths.EVALUATE / paths.METRICS_FILE)
-    decision = decide_gates(metrics, files.read_json(paths.HARDEN / paths.HEALTH_FILE), params.gate)
+    decision = decide(metrics, files.read_json(paths.HARDEN / paths.HEALTH_FILE), params.gate)
     files.write_json(paths.DECISION, decision.as_dict())
 
 

@@ -21,11 +21,11 @@ from unigrec.serving.manifest import open_bundle
 if TYPE_CHECKING:
     import torch
 
-    from unigrec.config.schema import EmbedParams, HardenParams, JointParams, StartParams, TokenizerParams
+    from unigrec.config.schema import EmbedParams, HardenParams, JointParams, TokenizerParams, WarmStartParams
     from unigrec.core.models.recommender import Recommender
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
-START_FILE = "start.json"
+BUNDLE_FILE = "bundle.json"  # which bundle; null in a cold start
 HANDED_ON = (
     "tokenizer.json",
     "tokenizer.safetensors",
@@ -47,34 +47,36 @@ class Known(NamedTuple):
     collaborative: torch.Tensor  # (N, E) what its tokenizer read of the teacher; E is 0 where it read content alone
 
 
-def prepare_start(path: Path) -> None:
-    """Write `artifacts/start`: the parts of the bundle at `path`, or, where that is a file, that the start is cold.
+def prepare_warm_start(path: Path) -> None:
+    """Write `artifacts/warm_start`: the parts of the bundle at `path`. A file as `path`: a cold start.
 
     Raises:
         UnigrecError: there is nothing, the bundle is damaged, or it is too old to start from.
     """
     if not path.exists():
-        raise UnigrecError(f"{path}: no such bundle (start.path); name one: unigrec warm-start, or begin anew: {COLD}")
+        raise UnigrecError(
+            f"{path}: no such bundle (warm_start.path); name one: unigrec warm-start, or start cold: {COLD}"
+        )
     bundle = open_bundle(path) if path.is_dir() else None
     if bundle is not None and paths.COLLABORATIVE_FILE not in bundle["files"]:
         raise UnigrecError(f"{path}: made before bundles could be started from; begin anew: {COLD}")
-    with files.atomic_folder(paths.START) as folder:
+    with files.atomic_folder(paths.WARM_START) as folder:
         if bundle is not None:
             for name in HANDED_ON:
                 shutil.copyfile(path / name, folder / name)
             shutil.copytree(path / ENCODER, folder / ENCODER)
-        files.write_json(folder / START_FILE, {"bundle": None if bundle is None else bundle["id"]})
+        files.write_json(folder / BUNDLE_FILE, {"bundle": None if bundle is None else bundle["id"]})
 
 
 def is_warm() -> bool:
-    """Whether this run starts from a bundle. Raises UnigrecError when the stage `start` has not run."""
-    return files.read_json(paths.START / START_FILE)["bundle"] is not None
+    """Whether this run starts from a bundle. Raises UnigrecError when the stage `warm_start` has not run."""
+    return files.read_json(paths.WARM_START / BUNDLE_FILE)["bundle"] is not None
 
 
 def check_shapes(embed: EmbedParams, tokenizer: TokenizerParams, joint: JointParams, harden: HardenParams) -> None:
     """Raises UnigrecError, naming each value, where params ask for a model of another shape than the bundle's."""
     encoder, ours, theirs = (
-        files.read_json(paths.START / ENCODER / "settings.json"),
+        files.read_json(paths.WARM_START / ENCODER / "settings.json"),
         _asked(tokenizer, joint),
         _found(),
     )
@@ -103,7 +105,8 @@ def _asked(tokenizer: TokenizerParams, joint: JointParams) -> dict[str, Any]:
 
 
 def _found() -> dict[str, Any]:
-    tokenizer, recommender = (files.read_json(paths.START / f"{name}.json") for name in ("tokenizer", "recommender"))
+    tokenizer = files.read_json(paths.WARM_START / "tokenizer.json")
+    recommender = files.read_json(paths.WARM_START / "recommender.json")
     found = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
     found["a collaborative part (tokenizer.collaborative_weight)"] = load_known().collaborative.shape[1] > 0
     found["harden.resolution"] = "disambiguate" if recommender["disambiguation"] else "reassign"
@@ -113,9 +116,9 @@ def _found() -> dict[str, Any]:
 def load_known() -> Known:
     """The bundle's items."""
     return Known(
-        files.read_table(paths.START / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
-        files.read_arrays(paths.START / "identifiers.safetensors")["codes"].astype(np.int64),
-        files.read_tensors(paths.START / paths.COLLABORATIVE_FILE)["part"],
+        files.read_table(paths.WARM_START / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
+        files.read_arrays(paths.WARM_START / "identifiers.safetensors")["codes"].astype(np.int64),
+        files.read_tensors(paths.WARM_START / paths.COLLABORATIVE_FILE)["part"],
     )
 
 
@@ -143,18 +146,18 @@ def read_of_teacher(content: torch.Tensor, teacher: torch.Tensor, weight: float,
     return continued_part(teacher, known.collaborative[torch.as_tensor(rows)], rows >= 0)
 
 
-def warm_joint(joint: JointParams, start: StartParams) -> JointParams:
+def warm_joint(joint: JointParams, warm_start: WarmStartParams) -> JointParams:
     """The joint phase's settings in a warm start: fewer epochs, at lower rates."""
-    rates = {name: start.rate * getattr(joint, name) for name in ("recommender_lr", "tokenizer_lr")}
-    return joint.model_copy(update={"epochs": start.joint_epochs, **rates})
+    rates = {name: warm_start.rate * getattr(joint, name) for name in ("recommender_lr", "tokenizer_lr")}
+    return joint.model_copy(update={"epochs": warm_start.joint_epochs, **rates})
 
 
 def started_tokenizer() -> Tokenizer:
     """The bundle's."""
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
-    model = Tokenizer(**files.read_json(paths.START / "tokenizer.json"))
-    model.load_state_dict(files.read_tensors(paths.START / "tokenizer.safetensors"))
+    model = Tokenizer(**files.read_json(paths.WARM_START / "tokenizer.json"))
+    model.load_state_dict(files.read_tensors(paths.WARM_START / "tokenizer.safetensors"))
     return model
 
 
@@ -162,7 +165,7 @@ def started_recommender(dropout: float) -> Recommender:
     """The bundle's, with a dropout of today."""
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
 
-    shape = files.read_json(paths.START / "recommender.json") | {"dropout": dropout}
+    shape = files.read_json(paths.WARM_START / "recommender.json") | {"dropout": dropout}
     model = Recommender(RecommenderConfig(**shape))
-    model.load_state_dict(files.read_tensors(paths.START / "recommender.safetensors"))
+    model.load_state_dict(files.read_tensors(paths.WARM_START / "recommender.safetensors"))
     return model
