@@ -106,7 +106,7 @@ def _settle(
     shared.share_path(place.root, place.tree, "data", data)
     options = ["--profile", profile] if profile else []
     options += ["--data", data] if data else []
-    for setting in [f"start.path={start}"] * (start is not None) + overrides:
+    for setting in [f"warm_start.path={start}"] * (start is not None) + overrides:
         options += ["--set", setting]
     if options:
         _command(place, ["unigrec.cli", "configure", *options], place.tree, emit)

@@ -58,7 +58,7 @@ def share_named(root: Path, tree: Path, tracking_uri: str | None) -> None:
         UnigrecError: a path leads out of the repository and is not absolute, so that it would lead elsewhere here.
     """
     params = read_params(tree)
-    named = {f"{section}.path": params.get(section, {}).get("path") for section in ("ingest", "start")}
+    named = {f"{section}.path": params.get(section, {}).get("path") for section in ("ingest", "warm_start")}
     embed = params.get("embed", {})
     named |= {"embed.model": embed.get("model")}
     named |= {f"embed.modalities: {path}": path for path in embed.get("modalities") or ()}

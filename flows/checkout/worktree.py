@@ -44,7 +44,7 @@ class Base(NamedTuple):
 class Inherited(NamedTuple):
     """What a run takes over from the newest unmerged one.
 
-    commit: of that run, or None. lock: its dvc.lock, None where the base's is to be used. start: its `start.path`,
+    commit: of that run, or None. lock: its dvc.lock, None where the base's is to be used. start: its `warm_start.path`,
     likewise.
     """
 
@@ -177,9 +177,9 @@ def keep_start(root: Path) -> str | None:
 
 
 def start_of(params: bytes) -> str | None:
-    """`start.path` of a params file; None where it has none."""
+    """`warm_start.path` of a params file; None where it has none."""
     try:
-        return parse_yaml(params.decode(), "params")["start"]["path"]
+        return parse_yaml(params.decode(), "params")["warm_start"]["path"]
     except (UnigrecError, UnicodeDecodeError, TypeError, KeyError):
         return None
 

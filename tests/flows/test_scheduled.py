@@ -86,12 +86,12 @@ def leave_to_people(folder: Path, *files: str) -> None:
 def project(tmp_path_factory) -> Path:
     """One stage that writes a tiny model; `data/mode` says how it goes, and `data/wait` that it takes its time."""
     folder = tmp_path_factory.mktemp("scheduled").resolve() / "project"
-    make_project(folder, ("src", "flows", "infra/profiles"))
+    make_project(folder, ("src", "flows", "infra"))
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     (folder / "data/mode").write_text("good")
     deps = ["data/current", "data/mode", "make_model.py"]
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
-    stage = {"cmd": STAGE, "deps": deps, "params": ["start.path", "teacher.epochs"], "outs": outs}
+    stage = {"cmd": STAGE, "deps": deps, "params": ["warm_start.path", "teacher.epochs"], "outs": outs}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"model": stage}}))
     leave_to_people(folder, "params.yaml", "make_model.py", "src/unigrec/data/snapshots.py", "flows/retrain.py")
     return folder
@@ -200,7 +200,7 @@ def test_a_run_beside_people_then_nothing_to_do_then_one_that_is_killed(project)
     assert "a run before did not finish; where it starts from is on branch" in output
     assert "Running stage 'model'" in output
     assert [version for version, _ in versions(project)] == [1, 2]
-    assert json.loads(tags_of(project, "2")["params"])["start"]["path"].startswith("state/bundles/")
+    assert json.loads(tags_of(project, "2")["params"])["warm_start"]["path"].startswith("state/bundles/")
     assert state_of(project) == before
     nothing_is_left(project)
 
@@ -225,7 +225,7 @@ def test_a_failure_says_why_and_leaves_nothing(project):
 
 def test_the_projects_own_graph_in_a_worktree_and_then_nothing_to_do(tmp_path):
     project = tmp_path.resolve() / "project"
-    make_project(project, ("src", "flows", "infra/profiles", "dvc.yaml"))
+    make_project(project, ("src", "flows", "infra", "dvc.yaml"))
     leave_to_people(
         project,
         "params.yaml",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-PARAMS, COLD = "seed: 1\nstart:\n  path: {start}\n", "src/cold.py"
+PARAMS, COLD = "seed: 1\nwarm_start:\n  path: {start}\n", "src/cold.py"
 
 
 def git(folder: Path, *arguments: str) -> str:

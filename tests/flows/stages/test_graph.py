@@ -36,8 +36,8 @@ def test_the_projects_own_stages_come_after_what_they_read(tmp_path, monkeypatch
         assert all(any(dep == out or dep.startswith(out + "/") for out in written) for dep in read), name
         written |= set(stages[name]["outs"])
     assert graph.stale == set(stages)
-    assert graph.downstream["ingest"] == set(stages) - {"ingest", "start"}
-    assert graph.downstream["start"] == set(stages) - {"start", "ingest", "validate", "prepare"}
+    assert graph.downstream["ingest"] == set(stages) - {"ingest", "warm_start"}
+    assert graph.downstream["warm_start"] == set(stages) - {"warm_start", "ingest", "validate", "prepare"}
     assert graph.downstream["gate"] == set()
 
 
