@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from unigrec.base.errors import UnigrecError
-from unigrec.base.process import keep_quiet
+from unigrec.base.paths import Artifacts
+from unigrec.base.process import keep_quiet, training_device
 
 keep_quiet()
 
@@ -24,7 +25,7 @@ from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noq
 from unigrec.core.evaluation.ranking import Student  # noqa: E402
 from unigrec.core.retrieval.beam import beam_search, exact_scores  # noqa: E402
 from unigrec.core.sequences import Sequences, in_chunks  # noqa: E402
-from unigrec.pipeline import outputs, stages  # noqa: E402
+from unigrec.pipeline import outputs  # noqa: E402
 
 USERS_AT_ONCE = 32
 TOP = 10
@@ -67,11 +68,9 @@ def main() -> None:
     parser.add_argument("--beams", default="10,30,100")
     options = parser.parse_args()
     try:
-        data, device = load_data(options.artifacts), stages.training_device()
-        recommender, codes = (
-            outputs.load_recommender(options.rung / "finetune"),
-            outputs.load_codes(options.rung / "harden"),
-        )
+        data, device = load_data(options.artifacts), training_device()
+        rung = Artifacts(options.rung)
+        recommender, codes = outputs.load_recommender(rung), outputs.load_codes(rung)
         beams = [int(part) for part in options.beams.split(",")]
         student = Student(recommender, codes, max(beams), device)
         users = data.sequences.evaluation_users()

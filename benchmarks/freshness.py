@@ -8,7 +8,6 @@ command; the folders, each a project of its own, stay in `--out`, and a stage th
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import sys
@@ -22,13 +21,12 @@ import pyarrow.parquet as pq
 from benchmarks.speed.harness import ROOT, run_command
 from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
 from unigrec.base import files, paths
-from unigrec.config.schema import load_params, read_mapping
+from unigrec.base.paths import Artifacts
+from unigrec.config.schema import read_mapping
 from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.pipeline import outputs
-from unigrec.serving.manifest import Serving, assemble
 
 STAGES = tuple(read_mapping(ROOT / "dvc.yaml")["stages"])
-PARAMS_FILE = Path("params.yaml")
 SECONDS_FILE = "seconds.json"  # CPU seconds of every stage that is done
 
 
@@ -57,21 +55,18 @@ def run_stages(folder: Path) -> dict[str, float]:
 
 
 def bundle_of(folder: Path) -> Path:
-    """The run in a folder as a bundle. Its params say what serving needs."""
-    with contextlib.chdir(folder):
-        params = load_params(PARAMS_FILE)
-        columns = list(params.embed.text_columns)
-        serving = Serving(params.joint.history, params.evaluate.beam, columns, params.ingest.origin)
-        return assemble(PARAMS_FILE, serving).absolute()
+    """The run in a folder as a bundle, absolute."""
+    must([*UNIGREC, "bundle"], folder)
+    (bundle,) = (folder / paths.BUNDLES).iterdir()
+    return bundle.absolute()
 
 
 def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str, Any]:
     """Quality, seconds, and how far the identifiers are those of the first model."""
-    with contextlib.chdir(first):
-        ids, codes = outputs.load_item_ids(), outputs.load_codes()
-    with contextlib.chdir(folder):
-        churn = churn_against(known_codes(outputs.load_item_ids(), ids, codes), outputs.load_codes())
-        metrics = files.read_json(paths.EVALUATE / paths.METRICS_FILE)
+    before, now = Artifacts(first / "artifacts"), Artifacts(folder / "artifacts")
+    earlier = known_codes(outputs.load_item_ids(now), outputs.load_item_ids(before), outputs.load_codes(before))
+    churn = churn_against(earlier, outputs.load_codes(now))
+    metrics = files.read_json(now.evaluate / paths.METRICS_FILE)
     return {"model": folder.name, "metrics": metrics, "seconds": seconds, **churn.as_dict()}
 
 
@@ -109,7 +104,7 @@ def compare(source: Path, out: Path, configure: list[str], share: float) -> list
     run_stages(first)
     results = []
     for folder in (cold, warm):
-        if not (folder / paths.ARTIFACTS).exists():
+        if not (folder / Artifacts().root).exists():
             make_project(folder, *configure)
             shutil.copytree(first / "data", folder / "data", symlinks=True, dirs_exist_ok=True)
             deliver(source, folder / "data/incoming", 1.0)

@@ -19,9 +19,9 @@ from benchmarks.quality.runs import rung_folder, rung_steps
 from benchmarks.quality.steps import Session, code_version, load_data
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.process import training_device
 from unigrec.config.schema import read_mapping
 from unigrec.core.training.checkpoint import Stopped
-from unigrec.pipeline.stages import training_device
 
 SPACE = ROOT / "infra/search.yaml"
 SELECTS = "validation_ndcg_at_10"

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from unigrec.base.errors import EXIT_OK, BusyError, UnigrecError
-from unigrec.base.process import keep_quiet
+from unigrec.base.process import keep_quiet, training_device
 
 STARTED = time.monotonic()  # --minutes counts the imports too
 keep_quiet()
@@ -29,7 +29,6 @@ from benchmarks.quality.table import make_table  # noqa: E402
 from unigrec.config.schema import Params  # noqa: E402
 from unigrec.core.distributed import leave_process_group  # noqa: E402
 from unigrec.core.training.checkpoint import Stopped  # noqa: E402
-from unigrec.pipeline.stages import training_device  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 EXIT_FAILED = 1

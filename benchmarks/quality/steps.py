@@ -1,6 +1,6 @@
-"""A step: one thing that is trained or measured, in one folder, once, by one process at a time; killed at any moment.
+"""A step: one training or measurement, in one folder, once, by one process at a time; it may be killed at any moment.
 
-`done.json` in the folder is written last: who finds it reads the rest.
+`done.json` in the folder is written last: if it is there, the rest is complete.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from unigrec import core
-from unigrec.base import files, paths
+from unigrec.base import files
 from unigrec.base.lock import exclusive
+from unigrec.base.paths import Artifacts
 from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
+from unigrec.core.training.loop import Run
 from unigrec.pipeline import outputs
 
 DONE_FILE = "done.json"
@@ -34,8 +36,20 @@ CHECKPOINT_SECONDS = 20.0
 CODE = Path(core.__path__[0])
 
 
+@dataclass(frozen=True)
+class StepArtifacts(Artifacts):
+    """The stages' folders as one rung has them. places: stages whose folder is shared, and lies outside of `root`."""
+
+    places: Mapping[str, Path] = field(default_factory=dict)
+
+    def folder(self, stage: str) -> Path:
+        return self.places.get(stage, self.root / stage)
+
+
 class Data(NamedTuple):
     """What every experiment learns from."""
+
+    artifacts: Artifacts  # of the project
 
     sequences: Sequences
     embeddings: Tensor  # (N, D)
@@ -54,12 +68,13 @@ class Session:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do once. `run` writes results into `folder`, once all folders in `needs` are done."""
+    """Something to do once. `run` writes results into `folder`, after all folders in `needs` are done."""
 
     name: str
     folder: Path
     run: Callable[[Step, Session, Clock], None]
     params: Params
+    artifacts: Artifacts
     needs: tuple[Path, ...] = ()
 
     @property
@@ -88,8 +103,10 @@ class Step:
             shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
             (self.folder / CLOCK_FILE).unlink(missing_ok=True)
 
-    def checkpoints(self, session: Session) -> CheckpointFolder:
-        return CheckpointFolder(self.folder / CHECKPOINT, session.code, CHECKPOINT_SECONDS, session.stop)
+    def training(self, session: Session, clock: Clock, epochs: int) -> Run:
+        """How a stage runs as this step: its checkpoints lie in the step's folder."""
+        checkpoints = CheckpointFolder(self.folder / CHECKPOINT, session.code, CHECKPOINT_SECONDS, session.stop)
+        return Run(self.params.seed, session.device, clock.log(self.name, epochs), checkpoints=checkpoints)
 
 
 def is_done(folder: Path) -> bool:
@@ -120,14 +137,12 @@ class Clock:
         return both
 
 
-def load_data(artifacts: Path) -> Data:
-    """From a project's artifacts folder, of which `prepare` and `embed` are read. Raises UnigrecError."""
-    sequences, catalogue, embeddings = (
-        artifacts / path.relative_to(paths.ARTIFACTS) for path in (paths.SEQUENCES, paths.CATALOGUE, paths.EMBEDDINGS)
-    )
-    loaded = outputs.load_sequences(sequences, catalogue), files.read_tensors(embeddings)["embedding"]
-    hashes = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (sequences, embeddings)}
-    return Data(*loaded, hashes)
+def load_data(folder: Path) -> Data:
+    """From a project's artifacts folder; the outputs of `prepare` and `embed` are read. Raises UnigrecError."""
+    artifacts = Artifacts(folder)
+    loaded = outputs.load_sequences(artifacts), outputs.load_embeddings(artifacts)
+    hashes = {path.parent.name: files.sha256(path)[:12] for path in (artifacts.sequences, artifacts.embeddings)}
+    return Data(artifacts, *loaded, hashes)
 
 
 def key_of(*parts: Any) -> str:

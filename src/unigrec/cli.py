@@ -51,13 +51,13 @@ def stage(
 def _run_stage(name: str, params_file: Path) -> None:
     from unigrec.base.launcher import is_rank, run_ranks
     from unigrec.config.schema import load_params
-    from unigrec.pipeline import stages
+    from unigrec.pipeline.stages import run_stage
 
     params = load_params(params_file)
     if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
         run_ranks(["-m", "unigrec.cli", "stage", name, "--params", str(params_file)], params.joint.processes)
     else:
-        getattr(stages, name)(params)
+        run_stage(name, params)
 
 
 @app.command(rich_help_panel=PROJECT)

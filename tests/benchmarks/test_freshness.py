@@ -11,6 +11,7 @@ import pytest
 from benchmarks.freshness import STAGES, deliver, results_of, table
 
 from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
 
 
 def test_the_first_delivery_is_the_earliest_part_and_rows_of_one_time_keep_their_order(tmp_path):
@@ -25,11 +26,11 @@ def test_the_first_delivery_is_the_earliest_part_and_rows_of_one_time_keep_their
 
 
 def write_run(folder: Path, ids: list[str], codes: list[list[int]]) -> Path:
-    files.write_table(folder / paths.CATALOGUE, pa.table({"item_id": ids}))
-    files.write_tensors(folder / paths.HARDEN / paths.IDENTIFIERS_FILE, {"codes": np.array(codes, np.int32)})
+    files.write_table(folder / Artifacts().catalogue, pa.table({"item_id": ids}))
+    files.write_tensors(folder / Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": np.array(codes, np.int32)})
     scores = {"ndcg_at_10": 0.25, "recall_at_10": 0.5}
     metrics = {model: {"unmasked": scores, "masked": scores} for model in ("student", "teacher")}
-    files.write_json(folder / paths.EVALUATE / paths.METRICS_FILE, metrics)
+    files.write_json(folder / Artifacts().evaluate / paths.METRICS_FILE, metrics)
     return folder
 
 

@@ -7,10 +7,11 @@ import torch
 import yaml
 
 from unigrec.base import paths
+from unigrec.base.paths import Artifacts
+from unigrec.base.process import training_device
 from unigrec.commands.bundles import COLD_START
 from unigrec.config.edit import SAMPLE_SOURCE
 from unigrec.config.schema import load_params
-from unigrec.pipeline import stages
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ def two_threads():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds on a CPU")
 def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads):
-    assert stages.training_device() == torch.device("cpu")
+    assert training_device() == torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     index = torch.randint(500, (4000, 20), generator=generator)
     upstream = torch.randn(4000, 20, 64, generator=generator)
@@ -52,4 +53,6 @@ def test_the_sample_and_a_cold_start_stand_in_params_as_committed_files():
 
 def test_what_the_stages_report_is_shown_by_dvc():
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    assert {str(folder / paths.HEALTH_FILE) for folder in (paths.TOKENIZER, paths.HARDEN)} <= set(graph["metrics"])
+    assert {str(folder / paths.HEALTH_FILE) for folder in (Artifacts().tokenizer, Artifacts().harden)} <= set(
+        graph["metrics"]
+    )

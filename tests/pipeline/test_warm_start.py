@@ -15,6 +15,7 @@ from support.tiny_model import PARAMS_FILE, item_ids, make_bundle
 from support.tiny_training import ITEMS, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.paths import Artifacts
 from unigrec.cli import app
 from unigrec.config.profiles import with_values
 from unigrec.config.schema import Params, load_params, parse_params
@@ -50,30 +51,33 @@ def one_thread():
 
 def test_a_file_is_a_cold_start_and_replaces_a_warm_one():
     bundle = make_bundle()
-    prepare_warm_start(bundle)
-    assert is_warm()
-    prepare_warm_start(PARAMS_FILE)
-    assert not is_warm()
-    assert [file.name for file in paths.WARM_START.iterdir()] == ["bundle.json"]
-    assert earlier_identifiers(["a,b"]) is None
+    prepare_warm_start(bundle, Artifacts())
+    assert is_warm(Artifacts())
+    prepare_warm_start(PARAMS_FILE, Artifacts())
+    assert not is_warm(Artifacts())
+    assert [file.name for file in Artifacts().warm_start.iterdir()] == ["bundle.json"]
+    assert earlier_identifiers(Artifacts(), ["a,b"]) is None
 
 
 def test_a_bundle_hands_on_its_parts():
     bundle = make_bundle()
-    prepare_warm_start(bundle)
-    assert load_known().item_ids == item_ids()
-    earlier = earlier_identifiers(["new", "квас"])
+    prepare_warm_start(bundle, Artifacts())
+    assert load_known(Artifacts()).item_ids == item_ids()
+    earlier = earlier_identifiers(Artifacts(), ["new", "квас"])
     codes = files.read_arrays(bundle / "identifiers.safetensors")["codes"]
     assert earlier.tolist() == [[-1] * codes.shape[1], codes[2].tolist()]
-    for model, name in ((started_tokenizer(), "tokenizer"), (started_recommender(0.4), "recommender")):
+    for model, name in (
+        (started_tokenizer(Artifacts()), "tokenizer"),
+        (started_recommender(Artifacts(), 0.4), "recommender"),
+    ):
         weights = files.read_tensors(bundle / f"{name}.safetensors")
         assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
-    assert started_recommender(0.4).config.dropout == 0.4
+    assert started_recommender(Artifacts(), 0.4).config.dropout == 0.4
 
 
 def test_what_cannot_be_started_from_is_refused():
     with pytest.raises(UnigrecError, match="gone: no such bundle"):
-        prepare_warm_start(Path("gone"))
+        prepare_warm_start(Path("gone"), Artifacts())
     bundle = make_bundle()
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / paths.COLLABORATIVE_FILE).unlink()
@@ -81,11 +85,11 @@ def test_what_cannot_be_started_from_is_refused():
     manifest["id"] = bundle_files._identity(manifest["files"])
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UnigrecError, match=f"made before bundles could be started from; begin anew: {COLD}"):
-        prepare_warm_start(bundle)
+        prepare_warm_start(bundle, Artifacts())
     (bundle / "catalogue.parquet").write_bytes(b"other")
     with pytest.raises(UnigrecError, match=r"catalogue\.parquet: changed since the bundle was made"):
-        prepare_warm_start(bundle)
-    assert not paths.WARM_START.exists()
+        prepare_warm_start(bundle, Artifacts())
+    assert not Artifacts().warm_start.exists()
 
 
 def params_like_the_bundle(**changes) -> Params:
@@ -101,13 +105,13 @@ def params_like_the_bundle(**changes) -> Params:
 
 
 def test_params_of_another_shape_are_named_each():
-    prepare_warm_start(make_bundle())
+    prepare_warm_start(make_bundle(), Artifacts())
     settings = {"encoder": "tfidf-svd", "text_columns": ["title"], "modalities": []}
-    files.write_json(paths.WARM_START / "text_encoder/settings.json", settings)
+    files.write_json(Artifacts().warm_start / "text_encoder/settings.json", settings)
 
     def check(**changes) -> None:
         params = params_like_the_bundle(**changes)
-        check_shapes(params.embed, params.tokenizer, params.joint, params.harden)
+        check_shapes(Artifacts(), params.embed, params.tokenizer, joint=params.joint, harden=params.harden)
 
     check()
     check(**{"joint.recommender.dropout": 0.3, "tokenizer.epochs": 7})
@@ -153,29 +157,29 @@ def test_the_encoder_that_is_handed_on_embeds_known_items_as_it_did():
     encoder, embedding = fit_encoder(before, params, 0)
     now = pa.table({"item_id": ["b", "new"], "title": ["blue lamp", "oak lamp"]})
     make_bundle()
-    prepare_warm_start(next(paths.BUNDLES.iterdir()))
-    save_encoder(encoder, paths.WARM_START / "text_encoder")
-    files.write_table(paths.CATALOGUE, now)
-    stages.embed(load_params(PARAMS_FILE))
-    found = outputs.load_embeddings().numpy()
+    prepare_warm_start(next(paths.BUNDLES.iterdir()), Artifacts())
+    save_encoder(encoder, Artifacts().warm_start / "text_encoder")
+    files.write_table(Artifacts().catalogue, now)
+    stages.embed(load_params(PARAMS_FILE), Artifacts())
+    found = outputs.load_embeddings(Artifacts()).numpy()
     assert np.array_equal(found[0], embedding[1])
     assert found[1].any()
-    assert load_encoder(paths.TEXT_ENCODER).text.vocabulary == encoder.text.vocabulary
+    assert load_encoder(Artifacts().text_encoder).text.vocabulary == encoder.text.vocabulary
 
 
 def hand_on() -> None:
     """The run that lies in artifacts as what the next one starts from."""
-    paths.WARM_START.mkdir(parents=True, exist_ok=True)
-    weights = files.read_tensors(paths.JOINT / paths.MODEL_FILE)
-    config = files.read_json(paths.JOINT / paths.MODEL_CONFIG_FILE)
+    Artifacts().warm_start.mkdir(parents=True, exist_ok=True)
+    weights = files.read_tensors(Artifacts().joint / paths.MODEL_FILE)
+    config = files.read_json(Artifacts().joint / paths.MODEL_CONFIG_FILE)
     for name in ("tokenizer", "recommender"):
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        files.write_tensors(paths.WARM_START / f"{name}.safetensors", own)
-        files.write_json(paths.WARM_START / f"{name}.json", config[name])
-    shutil.copy(paths.HARDEN / paths.IDENTIFIERS_FILE, paths.WARM_START)
-    shutil.copy(paths.TOKENIZER / paths.COLLABORATIVE_FILE, paths.WARM_START)
-    shutil.copy(paths.CATALOGUE, paths.WARM_START / "catalogue.parquet")
-    files.write_json(paths.WARM_START / "bundle.json", {"bundle": "that"})
+        files.write_tensors(Artifacts().warm_start / f"{name}.safetensors", own)
+        files.write_json(Artifacts().warm_start / f"{name}.json", config[name])
+    shutil.copy(Artifacts().harden / paths.IDENTIFIERS_FILE, Artifacts().warm_start)
+    shutil.copy(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, Artifacts().warm_start)
+    shutil.copy(Artifacts().catalogue, Artifacts().warm_start / "catalogue.parquet")
+    files.write_json(Artifacts().warm_start / "bundle.json", {"bundle": "that"})
 
 
 def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_cold_one(tmp_path, one_thread):
@@ -185,27 +189,29 @@ def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_c
         "harden": {"resolution": "reassign"},
     }
     params = write_project(tmp_path, changes)
-    rest = (stages.tokenizer, stages.joint, stages.harden)
+    rest = ("tokenizer", "joint", "harden")
     for stage in rest:
-        stage(params)
-    assert "start_changed" not in files.read_json(paths.HARDEN / paths.HEALTH_FILE)
-    first = outputs.load_codes()
+        stages.run_stage(stage, params)
+    assert "start_changed" not in files.read_json(Artifacts().harden / paths.HEALTH_FILE)
+    first = outputs.load_codes(Artifacts())
 
     torch.manual_seed(99)
-    files.write_tensors(paths.TEACHER / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
+    files.write_tensors(Artifacts().teacher / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
     for stage in rest:
-        stage(params)
-    assert (outputs.load_codes() != first).any(1).mean() > 0.5
+        stages.run_stage(stage, params)
+    assert (outputs.load_codes(Artifacts()) != first).any(1).mean() > 0.5
 
     hand_on()
     for stage in rest:
-        stage(params)
-    health = files.read_json(paths.HARDEN / paths.HEALTH_FILE)
-    second = files.read_arrays(paths.WARM_START / paths.IDENTIFIERS_FILE)["codes"]
+        stages.run_stage(stage, params)
+    health = files.read_json(Artifacts().harden / paths.HEALTH_FILE)
+    second = files.read_arrays(Artifacts().warm_start / paths.IDENTIFIERS_FILE)["codes"]
     assert health["start_items"] == ITEMS
-    assert health["start_changed"] == (outputs.load_codes() != second).any(1).mean() <= 0.1
-    assert health["start_churn"] == (outputs.load_codes() != second).mean(0).tolist()
-    assert len(files.read_json(paths.TOKENIZER / paths.HISTORY_FILE)) == 1  # no epoch of its own: the first row alone
+    assert health["start_changed"] == (outputs.load_codes(Artifacts()) != second).any(1).mean() <= 0.1
+    assert health["start_churn"] == (outputs.load_codes(Artifacts()) != second).mean(0).tolist()
+    assert (
+        len(files.read_json(Artifacts().tokenizer / paths.HISTORY_FILE)) == 1
+    )  # no epoch of its own: the first row alone
 
 
 def test_the_command_writes_the_bundle_into_params_and_takes_it_out_again():

@@ -14,13 +14,14 @@ import yaml
 
 from support import shop
 from support.tiny_training import ROOT, tiny_values
-from unigrec.base import files, paths
+from unigrec.base import files
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params, load_params
 from unigrec.pipeline import stages
 
 DATA_STAGES = ("ingest", "validate", "prepare", "embed")
 MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate")
-OUTPUTS = {"validate": [paths.VALIDATION, paths.VALIDATED]}  # of the others: their folder
+OUTPUTS = {"validate": [Artifacts().validation, Artifacts().validated]}  # of the others: their folder
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def write_shop(folder: Path, changes: dict[str, Any] | None = None) -> None:
     shop_values = {"ingest": {"source": "folder", "path": "data"}, "embed": {"dimensions": 8}}
     values = tiny_values(shop_values | (changes or {}))
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    files.write_json(folder / paths.WARM_START / "bundle.json", {"bundle": None})
+    files.write_json(folder / Artifacts().warm_start / "bundle.json", {"bundle": None})
     (folder / "infra").mkdir()
     shutil.copy(ROOT / "infra/cold_start.yaml", folder / "infra")
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
@@ -57,11 +58,11 @@ def params() -> Params:
 
 def run(*names: str) -> None:
     for name in names:
-        getattr(stages, name)(params())
+        stages.run_stage(name, params())
 
 
 def outputs(stage: str) -> dict[Path, bytes]:
     """What a stage has written and writes alike each time: all but the pages with their dates."""
-    places = OUTPUTS.get(stage, [paths.ARTIFACTS / stage])
+    places = OUTPUTS.get(stage, [Artifacts().folder(stage)])
     found = [file for path in places for file in (path.rglob("*") if path.is_dir() else [path])]
     return {file: file.read_bytes() for file in found if file.is_file()}

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params, parse_params
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.sequences import Sequences
@@ -109,19 +110,21 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     shutil.copy(ROOT / "dvc.yaml", folder)
     params, sequences = parse_params(values), tiny_sequences()
     arrays = {"items": sequences.items.astype(np.int32), "offsets": sequences.offsets}
-    files.write_tensors(folder / paths.SEQUENCES, arrays)
+    files.write_tensors(folder / Artifacts().sequences, arrays)
     ids = [f"i{item}" for item in range(ITEMS)]
     files.write_table(
-        folder / paths.CATALOGUE, pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "item_id": ids})
+        folder / Artifacts().catalogue, pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "item_id": ids})
     )
-    files.write_json(folder / paths.WARM_START / "bundle.json", {"bundle": None})
-    files.write_tensors(folder / paths.EMBEDDINGS, {"embedding": tiny_embeddings()})
+    files.write_json(folder / Artifacts().warm_start / "bundle.json", {"bundle": None})
+    files.write_tensors(folder / Artifacts().embeddings, {"embedding": tiny_embeddings()})
     torch.manual_seed(4)
     shape = params.teacher.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"})
-    files.write_tensors(folder / paths.TEACHER / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
-    files.write_json(folder / paths.TEACHER / paths.MODEL_CONFIG_FILE, {"items": ITEMS, **shape})
+    files.write_tensors(
+        folder / Artifacts().teacher / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict()
+    )
+    files.write_json(folder / Artifacts().teacher / paths.MODEL_CONFIG_FILE, {"items": ITEMS, **shape})
     shape = params.tokenizer.model_dump(include={"code_dim", "hidden", "levels", "codebook_size"})
-    files.write_tensors(folder / paths.TOKENIZER / paths.MODEL_FILE, tiny_tokenizer().state_dict())
-    files.write_json(folder / paths.TOKENIZER / paths.MODEL_CONFIG_FILE, {"embedding_dim": WIDTH, **shape})
-    files.write_tensors(folder / paths.TOKENIZER / paths.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
+    files.write_tensors(folder / Artifacts().tokenizer / paths.MODEL_FILE, tiny_tokenizer().state_dict())
+    files.write_json(folder / Artifacts().tokenizer / paths.MODEL_CONFIG_FILE, {"embedding_dim": WIDTH, **shape})
+    files.write_tensors(folder / Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
     return params

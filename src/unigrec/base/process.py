@@ -6,6 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 DVC_STAGE = "DVC_STAGE"  # set by DVC for the commands that it starts
 _PR_SET_PDEATHSIG = 1
@@ -37,6 +41,21 @@ def keep_memory() -> None:
     if mallopt is not None:
         for parameter, value in (_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD):
             mallopt(parameter, value)
+
+
+def training_device() -> torch.device:
+    """The device to train on. Also configures the process: no denormals, memory is kept, deterministic on a CPU."""
+    import torch
+
+    keep_memory()
+    torch.set_flush_denormal(True)  # optimizer states fade into denormal numbers, which are slow
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    # Otherwise several threads sum the gradient of a gather in any order, and a second run would give other bits.
+    torch.use_deterministic_algorithms(True)
+    # This would be a pass over every new tensor, as a help to find bugs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return torch.device("cpu")
 
 
 def keep_quiet() -> None:

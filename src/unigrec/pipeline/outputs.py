@@ -1,4 +1,4 @@
-"""What the stages leave in `artifacts/`: data and networks loaded as what they are, trained ones written."""
+"""The stages' outputs as objects: data and networks are loaded, trained networks, identifiers and ranks are written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from unigrec.base.paths import Artifacts
+    from unigrec.core.evaluation.ranking import Ranks
     from unigrec.core.identifiers.collisions import Resolved
     from unigrec.core.models.recommender import Recommender
     from unigrec.core.models.sasrec import SASRec
@@ -20,70 +22,73 @@ if TYPE_CHECKING:
     from unigrec.core.training.loop import Trained
 
 
-def load_sequences(sequences: Path = paths.SEQUENCES, catalogue: Path = paths.CATALOGUE) -> Sequences:
-    """What `prepare` wrote, as the arrays that training reads."""
+def load_sequences(artifacts: Artifacts) -> Sequences:
+    """The users' sequences that `prepare` wrote."""
     import numpy as np
 
     from unigrec.core.sequences import Sequences
 
-    arrays = files.read_arrays(sequences)
-    items = files.read_table(catalogue, ["item_index"]).num_rows
+    arrays = files.read_arrays(artifacts.sequences)
+    items = files.read_table(artifacts.catalogue, ["item_index"]).num_rows
     return Sequences(arrays["items"].astype(np.int64), arrays["offsets"], items)
 
 
-def load_embeddings() -> torch.Tensor:
+def load_embeddings(artifacts: Artifacts) -> torch.Tensor:
     """Item embeddings (N, D)."""
-    return files.read_tensors(paths.EMBEDDINGS)["embedding"]
+    return files.read_tensors(artifacts.embeddings)["embedding"]
 
 
-def load_item_ids() -> list[str]:
-    """Of the catalogue, in its order."""
-    return files.read_table(paths.CATALOGUE, ["item_id"])["item_id"].to_pylist()
+def load_item_ids(artifacts: Artifacts) -> list[str]:
+    """Item ids in catalogue order."""
+    return files.read_table(artifacts.catalogue, ["item_id"])["item_id"].to_pylist()
 
 
-def load_item_vectors() -> torch.Tensor:
-    """What the tokenizer reads (N, D): content, and beside it what it reads of the teacher."""
+def load_item_vectors(artifacts: Artifacts) -> torch.Tensor:
+    """What the tokenizer reads (N, D + E): the item embeddings, then its part of the teacher."""
     import torch
 
-    return torch.cat([load_embeddings(), files.read_tensors(paths.TOKENIZER / paths.COLLABORATIVE_FILE)["part"]], dim=1)
+    part = files.read_tensors(artifacts.tokenizer / paths.COLLABORATIVE_FILE)["part"]
+    return torch.cat([load_embeddings(artifacts), part], dim=1)
 
 
-def load_codes(folder: Path = paths.HARDEN) -> np.ndarray:
+def load_codes(artifacts: Artifacts) -> np.ndarray:
     """Hardened identifiers (N, T)."""
-    return files.read_arrays(folder / paths.IDENTIFIERS_FILE)["codes"].astype("int64")
+    return files.read_arrays(artifacts.harden / paths.IDENTIFIERS_FILE)["codes"].astype("int64")
 
 
-def load_teacher(folder: Path = paths.TEACHER) -> SASRec:
+def load_teacher(artifacts: Artifacts) -> SASRec:
     """The trained teacher."""
     from unigrec.core.models.sasrec import SASRec
 
-    return _load_weights(SASRec(**files.read_json(folder / paths.MODEL_CONFIG_FILE)), folder)
+    return _load_weights(SASRec(**files.read_json(artifacts.teacher / paths.MODEL_CONFIG_FILE)), artifacts.teacher)
 
 
-def load_tokenizer(folder: Path = paths.TOKENIZER) -> Tokenizer:
-    """A trained tokenizer."""
+def load_tokenizer(artifacts: Artifacts) -> Tokenizer:
+    """The pre-trained tokenizer."""
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
-    return _load_weights(Tokenizer(**files.read_json(folder / paths.MODEL_CONFIG_FILE)), folder)
+    config = files.read_json(artifacts.tokenizer / paths.MODEL_CONFIG_FILE)
+    return _load_weights(Tokenizer(**config), artifacts.tokenizer)
 
 
-def load_unified(folder: Path = paths.JOINT) -> UnifiedModel:
+def load_unified(artifacts: Artifacts) -> UnifiedModel:
     """The model of the joint phase."""
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.models.unified import UnifiedModel
 
-    config = files.read_json(folder / paths.MODEL_CONFIG_FILE)
+    config = files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)
     recommender = Recommender(RecommenderConfig(**config["recommender"]))
-    return _load_weights(UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"]), folder)
+    model = UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"])
+    return _load_weights(model, artifacts.joint)
 
 
-def load_recommender(folder: Path = paths.FINETUNE) -> Recommender:
+def load_recommender(artifacts: Artifacts) -> Recommender:
     """The finetuned recommender."""
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
 
-    config = RecommenderConfig(**files.read_json(folder / paths.MODEL_CONFIG_FILE))
-    return _load_weights(Recommender(config), folder)
+    config = RecommenderConfig(**files.read_json(artifacts.finetune / paths.MODEL_CONFIG_FILE))
+    return _load_weights(Recommender(config), artifacts.finetune)
 
 
 def _load_weights(model: Any, folder: Path) -> Any:
@@ -92,13 +97,30 @@ def _load_weights(model: Any, folder: Path) -> Any:
 
 
 def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -> None:
-    """Codes, and the health report last."""
+    """Write the codes, and the health report last."""
     files.write_tensors(folder / paths.IDENTIFIERS_FILE, {"codes": resolved.codes.astype("int32")})
     files.write_json(folder / paths.HEALTH_FILE, report)
 
 
+def save_ranks(folder: Path, sequences: Sequences, users: np.ndarray, ranks: Ranks, cutoffs: tuple[int, ...]) -> None:
+    """The ranks of the users' test items, by slice too, and the metrics last. users, and each model's ranks: (U,)."""
+    import pyarrow as pa
+
+    from unigrec.core.evaluation.metrics import ranking_metrics
+    from unigrec.core.evaluation.slices import metrics_by_slice, slices
+
+    metrics: dict[str, Any] = {}
+    table: dict[str, Any] = {"user_index": users, "item_index": sequences.held_out(users, "test", 1).targets}
+    for (model, protocol), found in ranks.items():
+        metrics.setdefault(model, {})[protocol] = ranking_metrics(found, cutoffs)
+        table[f"{model}_{protocol}"] = found
+    files.write_table(folder / paths.RANKS_FILE, pa.table(table))
+    files.write_json(folder / paths.SLICES_FILE, metrics_by_slice(ranks, slices(sequences, users)))
+    files.write_json(folder / paths.METRICS_FILE, metrics)
+
+
 def save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
-    """Weights, the network's shape, curves, and last of all the closing figures."""
+    """Weights, the network's config, curves, and the closing figures last."""
     last = trained.history[-1] if trained.history else {}
     best = max(
         (row["validation_ndcg_at_10"] for row in trained.history if "validation_ndcg_at_10" in row), default=None
@@ -113,6 +135,6 @@ def save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None
 
 
 def _alike(rows: list[dict[str, float]]) -> list[dict[str, float | None]]:
-    """Every row with every key, null where it has none: DVC draws nothing of rows that differ in their keys."""
+    """Rows with the same keys, null where a row has none: DVC does not draw rows that differ in their keys."""
     keys = {key for row in rows for key in row}
     return [dict.fromkeys(keys) | row for row in rows]

@@ -13,7 +13,9 @@ from rich.table import Table
 from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import masked
+from unigrec.base.paths import Artifacts
 from unigrec.core.decisions.gates import gate_rows
+from unigrec.pipeline.outputs import load_item_ids
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
 PROTOCOLS = ("unmasked", "masked")
@@ -39,11 +41,12 @@ def summarise(
     model: str, aliases: list[str], verdict: str, seconds: dict[str, float | None], tracking_uri: str
 ) -> Summary:
     """Read the figures from the artifacts of the run. Raises UnigrecError when a stage has not run."""
-    stats = files.read_json(paths.PREPARE_STATS)
+    artifacts = Artifacts()
+    stats = files.read_json(artifacts.prepare_stats)
     return Summary(
         sizes={when: stats[when] for when in ("before", "after")},
-        metrics=files.read_json(paths.EVALUATE / paths.METRICS_FILE),
-        decision=files.read_json(paths.DECISION),
+        metrics=files.read_json(artifacts.evaluate / paths.METRICS_FILE),
+        decision=files.read_json(artifacts.decision),
         model=model,
         aliases=aliases,
         verdict=verdict,
@@ -87,7 +90,7 @@ def next_steps(summary: Summary) -> list[tuple[str, str]]:
     option = "" if model == "champion" else f" --model {model}"
     return [
         ("experiments", _experiments(summary.tracking_uri)),
-        ("data checks", f"{paths.DATA_DOCS}/index.html"),
+        ("data checks", f"{Artifacts().data_docs}/index.html"),
         ("metrics", "dvc metrics show"),
         ("plots", "dvc plots show"),
         ("recommendations", f"unigrec recommend --history {history} -k 10{option}"),
@@ -145,7 +148,8 @@ def _aliases(summary: Summary) -> str:
 
 def _example_history() -> list[str]:
     """The last items of the first user."""
-    arrays = files.read_arrays(paths.SEQUENCES)
+    artifacts = Artifacts()
+    arrays = files.read_arrays(artifacts.sequences)
     items = arrays["items"][: arrays["offsets"][1]][-EXAMPLE_ITEMS:]
-    ids = files.read_table(paths.CATALOGUE, ["item_id"])["item_id"].to_pylist()
+    ids = load_item_ids(artifacts)
     return [ids[item] for item in items]

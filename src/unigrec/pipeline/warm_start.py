@@ -21,6 +21,7 @@ from unigrec.serving.manifest import open_bundle
 if TYPE_CHECKING:
     import torch
 
+    from unigrec.base.paths import Artifacts
     from unigrec.config.schema import EmbedParams, HardenParams, JointParams, TokenizerParams, WarmStartParams
     from unigrec.core.models.recommender import Recommender
     from unigrec.core.models.tokenizers.residual import Tokenizer
@@ -47,7 +48,7 @@ class Known(NamedTuple):
     collaborative: torch.Tensor  # (N, E) what its tokenizer read of the teacher; E is 0 where it read content alone
 
 
-def prepare_warm_start(path: Path) -> None:
+def prepare_warm_start(path: Path, artifacts: Artifacts) -> None:
     """Write `artifacts/warm_start`: the parts of the bundle at `path`. A file as `path`: a cold start.
 
     Raises:
@@ -60,7 +61,7 @@ def prepare_warm_start(path: Path) -> None:
     bundle = open_bundle(path) if path.is_dir() else None
     if bundle is not None and paths.COLLABORATIVE_FILE not in bundle["files"]:
         raise UnigrecError(f"{path}: made before bundles could be started from; begin anew: {COLD}")
-    with files.atomic_folder(paths.WARM_START) as folder:
+    with files.atomic_folder(artifacts.warm_start) as folder:
         if bundle is not None:
             for name in HANDED_ON:
                 shutil.copyfile(path / name, folder / name)
@@ -68,17 +69,19 @@ def prepare_warm_start(path: Path) -> None:
         files.write_json(folder / BUNDLE_FILE, {"bundle": None if bundle is None else bundle["id"]})
 
 
-def is_warm() -> bool:
+def is_warm(artifacts: Artifacts) -> bool:
     """Whether this run starts from a bundle. Raises UnigrecError when the stage `warm_start` has not run."""
-    return files.read_json(paths.WARM_START / BUNDLE_FILE)["bundle"] is not None
+    return files.read_json(artifacts.warm_start / BUNDLE_FILE)["bundle"] is not None
 
 
-def check_shapes(embed: EmbedParams, tokenizer: TokenizerParams, joint: JointParams, harden: HardenParams) -> None:
+def check_shapes(
+    artifacts: Artifacts, embed: EmbedParams, tokenizer: TokenizerParams, joint: JointParams, harden: HardenParams
+) -> None:
     """Raises UnigrecError, naming each value, where params ask for a model of another shape than the bundle's."""
     encoder, ours, theirs = (
-        files.read_json(paths.WARM_START / ENCODER / "settings.json"),
+        files.read_json(artifacts.warm_start / ENCODER / "settings.json"),
         _asked(tokenizer, joint),
-        _found(),
+        _found(artifacts),
     )
     ours |= {"embed.encoder": embed.encoder, "embed.text_columns": list(embed.text_columns)}
     theirs |= {"embed.encoder": encoder["encoder"], "embed.text_columns": encoder["text_columns"]}
@@ -104,33 +107,35 @@ def _asked(tokenizer: TokenizerParams, joint: JointParams) -> dict[str, Any]:
     return wanted | {f"joint.recommender.{name}": value for name, value in shape.items()}
 
 
-def _found() -> dict[str, Any]:
-    tokenizer = files.read_json(paths.WARM_START / "tokenizer.json")
-    recommender = files.read_json(paths.WARM_START / "recommender.json")
+def _found(artifacts: Artifacts) -> dict[str, Any]:
+    tokenizer = files.read_json(artifacts.warm_start / "tokenizer.json")
+    recommender = files.read_json(artifacts.warm_start / "recommender.json")
     found = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
-    found["a collaborative part (tokenizer.collaborative_weight)"] = load_known().collaborative.shape[1] > 0
+    found["a collaborative part (tokenizer.collaborative_weight)"] = load_known(artifacts).collaborative.shape[1] > 0
     found["harden.resolution"] = "disambiguate" if recommender["disambiguation"] else "reassign"
     return found | {f"joint.recommender.{name}": value for name, value in recommender.items()}
 
 
-def load_known() -> Known:
+def load_known(artifacts: Artifacts) -> Known:
     """The bundle's items."""
     return Known(
-        files.read_table(paths.WARM_START / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
-        files.read_arrays(paths.WARM_START / "identifiers.safetensors")["codes"].astype(np.int64),
-        files.read_tensors(paths.WARM_START / paths.COLLABORATIVE_FILE)["part"],
+        files.read_table(artifacts.warm_start / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
+        files.read_arrays(artifacts.warm_start / "identifiers.safetensors")["codes"].astype(np.int64),
+        files.read_tensors(artifacts.warm_start / paths.COLLABORATIVE_FILE)["part"],
     )
 
 
-def earlier_identifiers(item_ids: list[str]) -> np.ndarray | None:
+def earlier_identifiers(artifacts: Artifacts, item_ids: list[str]) -> np.ndarray | None:
     """(N, T) the bundle's identifiers of these items, -1 for those it does not know; None in a cold start."""
-    if not is_warm():
+    if not is_warm(artifacts):
         return None
-    known = load_known()
+    known = load_known(artifacts)
     return known_codes(item_ids, known.item_ids, known.codes)
 
 
-def read_of_teacher(content: torch.Tensor, teacher: torch.Tensor, weight: float, item_ids: list[str]) -> torch.Tensor:
+def read_of_teacher(
+    artifacts: Artifacts, content: torch.Tensor, teacher: torch.Tensor, weight: float, item_ids: list[str]
+) -> torch.Tensor:
     """What the tokenizer reads of the teacher, (N, E); of items that the bundle knows, what it read in that training.
 
     content: (N, D). teacher: (N, E). weight: tokenizer.collaborative_weight.
@@ -139,9 +144,9 @@ def read_of_teacher(content: torch.Tensor, teacher: torch.Tensor, weight: float,
 
     from unigrec.core.identifiers.item_vectors import collaborative_part, continued_part
 
-    if weight == 0.0 or not is_warm():
+    if weight == 0.0 or not is_warm(artifacts):
         return collaborative_part(content, teacher, weight)
-    known = load_known()
+    known = load_known(artifacts)
     rows = rows_of(item_ids, known.item_ids)
     return continued_part(teacher, known.collaborative[torch.as_tensor(rows)], rows >= 0)
 
@@ -152,20 +157,20 @@ def warm_joint(joint: JointParams, warm_start: WarmStartParams) -> JointParams:
     return joint.model_copy(update={"epochs": warm_start.joint_epochs, **rates})
 
 
-def started_tokenizer() -> Tokenizer:
+def started_tokenizer(artifacts: Artifacts) -> Tokenizer:
     """The bundle's."""
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
-    model = Tokenizer(**files.read_json(paths.WARM_START / "tokenizer.json"))
-    model.load_state_dict(files.read_tensors(paths.WARM_START / "tokenizer.safetensors"))
+    model = Tokenizer(**files.read_json(artifacts.warm_start / "tokenizer.json"))
+    model.load_state_dict(files.read_tensors(artifacts.warm_start / "tokenizer.safetensors"))
     return model
 
 
-def started_recommender(dropout: float) -> Recommender:
+def started_recommender(artifacts: Artifacts, dropout: float) -> Recommender:
     """The bundle's, with a dropout of today."""
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
 
-    shape = files.read_json(paths.WARM_START / "recommender.json") | {"dropout": dropout}
+    shape = files.read_json(artifacts.warm_start / "recommender.json") | {"dropout": dropout}
     model = Recommender(RecommenderConfig(**shape))
-    model.load_state_dict(files.read_tensors(paths.WARM_START / "recommender.safetensors"))
+    model.load_state_dict(files.read_tensors(artifacts.warm_start / "recommender.safetensors"))
     return model

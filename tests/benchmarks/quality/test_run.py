@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.quality.runs import run_joint
+from benchmarks.quality.steps import StepArtifacts
 
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import steps as quality_steps
@@ -20,6 +21,7 @@ from support.tiny_ladder import results, tiny_arguments, tiny_artifacts
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import EvaluateParams
 from unigrec.core.evaluation.ranking import PROTOCOLS, rank_test_items
 from unigrec.pipeline import outputs
@@ -82,15 +84,12 @@ def test_the_teacher_alone_is_trained_and_shown_beside_the_baselines(tmp_path, c
 
 def test_ranks_are_those_of_the_evaluation_stage(finished):
     artifacts, out = finished
-    sequences = outputs.load_sequences(artifacts / "prepare/sequences.safetensors", artifacts / "prepare/items.parquet")
+    sequences = outputs.load_sequences(Artifacts(artifacts))
     (teacher,) = (out / "seed-1").glob("teacher-*")
     (baselines,) = (out / "seed-1").glob("baselines-*")
     rung = home(out, "M5")
-    models = (
-        outputs.load_teacher(teacher),
-        outputs.load_recommender(rung / "finetune"),
-        outputs.load_codes(rung / "harden"),
-    )
+    of_rung = StepArtifacts(rung, {"teacher": teacher})
+    models = outputs.load_teacher(of_rung), outputs.load_recommender(of_rung), outputs.load_codes(of_rung)
     params = EvaluateParams(beam=30, batch_size=7, cutoffs=(10,), bootstrap_resamples=100)
     users = sequences.evaluation_users()
     expected = rank_test_items(sequences, users, *models, params, 5)
@@ -277,7 +276,10 @@ as_command(run)
 @pytest.mark.slow
 def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(tmp_path):
     artifacts = tiny_artifacts(tmp_path)
-    code = "from benchmarks.quality import __main__ as q, steps as s; s.CHECKPOINT_SECONDS = 0.0; q.as_command(q.run)"
+    code = (
+        "from benchmarks.quality import __main__ as quality, runs, steps; "
+        "steps.CHECKPOINT_SECONDS = runs.CHECKPOINT_SECONDS = 0.0; quality.as_command(quality.run)"
+    )
     changes = {"joint": {"epochs": 12, "engine": "deepspeed"}, "teacher": {"epochs": 30, "patience": 30}}
 
     def start(out: Path) -> subprocess.Popen[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 def new_tokenizer(embedding_dim: int, params: TokenizerParams) -> Tokenizer:
     """An untrained tokenizer of the size that params ask for."""
     return Tokenizer(embedding_dim, params.code_dim, params.hidden, params.levels, params.codebook_size)
+
+
+def tokenizer_shape(params: TokenizerParams) -> dict[str, Any]:
+    """What a trained tokenizer is rebuilt from, besides the width of its item vectors."""
+    return params.model_dump(include={"code_dim", "hidden", "levels", "codebook_size"})
 
 
 def check_size(items: int, params: TokenizerParams) -> None:
