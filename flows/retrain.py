@@ -22,6 +22,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.base.git import PARAMS
 from unigrec.base.lock import exclusive
+from unigrec.base.paths import Artifacts
 from unigrec.commands import bundles, snapshot
 from unigrec.config.schema import Params, load_params
 from unigrec.pipeline.summary import markdown, print_summary, summarise
@@ -63,7 +64,7 @@ def take_delivery(params: Params) -> Any:
 @task(task_run_name="gate")
 def read_gates() -> Any:
     """What the gates decided. A refusal is a result, not a failure."""
-    gates = files.read_json(paths.DECISION)["gates"]
+    gates = files.read_json(Artifacts().decision)["gates"]
     refused = [gate for gate in gates if not gate["passed"] and not gate.get("informational", False)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
     return Completed(message=reasons or "every gate passed", name=StateName.REFUSED if refused else StateName.PASSED)

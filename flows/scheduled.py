@@ -28,6 +28,7 @@ from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT
 from unigrec.base.files import sha256
 from unigrec.base.git import DVC_LOCK, PARAMS, without_git
 from unigrec.base.lock import exclusive
+from unigrec.base.paths import Artifacts
 from unigrec.registry.tracking import URI_VARIABLE
 
 TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: no reason to miss a night
@@ -180,7 +181,7 @@ def _environment(place: Place) -> dict[str, str]:
 
 
 def _message(place: Place, base: str, refused: bool) -> str:
-    snapshot = files.read_json(place.tree / paths.SOURCE).get("snapshot", {}).get("id") or "none"
+    snapshot = files.read_json(place.tree / Artifacts().source).get("snapshot", {}).get("id") or "none"
     lines = [f"code: {base}", f"dvc.lock: {sha256(place.tree / DVC_LOCK)}", f"snapshot: {snapshot}"]
     return f"Scheduled retraining{', refused by the gates' if refused else ''}\n\n" + "\n".join(lines)
 

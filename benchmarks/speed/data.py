@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.speed.harness import Options, Table, Usage, in_child, run_command, say
 from benchmarks.speed.project import UNIGREC, make_project
-from unigrec.base import files, paths
+from unigrec.base import files
+from unigrec.base.paths import Artifacts
 
 SIZES, QUICK_SIZES = (200_000, 2_000_000, 20_000_000), (4_000,)
 STAGES = ("ingest", "validate", "prepare")
@@ -59,7 +60,7 @@ def measure(project: Path, interactions: int) -> list[dict[str, Any]]:
         rows.append(_row(name, interactions, usage))
         say(f"data: {interactions:,} interactions: {name} {usage.cpu:.1f} s CPU, {usage.peak / 1e9:.2f} GB")
     prepare, pandas = rows[-2], rows[-1]
-    left = files.read_json(project / paths.PREPARE_STATS)["after"]["interactions"]
+    left = files.read_json(project / Artifacts().prepare_stats)["after"]["interactions"]
     for row in (prepare, pandas):
         row["left"] = left
     pandas |= {
@@ -111,7 +112,7 @@ def pandas_prepare(project: str) -> None:
     import pandas as pd
 
     folder = Path(project)
-    log = pd.read_parquet(folder / paths.INTERACTIONS).drop_duplicates()
+    log = pd.read_parquet(folder / Artifacts().interactions).drop_duplicates()
     left = 0
     while left != len(log):
         left = len(log)
@@ -123,7 +124,7 @@ def pandas_prepare(project: str) -> None:
     back = log.groupby("user_index").cumcount(ascending=False)
     log["split"] = pd.cut(back, [-1, 0, 1, len(log)], labels=["test", "validation", "train"])
     counts = log.loc[log["split"] == "train", "item_index"].value_counts().reindex(range(len(item_ids)), fill_value=0)
-    texts = pd.read_parquet(folder / paths.ITEMS).set_index("item_id").loc[item_ids].reset_index()
+    texts = pd.read_parquet(folder / Artifacts().items).set_index("item_id").loc[item_ids].reset_index()
     shutil.rmtree(folder / PANDAS, ignore_errors=True)
     (folder / PANDAS).mkdir()
     log[["user_index", "item_index", "timestamp", "split"]].to_parquet(folder / PANDAS / "sequences.parquet")

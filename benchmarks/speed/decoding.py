@@ -15,13 +15,12 @@ from benchmarks.speed.harness import Options, Table, Timing, in_child, ratio, sa
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender
 from benchmarks.speed.shapes import learning_data
-from unigrec.base.process import keep_memory
+from unigrec.base.process import keep_memory, training_device
 from unigrec.core.evaluation.metrics import seen_before
 from unigrec.core.evaluation.ranking import Student
 from unigrec.core.retrieval.beam import CPU_BATCH, Recommendations, beam_searches
 from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.sequences import Sequences, in_chunks
-from unigrec.pipeline.stages import training_device
 
 if TYPE_CHECKING:
     from benchmarks.speed.generate import Generate

@@ -15,6 +15,7 @@ from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params, untrained_recommender, write_bundle
 from benchmarks.speed.shapes import generated_embeddings
 from unigrec.base import files, paths
+from unigrec.base.process import training_device
 from unigrec.core.evaluation.ranking import Student
 from unigrec.core.identifiers.collisions import collision_rate, disambiguate, hard_codes, reassign
 from unigrec.core.identifiers.health import health
@@ -22,7 +23,6 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.beam import beam_search
 from unigrec.core.sequences import Histories
 from unigrec.core.training.tokenizer import new_tokenizer
-from unigrec.pipeline.stages import training_device
 from unigrec.serving.bundle import Bundle
 
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (200, 400)

@@ -13,6 +13,7 @@ import torch
 from benchmarks.speed.harness import ROOT
 from benchmarks.speed.shapes import params_of
 from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
@@ -76,13 +77,13 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         "train_count": numbers % 100,
     }
     with chdir(folder):
-        files.write_tensors(paths.FINETUNE / paths.MODEL_FILE, recommender.state_dict())
-        files.write_json(paths.FINETUNE / paths.MODEL_CONFIG_FILE, recommender.config.to_dict())
+        files.write_tensors(Artifacts().finetune / paths.MODEL_FILE, recommender.state_dict())
+        files.write_json(Artifacts().finetune / paths.MODEL_CONFIG_FILE, recommender.config.to_dict())
         weights = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
-        files.write_tensors(paths.JOINT / paths.MODEL_FILE, weights)
-        files.write_json(paths.JOINT / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
-        files.write_tensors(paths.HARDEN / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
-        files.write_table(paths.CATALOGUE, pa.table(catalogue))
+        files.write_tensors(Artifacts().joint / paths.MODEL_FILE, weights)
+        files.write_json(Artifacts().joint / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
+        files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
+        files.write_table(Artifacts().catalogue, pa.table(catalogue))
         _write_reports()
         serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")
         return assemble(ROOT / "params.yaml", serving).absolute()
@@ -92,16 +93,16 @@ def _write_reports() -> None:
     """What else a bundle holds or tells."""
     nothing: dict[str, Any] = {"student": {}, "passed": False, "rows": {}}
     for path in (
-        paths.EVALUATE / paths.METRICS_FILE,
-        paths.DECISION,
-        paths.VALIDATED,
-        paths.SOURCE,
-        paths.TEXT_ENCODER / "settings.json",
+        Artifacts().evaluate / paths.METRICS_FILE,
+        Artifacts().decision,
+        Artifacts().validated,
+        Artifacts().source,
+        Artifacts().text_encoder / "settings.json",
     ):
         files.write_json(path, nothing)
-    for stage in (paths.TEACHER, paths.TOKENIZER):
+    for stage in (Artifacts().teacher, Artifacts().tokenizer):
         files.write_json(stage / paths.METRICS_FILE, nothing)
-    files.write_tensors(paths.TOKENIZER / paths.COLLABORATIVE_FILE, {"part": torch.zeros(0, 0)})
-    files.write_table(paths.EVALUATE / paths.RANKS_FILE, pa.table({"user_index": [0]}))
+    files.write_tensors(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(0, 0)})
+    files.write_table(Artifacts().evaluate / paths.RANKS_FILE, pa.table({"user_index": [0]}))
     one: dict[str, np.ndarray] = {"items": np.zeros(1, np.int32), "timestamps": np.zeros(1, np.int64)}
-    files.write_tensors(paths.SEQUENCES, one)
+    files.write_tensors(Artifacts().sequences, one)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from benchmarks.speed.harness import Options, Table, Timing, ratio, say
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.shapes import learning_data, params_of
+from unigrec.base.process import training_device
 from unigrec.config.schema import TeacherParams
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.sequences import bucketed_batches
 from unigrec.core.training.engine import CLIP_NORM, make_engine
 from unigrec.core.training.teacher import new_teacher, next_item_loss
-from unigrec.pipeline.stages import training_device
 
 OURS, BSAREC, PADDED, MASKED = "ours, SASRec", "ours, BSARec", "public parts", "public parts, logits without padding"
 ROWS = (OURS, BSAREC, PADDED, MASKED)
@@ -80,7 +80,7 @@ class Row:
     def __init__(self, name: str, artifacts: str | None, quick: bool):
         public = name in (PADDED, MASKED)
         if public:
-            torch.set_flush_denormal(True)  # as in ours: see unigrec.pipeline.stages.training_device
+            torch.set_flush_denormal(True)  # as in ours: see unigrec.base.process.training_device
         else:
             training_device()
         self.sequences = learning_data(artifacts, 1, quick).sequences

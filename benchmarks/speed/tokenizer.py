@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.speed.harness import Options, Table, ratio, say
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.shapes import learning_data, params_of
+from unigrec.base.process import training_device
 from unigrec.config.schema import TokenizerParams
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import uniformity_loss
@@ -25,7 +26,6 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.training.engine import CLIP_NORM, make_engine
 from unigrec.core.training.loop import Phase, Run, train
 from unigrec.core.training.tokenizer import new_tokenizer, tokenizer_losses
-from unigrec.pipeline.stages import training_device
 
 WIDTH = 768  # of a sentence encoder's vectors, as the published method reads them
 TEMPERATURE = 0.005  # held still: its fall costs nothing
@@ -67,7 +67,7 @@ class Row:
 
     def __init__(self, name: str, profile: str, artifacts: str | None, quick: bool):
         if name == THEIRS:
-            torch.set_flush_denormal(True)  # as in ours: see unigrec.pipeline.stages.training_device
+            torch.set_flush_denormal(True)  # as in ours: see unigrec.base.process.training_device
         else:
             training_device()
         params = params_of(profile).tokenizer

@@ -18,13 +18,12 @@ from benchmarks.speed.harness import Options, Table, Timing, ratio, say
 from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.joint_data import joint_data, profile_params, untrained
 from benchmarks.speed.t5 import PublicParts, padded_samples
-from unigrec.base.process import keep_memory
+from unigrec.base.process import keep_memory, training_device
 from unigrec.core.models.cpu.operators import ONEDNN, onednn_matmul
 from unigrec.core.sequences import Segments
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.joint import JointData, joint_losses, parameter_groups
 from unigrec.core.training.samples import TrainingSamples, make_samples
-from unigrec.pipeline.stages import training_device
 
 OURS, HALF, CAUSAL = "ours, fp32", "ours, bf16", "ours, causal encoder, fp32"
 PUBLIC, KEPT = "public parts, fp32", "public parts, fp32, memory kept"

@@ -12,6 +12,7 @@ from support.command_line import invoke
 from support.tiny_model import PARAMS_FILE, make_bundle, write_artifacts
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.base.paths import Artifacts
 from unigrec.commands.recommend import parse_ids, read_ids
 from unigrec.pipeline import stages
 from unigrec.pipeline.summary import Summary, markdown, next_steps, print_summary, summarise
@@ -91,10 +92,10 @@ def test_gate_shows_reasons_and_exits_by_the_decision(tmp_path, monkeypatch):
 def test_gate_shows_a_missed_target_as_a_note_that_refuses_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_artifacts(0, True, None, 0)
-    decision = files.read_json(paths.DECISION)
+    decision = files.read_json(Artifacts().decision)
     note = {"name": "hit_rate_kept", "value": 0.1, "threshold": 0.8, "reason": "little", "informational": True}
     for passed, shown in ((True, "note: met"), (False, "note: missed")):
-        files.write_json(paths.DECISION, decision | {"gates": [*decision["gates"], note | {"passed": passed}]})
+        files.write_json(Artifacts().decision, decision | {"gates": [*decision["gates"], note | {"passed": passed}]})
         code, output = invoke("gate")
         assert (code, shown in output, "REFUSED" in output) == (EXIT_OK, True, False)
 
@@ -102,7 +103,7 @@ def test_gate_shows_a_missed_target_as_a_note_that_refuses_nothing(tmp_path, mon
 def test_gate_takes_no_decision_from_a_run_before_the_one_that_its_data_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_artifacts(0, True, None, 0)
-    paths.VALIDATED.unlink()
+    Artifacts().validated.unlink()
     code, output = invoke("gate")
     assert (code, "stopped before its data was valid" in " ".join(output.split())) == (2, True)
 

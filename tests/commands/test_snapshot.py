@@ -13,6 +13,7 @@ from support.tiny_model import PARAMS_FILE, make_bundle
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, InvalidDataError, UnigrecError
 from unigrec.base.lock import exclusive
+from unigrec.base.paths import Artifacts
 from unigrec.cli import app
 from unigrec.config.edit import configure
 from unigrec.config.schema import load_params
@@ -73,7 +74,7 @@ def test_first_snapshot_then_nothing_new_then_growth_then_a_stop_that_changes_no
     assert (paths.ARRIVED / "data_docs/index.html").is_file()
     assert paths.CURRENT.readlink().name == second
     assert sorted(folder.name for folder in paths.SNAPSHOTS.iterdir()) == sorted([first, second])
-    assert not paths.ARTIFACTS.exists()
+    assert not Artifacts().root.exists()
 
 
 @pytest.mark.slow
@@ -93,9 +94,9 @@ def test_the_validate_stage_reads_the_drift_of_the_snapshot_that_was_ingested():
 def stages_validate() -> dict[str, str | None]:
     """Ingest and validate; a reason for each table where its last expectation was not checked."""
     params = load_params(Path("params.yaml"))
-    stages.ingest(params)
-    stages.validate(params)
-    return {finding["table"]: finding["reason"] for finding in files.read_json(paths.VALIDATION)["expectations"]}
+    stages.ingest(params, Artifacts())
+    stages.validate(params, Artifacts())
+    return {finding["table"]: finding["reason"] for finding in files.read_json(Artifacts().validation)["expectations"]}
 
 
 def test_without_a_delivery_the_message_says_where_it_should_lie():

@@ -15,6 +15,7 @@ from support.tiny_training import write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import BusyError, InvalidDataError, TrainingError, UnigrecError
 from unigrec.base.lock import exclusive
+from unigrec.base.paths import Artifacts
 from unigrec.base.progress import TrainingProgress
 from unigrec.commands import bundles
 from unigrec.core.training.engine import TorchEngine
@@ -59,7 +60,7 @@ def test_a_clock_that_goes_backwards_within_a_training_changes_no_bit(tmp_path, 
         with inside(tmp_path / name):
             if name == "backwards":
                 go_backwards(monkeypatch)
-            stages.tokenizer(params)
+            stages.run_stage("tokenizer", params)
             found.append(outputs("tokenizer"))
     assert found[0] == found[1]
 
@@ -86,7 +87,7 @@ def test_a_lock_of_tomorrow_locks_nothing_and_today_s_still_does(tmp_path, monke
 def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(tmp_path, monkeypatch, stage):
     params = write_project(tmp_path)
     with inside(tmp_path):
-        for file in (paths.ARTIFACTS / stage).iterdir():
+        for file in (Artifacts().folder(stage)).iterdir():
             file.unlink()
         steps, step = [], TorchEngine.step
 
@@ -98,8 +99,8 @@ def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(t
 
         monkeypatch.setattr(TorchEngine, "step", poisoned)
         with pytest.raises(TrainingError, match=rf"{stage}: the loss is not finite at epoch \d, step 3: .*loss nan"):
-            getattr(stages, stage)(params)
-        assert not (paths.ARTIFACTS / stage / paths.MODEL_FILE).exists()
+            stages.run_stage(stage, params)
+        assert not (Artifacts().folder(stage) / paths.MODEL_FILE).exists()
         with pytest.raises(UnigrecError, match=r"no such file; run the pipeline first"):
             bundles.register(params, Path("params.yaml"), None)
         assert not Path("mlflow.db").exists()
@@ -109,8 +110,8 @@ def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(t
 def test_an_embedding_with_a_nan_stops_the_teacher_before_its_first_step(tmp_path):
     params = write_project(tmp_path)
     with inside(tmp_path):
-        embedding = load_embeddings()
+        embedding = load_embeddings(Artifacts())
         embedding[3, 2] = math.nan
-        files.write_tensors(paths.EMBEDDINGS, {"embedding": embedding})
+        files.write_tensors(Artifacts().embeddings, {"embedding": embedding})
         with pytest.raises(TrainingError, match="teacher: the loss is not finite at epoch 1, step 0: loss nan"):
-            stages.teacher(params)
+            stages.run_stage("teacher", params)

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from support import broken_files, broken_rows
 from support.shop import Case
 from unigrec import cli
-from unigrec.base import files, launcher, paths, process
+from unigrec.base import files, launcher, process
 from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.paths import Artifacts
 from unigrec.config.edit import configure
 
 PROJECT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def stage(tmp_path, monkeypatch):
 
 def counted() -> dict[str, Any]:
     """What became of accepted data."""
-    stats, source = files.read_json(paths.PREPARE_STATS), files.read_json(paths.SOURCE)
+    stats, source = files.read_json(Artifacts().prepare_stats), files.read_json(Artifacts().source)
     return {
         **stats["after"],
         "duplicates": stats["duplicates_removed"],
@@ -85,12 +86,12 @@ def test_bad_input(case: Case, stage, tmp_path):
     code, said = run(case, stage, tmp_path / "data", STAGES if case.exit_code else ("ingest", "prepare"))
     assert code == case.exit_code, said
     assert "Traceback" not in said
-    assert not list(Path(paths.ARTIFACTS).rglob("*.tmp"))
+    assert not list(Path(Artifacts().root).rglob("*.tmp"))
     if code == EXIT_OK:
         assert {name: counted()[name] for name in case.counts} == case.counts
     else:
         assert re.search(case.says, said), said
-        assert not paths.PREPARE_STATS.exists()
+        assert not Artifacts().prepare_stats.exists()
 
 
 @pytest.mark.slow

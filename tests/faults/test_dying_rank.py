@@ -15,6 +15,7 @@ import pytest
 from support.living import processes_of, wait_for
 from support.tiny_training import ROOT, write_project
 from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
 
 STAGE = [sys.executable, "-m", "unigrec.cli", "stage", "joint"]
 # Imported by every Python that starts there: a stage saves after each step, as a long one does now and then.
@@ -76,4 +77,4 @@ def test_the_others_stop_and_the_run_goes_on_from_the_checkpoint(tmp_path, engin
 
     finish(killed)
     for file in (paths.MODEL_FILE, paths.HISTORY_FILE, paths.METRICS_FILE):
-        assert (killed / paths.JOINT / file).read_bytes() == (whole / paths.JOINT / file).read_bytes(), file
+        assert (killed / Artifacts().joint / file).read_bytes() == (whole / Artifacts().joint / file).read_bytes(), file

@@ -18,9 +18,10 @@ from prefect.states import Failed
 from flows import retrain
 from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, make_three_stages, reproduce, versions
 from support.living import processes_of, wait_for
-from unigrec.base import files, paths
+from unigrec.base import files
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
 from unigrec.base.lock import exclusive
+from unigrec.base.paths import Artifacts
 from unigrec.commands import snapshot
 from unigrec.config.schema import load_params
 
@@ -74,10 +75,10 @@ def test_only_a_gate_that_is_not_informational_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     gates = [{"name": "old", "passed": True, "reason": "-"}]
     gates.append({"name": "note", "passed": False, "reason": "a target", "informational": True})
-    files.write_json(paths.DECISION, {"passed": True, "gates": gates})
+    files.write_json(Artifacts().decision, {"passed": True, "gates": gates})
     assert read_gates.fn().name == "Passed"
     gates.append({"name": "bad", "passed": False, "reason": "too little", "informational": False})
-    files.write_json(paths.DECISION, {"passed": False, "gates": gates})
+    files.write_json(Artifacts().decision, {"passed": False, "gates": gates})
     assert (read_gates.fn().name, read_gates.fn().message) == ("Refused", "bad: too little")
 
 

@@ -17,6 +17,7 @@ from support.command_line import invoke
 from support.tiny_model import ITEMS, PARAMS_FILE, USERS, make_bundle, write_data
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import load_params
 from unigrec.core.evaluation.ranking import Student
 from unigrec.pipeline.outputs import load_sequences
@@ -44,7 +45,7 @@ def judged(challenger: Path, champion: Path | None, users: int = 0, **changes: o
     params = load_params(Path("params.yaml"))
     settings = Settings(params.gate, params.promotion.model_copy(update=changes), params.seed)
     old = None if champion is None else Subject("old", champion)
-    return judge(Subject("new", challenger), old, today(load_sequences(), users, params.seed), settings)
+    return judge(Subject("new", challenger), old, today(load_sequences(Artifacts()), users, params.seed), settings)
 
 
 def refusing(judgement: Judgement) -> list[str]:
@@ -53,7 +54,7 @@ def refusing(judgement: Judgement) -> list[str]:
 
 def test_ranks_are_those_that_evaluation_finds():
     bundle = Bundle.load(make_bundle(OTHER))
-    now = today(load_sequences(), 0, 1)
+    now = today(load_sequences(Artifacts()), 0, 1)
     student = Student(bundle.recommender, bundle.identifiers, bundle.serving.beam)
     expected = student.ranks(now.sequences, now.users, bundle.serving.history)
     assert len(now.users) == USERS
@@ -110,7 +111,7 @@ def rename_items(folder: Path, names: dict[str, str]) -> Path:
 
 def test_catalogues_may_differ_and_an_unknown_item_is_not_found():
     good = make_bundle(GOOD)
-    targets = histories(today(load_sequences(), 0, 1), np.arange(USERS))[1]
+    targets = histories(today(load_sequences(Artifacts()), 0, 1), np.arange(USERS))[1]
     wanted = max(set(targets), key=targets.count)
     older = rename_items(good, {wanted: "an item of the past"})
     found = judged(good, older)
@@ -144,7 +145,7 @@ def test_a_sample_of_users_is_seeded_and_said():
     found = judged(good, other, users=15)
     assert (found.facts["users"], found.facts["users_there_are"]) == (15, USERS)
     assert "15 of 40 (a sample)" in markdown(found)
-    sequences = load_sequences()
+    sequences = load_sequences(Artifacts())
     assert today(sequences, 15, 1).users.tolist() == today(sequences, 15, 1).users.tolist()
     assert today(sequences, 15, 1).users.tolist() != today(sequences, 15, 2).users.tolist()
 
@@ -235,7 +236,7 @@ def test_without_an_out_folder_it_is_kept_by_its_names():
     assert (paths.COMPARISONS / f"{good.name}-vs-{other.name}" / "comparison.md").is_file()
 
 
-@pytest.mark.parametrize("gone", [paths.SEQUENCES, paths.CATALOGUE])
+@pytest.mark.parametrize("gone", [Artifacts().sequences, Artifacts().catalogue])
 def test_without_prepared_data_it_cannot_be_decided(gone):
     good = str(make_bundle(GOOD))
     gone.unlink()

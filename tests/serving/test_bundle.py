@@ -16,6 +16,7 @@ from support.bundles import resign
 from support.tiny_model import ITEMS, PARAMS_FILE, SERVING, bundle_in, item_ids, make_bundle
 from unigrec.base import files, git, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.paths import Artifacts
 from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import exact_scores
 from unigrec.serving import manifest as bundle_files
@@ -146,13 +147,13 @@ def test_a_missing_artifact_leaves_no_bundle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = make_bundle()
     shutil.rmtree(folder)
-    (paths.EVALUATE / paths.RANKS_FILE).unlink()
+    (Artifacts().evaluate / paths.RANKS_FILE).unlink()
     with pytest.raises(UnigrecError, match=r"ranks.parquet: no such file; run the pipeline"):
         bundle_files.assemble(PARAMS_FILE, SERVING)
     assert list(paths.BUNDLES.iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", [paths.TOKENIZER, paths.TEXT_ENCODER], ids=str)
+@pytest.mark.parametrize("stage", [Artifacts().tokenizer, Artifacts().text_encoder], ids=str)
 def test_a_stage_that_has_not_run_is_named(tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)
     make_bundle()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
 from unigrec.core.evaluation.ranking import Student
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
@@ -51,18 +52,22 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
             each user's test item.
     """
     recommender = tiny_recommender(seed)
-    _write_model(paths.FINETUNE, recommender.state_dict(), recommender.config.to_dict())
+    _write_model(Artifacts().finetune, recommender.state_dict(), recommender.config.to_dict())
     tokenizer = Tokenizer(**TOKENIZER_SHAPE).state_dict()
     joint = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
-    _write_model(paths.JOINT, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
-    for stage in (paths.TEACHER, paths.TOKENIZER):
+    _write_model(Artifacts().joint, joint | {"history_to_code.bias": torch.zeros(4)}, {"tokenizer": TOKENIZER_SHAPE})
+    for stage in (Artifacts().teacher, Artifacts().tokenizer):
         files.write_json(stage / paths.METRICS_FILE, {"loss": 1.0, "temperature": 0.25})
-    files.write_tensors(paths.TOKENIZER / paths.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
-    files.write_json(paths.TOKENIZER / paths.HEALTH_FILE, {"temperature": 0.25000001, "hit_rate_quantized": 0.125})
-    files.write_json(paths.JOINT / paths.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
-    files.write_tensors(paths.HARDEN / paths.IDENTIFIERS_FILE, {"codes": tiny_codes(seed).codes.astype(np.int32)})
-    files.write_json(paths.HARDEN / paths.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]})
-    files.write_json(paths.TEXT_ENCODER / "settings.json", {"encoder": "tfidf-svd"})
+    files.write_tensors(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(ITEMS, 0)})
+    files.write_json(
+        Artifacts().tokenizer / paths.HEALTH_FILE, {"temperature": 0.25000001, "hit_rate_quantized": 0.125}
+    )
+    files.write_json(Artifacts().joint / paths.HISTORY_FILE, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)])
+    files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": tiny_codes(seed).codes.astype(np.int32)})
+    files.write_json(
+        Artifacts().harden / paths.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]}
+    )
+    files.write_json(Artifacts().text_encoder / "settings.json", {"encoder": "tfidf-svd"})
     write_data(data_seed, place)
     _write_evaluation(passed, ranks or [1, 2, 3, 0, 5] * (USERS // 5))
 
@@ -95,7 +100,7 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
         "title": [f"title {index}" if index else None for index in range(ITEMS)],
         "train_count": pa.array(range(ITEMS), pa.int32()),
     }
-    files.write_table(paths.CATALOGUE, pa.table(catalogue))
+    files.write_table(Artifacts().catalogue, pa.table(catalogue))
     generator = np.random.default_rng(data_seed)
     before = generator.integers(0, ITEMS, (USERS, HISTORY))
     student = Student(tiny_recommender(data_seed), tiny_codes(data_seed).codes, ITEMS)
@@ -105,13 +110,13 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
     items = np.concatenate([before, recommended[:, place - 1 : place].numpy()], 1).ravel().astype(np.int32)
     timestamps = until - np.arange(len(items))[::-1]
     files.write_tensors(
-        paths.SEQUENCES,
+        Artifacts().sequences,
         {"items": items, "offsets": np.arange(USERS + 1) * (HISTORY + 1), "timestamps": timestamps.copy()},
     )
     rows = tiny_rows()
-    files.write_json(paths.PREPARE_STATS, {"before": rows, "after": rows})
-    files.write_json(paths.SOURCE, {"source": "test"})
-    files.write_json(paths.VALIDATED, {"rows": rows, "sha256": {}})
+    files.write_json(Artifacts().prepare_stats, {"before": rows, "after": rows})
+    files.write_json(Artifacts().source, {"source": "test"})
+    files.write_json(Artifacts().validated, {"rows": rows, "sha256": {}})
 
 
 def tiny_rows() -> dict[str, int]:
@@ -123,16 +128,16 @@ def _write_evaluation(passed: bool, ranks: list[int]) -> None:
     found = {"recall_at_10": 0.5, "ndcg_at_10": 0.25}
     models = ("popularity", "cooccurrence", "teacher", "student")
     files.write_json(
-        paths.EVALUATE / paths.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models}
+        Artifacts().evaluate / paths.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models}
     )
     table = {"user_index": range(USERS), "item_index": [0] * USERS}
     table |= {"student_unmasked": ranks, "student_masked": ranks}
     files.write_table(
-        paths.EVALUATE / paths.RANKS_FILE, pa.table({name: list(values) for name, values in table.items()})
+        Artifacts().evaluate / paths.RANKS_FILE, pa.table({name: list(values) for name, values in table.items()})
     )
     interval = {"difference": 0.05, "low": 0.01, "high": 0.09, "p_not_better": 0.0}
     files.write_json(paths.EVALUATE / "student_against.json", {"unmasked": {"teacher": interval}})
     row = {"slice": "cold target: unseen in training", "users": 3, "model": "student", "protocol": "masked"}
     files.write_json(paths.EVALUATE / "slices.json", [row | found])
     gate = {"name": "ndcg_at_10", "value": 0.25, "threshold": 0.1, "passed": passed, "reason": "a | reason"}
-    files.write_json(paths.DECISION, {"passed": passed, "gates": [gate]})
+    files.write_json(Artifacts().decision, {"passed": passed, "gates": [gate]})

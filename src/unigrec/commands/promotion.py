@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.base.paths import Artifacts
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
@@ -28,12 +29,13 @@ def gate() -> int:
     """
     from unigrec.promotion.report import print_decision
 
-    if not paths.VALIDATED.exists():  # the decision that lies there is of an earlier run's model
+    artifacts = Artifacts()
+    if not artifacts.validated.exists():  # the decision that lies there is of an earlier run's model
         raise UnigrecError(
-            f"{paths.VALIDATED}: no such file, so there is no decision: the last run stopped before its data was "
+            f"{artifacts.validated}: no such file, so there is no decision: the last run stopped before its data was "
             "valid, or there was none; run `dvc repro`"
         )
-    decision = files.read_json(paths.DECISION)
+    decision = files.read_json(artifacts.decision)
     print_decision(decision)
     return EXIT_OK if decision["passed"] else EXIT_REFUSED
 
@@ -67,15 +69,16 @@ def _judge(params: Params, challenger: str, champion: str) -> Judgement:
     from unigrec.pipeline.outputs import load_sequences
     from unigrec.promotion.judge import Settings, judge, today
 
-    if not (paths.SEQUENCES.is_file() and paths.CATALOGUE.is_file()):
+    artifacts = Artifacts()
+    if not (artifacts.sequences.is_file() and artifacts.catalogue.is_file()):
         raise UnigrecError(
-            f"{paths.SEQUENCES.parent}: no prepared data, so there are no test users to compare on; run `dvc repro "
+            f"{artifacts.sequences.parent}: no prepared data, so there are no test users to compare on; run `dvc repro "
             "prepare`, or `dvc pull artifacts/prepare` where somebody pushed it"
         )
     with tempfile.TemporaryDirectory() as scratch:
         new = _located(params, challenger, Path(scratch) / "challenger")
         old = None if champion == NO_CHAMPION else _located(params, champion, Path(scratch) / "champion")
-        now = today(load_sequences(), params.promotion.max_users, params.seed)
+        now = today(load_sequences(artifacts), params.promotion.max_users, params.seed)
         try:
             return judge(new, old, now, Settings(params.gate, params.promotion, params.seed))
         except UnigrecError:

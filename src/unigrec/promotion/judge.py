@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unigrec.base import files, paths
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
+from unigrec.base.paths import Artifacts
 from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
@@ -91,11 +92,11 @@ def today(sequences: Sequences, max_users: int, seed: int) -> Today:
     """
     users = sequences.evaluation_users()
     if not len(users):
-        raise UnigrecError(f"{paths.SEQUENCES}: no user has a test item; run `dvc repro prepare` on more data")
+        raise UnigrecError(f"{Artifacts().sequences}: no user has a test item; run `dvc repro prepare` on more data")
     if 0 < max_users < len(users):
         users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
-    ids = files.read_table(paths.CATALOGUE, ["item_id"])["item_id"].to_pylist()
-    return Today(sequences, users, ids, sha256_of(paths.SEQUENCES, paths.CATALOGUE), last_interaction())
+    ids = files.read_table(Artifacts().catalogue, ["item_id"])["item_id"].to_pylist()
+    return Today(sequences, users, ids, sha256_of(Artifacts().sequences, Artifacts().catalogue), last_interaction())
 
 
 def judge(challenger: Subject, champion: Subject | None, now: Today, settings: Settings) -> Judgement:
@@ -194,7 +195,7 @@ def _load(subject: Subject, now: Today) -> Bundle:
     until = bundle.manifest["data"].get("until")  # absent from bundles of earlier versions
     if isinstance(until, int) and until > now.until:
         raise UnigrecError(
-            f"{subject.name} was made of data up to {_date(until)}, but {paths.SEQUENCES.parent} ends at "
+            f"{subject.name} was made of data up to {_date(until)}, but {Artifacts().sequences.parent} ends at "
             f"{_date(now.until)}: it may have been trained on today's test items; bring the data up to date first "
             "(`dvc pull`, or `dvc repro prepare`)"
         )

@@ -15,6 +15,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256, sha256_of
 from unigrec.base.git import DVC_LOCK, git_commit
+from unigrec.base.paths import Artifacts
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -82,38 +83,32 @@ def assemble(params_file: Path, serving: Serving) -> Path:
 
 
 def _copy_parts(folder: Path, params_file: Path) -> None:
+    artifacts = Artifacts()
     for source, name in (
         (params_file, "params.yaml"),
-        (paths.FINETUNE / paths.MODEL_FILE, "recommender.safetensors"),
-        (paths.FINETUNE / paths.MODEL_CONFIG_FILE, "recommender.json"),
-        (paths.HARDEN / paths.IDENTIFIERS_FILE, "identifiers.safetensors"),
-        (paths.TOKENIZER / paths.COLLABORATIVE_FILE, paths.COLLABORATIVE_FILE),
-        (paths.CATALOGUE, "catalogue.parquet"),
-        (paths.EVALUATE / paths.RANKS_FILE, "ranks.parquet"),
+        (artifacts.finetune / paths.MODEL_FILE, "recommender.safetensors"),
+        (artifacts.finetune / paths.MODEL_CONFIG_FILE, "recommender.json"),
+        (artifacts.harden / paths.IDENTIFIERS_FILE, "identifiers.safetensors"),
+        (artifacts.tokenizer / paths.COLLABORATIVE_FILE, paths.COLLABORATIVE_FILE),
+        (artifacts.catalogue, "catalogue.parquet"),
+        (artifacts.evaluate / paths.RANKS_FILE, "ranks.parquet"),
     ):
         if not source.is_file():
             raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
         shutil.copyfile(source, folder / name)
     prefix = "tokenizer."
-    joint = files.read_arrays(paths.JOINT / paths.MODEL_FILE)
+    joint = files.read_arrays(artifacts.joint / paths.MODEL_FILE)
     files.write_tensors(
         folder / "tokenizer.safetensors",
         {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
     )
-    files.write_json(folder / "tokenizer.json", files.read_json(paths.JOINT / paths.MODEL_CONFIG_FILE)["tokenizer"])
-    stages = (
-        paths.TEACHER,
-        paths.TOKENIZER,
-        paths.JOINT,
-        paths.HARDEN,
-        paths.FINETUNE,
-        paths.EVALUATE,
-        paths.DECISION.parent,
-    )
-    for needed in (paths.TEXT_ENCODER, *stages):
+    files.write_json(folder / "tokenizer.json", files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)["tokenizer"])
+    names = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate")
+    stages = [artifacts.folder(name) for name in names]
+    for needed in (artifacts.text_encoder, *stages):
         if not needed.is_dir():
             raise UnigrecError(f"{needed}: no such folder; run the pipeline first (`dvc repro` or `make run`)")
-    shutil.copytree(paths.TEXT_ENCODER, folder / "text_encoder")
+    shutil.copytree(artifacts.text_encoder, folder / "text_encoder")
     for stage in stages:
         reported = [path for path in sorted(stage.iterdir()) if path.name in REPORTED or path.suffix == ".png"]
         for path in reported:
@@ -124,30 +119,31 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
 
 def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
     """What the bundle says about itself. The id covers the files alone: another commit with equal results is equal."""
-    metrics = files.read_json(paths.EVALUATE / paths.METRICS_FILE)
+    artifacts = Artifacts()
+    metrics = files.read_json(artifacts.evaluate / paths.METRICS_FILE)
     return {
         "schema": SCHEMA_VERSION,
         "id": _identity(hashes),
         "files": hashes,
         "serving": serving._asdict(),
         "data": {
-            "version": sha256_of(paths.SOURCE, paths.VALIDATED),
-            "test_set": sha256_of(paths.SEQUENCES, paths.CATALOGUE),
-            "rows": files.read_json(paths.VALIDATED)["rows"],
+            "version": sha256_of(artifacts.source, artifacts.validated),
+            "test_set": sha256_of(artifacts.sequences, artifacts.catalogue),
+            "rows": files.read_json(artifacts.validated)["rows"],
             "origin": serving.origin,
-            "snapshot": files.read_json(paths.SOURCE).get("snapshot", {}).get("id"),
+            "snapshot": files.read_json(artifacts.source).get("snapshot", {}).get("id"),
             "until": last_interaction(),
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
         "metrics": metrics["student"],
-        "gates_passed": files.read_json(paths.DECISION)["passed"],
+        "gates_passed": files.read_json(artifacts.decision)["passed"],
     }
 
 
 def last_interaction() -> int:
     """Unix seconds of the newest interaction in the prepared data. Raises UnigrecError when there is none."""
-    return int(files.read_arrays(paths.SEQUENCES)["timestamps"].max())
+    return int(files.read_arrays(Artifacts().sequences)["timestamps"].max())
 
 
 def open_bundle(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.speed.data import PANDAS, SOURCE, pandas_prepare, write_source
 
-from unigrec.base import files, paths
+from unigrec.base import files
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import PrepareParams
 from unigrec.data.prepare import prepare_tables
 
@@ -20,8 +21,8 @@ def project(tmp_path_factory) -> Path:
     folder: Path = tmp_path_factory.mktemp("project")
     (folder / SOURCE).mkdir()
     write_source(str(folder / SOURCE), 6_000)
-    (folder / paths.INTERACTIONS).parent.mkdir(parents=True)
-    for name in (paths.INTERACTIONS, paths.ITEMS):
+    (folder / Artifacts().interactions).parent.mkdir(parents=True)
+    for name in (Artifacts().interactions, Artifacts().items):
         (folder / SOURCE / name.name).rename(folder / name)
     return folder
 
@@ -31,7 +32,7 @@ def test_pandas_finds_the_same_sequences_and_counts(project: Path):
     theirs = {name: pq.read_table(project / PANDAS / f"{name}.parquet") for name in ("sequences", "users", "items")}
     params = PrepareParams(k_core=5, min_users_after=1, min_items_after=1)
     ours = prepare_tables(
-        files.read_table(project / paths.INTERACTIONS), files.read_table(project / paths.ITEMS), params
+        files.read_table(project / Artifacts().interactions), files.read_table(project / Artifacts().items), params
     )
     assert len(ours.stats["k_core_rounds"]) > 1
     assert theirs["sequences"]["item_index"].to_pylist() == ours.sequences["items"].tolist()
@@ -44,5 +45,5 @@ def test_pandas_finds_the_same_sequences_and_counts(project: Path):
 
 
 def test_generated_interactions_have_long_tails(project: Path):
-    items = pq.read_table(project / paths.INTERACTIONS)["item_id"].to_pandas().value_counts()
+    items = pq.read_table(project / Artifacts().interactions)["item_id"].to_pandas().value_counts()
     assert items.iloc[: len(items) // 10].sum() > 0.3 * items.sum()

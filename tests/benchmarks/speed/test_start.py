@@ -10,7 +10,7 @@ from benchmarks.speed.harness import run_command
 from benchmarks.speed.start import FIRST_STEP, UNTIL_FIRST_STEP, row_of
 
 from support.tiny_training import write_project
-from unigrec.base import paths
+from unigrec.base.paths import Artifacts
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_a_stage_is_stopped_after_its_first_step(tmp_path: Path, stage: str, eng
     usage = run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True)
     assert usage.code == FIRST_STEP
     assert sorted(tmp_path.rglob("*")) == before  # no epoch was finished, nothing was saved
-    (tmp_path / paths.EMBEDDINGS).unlink()
+    (tmp_path / Artifacts().embeddings).unlink()
     assert run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True).code == 2
 
 

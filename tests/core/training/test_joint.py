@@ -14,6 +14,7 @@ import torch
 from support.tiny_training import CPU, tiny_data, tiny_params, tiny_run, tiny_tokenizer, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import JointParams
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
@@ -268,7 +269,7 @@ def outputs(
     lines = done.stderr.splitlines()
     assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
     assert not list((folder / paths.CHECKPOINTS).glob("*"))
-    return history_of(folder / paths.JOINT), files.read_tensors(folder / paths.JOINT / paths.MODEL_FILE)
+    return history_of(folder / Artifacts().joint), files.read_tensors(folder / Artifacts().joint / paths.MODEL_FILE)
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
@@ -306,7 +307,7 @@ def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
         write_project(folder, changes)
         done = command(folder, "finetune")
         assert done.returncode == 0, done.stderr
-        histories.append(history_of(folder / paths.FINETUNE))
+        histories.append(history_of(folder / Artifacts().finetune))
     for row, other in zip(*histories, strict=True):
         assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
 
@@ -315,10 +316,10 @@ def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_is_not_finite_is_one_line_and_an_exit_code(tmp_path, processes):
     write_project(tmp_path, {"joint": {"engine": "deepspeed", "processes": processes}})
-    embeddings = files.read_tensors(tmp_path / paths.EMBEDDINGS)["embedding"]
+    embeddings = files.read_tensors(tmp_path / Artifacts().embeddings)["embedding"]
     embeddings[3] = float("nan")
-    files.write_tensors(tmp_path / paths.EMBEDDINGS, {"embedding": embeddings})
+    files.write_tensors(tmp_path / Artifacts().embeddings, {"embedding": embeddings})
     done = command(tmp_path, "joint")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (EXIT_BAD_INPUT, "", 1), done.stderr
     assert done.stderr.startswith("error: joint: the loss is not finite at epoch 1, step 0: loss nan")
-    assert not (tmp_path / paths.JOINT).exists()
+    assert not (tmp_path / Artifacts().joint).exists()

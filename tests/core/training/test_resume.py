@@ -14,6 +14,7 @@ import pytest
 from support.tiny_training import write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import load_params
 from unigrec.pipeline.stage_key import stage_key
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from unigrec.pipeline import stages
 from unigrec.config.schema import load_params
 stages.CHECKPOINT_SECONDS = 0.0
-getattr(stages, sys.argv[1])(load_params(Path("params.yaml")))
+stages.run_stage(sys.argv[1], load_params(Path("params.yaml")))
 """
 
 
@@ -64,7 +65,8 @@ def test_a_param_of_another_stage_does_not(project):
 
 
 @pytest.mark.parametrize(
-    "path", [paths.EMBEDDINGS, paths.TEACHER / paths.MODEL_FILE, paths.TOKENIZER / paths.MODEL_CONFIG_FILE]
+    "path",
+    [Artifacts().embeddings, Artifacts().teacher / paths.MODEL_FILE, Artifacts().tokenizer / paths.MODEL_CONFIG_FILE],
 )
 def test_a_changed_input_changes_the_key(project, path):
     before = key()
@@ -74,7 +76,7 @@ def test_a_changed_input_changes_the_key(project, path):
 
 def test_a_new_file_in_a_folder_that_is_an_input_changes_the_key(project):
     before = key()
-    (paths.TEACHER / "more.json").write_text("{}", encoding="utf-8")
+    (Artifacts().teacher / "more.json").write_text("{}", encoding="utf-8")
     assert key() != before
 
 
@@ -150,6 +152,6 @@ def test_a_stage_killed_twice_ends_with_the_bits_of_an_undisturbed_one(tmp_path,
     last = run_stage(folders[1], stage)
     assert last.wait() == 0, last.stderr.read()
     for file in (paths.MODEL_FILE, paths.HISTORY_FILE, paths.METRICS_FILE):
-        undisturbed, resumed = (folder / paths.ARTIFACTS / stage / file for folder in folders)
+        undisturbed, resumed = (folder / Artifacts().root / stage / file for folder in folders)
         assert undisturbed.read_bytes() == resumed.read_bytes(), file
     assert not checkpoints.exists()

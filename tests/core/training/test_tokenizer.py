@@ -9,6 +9,7 @@ import torch
 from support.tiny_training import ITEMS, tiny_embeddings, tiny_params, tiny_run, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
+from unigrec.base.paths import Artifacts
 from unigrec.core.identifiers.collisions import collision_rate, hard_codes
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.identifiers.item_vectors import collaborative_part, continued_part, item_vectors
@@ -97,17 +98,17 @@ def test_embeddings_that_are_no_numbers_are_named(bad):
 def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, monkeypatch, capsys):
     params = write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    stages.tokenizer(params)
+    stages.run_stage("tokenizer", params)
     health, history = (
-        files.read_json(paths.TOKENIZER / paths.HEALTH_FILE),
-        files.read_json(paths.TOKENIZER / paths.HISTORY_FILE),
+        files.read_json(Artifacts().tokenizer / paths.HEALTH_FILE),
+        files.read_json(Artifacts().tokenizer / paths.HISTORY_FILE),
     )
     temperature = params.tokenizer.temperature_end
-    curve = identifier_curve(outputs.load_tokenizer(paths.TOKENIZER), outputs.load_embeddings(), temperature)
+    curve = identifier_curve(outputs.load_tokenizer(Artifacts()), outputs.load_embeddings(Artifacts()), temperature)
     assert health["collision_rate"] == curve["collision_rate"] == history[-1]["collision_rate"]
     assert health["hit_rate_items"] == ITEMS  # every item is beside another in some user's training part
     assert 0.0 < health["hit_rate_quantized"] <= 1.0
-    assert (paths.TOKENIZER / "annealing.png").is_file()
+    assert (Artifacts().tokenizer / "annealing.png").is_file()
     told = capsys.readouterr().out
     assert all(f"tokenizer: target {word}: " in told for word in ("met", "missed"))
 
@@ -126,18 +127,18 @@ def test_item_vectors_are_content_and_beside_it_the_teacher_with_its_share_of_th
 def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, monkeypatch):
     params = write_project(tmp_path, {"tokenizer": {"collaborative_weight": 1.0}, "joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
-    content = outputs.load_embeddings()
-    for stage in (stages.tokenizer, stages.joint, stages.harden):
-        stage(params)
+    content = outputs.load_embeddings(Artifacts())
+    for stage in ("tokenizer", "joint", "harden"):
+        stages.run_stage(stage, params)
     width = content.shape[1] + params.teacher.d_model
     assert (
-        outputs.load_tokenizer().encoder[0].in_features
-        == outputs.load_unified().tokenizer.encoder[0].in_features
+        outputs.load_tokenizer(Artifacts()).encoder[0].in_features
+        == outputs.load_unified(Artifacts()).tokenizer.encoder[0].in_features
         == width
     )
-    unified, vectors = outputs.load_unified(), outputs.load_item_vectors()
+    unified, vectors = outputs.load_unified(Artifacts()), outputs.load_item_vectors(Artifacts())
     codes = hard_codes(unified.tokenizer, vectors)
-    assert np.array_equal(outputs.load_codes()[:, : codes.shape[1]], codes)
+    assert np.array_equal(outputs.load_codes(Artifacts())[:, : codes.shape[1]], codes)
 
 
 def test_known_items_keep_what_the_tokenizer_read_and_a_map_gives_the_others_theirs():

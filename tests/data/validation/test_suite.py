@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from unigrec.base import files, paths
+from unigrec.base import files
 from unigrec.base.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
+from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Bound, PreviousParams, ValidateParams
 from unigrec.data.drift import Drift, measure_drift
 from unigrec.data.validation.checks import DRIFT_FIGURES
@@ -70,9 +71,9 @@ def run_bad(
     with pytest.raises(InvalidDataError) as caught:
         run(interactions, items, reference, drift)
     assert caught.value.exit_code == EXIT_INVALID_DATA
-    assert not paths.VALIDATED.exists()
-    assert (paths.DATA_DOCS / "index.html").is_file()
-    result = json.loads(paths.VALIDATION.read_text())
+    assert not Artifacts().validated.exists()
+    assert (Artifacts().data_docs / "index.html").is_file()
+    result = json.loads(Artifacts().validation.read_text())
     assert result["passed"] is False
     failed = [finding for finding in result["expectations"] if finding["success"] is False]
     for finding in failed:
@@ -84,23 +85,23 @@ def run_bad(
 def test_good_tables_pass_and_leave_a_note_that_says_which_data_passed():
     result = run(*good_tables())
     assert result["passed"]
-    assert result == json.loads(paths.VALIDATION.read_text())
+    assert result == json.loads(Artifacts().validation.read_text())
     unanswered = [finding for finding in result["expectations"] if finding["success"] is not True]
     drift = [finding["reason"] for finding in unanswered if finding["table"] == "snapshot"]
     assert drift == [f"not checked: {FIRST}"] * len(PreviousParams.model_fields)
     assert [finding["name"] for finding in unanswered if finding["table"] != "snapshot"] == [
         f"the number of {table} is within 50 % of the last registered run's" for table in result["rows"]
     ]
-    note = paths.VALIDATED.read_bytes()
+    note = Artifacts().validated.read_bytes()
     assert json.loads(note)["rows"] == {"interactions": 72, "items": 6, "users": 12}
 
     run(*good_tables())
-    assert paths.VALIDATED.read_bytes() == note
+    assert Artifacts().validated.read_bytes() == note
 
     interactions, items = good_tables()
     interactions["timestamp"][0] += 1
     run(interactions, items)
-    assert paths.VALIDATED.read_bytes() != note
+    assert Artifacts().validated.read_bytes() != note
 
 
 def shown(failed: list[dict]) -> list[tuple]:
@@ -170,7 +171,7 @@ def test_a_missing_column_is_named_and_what_needs_it_is_not_guessed():
     failed, message = run_bad(interactions, items)
     assert [finding["name"] for finding in failed] == ["there is a column timestamp"]
     assert 'found "missing"' in message
-    reasons = [finding["reason"] for finding in json.loads(paths.VALIDATION.read_text())["expectations"]]
+    reasons = [finding["reason"] for finding in json.loads(Artifacts().validation.read_text())["expectations"]]
     assert "not checked: interactions.timestamp is missing or has the wrong type" in reasons
 
 
@@ -249,7 +250,7 @@ def test_one_time_per_user_is_a_warning_that_stops_nothing(caplog):
     failed = [finding for finding in result["expectations"] if finding["success"] is False]
     assert [(finding["severity"], finding["unexpected_count"]) for finding in failed] == [("warning", USERS)]
     assert result["passed"]
-    assert paths.VALIDATED.exists()
+    assert Artifacts().validated.exists()
     assert "validate.max_single_time_user_share" in caplog.text
 
 
@@ -331,10 +332,10 @@ def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     shutil.copy(PROJECT / "params.yaml", tmp_path)
     interactions, items = good_tables()
     interactions["item_id"][0] = "gone, too"
-    files.write_table(paths.INTERACTIONS, pa.table(interactions))
-    files.write_table(paths.ITEMS, pa.table(items))
-    files.write_json(paths.SOURCE, {"source": "folder"})
-    files.write_json(paths.VALIDATED, {"left": "by an earlier run"})
+    files.write_table(Artifacts().interactions, pa.table(interactions))
+    files.write_table(Artifacts().items, pa.table(items))
+    files.write_json(Artifacts().source, {"source": "folder"})
+    files.write_json(Artifacts().validated, {"left": "by an earlier run"})
     command = [sys.executable, "-m", "unigrec.cli", "stage", "validate"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == EXIT_INVALID_DATA
@@ -345,7 +346,7 @@ def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     )
     assert "artifacts/validate/data_docs/index.html" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not paths.VALIDATED.exists()
+    assert not Artifacts().validated.exists()
 
 
 def test_a_hash_is_that_of_the_whole_table_as_a_stream():

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unigrec.base import files, paths
+from unigrec.base import files
 from unigrec.base.errors import InvalidDataError
+from unigrec.base.paths import Artifacts
 from unigrec.base.process import keep_quiet
 from unigrec.config.schema import ValidateParams
 from unigrec.data.drift import Drift
@@ -47,6 +48,7 @@ CLOCK_SLACK = 86_400  # seconds that a timestamp may lie ahead of this machine's
 EXAMPLES = 5  # shown of each expectation's unexpected values
 LONGEST = 120  # characters of an example
 
+RESULTS, VALIDATED = Artifacts().folder("validate"), Artifacts().validated
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +60,8 @@ def validate_tables(
     k_core: int,
     reference: dict[str, int] | None,
     drift: Drift | str,
-    folder: Path = paths.VALIDATION.parent,
-    validated: Path | None = paths.VALIDATED,
+    folder: Path = RESULTS,
+    validated: Path | None = VALIDATED,
     data: str = "",
 ) -> dict[str, Any]:
     """Check the two tables and write `result.json`, the Data Docs and, when all is well, `validated.json`.
@@ -106,8 +108,8 @@ def validate_tables(
     failed = [finding for finding in findings if finding["success"] is False]
     passed = not any(finding["severity"] == CRITICAL for finding in failed)
     result = {"data": data, "passed": passed, "rows": rows, "expectations": findings}
-    files.write_json(folder / paths.VALIDATION.name, result)
-    write_page(folder / paths.DATA_DOCS.name, result)
+    files.write_json(folder / Artifacts().validation.name, result)
+    write_page(folder / Artifacts().data_docs.name, result)
     for finding in failed:
         if finding["severity"] == WARNING:
             log.warning("warning: %s", _sentence(finding))
@@ -218,6 +220,6 @@ def _complaint(failed: list[dict[str, Any]], folder: Path) -> str:
         f"the data breaks {len(critical)} expectation{'s' if len(critical) > 1 else ''}; nothing after it will run"
     ]
     lines += [f"  - {_sentence(finding)}" for finding in critical]
-    pages = folder / paths.DATA_DOCS.name / "index.html"
-    lines.append(f"every expectation: {folder / paths.VALIDATION.name}; to look at: {pages}")
+    pages = folder / Artifacts().data_docs.name / "index.html"
+    lines.append(f"every expectation: {folder / Artifacts().validation.name}; to look at: {pages}")
     return "\n".join(lines)
