@@ -347,7 +347,7 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
     *sections, name = loc
     for part in sections:
         section = _fields(section)[part]
-    found = difflib.get_close_matches(str(name), list(_fields(section)), n=1)
+    found = difflib.get_close_matches(str(name), [str(key) for key in _fields(section)], n=1)
     return f"; did you mean {found[0]!r}?" if found else "; compare with the committed params.yaml"
 
 

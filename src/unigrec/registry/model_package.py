@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGE = unigrec.__name__
 SOURCES = Path(unigrec.__file__).parents[1]
-# What the carried code imports, and what `mlflow models serve` needs. MLflow's full package adds 90 more to these.
+# What the carried code imports. mlflow-skinny also serves a model (`mlflow models serve`).
 REQUIREMENTS = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "safetensors", "torch")
 LOAD_SECONDS = 600.0
 
