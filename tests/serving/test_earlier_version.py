@@ -95,7 +95,7 @@ def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, mon
     assert champion(params) == "1"
 
     invoke("warm-start", "--from", "champion")
-    start = load_params(Path("params.yaml")).start.path
+    start = load_params(Path("params.yaml")).warm_start.path
     assert start == str(paths.BUNDLES / kept.name)
     assert open_bundle(Path(start))["id"] == load_bundle(params, "1").id == kept.name
     assert not mark(tmp_path).exists()
