@@ -1,4 +1,4 @@
-"""A catalogue, histories and params so small that a phase trains in a second; in memory, or as a project's files."""
+"""A catalogue, histories and params so small that a phase trains in a second, in memory or as files of a project."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TINY = {
         "patience": 100,
         "validation_users": 10,
     },
-    "harden": {"resolution": "disambiguate"},  # four codewords a level are too few to tell the items apart
+    "harden": {"resolution": "disambiguate"},  # four codewords per level are too few to tell the items apart
     "finetune": {"epochs": 2, "batch_size": 32, "patience": 100},
     "evaluate": {"bootstrap_resamples": 2000},
 }
@@ -77,7 +77,7 @@ def tiny_params(**changes: Any) -> Params:
 
 
 def tiny_sequences() -> Sequences:
-    """Users with 4 to 8 items, each near the one before: something to learn."""
+    """Users with 4 to 8 items each. The next item is the next index, so there is something to learn."""
     generator = np.random.default_rng(0)
     lengths = generator.integers(4, 9, USERS)
     starts = np.repeat(generator.integers(0, ITEMS, USERS), lengths)
@@ -103,7 +103,7 @@ def tiny_data() -> JointData:
 
 
 def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params:
-    """What the training stages read, in a folder: params.yaml, dvc.yaml and the outputs of the stages before them."""
+    """Write the inputs of the training stages: params.yaml, dvc.yaml and the outputs of the stages before them."""
     values = tiny_values(changes)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")

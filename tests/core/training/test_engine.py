@@ -1,4 +1,4 @@
-"""Both engines do the same mathematics: AdamW on clipped gradients, group by group."""
+"""Both engines compute the same step: AdamW on clipped gradients, group by group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Network(nn.Module):
 
 
 def trained(kind: str, steps: int, scale: float) -> tuple[Network, list[float]]:
-    """The network after some steps, and (plain torch) its gradients' norms before clipping."""
+    """The network after some steps, and with plain torch the norms of its gradients before clipping."""
     start_process_group(torch.device("cpu"), needed=kind == "deepspeed")
     torch.manual_seed(0)
     model, rows, norms = Network(), torch.randn(6, 5), []
@@ -75,13 +75,13 @@ def test_the_optimizer_is_torch_adamw(kind):
 
 @pytest.mark.parametrize("kind", ["torch", "deepspeed"])
 def test_a_group_with_a_large_gradient_does_not_shrink_the_step_of_another(kind):
-    """Clipping is by group: seen in the gradients that the optimizer is given."""
+    """Gradients are clipped per group: the optimizer's gradients show it."""
     start_process_group(torch.device("cpu"), needed=True)
     model = nn.ModuleDict({"large": nn.Linear(1, 1, bias=False), "small": nn.Linear(1, 1, bias=False)})
     groups = [{"params": list(part.parameters())} for part in model.values()]
-    engine = make_engine(kind, model, [{**group, "lr": 1.0} for group in groups], 1)
-    given = torch.ones(1, 1)
-    loss = 1000.0 * model["large"](given).sum() + 0.5 * model["small"](given).sum()
+    engine = make_engine(kind, model, [{**group, "lr": 1.0} for group in groups], batch_size=1)
+    rows = torch.ones(1, 1)
+    loss = 1000.0 * model["large"](rows).sum() + 0.5 * model["small"](rows).sum()
     seen = []
     engine.optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.extend(float(g["params"][0].grad) for g in optimizer.param_groups)

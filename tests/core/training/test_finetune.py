@@ -1,4 +1,4 @@
-"""The last phase: the recommender alone on hardened identifiers; the tokenizer is not even there."""
+"""The last phase: the recommender alone, on hardened identifiers, without a tokenizer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from unigrec.core.training.finetune import fit_disambiguation, hardened_logits, 
 from unigrec.core.training.teacher import new_teacher
 
 LEVELS, CODEWORDS = 2, 4
+SHAPE = {"d_model": 16, "d_ff": 32, "heads": 2, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1}
+SHAPE |= {"levels": LEVELS, "codebook_size": CODEWORDS}
 
 
 def recommender(disambiguation: int) -> Recommender:
     torch.manual_seed(0)
-    return Recommender(RecommenderConfig(16, 32, 2, 8, 1, 1, 0.1, LEVELS, CODEWORDS, disambiguation))
+    return Recommender(RecommenderConfig(**SHAPE, disambiguation=disambiguation))
 
 
 def hardened() -> np.ndarray:
@@ -49,7 +51,7 @@ def test_another_range_of_the_disambiguation_code_keeps_the_rows(size):
     assert new.config.code_sizes == [CODEWORDS] * LEVELS + [size] * (size > 0)
 
 
-def test_a_range_that_fits_already_changes_nothing_and_a_new_one_starts_somewhere():
+def test_a_range_that_fits_already_changes_nothing_and_a_new_one_is_finite():
     old = recommender(8)
     assert fit_disambiguation(old, 8) is old
     grown = fit_disambiguation(recommender(0), 3)
@@ -82,7 +84,7 @@ def test_the_loss_falls_and_every_weight_is_trained():
 
 
 def test_codes_alone_are_the_input():
-    """A history's padding and the codes of other items do not matter."""
+    """Padding of a history, and the codes in it, change nothing."""
     model = recommender(8).eval()
     codes = torch.as_tensor(hardened())
     history, target = codes[torch.tensor([[3, 4, 0, 0]])][..., :LEVELS], codes[torch.tensor([5])]
@@ -90,9 +92,13 @@ def test_codes_alone_are_the_input():
     other[:, 2:] = 3
     lengths = torch.tensor([2])
     counts = torch.tensor([1])
-    one, same = (hardened_logits(model, given, lengths, counts, target[:, None]) for given in (history, other))
+    one, same = (
+        hardened_logits(model, codes, lengths, counts=counts, codes=target[:, None]) for codes in (history, other)
+    )
     torch.testing.assert_close(one, same)
-    torch.testing.assert_close(one, hardened_logits(model, history[:, :2], lengths, counts, target[:, None]))
+    torch.testing.assert_close(
+        one, hardened_logits(model, history[:, :2], lengths, counts=counts, codes=target[:, None])
+    )
 
 
 def test_deepspeed_and_torch_train_alike():

@@ -1,4 +1,4 @@
-"""The joint phase: what its loss is made of, what it trains, and that several ranks are as good as one."""
+"""The joint phase: the parts of its loss, what it trains, and that several ranks train like one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def start(params: JointParams, seed: int = 7) -> UnifiedModel:
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
-    return new_unified(tokenizer, hard_codes(tokenizer, tiny_data().embeddings), params, 8, "disambiguate")
+    return new_unified(
+        tokenizer, hard_codes(tokenizer, tiny_data().embeddings), params, teacher_dim=8, resolution="disambiguate"
+    )
 
 
 def windows(data: JointData, params: JointParams):
@@ -59,10 +61,16 @@ def windows(data: JointData, params: JointParams):
 
 def batch_losses(params: JointParams, distil: bool) -> dict[str, torch.Tensor]:
     data, model = tiny_data(), start(params).eval()
-    codes = resolve(model.tokenizer, data.embeddings, data.sequences.train_counts(), "disambiguate").codes
+    codes = resolve(model.tokenizer, data.embeddings, data.sequences.train_counts(), resolution="disambiguate").codes
     samples = make_samples(windows(data, params), CPU)
     return joint_losses(
-        model, samples, torch.as_tensor(codes)[samples.targets], data, params, params.temperature_start, distil
+        model,
+        samples,
+        torch.as_tensor(codes)[samples.targets],
+        data=data,
+        params=params,
+        temperature=params.temperature_start,
+        distil=distil,
     )
 
 
@@ -83,7 +91,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     torch.testing.assert_close(found["loss"], expected)
 
 
-def test_before_the_distillation_joins_its_losses_are_not_even_computed():
+def test_before_the_distillation_joins_its_losses_are_not_computed():
     assert set(batch_losses(joint_params(), distil=False)).isdisjoint(DISTILLATION)
 
 
@@ -91,8 +99,8 @@ def test_reconstruction_weighs_each_item_by_its_occurrences():
     params, data = joint_params(), tiny_data()
     model = start(params).eval()
     whole = windows(data, params)
-    there = np.arange(whole.items.shape[1]) < whole.lengths[:, None]
-    every = data.embeddings[np.r_[whole.items[there], whole.targets]]  # history items and targets, with repetition
+    mask = np.arange(whole.items.shape[1]) < whole.lengths[:, None]
+    every = data.embeddings[np.r_[whole.items[mask], whole.targets]]  # history items and targets, with repetition
     soft = model.tokenizer.quantize_soft(model.tokenizer.encoder(every), params.temperature_start)
     found = batch_losses(params, distil=False)
     errors = (model.tokenizer.decode(soft.quantized) - every).square()
@@ -166,7 +174,7 @@ def test_the_identifiers_are_logged_after_each_epoch_against_those_at_the_start(
 
     def curve(tokenizer, embeddings, temperature, first_codes):
         seen.append((hard_codes(tokenizer, embeddings), first_codes, temperature))
-        return identifier_curve(tokenizer, embeddings, temperature, first_codes)
+        return identifier_curve(tokenizer, embeddings, temperature, first_codes=first_codes)
 
     monkeypatch.setattr(joint_module, "identifier_curve", curve)
     params = joint_params(tokenizer_lr=0.005, schedule="constant")
@@ -191,7 +199,9 @@ def test_more_collisions_than_the_table_has_room_for_stop_with_advice(monkeypatc
 def test_reassigned_identifiers_have_no_disambiguation_code():
     params = tiny_params(tokenizer={"codebook_size": 24})
     assert params.tokenizer.codebook_size == 24
-    model = new_unified(tiny_tokenizer(), np.zeros((24, 2), np.int64), params.joint, 8, "reassign")
+    model = new_unified(
+        tiny_tokenizer(), np.zeros((24, 2), np.int64), params.joint, teacher_dim=8, resolution="reassign"
+    )
     assert model.recommender.config.disambiguation == 0
 
 
@@ -227,9 +237,9 @@ def saved_tokenizer(saved: dict[str, torch.Tensor]) -> Tokenizer:
 
 
 def test_deepspeed_and_torch_train_alike():
-    """Dropout included: both engines draw it from the step's own seed."""
+    """With dropout: both engines draw it from the seed of the step."""
     plain, deep = (run(joint_params(engine=engine, **WARM)) for engine in ("torch", "deepspeed"))
-    assert_alike(plain.history, deep.history, plain.model.state_dict(), deep.model.state_dict())
+    assert_alike(plain.history, deep.history, plain.model.state_dict(), other_weights=deep.model.state_dict())
 
 
 def test_an_embedding_that_is_not_a_number_stops_the_phase():
@@ -248,8 +258,8 @@ def assert_alike(history, other_history, weights, other_weights) -> None:
         torch.testing.assert_close(weight, other_weights[name], rtol=0, atol=1e-5, msg=name)
 
 
-# Several processes: the real command, in a project of its own. There are 121 samples in batches of 24:
-# the last batch holds one sample, and the second rank none.
+# Several processes: the real command, in a project of its own. 121 samples in batches of 24 leave one sample for the
+# last batch: the second rank has none.
 SPREAD = {"batch_size": 24, **WARM, "recommender": {"dropout": 0.0}}
 
 
@@ -261,7 +271,7 @@ def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
 def outputs(
     folder: Path, engine: str, processes: int, causal: bool
 ) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """History and weights of the stage; it says a line an epoch, whatever the number of ranks."""
+    """History and weights of the stage. It prints one line per epoch for any number of ranks."""
     spread = SPREAD | {"recommender": {"dropout": 0.0, "causal": causal}}
     write_project(folder, {"joint": {**spread, "engine": engine, "processes": processes}})
     done = command(folder, "joint")
@@ -279,9 +289,12 @@ def history_of(folder: Path) -> list[dict[str, float]]:
 
 
 def check_two_ranks(folder: Path, engine: str, causal: bool) -> None:
-    found = [outputs(folder / name, kind, ranks, causal) for name, kind, ranks in (("1", "torch", 1), ("2", engine, 2))]
+    found = [
+        outputs(folder / name, kind, ranks, causal=causal)
+        for name, kind, ranks in (("1", "torch", 1), ("2", engine, 2))
+    ]
     (history, weights), (other_history, other) = found
-    assert_alike(history, other_history, weights, other)
+    assert_alike(history, other_history, weights, other_weights=other)
 
 
 @pytest.mark.parametrize("causal", [True, False])

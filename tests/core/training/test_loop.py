@@ -1,4 +1,4 @@
-"""The loop: what it keeps, when it stops, and that an interrupted run ends with the same bits."""
+"""The training loop: which weights it keeps, when it stops, and that an interrupted run ends with the same bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import TorchEngine
 from unigrec.core.training.loop import Phase, Run, train
-from unigrec.core.training.schedules import rate_factor
 
 BATCHES = 4
 CPU = torch.device("cpu")
@@ -26,8 +25,8 @@ class Toy:
     """A small network with dropout, and a phase that trains it on batches that depend on the epoch.
 
     Args:
-        scores: what each validation says; None for no validation.
-        interrupt_at: the step before which the run is cut off. nan_at: the step whose loss is not a number.
+        scores: the metric of each validation; None for no validation.
+        interrupt_at: the step before which the run is interrupted. nan_at: the step whose loss is not a number.
     """
 
     def __init__(self, epochs=3, scores=None, interrupt_at=None, nan_at=None, seed=0, **options):
@@ -131,14 +130,14 @@ def test_validation_is_due_every_few_epochs_and_after_the_last():
     assert [row["epoch"] for row in history if "validation_ndcg_at_10" in row] == [2, 4, 5]
 
 
-def test_the_weights_as_given_win_when_nothing_beats_them():
+def test_the_initial_weights_are_kept_when_no_later_ones_are_better():
     toy, start = Toy(epochs=2, scores=[0.5, 0.4, 0.3], validate_first=True), Toy().weights()
     trained = toy.run()
     assert trained.history[0] == trained.kept == {"epoch": 0, "step": 0, "validation_ndcg_at_10": 0.5}
     assert torch.equal(toy.weights(), start)
 
 
-def test_no_epoch_no_change():
+def test_without_an_epoch_the_weights_do_not_change():
     toy, start = Toy(epochs=0, scores=[], validate_first=True), Toy().weights()
     assert toy.run() == (toy.model, [], {})
     assert torch.equal(toy.weights(), start)
@@ -150,17 +149,6 @@ def test_the_learning_rate_is_the_groups_own_times_the_factor():
     toy.run()
     assert seen == [step / (2 * BATCHES) for step in range(2 * BATCHES)]
     assert toy.engine.optimizer.param_groups[0]["lr"] == 0.005
-
-
-def test_the_rate_rises_over_the_warm_up_then_stays_or_falls_along_a_cosine():
-    for schedule in ("constant", "cosine"):
-        assert 0.0 < rate_factor(0.0, 0.1, schedule) < 1e-4
-        assert rate_factor(0.05, 0.1, schedule) == pytest.approx(0.5, abs=1e-4)
-        assert rate_factor(0.1, 0.1, schedule) == 1.0
-    assert rate_factor(0.999, 0.1, "constant") == 1.0
-    assert rate_factor(0.55, 0.1, "cosine") == pytest.approx(0.5)
-    assert 0.0 < rate_factor(0.999, 0.1, "cosine") < 1e-4
-    assert rate_factor(0.0, 0.0, "cosine") == 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_harmed(tmp_path):
@@ -178,7 +166,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_harmed(tmp_path)
     assert resumed.steps[0] == (7, 6)
 
 
-def test_broken_weights_are_never_kept_as_a_checkpoint(tmp_path):
+def test_broken_weights_are_never_saved(tmp_path):
     """A gradient can overflow where its loss is finite: the loss of the next step would come too late."""
     toy = Toy()
     toy.model[0].weight.register_hook(lambda gradient: gradient * math.inf if len(toy.steps) == 6 else gradient)
@@ -197,7 +185,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, interrupt_at):
     cut = Toy(scores=scores, interrupt_at=interrupt_at)
     with pytest.raises(Interrupted):
         cut.run(checkpoints(tmp_path / "cut"))
-    torch.manual_seed(99)  # whatever the process has drawn in the meantime
+    torch.manual_seed(99)  # the process may have used its generator in the meantime
     resumed = Toy(scores=scores[len(cut.validated) :])
     found = resumed.run(checkpoints(tmp_path / "cut"))
     assert (found.history, found.kept) == (expected.history, expected.kept)
@@ -241,7 +229,7 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path, keep, capsys):
     assert torch.equal(toy.weights(), whole.weights())
 
 
-def test_a_checkpoint_of_other_inputs_is_not_picked_up_and_goes_at_the_first_save(tmp_path):
+def test_a_checkpoint_of_other_inputs_is_not_loaded_and_is_removed_by_the_first_save(tmp_path):
     with pytest.raises(Interrupted):
         Toy(interrupt_at=5).run(checkpoints(tmp_path, "old"))
     (tmp_path / ".new.safetensors.99.tmp").write_text("what a kill in the middle of a save leaves")
@@ -251,7 +239,7 @@ def test_a_checkpoint_of_other_inputs_is_not_picked_up_and_goes_at_the_first_sav
     assert list(tmp_path.iterdir()) == [checkpoints(tmp_path, "new").path]
 
 
-def test_checkpoints_are_as_far_apart_as_asked(tmp_path):
+def test_checkpoints_are_at_least_every_seconds_apart(tmp_path):
     with pytest.raises(Interrupted):
         Toy(interrupt_at=9).run(checkpoints(tmp_path, every_seconds=60.0))
     assert checkpoints(tmp_path).load() is None

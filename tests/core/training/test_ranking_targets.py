@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from unigrec.core.losses import ranking_distillation_loss
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.prefix_tree import PrefixTree
-from unigrec.core.training.ranking_targets import TeacherRanking, code_distributions, draw
+from unigrec.core.training.ranking_targets import TeacherRanking, code_distributions, sample_items
 
 CODES = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1], [1, 2]])
 SIZES = [2, 3]
 
 
 def distributions(probabilities: torch.Tensor, items: list[int]) -> list[torch.Tensor]:
-    """Targets of each position for some items: (N,) by catalogue index -> (R, size) a position."""
+    """Targets of each position for some items: (N,) by catalogue index -> (R, size) per position."""
     tree = PrefixTree(CODES.numpy())
     cumulative = F.pad(probabilities[None, tree.order].double().cumsum(1), (1, 0))
-    return [part[0] for part in code_distributions(tree, cumulative, tree.rank[torch.tensor(items)][None], SIZES)]
+    return [part[0] for part in code_distributions(tree, cumulative, tree.rank[torch.tensor(items)][None], sizes=SIZES)]
 
 
 def test_targets_are_the_mass_of_the_items_with_the_same_prefix():
@@ -40,11 +40,11 @@ def test_a_prefix_that_the_teacher_rules_out_still_has_finite_targets():
     torch.testing.assert_close(second, torch.full((1, 3), 1 / 3))
 
 
-def test_items_are_drawn_as_often_as_they_are_probable_and_never_where_they_are_not():
+def test_items_are_sampled_as_often_as_they_are_probable_and_never_where_they_are_not():
     torch.manual_seed(0)
     probabilities = torch.tensor([[0.0, 0.2, 0.0, 0.8, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
-    place, cumulative = draw(probabilities, torch.rand(2, 20_000, dtype=torch.float64))
-    shares = torch.stack([torch.bincount(row, minlength=5) / 20_000 for row in place])
+    sampled, cumulative = sample_items(probabilities, torch.rand(2, 20_000, dtype=torch.float64))
+    shares = torch.stack([torch.bincount(row, minlength=5) / 20_000 for row in sampled])
     torch.testing.assert_close(shares, probabilities, atol=0.02, rtol=0.0)
     assert (shares[probabilities == 0] == 0).all()
     torch.testing.assert_close(cumulative.diff(dim=1).float(), probabilities)
@@ -64,7 +64,7 @@ def test_loss_of_one_hot_targets_is_the_cross_entropy_and_the_least_is_at_the_ta
     assert (ranking_distillation_loss(logits, soft) <= ranking_distillation_loss(other, soft)).all()
 
 
-def points(samples: int) -> torch.Tensor:
+def uniform(samples: int) -> torch.Tensor:
     return torch.rand(samples, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
@@ -73,8 +73,8 @@ def ranking() -> TeacherRanking:
     torch.manual_seed(0)
     teacher = SASRec(items=5, d_model=8, blocks=1, heads=2, history=4, dropout=0.5)
     torch.nn.init.normal_(teacher.item_embedding.weight)
-    found = TeacherRanking(teacher, SIZES, draws=3, seed=0)
-    found.read(CODES)
+    found = TeacherRanking(teacher, SIZES, items=3, seed=0)
+    found.use_identifiers(CODES)
     return found
 
 
@@ -83,15 +83,15 @@ def test_the_first_targets_are_the_teachers_probabilities_of_the_last_item_whate
     expected = ranking.teacher.scores(ranking.teacher.last_hidden(torch.tensor([[3, 1]]), two)).softmax(-1)[0]
     by_code = torch.stack([expected[CODES[:, 0] == code].sum() for code in (0, 1)])
     for history, counts in (([[3, 1]], one), ([[3, 1, 0, 0]], one), ([[3, 1, 0, 0]], two)):
-        found = ranking.after(torch.tensor(history), two, counts, points(int(counts)))
+        found = ranking.rank_after(torch.tensor(history), two, counts, uniform=uniform(int(counts)))
         assert found.codes.shape == (int(counts), 3, 2)
         torch.testing.assert_close(found.targets[0][-1], by_code.expand(3, -1))
 
 
-def test_drawn_codes_are_those_of_items_and_follow_the_identifiers_when_they_change(ranking):
+def test_sampled_codes_are_those_of_items_and_follow_the_identifiers_when_they_change(ranking):
     history, lengths = torch.tensor([[3, 1]]), torch.tensor([2])
     known = {tuple(codes) for codes in CODES.tolist()}
-    before = ranking.after(history, lengths, lengths, points(2)).codes
+    before = ranking.rank_after(history, lengths, lengths, uniform=uniform(2)).codes
     assert {tuple(codes) for codes in before.flatten(0, 1).tolist()} <= known
-    ranking.read(CODES.flip(0))
-    assert not torch.equal(ranking.after(history, lengths, lengths, points(2)).codes, before)
+    ranking.use_identifiers(CODES.flip(0))
+    assert not torch.equal(ranking.rank_after(history, lengths, lengths, uniform=uniform(2)).codes, before)

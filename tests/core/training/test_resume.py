@@ -1,4 +1,4 @@
-"""A stage that was killed goes on from its checkpoint, if its inputs are the same, and ends with the same bits."""
+"""A killed stage resumes from its checkpoint if its inputs are the same, and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unigrec.base.paths import Artifacts
 from unigrec.config.schema import load_params
 from unigrec.pipeline.stage_key import stage_key
 
-# The stage itself; only that it saves after every step, as a stage that runs for hours saves after every few.
+# The stage itself, but it saves after every step, as a stage of hours saves after every few steps.
 STAGE = """
 import sys
 from pathlib import Path

@@ -24,7 +24,7 @@ def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():
     each = []
     for row, length in zip(items, lengths, strict=True):
         for end in range(1, int(length)):
-            # The loss gives a sequence's last input the last position, so shorter prefixes are read off the whole.
+            # The loss places a sequence's last input last, so shorter prefixes are read from the whole sequence.
             hidden = model(row[None, : length - 1], length[None] - 1)[0, end - 1]
             each.append(F.cross_entropy(model.scores(hidden), row[end]))
     torch.testing.assert_close(next_item_loss(model, items, lengths), torch.stack(each).mean())
@@ -66,8 +66,8 @@ def test_same_seed_same_bits():
 def test_scores_are_those_of_the_last_item_alone():
     model = new_teacher(ITEMS, tiny_params().teacher)
     items = np.array([[3, 4, 5], [3, 4, 0]])
-    padded = teacher_scores(model, items, np.array([3, 2]), CPU)
-    alone = teacher_scores(model, items[1:, :2], np.array([2]), CPU)
+    padded = teacher_scores(model, items, np.array([3, 2]), device=CPU)
+    alone = teacher_scores(model, items[1:, :2], np.array([2]), device=CPU)
     torch.testing.assert_close(padded[1:], alone)
 
 

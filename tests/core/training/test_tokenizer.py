@@ -14,7 +14,7 @@ from unigrec.core.identifiers.collisions import collision_rate, hard_codes
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.identifiers.item_vectors import collaborative_part, continued_part, item_vectors
 from unigrec.core.models.tokenizers.residual import Tokenizer
-from unigrec.core.training.tokenizer import train_tokenizer
+from unigrec.core.training.tokenizer import new_tokenizer, train_tokenizer
 from unigrec.pipeline import outputs, stages
 
 
@@ -28,7 +28,7 @@ def test_the_temperature_falls_linearly_from_start_to_end_over_all_steps(monkeyp
     seen, quantize = [], Tokenizer.quantize_soft
 
     def spy(tokenizer, latent, temperature):
-        if torch.is_grad_enabled():  # a training step, and not the figures between epochs
+        if torch.is_grad_enabled():  # a training step, not the figures between epochs
             seen.append(temperature)
         return quantize(tokenizer, latent, temperature)
 
@@ -50,7 +50,7 @@ def test_the_loss_is_reconstruction_and_weighted_uniformity():
 
 
 def test_reconstruction_falls():
-    # Eight codewords a level: four give fewer identifiers than items, and how well they can do hangs on rounding.
+    # Eight codewords per level: four give fewer identifiers than items, and the loss they reach depends on rounding.
     history = run(epochs=150, lr=0.003, codebook_size=8).history
     assert history[-1]["reconstruction_loss"] < 0.5 * history[1]["reconstruction_loss"]
 
@@ -67,7 +67,7 @@ def test_the_last_row_tells_the_identifiers_of_the_tokenizer_that_is_kept():
 def test_the_first_row_tells_the_collisions_of_the_untrained_codebooks():
     torch.manual_seed(7)
     params = tiny_params().tokenizer
-    model = Tokenizer(8, params.code_dim, params.hidden, params.levels, params.codebook_size)
+    model = new_tokenizer(8, params)
     model.initialise(tiny_embeddings(), 7)
     assert run().history[0]["collision_rate"] == collision_rate(hard_codes(model, tiny_embeddings()))
 
@@ -106,25 +106,31 @@ def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, mon
     temperature = params.tokenizer.temperature_end
     curve = identifier_curve(outputs.load_tokenizer(Artifacts()), outputs.load_embeddings(Artifacts()), temperature)
     assert health["collision_rate"] == curve["collision_rate"] == history[-1]["collision_rate"]
-    assert health["hit_rate_items"] == ITEMS  # every item is beside another in some user's training part
+    assert health["hit_rate_items"] == ITEMS  # every item has a neighbour in some user's training part
     assert 0.0 < health["hit_rate_quantized"] <= 1.0
+<<<<<<< HEAD
     assert (Artifacts().tokenizer / "annealing.png").is_file()
     told = capsys.readouterr().out
     assert all(f"tokenizer: target {word}: " in told for word in ("met", "missed"))
+=======
+    assert (paths.TOKENIZER / "annealing.png").is_file()
+    printed = capsys.readouterr().out
+    assert all(f"tokenizer: target {word}: " in printed for word in ("met", "missed"))
+>>>>>>> 9cca564 (Plain English, named arguments and signposts in the training room)
 
 
-def test_item_vectors_are_content_and_beside_it_the_teacher_with_its_share_of_the_variance():
+def test_item_vectors_are_content_and_the_teacher_with_its_share_of_the_variance():
     content, teacher = tiny_embeddings(), 5.0 + 0.01 * torch.randn(ITEMS, 3, generator=torch.Generator().manual_seed(0))
     vectors = item_vectors(content, teacher, 0.5)
     assert torch.equal(vectors[:, :-3], content)
-    beside = vectors[:, -3:]
-    torch.testing.assert_close(beside.var(0).sum(), 0.25 * content.var(0).sum())
+    teacher_part = vectors[:, -3:]
+    torch.testing.assert_close(teacher_part.var(0).sum(), 0.25 * content.var(0).sum())
     centred = teacher - teacher.mean(0)
-    torch.testing.assert_close(beside / beside.norm(), centred / centred.norm())
+    torch.testing.assert_close(teacher_part / teacher_part.norm(), centred / centred.norm())
     assert item_vectors(content, teacher, 0.0) is content
 
 
-def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, monkeypatch):
+def test_the_stages_after_the_teacher_read_its_part_of_the_item_vectors(tmp_path, monkeypatch):
     params = write_project(tmp_path, {"tokenizer": {"collaborative_weight": 1.0}, "joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
     content = outputs.load_embeddings(Artifacts())
@@ -141,7 +147,7 @@ def test_the_stages_after_the_teacher_read_what_it_makes_of_the_items(tmp_path, 
     assert np.array_equal(outputs.load_codes(Artifacts())[:, : codes.shape[1]], codes)
 
 
-def test_known_items_keep_what_the_tokenizer_read_and_a_map_gives_the_others_theirs():
+def test_known_items_keep_their_part_and_a_linear_map_gives_the_others_theirs():
     generator = torch.Generator().manual_seed(0)
     earlier = torch.randn(200, 4, generator=generator)
     part = collaborative_part(torch.randn(200, 6, generator=generator), earlier, 1.0)
@@ -149,7 +155,7 @@ def test_known_items_keep_what_the_tokenizer_read_and_a_map_gives_the_others_the
     today = 3.0 * earlier @ rotation + 1.0  # another training's space
     known = np.arange(200) < 150
     read = part.clone()
-    read[150:] = float("nan")  # what there is not
+    read[150:] = float("nan")  # new items have none
     continued = continued_part(today, read, known, ridge=1e-9)
     assert torch.equal(continued[:150], part[:150])
     torch.testing.assert_close(continued[150:], part[150:], rtol=1e-3, atol=1e-3)

@@ -1,6 +1,6 @@
-"""Checkpoints of our own: one safetensors file, renamed into place, so that a kill at any moment leaves a whole one.
+"""The project's checkpoints: one safetensors file, renamed into place, so a kill at any moment leaves a complete one.
 
-Nothing is pickled. A checkpoint belongs to one key, made from the stage's inputs: a stale one is never picked up.
+Nothing is pickled. A checkpoint belongs to one key, computed from the stage's inputs: a stale one is never loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unigrec.core.distributed import rank
 
 
 class Stopped(Exception):
-    """Training was asked to stop. Its state is saved: the same call goes on from there."""
+    """Training was asked to stop. Its state is saved: the same call resumes from it."""
 
 
 def never() -> bool:
@@ -28,12 +28,12 @@ def never() -> bool:
 
 
 class CheckpointFolder:
-    """Where one training keeps its last checkpoint.
+    """The folder where one training keeps its last checkpoint.
 
     Args:
-        folder: the phase's folder; only `key`'s own checkpoint is read, and the first save removes all others.
-        every_seconds: how long training goes on before it saves again.
-        stop: asked after each step; once it says yes, training saves and raises Stopped (for one rank alone).
+        folder: of the phase. Only the checkpoint of `key` is read; the first save removes all others.
+        every_seconds: minimum time between two saves.
+        stop: called after each step. When it returns True, training saves and raises Stopped. For a single rank only.
     """
 
     def __init__(self, folder: Path, key: str, every_seconds: float, stop: Callable[[], bool] = never):
@@ -42,14 +42,14 @@ class CheckpointFolder:
         self.stop = stop
 
     def save(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Replace the last checkpoint by this one. numbers: what JSON holds."""
+        """Replace the last checkpoint by this one. numbers: values that JSON can hold."""
         write_tensors(self.path, tensors, {"numbers": json.dumps(numbers, allow_nan=False)})
         for other in self.path.parent.iterdir():
             if other != self.path:
                 other.unlink()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last checkpoint, or None when there is none. A damaged one counts as none: training starts again."""
+        """The last checkpoint, or None if there is none. A damaged one counts as none: training starts from scratch."""
         if not self.path.exists():
             return None
         try:
@@ -70,7 +70,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put tensors named by `optimizer_tensors` back."""
+    """Restore the optimizer's state from tensors that `optimizer_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

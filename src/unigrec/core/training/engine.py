@@ -1,9 +1,9 @@
-"""What turns a loss into a step: plain torch, or DeepSpeed at stage 0. The only part of training that knows either.
+"""From a loss to an optimizer step: plain torch, or DeepSpeed at stage 0. No other module imports DeepSpeed.
 
-A loss is computed through `engine.forward`, the model as the engine wants it called.
+A loss is computed through `engine.forward`: the model as the engine wants it called.
 
-Gradients are averaged over ranks, clipped to norm 1 in each parameter group, and applied by torch's AdamW; both do the
-same mathematics.
+Both engines compute the same step. Gradients are averaged over ranks, clipped to norm 1 per parameter group, and
+applied by torch's AdamW.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from unigrec.core.distributed import world_size
 
 CLIP_NORM = 1.0
-STALLED_PEER = timedelta(minutes=5)  # a rank that waits longer for another gives up
+STALLED_PEER = timedelta(minutes=5)  # a rank that waits longer for another rank gives up
 
 
 class TorchEngine:
-    """Plain torch, with gradients averaged over ranks where there are several."""
+    """Plain torch. With several ranks, gradients are averaged over them."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.model = model
@@ -36,7 +36,7 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for parameter in trained:  # as DeepSpeed has it: no gradient is a gradient of zero
+        for parameter in trained:  # as in DeepSpeed, a missing gradient is a gradient of zero
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if world_size() > 1:
@@ -46,13 +46,13 @@ class TorchEngine:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed at stage 0: data parallelism and the step are its own, clipping, optimizer and checkpoints ours."""
+    """DeepSpeed at stage 0 averages gradients and runs the step; clipping, optimizer and checkpoints are ours."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int):
         deepspeed = _import_deepspeed()
         config = {
             "train_batch_size": max(batch_size // world_size(), 1) * world_size(),
-            "gradient_clipping": 0.0,  # left out, it would be 1, over all groups together
+            "gradient_clipping": 0.0,  # the default is 1.0, over all groups together
             "zero_optimization": {"stage": 0},
         }
         self.engine, *_ = deepspeed.initialize(
@@ -64,7 +64,7 @@ class DeepSpeedEngine:
 
     def step(self, loss: Tensor) -> None:
         """One update from the loss of this rank."""
-        self.engine.backward(loss)  # averages over ranks too
+        self.engine.backward(loss)  # also averages gradients over ranks
         clip_gradients(self.optimizer)
         self.engine.step()
 
@@ -79,17 +79,17 @@ def make_engine(kind: str, model: nn.Module, groups: list[dict[str, Any]], batch
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Clip each parameter group to norm `CLIP_NORM` by itself.
+    """Clip the gradients of each parameter group separately to norm `CLIP_NORM`.
 
-    The tokenizer's gradient passes through a softmax at a temperature of 0.001, which magnifies it: in a common norm it
-    would decide how far the recommender may go.
+    The tokenizer's gradient passes through a softmax at a temperature of 0.001, which magnifies it. In a common norm it
+    would set the step size of the recommender.
     """
     for group in optimizer.param_groups:
         nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """All-reduce as one flat buffer."""
+    """Average the gradients over ranks, in one all-reduce of a flat buffer."""
     flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     dist.all_reduce(flat)
     flat /= world_size()
@@ -98,29 +98,30 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 def start_process_group(device: torch.device, needed: bool) -> None:
-    """Join the ranks that torchrun started, or make a group of one where an engine needs a group.
-
-    The group of one lives in memory: no port, no address.
-    """
+    """Join the ranks that torchrun started. Without them, make a group of one if the engine needs a group."""
     if dist.is_initialized():
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # torchrun has put the ranks' address into the environment.
         dist.init_process_group(backend, timeout=STALLED_PEER)
     elif needed:
+        # A group of one lives in memory: no port, no address.
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _import_deepspeed() -> Any:
-    """DeepSpeed without its compiled extension (built at every start otherwise) and its launcher's questions.
+    """Import DeepSpeed for the process group that exists already.
 
-    Its autotuner, which nobody asks for, would import MLflow where that is installed: a second of every start.
+    Three things are switched off: its launcher's search for ranks, MLflow and a compiled extension.
     """
+    # Set what DeepSpeed's launcher would set.
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     os.environ.setdefault("LOCAL_RANK", "0")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    hidden = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]  # None: to be found missing
+    # Hide MLflow during the import: DeepSpeed's unused autotuner would import it, which takes a second per start.
+    hidden = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]  # None: the import fails
     try:
         import deepspeed
     finally:
@@ -129,8 +130,9 @@ def _import_deepspeed() -> Any:
     from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import groups
 
+    # Do without the shared-memory extension, which would be compiled at every start.
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False)
-    # DeepSpeed clones the world without its time limit: a stalled rank would hang the others for ever.
+    # DeepSpeed clones the group of all ranks without its time limit: a stalled rank would hang the others for ever.
     groups._WORLD_GROUP = dist.new_group(range(world_size()), timeout=STALLED_PEER)
     return deepspeed

@@ -1,4 +1,4 @@
-"""The last phase: the recommender alone, on the hardened identifiers."""
+"""The last phase trains the recommender alone, on the hardened identifiers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.loop import Run, Trained
-from unigrec.core.training.ranking_targets import decoder_losses, to_decode
+from unigrec.core.training.ranking_targets import codes_to_decode, decoder_losses
 from unigrec.core.training.samples import make_samples
 from unigrec.core.training.student import StudentTraining
 from unigrec.core.training.student_validation import hard_tokens
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def fit_disambiguation(recommender: Recommender, size: int) -> Recommender:
-    """The same recommender with room for `size` disambiguation codes; rows beyond the old range start at its mean."""
+    """The same recommender with room for `size` disambiguation codes. New rows start at the mean of the old ones."""
     old = recommender.config
     if old.disambiguation == size:
         return recommender
@@ -54,12 +54,12 @@ def train_finetune(
     run: Run,
     teacher: SASRec | None = None,
 ) -> Trained:
-    """Train until validation NDCG@10 (unmasked) stops rising; the untouched recommender is a candidate too.
+    """Train until validation NDCG@10 (unmasked) stops rising. The recommender as given is a candidate too.
 
     Args:
         codes: (N, T) hardened identifiers.
-        joint_params: history, validation and drawing of items are those of the joint phase.
-        teacher: whose ranking is distilled here too, where `params.w_ranking_distillation` asks for it.
+        joint_params: history, validation and sampling of items are those of the joint phase.
+        teacher: its ranking is distilled if `params.w_ranking_distillation` is above zero.
     """
     start_process_group(run.device, needed=params.engine == "deepspeed")
     torch.manual_seed(run.seed)
@@ -93,13 +93,13 @@ class _Finetuning(StudentTraining):
         history, codes = self.codes[samples.items[samples.history]], self.codes[samples.targets]
         scale = world_size() / len(samples.batch_targets)
         ranking = self.ranking_targets(samples, self.codes, step)
-        decoded = to_decode(codes, ranking)
+        decoded = codes_to_decode(codes, ranking)
         logits = hardened_logits(self.recommender, history, samples.lengths, counts=samples.counts, codes=decoded)
-        own, drawn = decoder_losses(logits, codes, ranking)
-        recommendation = own.sum() * scale
-        if drawn is None:
+        of_targets, of_sampled = decoder_losses(logits, codes, ranking)
+        recommendation = of_targets.sum() * scale
+        if of_sampled is None:
             return {"loss": recommendation}
-        distillation = drawn.sum() * scale
+        distillation = of_sampled.sum() * scale
         total = recommendation + self.params.w_ranking_distillation * distillation
         return {"loss": total, "recommendation_loss": recommendation, "ranking_distillation_loss": distillation}
 
@@ -110,13 +110,13 @@ class _Finetuning(StudentTraining):
 def hardened_logits(
     model: Recommender, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor
 ) -> list[Tensor]:
-    """A (P, R, size) tensor a decoder position, after histories of hardened identifiers.
+    """Logits (P, R, size) per decoder position, after histories of hardened identifiers.
 
-    history: (B, n, at least L) codes, padded by lengths (B,). counts: (B,) targets of each history, one after each of
-    its last items. codes: (P, R, T) to decode.
+    history: (B, n, at least L) codes, padded by lengths (B,). counts: (B,) targets per history, one after each of its
+    last items. codes: (P, R, T) to decode.
     """
     levels = model.config.levels
     source, mask = embed_hard_history(model, history[..., :levels], lengths)  # (B, n * L, E), (B, n * L)
-    readable, there = readable_tokens(lengths, counts, mask, levels)
-    output = decode_targets(model, model.encode(source, mask), readable, there, codes)  # (P, R, T, E)
+    readable, exists = readable_tokens(lengths, counts, mask, levels=levels)
+    output = decode_targets(model, model.encode(source, mask), readable, exists, codes)  # (P, R, T, E)
     return [model.position_logits(output[:, :, position], position) for position in range(codes.shape[2])]

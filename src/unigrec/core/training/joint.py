@@ -1,6 +1,6 @@
-"""The joint phase: tokenizer, recommender and projections end to end, the teacher distilled into both.
+"""The joint phase trains tokenizer, recommender and projections end to end and distils the teacher into both.
 
-Every loss is defined over the global batch: with several ranks the gradients equal those of one.
+Every loss is defined over the global batch: the gradients of several ranks equal those of one rank.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.loop import Run, Trained
-from unigrec.core.training.ranking_targets import Ranking, decoder_losses, to_decode
+from unigrec.core.training.ranking_targets import Ranking, codes_to_decode, decoder_losses
 from unigrec.core.training.samples import Samples, make_samples
 from unigrec.core.training.schedules import temperature_at
 from unigrec.core.training.student import StudentTraining
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 
 class JointData(NamedTuple):
-    """What the joint phase learns from."""
+    """The data of the joint phase."""
 
     sequences: Sequences
     embeddings: Tensor  # (N, D) item embeddings
     teacher: Tensor  # (N, teacher dimension) the teacher's item embeddings
-    ranker: SASRec | None = None  # the teacher itself, where its ranking is distilled too
-    earlier: np.ndarray | None = None  # (N, L) identifiers of the bundle that this training starts from, -1 for none
+    ranker: SASRec | None = None  # the teacher itself, if its ranking is distilled too
+    earlier: np.ndarray | None = None  # (N, L) identifiers of the bundle that a warm start continues; -1: none
 
 
 def disambiguation_room(codes: np.ndarray) -> int:
-    """Table rows for the disambiguation code while identifiers may still move: twice today's need, at least 8."""
+    """Size of the disambiguation range while identifiers may change: twice today's need, at least 8."""
     return max(2 * disambiguate(codes, np.zeros(len(codes))).disambiguation, 8)
 
 
@@ -61,7 +61,7 @@ def new_unified(
 ) -> UnifiedModel:
     """A recommender around a pre-trained tokenizer. codes: (N, L) today's hard codes.
 
-    recommender: a trained one to go on from; without it, an untrained one of the size that params ask for.
+    recommender: a trained one to continue from. None: an untrained one of the size that params ask for.
     """
     if recommender is not None:
         return UnifiedModel(tokenizer, recommender, teacher_dim)
@@ -87,33 +87,31 @@ def joint_losses(
     ranking: Ranking | None = None,
     fixed: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """All losses of a batch; `loss` is their weighted sum, scaled so that its gradient averaged over ranks is the whole
-    batch's.
+    """All losses of a batch; `loss` is their weighted sum. Its gradient, averaged over ranks, is the global batch's.
 
     Args:
-        model: a UnifiedModel, or an engine around one. codes: (B_local, T) codes of the targets.
-        temperature: of the soft identifiers. distil: whether the distillation losses have joined already.
-        ranking: what the teacher would recommend, where that is distilled too.
-        fixed: (M, L, K) identifiers of the samples' distinct items, where the tokenizer is not trained.
+        model: a UnifiedModel, or an engine around one. codes: (P, T) codes of the targets.
+        temperature: of the soft identifiers. distil: whether the distillation losses are part of the sum already.
+        ranking: the teacher's, if it is distilled too.
+        fixed: (M, L, K) identifiers of the samples' distinct items, if the tokenizer is not trained.
     """
     embeddings = data.embeddings[samples.items]
+    distil_tokenizer = distil and params.w_tokenizer_distillation > 0
     output: JointOutput = model(
         embeddings,
         samples.history,
         samples.lengths,
         counts=samples.counts,
-        codes=to_decode(codes, ranking),
+        codes=codes_to_decode(codes, ranking),
         teacher=data.teacher[samples.targets],
         temperature=temperature,
         autocast=params.precision == "bf16",
         fixed=fixed,
-        distillation_temperature=params.distillation_temperature
-        if distil and params.w_tokenizer_distillation > 0
-        else None,
+        distillation_temperature=params.distillation_temperature if distil_tokenizer else None,
     )
     size, ranks = len(samples.batch_targets), world_size()
-    own, drawn = decoder_losses(output.logits, codes, ranking)
-    losses = {"recommendation_loss": own.sum() * ranks / size}
+    of_targets, of_sampled = decoder_losses(output.logits, codes, ranking)
+    losses = {"recommendation_loss": of_targets.sum() * ranks / size}
     if output.reconstructed is not None:
         share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
         losses["reconstruction_loss"] = (share * reconstruction_loss(output.reconstructed, embeddings)).sum() * ranks
@@ -125,17 +123,18 @@ def joint_losses(
     if distil and params.w_recommender_distillation > 0:
         states = gather_rows(output.student_state, samples.batch_sizes)
         targets = samples.batch_targets
-        contrast = contrastive_loss(states, data.teacher[targets], targets, params.contrast_temperature)
-        losses["recommender_distillation_loss"] = contrast
-    if drawn is not None:
-        losses["ranking_distillation_loss"] = drawn.sum() * ranks / size
+        losses["recommender_distillation_loss"] = contrastive_loss(
+            states, data.teacher[targets], targets, temperature=params.contrast_temperature
+        )
+    if of_sampled is not None:
+        losses["ranking_distillation_loss"] = of_sampled.sum() * ranks / size
     weights = loss_weights(params)
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total, **losses}
 
 
 def loss_weights(params: JointParams) -> dict[str, float]:
-    """What each loss counts in the sum."""
+    """The weight of each loss in the sum."""
     return {
         "recommendation_loss": 1.0,
         "reconstruction_loss": params.reconstruction_weight,
@@ -148,7 +147,7 @@ def loss_weights(params: JointParams) -> dict[str, float]:
 
 @torch.no_grad()
 def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, temperature: float, hard: bool) -> Tensor:
-    """What a tokenizer that is not trained gives the recommender to read: (M, D) -> (M, L, K), soft or one-hot."""
+    """The recommender's input if the tokenizer is not trained: embeddings (M, D) -> (M, L, K), soft or one-hot."""
     latent = tokenizer.encoder(embeddings)
     if hard:
         return F.one_hot(tokenizer.quantize_hard(latent).codes, tokenizer.codebook_size).to(latent.dtype)
@@ -156,7 +155,7 @@ def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, temperature: flo
 
 
 def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
-    """What is trained, the tokenizer (where it is) apart: its learning rate is smaller by orders of magnitude."""
+    """What is trained. The tokenizer is a group of its own: its learning rate is smaller by orders of magnitude."""
     tokenizer = list(model.tokenizer.parameters())
     inside = {id(parameter) for parameter in tokenizer}
     rest = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
@@ -176,7 +175,7 @@ def train_joint(
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked, soft identifiers as input) stops rising, and keep the best weights.
 
-    recommender: a trained one to go on from, made for identifiers as the tokenizer gives them.
+    recommender: a trained one to continue from, trained on identifiers of this tokenizer.
     """
     start_process_group(run.device, needed=params.engine == "deepspeed")
     torch.manual_seed(run.seed)

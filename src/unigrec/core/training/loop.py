@@ -1,7 +1,7 @@
-"""The one training loop: every phase supplies its batches, its losses and its validation.
+"""The training loop of all phases: each phase supplies its batches, its losses and its validation.
 
 A run is a function of its seed: batches depend on (seed, epoch), dropout on (seed, step, rank).
-Killed at any moment and started again, it goes on from the last checkpoint and ends with the same weights (on CPU, the
+A run that is killed and started again resumes from its last checkpoint. It ends with the same weights (on a CPU, the
 same bits).
 """
 
@@ -59,12 +59,12 @@ class Phase:
     """What one kind of training brings to the loop.
 
     Attributes:
-        batches: epoch -> that epoch's batches, the same ones for the same epoch.
-        losses: batch, step -> named scalars; the one called `loss` is minimised.
-        learning_rate: share of the whole run done so far, in [0, 1) -> factor on each group's own learning rate.
+        batches: epoch -> the epoch's batches; the same epoch always gives the same batches.
+        losses: batch, step -> named scalars; the scalar named `loss` is minimised.
+        learning_rate: finished share of the run, in [0, 1) -> factor on the learning rate of each group.
         validate: -> metrics; training keeps the weights with the highest `selects`. None: the last weights are kept.
         start_epoch: called before an epoch's first step; returns figures to log.
-        end_epoch: called after an epoch's last step, before it is validated; returns figures to log.
+        end_epoch: called after an epoch's last step and before its validation; returns figures to log.
         state: -> tensors of the current epoch that a checkpoint must hold. load_state: takes them back on resume.
     """
 
@@ -78,7 +78,7 @@ class Phase:
     end_epoch: Callable[[int], dict[str, float]] | None = None
     state: Callable[[], dict[str, Tensor]] = lambda: {}
     load_state: Callable[[dict[str, Tensor]], None] = lambda tensors: None
-    validate_first: bool = False  # the weights as given are a candidate too
+    validate_first: bool = False  # the initial weights are a candidate too
     validate_every: int = 1
     patience: int = 1_000_000
     selects: str = "validation_ndcg_at_10"
@@ -86,7 +86,7 @@ class Phase:
 
 @dataclass
 class Progress:
-    """Where a run stands. Everything here is in a checkpoint."""
+    """How far a run has come. A checkpoint holds all of it."""
 
     epoch: int = 0
     batch: int = 0  # next batch of the epoch
@@ -95,8 +95,8 @@ class Progress:
     best_step: int = -1
     validations_without_gain: int = 0
     stopped: bool = False
-    opening: dict[str, float] = field(default_factory=dict)  # figures from the epoch's start
-    sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far
+    opening: dict[str, float] = field(default_factory=dict)  # figures that `start_epoch` returned
+    sums: dict[str, float] = field(default_factory=dict)  # of each loss over the epoch's batches so far
     history: list[dict[str, float]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,75 +111,78 @@ def train(phase: Phase, engine: Engine, run: Run) -> Trained:
     """Run a phase to its end and leave the chosen weights in the engine's model.
 
     Raises:
-        TrainingError: the loss is not finite on some rank; it names phase, epoch, step and the losses. The weights are
-            those of the step before.
-        Stopped: the checkpoints' `stop` said so.
+        TrainingError: the loss is not finite on some rank, or a weight is not. The message names phase and step. In the
+            first case the weights are those of the step before.
+        Stopped: the checkpoints' `stop` returned True. The state is saved.
     """
     training = _Training(phase, engine, run)
     training.resume()
-    while training.at.epoch < phase.epochs and not training.at.stopped:
+    while training.progress.epoch < phase.epochs and not training.progress.stopped:
         training.epoch()
     training.save()
     kept = training.restore_best()
-    return Trained(training.model, training.at.history, kept)
+    return Trained(training.model, training.progress.history, kept)
 
 
 class _Training:
-    """The state of one call of `train`: model and optimizer in the engine, progress, and the best weights so far."""
+    """One call of `train`: model and optimizer in the engine, progress, and the best weights so far."""
 
     def __init__(self, phase: Phase, engine: Engine, run: Run):
         self.phase, self.engine, self.run, self.checkpoints = phase, engine, run, run.checkpoints
         self.model: nn.Module = engine.model
-        self.at = Progress()
+        self.progress = Progress()
         self.best_weights: dict[str, Tensor] | None = None
         self.base_rates = [group["lr"] for group in engine.optimizer.param_groups]
         self.saved_at = time.monotonic()
 
     def epoch(self) -> None:
-        """From the next batch to the end of the epoch, with validation where it is due."""
-        at, phase = self.at, self.phase
-        if phase.validate_first and at.step == 0:
-            at.history.append({"epoch": 0, "step": 0} | self.validate())
-        if at.batch == 0:
-            at.opening = phase.start_epoch(at.epoch) if phase.start_epoch else {}
-        batches = phase.batches(at.epoch)
+        """Train from the next batch to the end of the epoch, and validate if it is due."""
+        progress, phase = self.progress, self.phase
+        if phase.validate_first and progress.step == 0:
+            progress.history.append({"epoch": 0, "step": 0} | self.validate())
+        # An epoch that resumes at a later batch takes its opening figures from the checkpoint.
+        if progress.batch == 0:
+            progress.opening = phase.start_epoch(progress.epoch) if phase.start_epoch else {}
+        batches = phase.batches(progress.epoch)
         self.model.train()
-        while at.batch < len(batches):
-            done = (at.epoch + at.batch / len(batches)) / phase.epochs
-            self.step(batches[at.batch], done)
+        while progress.batch < len(batches):
+            done = (progress.epoch + progress.batch / len(batches)) / phase.epochs
+            self.step(batches[progress.batch], done)
             self.save_when_due()
-        row: dict[str, float] = {"epoch": at.epoch + 1, "step": at.step}
-        row |= {name: total / len(batches) for name, total in at.sums.items()} | at.opening
+        # The epoch's row: mean losses, the phase's figures, validation metrics.
+        row: dict[str, float] = {"epoch": progress.epoch + 1, "step": progress.step}
+        row |= {name: total / len(batches) for name, total in progress.sums.items()} | progress.opening
         if phase.end_epoch:
-            row |= phase.end_epoch(at.epoch)
-        if phase.validate and ((at.epoch + 1) % phase.validate_every == 0 or at.epoch + 1 == phase.epochs):
+            row |= phase.end_epoch(progress.epoch)
+        if phase.validate and ((progress.epoch + 1) % phase.validate_every == 0 or progress.epoch + 1 == phase.epochs):
             row |= self.validate()
-        at.history.append(row)
-        at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
+        progress.history.append(row)
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         if rank() == 0:
-            self.run.log(at.step, row)
+            self.run.log(progress.step, row)
         self.save_when_due()
 
     def step(self, batch: Any, done: float) -> None:
-        at, factor = self.at, self.phase.learning_rate(done)
+        progress, factor = self.progress, self.phase.learning_rate(done)
         for group, rate in zip(self.engine.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        # Dropout is drawn anew at each step: ranks differ, and a resumed run needs no rank's generator.
-        torch.manual_seed(int(np.random.SeedSequence([self.run.seed, at.step, rank()]).generate_state(1)[0]))
-        losses = self.phase.losses(batch, at.step)
+        # Seed dropout per step and rank: ranks differ, and a checkpoint needs no state of a generator.
+        torch.manual_seed(int(np.random.SeedSequence([self.run.seed, progress.step, rank()]).generate_state(1)[0]))
+        losses = self.phase.losses(batch, progress.step)
         means = mean_over_ranks(torch.stack([value.detach().float() for value in losses.values()])).tolist()
         values = dict(zip(losses, means, strict=True))
         if not math.isfinite(values["loss"]):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             raise TrainingError(
-                f"{self.phase.name}: the loss is not finite at epoch {at.epoch + 1}, step {at.step}: {figures}; "
-                "the last checkpoint is from before it. Lower the learning rate, or look for extreme item embeddings"
+                f"{self.phase.name}: the loss is not finite at epoch {progress.epoch + 1}, step {progress.step}: "
+                f"{figures}; the last checkpoint is from before it. Lower the learning rate, or look for extreme item "
+                "embeddings"
             )
         self.engine.step(losses["loss"])
         for name, value in values.items():
-            at.sums[name] = at.sums.get(name, 0.0) + value
-        at.batch += 1
-        at.step += 1
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        progress.batch += 1
+        progress.step += 1
 
     def validate(self) -> dict[str, float]:
         assert self.phase.validate is not None
@@ -187,13 +190,14 @@ class _Training:
         with torch.no_grad():
             metrics = self.phase.validate()
         self.model.train()
-        at, value = self.at, metrics[self.phase.selects]
-        if value > at.best:
-            at.best, at.best_step, at.validations_without_gain = value, at.step, 0
+        progress, value = self.progress, metrics[self.phase.selects]
+        # Copy the best weights, as the optimizer changes the model in place. A tie keeps the earlier weights.
+        if value > progress.best:
+            progress.best, progress.best_step, progress.validations_without_gain = value, progress.step, 0
             self.best_weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         else:
-            at.validations_without_gain += 1
-            at.stopped = at.validations_without_gain >= self.phase.patience
+            progress.validations_without_gain += 1
+            progress.stopped = progress.validations_without_gain >= self.phase.patience
         return metrics
 
     def save_when_due(self) -> None:
@@ -206,11 +210,14 @@ class _Training:
             raise Stopped
 
     def save(self) -> None:
-        """Rank 0 writes; all ranks hold the same state. Raises TrainingError instead of keeping broken weights."""
+        """Write a checkpoint, on rank 0: all ranks hold the same state.
+
+        Raises TrainingError if a weight is not finite: the last checkpoint stays as it is.
+        """
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
-            raise TrainingError(  # a gradient can overflow where its loss did not
-                f"{self.phase.name}: weights are not finite after step {self.at.step}; the last checkpoint is from "
-                "before it. Lower the learning rate"
+            raise TrainingError(  # a gradient can overflow although its loss is finite
+                f"{self.phase.name}: weights are not finite after step {self.progress.step}; the last checkpoint is "
+                "from before it. Lower the learning rate"
             )
         self.saved_at = time.monotonic()
         if self.checkpoints is None or rank() > 0:
@@ -219,14 +226,15 @@ class _Training:
         tensors |= {f"best.{name}": value for name, value in (self.best_weights or {}).items()}
         tensors |= {f"phase.{name}": value for name, value in self.phase.state().items()}
         tensors |= optimizer_tensors(self.engine.optimizer)
-        self.checkpoints.save(tensors, self.at.to_dict())
+        self.checkpoints.save(tensors, self.progress.to_dict())
 
     def resume(self) -> None:
+        """Load the last checkpoint, if there is one: progress, weights, best weights, the phase's state, optimizer."""
         found = self.checkpoints.load() if self.checkpoints else None
         if found is None:
             return
         tensors, numbers = found
-        self.at = Progress.from_dict(numbers)
+        self.progress = Progress.from_dict(numbers)
         self.model.load_state_dict(_under(tensors, "model."))
         self.best_weights = _under(tensors, "best.") or None
         self.phase.load_state(_under(tensors, "phase."))
@@ -234,11 +242,11 @@ class _Training:
 
     def restore_best(self) -> dict[str, float]:
         """Put the best weights back into the model, if there are any. Returns the row of the epoch they are from."""
-        history = self.at.history
+        history = self.progress.history
         if self.best_weights is None:
             return history[-1] if history else {}
         self.model.load_state_dict(self.best_weights)
-        return next(row for row in history if row["step"] == self.at.best_step)
+        return next(row for row in history if row["step"] == self.progress.best_step)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -13,30 +13,30 @@ from unigrec.core.sequences import Segments, Sequences, bucketed_batches
 
 
 class Samples(NamedTuple):
-    """This rank's rows of a global batch: B histories of n items with P targets, M distinct items among all of them."""
+    """This rank's rows of a global batch: B histories of n items with P targets, M distinct items in all."""
 
     items: Tensor  # (M,) catalogue indices of the distinct items
-    occurrences: Tensor  # (M,) how often each occurs in histories and targets
+    occurrences: Tensor  # (M,) how often each item occurs in histories and targets
     history: Tensor  # (B, n) rows of `items`
     lengths: Tensor  # (B,) items of each history
-    counts: Tensor  # (B,) targets of each history: one after each of its last items
+    counts: Tensor  # (B,) targets per history: one after each of its last items
     targets: Tensor  # (P,) catalogue indices, row by row
     batch_targets: Tensor  # targets of the whole global batch, in rank order
-    batch_sizes: list[int]  # targets of each rank
+    batch_sizes: list[int]  # number of targets per rank
     batch_occurrences: int  # occurrences in the whole global batch
 
 
 def make_samples(batch: Segments, device: torch.device) -> Samples:
-    """Cut out this rank's rows and number their distinct items, so that the tokenizer runs once for each."""
+    """Take this rank's rows and number their distinct items, so that the tokenizer runs once per distinct item."""
     slices = rank_slices(len(batch.lengths))
     ends = np.r_[0, np.cumsum(batch.counts)]
     rows = slices[rank()]
     history, lengths, counts = batch.items[rows], batch.lengths[rows], batch.counts[rows]
     targets = batch.targets[ends[rows.start] : ends[rows.stop]]
-    there = np.arange(history.shape[1]) < lengths[:, None]
-    items, inverse, occurrences = np.unique(np.r_[history[there], targets], return_inverse=True, return_counts=True)
-    local = np.zeros_like(history)
-    local[there] = inverse[: there.sum()]
+    mask = np.arange(history.shape[1]) < lengths[:, None]
+    items, inverse, occurrences = np.unique(np.r_[history[mask], targets], return_inverse=True, return_counts=True)
+    rows_of_items = np.zeros_like(history)
+    rows_of_items[mask] = inverse[: mask.sum()]
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, device=device)
@@ -44,7 +44,7 @@ def make_samples(batch: Segments, device: torch.device) -> Samples:
     return Samples(
         items=tensor(items),
         occurrences=tensor(occurrences),
-        history=tensor(local),
+        history=tensor(rows_of_items),
         lengths=tensor(lengths),
         counts=tensor(counts),
         targets=tensor(targets),
@@ -55,9 +55,10 @@ def make_samples(batch: Segments, device: torch.device) -> Samples:
 
 
 class TrainingSamples:
-    """The samples of a training: every training target once an epoch, with the history before it.
+    """The samples of a training: every training target once per epoch, with the history before it.
 
-    A causal encoder reads a piece of a user's sequence once for all targets in it; any other needs a history for each.
+    A causal encoder reads a piece of a user's sequence once for all targets in it. Any other encoder reads one history
+    per target.
     """
 
     def __init__(self, sequences: Sequences, history: int, causal: bool):
@@ -65,9 +66,9 @@ class TrainingSamples:
         self.pieces = sequences.segments(history) if causal else sequences.window_segments(history)
 
     def batches(self, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Rows of `pieces`, about `batch_size` targets a batch."""
+        """Rows of `pieces`, about `batch_size` targets per batch."""
         starts, ends, counts = self.pieces.T
-        return bucketed_batches(ends - starts, batch_size, seed, epoch, counts)
+        return bucketed_batches(ends - starts, batch_size, seed, epoch=epoch, counts=counts)
 
     def __getitem__(self, rows: np.ndarray) -> Segments:
         return self.sequences.segment_batch(self.pieces[rows])

@@ -1,4 +1,4 @@
-"""Learning rate and temperature over a training."""
+"""Schedules of learning rate and temperature."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 
 def rate_factor(done: float, warmup_share: float, schedule: str) -> float:
-    """Factor on the learning rate: a linear warm-up, then constant or down to zero along a cosine.
+    """Factor on the learning rate: linear warm-up, then constant, or falling to zero along a cosine.
 
-    done and warmup_share: shares of the whole run, in [0, 1).
+    done: finished share of the run. warmup_share: share of it that warms up. Both in [0, 1).
     """
     if done < warmup_share:
         return (done + 1e-6) / warmup_share
@@ -18,5 +18,5 @@ def rate_factor(done: float, warmup_share: float, schedule: str) -> float:
 
 
 def temperature_at(done: float, start: float, end: float) -> float:
-    """Temperature of the soft identifiers: linear from start to end over the run. done: share of it, in [0, 1]."""
+    """Temperature of the soft identifiers: linear from start to end. done: finished share of the run, in [0, 1]."""
     return start + (end - start) * done

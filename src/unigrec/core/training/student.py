@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class StudentTraining(ABC):
-    """A training of the recommender, alone or with its tokenizer.
+    """A training of the recommender, alone or together with the tokenizer.
 
     Attributes:
-        engine: trains the model. recommender: that model, or the part of it that decodes.
-        joint_params: history, validation and drawing of items, in both phases.
+        engine: trains the model. recommender: this model, or the part of it that decodes.
+        params: of the phase. joint_params: history, validation and sampling of items, the same in both phases.
         teacher: its ranking is distilled if `params.w_ranking_distillation` is above zero.
     """
 
@@ -63,11 +63,11 @@ class StudentTraining(ABC):
         return self.training_samples.batches(self.params.batch_size, self.run.seed, epoch)
 
     def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | None:
-        """The teacher's ranking after the samples' histories. None: it is not distilled. codes: (N, T) identifiers."""
+        """The teacher's ranking for the samples, or None if it is not distilled. codes: (N, T) current identifiers."""
         if self.teacher_ranking is None:
             return None
-        self.teacher_ranking.read(codes)
-        return self.teacher_ranking.expect(samples, step)
+        self.teacher_ranking.use_identifiers(codes)
+        return self.teacher_ranking.rank_samples(samples, step)
 
     def beam_metrics(self, tokens: Tensor, tree: PrefixTree) -> dict[str, float]:
         """Validation metrics by beam search. tokens: (N, L, E) input tokens of every item."""
@@ -82,7 +82,7 @@ class StudentTraining(ABC):
         )
 
     def train(self, name: str, warmup_share: float, **fields: Any) -> Trained:
-        """Run the phase to its end. fields: those of `Phase` that this phase alone has."""
+        """Run the phase to its end. fields: further fields of `Phase`."""
         params = self.params
         phase = Phase(
             name=name,

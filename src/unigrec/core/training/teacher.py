@@ -28,7 +28,7 @@ def new_teacher(items: int, params: TeacherParams, content_dim: int = 0) -> SASR
 
 
 def teacher_shape(params: TeacherParams) -> dict[str, Any]:
-    """What a trained teacher is rebuilt from, besides the number of items."""
+    """The arguments that rebuild a trained teacher, without the number of items."""
     bsarec = params.architecture == "bsarec"
     return {
         **params.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"}),
@@ -45,7 +45,7 @@ def train_teacher(
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights.
 
-    embeddings: (N, D) item embeddings, where the teacher's own are to be trained on top of them (`params.content`).
+    embeddings: (N, D) item embeddings. If `params.content` is set, the teacher's own embeddings are added to them.
     """
     torch.manual_seed(run.seed)
     if embeddings is not None and params.content:
@@ -54,21 +54,21 @@ def train_teacher(
     else:
         model = new_teacher(sequences.catalogue_size, params)
     model = model.to(run.device)
-    engine = make_engine(
-        "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
-    )
+    group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
+    engine = make_engine("torch", model, [group], batch_size=params.batch_size)
     users = np.flatnonzero(sequences.train_ends - sequences.offsets[:-1] >= 2)
     lengths = np.minimum((sequences.train_ends - sequences.offsets[:-1])[users], params.history + 1)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        items, sizes = sequences.training_batch(users[batch], params.history)
-        given = torch.as_tensor(items, device=run.device), torch.as_tensor(sizes, device=run.device)
-        return {"loss": next_item_loss(model, *given, params.label_smoothing)}
+        items, sizes = (
+            torch.as_tensor(part, device=run.device) for part in sequences.training_batch(users[batch], params.history)
+        )
+        return {"loss": next_item_loss(model, items, sizes, smoothing=params.label_smoothing)}
 
     phase = Phase(
         name="teacher",
         epochs=params.epochs,
-        batches=lambda epoch: bucketed_batches(lengths, params.batch_size, run.seed, epoch),
+        batches=lambda epoch: bucketed_batches(lengths, params.batch_size, run.seed, epoch=epoch),
         losses=losses,
         validate=lambda: validation_metrics(model, sequences, run.device),
         validate_every=params.validate_every,
@@ -81,17 +81,17 @@ def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: flo
     """Cross entropy over the whole catalogue at every position: items (B, T + 1) and their lengths -> scalar."""
     table = model.item_table()
     hidden = model(items[:, :-1], lengths - 1, table)
-    there = torch.arange(items.shape[1] - 1, device=items.device) < (lengths - 1)[:, None]
-    return catalogue_cross_entropy(hidden[there], table, items[:, 1:][there], smoothing)
+    mask = torch.arange(items.shape[1] - 1, device=items.device) < (lengths - 1)[:, None]
+    return catalogue_cross_entropy(hidden[mask], table, items[:, 1:][mask], smoothing=smoothing)
 
 
 @torch.no_grad()
 def validation_metrics(model: SASRec, sequences: Sequences, device: torch.device) -> dict[str, float]:
-    """Unmasked ranking of every user's validation item among the whole catalogue."""
+    """Metrics of the unmasked ranking of the whole catalogue, over every user's validation item."""
     users = sequences.evaluation_users()
     ranks = []
     for chunk in in_chunks(users, EVALUATION_BATCH):
         held_out = sequences.held_out(chunk, "validation", model.history)
-        scores = teacher_scores(model, held_out.items, held_out.lengths, device)
+        scores = teacher_scores(model, held_out.items, held_out.lengths, device=device)
         ranks.append(rank_in_scores(scores, torch.as_tensor(held_out.targets, device=device)).cpu().numpy())
     return {f"validation_{name}": value for name, value in ranking_metrics(np.concatenate(ranks), [10]).items()}

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def new_tokenizer(embedding_dim: int, params: TokenizerParams) -> Tokenizer:
     """An untrained tokenizer of the size that params ask for."""
-    return Tokenizer(embedding_dim, params.code_dim, params.hidden, params.levels, params.codebook_size)
+    return Tokenizer(
+        embedding_dim, params.code_dim, params.hidden, levels=params.levels, codebook_size=params.codebook_size
+    )
 
 
 def tokenizer_shape(params: TokenizerParams) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def tokenizer_shape(params: TokenizerParams) -> dict[str, Any]:
 
 
 def check_size(items: int, params: TokenizerParams) -> None:
-    """Raises TrainingError when there are fewer items than codewords: k-means has nothing to place them on."""
+    """Raises TrainingError if there are fewer items than codewords: k-means needs an item per codeword."""
     if items < params.codebook_size:
         raise TrainingError(
             f"tokenizer.codebook_size = {params.codebook_size}, but the catalogue has {items} items; "
@@ -40,7 +42,7 @@ def check_size(items: int, params: TokenizerParams) -> None:
 
 
 def check_finite(embeddings: Tensor) -> None:
-    """Raises TrainingError when an item's embedding (N, D) holds NaN or infinity."""
+    """Raises TrainingError if an embedding (N, D) holds NaN or infinity."""
     bad = (~torch.isfinite(embeddings).all(-1)).nonzero().flatten().tolist()
     if bad:
         raise TrainingError(
@@ -52,7 +54,7 @@ def check_finite(embeddings: Tensor) -> None:
 def tokenizer_losses(
     model: Tokenizer, items: Tensor, temperature: float, uniformity_weight: float
 ) -> dict[str, Tensor]:
-    """Reconstruction and uniformity of a batch of item embeddings (B, D), and as `loss` what is minimised."""
+    """Losses of a batch of item embeddings (B, D): reconstruction, uniformity and `loss`, their weighted sum."""
     soft = model.quantize_soft(model.encoder(items), temperature)
     reconstruction = reconstruction_loss(model.decode(soft.quantized), items).mean()
     uniformity = uniformity_loss(soft.probabilities.mean(0))
@@ -66,11 +68,11 @@ def train_tokenizer(
     run: Run,
     started: Tokenizer | None = None,
 ) -> Trained:
-    """Train on the item vectors (N, D). Codebooks start from k-means over the whole catalogue.
+    """Train on the item vectors (N, D). The codebooks start from k-means over the whole catalogue.
 
-    The history's row of epoch 0 tells the identifiers of those first codebooks, every other row those after its epoch.
+    Row 0 of the history describes the identifiers before training, each other row those after its epoch.
 
-    started: a trained tokenizer to go on from, in place of all that; the temperature then is the last one throughout.
+    started: a trained tokenizer to continue from. Its codebooks stay, and the temperature is the last one throughout.
     """
     if started is None:
         check_size(len(vectors), params)
@@ -80,9 +82,8 @@ def train_tokenizer(
     model = (started or new_tokenizer(vectors.shape[1], params)).to(run.device)
     if started is None:
         model.initialise(vectors, run.seed)
-    engine = make_engine(
-        "torch", model, [{"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}], 1
-    )
+    group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
+    engine = make_engine("torch", model, [group], batch_size=params.batch_size)
     batches = -(-len(vectors) // params.batch_size)
     steps = batches * params.epochs
 
@@ -92,7 +93,7 @@ def train_tokenizer(
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
         items = vectors[torch.as_tensor(batch, device=run.device)]
-        return tokenizer_losses(model, items, temperature(step), params.uniformity_weight)
+        return tokenizer_losses(model, items, temperature(step), uniformity_weight=params.uniformity_weight)
 
     def identifiers(step: int) -> dict[str, float]:
         return {"temperature": temperature(step)} | identifier_curve(model, vectors, temperature(step))
@@ -101,7 +102,7 @@ def train_tokenizer(
         order = np.random.default_rng([run.seed, epoch]).permutation(len(vectors))
         return np.array_split(order, batches)
 
-    untrained = {"epoch": 0, "step": 0} | identifiers(0)  # before a checkpoint is read: the same after a restart
+    untrained = {"epoch": 0, "step": 0} | identifiers(0)  # before `train` loads a checkpoint: the same after a restart
     phase = Phase(
         name="tokenizer",
         epochs=params.epochs,
