@@ -79,6 +79,22 @@ def test_metadata_round_trip(tmp_path):
     assert files.read_metadata(tmp_path / "b.safetensors") == {}
 
 
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"empty": torch.zeros(0, 3), "scalar": torch.tensor(2.5), "flag": torch.tensor([True, False])},
+        {"half": torch.ones(3, dtype=torch.bfloat16), "other half": torch.ones(3, dtype=torch.float16)},
+        {"turned": torch.arange(6).view(2, 3).T, "grad": torch.ones(2, requires_grad=True)},
+    ],
+    ids=["small", "half", "views"],
+)
+def test_tensors_of_any_kind_are_checked_and_read(tmp_path, tensors):
+    files.write_tensors(tmp_path / "a.safetensors", tensors)
+    found = files.read_tensors(tmp_path / "a.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert {name: tensor.dtype for name, tensor in found.items()} == {n: t.dtype for n, t in tensors.items()}
+
+
 @pytest.mark.parametrize("fault", ["write", "sync", "rename"])
 def test_a_full_disk_changes_nothing(path, monkeypatch, fault):
     write_any(path)

@@ -34,20 +34,32 @@ def outcome(read: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
         return None, str(error)
 
 
-def test_any_bit_of_tensors(tmp_path):
+@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
+def test_any_bit_of_tensors(tmp_path, read):
     path = tmp_path / "model.safetensors"
     files.write_tensors(path, ARRAYS, {"numbers": "{}"})
     whole, caught = path.read_bytes(), 0
     bits = [*range(64), *random.Random(0).sample(range(64, 8 * len(whole)), SAMPLED)]  # the header's length, and more
     for bit in bits:
         path.write_bytes(flip(whole, bit))
-        found, error = outcome(files.read_arrays, path)
+        found, error = outcome(read, path)
         if found is None:
             assert error.startswith(f"{path}: damaged")
             caught += 1
         else:  # the checksum's own name
             assert all(np.array_equal(found[name], array) for name, array in ARRAYS.items())
     assert caught > 0.98 * len(bits)
+
+
+def test_every_bit_of_the_metadata_is_checked(tmp_path):
+    path = tmp_path / "model.safetensors"
+    files.write_tensors(path, ARRAYS, {"numbers": "epoch 12"})
+    whole = path.read_bytes()
+    start = whole.index(b"epoch 12")
+    for bit in range(8 * start, 8 * (start + len(b"epoch 12"))):
+        path.write_bytes(flip(whole, bit))
+        with pytest.raises(UnigrecError, match="damaged"):
+            files.read_tensors(path)
 
 
 def test_any_bit_of_a_tables_pages(tmp_path):
@@ -72,6 +84,14 @@ def test_tensors_that_others_wrote_are_read_without_a_checksum(tmp_path, read):
     path = tmp_path / "model.safetensors"
     save_file(ARRAYS, path)
     assert np.array_equal(np.asarray(read(path)["x"]), ARRAYS["x"])
+
+
+@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
+def test_tensors_of_an_earlier_version_are_read_without_a_checksum(tmp_path, read):
+    path = tmp_path / "model.safetensors"
+    save_file(ARRAYS, path, metadata={"key": "value", "crc32": "00000000"})  # of the file's bytes, at the time
+    assert np.array_equal(np.asarray(read(path)["x"]), ARRAYS["x"])
+    assert files.read_metadata(path) == {"key": "value"}
 
 
 def test_the_checksum_is_no_part_of_the_metadata_that_a_caller_gave(tmp_path: Path):

@@ -7,14 +7,13 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,9 +25,8 @@ if TYPE_CHECKING:
     from ruamel.yaml import YAML
 
 
-CHECKSUM = "crc32"  # key in the metadata of our safetensors files: of the whole file, with zeros in its own place
-NO_CHECKSUM = "0" * 8
-_CHECKSUM_FIELD = re.compile(rb'"crc32":"([0-9a-f]{8})"')
+CHECKSUM = "checksum"  # in the metadata of our safetensors files: see `_checksum`
+OLD_CHECKSUM = "crc32"  # in files of earlier versions, of the file's bytes: read, but no longer checked
 
 
 @contextmanager
@@ -157,57 +155,63 @@ def _yaml(keep_notation: bool) -> YAML:
 def write_tensors(
     path: Path, tensors: dict[str, torch.Tensor] | dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file from torch tensors or numpy arrays (one kind a file), with a checksum of all of it."""
+    """Write a safetensors file from torch tensors or numpy arrays (one kind per file), with a checksum of all of it."""
     from safetensors import SafetensorError
 
     writer: Callable
+    ready: dict[str, Any]
     if any(isinstance(value, np.ndarray) for value in tensors.values()):
         from safetensors.numpy import save_file as writer
 
-        ready: dict = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        ready = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     else:
         from safetensors.torch import save_file as writer
 
         ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}  # type: ignore[union-attr]
+    metadata = metadata or {}
     with atomic_path(path) as temporary:
         temporary.touch()
-        mode = temporary.stat().st_mode  # as for any other file; safetensors' own files only their owner may read
+        mode = temporary.stat().st_mode  # as for any other file; only the owner may read what safetensors creates
         try:
-            writer(ready, str(temporary), metadata={**(metadata or {}), CHECKSUM: NO_CHECKSUM})
-        except SafetensorError as error:  # its own words for a full disk
+            writer(ready, str(temporary), metadata={**metadata, CHECKSUM: _checksum(ready, metadata)})
+        except SafetensorError as error:  # safetensors' error for a full disk
             raise OSError(error) from error
         temporary.chmod(mode)
-        with temporary.open("r+b") as file:
-            place, _ = _checksum_field(file)
-            found = _checksum(file, place)
-            file.seek(place)
-            file.write(found)
 
 
-def _checksum_field(file: BinaryIO) -> tuple[int, bytes]:
-    """Where a safetensors file holds its checksum, and the checksum; (0, b"") in a file that others wrote."""
-    length = int.from_bytes(file.read(8), "little")
-    header = file.read(min(length, os.fstat(file.fileno()).st_size))  # a damaged length is no reason to fill the memory
-    field = _CHECKSUM_FIELD.search(header)
-    return (8 + field.start(1), field.group(1)) if field else (0, b"")
+def _checksum(tensors: dict[str, Any], metadata: dict[str, str]) -> str:
+    """CRC-32, in hex, of the metadata and of each tensor's name, type, shape and values, in the order of names."""
+    digest = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        about = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest = zlib.crc32(json.dumps(about).encode(), digest)
+        digest = zlib.crc32(_bytes(tensor), digest)
+    return f"{digest:08x}"
 
 
-def _checksum(file: BinaryIO, place: int) -> bytes:
-    """CRC-32 of the file as it would be with `NO_CHECKSUM` at `place`, in hex."""
-    file.seek(0)
-    digest = zlib.crc32(NO_CHECKSUM.encode(), zlib.crc32(file.read(place)))
-    file.seek(place + len(NO_CHECKSUM))
-    while chunk := file.read(2**20):
-        digest = zlib.crc32(chunk, digest)
-    return f"{digest:08x}".encode()
+def _bytes(tensor: Any) -> memoryview:
+    """The bytes of a contiguous array or CPU tensor, not copied."""
+    if isinstance(tensor, np.ndarray):
+        return tensor.reshape(-1).view(np.uint8).data
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _check_whole(path: Path) -> None:
-    """Raises ValueError when a file that `write_tensors` wrote has changed since, by a single bit or more."""
-    with path.open("rb") as file:
-        place, expected = _checksum_field(file)
-        if place and _checksum(file, place) != expected:
-            raise ValueError("its checksum is not that of its contents")
+def _check_whole(path: Path, tensors: dict[str, Any]) -> None:
+    """Raises ValueError if a file that `write_tensors` wrote has changed since, by a single bit or more."""
+    metadata = _metadata(path)
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is not None and _checksum(tensors, metadata) != expected:
+        raise ValueError("its checksum is not that of its contents")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="np") as file:
+        return file.metadata() or {}
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
@@ -215,16 +219,15 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     with _readable(path):
-        _check_whole(path)
-        return load_file(str(path), device=device)
+        tensors = load_file(str(path))
+        _check_whole(path, tensors)
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata that `write_tensors` was given. Raises UnigrecError when the file is missing or damaged."""
-    from safetensors import safe_open
-
-    with _readable(path), safe_open(str(path), framework="np") as file:
-        return {name: value for name, value in (file.metadata() or {}).items() if name != CHECKSUM}
+    with _readable(path):
+        return {name: value for name, value in _metadata(path).items() if name not in (CHECKSUM, OLD_CHECKSUM)}
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -232,8 +235,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     with _readable(path):
-        _check_whole(path)
-        return load_file(str(path))
+        arrays = load_file(str(path))
+        _check_whole(path, arrays)
+        return arrays
 
 
 def write_table(path: Path, table: pa.Table) -> None:
