@@ -27,7 +27,6 @@ import yaml
 from support.tiny_model import PARAMS_FILE, make_bundle
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.base.launcher import report
-from unigrec.base.masking import holds_credentials, masked, split_credentials
 from unigrec.config.schema import RegisterParams, parse_params
 from unigrec.pipeline.summary import summarise
 from unigrec.registry.versions import register
@@ -47,42 +46,6 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (f"at http://joe:{SECRET}@host:5000/api fails", "at http://***@host:5000/api fails"),
-        (f"postgresql+psycopg2://joe:{SECRET}@host/db", "postgresql+psycopg2://***@host/db"),
-        (f"http://{SECRET}@host", "http://***@host"),  # a token as user
-        (f"http://joe:p@ss/w0rd@{SECRET}@host/a", "http://***@host/a"),  # not quoted as it should be
-        (f"'http://:{SECRET}@a' and 'http://b'", "'http://***@a' and 'http://b'"),
-        ("http://host:5000/a@b, sqlite:///mlflow.db, joe@host", None),
-        ("s3://bucket/joe@host", None),
-    ],
-)
-def test_credentials_of_addresses_are_hidden_and_nothing_else(text, shown):
-    assert masked(text) == (shown or text)
-    assert holds_credentials(text) is (shown is not None)
-
-
-def test_the_values_of_secret_variables_are_hidden(monkeypatch):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "ab")  # too short to tell from a word
-    assert masked(f"key {SECRET}, about") == "key ***, about"
-
-
-@pytest.mark.parametrize(
-    ("uri", "parts"),
-    [
-        ("https://joe:p%40ss@host:1/a?b=c", ("https://host:1/a?b=c", "joe", "p@ss")),
-        ("http://joe@host", ("http://host", "joe", None)),
-        ("http://host:1", ("http://host:1", None, None)),
-        ("postgresql://joe:pass@host/db", ("postgresql://joe:pass@host/db", None, None)),
-    ],
-)
-def test_http_addresses_are_split(uri, parts):
-    assert split_credentials(uri) == parts
 
 
 def test_params_with_a_password_are_refused_and_it_is_not_repeated():

@@ -108,15 +108,9 @@ def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, mon
     assert health["collision_rate"] == curve["collision_rate"] == history[-1]["collision_rate"]
     assert health["hit_rate_items"] == ITEMS  # every item has a neighbour in some user's training part
     assert 0.0 < health["hit_rate_quantized"] <= 1.0
-<<<<<<< HEAD
     assert (Artifacts().tokenizer / "annealing.png").is_file()
-    told = capsys.readouterr().out
-    assert all(f"tokenizer: target {word}: " in told for word in ("met", "missed"))
-=======
-    assert (paths.TOKENIZER / "annealing.png").is_file()
     printed = capsys.readouterr().out
     assert all(f"tokenizer: target {word}: " in printed for word in ("met", "missed"))
->>>>>>> 9cca564 (Plain English, named arguments and signposts in the training room)
 
 
 def test_item_vectors_are_content_and_the_teacher_with_its_share_of_the_variance():

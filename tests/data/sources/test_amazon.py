@@ -154,7 +154,7 @@ def test_unpacked_files_are_read_as_well(tmp_path):
         ('{"reviewerID": "U1", "asin": "B1", "ov', r"line 2: neither JSON nor a literal"),
         ("__import__('os').getcwd()", "line 2: neither JSON nor a literal"),
         ("[" * 100_000, "line 2: neither JSON nor a literal"),
-        ("[1, 2]", "line 2: expected one object a line, found list"),
+        ("[1, 2]", "line 2: expected one object per line, found list"),
         ('{"reviewerID": "U1", "overall": 5.0, "unixReviewTime": 1}', "line 2: no field 'asin'"),
         ('{"reviewerID": null, "asin": "B1", "overall": 5.0, "unixReviewTime": 1}', "line 2: 'reviewerID' is None"),
         (

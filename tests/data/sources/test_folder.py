@@ -257,17 +257,10 @@ def test_a_folder_name_that_looks_like_a_partition_adds_no_column(tmp_path):
 # --- files that cannot be read ---------------------------------------------------------------------------------------
 
 
-def test_missing_folder_and_missing_file(tmp_path):
-    with pytest.raises(UnigrecError, match=r"nowhere: does not exist; ingest\.path must be the folder"):
-        load(tmp_path / "nowhere")
+def test_a_missing_file(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UnigrecError, match=r"no interactions\.parquet and no interactions\.csv \(found: notes\.txt\)"):
         load(tmp_path)
-
-
-def test_a_file_instead_of_a_folder(tmp_path):
-    with pytest.raises(UnigrecError, match=r"is a file; ingest\.path must be the folder"):
-        load(folder_of(tmp_path) / "items.parquet")
 
 
 def test_parquet_and_csv_of_one_name(tmp_path):
