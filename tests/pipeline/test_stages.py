@@ -6,12 +6,18 @@ import pytest
 import torch
 import yaml
 
-from unigrec.base import paths
+from support.tiny_training import write_project
+from unigrec.base import files, paths
+from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.base.process import training_device
 from unigrec.commands.bundles import COLD_START
 from unigrec.config.edit import SAMPLE_SOURCE
-from unigrec.config.schema import load_params
+from unigrec.config.schema import GateParams, load_params
+from unigrec.core.decisions.gates import identifier_notes
+from unigrec.core.identifiers.health import identifier_curve
+from unigrec.core.training import joint
+from unigrec.pipeline import outputs, stages
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +62,50 @@ def test_what_the_stages_report_is_shown_by_dvc():
     assert {str(folder / paths.HEALTH_FILE) for folder in (Artifacts().tokenizer, Artifacts().harden)} <= set(
         graph["metrics"]
     )
+
+
+def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_kept_weights(tmp_path, monkeypatch):
+    params = write_project(tmp_path, {"joint": {"temperature_start": 0.5, "temperature_end": 0.001}})
+    monkeypatch.chdir(tmp_path)
+    scores = iter([0.5, 0.2, 0.1])  # the first epoch is the best
+    monkeypatch.setattr(joint._JointTraining, "validate", lambda training: {"validation_ndcg_at_10": next(scores)})
+    stages.run_stage("joint", params)
+    stages.run_stage("harden", params)
+    artifacts = Artifacts()
+    report = files.read_json(artifacts.harden / paths.HEALTH_FILE)
+    curve = identifier_curve(
+        outputs.load_unified(artifacts).tokenizer, outputs.load_item_vectors(artifacts), temperature=0.5
+    )
+    assert report["soft_hard_disagreement"] == curve["soft_hard_disagreement"] > 0.0
+
+
+def test_a_joint_phase_of_an_earlier_version_must_run_again(tmp_path, monkeypatch):
+    params = write_project(tmp_path, {"joint": {"epochs": 1}})
+    monkeypatch.chdir(tmp_path)
+    stages.run_stage("joint", params)
+    file = Artifacts().joint / paths.MODEL_CONFIG_FILE
+    config = files.read_json(file)
+    del config["temperature"]
+    files.write_json(file, config)
+    with pytest.raises(UnigrecError, match=r"config\.json: no temperature .* run the stage joint again"):
+        stages.run_stage("harden", params)
+
+
+class Recorded:
+    """Params that remember which keys were read."""
+
+    def __init__(self, params: GateParams):
+        self.params, self.keys = params, set()
+
+    def __getattr__(self, key: str):
+        self.keys.add(f"gate.{key}")
+        return getattr(self.params, key)
+
+
+def test_dvc_yaml_names_the_targets_that_tokenizer_and_joint_show():
+    gate = Recorded(load_params(ROOT / "params.yaml").gate)
+    identifier_notes({}, gate)
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert len(gate.keys) == 4
+    assert gate.keys <= set(graph["tokenizer"]["params"])
+    assert "gate.note_max_soft_hard_disagreement" in graph["joint"]["params"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrec.base import files, paths
+from unigrec.base.errors import UnigrecError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +82,15 @@ def load_unified(artifacts: Artifacts) -> UnifiedModel:
     recommender = Recommender(RecommenderConfig(**config["recommender"]))
     model = UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"])
     return _load_weights(model, artifacts.joint)
+
+
+def load_temperature(artifacts: Artifacts) -> float:
+    """The temperature of the soft identifiers in the epoch whose weights the joint phase kept. Raises UnigrecError."""
+    file = artifacts.joint / paths.MODEL_CONFIG_FILE
+    config = files.read_json(file)
+    if "temperature" not in config:
+        raise UnigrecError(f"{file}: no temperature in it: an earlier version wrote it; run the stage joint again")
+    return config["temperature"]
 
 
 def load_recommender(artifacts: Artifacts) -> Recommender:

@@ -22,6 +22,7 @@ from unigrec.pipeline.outputs import (
     load_recommender,
     load_sequences,
     load_teacher,
+    load_temperature,
     load_tokenizer,
     load_unified,
     save_identifiers,
@@ -193,6 +194,7 @@ def joint(params: Params, artifacts: Artifacts, run: Run) -> None:
             "recommender": recommender.config.to_dict(),
             "tokenizer": files.read_json(artifacts.tokenizer / paths.MODEL_CONFIG_FILE),
             "teacher_dim": data.teacher.shape[1],
+            "temperature": trained.kept["temperature"],
         }
         save_trained(artifacts.joint, trained, config)
 
@@ -210,7 +212,7 @@ def harden(params: Params, artifacts: Artifacts, run: Run) -> None:
     sequences, vectors = load_sequences(artifacts), load_item_vectors(artifacts).to(run.device)
     earlier = earlier_identifiers(artifacts, load_item_ids(artifacts))
     resolved = resolve(model, vectors, sequences.train_counts(), params.harden.resolution, earlier)
-    report = identifier_health(model, sequences, vectors, temperature=params.joint.temperature_end, seed=run.seed)
+    report = identifier_health(model, sequences, vectors, temperature=load_temperature(artifacts), seed=run.seed)
     report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
     if earlier is not None:
         churn = churn_against(earlier, resolved.codes)
@@ -354,17 +356,17 @@ def _show(stage: str, params: Params, artifacts: Artifacts) -> None:
     from unigrec.core.decisions.gates import identifier_notes
     from unigrec.pipeline import plots
 
-    folder = artifacts.folder(stage)
+    folder, target = artifacts.folder(stage), params.gate.note_max_soft_hard_disagreement
     if stage in TRAININGS:
         history = files.read_json(folder / paths.HISTORY_FILE)
         if any(row["step"] for row in history):  # a warm start may leave a network as it was
             plots.training_curves(history, folder / "curves.png", TRAININGS[stage])
     if stage == "tokenizer":
-        plots.annealing(history, params.tokenizer.codebook_size, folder / "annealing.png")
+        plots.annealing(history, params.tokenizer.codebook_size, target, folder / "annealing.png")
         for note in identifier_notes(files.read_json(folder / paths.HEALTH_FILE), params.gate):
             print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
     if stage == "joint":
-        plots.identifiers_over_epochs(history, params.tokenizer.codebook_size, folder / "identifiers.png")
+        plots.identifiers_over_epochs(history, params.tokenizer.codebook_size, target, folder / "identifiers.png")
     if stage == "harden":
         plots.codebook_usage(files.read_json(folder / paths.USAGE_FILE), folder / "codebook_usage.png")
     if stage == "evaluate":
