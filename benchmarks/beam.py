@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from unigrec.base.errors import UnigrecError
+from unigrec.base.markdown import markdown_table
 from unigrec.base.paths import Artifacts
 from unigrec.base.process import keep_quiet, training_device
 
@@ -33,8 +34,8 @@ TOP = 10
 
 def compare(
     student: Student, codes: np.ndarray, sequences: Sequences, users: np.ndarray, history: int, beams: list[int]
-) -> list[str]:
-    """Lines of a Markdown table: metrics of each beam and of exact scoring, and how far their first ten agree."""
+) -> str:
+    """A Markdown table: metrics of each beam and of exact scoring, and how far their first ten agree."""
     all_codes = torch.as_tensor(codes, device=student.device)
     lists: dict[str, list[Tensor]] = {}
     targets = []
@@ -48,16 +49,17 @@ def compare(
             lists.setdefault(str(beam), []).append(found.items[:, :TOP])
         targets.append(torch.as_tensor(held_out.targets, device=student.device))
     best, target = torch.cat(lists.pop("exact")), torch.cat(targets)
-    rows = ["| beam | Recall@10 | NDCG@10 | of the exact first ten | first item the same |", "|---|---|---|---|---|"]
+    header = ["beam", "Recall@10", "NDCG@10", "of the exact first ten", "first item the same"]
+    rows = []
     for name, parts in [*lists.items(), ("exact", [best])]:
         shown = torch.cat(parts)
         metrics = ranking_metrics(rank_in_list(shown, target).cpu().numpy(), [TOP])
         kept = (shown[:, :, None] == best[:, None]).any(1).float().mean()
         first = (shown[:, 0] == best[:, 0]).float().mean()
         rows.append(
-            f"| {name} | {metrics['recall_at_10']:.4f} | {metrics['ndcg_at_10']:.4f} | {kept:.1%} | {first:.1%} |"
+            [name, f"{metrics['recall_at_10']:.4f}", f"{metrics['ndcg_at_10']:.4f}", f"{kept:.1%}", f"{first:.1%}"]
         )
-    return rows
+    return markdown_table(header, rows)
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def main() -> None:
         users = data.sequences.evaluation_users()
         drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
         history = files.read_json(options.rung / "params.json")["params"]["joint"]["history"]
-        print("\n".join(compare(student, codes, data.sequences, drawn, history, beams)))
+        print(compare(student, codes, data.sequences, users=drawn, history=history, beams=beams))
     except UnigrecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.freshness`: new data, trained on cold and from the champion: quality, identifiers, time.
+"""`python -m benchmarks.freshness`: training on new data, cold and from the champion: quality, identifiers, time.
 
 Two snapshots of a folder of interactions: the first 80 % in time order, then all. A model is trained on the first; then
-two on the second, one that begins anew and one that starts from the first's bundle. Every stage is the project's own
-command; the folders, each a project of its own, stay in `--out`, and a stage that is done there is not run again.
+two on the second, one that starts cold and one that starts from the first model's bundle. Every stage is the project's
+own command. The folders, each a project of its own, stay in `--out`, and a stage that is done there is not run again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from benchmarks.speed.harness import ROOT, run_command
 from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
 from unigrec.base import files, paths
+from unigrec.base.markdown import markdown_table
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import read_mapping
 from unigrec.core.identifiers.churn import churn_against, known_codes
@@ -48,7 +49,7 @@ def run_stages(folder: Path) -> dict[str, float]:
             print(f"{folder.name}: {stage}", flush=True)
             usage = run_command([*UNIGREC, "stage", stage], folder=folder, PATH=path_of_tools())
             if usage.code:
-                raise RuntimeError(f"{folder.name}: {stage} ended with code {usage.code}; what it said is above")
+                raise RuntimeError(f"{folder.name}: {stage} ended with code {usage.code}; its output is above")
             seconds[stage] = usage.cpu
             file.write_text(json.dumps(seconds))
     return seconds
@@ -62,7 +63,7 @@ def bundle_of(folder: Path) -> Path:
 
 
 def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str, Any]:
-    """Quality, seconds, and how far the identifiers are those of the first model."""
+    """Quality, seconds, and how many identifiers are those of the first model."""
     before, now = Artifacts(first / "artifacts"), Artifacts(folder / "artifacts")
     earlier = known_codes(outputs.load_item_ids(now), outputs.load_item_ids(before), outputs.load_codes(before))
     churn = churn_against(earlier, outputs.load_codes(now))
@@ -71,12 +72,10 @@ def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: a row a model."""
-    lines = [
-        "| on all data | NDCG@10 | Recall@10 | NDCG@10 masked | Recall@10 masked | teacher NDCG@10 "
-        "| another identifier | churn per level | CPU s | tokenizer, joint, finetune |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Markdown with a row per model."""
+    header = ["on all data", "NDCG@10", "Recall@10", "NDCG@10 masked", "Recall@10 masked", "teacher NDCG@10"]
+    header += ["another identifier", "churn per level", "CPU s", "tokenizer, joint, finetune"]
+    rows = []
     for result in results:
         student = result["metrics"]["student"]
         scores = [
@@ -89,8 +88,8 @@ def table(results: list[dict[str, Any]]) -> str:
         trained = sum(seconds[stage] for stage in ("tokenizer", "joint", "finetune"))
         cells = [result["model"], *(f"{score:.4f}" for score in scores), changed, churn]
         cells += [f"{sum(seconds.values()):.0f}", f"{trained:.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(header, rows)
 
 
 def compare(source: Path, out: Path, configure: list[str], share: float) -> list[dict[str, Any]]:

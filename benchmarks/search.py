@@ -19,6 +19,7 @@ from benchmarks.quality.runs import rung_folder, rung_steps
 from benchmarks.quality.steps import Session, code_version, load_data
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.markdown import markdown_table
 from unigrec.base.process import training_device
 from unigrec.config.schema import read_mapping
 from unigrec.core.training.checkpoint import Stopped
@@ -43,7 +44,7 @@ def read_space(path: Path) -> Space:
 
 
 def distributions(space: Space) -> dict[str, Any]:
-    """The space as Optuna has it. Whole bounds stand for whole numbers."""
+    """The space as Optuna's distributions. Whole bounds mean whole numbers."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     found: dict[str, Any] = {}
@@ -58,7 +59,7 @@ def distributions(space: Space) -> dict[str, Any]:
 
 
 def open_study(out: Path, seed: int) -> Any:
-    """The study kept in `out`. What an earlier process was at when it was killed comes first."""
+    """The study kept in `out`. A trial at which an earlier process was killed comes first."""
     import optuna
     from optuna.trial import TrialState
 
@@ -78,7 +79,7 @@ def open_study(out: Path, seed: int) -> Any:
 
 
 def finished(study: Any) -> int:
-    """Trials that came to an end, those whose training failed included."""
+    """How many trials have ended, including those whose training failed."""
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
 
 
@@ -89,16 +90,16 @@ def validation(home: Path) -> float:
 
 
 def table(study: Any) -> str:
-    """Trials with the best first, as Markdown."""
+    """Trials as Markdown, the best first."""
     from optuna.trial import TrialState
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     keys = sorted({key for trial in done for key in trial.params})
-    lines = [f"| trial | {' | '.join(keys)} | validation NDCG@10 |", f"|{'---|' * (len(keys) + 2)}"]
+    rows = []
     for trial in sorted(done, key=lambda trial: -trial.value):
         values = (f"{trial.params[key]:.3g}" if key in trial.params else "" for key in keys)
-        lines.append(f"| {trial.number} | {' | '.join(values)} | {trial.value:.4f} |")
-    return "\n".join(lines)
+        rows.append([str(trial.number), *values, f"{trial.value:.4f}"])
+    return markdown_table(["trial", *keys, "validation NDCG@10"], rows)
 
 
 def arguments(given: list[str]) -> argparse.Namespace:

@@ -167,7 +167,7 @@ def test_benchmarks_need_no_more_than_training_does(path):
     """They run on a machine that has torch and DeepSpeed, but no edge of ours; the stages are as high as they reach."""
     edges = {name for allowed in EDGES.values() for name in allowed} - {"core.training.engine"}
     higher = {f"unigrec.{name}" for name in ("cli", "commands", "config.edit", *edges)}
-    known = {"benchmarks", "numpy", "pyarrow", "torch", "unigrec"}
+    known = {"benchmarks", "numpy", "pyarrow", "scipy", "torch", "unigrec"}
     known |= BASELINES if path.parent.name == "speed" else SEARCHES if path.stem == "search" else set()
     foreign = {
         name

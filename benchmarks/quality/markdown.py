@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
+
+from unigrec.base.markdown import markdown_table
 
 METRICS = {"recall_at_5": "Recall@5", "recall_at_10": "Recall@10", "ndcg_at_5": "NDCG@5", "ndcg_at_10": "NDCG@10"}
 NOTHING = "-"
 
 
 def markdown(figures: dict[str, Any]) -> str:
-    """Quality by protocol, identifiers, slices by protocol, notes; or one line where nothing is finished yet."""
+    """Quality by protocol, identifiers, slices by protocol, notes; or one line if nothing is finished yet."""
     parts = []
     for protocol, rows in figures["protocols"].items():
         if rows:
@@ -46,7 +47,7 @@ def _quality(rows: list[dict[str, Any]], with_published: bool) -> str:
             published = row["published"]
             cells.append(" / ".join(f"{published[m]:.4f}" for m in METRICS) if published else NOTHING)
         lines.append(cells)
-    return _lines(head, lines)
+    return markdown_table(head, lines)
 
 
 def _identifiers(rows: list[dict[str, Any]]) -> str:
@@ -62,7 +63,7 @@ def _identifiers(rows: list[dict[str, Any]]) -> str:
             epochs = ", ".join(map(str, best["epochs"])) if best else ""
             cells.append(f"{best['validation_ndcg_at_10']:.4f} ({epochs})" if best else NOTHING)
         lines.append(cells)
-    return _lines(head, lines)
+    return markdown_table(head, lines)
 
 
 def _slices(rows: list[dict[str, Any]]) -> str:
@@ -72,14 +73,10 @@ def _slices(rows: list[dict[str, Any]]) -> str:
         values = (row["ndcg_at_10"].get(model) for model in models)
         cells = [NOTHING if value is None else f"{value:.4f}" for value in values]
         lines.append([row["slice"], str(row["users"]), *cells])
-    return _lines(["", "users", *models], lines)
+    return markdown_table(["", "users", *models], lines)
 
 
 def _measured(value: dict[str, Any], sign: str = "") -> str:
-    """A mean with its half-width, where it has one that is not zero (what no seed changes)."""
+    """A mean, with its half-width if that is not zero (it is zero for a value that no seed changes)."""
     mean = format(value["mean"], f"{sign}.4f")
     return f"{mean} ± {value['half_width']:.4f}" if value["half_width"] else mean
-
-
-def _lines(head: Sequence[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(head), ["---"] * len(head), *rows])

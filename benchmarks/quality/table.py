@@ -1,4 +1,4 @@
-"""From the folders of results to figures (table.json) and pages for people (table.md). Nothing is computed anew."""
+"""From the folders of results to figures (table.json) and to Markdown (table.md). Nothing is trained or ranked here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.quality import runs
 from benchmarks.quality.ladder import Rung
@@ -29,15 +30,13 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ndcg_at_5": lambda ranks: ndcg(ranks, 5),
     "ndcg_at_10": lambda ranks: ndcg(ranks, 10),
 }
-# 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom; beyond the last one, the last (a little too wide)
-T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 BOOTSTRAP_SEED = 0
 SHOWN_DIFFERENCES = 4
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model measured with one seed."""
+    """Results of a model with one seed."""
 
     ranks: dict[str, np.ndarray]  # protocol -> (U,)
     slices: list[dict[str, Any]]  # rows of slices.json
@@ -56,10 +55,10 @@ def make_table(
     data: Data,
     seeds: Sequence[int],
 ) -> str:
-    """Write table.json and table.md of all that is there with these params, and return the latter.
+    """Write table.json and table.md of all finished results with these params, and return the text of table.md.
 
     Args:
-        seeds: wanted; those that have a folder are taken too.
+        seeds: to be shown; seeds that have a folder are shown too.
     """
     found = {int(folder.name[5:]) for folder in out.glob("seed-*") if re.fullmatch(r"seed-\d+", folder.name)}
     models: dict[str, Seeds] = {}
@@ -93,11 +92,10 @@ def make_table(
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean of values, one a seed, and the half-width of its 95 % t-interval; None where there is one seed only."""
+    """Mean of values, one per seed, and the half-width of its 95 % t-interval; None if there is one seed only."""
     count, half_width = len(values), None
     if count > 1:
-        quantile = T_QUANTILES[min(count - 1, len(T_QUANTILES)) - 1]
-        half_width = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+        half_width = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1)) / math.sqrt(count)
     return {"mean": float(np.mean(values)), "half_width": half_width}
 
 
@@ -120,7 +118,7 @@ def _row(name: str, rung: Rung | None, models: dict[str, Seeds], protocol: str, 
 
 
 def _difference(own: Seeds, other: Seeds, protocol: str, resamples: int) -> dict[str, Any] | None:
-    """NDCG@10 of the seeds that both have, less the other's: over seeds, and over users (each user's mean of seeds)."""
+    """NDCG@10 minus the other model's, for seeds that both have: over seeds, and over users (means over seeds)."""
     seeds = sorted(set(own) & set(other))
     if not seeds:
         return None
@@ -149,7 +147,7 @@ def _identifiers(name: str, measured: Seeds) -> dict[str, Any]:
 
 
 def _slices(models: dict[str, Seeds], protocol: str) -> list[dict[str, Any]]:
-    """A row a slice: its users, and each model's NDCG@10 as the mean over seeds."""
+    """A row per slice: its users, and each model's NDCG@10 as the mean over seeds."""
     rows: dict[str, dict[str, Any]] = {}
     for name, measured in models.items():
         gathered: dict[str, list[float]] = {}
@@ -211,7 +209,7 @@ def _best(history: list[dict[str, float]]) -> tuple[float, int] | None:
 
 
 def _others(home: Path, params: Params, data: Data) -> list[str]:
-    """Results beside a rung's own that belong to other params or data, and in which values they differ."""
+    """Results of a rung with other params or data, and in which values they differ."""
     own, lines = dict(leaves(runs.read_params(params))), []
     for file in sorted(home.parent.glob("*/params.json")):
         if file.parent == home or not is_done(file.parent / "evaluate"):
@@ -233,7 +231,7 @@ def _others(home: Path, params: Params, data: Data) -> list[str]:
 
 
 def _mixtures(models: dict[str, Seeds]) -> list[str]:
-    """Said plainly where rows were not made alike."""
+    """Notes if the rows were not all made by the same code on the same device."""
     made = [one.made_by for measured in models.values() for one in measured.values()]
     codes, devices = sorted({code for code, _ in made}), sorted({device for _, device in made})
     notes = [f"made by {len(codes)} versions of the code: {', '.join(codes)}"] if len(codes) > 1 else []
