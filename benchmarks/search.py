@@ -1,7 +1,7 @@
 """`python -m benchmarks.search`: a small search over params, chosen by validation alone. The test set is never ranked.
 
-A trial is one rung of the ladder (infra/ladder.yaml) with values that Optuna draws from infra/search.yaml. Kill it at
-any moment and call it again: finished trials are kept, the unfinished one goes on. docs/quality.md.
+A trial is one rung of the ladder (infra/ladder.yaml) with values that Optuna draws from infra/search.yaml. You may kill
+it at any moment. The same command keeps finished trials and resumes the unfinished one. docs/quality.md.
 """
 
 from __future__ import annotations
@@ -105,15 +105,20 @@ def table(study: Any) -> str:
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.search", description=__doc__)
     add = parser.add_argument
-    add("--artifacts", type=Path, required=True, help="a project's artifacts folder; prepare and embed are read")
+    add(
+        "--artifacts",
+        type=Path,
+        required=True,
+        help="a project's artifacts folder; the outputs of prepare and embed are read",
+    )
     add("--profile", required=True, help="of infra/profiles: small, paper, ...")
     add("--out", type=Path, required=True, help="folder of the study and its trials")
     add("--rung", default="M10", help="of infra/ladder.yaml (default: M10)")
     add("--space", type=Path, default=SPACE, help="what is varied (default: infra/search.yaml)")
-    add("--trials", type=int, default=12, help="finished trials that are wanted, those of earlier calls included")
+    add("--trials", type=int, default=12, help="finished trials to reach, those of earlier calls included")
     add("--seed", type=int, default=1, help="of the training and of the draws (default: 1)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="section.key=value, for all trials")
-    add("--minutes", type=float, help="stop in order after so long; the same command goes on")
+    add("--minutes", type=float, help="stop in order after this time; the same command resumes")
     return parser.parse_args(given)
 
 

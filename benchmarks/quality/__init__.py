@@ -1,1 +1,1 @@
-"""The ladder of experiments: what each part of the method is worth."""
+"""The ladder of experiments: how much each part of the method adds."""

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.quality`: the ladder of experiments (infra/ladder.yaml) over several seeds, into one table.
+"""`python -m benchmarks.quality`: the ladder of experiments (infra/ladder.yaml) over several seeds, as one table.
 
-Kill it at any moment and call it again: finished steps are not done again, an unfinished one goes on. docs/quality.md.
+You may kill it at any moment. The same command skips finished steps and resumes an unfinished one. docs/quality.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ POLL_SECONDS = 2.0  # between looks at what another process is doing
 
 
 class Stop:
-    """Whether to stop: time is over, or a signal asked for it. A second signal ends the process at once."""
+    """True if it is time to stop: the minutes are over, or a signal came. A second signal ends the process at once."""
 
     def __init__(self, minutes: float | None):
         self.at = math.inf if minutes is None else STARTED + 60 * minutes
@@ -61,8 +61,8 @@ class Stop:
 
 
 def work_through(steps: list[Step], session: Session, after: Callable[[Step], None]) -> list[str]:
-    """Do all that can be done, and wait where another process is at it. Returns why steps failed. Raises Stopped."""
-    pending = {step.folder: step for step in steps}  # a shared step comes once
+    """Perform all steps; wait for steps that another process performs. Returns why steps failed. Raises Stopped."""
+    pending = {step.folder: step for step in steps}  # a shared step is there once
     failed: dict[Path, str] = {}
     while pending:
         before = len(pending)
@@ -84,7 +84,7 @@ def work_through(steps: list[Step], session: Session, after: Callable[[Step], No
 def _attempt(
     step: Step, pending: dict[Path, Step], session: Session, failed: dict[Path, str], after: Callable[[Step], None]
 ) -> bool:
-    """Perform a step, well or badly; false where it is not its turn, or another process's."""
+    """Perform a step, or note why it failed. False if it must wait for other steps or for another process."""
     if any(folder in pending for folder in step.needs):
         return False
     try:
@@ -100,7 +100,7 @@ def _attempt(
 
 
 def left(plan: dict[tuple[int, str], list[Step]]) -> str:
-    """Which rungs are not finished, seed by seed; empty when all are."""
+    """Names of unfinished rungs per seed; empty if all are finished."""
     unfinished: dict[int, list[str]] = {}
     for (seed, rung), steps in plan.items():
         if not all(step.done for step in steps):
@@ -111,15 +111,20 @@ def left(plan: dict[tuple[int, str], list[Step]]) -> str:
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.quality", description=__doc__)
     add = parser.add_argument
-    add("--artifacts", type=Path, required=True, help="a project's artifacts folder; prepare and embed are read")
+    add(
+        "--artifacts",
+        type=Path,
+        required=True,
+        help="a project's artifacts folder; the outputs of prepare and embed are read",
+    )
     add("--profile", required=True, help="of infra/profiles: small, paper, ...")
     add("--out", type=Path, required=True, help="folder of results; several processes may fill one")
-    add("--rungs", help="names of infra/ladder.yaml, with commas; all where left out")
+    add("--rungs", help="names of infra/ladder.yaml, separated by commas (default: all)")
     add("--teacher", action="store_true", help="train and rank the teacher and the baselines, and nothing else")
-    add("--seeds", default="1,2,3", help="with commas (default: 1,2,3)")
+    add("--seeds", default="1,2,3", help="separated by commas (default: 1,2,3)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="section.key=value, over the rung's")
-    add("--minutes", type=float, help="stop in order after so long; the same command goes on")
-    add("--table", action="store_true", help="only the table of what is there already")
+    add("--minutes", type=float, help="stop in order after this time; the same command resumes")
+    add("--table", action="store_true", help="only print the table of the finished results")
     return parser.parse_args(given)
 
 
@@ -173,7 +178,7 @@ def run(given: list[str]) -> int:
 
 
 def as_command(run: Callable[[list[str]], int]) -> None:
-    """End this process as a command's `run` of its arguments says; what a person can mend is told in a line."""
+    """End this process with the exit code that `run` returns; an error that a person can fix is printed as one line."""
     try:
         sys.exit(run(sys.argv[1:]))
     except UnigrecError as error:

@@ -28,7 +28,7 @@ WITHOUT_EFFECT = {"joint": {"processes"}, "evaluate": {"batch_size", "bootstrap_
 
 
 def read_params(params: Params) -> dict[str, Any]:
-    """The values that a rung's results depend on."""
+    """The params that a rung's results depend on."""
     values = params.model_dump(mode="json", by_alias=True)
     return {
         name: {key: value for key, value in values[name].items() if key not in WITHOUT_EFFECT.get(name, ())}

@@ -29,10 +29,10 @@ from unigrec.core.training.loop import Run
 from unigrec.pipeline import outputs
 
 DONE_FILE = "done.json"
-CLOCK_FILE = "clock.json"  # seconds that a step took so far, over all the processes that worked on it
+CLOCK_FILE = "clock.json"  # seconds that a step has taken so far, over all processes that worked on it
 CHECKPOINT = "checkpoint"
 CHECKPOINT_SECONDS = 20.0
-# What computes: a checkpoint is only picked up by the code that wrote it, and a result says which code it is from.
+# The code that computes: only the code that wrote a checkpoint resumes it, and a result names its code.
 CODE = Path(core.__path__[0])
 
 
@@ -47,7 +47,7 @@ class StepArtifacts(Artifacts):
 
 
 class Data(NamedTuple):
-    """What every experiment learns from."""
+    """The data of all experiments."""
 
     artifacts: Artifacts  # of the project
 
@@ -58,7 +58,7 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """What the steps of one process share."""
+    """What all steps of one process have in common."""
 
     data: Data
     device: torch.device
@@ -82,11 +82,11 @@ class Step:
         return is_done(self.folder)
 
     def perform(self, session: Session) -> None:
-        """Do what is left to do.
+        """Do the step, unless it is done.
 
         Raises:
-            BusyError: another process is at it. Stopped: the session's time was over; the next call goes on from there.
-            UnigrecError: it cannot be done.
+            BusyError: another process is doing it. Stopped: the session is over; the next call resumes the step.
+            UnigrecError: the step failed.
         """
         with exclusive(self.folder / "lock"):
             if self.done:
@@ -114,7 +114,7 @@ def is_done(folder: Path) -> bool:
 
 
 class Clock:
-    """Seconds of work on a step, over several processes; a killed one's last seconds are lost."""
+    """Seconds of work on a step, over several processes. The last seconds of a killed process are lost."""
 
     def __init__(self, path: Path):
         self.path, self.started = path, time.monotonic()
@@ -127,7 +127,7 @@ class Clock:
         files.write_json(self.path, {"seconds": self.seconds()})
 
     def log(self, name: str, epochs: int) -> Callable[[int, dict[str, float]], None]:
-        """Progress of a training, on stderr; the clock is saved as often."""
+        """A log that prints a training's progress on stderr and saves the clock."""
         show = TrainingProgress(name, epochs)
 
         def both(step: int, metrics: dict[str, float]) -> None:
@@ -146,11 +146,11 @@ def load_data(folder: Path) -> Data:
 
 
 def key_of(*parts: Any) -> str:
-    """A short hash of what JSON holds."""
+    """A short hash of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def code_version() -> str:
-    """A hash of the source files that compute."""
+    """A hash of the code that computes."""
     files = sorted(CODE.rglob("*.py"))
     return key_of([(str(file.relative_to(CODE)), file.read_text(encoding="utf-8")) for file in files])

@@ -116,7 +116,7 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
 @app.command("warm-start", rich_help_panel=MODELS)
 def warm_start(
     model: Annotated[str, typer.Option("--from", help="Alias, version number, or folder of a bundle.")] = "champion",
-    cold: Annotated[bool, typer.Option("--cold", help="Begin anew instead.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Start cold instead.")] = False,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Let the next training start from a model, so that items keep most of their identifiers."""

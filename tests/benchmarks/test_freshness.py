@@ -34,7 +34,7 @@ def write_run(folder: Path, ids: list[str], codes: list[list[int]]) -> Path:
     return folder
 
 
-def test_identifiers_are_compared_by_item_and_shown_beside_quality_and_time(tmp_path):
+def test_identifiers_are_compared_by_item_and_shown_with_quality_and_time(tmp_path):
     first = write_run(tmp_path / "first", ["a", "b", "c"], [[1, 1], [2, 2], [3, 3]])
     other = write_run(tmp_path / "warm", ["c", "a", "new"], [[3, 3], [1, 9], [4, 4]])
     results = results_of(other, dict.fromkeys(STAGES, 10.0), first)

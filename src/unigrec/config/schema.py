@@ -346,12 +346,12 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
     section: Any = Params
     *sections, name = loc
     for part in sections:
-        section = _fields(section)[part]
-    found = difflib.get_close_matches(str(name), [str(key) for key in _fields(section)], n=1)
+        section = _fields(section)[str(part)]
+    found = difflib.get_close_matches(str(name), _fields(section), n=1)
     return f"; did you mean {found[0]!r}?" if found else "; compare with the committed params.yaml"
 
 
-def _fields(section: type[BaseModel]) -> dict[int | str, Any]:
+def _fields(section: type[BaseModel]) -> dict[str, Any]:
     """Keys of a section as params.yaml spells them, with their types."""
     return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
 

@@ -1,4 +1,4 @@
-"""What a stage's checkpoint is a checkpoint of: the same params and the same inputs, or it is not picked up."""
+"""The key of a stage's checkpoint: its params and inputs. A checkpoint with another key is not resumed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from unigrec.config.schema import read_mapping
 def stage_key(stage: str, params: dict[str, Any]) -> str:
     """A hash of the stage's params and of the contents of its dependencies, as `dvc.yaml` lists them.
 
-    params: all of them, as plain JSON values under the names that params.yaml has.
+    params: the whole of params.yaml as plain JSON values.
 
     Raises:
-        UnigrecError: `dvc.yaml` is missing or broken, or does not know the stage.
+        UnigrecError: `dvc.yaml` is missing or broken, or has no such stage.
     """
     graph = _stage_definition(stage)
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The closing report of a run: sizes, metrics beside the baselines, gates, the registered version, what to do next."""
+"""The closing report of a run: sizes, metrics and baselines, gates, the registered version, and what to do next."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from unigrec.pipeline.outputs import load_item_ids
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
 PROTOCOLS = ("unmasked", "masked")
-DEFAULT_STORE = "sqlite:///mlflow.db"  # what `mlflow ui` opens by itself
-EXAMPLE_ITEMS = 3  # of a real user's history, for the command that is shown
+DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it without an option
+EXAMPLE_ITEMS = 3  # of a real user's history, in the command that is shown
 
 
 class Summary(NamedTuple):
-    """What a run came to. `seconds` is None for a stage that was up to date."""
+    """Results of a run. `seconds` is None for a stage that was up to date."""
 
     sizes: dict[str, dict[str, int]]  # before and after filtering: users, items, interactions
     metrics: dict[str, Any]
@@ -57,7 +57,7 @@ def summarise(
 
 
 def print_summary(summary: Summary) -> None:
-    """Print to the terminal."""
+    """Print the summary to the terminal."""
     console = Console(highlight=False, soft_wrap=not Console().is_terminal)
     console.print()
     for title, header, rows in _sections(summary):
@@ -75,7 +75,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def markdown(summary: Summary) -> str:
-    """The same as Markdown, for the flow's artifact."""
+    """The summary as Markdown, for the flow's artifact."""
     parts = []
     for title, header, rows in _sections(summary):
         parts.append(f"## {title}\n\n{markdown_table(header, rows)}")
@@ -84,7 +84,7 @@ def markdown(summary: Summary) -> str:
 
 
 def next_steps(summary: Summary) -> list[tuple[str, str]]:
-    """What to look at, and the command or path for it."""
+    """Where to look next: a name, and the command or path for it."""
     history = shlex.quote(json.dumps(summary.example, ensure_ascii=False))
     model = "champion" if "champion" in summary.aliases else summary.model.rsplit(" ", 1)[-1]
     option = "" if model == "champion" else f" --model {model}"

@@ -1,8 +1,8 @@
-"""A warm start: what a bundle hands on to the next training, so that identifiers keep most of their codes.
+"""A warm start: training continues from a bundle, so that items keep most of their codes.
 
-Four things decide an item's codes, and all four are handed on: the encoder of its text, what the collaborative teacher
-made of it when the bundle was trained, the tokenizer, and how collisions were resolved. The teacher itself is trained
-anew; items that the bundle does not know are put into the old teacher's space by a linear map (`continued_part`).
+Four things decide an item's codes, and a bundle hands on all four: the encoder of the item's text, the part of the
+teacher that the tokenizer read when the bundle was trained, the tokenizer, and how collisions were resolved. The
+teacher itself is trained from scratch; a linear map puts new items into the old teacher's space (`continued_part`).
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ COLD = "unigrec warm-start --cold"
 
 
 class Known(NamedTuple):
-    """Items of the bundle, in its order."""
+    """The bundle's items, in its order."""
 
     item_ids: list[str]
     codes: np.ndarray  # (N, T) their identifiers
-    collaborative: torch.Tensor  # (N, E) what its tokenizer read of the teacher; E is 0 where it read content alone
+    collaborative: torch.Tensor  # (N, E) the tokenizer's part of the teacher; E is 0 if it reads content alone
 
 
 def prepare_warm_start(path: Path, artifacts: Artifacts) -> None:
     """Write `artifacts/warm_start`: the parts of the bundle at `path`. A file as `path`: a cold start.
 
     Raises:
-        UnigrecError: there is nothing, the bundle is damaged, or it is too old to start from.
+        UnigrecError: `path` does not exist, or the bundle is damaged or too old to start from.
     """
     if not path.exists():
         raise UnigrecError(
@@ -60,7 +60,7 @@ def prepare_warm_start(path: Path, artifacts: Artifacts) -> None:
         )
     bundle = open_bundle(path) if path.is_dir() else None
     if bundle is not None and paths.COLLABORATIVE_FILE not in bundle["files"]:
-        raise UnigrecError(f"{path}: made before bundles could be started from; begin anew: {COLD}")
+        raise UnigrecError(f"{path}: made before bundles could be started from; start cold: {COLD}")
     with files.atomic_folder(artifacts.warm_start) as folder:
         if bundle is not None:
             for name in HANDED_ON:
@@ -77,7 +77,7 @@ def is_warm(artifacts: Artifacts) -> bool:
 def check_shapes(
     artifacts: Artifacts, embed: EmbedParams, tokenizer: TokenizerParams, joint: JointParams, harden: HardenParams
 ) -> None:
-    """Raises UnigrecError, naming each value, where params ask for a model of another shape than the bundle's."""
+    """Raises UnigrecError if params ask for a model of another shape than the bundle's; it names each value."""
     encoder, ours, theirs = (
         files.read_json(artifacts.warm_start / ENCODER / "settings.json"),
         _asked(tokenizer, joint),
@@ -95,7 +95,7 @@ def check_shapes(
     if different:
         raise UnigrecError(
             f"the bundle to start from has another shape: {'; '.join(different)}. Set the params to what it has, or "
-            f"begin anew: {COLD}"
+            f"start cold: {COLD}"
         )
 
 
@@ -117,7 +117,7 @@ def _found(artifacts: Artifacts) -> dict[str, Any]:
 
 
 def load_known(artifacts: Artifacts) -> Known:
-    """The bundle's items."""
+    """Load the bundle's items."""
     return Known(
         files.read_table(artifacts.warm_start / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
         files.read_arrays(artifacts.warm_start / "identifiers.safetensors")["codes"].astype(np.int64),
@@ -126,7 +126,7 @@ def load_known(artifacts: Artifacts) -> Known:
 
 
 def earlier_identifiers(artifacts: Artifacts, item_ids: list[str]) -> np.ndarray | None:
-    """(N, T) the bundle's identifiers of these items, -1 for those it does not know; None in a cold start."""
+    """(N, T) the bundle's identifiers of these items, -1 for items that it does not have; None in a cold start."""
     if not is_warm(artifacts):
         return None
     known = load_known(artifacts)
@@ -136,7 +136,7 @@ def earlier_identifiers(artifacts: Artifacts, item_ids: list[str]) -> np.ndarray
 def read_of_teacher(
     artifacts: Artifacts, content: torch.Tensor, teacher: torch.Tensor, weight: float, item_ids: list[str]
 ) -> torch.Tensor:
-    """What the tokenizer reads of the teacher, (N, E); of items that the bundle knows, what it read in that training.
+    """The tokenizer's part of the teacher, (N, E). Items of the bundle keep the part that they had in its training.
 
     content: (N, D). teacher: (N, E). weight: tokenizer.collaborative_weight.
     """
@@ -152,13 +152,13 @@ def read_of_teacher(
 
 
 def warm_joint(joint: JointParams, warm_start: WarmStartParams) -> JointParams:
-    """The joint phase's settings in a warm start: fewer epochs, at lower rates."""
+    """Params of the joint phase in a warm start: fewer epochs, at lower learning rates."""
     rates = {name: warm_start.rate * getattr(joint, name) for name in ("recommender_lr", "tokenizer_lr")}
     return joint.model_copy(update={"epochs": warm_start.joint_epochs, **rates})
 
 
 def started_tokenizer(artifacts: Artifacts) -> Tokenizer:
-    """The bundle's."""
+    """The bundle's tokenizer."""
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
     model = Tokenizer(**files.read_json(artifacts.warm_start / "tokenizer.json"))
@@ -167,7 +167,7 @@ def started_tokenizer(artifacts: Artifacts) -> Tokenizer:
 
 
 def started_recommender(artifacts: Artifacts, dropout: float) -> Recommender:
-    """The bundle's, with a dropout of today."""
+    """The bundle's recommender, with the dropout that params ask for now."""
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
 
     shape = files.read_json(artifacts.warm_start / "recommender.json") | {"dropout": dropout}

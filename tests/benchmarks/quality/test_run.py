@@ -70,7 +70,7 @@ def test_each_rung_has_its_results_and_steps_that_are_alike_are_shared(finished)
     assert not list(out.rglob("checkpoint"))
 
 
-def test_the_teacher_alone_is_trained_and_shown_beside_the_baselines(tmp_path, capsys):
+def test_the_teacher_alone_is_trained_and_shown_with_the_baselines(tmp_path, capsys):
     arguments = tiny_arguments(tiny_artifacts(tmp_path), tmp_path / "out", "--teacher")
     assert quality.run(arguments) == 0
     assert sorted(folder.name.partition("-")[0] for folder in (tmp_path / "out/seed-1").iterdir()) == [
@@ -227,7 +227,7 @@ def test_what_another_process_does_is_left_to_it(finished, tmp_path, monkeypatch
     assert "left: " not in capsys.readouterr().out
 
 
-def test_a_step_that_cannot_be_done_is_told_and_the_others_go_on(finished, tmp_path, capsys):
+def test_a_failed_step_is_reported_and_the_others_go_on(finished, tmp_path, capsys):
     artifacts, _ = finished
     out = tmp_path / "out"
     changes = {"tokenizer": {"codebook_size": 1000}}
