@@ -1,6 +1,6 @@
-"""Gives the Prefect server what it needs to know: work pool, deployments of prefect.yaml, notifications.
+"""Registers the work pool, the deployments of prefect.yaml and the notifications with the Prefect server.
 
-`python -m flows.deploy`, before the worker starts and after each change. Safe to repeat.
+Run `python -m flows.deploy` before the worker starts and after each change. It is safe to repeat.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def register() -> None:
     """Make the work pool, and register every deployment of prefect.yaml in the working directory.
 
     Raises:
-        UnigrecError: no server is configured or it does not take them; says why.
+        UnigrecError: no server is configured, or it refuses them; the message says why.
     """
     if not PREFECT_API_URL.value():
-        raise UnigrecError("PREFECT_API_URL: set it to the address of the server that is to know the deployments")
+        raise UnigrecError("PREFECT_API_URL: set it to the address of the server that schedules the deployments")
     check_health("start it, then register again")
     _make_pool()
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
@@ -52,7 +52,7 @@ def _make_pool() -> None:
 
 
 def main() -> int:
-    """The exit code is that of errors.py."""
+    """Register everything. Returns an exit code of errors.py."""
     address = os.environ.get(WEBHOOK_VARIABLE) or None
     try:
         check_address(address)
@@ -61,8 +61,8 @@ def main() -> int:
     except UnigrecError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
         return error.exit_code
-    told = "go to the webhook" if address else f"are off: {WEBHOOK_VARIABLE} is not set"
-    print(f"the deployments of {DEPLOYMENTS} are registered; notifications {told}", flush=True)
+    where = "go to the webhook" if address else f"are off: {WEBHOOK_VARIABLE} is not set"
+    print(f"the deployments of {DEPLOYMENTS} are registered; notifications {where}", flush=True)
     return EXIT_OK
 
 

@@ -1,6 +1,6 @@
-"""What a machine that retrains every night needs now and then: dead runs found, leftovers and old runs removed.
+"""Housekeeping for a machine that retrains every night: marks dead runs, removes leftovers and old runs.
 
-`python -m flows.housekeeping` runs it here and now; prefect.yaml holds its schedule and how long things are kept.
+`python -m flows.housekeeping` runs it at once. prefect.yaml holds its schedule and how long things are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from unigrec.base.masking import masked
 from unigrec.config.schema import RegisterParams, load_params
 from unigrec.registry.tracking import mlflow_client
 
-# Whoever holds one is at work on what is to be tidied up. The first is a scheduled run's: beside one, none is taken.
+# A process that holds one of these works on the files to be tidied. A scheduled run holds the first.
 LOCKS = (WORKTREE_LOCK, paths.LOCK)
 
 
@@ -49,7 +49,7 @@ def bury_dead_runs(patience: runs.Patience, dry_run: bool) -> list[str]:
 
 @task(task_run_name="old runs")
 def delete_old_runs(age: timedelta, dry_run: bool) -> list[str]:
-    """Runs that ended long ago leave Prefect's store; what they registered stays."""
+    """Delete runs that ended long ago from Prefect's database. What they registered stays."""
     with get_client(sync_client=True) as client:
         found = list(runs.old(client, age))
         for run in [] if dry_run else found:
@@ -59,22 +59,23 @@ def delete_old_runs(age: timedelta, dry_run: bool) -> list[str]:
 
 @task(task_run_name="files")
 def tidy_files(kept: Kept, dry_run: bool) -> dict[str, list[str]]:
-    """Stale locks, old folders and branches, and what DVC's cache holds for nobody. Nothing beside a training."""
+    """Remove stale locks, old folders and branches, and what nobody needs from DVC's cache. Not during a training."""
     root = Path.cwd()
     with ExitStack() as stack:
         for lock in LOCKS:
             stack.enter_context(exclusive(lock))
-        needed = data_of_named_versions(load_params(PARAMS).register_)  # first: without it nothing is removed
+        # If MLflow does not answer, this raises, and nothing is removed.
+        needed = data_of_named_versions(load_params(PARAMS).register_)
         return {
             "Stale locks": leftovers.remove_stale_locks(root, kept.locks_hours, dry_run),
             "Old folders": leftovers.remove_old_folders(root, kept.folders_days, dry_run),
-            "Old branches": leftovers.remove_old_branches(root, kept.branches_days, needed, dry_run),
+            "Old branches": leftovers.remove_old_branches(root, kept.branches_days, needed, dry=dry_run),
             "DVC cache": leftovers.collect_cache(root, dry_run),
         }
 
 
 def data_of_named_versions(params: RegisterParams) -> set[str]:
-    """Hashes of dvc.lock of the model versions that have an alias. Raises UnigrecError when MLflow does not answer."""
+    """Hashes of dvc.lock of the model versions that have an alias. Raises UnigrecError if MLflow does not answer."""
     with mlflow_client(params) as client:
         models = client.search_registered_models(f"name = '{params.model_name}'")
         numbers = {number for model in models for number in model.aliases.values()}
@@ -92,21 +93,22 @@ def housekeeping(
     stale_lock_hours: float = 6.0,
     dry_run: bool = False,
 ) -> Any:
-    """Find dead runs, remove leftovers and old runs, and say in one artifact what was done.
+    """Mark dead runs, remove leftovers and old runs, and report it in one artifact.
 
     Args:
-        silent_minutes: a running run without a heartbeat for so long is dead.
-        mute_hours: likewise one that has never sent a heartbeat, since it began.
-        pending_minutes: likewise one that is about to start, or to be cancelled.
+        silent_minutes: a running run is dead after this long without a heartbeat.
+        mute_hours: a running run that has never sent a heartbeat is dead this long after it began.
+        pending_minutes: a run that is about to start, or to be cancelled, is dead after this long.
         keep_runs_days, keep_folders_days, keep_branches_days, stale_lock_hours: what is younger stays.
-        dry_run: say what would be done, and do nothing.
+        dry_run: report what would be done, and change nothing.
     """
     patience = runs.Patience(
         timedelta(minutes=silent_minutes), timedelta(hours=mute_hours), timedelta(minutes=pending_minutes)
     )
-    kept = Kept(timedelta(days=keep_runs_days), keep_folders_days, keep_branches_days, stale_lock_hours)
+    kept = Kept(timedelta(days=keep_runs_days), keep_folders_days, keep_branches_days, locks_hours=stale_lock_hours)
     done: dict[str, list[str] | str] = {}
     failed = []
+    # Each part runs even if the one before it has failed.
     for title, state in (
         ("Dead runs", bury_dead_runs(patience, dry_run, return_state=True)),
         ("Old runs", delete_old_runs(kept.runs, dry_run, return_state=True)),
@@ -125,7 +127,7 @@ def housekeeping(
 
 
 def report(done: dict[str, list[str] | str], dry_run: bool) -> str:
-    """Markdown: under each heading what was removed, or why nothing was."""
+    """Markdown: under each heading, what was removed or why nothing was removed."""
     lines = ["# Housekeeping", "Nothing was changed: a dry run." if dry_run else ""]
     for title, found in done.items():
         entries = [f"- `{entry}`" for entry in found] if isinstance(found, list) else [found]
@@ -134,17 +136,19 @@ def report(done: dict[str, list[str] | str], dry_run: bool) -> str:
 
 
 def _closing(done: dict[str, list[str] | str], failed: list[str]) -> State:
+    """The flow's last state, with the counts as its message."""
     counts = [f"{title}: {len(found) if isinstance(found, list) else found}" for title, found in done.items()]
     return (Failed if failed else Completed)(message="; ".join(counts))
 
 
 def _say(state: Any) -> int:
+    """Print the counts and return the exit code."""
     print(state.message)
     return EXIT_OK if state.is_completed() else UnigrecError.exit_code
 
 
 def main() -> int:
-    """Run the flow here and now; the exit code is that of errors.py."""
+    """Run the flow in this process. Returns an exit code of errors.py."""
     return run_here(lambda: _say(housekeeping(return_state=True)))
 
 

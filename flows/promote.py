@@ -1,6 +1,6 @@
-"""One challenger beside the champion, and promoted if it passes. `python -m flows.promote [VERSION]`.
+"""Compares a challenger with the champion and promotes it if it passes: `python -m flows.promote [VERSION]`.
 
-Two at once are safe: each waits for the other (`promotion.wait_seconds`), on the machine whose folder this is.
+Two promotions at once are safe in one folder: the second waits for the first, up to `promotion.wait_seconds`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from unigrec.promotion.champion import Promotion
 
 
 def promote_and_show(params: Params, version: str | None) -> tuple[StateName, Promotion]:
-    """Within a flow or task: promote, with the comparison as an artifact of the run.
+    """Promote within a flow or task, with the comparison as an artifact of the run.
 
     Returns:
-        The state's name, and what became of the version. `Promoted`: champion now. `Kept`: the champion stays, and
-        nothing is wrong with the challenger but that it is no better. `Refused`: another gate said no.
+        The state's name, and what became of the version. `Promoted`: it is champion now. `Kept`: the champion stays,
+        only because the challenger is no better. `Refused`: another gate refuses the challenger.
     """
     done = commands.promote(params, version)
     if done.page is not None:
@@ -40,21 +40,21 @@ def promote(version: str | None = None) -> Any:
     """Judge a version (the challenger by default) and promote it if it passes.
 
     Raises:
-        UnigrecError: it could not be decided, another promotion took too long, or MLflow does not answer.
+        UnigrecError: no decision is possible, another promotion took too long, or MLflow does not answer.
     """
     name, done = promote_and_show(load_params(PARAMS), version)
     return Completed(message=done.reason, data=done, name=name)
 
 
 def _say(state: Any) -> int:
-    """What was decided, and the exit code. Raises what ended the run."""
+    """Print the decision and return the exit code. Raises the error that ended the run."""
     done = state.result()
     print(f"{state.name}: version {done.version}: {done.reason}")
     return EXIT_OK if done.champion == done.version else EXIT_REFUSED
 
 
 def main() -> int:
-    """Run the flow here and now; the exit code is that of `unigrec promote`."""
+    """Run the flow in this process. Returns the exit code of `unigrec promote`."""
     version = sys.argv[1] if len(sys.argv) > 1 else None
     return run_here(lambda: _say(promote(version, return_state=True)))
 

@@ -1,4 +1,4 @@
-"""The whole job: the stages of dvc.yaml in its own order, then gate, register, promote. `python -m flows.retrain`."""
+"""The whole job: every stage of dvc.yaml in DVC's order, then gate, register, promote: `python -m flows.retrain`."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ RETRY_SECONDS = 5
 
 
 def was_killed(task: Any, run: Any, state: State) -> bool:
-    """Whether a stage is worth another try: only when a signal ended it. Bad input and bad data stay what they are."""
+    """Whether to try a stage again: only if a signal ended it. Bad input and bad data would fail again."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, StageError) and error.killed
 
 
 @task(task_run_name="{stage}", retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=was_killed)
 def bring_up_to_date(stage: str, stale: bool) -> Any:
-    """One stage of dvc.yaml. Its state is named Cached where its command had no reason to run."""
+    """Bring one stage of dvc.yaml up to date. The task is Cached if the stage's command had no reason to run."""
     try:
         ran = stale and run_stage(stage, emitter("  "))
     except StageError as error:
         if error.killed:
-            read_graph()  # puts right what the killed DVC was just writing, for the next try
+            read_graph()  # repairs what the killed DVC was writing, for the next try
         raise
     if ran:
         return Completed(message=f"{stage} ran")
@@ -55,7 +55,7 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
 
 @task(task_run_name="snapshot")
 def take_delivery(params: Params) -> Any:
-    """What was delivered, as the next snapshot. Cached where it brings nothing new."""
+    """Take the delivery as the next snapshot. Cached if it brings nothing new."""
     taken = snapshot.snapshot(params, PARAMS)
     print(taken.said, flush=True)
     return Completed(message=taken.said, name=None if taken.new else StateName.CACHED)
@@ -63,7 +63,7 @@ def take_delivery(params: Params) -> Any:
 
 @task(task_run_name="gate")
 def read_gates() -> Any:
-    """What the gates decided. A refusal is a result, not a failure."""
+    """Read what the gates decided. A refusal is a result, not a failure."""
     gates = files.read_json(Artifacts().decision)["gates"]
     refused = [gate for gate in gates if not gate["passed"] and not gate.get("informational", False)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
@@ -72,7 +72,7 @@ def read_gates() -> Any:
 
 @task(task_run_name="register")
 def register_model(params: Params) -> Any:
-    """The artifacts as one bundle and one model version. Cached where this very bundle is a version already."""
+    """Register the artifacts as one bundle and one model version. Cached if this bundle is a version already."""
     done = register(bundles.assemble(params, PARAMS), params.register_)
     message = f"{done.name} version {done.version}"
     return Completed(message=message, data=done, name=None if done.created else StateName.CACHED)
@@ -80,7 +80,7 @@ def register_model(params: Params) -> Any:
 
 @task(task_run_name="promote")
 def promote_model(params: Params, registered: Registration) -> Any:
-    """Champion, if it passes beside the old one. Cached where it was judged before: a person may have decided since."""
+    """Promote the version if it beats the champion. Cached if it was judged before: a person may have decided since."""
     if not registered.passed:
         reason, name = "the gates refused it, the champion stays", StateName.SKIPPED
     elif registered.verdict is not None:
@@ -95,10 +95,10 @@ def promote_model(params: Params, registered: Registration) -> Any:
 def retrain(take: bool = True) -> Any:
     """Take what was delivered, bring every stage up to date, then gate, register, promote.
 
-    The state is named Refused where a gate said no.
+    The state is named Refused if a gate refuses the model.
 
     Args:
-        take: False leaves the data as it is, whatever was delivered.
+        take: False leaves the data as it is, even if there is a delivery.
 
     Raises:
         UnigrecError: another run is at work here, a stage failed, or MLflow does not answer.
@@ -106,49 +106,52 @@ def retrain(take: bool = True) -> Any:
     with exclusive(paths.LOCK):
         params = load_params(PARAMS)
         seconds: dict[str, float | None] = {}
+        # A delivery comes first: it changes the data, and may change the model that training starts from.
         if take and snapshot.reads_snapshots(params) and Path(params.snapshot.incoming).is_dir():
-            _timed(seconds, "snapshot", take_delivery, params).result()
-            params = load_params(PARAMS)  # a new snapshot may be trained on from the champion
+            _timed(seconds, "snapshot", take_delivery, params=params).result()
+            params = load_params(PARAMS)
         seconds |= run_stages()
+        # A refused model is registered too, so that people can look at it, but it is never promoted.
         passed = _timed(seconds, "gate decision", read_gates).name == StateName.PASSED
-        registered = _timed(seconds, "register", register_model, params).result()
-        verdict = _timed(seconds, "promote", promote_model, params, registered).result()
+        registered = _timed(seconds, "register", register_model, params=params).result()
+        verdict = _timed(seconds, "promote", promote_model, params=params, registered=registered).result()
         aliases = current_aliases(params.register_, registered.version)
         model = f"{registered.name} version {registered.version}"
-        summary = summarise(model, aliases, verdict, seconds, tracking_uri(params.register_))
+        uri = tracking_uri(params.register_)
+        summary = summarise(model, aliases, verdict, seconds=seconds, tracking_uri=uri)
         create_markdown_artifact(markdown(summary), key="retrain-summary", description=model)
         return Completed(message=model, data=summary, name=None if passed else StateName.REFUSED)
 
 
 def run_stages() -> dict[str, float | None]:
-    """Every stage in the order of dvc.yaml: its seconds, or None where it was up to date. Raises StageError."""
+    """Bring every stage up to date, in DVC's order. Returns seconds per stage; None: it was. Raises StageError."""
     graph = read_graph()
     stale = set(graph.stale)
     seconds: dict[str, float | None] = {}
     for stage in graph.order:
         print(f"{stage}: {'...' if stage in stale else 'cached'}", flush=True)
-        _timed(seconds, stage, bring_up_to_date, stage, stage in stale).result()
+        _timed(seconds, stage, bring_up_to_date, stage=stage, stale=stage in stale).result()
         if stage in stale:
             stale |= graph.downstream[stage]
     return seconds
 
 
-def _timed(seconds: dict[str, float | None], name: str, step: Any, *arguments: Any) -> State:
-    """Run a task, note its seconds (None for a cached one), and return its state."""
+def _timed(seconds: dict[str, float | None], name: str, step: Any, **arguments: Any) -> State:
+    """Run a task, store its seconds (None for a cached one) under `name`, and return its state."""
     began = time.monotonic()
-    state: State = step(*arguments, return_state=True)
+    state: State = step(**arguments, return_state=True)
     seconds[name] = None if state.name == StateName.CACHED else time.monotonic() - began
     return state
 
 
 def _report(state: Any) -> int:
-    """The closing table, and the exit code. Raises what ended the run."""
+    """Print the closing table and return the exit code. Raises the error that ended the run."""
     print_summary(state.result())
     return EXIT_REFUSED if state.name == StateName.REFUSED else EXIT_OK
 
 
 def main() -> int:
-    """Run the flow here and now; the exit code is that of errors.py."""
+    """Run the flow in this process. Returns an exit code of errors.py."""
     parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-snapshot", action="store_true", help="train on the data as it is, take no delivery")
     asked = parser.parse_args()

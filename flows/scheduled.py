@@ -1,7 +1,7 @@
-"""The scheduled job, beside people: `flows.retrain` in a git worktree of its own. `python -m flows.scheduled`.
+"""The scheduled job: `flows.retrain` in a git worktree of its own, next to people at work. `python -m flows.scheduled`
 
-What a worktree is made of, and what becomes of a run's params.yaml and dvc.lock: worktree.py. What it shares with the
-repository: shared.py. docs/operations.md tells people what to do with it.
+worktree.py makes the worktree, and commits the run's params.yaml and dvc.lock. shared.py links what the worktree shares
+with the repository. docs/operations.md says how people take over the result.
 """
 
 from __future__ import annotations
@@ -31,34 +31,42 @@ from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.registry.tracking import URI_VARIABLE
 
-TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: no reason to miss a night
-# Where MLflow puts the artifacts of experiments that it makes; left to itself, into the worktree that made them.
+TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: wait, instead of missing a night
+# Where MLflow puts the artifacts of experiments that it makes. Its default is the worktree, which is removed.
 ARTIFACTS_VARIABLE, ARTIFACTS_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "mlruns"
 RAN = re.compile(r"\s+Running stage '(\w+)'")
 
 
 class Place(NamedTuple):
-    """root: the repository, absolute. tree: the worktree in it. environment: of what runs with the worktree's code."""
+    """root: the repository, absolute. tree: its worktree. environment: for commands that run the worktree's code."""
 
     root: Path
     tree: Path
     environment: dict[str, str]
 
 
+class Settings(NamedTuple):
+    """What the run changes in the committed params.yaml: the options of `unigrec configure`."""
+
+    profile: str | None
+    data: str | None
+    overrides: list[str]
+
+
 @flow(name="scheduled-retrain")
 def scheduled_retrain(profile: str | None = None, data: str | None = None, overrides: list[str] | None = None) -> Any:
-    """Retrain in a worktree of what is committed, and commit params.yaml and dvc.lock of the run on a branch.
+    """Retrain in a worktree of the committed code, and commit the run's params.yaml and dvc.lock on a branch.
 
-    The state is named Refused where a gate said no, Unchanged where no stage had anything to do, and Skipped where
+    The state is named Refused if a gate refuses the model, Unchanged if no stage had anything to do, and Skipped if
     another scheduled run is at work.
 
     Args:
-        profile, data, overrides: as `unigrec configure` takes them (`--profile`, `--data`, `--set`), over the committed
-            params.yaml, for this run.
+        profile, data, overrides: options of `unigrec configure` (`--profile`, `--data`, `--set`). They change the
+            committed params.yaml for this run only.
 
     Raises:
-        UnigrecError: there is no repository, the settings or the data are no good, a stage failed, MLflow does not
-            answer. Its exit_code is that of errors.py.
+        UnigrecError: there is no repository, the settings or the data are invalid, a stage failed, or MLflow does not
+            answer. Its exit_code is one of errors.py.
     """
     emit = emitter()
     root = worktree.repository(Path.cwd())
@@ -68,21 +76,23 @@ def scheduled_retrain(profile: str | None = None, data: str | None = None, overr
         except BusyError as error:
             emit(f"a scheduled run is at work already: {error}")
             return Completed(message=str(error), data=EXIT_OK, name=StateName.SKIPPED)
-        return _run(root, profile, data, overrides or [], emit)
+        return _run(root, Settings(profile, data, overrides or []), emit)
 
 
-def _run(root: Path, profile: str | None, data: str | None, overrides: list[str], emit: Emit) -> Any:
-    kept = worktree.keep_start(root)  # of a run that was killed
+def _run(root: Path, settings: Settings, emit: Emit) -> Any:
+    # The run begins from the committed code, and from what runs found out that nobody has merged yet.
+    kept = worktree.keep_start(root)  # that of a killed run
     base = worktree.base_of(root)
     before = worktree.inherit(root, base.commit)
     begins = f"{base.ref}, commit {base.commit[:12]}"
     emit(f"training on {begins}, after {before.commit[:12]}" if before.commit else f"training on {begins}")
     if kept:
         emit(f"a run before did not finish; where it starts from is on branch {kept}")
+    # It works in its own worktree, which is removed however the run ends.
     try:
         place = Place(root, worktree.make(root, base.commit, before), {})
         place = place._replace(environment=_environment(place))
-        _settle(place, profile, data, overrides, before.start, emit)
+        _settle(place, settings, before.start, emit=emit)
         ran, refused = _retrain(place, emit)
         branch = worktree.record(root, before.commit, _message(place, base.commit, refused))
     except BaseException:
@@ -98,19 +108,17 @@ def _run(root: Path, profile: str | None, data: str | None, overrides: list[str]
     return Completed(message="; ".join(said), data=EXIT_REFUSED if refused else EXIT_OK, name=name)
 
 
-def _settle(
-    place: Place, profile: str | None, data: str | None, overrides: list[str], start: str | None, emit: Emit
-) -> None:
-    """params.yaml and data as this run is to have them; what was delivered is taken in the repository's own data/."""
+def _settle(place: Place, settings: Settings, start: str | None, emit: Emit) -> None:
+    """Prepare the worktree's params.yaml and data. A delivery is taken into the repository's own data/."""
     shared.share_state(place.root, place.tree)
     shared.share_data(place.root, place.tree)
-    shared.share_path(place.root, place.tree, "data", data)
-    options = ["--profile", profile] if profile else []
-    options += ["--data", data] if data else []
-    for setting in [f"warm_start.path={start}"] * (start is not None) + overrides:
+    shared.share_path(place.root, place.tree, "data", path=settings.data)
+    options = ["--profile", settings.profile] if settings.profile else []
+    options += ["--data", settings.data] if settings.data else []
+    for setting in [f"warm_start.path={start}"] * (start is not None) + settings.overrides:
         options += ["--set", setting]
     if options:
-        _command(place, ["unigrec.cli", "configure", *options], place.tree, emit)
+        _command(place, ["unigrec.cli", "configure", *options], place.tree, emit=emit)
     if _has_delivery(place):
         _take_delivery(place, emit)
         shared.share_data(place.root, place.tree)
@@ -125,7 +133,7 @@ def _has_delivery(place: Place) -> bool:
 
 
 def _take_delivery(place: Place, emit: Emit) -> None:
-    """`unigrec snapshot` in the repository, with the worktree's code and params; not while somebody trains there."""
+    """Run `unigrec snapshot` in the repository with the worktree's code and params, unless somebody trains there."""
     try:
         with exclusive(place.root / paths.LOCK):
             pass
@@ -133,11 +141,11 @@ def _take_delivery(place: Place, emit: Emit) -> None:
         emit(f"no delivery is taken, the data stays as it is: {error}")
         return
     params = place.tree / PARAMS
-    _command(place, ["unigrec.cli", "snapshot", "--params", str(params)], place.root, emit)
+    _command(place, ["unigrec.cli", "snapshot", "--params", str(params)], place.root, emit=emit)
 
 
 def _retrain(place: Place, emit: Emit) -> tuple[list[str], bool]:
-    """The whole job. Returns the stages that ran, and whether the gates refused the model."""
+    """Run the whole job. Returns the stages that ran, and whether the gates refused the model."""
     ran: list[str] = []
 
     def read(line: str) -> None:
@@ -146,15 +154,15 @@ def _retrain(place: Place, emit: Emit) -> tuple[list[str], bool]:
         emit(line)
 
     if (place.tree / DVC_LOCK).is_file():
-        # Outputs that are there need no process each. Those that are not in the cache are made by their stages.
+        # One command restores what DVC's cache holds, instead of one per stage. Stages make what it does not hold.
         checkout = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--allow-missing"]
-        run_streamed(checkout, lambda line: None, place.tree, place.environment)
-    refused = _command(place, ["flows.retrain", "--no-snapshot"], place.tree, read, EXIT_REFUSED) == EXIT_REFUSED
-    return ran, refused
+        run_streamed(checkout, lambda line: None, cwd=place.tree, environment=place.environment)
+    job = ["flows.retrain", "--no-snapshot"]
+    return ran, _command(place, job, place.tree, emit=read, allowed=EXIT_REFUSED) == EXIT_REFUSED
 
 
 def _command(place: Place, module: list[str], folder: Path, emit: Emit, allowed: int = EXIT_OK) -> int:
-    """Run a module of the worktree's code. Returns its exit status; raises UnigrecError with its last words."""
+    """Run a module of the worktree's code. Returns its exit status. Raises UnigrecError with its own error line."""
     words = ""
 
     def read(line: str) -> None:
@@ -162,7 +170,7 @@ def _command(place: Place, module: list[str], folder: Path, emit: Emit, allowed:
         words = line.removeprefix("error: ") if line.startswith("error: ") else words
         emit(line)
 
-    status = run_streamed([sys.executable, "-m", *module], read, folder, place.environment)
+    status = run_streamed([sys.executable, "-m", *module], read, cwd=folder, environment=place.environment)
     if status in (EXIT_OK, allowed):
         return status
     error = UnigrecError(words or f"python -m {' '.join(module)} ended with exit status {status}; see its lines above")
@@ -171,8 +179,8 @@ def _command(place: Place, module: list[str], folder: Path, emit: Emit, allowed:
 
 
 def _environment(place: Place) -> dict[str, str]:
-    """Ours, with the worktree's code before any other, and the repository's places where a variable decides."""
-    # What Prefect tells a flow run's process about itself is about this one alone.
+    """Our environment, with the worktree's code first on the path and the repository's folder for artifacts."""
+    # PREFECT__ variables describe the flow run of this process, not of the child.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
     ours = {"PYTHONPATH": os.pathsep.join([str(place.tree / "src"), str(place.tree)])}
     ours[ARTIFACTS_VARIABLE] = os.environ.get(ARTIFACTS_VARIABLE, str(place.root / ARTIFACTS_FOLDER))
@@ -181,17 +189,18 @@ def _environment(place: Place) -> dict[str, str]:
 
 
 def _message(place: Place, base: str, refused: bool) -> str:
+    """The message of the run's commit."""
     snapshot = files.read_json(place.tree / Artifacts().source).get("snapshot", {}).get("id") or "none"
     lines = [f"code: {base}", f"dvc.lock: {sha256(place.tree / DVC_LOCK)}", f"snapshot: {snapshot}"]
     return f"Scheduled retraining{', refused by the gates' if refused else ''}\n\n" + "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow here and now; the exit code is that of errors.py."""
+    """Run the flow in this process. Returns an exit code of errors.py."""
     parser = argparse.ArgumentParser(prog="python -m flows.scheduled", description=__doc__, allow_abbrev=False)
     parser.add_argument("--profile", help="as unigrec configure --profile, for this run")
-    parser.add_argument("--data", help="likewise")
-    parser.add_argument("--set", action="append", dest="overrides", metavar="KEY=VALUE", help="likewise")
+    parser.add_argument("--data", help="as unigrec configure --data, for this run")
+    parser.add_argument("--set", action="append", dest="overrides", metavar="KEY=VALUE", help="as --set there")
     asked = parser.parse_args(arguments)
 
     def job() -> int:

@@ -1,6 +1,7 @@
-"""What runs leave behind on disk, and what of it nobody needs any more. Each function says what it removed, in words.
+"""Removes what runs leave on disk and nobody needs any more. Each function returns what it removed.
 
-None of them may run beside a training: `flows.housekeeping` holds its lock. With `dry` they say what they would do.
+None of them may run during a training: `flows.housekeeping` holds its lock. With `dry`, they remove nothing and return
+what they would remove.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from unigrec.base.errors import BusyError, UnigrecError
 from unigrec.base.git import DVC_LOCK, git
 
 GIT_LOCKS = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock")
-BY_AGE = (paths.CHECKPOINTS, CHECKPOINTS, paths.COMPARISONS)  # folders whose entries serve only while they are young
-# What DVC keeps: what these dvc.lock files name. Remotes are never touched.
+BY_AGE = (paths.CHECKPOINTS, CHECKPOINTS, paths.COMPARISONS)  # folders whose entries are useful only while young
+# DVC's cache keeps what the dvc.lock files of these name. Remotes are never touched.
 KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
 
 
 def remove_stale_locks(root: Path, hours: float, dry: bool = False) -> list[str]:
-    """Locks that a killed git left, by age. DVC's: dvc_state.py."""
+    """Remove the lock files of a killed git, by age. For DVC's own, see dvc_state.py."""
     found = [path for pattern in GIT_LOCKS for path in (root / ".git").glob(pattern) if _age(path) > hours * 3600]
     return _remove(root, found, dry)
 
 
 def remove_old_folders(root: Path, days: float, dry: bool = False) -> list[str]:
-    """Checkpoints, comparisons and the worktree of a killed run, untouched for so long.
+    """Remove checkpoints, comparisons and the worktree of a killed run to which nothing was written for `days`.
 
     Bundles stay: the next training may start from one.
     """
@@ -49,10 +50,10 @@ def remove_old_folders(root: Path, days: float, dry: bool = False) -> list[str]:
 
 
 def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = False) -> list[str]:
-    """Branches of scheduled runs that are older than that; each is named with its commit, which git keeps for a while.
+    """Delete branches of scheduled runs older than `days`. Names each with its commit, which git keeps for a while.
 
     Args:
-        needed: hashes of dvc.lock, of the versions that have an alias: their branches stay, as does the newest.
+        needed: hashes of dvc.lock of model versions with an alias. Their branches stay, and so does the newest.
     """
     if not (root / ".git").exists():
         return []
@@ -72,16 +73,18 @@ def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = F
 
 
 def collect_cache(root: Path, dry: bool = False) -> list[str]:
-    """Remove from DVC's cache what no dvc.lock names: this folder's, a worktree's, a branch's, tag's or experiment's.
+    """Remove from DVC's cache what no dvc.lock of this folder, a worktree, a branch, a tag or an experiment names.
 
     Raises:
-        BusyError: somebody else's DVC is at work here.
-        UnigrecError: DVC refuses; what it said.
+        BusyError: another DVC process is at work here.
+        UnigrecError: DVC fails; the message quotes it.
     """
+    # Without any dvc.lock, the whole cache would count as unused.
     others = [str(tree) for tree in _worktrees(root) if (tree / DVC_LOCK).is_file()]
     named = (root / DVC_LOCK).is_file() or others or _git(root, "log", "--all", "--max-count=1", "--", str(DVC_LOCK))
-    if not named:  # without any, all of the cache would count as unused
+    if not named:
         return []
+    # Let DVC collect. A list of dead holders would stop it.
     scope = KEEP if (root / ".git").exists() else KEEP[:1]
     command = [sys.executable, "-m", "dvc", "gc", *scope, "--force", *(["--dry"] if dry else [])]
     command += ["--projects", *others] if others else []
@@ -93,6 +96,7 @@ def collect_cache(root: Path, dry: bool = False) -> list[str]:
         raise BusyError(f"another DVC is at work in {root}")
     if done.returncode:
         raise UnigrecError(f"dvc gc failed in {root}: {(done.stdout + done.stderr).strip()}")
+    # Report what DVC said about the cache, and how much smaller it is.
     said = [line for line in done.stdout.splitlines() if "cache" in line and line.startswith(("Removed", "No unused"))]
     freed = (before - _size(cache)) / 1e6
     return [f"{' '.join(said)} {freed:.1f} MB freed"] if any(line.startswith("Removed") for line in said) else []
@@ -108,7 +112,7 @@ def _remove(root: Path, paths: list[Path], dry: bool) -> list[str]:
 
 
 def _age(path: Path) -> float:
-    """Seconds since anything in it was written."""
+    """Seconds since the last write to the path or anything below it."""
     newest = max((entry.lstat().st_mtime for entry in [path, *path.rglob("*")]), default=0.0)
     return time.time() - newest
 
@@ -118,7 +122,7 @@ def _size(folder: Path) -> int:
 
 
 def _worktrees(root: Path) -> list[Path]:
-    """Other worktrees of the repository: a killed run's, people's."""
+    """Other worktrees of the repository: a killed run's, or people's."""
     listed = [line.partition(" ") for line in _git(root, "worktree", "list", "--porcelain").splitlines()]
     return [Path(path) for key, _, path in listed if key == "worktree" and Path(path) != root.resolve()]
 

@@ -1,6 +1,6 @@
-"""What the worktree of a scheduled run has in common with the repository, by links; all else in it is the run's own.
+"""Links what the worktree of a scheduled run shares with the repository. Everything else in it is the run's own.
 
-Shared: DVC's cache, data/ (but `current`, which stays what it was when the run began), MLflow's SQLite file, bundles,
+Shared: DVC's cache, data/ (but `current` stays as it was when the run began), MLflow's SQLite file, bundles,
 comparisons, audit and the lock of promotions. The run's own: artifacts/, dvc.lock, params.yaml, the lock of its folder.
 """
 
@@ -19,13 +19,13 @@ from unigrec.config.schema import read_mapping
 
 DATA = paths.CURRENT.parent
 FOLDERS = (paths.BUNDLES, paths.COMPARISONS, paths.REFERENCE.parent)
-FILES = (paths.AUDIT, paths.PROMOTION_LOCK)  # appended to and locked, never replaced: a link to them stays one
+FILES = (paths.AUDIT, paths.PROMOTION_LOCK)  # never replaced, only appended to or locked, so a link stays a link
 SQLITE = "sqlite:///"
 
 
 def share_state(root: Path, tree: Path) -> None:
     """Let the worktree use the repository's DVC cache and state. Raises UnigrecError without a DVC project."""
-    # Nothing that DVC would ask git is of use here, and it would stage files.
+    # DVC needs nothing from git here, and would stage files.
     settings = f"[core]\n    no_scm = true\n[cache]\n    dir = {cache_folder(str(root))}\n"
     (tree / ".dvc").mkdir(exist_ok=True)
     (tree / ".dvc/config.local").write_text(settings, encoding="utf-8")
@@ -39,7 +39,7 @@ def share_state(root: Path, tree: Path) -> None:
 
 
 def share_data(root: Path, tree: Path) -> None:
-    """Link everything that lies in data/; `current` points to the snapshot that it points to now, until asked again."""
+    """Link everything in data/. `current` keeps pointing to today's snapshot until the next call."""
     if not (root / DATA).is_dir():
         return
     for entry in (root / DATA).iterdir():
@@ -52,10 +52,10 @@ def share_data(root: Path, tree: Path) -> None:
 
 
 def share_named(root: Path, tree: Path, tracking_uri: str | None) -> None:
-    """Link what the worktree's params name outside of git, and MLflow's SQLite file.
+    """Link the paths that the worktree's params name but git does not hold, and MLflow's SQLite file.
 
     Raises:
-        UnigrecError: a path leads out of the repository and is not absolute, so that it would lead elsewhere here.
+        UnigrecError: a relative path leads out of the repository; from the worktree it would lead elsewhere.
     """
     params = read_params(tree)
     named = {f"{section}.path": params.get(section, {}).get("path") for section in ("ingest", "warm_start")}
@@ -63,14 +63,14 @@ def share_named(root: Path, tree: Path, tracking_uri: str | None) -> None:
     named |= {"embed.model": embed.get("model")}
     named |= {f"embed.modalities: {path}": path for path in embed.get("modalities") or ()}
     for key, path in named.items():
-        share_path(root, tree, key, path)
+        share_path(root, tree, key, path=path)
     uri = tracking_uri or params.get("register", {}).get("tracking_uri") or ""
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_absolute():
         _link(tree / uri.removeprefix(SQLITE), root / uri.removeprefix(SQLITE))
 
 
 def share_path(root: Path, tree: Path, key: str, path: str | None) -> None:
-    """Link one path, unless the worktree has it. key: what names it, for the error. Raises as `share_named`."""
+    """Link one path, unless the worktree has it. key: names the param in errors. Raises as `share_named`."""
     if not path or Path(path).is_absolute():
         return
     if Path(os.path.normpath(path)).parts[:1] == ("..",):
@@ -83,12 +83,12 @@ def share_path(root: Path, tree: Path, key: str, path: str | None) -> None:
 
 
 def read_params(tree: Path) -> dict[str, Any]:
-    """The worktree's params as plain values: their schema is that of its own code. Raises UnigrecError."""
+    """The worktree's params as plain values, because only its own code knows their schema. Raises UnigrecError."""
     return read_mapping(tree / PARAMS)
 
 
 def _link(place: Path, target: Path) -> None:
-    """A link, unless something is there."""
+    """Make a link, unless the place is taken."""
     if not os.path.lexists(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(target)

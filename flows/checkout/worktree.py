@@ -1,11 +1,11 @@
 """The git side of a scheduled run: a worktree of its own, and its params and dvc.lock as a commit on a new branch.
 
-Every run begins from the code and params that are committed (`base_of`), and ends as one commit on top of them, on a
-branch of its own, `retrain/<date>-<commit>`. What a run has found out by itself lies in the newest such branch: the
-next run takes it over (`inherit`), until people have merged it or decided otherwise.
+Every run begins from committed code and params (`base_of`), and ends as one commit on top of them, on a branch of its
+own, `retrain/<date>-<commit>`. The newest such branch holds what runs have found out. The next run takes it over
+(`inherit`) until people have merged it or decided otherwise.
 
-Nobody's checkout, index, branches or hooks are touched: commits are made with an index of their own, and branches are
-only ever created. So a killed run leaves a worktree and nothing else, which the next run removes.
+A run does not touch people's checkout, index, branches or hooks: it commits with an index of its own, and only creates
+branches. A killed run leaves nothing but a worktree, which the next run removes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from unigrec.base.git import DVC_LOCK, PARAMS, git
 
 WORKTREES = paths.STATE / "worktrees"
 TREE = WORKTREES / "retrain"
-CHECKPOINTS = WORKTREES / "checkpoints"  # they outlive a worktree; people's own trainings have others
+CHECKPOINTS = WORKTREES / "checkpoints"  # they outlive a worktree; people's own trainings use another folder
 LOCK = WORKTREES / "lock"
-BRANCHES = "retrain"  # /<date>-<commit>
-REF_SETTING = "unigrec.retrainRef"  # git config: what scheduled runs begin from
+BRANCHES = "retrain"  # prefix of retrain/<date>-<commit>
+REF_SETTING = "unigrec.retrainRef"  # git config: the revision that scheduled runs begin from
 MAIN = "main"
 WHO = {"NAME": "UniGRec", "EMAIL": "unigrec@localhost"}  # makes the commits, also where the repository names nobody
 IDENTITY = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in WHO.items()}
@@ -35,17 +35,16 @@ NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
 
 
 class Base(NamedTuple):
-    """What a run begins from: `commit`, and the name it was found by."""
+    """The commit that a run begins from, and the name by which it was found."""
 
     ref: str
     commit: str
 
 
 class Inherited(NamedTuple):
-    """What a run takes over from the newest unmerged one.
+    """What a run takes over from the newest unmerged run.
 
-    commit: of that run, or None. lock: its dvc.lock, None where the base's is to be used. start: its `warm_start.path`,
-    likewise.
+    commit: of that run. lock: its dvc.lock. start: its `warm_start.path`. None: there is no such run, or the base's counts.
     """
 
     commit: str | None
@@ -54,10 +53,10 @@ class Inherited(NamedTuple):
 
 
 def repository(folder: Path) -> Path:
-    """The folder, absolute, once it is sure that it is the top of a git repository that holds a commit.
+    """The absolute folder, checked to be the top of a git repository that holds a commit.
 
     Raises:
-        UnigrecError: it is not; says what to do.
+        UnigrecError: it is not; the message says what to do.
     """
     folder = folder.resolve()
     instead = "a scheduled run works in a git worktree; without git: python -m flows.retrain"
@@ -79,10 +78,10 @@ def repository(folder: Path) -> Path:
 
 
 def base_of(root: Path) -> Base:
-    """What `git config unigrec.retrainRef` names; else the branch main; else what is checked out.
+    """The revision in `git config unigrec.retrainRef`; without it, the branch main; without that, what is checked out.
 
     Raises:
-        UnigrecError: what the setting names is no commit.
+        UnigrecError: the setting names no commit.
     """
     named = _git(root, "config", "--default", "", "--get", REF_SETTING)
     has_main = _object(root, f"refs/heads/{MAIN}") is not None
@@ -94,15 +93,17 @@ def base_of(root: Path) -> Base:
 
 
 def inherit(root: Path, base: str) -> Inherited:
-    """What the newest scheduled run found out, as far as the base holds nothing newer.
+    """What the newest scheduled run found out, unless the base holds something newer.
 
-    A file or value is taken over where the base still has what it had when the run began: what people have changed
-    since is their decision. dvc.lock is taken whole or not at all; a mixture would claim outputs that no run made.
+    A file or value is taken over only if the base still has it as it was when that run began: what people have changed
+    since is their decision. dvc.lock is taken whole or not at all, because a mixture would claim outputs that no run
+    made.
     """
     branches = ("--count=1", "--sort=-committerdate", "--format=%(objectname)", f"refs/heads/{BRANCHES}/")
     newest = _git(root, "for-each-ref", *branches)
     if not newest or _succeeds(root, "merge-base", "--is-ancestor", newest, base):
         return Inherited(None, None, None)
+    # Compare the base with the commit from which the newest run began.
     began = _git(root, "merge-base", newest, base, allowed=1) or None
     lock = start = None
     if _object(root, f"{base}:{DVC_LOCK}") == (began and _object(root, f"{began}:{DVC_LOCK}")):
@@ -114,7 +115,7 @@ def inherit(root: Path, base: str) -> Inherited:
 
 
 def make(root: Path, base: str, inherited: Inherited) -> Path:
-    """A new worktree of the base, with the dvc.lock that is taken over. Returns its folder. Raises UnigrecError."""
+    """Make a worktree of the base, with the inherited dvc.lock. Returns its folder. Raises UnigrecError."""
     remove(root)
     tree = root / TREE
     tree.parent.mkdir(parents=True, exist_ok=True)
@@ -124,10 +125,10 @@ def make(root: Path, base: str, inherited: Inherited) -> Path:
 
 
 def remove(root: Path) -> None:
-    """Remove the worktree, whatever state a killed run left it in. What it links to stays."""
+    """Remove the worktree, even one that a killed run left half made. What it links to stays."""
     tree = root / TREE
     shutil.rmtree(tree, ignore_errors=True)
-    _succeeds(root, "worktree", "remove", "--force", "--force", str(tree))  # twice: locked, by a killed `add`
+    _succeeds(root, "worktree", "remove", "--force", "--force", str(tree))  # twice: a killed `add` leaves it locked
 
 
 def record(root: Path, newest: str | None, message: str) -> str | None:
@@ -137,13 +138,14 @@ def record(root: Path, newest: str | None, message: str) -> str | None:
         newest: the run whose dvc.lock and params were taken over.
 
     Returns:
-        The branch's name, or None where both files are as in `newest` (or, without one, in the base).
+        The branch's name; None if both files are the same as in `newest` (without one: in the base).
 
     Raises:
         UnigrecError: git refuses.
     """
     tree = root / TREE
     present = [name for name in (PARAMS, DVC_LOCK) if (tree / name).is_file()]
+    # Add both files to the base's content, in an index of our own.
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
         _git(tree, "read-tree", "HEAD", more=index)
@@ -152,6 +154,7 @@ def record(root: Path, newest: str | None, message: str) -> str | None:
     before = newest or "HEAD"
     if all(_object(tree, f"{content}:{name}") == _object(tree, f"{before}:{name}") for name in (PARAMS, DVC_LOCK)):
         return None
+    # Commit them on a new branch. The zeros ask git to refuse if the branch exists.
     commit = _git(tree, "commit-tree", content, "-p", "HEAD", "-m", message)
     branch = f"{BRANCHES}/{time.strftime('%Y-%m-%d', time.gmtime())}-{commit[:8]}"
     _git(root, "update-ref", f"refs/heads/{branch}", commit, "0" * len(commit))
@@ -159,20 +162,20 @@ def record(root: Path, newest: str | None, message: str) -> str | None:
 
 
 def keep_start(root: Path) -> str | None:
-    """Before a worktree is removed whose run did not finish: commit where that run was to start from, if it had chosen.
+    """Commit where an unfinished run was to start from, before its worktree is removed.
 
-    The choice falls when new data is taken, and is not made again for the same data. All else that the run had done
-    comes back from DVC's cache and the checkpoints. Returns the branch's name, or None where there is nothing to keep.
+    A run makes that choice when it takes new data, and would not make it again for the same data. All else that the run
+    had done comes back from DVC's cache and the checkpoints. Returns the branch's name; None: there is nothing to keep.
     """
     tree = root / TREE
     if not (tree / ".git").is_file() or not _succeeds(tree, "rev-parse", "--verify", "--quiet", "HEAD"):
-        return None  # killed while it was made or removed
+        return None  # the run was killed while it made or removed the worktree
     base = _git(tree, "rev-parse", "HEAD")
     inherited = inherit(root, base)
     chosen = start_of((tree / PARAMS).read_bytes()) if (tree / PARAMS).is_file() else None
     if chosen in (None, inherited.start, _start_in(root, base)):
         return None
-    _put_lock(tree, inherited)  # what lies there may be cut off
+    _put_lock(tree, inherited)  # the file there may be half written
     return record(root, inherited.commit, "Scheduled retraining, not finished: where it starts from")
 
 
@@ -185,7 +188,7 @@ def start_of(params: bytes) -> str | None:
 
 
 def _put_lock(tree: Path, inherited: Inherited) -> None:
-    """dvc.lock as the run began with it."""
+    """Write dvc.lock as it was when the run began."""
     lock = inherited.lock if inherited.lock is not None else _content(tree, "HEAD", DVC_LOCK)
     if lock is None:
         (tree / DVC_LOCK).unlink(missing_ok=True)
@@ -204,7 +207,7 @@ def _content(root: Path, commit: str, path: Path) -> bytes | None:
 
 
 def _object(root: Path, name: str) -> str | None:
-    """The id that a revision names, or None."""
+    """The id of the object that a revision names, or None."""
     return _git(root, "rev-parse", "--verify", "--quiet", name, allowed=1) or None
 
 
@@ -213,7 +216,7 @@ def _succeeds(root: Path, *arguments: str) -> bool:
 
 
 def _git(root: Path, *arguments: str, allowed: int = 0, more: dict[str, str] | None = None) -> str:
-    """What git prints. allowed: an exit status that says no, and is no failure. Raises UnigrecError."""
+    """What git prints. allowed: an exit status that means no, not failure. Raises UnigrecError."""
     done = _run(root, arguments, more)
     if done.returncode not in (0, allowed):
         raise UnigrecError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")

@@ -1,1 +1,1 @@
-"""The Prefect server of a run, its runs and notifications."""
+"""What flows ask of a Prefect server: to start one, its runs, notifications, output."""

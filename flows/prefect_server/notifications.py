@@ -1,8 +1,8 @@
-"""Who is told what: automations of Prefect's server that call a webhook, and one that notices a run that has died.
+"""Automations of Prefect's server: some call a webhook, two notice dead runs.
 
-The server does it, not the flow: a killed flow can tell nobody, and a webhook that does not answer can fail no run. The
-address comes from the environment when the deployments are registered (`python -m flows.deploy`). From then on the
-server's store holds it encrypted; Prefect's pages, answers and logs show stars.
+The server does this, not the flow: a killed flow can report nothing, and a webhook that does not answer must fail no
+run. The webhook's address comes from the environment when the deployments are registered (`python -m flows.deploy`).
+From then on the server's database holds it encrypted; Prefect's pages, answers and logs show stars.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import WEBHOOK_VARIABLE
 
 BLOCK = "unigrec"
-PREFIX = "unigrec: "  # of our automations' names: what begins so and is not among them any more is removed
+PREFIX = "unigrec: "  # of our automations' names: an automation with this prefix that is no longer ours is removed
 SILENT_SECONDS = 120  # four heartbeats
 # Events carry the name of a run's state. After these, a run that falls silent is not dead: it has ended.
 PREFECTS_ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 ENDS = [f"prefect.flow-run.{name}" for name in (*PREFECTS_ENDS, *StateName)]
-# A run that a deployment started; a flow within it would tell the same twice.
+# A run that a deployment started. A flow within it would cause the same notification again.
 DEPLOYED = ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"})
 PROMOTE_FLOW = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": "promote"})
 # `text` is what chat programs show; the rest is for programs.
@@ -53,10 +53,10 @@ PAYLOAD = """{%- set run = event.resource["prefect.resource.name"] -%}
 
 
 def arrange(address: str | None) -> None:
-    """Make the server's automations what this module says, the webhook's among them only where there is an address.
+    """Make the server's automations the ones of this module; those of the webhook only if there is an address.
 
     Raises:
-        UnigrecError: the server refuses them. Its answer repeats the address, so the error does without.
+        UnigrecError: the server refuses them. Its answer repeats the address, so the error does not quote it.
     """
     try:
         _arrange(address)
@@ -74,7 +74,8 @@ def _arrange(address: str | None) -> None:
             client.delete_automation(known[name])
         for name, automation in wanted.items():
             if name in known:
-                # Defaults as well: an update sends what was set, and the server must know what kind each part is of.
+                # Validated again, so that defaults count as set: an update sends only what was set, and the server
+                # needs the `type` of each part.
                 client.update_automation(
                     known[name], AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"}))
                 )
@@ -85,10 +86,10 @@ def _arrange(address: str | None) -> None:
 
 
 def automations(block: UUID | None) -> Iterator[AutomationCore]:
-    """What the server does by itself. `block`: the id of the webhook's block; None: nobody is told anything."""
+    """What the server does by itself. `block`: id of the webhook's block; None: no notifications."""
     yield _crash("a run that falls silent has crashed", HEARTBEAT, ResourceSpecification({}))
-    # Before the first heartbeat: only runs of deployments, to which prefect.yaml gives heartbeats.
-    yield _crash("a run that never gives a sign has crashed", "prefect.flow-run.Running", DEPLOYED)
+    # Before the first heartbeat: only runs of deployments, because prefect.yaml lets these send heartbeats.
+    yield _crash("a run that never sends a heartbeat has crashed", "prefect.flow-run.Running", DEPLOYED)
     if block is None:
         return
     for name, trigger in _occasions().items():
@@ -98,7 +99,7 @@ def automations(block: UUID | None) -> Iterator[AutomationCore]:
 
 
 def _crash(name: str, after: str, related: ResourceSpecification) -> AutomationCore:
-    """After an event of a run, a heartbeat or the run's end must follow."""
+    """Mark a run as crashed if neither a heartbeat nor an end follows an event of it."""
     return AutomationCore(
         name=PREFIX + name,
         trigger=EventTrigger(
@@ -123,32 +124,32 @@ def _crash(name: str, after: str, related: ResourceSpecification) -> AutomationC
 
 
 def _occasions() -> dict[str, EventTrigger]:
-    """What somebody is told about."""
+    """Events that cause a notification, by the name of the automation."""
     bad_ends = [state.value for state in (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)]
     decisions = (StateName.REFUSED, StateName.PROMOTED)
     return {
-        "tell of a run that failed, crashed or was cancelled": EventTrigger(
+        "report a run that failed, crashed or was cancelled": EventTrigger(
             expect={"prefect.flow-run.*"},
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": bad_ends}),
             match_related=DEPLOYED,
         ),
-        "tell of a refusal or promotion within a retraining": EventTrigger(
+        "report a refusal or promotion within a retraining": EventTrigger(
             expect={f"prefect.task-run.{name}" for name in decisions}
         ),
-        "tell of a refusal or promotion by hand": EventTrigger(
+        "report a refusal or promotion by hand": EventTrigger(
             expect={f"prefect.flow-run.{name}" for name in decisions}, match_related=PROMOTE_FLOW
         ),
     }
 
 
 def check_address(address: str | None) -> None:
-    """Raise UnigrecError where there is one and it is none of http or https. It is not repeated."""
+    """Raise UnigrecError, without the address, if there is one and it is neither http nor https."""
     if address and not address.startswith(("http://", "https://")):
         raise UnigrecError(f"{WEBHOOK_VARIABLE}: set it to an address that begins with http:// or https://")
 
 
 def _keep_address(address: str) -> UUID:
-    """The id of the block that holds it."""
+    """Store the address in a block. Returns the block's id."""
     webhook = Webhook(url=SecretStr(address), headers=SecretDict({"Content-Type": "application/json"}))
     block = webhook.save(BLOCK, overwrite=True)
     assert isinstance(block, UUID)
@@ -156,6 +157,7 @@ def _keep_address(address: str) -> UUID:
 
 
 def _forget_address(client: SyncPrefectClient) -> None:
+    """Delete the block, if there is one."""
     try:
         block = client.read_block_document_by_name(BLOCK, Webhook.get_block_type_slug(), include_secrets=False)
     except ObjectNotFound:

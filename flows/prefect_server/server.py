@@ -1,6 +1,6 @@
-"""A Prefect server for the length of one run, for where no other is configured.
+"""A Prefect server for the length of one run, if no other server is configured.
 
-Prefect would start one by itself, but that one outlives a killed flow and starts only when the first call waits for it.
+Prefect would start one by itself, but that one outlives a killed flow, and starts only when the first call needs it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from unigrec.base.lock import exclusive
 from unigrec.base.masking import masked
 
 START_SECONDS = 120.0
-EXIT_INTERRUPTED = 130  # as a shell says it of Ctrl-C
-# Of a call to our own server, half a minute in all: it answers 503 while its database is busy, and does not return once
-# it is gone. Of another server, that is for the user to set.
+EXIT_INTERRUPTED = 130  # a shell's exit code after Ctrl-C
+# Of a call to our own server, half a minute in all: it answers 503 while its database is busy, and does not come back
+# once it is gone. For another server, the user sets the number.
 OWN_RETRIES = 4
 APPLICATION = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on")
 ON_THIS_MACHINE_ONLY = ("--host", "127.0.0.1", "--log-level", "error")
 LOG = "server.log"  # in PREFECT_HOME
-START_LOCK = "start.lock"  # there too: servers that start together would migrate one database at the same moment
+START_LOCK = "start.lock"  # there too: servers that start at once would migrate one database at the same moment
 
 
 def run_here(job: Callable[[], int]) -> int:
-    """A flow's command: the job with a server to report to. Returns its exit code, or that of errors.py."""
+    """Run a flow's command with a server to report to. Returns its exit code, or one of errors.py."""
     try:
         with prefect_server():
             return job()
@@ -57,12 +57,12 @@ def run_here(job: Callable[[], int]) -> int:
 
 @contextmanager
 def prefect_server() -> Iterator[None]:
-    """Within the block, flows report to a server: the configured one, or one of our own on 127.0.0.1.
+    """Within the block, flows report to the configured server, or to one of our own on 127.0.0.1.
 
     First, runs that a killed process of this machine left open there are marked as crashed.
 
     Raises:
-        UnigrecError: it does not answer, at the start or later.
+        UnigrecError: the server does not answer, at the start or later.
     """
     PREFECT_HOME.value().mkdir(parents=True, exist_ok=True)
     with _own_server() if not PREFECT_API_URL.value() else nullcontext():
@@ -80,7 +80,7 @@ def prefect_server() -> Iterator[None]:
 
 
 def check_health(advice: str) -> None:
-    """Raise UnigrecError where the configured server does not answer; `advice` ends the message: what to do."""
+    """Raise UnigrecError if the configured server does not answer. `advice` ends the message: what to do."""
     url = masked(str(PREFECT_API_URL.value()))
     with get_client(sync_client=True) as client:
         error = client.api_healthcheck()
@@ -90,7 +90,7 @@ def check_health(advice: str) -> None:
 
 @contextmanager
 def _own_server() -> Iterator[None]:
-    """One of our own, until the block ends. Raises UnigrecError when it does not answer in time; names its log."""
+    """A server of our own, until the block ends. Raises UnigrecError, with its log, if it does not answer in time."""
     home = PREFECT_HOME.value()
     with ExitStack() as stack:
         with exclusive(home / START_LOCK, wait_seconds=2 * START_SECONDS):
@@ -98,16 +98,16 @@ def _own_server() -> Iterator[None]:
             url = f"http://127.0.0.1:{port}/api"
             process = _launch_server(port, home / LOG)
             stack.callback(stop, process)
-            wait_until_healthy("the Prefect server", f"{url}/health", process, home / LOG)
+            wait_until_healthy("the Prefect server", f"{url}/health", process, log=home / LOG)
         with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: OWN_RETRIES}):
             try:
                 yield
             finally:
-                APILogHandler().flush()  # what is still queued would find no server any more
+                APILogHandler().flush()  # later, queued lines would find no server
 
 
 def _launch_server(port: int, log: Path) -> subprocess.Popen:
-    with log.open("a") as file:  # another one may be writing there
+    with log.open("a") as file:  # another server may be writing there
         return start_supervised(
             [sys.executable, "-m", "uvicorn", *APPLICATION, *ON_THIS_MACHINE_ONLY, "--port", str(port)],
             env={
@@ -122,7 +122,7 @@ def _launch_server(port: int, log: Path) -> subprocess.Popen:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """A TCP port of 127.0.0.1 on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -131,7 +131,7 @@ def free_port() -> int:
 def wait_until_healthy(
     name: str, url: str, process: subprocess.Popen, log: Path, seconds: float = START_SECONDS
 ) -> None:
-    """Return once an address answers 200. Raises UnigrecError when the process ends, or does not answer in time."""
+    """Return once an address answers 200. Raises UnigrecError if the process ends, or does not answer in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -1,4 +1,4 @@
-"""What a killed DVC leaves in a state that DVC itself refuses to work with, put right for the next one."""
+"""Repairs files that a killed DVC process left in a state that DVC refuses to read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from unigrec.base import files
 from unigrec.base.git import DVC_LOCK
 
 DAMAGED_LOCK = "dvc.lock.damaged"
-HOLDERS = ".dvc/tmp/rwlock"  # who reads and writes what: a list, no kernel lock, so it outlives them
+HOLDERS = ".dvc/tmp/rwlock"  # which process reads and writes what: a plain file, which outlives the processes
 
 
 def put_lock_file_aside(root: str) -> bool:
-    """Move dvc.lock out of the way, so that DVC makes it again from its cache. Returns whether there was one.
+    """Move dvc.lock away, so that DVC makes it again from its cache. Returns whether there was one.
 
-    DVC empties the file before it writes it anew, and accepts no part of it.
+    DVC empties the file before it writes it again, and refuses a half-written one.
     """
     lock = Path(root, DVC_LOCK)
     if not lock.exists():
@@ -29,18 +29,19 @@ def put_lock_file_aside(root: str) -> bool:
 
 
 def put_lock_file_back(root: str) -> None:
+    """Undo `put_lock_file_aside`."""
     Path(root, DAMAGED_LOCK).rename(Path(root, DVC_LOCK))
 
 
 def forget_dead_holders(root: str) -> None:
-    """Clear DVC's list of holders where it was written half, and of processes that are other programs by now.
+    """Remove from DVC's list the holders whose process number belongs to another program by now. Living ones stay.
 
-    DVC forgets holders that are gone by itself, unless another program has their number. Living ones stay.
+    A half-written list is deleted. DVC itself forgets a holder only if no process has its number.
     """
     path = Path(root, HOLDERS)
     if not path.exists():
         return
-    with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # the guard under which DVC edits the list
+    with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # the lock under which DVC edits the list
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
             read = {name: [one for one in some if _is_alive(one)] for name, some in held.get("read", {}).items()}

@@ -1,4 +1,4 @@
-"""What dvc.yaml says: the order of the stages, and which are out of date. The flow holds no edges of its own."""
+"""Reads from DVC the order of the stages and which are out of date. The flow itself knows no edges."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ WRITING_SECONDS = 1.0  # DVC needs a tenth of this to write its lock file
 
 
 class Graph(NamedTuple):
-    """The stages in an order in which each comes after what it depends on."""
+    """The stages, ordered so that each comes after the stages it depends on."""
 
     order: list[str]
     downstream: dict[str, set[str]]  # all stages that depend on a stage, directly or not
-    stale: set[str]  # stages that DVC would run or check out now; those below them may follow
+    stale: set[str]  # stages that DVC would run or check out now; stages downstream may follow
 
 
 def read_graph(root: str = ".") -> Graph:
-    """Ask DVC, once what a killed DVC left is out of its way.
+    """Ask DVC for the graph, after repairing what a killed DVC left.
 
     Raises:
         UnigrecError: the folder holds no DVC project, or dvc.yaml is broken.
@@ -34,13 +34,14 @@ def read_graph(root: str = ".") -> Graph:
     forget_dead_holders(root)
     try:
         return _ask(root)
-    except Exception as error:  # DVC raises what it happens to trip over
+    except Exception as error:  # a broken file makes DVC raise errors of many kinds
         reason = error
-    time.sleep(WRITING_SECONDS)  # somebody else's DVC may be writing it at this moment
+    # Wait: another DVC may be writing dvc.lock at this moment. Then try without the file.
+    time.sleep(WRITING_SECONDS)
     put_aside = put_lock_file_aside(root)
     try:
         graph = _ask(root)
-    except Exception:  # so it was not the lock file
+    except Exception:  # the lock file was not the cause
         if put_aside:
             put_lock_file_back(root)
         raise UnigrecError(f"DVC cannot read the pipeline in {root}: {reason}") from reason
@@ -58,7 +59,7 @@ def _ask(root: str) -> Graph:
 
 
 def cache_folder(root: str = ".") -> Path:
-    """The cache of this project, of outputs and runs, as `cache.dir` names it; absolute. Raises UnigrecError."""
+    """The absolute folder of the project's cache of outputs and runs (`cache.dir`). Raises UnigrecError."""
     try:
         with Repo(root) as repo:
             return Path(repo.cache.local_cache_dir).absolute()

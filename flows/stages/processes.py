@@ -1,4 +1,4 @@
-"""One stage as a child process: it streams its output, tells whether it had anything to do, and never outlives us."""
+"""Runs one stage as a child process, which streams its output and is killed when this process dies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, UnigrecError
 
-GRACE_SECONDS = 5.0  # between asking a stage to stop and killing it
+GRACE_SECONDS = 5.0  # between the request to stop and the kill
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-# DVC's closing remarks, after a stage has ended well.
+# DVC's closing remarks after a successful stage.
 _REMARKS = ("Generating lock file", "Updating lock file", "To track the changes with git", "Use `dvc push`")
 _STATUS = re.compile(r"exited with (-?\d+)")
 
@@ -25,18 +25,18 @@ class StageError(UnigrecError):
 
     def __init__(self, stage: str, status: int):
         self.status = status
-        # A stage that broke down with 1 must not look like a model that a gate refused.
+        # Exit code 1 would say that a gate refused the model.
         self.exit_code = status if status in (EXIT_BAD_INPUT, EXIT_INVALID_DATA) else EXIT_BAD_INPUT
-        super().__init__(f"stage {stage} failed with exit status {status}; what it said is above")
+        super().__init__(f"stage {stage} failed with exit status {status}; its output is above")
 
     @property
     def killed(self) -> bool:
-        """Whether a signal ended it (out of memory, a machine going away): worth another try, it resumes."""
+        """Whether a signal ended it (out of memory, a machine that stops): try again, because it resumes."""
         return self.status < 0 or self.status > 128
 
 
 def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
-    """Bring a stage up to date with `dvc repro --single-item`: DVC runs it, restores it from its cache, or skips it.
+    """Bring a stage up to date with `dvc repro --single-item`: DVC runs it, restores it from the cache, or skips it.
 
     Args:
         stage: its name in dvc.yaml.
@@ -46,7 +46,7 @@ def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
         Whether the stage's command ran.
 
     Raises:
-        StageError: it failed, with the exit status of the stage's own command.
+        StageError: the stage failed. It holds the exit status of the stage's own command.
     """
     ran = over = False
     own_status: int | None = None
@@ -62,7 +62,7 @@ def run_stage(stage: str, emit: Callable[[str], None]) -> bool:
 
     status = run_streamed([sys.executable, "-m", "dvc", "repro", "--single-item", stage], read)
     if status:
-        # 255 is DVC's own way to say that it failed; a missing output or a lock held elsewhere has no code of its own.
+        # 255 is DVC's own failure, such as a missing output or a lock that another DVC holds.
         raise StageError(stage, own_status if own_status is not None else EXIT_BAD_INPUT if status == 255 else status)
     return ran
 
@@ -73,9 +73,9 @@ def run_streamed(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Run a command that ends with us, whatever ends us, here and in our environment unless others are given.
+    """Run a command that is killed when this process dies. Uses the current folder and environment unless given.
 
-    Returns its exit status, above 128 where a signal ended it.
+    Returns its exit status, above 128 if a signal ended it.
     """
     process = start_supervised(
         command,
@@ -96,19 +96,20 @@ def run_streamed(
 
 
 def start_supervised(command: list[str], **options: Any) -> subprocess.Popen:
-    """Start a command, with Popen's options, under a supervisor that ends it and all of its descendants with us.
+    """Start a command under a supervisor, which kills it and all its descendants when this process dies.
 
-    It is in a group of its own: Ctrl-C reaches us alone, and we stop it. It has no standard input.
+    Takes Popen's options. The command has a process group of its own, so Ctrl-C reaches only this process, which then
+    stops the command. It has no standard input.
     """
-    # Neither site packages nor our caller's PYTHONPATH: it needs neither, and starts the faster.
+    # -I -S: no PYTHONPATH, no site packages. The supervisor needs neither and starts faster without.
     supervisor = [sys.executable, "-I", "-S", str(SUPERVISOR)]
     return subprocess.Popen([*supervisor, *command], stdin=subprocess.PIPE, process_group=0, **options)
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End what `start_supervised` started, and all that came of it: first politely, then for good."""
+    """Stop what `start_supervised` started, with all its descendants: ask, wait `GRACE_SECONDS`, kill."""
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):  # it has ended, or is in no hurry
+    with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):  # it has ended, or does not obey
         os.write(process.stdin.fileno(), b".")
         process.wait(GRACE_SECONDS)
     process.stdin.close()
@@ -116,6 +117,6 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with this interpreter's programs first, so that `unigrec` in dvc.yaml is this installation's."""
+    """The environment with this interpreter's programs first on PATH, so that dvc.yaml runs this `unigrec`."""
     programs = str(Path(sys.executable).parent)
     return {**environment, "PATH": os.pathsep.join([programs, environment.get("PATH", os.defpath)])}

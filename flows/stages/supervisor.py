@@ -23,7 +23,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def supervise(command: list[str]) -> int:
-    """The command's exit status, 128 and its number where a signal ended it, once nothing that it started is left."""
+    """Run the command. Returns its exit status (128 plus the signal's number) once no descendant is left."""
     _adopt_orphans()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     threading.Thread(target=_obey_the_pipe, args=(process.pid,), daemon=True).start()
@@ -34,6 +34,7 @@ def supervise(command: list[str]) -> int:
 
 
 def _obey_the_pipe(group: int) -> None:
+    """Terminate the group at the first byte, kill it at the end of the pipe."""
     stdin = sys.stdin.fileno()
     if os.read(stdin, 1):
         _signal_group(group, signal.SIGTERM)
@@ -42,17 +43,17 @@ def _obey_the_pipe(group: int) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, whatever its group or session (Linux only)."""
+    """Become the parent of every descendant whose own parent ends, in any group or session (Linux only)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _end_children() -> None:
-    """Kill children until there are none: those of the killed become ours, and are found in the next round."""
+    """Kill children until there are none. The children of a killed one become ours, for the next round."""
     with contextlib.suppress(ChildProcessError):
         while True:
             for child in _children():
-                os.kill(child, signal.SIGKILL)  # not reaped yet, so the number is still its own
+                os.kill(child, signal.SIGKILL)  # not reaped yet, so no other process has its number
             os.waitpid(-1, 0)
 
 

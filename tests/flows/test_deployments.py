@@ -1,4 +1,4 @@
-"""prefect.yaml: what it names is there, with the flows' parameters; schedules are valid; no secret is in it."""
+"""prefect.yaml: the flows that it names exist, with its parameters. Schedules are valid. It holds no secret."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_run_sends_heartbeats_often_enough_for_the_silence_that_counts_as_
 
 
 def test_every_worker_of_infra_serves_the_pool_and_takes_several_runs():
-    """Beside a training there must be room for a run that is to be cancelled, and for housekeeping."""
+    """During a training there must be room for a run that is to be cancelled, and for housekeeping."""
     files = ("compose.yaml", "kubernetes/worker.yaml", "systemd/unigrec-worker.service")
     for name in files:
         text = (ROOT / "infra" / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The flow around a promotion: how its state is named, its artifact, its exit code."""
+"""The flow around a promotion: the name of its state, its artifact, its exit code."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_what_a_killed_dvc_was_writing_is_put_right_before_the_next_try(project,
     reproduce(["first", "second", "third"])
 
     def killed(stage: str, emit: object) -> bool:
-        (project / "dvc.lock").write_text("")  # as DVC empties it before it writes it anew
+        (project / "dvc.lock").write_text("")  # as DVC empties it before it writes it again
         raise StageError(stage, 137)
 
     monkeypatch.setattr(retrain, "run_stage", killed)
@@ -102,7 +102,7 @@ def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, n
 
 
 def write_model_project(folder: Path) -> Path:
-    """One stage that writes a tiny model's artifacts; `mode` says how it goes."""
+    """One stage that writes a tiny model's artifacts. The file `mode` decides how it ends."""
     shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
@@ -199,7 +199,7 @@ def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_pr
 
 
 def open_runs(folder: Path) -> list[str]:
-    """States of the runs that Prefect takes for living."""
+    """States of the runs that have not ended, according to Prefect."""
     with sqlite3.connect(folder / "state/prefect/prefect.db") as store:
         found = store.execute("select state_type from flow_run union all select state_type from task_run").fetchall()
     return [state for (state,) in found if state in ("PENDING", "RUNNING", "CANCELLING")]

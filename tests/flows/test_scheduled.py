@@ -1,4 +1,4 @@
-"""The scheduled run for real: the project's own code and graph on a small shop's data, beside people who work there."""
+"""The scheduled run for real: the project's own code and graph on a small shop's data, next to people at work."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ OPTIONS = ("--set", "teacher.epochs=3")
 
 
 def make_project(folder: Path, files: tuple[str, ...]) -> None:
-    """Files of ours, and a first delivery beside them; nothing is committed yet."""
+    """Files of the project, and a first delivery. Nothing is committed yet."""
     for name in (*files, ".dvc/config", ".dvc/.gitignore", ".gitignore"):
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def make_project(folder: Path, files: tuple[str, ...]) -> None:
 
 
 def leave_to_people(folder: Path, *files: str) -> None:
-    """Commit it on main; then people are at work on a branch of theirs, and what they have would break every stage."""
+    """Commit it on main. Then people work on a branch of theirs, where their changes would break every stage."""
     git(folder, "init", "--quiet", "--initial-branch=main")
     git(folder, "add", "--all")
     commit(folder)
@@ -84,7 +84,7 @@ def leave_to_people(folder: Path, *files: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """One stage that writes a tiny model; `data/mode` says how it goes, and `data/wait` that it takes its time."""
+    """One stage that writes a tiny model. `data/mode` decides how it ends, and it waits while `data/wait` exists."""
     folder = tmp_path_factory.mktemp("scheduled").resolve() / "project"
     make_project(folder, ("src", "flows", "infra"))
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
@@ -124,7 +124,7 @@ def tags_of(folder: Path, version: str) -> dict[str, str]:
 
 
 def deliver(folder: Path, step: int) -> None:
-    """One interaction more of every user."""
+    """Deliver one more interaction per user."""
     log = shop.interactions()
     for user in range(shop.USERS):
         log["user_id"].append(f"u{user}")
@@ -141,7 +141,7 @@ def nothing_is_left(folder: Path) -> None:
 
 
 def check_first(project: Path, main: str) -> str:
-    """What a first run must have left: a version with the right tags, and a branch. Returns its name."""
+    """A first run must leave a version with the right tags, and a branch. Returns the branch's name."""
     assert versions(project) == [(1, "challenger champion")]
     [branch] = branches(project)
     lock = git(project, "show", f"{branch}:dvc.lock")
@@ -167,7 +167,7 @@ def check_nothing_to_do(project: Path, branch: str) -> None:
     assert (versions(project), branches(project)) == ([(1, "challenger champion")], [branch])
 
 
-def test_a_run_beside_people_then_nothing_to_do_then_one_that_is_killed(project):
+def test_a_run_next_to_people_then_nothing_to_do_then_one_that_is_killed(project):
     before, main = state_of(project), git(project, "rev-parse", "main").strip()
     code, output = run(project, *OPTIONS)
     assert code == 0, output

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A repository whose one stage writes a tiny model; `mode`, as committed, says how it goes."""
+    """A repository whose one stage writes a tiny model. The committed file `mode` decides how it ends."""
     folder = tmp_path_factory.mktemp("served").resolve()
     copy_code(folder)
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
@@ -52,7 +52,7 @@ def local(project, webhook) -> Iterator[Local]:
 
 
 def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, webhook):
-    """From an empty state. What is promoted is told."""
+    """From an empty state. A promotion is notified."""
 
     def done() -> list[FlowRun]:
         return [run for run in local.client.read_flow_runs() if run.auto_scheduled and run.state_name == "Completed"]
@@ -64,34 +64,34 @@ def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, web
         aliases = store.execute("select alias, version from registered_model_aliases order by alias").fetchall()
     assert aliases == [("challenger", 1), ("champion", 1)]
     assert "ran: model; params.yaml and dvc.lock are on branch retrain/" in run.state.message
-    told = webhook.told("Promoted")
-    assert (told["run"], told["state"], told["event"]) == ("promote", "Promoted", "prefect.task-run.Promoted")
-    assert "first champion" in told["message"]
+    posted = webhook.posted("Promoted")
+    assert (posted["run"], posted["state"], posted["event"]) == ("promote", "Promoted", "prefect.task-run.Promoted")
+    assert "first champion" in posted["message"]
 
 
-def test_of_two_at_once_the_newer_is_cancelled_and_somebody_is_told(local, webhook):
+def test_of_two_at_once_the_newer_is_cancelled_and_somebody_is_notified(local, webhook):
     first, second = local.nap(), local.start("nap")
     assert local.ended(second).name == "Cancelled"
-    assert webhook.told(f"{second.name} Cancelled")["message"] == "Deployment concurrency limit reached."
+    assert webhook.posted(f"{second.name} Cancelled")["message"] == "Deployment concurrency limit reached."
     assert local.state(first).name == "Running"
 
 
-def test_what_a_person_cancels_ends_with_its_child_and_somebody_is_told(local, webhook):
+def test_what_a_person_cancels_ends_with_its_child_and_somebody_is_notified(local, webhook):
     running = next(run for run in local.client.read_flow_runs() if run.state_name == "Running")
     child = int((local.folder / "napping").read_text())
     local.client.set_flow_run_state(running.id, Cancelling())
     assert local.ended(running).name == "Cancelled"
-    webhook.told(f"{running.name} Cancelled")
+    webhook.posted(f"{running.name} Cancelled")
     wait_for(lambda: child not in processes_of(local.folder), 60, "the child's end")
 
 
-def test_a_killed_flow_has_crashed_leaves_no_child_and_somebody_is_told(local, webhook):
+def test_a_killed_flow_has_crashed_leaves_no_child_and_somebody_is_notified(local, webhook):
     running = local.nap()
     child = int((local.folder / "napping").read_text())
     for process in flow_processes(local.folder):
         os.kill(process, signal.SIGKILL)
     assert local.ended(running).name == "Crashed"
-    assert webhook.told(f"{running.name} Crashed")["state"] == "Crashed"
+    assert webhook.posted(f"{running.name} Crashed")["state"] == "Crashed"
     wait_for(lambda: child not in processes_of(local.folder), 60, "the child's end")
 
 
@@ -103,14 +103,14 @@ def _runs(process: int, word: str) -> bool:
     return word in Path(f"/proc/{process}/cmdline").read_text()
 
 
-def test_a_failure_and_a_refusal_are_told(local, webhook):
+def test_a_failure_and_a_refusal_are_notified(local, webhook):
     commit(local.folder, mode="3")
     failed = local.start("retrain")
     assert local.ended(failed).name == "Failed"
-    assert "exit status 3" in webhook.told(f"{failed.name} Failed")["message"]
+    assert "exit status 3" in webhook.posted(f"{failed.name} Failed")["message"]
     commit(local.folder, mode="refused")
     assert local.ended(local.start("retrain")).name == "Refused"
-    assert webhook.told("Refused")["run"] == "gate"
+    assert webhook.posted("Refused")["run"] == "gate"
 
 
 def test_a_webhook_that_refuses_or_is_gone_fails_no_run(local, webhook):
@@ -150,7 +150,7 @@ def test_a_run_whose_worker_died_with_it_has_crashed(local):
 
 
 def test_a_start_after_a_death_buries_what_was_left_and_a_stop_leaves_nothing(local, project):
-    """With a password. All of it is killed amid a run, as by a power cut; started again, it is stopped amid another."""
+    """With a password. All is killed during a run, as by a power cut. Started again, it is stopped during another."""
     password = {PASSWORD_VARIABLE: "pl4nted-secret-one"}
     local.process.kill()
     wait_for(lambda: not processes_of(project), 60, "everything to end")

@@ -1,4 +1,4 @@
-"""What tests of killed processes share: who still lives, who still writes, and waiting for either to end."""
+"""Helpers for tests of killed processes: which still live, which files change, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def times_of_change(folder: Path) -> dict[Path, int]:
-    """Of every file and folder: what changes when anybody writes."""
+    """Time of the last change per file and folder."""
     return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}

@@ -1,4 +1,4 @@
-"""`make serve-local` in a small project, for tests: its processes, its Prefect client, and a webhook that listens."""
+"""`make serve-local` in a small project: its processes, its Prefect client, and a webhook that listens."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Webhook:
         self.url = f"http://127.0.0.1:{self.server.server_port}{SECRET_PATH}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def told(self, text: str, seconds: float = 120) -> dict[str, Any]:
-        """What was posted with this in its text, once it has been."""
+    def posted(self, text: str, seconds: float = 120) -> dict[str, Any]:
+        """Wait for a post with this in its text, and return it."""
         return wait_for(lambda: next((post for post in self.received if text in post["text"]), None), seconds, text)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Local:
         return self.client.read_flow_run(run.id).state
 
     def ended(self, run: FlowRun, seconds: float = 600) -> Any:
-        """The state in which a run ends."""
+        """Wait for the end of a run, and return its state."""
         wait_for(lambda: self.state(run).is_final(), seconds, f"{run.name} to end")
         return self.state(run)
 
@@ -100,13 +100,13 @@ def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     surroundings = {**clean, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-m", "flows.services", "--open", "--worker"]
-    with (folder / "told").open("w") as told:
-        process = subprocess.Popen(command, cwd=folder, env=surroundings, stdout=told, stderr=subprocess.STDOUT)
+    output = folder / "output"
+    with output.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, env=surroundings, stdout=file, stderr=subprocess.STDOUT)
     try:
-        told_path = folder / "told"
-        wait_for(lambda: "export" in told_path.read_text() or process.poll() is not None, 900, "the servers")
-        assert process.poll() is None, told_path.read_text()
-        addresses = dict(re.findall(r"(\w+)=(http\S+)", told_path.read_text()))
+        wait_for(lambda: "export" in output.read_text() or process.poll() is not None, 900, "the servers")
+        assert process.poll() is None, output.read_text()
+        addresses = dict(re.findall(r"(\w+)=(http\S+)", output.read_text()))
         settings = {PREFECT_API_URL: addresses["PREFECT_API_URL"]}
         if PASSWORD_VARIABLE in environment:
             settings[PREFECT_API_AUTH_STRING] = f"admin:{environment[PASSWORD_VARIABLE]}"
@@ -128,7 +128,7 @@ def write_deployments(folder: Path, **schedules: list[dict[str, Any]]) -> None:
 
 
 def copy_code(folder: Path) -> None:
-    """What a worktree of the folder's repository needs to run flows and stages with its own code."""
+    """Copy what a worktree of the folder's repository needs to run flows and stages with its own code."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("src", "flows", "infra"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)

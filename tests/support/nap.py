@@ -1,4 +1,4 @@
-"""A flow that is quick to start and runs a child as a stage is run, for tests of what happens around flows."""
+"""A flow for tests of what happens around flows: it starts fast, and runs a child as a stage is run."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ from prefect import flow
 
 @flow(name="nap")
 def nap(seconds: float = 600.0) -> None:
-    """Sleep as a child process; `napping` says that it does."""
+    """Sleep as a child process. The file `napping` exists while it does."""
     run_streamed(["/bin/sh", "-c", f"echo $$ > napping; sleep {seconds}"], print)
     Path("napping").unlink(missing_ok=True)

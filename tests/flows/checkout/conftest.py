@@ -1,4 +1,4 @@
-"""The repository that tests of the checkout begin with."""
+"""The repository with which tests of the checkout begin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.repository import COLD, PARAMS, commit, git
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """A repository where nobody has a name, with one commit on main; each of our commits is a minute later."""
+    """A repository with one commit on main. git knows no name of a committer."""
     for name, value in {"HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1", "XDG_CONFIG_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     folder = tmp_path / "project"

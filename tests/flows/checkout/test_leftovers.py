@@ -89,7 +89,7 @@ def test_old_branches_of_runs_go_but_not_the_newest_nor_what_a_named_version_cam
 
 @pytest.mark.slow
 def test_the_cache_keeps_what_the_folder_and_any_branch_names_and_loses_the_rest(repository):
-    """A file of the folder, one of a branch, one of a worktree, and one that nothing names any more."""
+    """The cache holds one file each of the folder, a branch and a worktree, and one that nothing names any more."""
     git(repository, "rm", "-q", "dvc.lock")
     dvc(repository, "init", "-q")
     git(repository, "commit", "-qm", "a project")

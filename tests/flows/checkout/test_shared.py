@@ -14,7 +14,7 @@ from unigrec.base.errors import UnigrecError
 
 @pytest.fixture
 def shop(root) -> tuple[Path, Path]:
-    """A repository with data beside the code, and its worktree."""
+    """A repository with data next to the code, and its worktree."""
     (root / "data/snapshots/s1").mkdir(parents=True)
     (root / "data/current").symlink_to("snapshots/s1")
     (root / "data/incoming").mkdir()

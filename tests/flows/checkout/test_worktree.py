@@ -1,4 +1,4 @@
-"""The git side of a scheduled run, on small repositories of which nobody's checkout, index or branches may change."""
+"""The git side of a scheduled run, on small repositories. People's checkout, index and branches must not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUNDLE = "state/bundles/b1"
 
 @pytest.fixture
 def later(monkeypatch):
-    """Lets the clock of commits go on."""
+    """A function that moves the clock of commits on by a minute."""
     clock = iter(range(1_800_000_000, 1_900_000_000, 60))
 
     def tick() -> None:
@@ -26,7 +26,7 @@ def later(monkeypatch):
 
 
 def scheduled(root: Path, lock: str = "run 1\n", start: str = COLD, finish: bool = True) -> str | None:
-    """A run that leaves such files; the branch, if there is one."""
+    """A run that leaves these files. Returns its branch, if it made one."""
     base = worktree.base_of(root).commit
     before = worktree.inherit(root, base)
     tree = worktree.make(root, base, before)
@@ -114,7 +114,7 @@ def break_nothing(root: Path) -> None:
 
 
 def lock_it(root: Path) -> None:
-    """As a killed `git worktree add` leaves it."""
+    """Lock it, as a killed `git worktree add` does."""
     git(root, "worktree", "lock", str(root / worktree.TREE))
     (root / worktree.TREE / ".git").unlink()
 

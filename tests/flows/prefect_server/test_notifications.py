@@ -1,4 +1,4 @@
-"""What the server is told to do by itself, what it posts, and that nothing repeats the webhook's address."""
+"""The server's automations, what they post, and that nothing repeats the webhook's address."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _tells(automation) -> bool:
 
 
 def test_every_state_that_a_flow_ends_in_counts_as_an_end():
-    """No flow names a state but by StateName, and all of these are ends."""
+    """Flows name their states by StateName only, and all of these count as ends."""
     used = set()
     for path in sorted(FLOWS.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""The tag by which a run names its process: it tells a process that is gone from one that has its number now."""
+"""The tag by which a run names its process, also after another process has got the same number."""
 
 from __future__ import annotations
 

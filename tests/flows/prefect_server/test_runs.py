@@ -1,4 +1,4 @@
-"""Which runs count as dead, and what a sweep says of them."""
+"""Which runs count as dead, and how a sweep marks them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = Patience(timedelta(minutes=10), timedelta(hours=24), timedelta(minute
 
 
 class Server:
-    """What `sweep` asks of a client: a run and its task, in a state since so many minutes, last heard then."""
+    """A client for `sweep`, with one run and its task. since, heard: minutes since the state and the last heartbeat."""
 
     def __init__(self, state: StateType, since: float, heard: float | None = None, **of_run: Any):
         now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What a killed DVC leaves: a half-written lock file, a half-written or outdated list of holders."""
+"""What a killed DVC leaves is repaired: a half-written lock file, a half-written or outdated list of holders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARGUMENTS = "repro --single-item joint"
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """Two stages in a row that have run."""
+    """Two stages in a row, both run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(graph, "WRITING_SECONDS", 0.0)
     (tmp_path / "a").write_text("the data\n")

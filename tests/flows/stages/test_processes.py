@@ -82,7 +82,7 @@ BEAT = 'import time\nwhile True: open("beat", "w").write(str(time.time())); time
 
 @pytest.mark.parametrize("shell", [SHELL, DAEMON])
 def test_a_killed_run_leaves_no_process_behind(tmp_path, shell):
-    """The child would write for ever; its ancestor is killed without a chance to clean up."""
+    """The child would write for ever. Its ancestor is killed and cannot clean up."""
     command = ["/bin/sh", "-c", shell.format(python=sys.executable, beat=BEAT)]
     code = f"from flows.stages.processes import run_streamed; run_streamed({command!r}, print)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
