@@ -44,7 +44,8 @@ class Base(NamedTuple):
 class Inherited(NamedTuple):
     """What a run takes over from the newest unmerged run.
 
-    commit: of that run. lock: its dvc.lock. start: its `warm_start.path`. None: there is no such run, or the base's counts.
+    commit: of that run. lock: its dvc.lock. start: its `warm_start.path`. None:
+        there is no such run, or that of the base counts.
     """
 
     commit: str | None

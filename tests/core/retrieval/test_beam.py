@@ -9,29 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from support.small import few, padded, small_recommender
+from support.small import few, small_recommender
+from support.small_catalogue import USERS, catalogue, histories, recommender_of
 from unigrec.core.identifiers.collisions import disambiguate
-from unigrec.core.models.recommender import START, Recommender, RecommenderConfig
+from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.beam import Recommendations, beam_search, beam_searches, exact_scores
-from unigrec.core.retrieval.decoder_cache import DecoderCache, ReadsByHead, ReadsFolded, reads_of
+from unigrec.core.retrieval.decoder_cache import DecoderCache
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
-
-USERS, WIDTH = 3, 6
-
-
-def catalogue(items: int, seed: int, levels: int = 2) -> np.ndarray:
-    """(N, levels + 1) identifiers of which many collide before disambiguation."""
-    return disambiguate(np.random.default_rng(seed).integers(0, 4, (items, levels)), np.zeros(items)).codes
-
-
-def recommender_of(codes: np.ndarray, seed: int = 0, **changes: bool) -> Recommender:
-    size = int(codes[:, -1].max()) + 1
-    return small_recommender(codes.shape[1] - 1, 4, disambiguation=size, seed=seed, **changes)
-
-
-def histories(seed: int = 0) -> tuple[Tensor, Tensor]:
-    source = torch.randn(USERS, WIDTH, 12, generator=torch.Generator().manual_seed(seed))
-    return source, padded([6, 4, 2], WIDTH)
 
 
 def top(scores: Tensor, permitted: Tensor, beam: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -56,50 +40,6 @@ def assert_best(found: Recommendations, scores: Tensor, permitted: Tensor, beam:
 
 
 everything = torch.ones(USERS, 1, dtype=torch.bool)
-
-
-def test_tree_rows_are_the_prefixes_of_the_catalogue():
-    codes = np.array([[2, 0, 0], [0, 1, 0], [0, 1, 1], [0, 3, 0], [2, 0, 1]])
-    tree = PrefixTree(codes)
-    assert tree.order.tolist() == [1, 2, 3, 0, 4]
-    assert tree.rank[tree.order].tolist() == [0, 1, 2, 3, 4]
-    assert tree.levels[1].code.tolist() == [0, 2]
-    assert tree.levels[2].code.tolist() == [1, 3, 0]
-    assert tree.levels[3].code.tolist() == [0, 1, 0, 0, 1]
-    assert [level.first_child.tolist() for level in tree.levels[:3]] == [[0, 2], [0, 2, 3], [0, 2, 3, 5]]
-    assert [level.item_range.tolist() for level in tree.levels[:3]] == [[0, 5], [0, 3, 5], [0, 2, 3, 5]]
-    assert [level.most_children.tolist() for level in tree.levels[:3]] == [[2], [2, 3], [2, 4, 5]]
-
-
-@few
-@given(st.integers(0, 10_000), st.integers(1, 40), st.booleans())
-def test_children_of_some_nodes_are_laid_end_to_end(seed: int, items: int, one_wide: bool):
-    codes, generator = catalogue(items, seed), np.random.default_rng(seed)
-    if one_wide:  # many items under one prefix, and few under any other
-        codes = disambiguate(np.r_[codes[:, :2], np.zeros((30, 2), int)], np.zeros(items + 30)).codes
-    tree = PrefixTree(codes)
-    for depth in range(tree.depth):
-        level = tree.levels[depth]
-        width = int(generator.integers(1, len(level.code) + 1))
-        nodes = torch.as_tensor(np.stack([generator.permutation(len(level.code))[:width] for _ in range(USERS)]))
-        alive = torch.as_tensor(generator.random((USERS, width)) < 0.7)
-        found, parents, exists = tree.children(depth, nodes, alive)
-        most = sorted(level.first_child.diff().tolist(), reverse=True)[:width]
-        assert found.shape == parents.shape == exists.shape == (USERS, sum(most))
-        for row in range(USERS):
-            expected = [
-                (child, place)
-                for place, node in enumerate(nodes[row].tolist())
-                if alive[row, place]
-                for child in range(int(level.first_child[node]), int(level.first_child[node + 1]))
-            ]
-            taken = exists[row]
-            assert list(zip(found[row, taken].tolist(), parents[row, taken].tolist(), strict=True)) == expected
-
-
-def test_tree_of_colliding_identifiers_is_an_error():
-    with pytest.raises(ValueError, match="1 items share a semantic ID"):
-        PrefixTree(np.array([[0, 1], [1, 1], [0, 1]]))
 
 
 def test_exact_scores_are_log_probabilities_over_all_code_tuples():
@@ -319,41 +259,3 @@ def test_colliding_items_are_told_apart_by_disambiguation():
     assert sorted(found.items[0].tolist()) == [0, 1, 2, 3]
     exact = exact_scores(recommender_of(codes), torch.as_tensor(codes), *histories())
     torch.testing.assert_close(found.scores, exact.gather(1, found.items), atol=1e-4, rtol=1e-4)
-
-
-def test_cached_steps_equal_teacher_forcing():
-    codes = torch.tensor([[0, 1, 2], [3, 3, 0], [2, 0, 1]])
-    recommender, (source, mask) = small_recommender(), histories()
-    with torch.no_grad():
-        memory = recommender.encode(source, mask)
-        expected = recommender.decode(memory, mask, codes)
-        cache = DecoderCache(recommender, memory, mask)
-        hidden = recommender.token_table.weight[START].expand(USERS, 1, -1)
-        for position in range(3):
-            torch.testing.assert_close(cache.step(hidden)[:, 0], expected[:, position])
-            hidden = recommender.token_table(codes[:, position] + recommender.offsets[position])[:, None]
-
-
-@pytest.mark.parametrize("tokens", [3, 20])
-@pytest.mark.parametrize("by_head", [True, False])
-def test_cross_attention_folded_into_what_it_reads_is_the_same_attention(tokens: int, by_head: bool):
-    torch.manual_seed(0)
-    cross = small_recommender().decoder.layers[0].cross_attention
-    memory, hidden, normed = torch.randn(2, tokens, 12), torch.randn(2, 5, 12), torch.randn(2, 5, 12)
-    bias = torch.randn(2, cross.heads if by_head else 1, 1, tokens)
-    bias[0, :, :, 2:] = float("-inf")
-    with torch.no_grad():
-        plain, folded = (reads(cross, memory, bias).onto(hidden, normed) for reads in (ReadsByHead, ReadsFolded))
-    torch.testing.assert_close(folded, plain)
-
-
-def test_cross_attention_is_folded_for_many_queries_of_short_histories_alone():
-    cross = Recommender(RecommenderConfig(128, 512, 4, 64, 1, 1, 0.0, 3, 256, 0)).decoder.layers[0].cross_attention
-
-    def chosen(users: int, tokens: int) -> type:
-        return type(reads_of(cross, torch.zeros(users, tokens, 128), torch.zeros(users, 1, 1, tokens), queries=91))
-
-    with torch.no_grad():
-        assert chosen(users=16, tokens=15) is ReadsFolded
-        assert chosen(users=16, tokens=90) is ReadsByHead
-        assert chosen(users=1, tokens=15) is ReadsByHead

@@ -12,7 +12,6 @@ from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.base.paths import Artifacts
 from unigrec.core.identifiers.collisions import collision_rate, hard_codes
 from unigrec.core.identifiers.health import identifier_curve
-from unigrec.core.identifiers.item_vectors import collaborative_part, continued_part, item_vectors
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.training.tokenizer import new_tokenizer, train_tokenizer
 from unigrec.pipeline import outputs, stages
@@ -113,17 +112,6 @@ def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, mon
     assert all(f"tokenizer: target {word}: " in printed for word in ("met", "missed"))
 
 
-def test_item_vectors_are_content_and_the_teacher_with_its_share_of_the_variance():
-    content, teacher = tiny_embeddings(), 5.0 + 0.01 * torch.randn(ITEMS, 3, generator=torch.Generator().manual_seed(0))
-    vectors = item_vectors(content, teacher, 0.5)
-    assert torch.equal(vectors[:, :-3], content)
-    teacher_part = vectors[:, -3:]
-    torch.testing.assert_close(teacher_part.var(0).sum(), 0.25 * content.var(0).sum())
-    centred = teacher - teacher.mean(0)
-    torch.testing.assert_close(teacher_part / teacher_part.norm(), centred / centred.norm())
-    assert item_vectors(content, teacher, 0.0) is content
-
-
 def test_the_stages_after_the_teacher_read_its_part_of_the_item_vectors(tmp_path, monkeypatch):
     params = write_project(tmp_path, {"tokenizer": {"collaborative_weight": 1.0}, "joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
@@ -139,20 +127,6 @@ def test_the_stages_after_the_teacher_read_its_part_of_the_item_vectors(tmp_path
     unified, vectors = outputs.load_unified(Artifacts()), outputs.load_item_vectors(Artifacts())
     codes = hard_codes(unified.tokenizer, vectors)
     assert np.array_equal(outputs.load_codes(Artifacts())[:, : codes.shape[1]], codes)
-
-
-def test_known_items_keep_their_part_and_a_linear_map_gives_the_others_theirs():
-    generator = torch.Generator().manual_seed(0)
-    earlier = torch.randn(200, 4, generator=generator)
-    part = collaborative_part(torch.randn(200, 6, generator=generator), earlier, 1.0)
-    rotation = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
-    today = 3.0 * earlier @ rotation + 1.0  # another training's space
-    known = np.arange(200) < 150
-    read = part.clone()
-    read[150:] = float("nan")  # new items have none
-    continued = continued_part(today, read, known, ridge=1e-9)
-    assert torch.equal(continued[:150], part[:150])
-    torch.testing.assert_close(continued[150:], part[150:], rtol=1e-3, atol=1e-3)
 
 
 def test_a_started_tokenizer_keeps_its_temperature_and_without_epochs_its_weights():

@@ -1,0 +1,30 @@
+"""Slices of the users, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from support.small import random_sequences, sequences_of
+from unigrec.core.evaluation.slices import slices
+
+
+def test_each_family_of_slices_is_a_partition_of_the_users():
+    sequences = random_sequences(80, 25, 16)
+    users = sequences.evaluation_users()
+    found = slices(sequences, users)
+    for family in ("target popularity", "history"):
+        masks = np.stack([mask for name, mask in found.items() if name.startswith(family)])
+        assert len(masks) == 3
+        assert (masks.sum(0) == 1).all()
+    unseen, cold = found["cold target: unseen in training"], found["cold target: fewer than 5 training interactions"]
+    assert (cold | ~unseen).all()
+
+
+def test_slices_by_hand():
+    sequences = sequences_of([0, 0, 0, 0, 0, 1, 2, 0], [0, 0, 1, 2, 1], [0, 0, 2, 3], items=4)
+    found = slices(sequences, np.array([0, 1, 2]))  # training counts: 9, 2, 0, 0; test items: 0, 1, 3
+    assert found["cold target: unseen in training"].tolist() == [False, False, True]
+    assert found["cold target: fewer than 5 training interactions"].tolist() == [False, True, True]
+    assert found["history: up to 5 items"].tolist() == [False, True, True]
+    assert found["history: 6 to 10 items"].tolist() == [True, False, False]
+    assert found["target popularity: highest third of items"].tolist() == [True, False, False]
