@@ -23,8 +23,8 @@ from torch import Tensor  # noqa: E402
 from benchmarks.quality.steps import load_data  # noqa: E402
 from unigrec.base import files  # noqa: E402
 from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noqa: E402
-from unigrec.core.evaluation.ranking import Student  # noqa: E402
 from unigrec.core.retrieval.beam import beam_search, exact_scores  # noqa: E402
+from unigrec.core.retrieval.generative import GenerativeRetriever  # noqa: E402
 from unigrec.core.sequences import Sequences, in_chunks  # noqa: E402
 from unigrec.pipeline import outputs  # noqa: E402
 
@@ -33,21 +33,21 @@ TOP = 10
 
 
 def compare(
-    student: Student, codes: np.ndarray, sequences: Sequences, users: np.ndarray, history: int, beams: list[int]
+    retriever: GenerativeRetriever, codes: np.ndarray, sequences: Sequences, users: np.ndarray, beams: list[int]
 ) -> str:
     """A Markdown table: metrics of each beam and of exact scoring, and how far their first ten agree."""
-    all_codes = torch.as_tensor(codes, device=student.device)
+    all_codes = torch.as_tensor(codes, device=retriever.device)
     lists: dict[str, list[Tensor]] = {}
     targets = []
     for chunk in in_chunks(users, USERS_AT_ONCE):
-        held_out = sequences.held_out(chunk, "test", history)
-        source, mask = student.embedded(held_out)
-        scores = exact_scores(student.recommender, all_codes, source, mask)
+        held_out = sequences.held_out(chunk, "test", retriever.history)
+        source, mask = retriever.embed(held_out.items, held_out.lengths)
+        scores = exact_scores(retriever.recommender, all_codes, source, mask)
         lists.setdefault("exact", []).append(scores.topk(TOP).indices)
         for beam in beams:
-            found = beam_search(student.recommender, student.tree, source, mask, beam)
+            found = beam_search(retriever.recommender, retriever.tree, source, mask, beam)
             lists.setdefault(str(beam), []).append(found.items[:, :TOP])
-        targets.append(torch.as_tensor(held_out.targets, device=student.device))
+        targets.append(torch.as_tensor(held_out.targets, device=retriever.device))
     best, target = torch.cat(lists.pop("exact")), torch.cat(targets)
     header = ["beam", "Recall@10", "NDCG@10", "of the exact first ten", "first item the same"]
     rows = []
@@ -74,11 +74,11 @@ def main() -> None:
         rung = Artifacts(options.rung)
         recommender, codes = outputs.load_recommender(rung), outputs.load_codes(rung)
         beams = [int(part) for part in options.beams.split(",")]
-        student = Student(recommender, codes, max(beams), device)
         users = data.sequences.evaluation_users()
         drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
         history = files.read_json(options.rung / "params.json")["params"]["joint"]["history"]
-        print(compare(student, codes, data.sequences, users=drawn, history=history, beams=beams))
+        retriever = GenerativeRetriever.hardened(recommender, codes, history, beam=max(beams), device=device)
+        print(compare(retriever, codes, data.sequences, users=drawn, beams=beams))
     except UnigrecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

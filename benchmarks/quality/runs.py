@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks.quality.steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, StepArtifacts, key_of
 from unigrec.base import files
 from unigrec.config.schema import Params
-from unigrec.core.evaluation.ranking import Baselines, Ranks, Student
+from unigrec.core.evaluation.ranking import Baselines, Ranks, student_ranks
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.sequences import in_chunks
 from unigrec.core.training.checkpoint import Stopped
 from unigrec.pipeline import outputs, stages
@@ -113,8 +114,9 @@ def run_baselines(step: Step, session: Session, clock: Clock) -> None:
 
 def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
     recommender, codes = outputs.load_recommender(step.artifacts), outputs.load_codes(step.artifacts)
-    student = Student(recommender, codes, step.params.evaluate.beam, session.device)
-    _rank(step, session, lambda users: student.ranks(session.data.sequences, users, step.params.joint.history))
+    history, beam = step.params.joint.history, step.params.evaluate.beam
+    student = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=session.device)
+    _rank(step, session, lambda users: student_ranks(student, session.data.sequences, users))
 
 
 def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) -> None:

@@ -17,10 +17,11 @@ from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params
 from benchmarks.speed.shapes import learning_data
 from unigrec.base.process import keep_memory, training_device
 from unigrec.core.evaluation.metrics import seen_before
-from unigrec.core.evaluation.ranking import Student
-from unigrec.core.retrieval.beam import CPU_BATCH, Recommendations, beam_searches
+from unigrec.core.models.recommender import Recommender
+from unigrec.core.retrieval.beam import Recommendations
+from unigrec.core.retrieval.generative import CPU_BATCH, GenerativeRetriever
 from unigrec.core.retrieval.prefix_tree import Restriction
-from unigrec.core.sequences import Sequences, in_chunks
+from unigrec.core.sequences import Sequences, chunks_by_length, in_chunks
 
 if TYPE_CHECKING:
     from benchmarks.speed.generate import Generate
@@ -116,15 +117,15 @@ class Work:
         self.sequences = learning_data(artifacts, 1, quick).sequences
         self.beam, self.history = QUICK_BEAM if quick else params.evaluate.beam, params.joint.history
         users = self.sequences.evaluation_users()
-        by_length = users[np.argsort(self.sequences.lengths[users], kind="stable")]
-        self.batches = list(in_chunks(by_length, QUICK_BATCH if quick else CPU_BATCH))
+        rows = chunks_by_length(self.sequences.lengths[users], QUICK_BATCH if quick else CPU_BATCH)
+        self.batches = [users[some] for some in rows]
         identifiers = drawn_identifiers(self.sequences.catalogue_size, params)
         self.codes = identifiers.codes
         self.recommender = untrained_recommender(params, identifiers.disambiguation)
 
     def ranker(self, name: str) -> Ours | Generate:
         if name == OURS:
-            return Ours(self.recommender, self.codes, self.beam)
+            return Ours(self.recommender, self.codes, self.history, self.beam)
         from benchmarks.speed.generate import Generate  # what it imports is no part of our memory
 
         return Generate(self.recommender, self.codes, self.beam)
@@ -172,13 +173,16 @@ def check(items: Tensor, catalogue: int, denied: Tensor | None) -> None:
         assert not (items[:, :, None] == denied[:, None]).any(), "a denied item"
 
 
-class Ours(Student):
+class Ours:
     """The project's beam search, as its evaluation runs it."""
 
     at_once = CPU_BATCH
 
+    def __init__(self, recommender: Recommender, codes: np.ndarray, history: int, beam: int):
+        self.retriever = GenerativeRetriever.hardened(recommender, codes, history=history, beam=beam)
+
     def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[Recommendations]:
-        denied = Restriction(self.tree, denied=seen_before(sequences, users, "test"))
+        denied = Restriction(self.retriever.tree, denied=seen_before(sequences, users, "test"))
         restrictions = [denied if without_seen else None for without_seen in masked]
-        inputs = self.embedded(sequences.held_out(users, "test", history))
-        return beam_searches(self.recommender, self.tree, *inputs, self.beam, restrictions)
+        histories = sequences.held_out(users, "test", history)
+        return self.retriever.search(histories.items, histories.lengths, restrictions)

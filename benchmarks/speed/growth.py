@@ -16,12 +16,10 @@ from benchmarks.speed.served import UNTRAINED, drawn_identifiers, serving_params
 from benchmarks.speed.shapes import generated_embeddings
 from unigrec.base import files, paths
 from unigrec.base.process import training_device
-from unigrec.core.evaluation.ranking import Student
 from unigrec.core.identifiers.collisions import collision_rate, disambiguate, hard_codes, reassign
 from unigrec.core.identifiers.health import health
 from unigrec.core.models.tokenizers.residual import Tokenizer
-from unigrec.core.retrieval.beam import beam_search
-from unigrec.core.sequences import Histories
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.training.tokenizer import new_tokenizer
 from unigrec.serving.bundle import Bundle
 
@@ -63,24 +61,23 @@ class Search:
         training_device()
         params = serving_params(quick)
         identifiers = drawn_identifiers(items, params)
-        self.beam, self.users, self.smallest = 5 if quick else params.evaluate.beam, users, smallest
+        beam, self.users, self.smallest = 5 if quick else params.evaluate.beam, users, smallest
         recommender = untrained_recommender(params, identifiers.disambiguation)
-        self.student = Student(recommender, identifiers.codes, self.beam)
+        self.retriever = GenerativeRetriever.hardened(recommender, identifiers.codes, params.joint.history, beam)
 
     def round(self, number: int) -> None:
-        inputs = self.student.embedded(histories(self.users, self.smallest, number))
-        beam_search(self.student.recommender, self.student.tree, *inputs, self.beam)
+        self.retriever.search(*histories(self.users, self.smallest, number))
 
     def width(self) -> int:
         """Of the beam."""
-        return self.beam
+        return self.retriever.beam
 
 
-def histories(users: int, items: int, seed: int) -> Histories:
-    """4 to 20 of the first `items` items."""
+def histories(users: int, items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """4 to 20 of the first `items` items, (users, n) padded, and the lengths."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(4, 21, users)
-    return Histories(generator.integers(0, items, (users, int(lengths.max()))), lengths, np.zeros(users, np.int64))
+    return generator.integers(0, items, (users, int(lengths.max()))), lengths
 
 
 def _hardening(sizes: tuple[int, ...], quick: bool) -> Table:

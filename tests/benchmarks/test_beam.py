@@ -1,4 +1,4 @@
-"""What beam search loses: a beam as wide as the catalogue loses nothing, and the table shows the loss of a narrow one."""
+"""Beam search loses nothing with a beam as wide as the catalogue; the table shows the loss of a narrow one."""
 
 from __future__ import annotations
 

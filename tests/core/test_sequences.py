@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.small import few, random_sequences, sequences_of
-from unigrec.core.sequences import POOL, Sequences, bucketed_batches, in_chunks
+from unigrec.core.sequences import (
+    POOL,
+    Sequences,
+    bucketed_batches,
+    chunks_by_length,
+    in_chunks,
+    pad_rows,
+    sample,
+)
 
 # Users of 5, 2, 3 and 1 interactions; every interaction has a different item.
 FOUR = sequences_of([0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [10], items=11)
@@ -164,3 +172,23 @@ def test_chunks_keep_the_order(count: int, sizes: list[int]):
     chunks = list(in_chunks(np.arange(count), 4))
     assert [len(chunk) for chunk in chunks] == sizes
     assert [index for chunk in chunks for index in chunk.tolist()] == list(range(count))
+
+
+def test_chunks_by_length_are_all_rows_the_shortest_first():
+    lengths = np.array([3, 1, 2, 1, 5])
+    assert [rows.tolist() for rows in chunks_by_length(lengths, 2)] == [[1, 3], [2, 0], [4]]
+
+
+def test_rows_are_padded_on_the_right():
+    padded, lengths = pad_rows([[3, 4], [], [5]], fill=-1)
+    assert (padded.tolist(), lengths.tolist()) == ([[3, 4], [-1, -1], [5, -1]], [2, 0, 1])
+    assert pad_rows([], fill=0)[0].shape == (0, 0)
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order():
+    values = np.arange(0, 200, 2)
+    first, again, other = (sample(values, 20, seed).tolist() for seed in (1, 1, 2))
+    assert first == again == sorted(set(first))
+    assert set(first) <= set(values.tolist())
+    assert (len(first), first != other) == (20, True)
+    assert sample(values, 100, 1) is values

@@ -19,7 +19,8 @@ from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import load_params
-from unigrec.core.evaluation.ranking import Student
+from unigrec.core.evaluation.ranking import student_ranks
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.pipeline.outputs import load_sequences
 from unigrec.promotion import judge as judging
 from unigrec.promotion.judge import Judgement, Settings, histories, judge, ranks_of, today
@@ -55,8 +56,9 @@ def refusing(judgement: Judgement) -> list[str]:
 def test_ranks_are_those_that_evaluation_finds():
     bundle = Bundle.load(make_bundle(OTHER))
     now = today(load_sequences(Artifacts()), 0, 1)
-    student = Student(bundle.recommender, bundle.identifiers, bundle.serving.beam)
-    expected = student.ranks(now.sequences, now.users, bundle.serving.history)
+    serving = bundle.serving
+    student = GenerativeRetriever.hardened(bundle.recommender, bundle.identifiers, serving.history, serving.beam)
+    expected = student_ranks(student, now.sequences, now.users)
     assert len(now.users) == USERS
     for protocol in ("unmasked", "masked"):
         found = expected["student", protocol]

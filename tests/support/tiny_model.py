@@ -14,11 +14,10 @@ import torch
 
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
-from unigrec.core.evaluation.ranking import Student
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.tokenizers.residual import Tokenizer
-from unigrec.core.sequences import Histories
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.serving.manifest import Serving, assemble
 
 ITEMS, USERS, LEVELS, CODEWORDS = 12, 40, 2, 4
@@ -103,11 +102,10 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
     files.write_table(Artifacts().catalogue, pa.table(catalogue))
     generator = np.random.default_rng(data_seed)
     before = generator.integers(0, ITEMS, (USERS, HISTORY))
-    student = Student(tiny_recommender(data_seed), tiny_codes(data_seed).codes, ITEMS)
-    full = np.full(USERS, HISTORY)
-    with torch.inference_mode():
-        (recommended,) = student.recommend(Histories(before, full, full))
-    items = np.concatenate([before, recommended[:, place - 1 : place].numpy()], 1).ravel().astype(np.int32)
+    codes = tiny_codes(data_seed).codes
+    student = GenerativeRetriever.hardened(tiny_recommender(data_seed), codes, HISTORY, beam=ITEMS)
+    (found,) = student.search(before, np.full(USERS, HISTORY))
+    items = np.concatenate([before, found.items[:, place - 1 : place].numpy()], 1).ravel().astype(np.int32)
     timestamps = until - np.arange(len(items))[::-1]
     files.write_tensors(
         Artifacts().sequences,

@@ -6,7 +6,7 @@ training targets, R pieces of sequences.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -161,3 +161,24 @@ def in_chunks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Consecutive pieces of at most `size` indices."""
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
+
+
+def chunks_by_length(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Row numbers sorted by length, at most `size` at a time: batches with little padding."""
+    return in_chunks(np.argsort(lengths, kind="stable"), size)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:
+    """B lists of item indices -> (B, T) padded on the right with `fill`, and (B,) lengths."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    padded = np.full((len(rows), int(lengths.max(initial=0))), fill, np.int64)
+    for row, items in zip(padded, rows, strict=True):
+        row[: len(items)] = items
+    return padded, lengths
+
+
+def sample(values: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """At most `count` of the rising values, in their order; the same ones for the same seed."""
+    if len(values) <= count:
+        return values
+    return np.sort(np.random.default_rng(seed).choice(values, count, replace=False))

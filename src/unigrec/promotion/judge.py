@@ -25,7 +25,7 @@ from unigrec.core.evaluation.slices import slices
 from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.core.identifiers.collisions import collision_rate
 from unigrec.core.identifiers.health import codebook_usage
-from unigrec.core.sequences import in_chunks
+from unigrec.core.sequences import in_chunks, sample
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.manifest import Subject, last_interaction
 from unigrec.serving.probe import ProbeError, probe
@@ -93,8 +93,7 @@ def today(sequences: Sequences, max_users: int, seed: int) -> Today:
     users = sequences.evaluation_users()
     if not len(users):
         raise UnigrecError(f"{Artifacts().sequences}: no user has a test item; run `dvc repro prepare` on more data")
-    if 0 < max_users < len(users):
-        users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
+    users = sample(users, max_users or len(users), seed)
     ids = files.read_table(Artifacts().catalogue, ["item_id"])["item_id"].to_pylist()
     return Today(sequences, users, ids, sha256_of(Artifacts().sequences, Artifacts().catalogue), last_interaction())
 

@@ -27,9 +27,7 @@ import torch
 
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.models.unified import embed_hard_history
-from unigrec.core.retrieval.beam import CPU_BATCH, beam_search
-from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.serving.manifest import Serving, open_bundle
 from unigrec.serving.parts import check_catalogue, check_tokenizer, read_catalogue, read_codes, read_recommender
 
@@ -72,8 +70,7 @@ class Bundle:
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.identifiers = codes
-        self.tree = PrefixTree(codes)
-        self.codes = torch.as_tensor(codes[:, : recommender.config.levels])  # (N, L), what a history is read as
+        self.retriever = GenerativeRetriever.hardened(recommender, codes, self.serving.history, self.serving.beam)
         self.item_ids: list[str] = catalogue["item_id"].to_pylist()
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
         # What a person reads; stays in columns, where a million titles take the memory of their letters.
@@ -154,20 +151,8 @@ class Bundle:
         self, known: list[list[int]], k: int, allowed: torch.Tensor | None, exclude_history: bool
     ) -> list[list[Recommendation]]:
         """Beam search for histories of catalogue indices, none empty."""
-        longest, beam = self.serving.history, max(k, self.serving.beam)
-        answers = []
-        for start in range(0, len(known), CPU_BATCH):
-            whole = known[start : start + CPU_BATCH]
-            history, lengths = _padded([items[-longest:] for items in whole], fill=0)
-            restriction = None
-            if allowed is not None or exclude_history:
-                denied = _padded(whole, fill=-1)[0] if exclude_history else None
-                restriction = Restriction(self.tree, allowed, denied)
-            source, mask = embed_hard_history(self.recommender, self.codes[history], lengths)
-            found = beam_search(self.recommender, self.tree, source, mask, beam, restriction)
-            for items, scores in zip(found.items.tolist(), found.scores.tolist(), strict=True):
-                answers.append(self._named(items[:k], scores[:k]))
-        return answers
+        found = self.retriever.retrieve(known, k, allowed, denied=known if exclude_history else None)
+        return [self._named(*row) for row in zip(found.items.tolist(), found.scores.tolist(), strict=True)]
 
     def _popular(self, k: int, allowed: torch.Tensor | None) -> list[Recommendation]:
         ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
@@ -180,12 +165,3 @@ class Bundle:
             for item, score in zip(items, scores, strict=True)
             if item >= 0
         ]
-
-
-def _padded(rows: list[list[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of indices -> (B, n) padded on the right with `fill`, and (B,) lengths."""
-    lengths = torch.tensor([len(row) for row in rows])
-    padded = torch.full((len(rows), int(lengths.max())), fill)
-    for row, items in enumerate(rows):
-        padded[row, : len(items)] = torch.tensor(items)
-    return padded, lengths

@@ -10,7 +10,7 @@ from benchmarks.speed.served import item_id, serving_params, write_bundle
 
 from benchmarks.speed import decoding, growth, latency
 from support.small import random_sequences
-from unigrec.core.retrieval.beam import CPU_BATCH
+from unigrec.core.retrieval.generative import CPU_BATCH
 from unigrec.serving.bundle import Bundle
 
 
@@ -57,8 +57,8 @@ def test_the_same_users_are_ranked_at_every_size():
     small, large = (growth.Search(items, users=4, smallest=50, quick=True) for items in (50, 100))
     read: list[torch.Tensor] = []
     for search in (small, large):
-        search.student.embedded = lambda histories, embed=search.student.embedded: (
-            read.append(torch.as_tensor(histories.items)) or embed(histories)
+        search.retriever.embed = lambda items, lengths, embed=search.retriever.embed: (
+            read.append(torch.as_tensor(items)) or embed(items, lengths)
         )
         search.round(0)
     assert torch.equal(*read)

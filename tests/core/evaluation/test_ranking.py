@@ -11,7 +11,7 @@ import torch
 from support.small import random_sequences, small_recommender
 from unigrec.config.schema import EvaluateParams
 from unigrec.core.evaluation.metrics import rank_in_scores, seen_before
-from unigrec.core.evaluation.ranking import PROTOCOLS, Ranks, Student, rank_test_items
+from unigrec.core.evaluation.ranking import PROTOCOLS, Ranks, rank_test_items
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.unified import expand_history
@@ -74,15 +74,6 @@ def test_a_target_seen_before_has_rank_zero_when_masked_and_a_rank_when_not():
         assert found[model, "masked"][0] == 0, model
         assert found[model, "unmasked"][0] > 0, model
         assert found[model, "masked"][1] > 0, model
-
-
-def test_a_masked_student_returns_no_item_of_the_whole_history():
-    sequences = random_sequences(30, ITEMS, 12, seed=2)
-    users = sequences.evaluation_users()
-    short, seen = sequences.held_out(users, "test", HISTORY), seen_before(sequences, users, "test")
-    (items,) = Student(RECOMMENDER, CODES, beam=10).recommend(short, [seen])
-    for row, before in zip(items.tolist(), seen.tolist(), strict=True):
-        assert not set(row) & (set(before) - {-1})
 
 
 @pytest.mark.gpu

@@ -17,13 +17,6 @@ from unigrec.core.models.recommender import START, Recommender
 from unigrec.core.retrieval.decoder_cache import DecoderCache
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 
-CPU_BATCH = 64  # users: what a step computes stays near the processor, and products are large enough
-
-
-def search_batch(device: torch.device, most: int) -> int:
-    """How many users are best searched for together on a device, where `most` are allowed."""
-    return min(CPU_BATCH, most) if device.type == "cpu" else most
-
 
 class Recommendations(NamedTuple):
     """Ranked items: W as asked for, or fewer where the catalogue has fewer. What is not permitted is -1, score -inf."""

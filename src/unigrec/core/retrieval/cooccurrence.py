@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.core.sequences import Histories, Sequences
+from unigrec.core.sequences import Histories, Sequences, sample
 
 NEIGHBOURS = 200  # co-occurring items kept for each item
 MEETINGS_AT_ONCE = 2**24  # pairs of items of one user that are counted together
@@ -53,10 +53,10 @@ class Cooccurring(NamedTuple):
     neighbours: np.ndarray  # (R, n) item indices, the nearest first; -1 where an item has fewer, and every item has one
 
 
-def sample_cooccurring(sequences: Sequences, count: int, sample: int, seed: int) -> Cooccurring | None:
+def sample_cooccurring(sequences: Sequences, count: int, most: int, seed: int) -> Cooccurring | None:
     """The `count` nearest items by cosine of training co-occurrence, for some of the items that have any.
 
-    For at most `sample` items, drawn with the seed: their time and memory do not depend on the catalogue.
+    For at most `most` items, drawn with the seed: their time and memory do not depend on the catalogue.
 
     Returns:
         None where no user has two items in the training part.
@@ -65,8 +65,7 @@ def sample_cooccurring(sequences: Sequences, count: int, sample: int, seed: int)
     items = np.unique(baskets.items[np.repeat(baskets.sizes > 1, baskets.sizes)])  # beside another one of some user
     if not len(items):
         return None
-    if len(items) > sample:
-        items = np.sort(np.random.default_rng(seed).choice(items, sample, replace=False))
+    items = sample(items, most, seed)
     neighbours = np.full((len(items), count), -1)
     for row, other, _ in _nearest(baskets, items, count):
         neighbours[row, _places(row)] = other

@@ -9,12 +9,9 @@ from torch import Tensor
 from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.tokenizers.residual import Tokenizer
-from unigrec.core.models.unified import expand_history
-from unigrec.core.retrieval.beam import beam_search, search_batch
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.prefix_tree import PrefixTree
-from unigrec.core.sequences import Sequences, in_chunks
-
-MOST_USERS = 256  # that are searched for together
+from unigrec.core.sequences import Sequences, sample
 
 
 @torch.no_grad()
@@ -37,10 +34,7 @@ def hard_tokens(recommender: Recommender, codes: Tensor) -> Tensor:
 
 def sampled_users(sequences: Sequences, count: int, seed: int) -> np.ndarray:
     """At most `count` users with a validation item, the same ones for the same seed."""
-    users = sequences.evaluation_users()
-    if len(users) <= count:
-        return users
-    return np.sort(np.random.default_rng(seed).choice(users, count, replace=False))
+    return sample(sequences.evaluation_users(), count, seed)
 
 
 @torch.no_grad()
@@ -54,17 +48,11 @@ def beam_metrics(
     beam: int,
 ) -> dict[str, float]:
     """`validation_recall_at_10` and `validation_ndcg_at_10`. tokens: (N, L, E) input tokens of every item."""
-    recommender.eval()
+    retriever = GenerativeRetriever(recommender.eval(), tree, tokens, history=history, beam=beam)
     ranks = []
-    by_length = users[np.argsort(sequences.lengths[users], kind="stable")]  # little padding
-    for chunk in in_chunks(by_length, search_batch(tokens.device, MOST_USERS)):
-        held_out = sequences.held_out(chunk, "validation", history)
-        source, mask = expand_history(
-            tokens,
-            torch.as_tensor(held_out.items, device=tokens.device),
-            torch.as_tensor(held_out.lengths, device=tokens.device),
-        )
-        found = beam_search(recommender, tree, source, mask, beam)
+    for rows in retriever.batches(sequences.lengths[users]):
+        held_out = sequences.held_out(users[rows], "validation", history)
+        (found,) = retriever.search(held_out.items, held_out.lengths)
         targets = torch.as_tensor(held_out.targets, device=tokens.device)
         ranks.append(rank_in_list(found.items, targets).cpu().numpy())
     metrics = ranking_metrics(np.concatenate(ranks), [10])
