@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from unigrec.base.errors import TrainingError
@@ -122,7 +123,7 @@ def reassign(
         cost = last_level_distances(tokenizer, embeddings[members], codes[members, :-1])
         ends = np.cumsum(piece)
         wanted = cost if earlier is None else _towards(cost, codes[members, :-1], earlier[members])
-        chosen = np.concatenate([minimum_cost_assignment(part) for part in np.split(wanted, ends[:-1])])
+        chosen = np.concatenate([linear_sum_assignment(part)[1] for part in np.split(wanted, ends[:-1])])
         extra += float(cost[np.arange(len(members)), chosen].sum() - cost.min(1).sum())
         resolved[members, -1] = chosen
     return Resolved(resolved, 0, extra / len(codes))
@@ -148,40 +149,3 @@ def last_level_distances(tokenizer: Tokenizer, embeddings: Tensor, prefix: np.nd
     for level in range(prefix.shape[1]):
         residual = residual - tokenizer.codebooks[level][torch.as_tensor(prefix[:, level], device=residual.device)]
     return squared_distances(residual, tokenizer.codebooks[-1]).double().cpu().numpy()
-
-
-def minimum_cost_assignment(cost: np.ndarray) -> np.ndarray:
-    """Columns for rows of a (m, n) cost, m <= n, at least total cost: shortest augmenting paths (Jonker-Volgenant).
-
-    Each column first goes to a row that it is the cheapest of; paths are sought for the rows that are left.
-    """
-    rows, columns = cost.shape
-    row_price, column_price = np.r_[0.0, cost.min(1)], np.zeros(columns + 1)
-    owner = np.zeros(columns + 1, np.int64)  # row (from 1) that a column belongs to; column 0 is the free start
-    wanted, first = np.unique(cost.argmin(1), return_index=True)
-    owner[wanted + 1] = first + 1
-    for row in np.setdiff1d(np.arange(rows), first) + 1:
-        owner[0], column = row, 0
-        shortest = np.full(columns + 1, np.inf)
-        previous = np.zeros(columns + 1, np.int64)
-        done = np.zeros(columns + 1, bool)
-        while owner[column]:
-            done[column] = True
-            current = owner[column]
-            reduced = cost[current - 1] - row_price[current] - column_price[1:]
-            better = ~done[1:] & (reduced < shortest[1:])
-            shortest[1:][better] = reduced[better]
-            previous[1:][better] = column
-            following = int(np.where(done, np.inf, shortest)[1:].argmin()) + 1
-            delta = shortest[following]
-            row_price[owner[done]] += delta
-            column_price[done] -= delta
-            shortest[~done] -= delta
-            column = following
-        while column:
-            owner[column] = owner[previous[column]]
-            column = previous[column]
-    chosen = np.empty(rows, np.int64)
-    taken = np.flatnonzero(owner[1:])
-    chosen[owner[1:][taken] - 1] = taken
-    return chosen
