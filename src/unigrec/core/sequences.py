@@ -145,15 +145,15 @@ def bucketed_batches(
     order = generator.permutation(len(lengths))
     counts = np.ones(len(lengths), np.int64) if counts is None else counts
     batches: list[np.ndarray] = []
-    for pool in _cut(order, counts, POOL * batch_size):
-        sorted_by_length = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += _cut(sorted_by_length, counts, batch_size)
+    for pool in split_by_total(order, counts[order], POOL * batch_size):
+        by_length = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += split_by_total(by_length, counts[by_length], batch_size)
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def _cut(rows: np.ndarray, counts: np.ndarray, size: int) -> list[np.ndarray]:
-    """Runs of consecutive rows with about `size` samples each."""
-    piece = (np.cumsum(counts[rows]) - 1) // size
+def split_by_total(rows: np.ndarray, counts: np.ndarray, size: int) -> list[np.ndarray]:
+    """Consecutive rows (n,) in pieces whose counts (n,) add up to about `size`."""
+    piece = (np.cumsum(counts) - 1) // size
     return np.split(rows, np.flatnonzero(np.diff(piece)) + 1) if len(rows) else []
 
 

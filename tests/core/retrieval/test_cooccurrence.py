@@ -52,13 +52,14 @@ def nearest_by_cosine(cosine: np.ndarray, count: int) -> list[int]:
 @pytest.mark.parametrize("at_once", [1, 50, 10_000])
 def test_cooccurrence_keeps_the_nearest_neighbours_only(monkeypatch: pytest.MonkeyPatch, at_once: int):
     monkeypatch.setattr(cooccurrence, "NEIGHBOURS", 3)
-    monkeypatch.setattr(cooccurrence, "MEETINGS_AT_ONCE", at_once)
+    monkeypatch.setattr(cooccurrence, "PAIRS_AT_ONCE", at_once)
     sequences = random_sequences(60, 20, 9)._replace(catalogue_size=24)  # the last four without an interaction
     baseline, cosine = Cooccurrence(sequences), dense_cosine(sequences)
     for item in range(24):
-        kept = slice(baseline.starts[item], baseline.starts[item + 1])
-        assert baseline.neighbours[kept].tolist() == nearest_by_cosine(cosine[item], 3)
-        np.testing.assert_allclose(baseline.cosines[kept], cosine[item, baseline.neighbours[kept]], atol=1e-6)
+        kept = slice(*baseline.nearest.indptr[item : item + 2])
+        neighbours = baseline.nearest.indices[kept]
+        assert neighbours.tolist() == nearest_by_cosine(cosine[item], 3)
+        np.testing.assert_allclose(baseline.nearest.data[kept], cosine[item, neighbours], atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [4, 100])

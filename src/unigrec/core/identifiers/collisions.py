@@ -5,7 +5,7 @@ Shapes: N items, L levels, K codewords.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,7 @@ from torch import Tensor
 from unigrec.base.errors import TrainingError
 from unigrec.core.models.tokenizers.kmeans import squared_distances
 from unigrec.core.models.tokenizers.residual import Tokenizer
-
-if TYPE_CHECKING:
-    pass
+from unigrec.core.sequences import split_by_total
 
 AT_ONCE = 2**22  # numbers of the largest array of a pass over the catalogue
 
@@ -118,7 +116,7 @@ def reassign(
             "codewords; choose a larger tokenizer.codebook_size, or harden.resolution: disambiguate"
         )
     extra = 0.0
-    for piece in _pieces(counts, items_at_once(tokenizer)):
+    for piece in split_by_total(counts, counts, items_at_once(tokenizer)):
         members, items = np.split(items, [piece.sum()])
         cost = last_level_distances(tokenizer, embeddings[members], codes[members, :-1])
         ends = np.cumsum(piece)
@@ -135,12 +133,6 @@ def _towards(cost: np.ndarray, prefix: np.ndarray, earlier: np.ndarray) -> np.nd
     rows = np.flatnonzero((earlier[:, :-1] == prefix).all(1))
     wanted[rows, earlier[rows, -1]] -= cost.max(1, initial=0.0).sum() + 1.0
     return wanted
-
-
-def _pieces(counts: np.ndarray, at_once: int) -> list[np.ndarray]:
-    """Consecutive counts that together come to about `at_once`; none where there are no counts."""
-    piece = np.cumsum(counts) // at_once
-    return np.split(counts, np.flatnonzero(np.diff(piece)) + 1) if len(counts) else []
 
 
 def last_level_distances(tokenizer: Tokenizer, embeddings: Tensor, prefix: np.ndarray) -> np.ndarray:

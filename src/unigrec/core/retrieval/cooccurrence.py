@@ -1,18 +1,21 @@
-"""Item-item co-occurrence in users' histories, and popularity."""
+"""Item-item co-occurrence in users' histories, and popularity.
+
+Shapes: U users, N items, B histories, R items whose neighbours are wanted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from unigrec.core.sequences import Histories, Sequences, sample
+from unigrec.core.sequences import Histories, Sequences, sample, split_by_total
 
-NEIGHBOURS = 200  # co-occurring items kept for each item
-MEETINGS_AT_ONCE = 2**24  # pairs of items of one user that are counted together
+NEIGHBOURS = 200  # co-occurring items kept per item
+PAIRS_AT_ONCE = 2**24  # pairs of items of one user that are counted together
 
 
 def popularity_scores(sequences: Sequences) -> Tensor:
@@ -27,116 +30,87 @@ class Cooccurrence:
     """
 
     def __init__(self, sequences: Sequences):
-        counts, neighbours, cosines = np.zeros(sequences.catalogue_size, np.int64), [], []
-        for row, other, cosine in _nearest(_baskets(sequences), np.arange(len(counts)), NEIGHBOURS):
-            counts += np.bincount(row, minlength=len(counts))
-            neighbours.append(other.astype(np.int32))
-            cosines.append(cosine)
-        self.starts = np.r_[0, np.cumsum(counts)]  # (N + 1,) item i has neighbours starts[i] .. starts[i + 1]
-        self.neighbours, self.cosines = np.concatenate(neighbours), np.concatenate(cosines)
+        self.nearest = nearest_items(_incidence(sequences), np.arange(sequences.catalogue_size), NEIGHBOURS)  # (N, N)
 
     def scores(self, histories: Histories) -> Tensor:
         """(B, N) summed cosine of each item with the items of the history."""
-        there = np.arange(histories.items.shape[1]) < histories.lengths[:, None]
-        row, items, N = np.nonzero(there)[0], histories.items[there], len(self.starts) - 1
-        sizes = self.starts[items + 1] - self.starts[items]
-        places = _ranges(self.starts[items], sizes)
-        index = np.repeat(row, sizes) * N + self.neighbours[places]
-        scores = torch.zeros(len(there) * N)
-        return scores.scatter_add_(0, torch.as_tensor(index), torch.as_tensor(self.cosines[places])).view(-1, N)
+        exists = np.arange(histories.items.shape[1]) < histories.lengths[:, None]
+        items, starts = histories.items[exists], np.r_[0, np.cumsum(histories.lengths)]
+        shape = len(starts) - 1, self.nearest.shape[0]
+        # An item that comes twice is an entry twice, so that cosines are added in the order of the history.
+        history = csr_array((np.ones(len(items), np.float32), items, starts), shape=shape)
+        return torch.from_numpy((history @ self.nearest).toarray())
 
 
 class Cooccurring(NamedTuple):
-    """What some items are bought together with."""
+    """The items that some items are bought together with."""
 
-    items: np.ndarray  # (R,) item indices, rising
+    items: np.ndarray  # (R,) item indices, increasing
     neighbours: np.ndarray  # (R, n) item indices, the nearest first; -1 where an item has fewer, and every item has one
 
 
 def sample_cooccurring(sequences: Sequences, count: int, most: int, seed: int) -> Cooccurring | None:
     """The `count` nearest items by cosine of training co-occurrence, for some of the items that have any.
 
-    For at most `most` items, drawn with the seed: their time and memory do not depend on the catalogue.
+    At most `most` items are drawn, with the seed: the time and memory for them do not depend on the catalogue.
 
     Returns:
-        None where no user has two items in the training part.
+        None if no user has two items in the training part.
     """
-    baskets = _baskets(sequences)
-    items = np.unique(baskets.items[np.repeat(baskets.sizes > 1, baskets.sizes)])  # beside another one of some user
+    incidence = _incidence(sequences)
+    sizes = np.diff(incidence.indptr)
+    items = np.unique(incidence.indices[np.repeat(sizes > 1, sizes)]).astype(np.int64)
     if not len(items):
         return None
     items = sample(items, most, seed)
+    nearest = nearest_items(incidence, items, count)
     neighbours = np.full((len(items), count), -1)
-    for row, other, _ in _nearest(baskets, items, count):
-        neighbours[row, _places(row)] = other
+    neighbours[np.arange(count) < np.diff(nearest.indptr)[:, None]] = nearest.indices
     return Cooccurring(items, neighbours)
 
 
-class _Baskets(NamedTuple):
-    """Who has what in the training part, no matter how often."""
-
-    owners: np.ndarray  # users of the first item, of the next, ...
-    popularity: np.ndarray  # (N,) users of each item
-    items: np.ndarray  # items of the first user, of the next, ...
-    sizes: np.ndarray  # (U,) items of each user
-
-
-def _baskets(sequences: Sequences) -> _Baskets:
-    training, users = sequences.is_training(), len(sequences.lengths)
-    owner = np.repeat(np.arange(users), sequences.lengths)[training]
-    pairs = np.sort(sequences.items[training] * users + owner)
-    item, user = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], users)  # by item, then by user
-    by_user = item[np.argsort(user, kind="stable")]
-    popularity = np.bincount(item, minlength=sequences.catalogue_size)
-    return _Baskets(user, popularity, by_user, np.bincount(user, minlength=users))
+def _incidence(sequences: Sequences) -> csr_array:
+    """(U, N) 1 where a user has an item in the training part, no matter how often."""
+    training, shape = sequences.is_training(), (len(sequences.lengths), sequences.catalogue_size)
+    users = np.repeat(np.arange(shape[0]), sequences.lengths)[training]
+    counts = csr_array((np.ones(len(users), np.int32), (users, sequences.items[training])), shape=shape)
+    counts.data[:] = 1
+    return counts
 
 
-def _nearest(baskets: _Baskets, items: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The `count` items with the highest cosine of each of `items` (R,), as long as it is above 0.
+def nearest_items(incidence: csr_array, items: np.ndarray, count: int) -> csr_array:
+    """Cosines (R, N) of each of `items` (R,) with the `count` items nearest to it, if above 0.
 
-    Row in `items`, other item, and cosine (float32) of each pair; in a row the nearest first, of equal cosines the
-    lower item index. Piece by piece: time and memory depend on how often items meet in a basket, not on N * N.
+    In a row the nearest item comes first; of equal cosines, the lower item index. Rows are computed in blocks: time and
+    memory depend on how often two items meet at a user, not on N * N.
+
+    Args:
+        incidence: (U, N) as `_incidence` gives it.
     """
-    total = len(baskets.popularity)
-    item_start = np.cumsum(baskets.popularity) - baskets.popularity
-    user_start = np.cumsum(baskets.sizes) - baskets.sizes
-    meetings = np.add.reduceat(np.r_[baskets.sizes[baskets.owners], 0], item_start) * (baskets.popularity > 0)
-    piece = np.cumsum(meetings[items]) // MEETINGS_AT_ONCE
-    for rows in np.split(np.arange(len(items)), np.flatnonzero(np.diff(piece)) + 1):
-        own = items[rows]
-        owners = baskets.owners[_ranges(item_start[own], baskets.popularity[own])]
-        met = baskets.items[_ranges(user_start[owners], baskets.sizes[owners])]
-        row = np.repeat(np.repeat(rows, baskets.popularity[own]), baskets.sizes[owners])
-        pairs, times = np.unique(row * total + met, return_counts=True)
-        row, other = np.divmod(pairs, total)
-        different = other != items[row]
-        row, other, times = row[different], other[different], times[different]
-        # Whole numbers over whole numbers: equal cosines are equal here, to the last bit.
-        square = times**2 / (baskets.popularity[items[row]] * baskets.popularity[other])
-        near = square >= _least_of_the_largest(square, row, count)
-        row, other, square = row[near], other[near], square[near]
-        order = np.lexsort((-square, row))
-        order = order[_places(row) < count]  # the same rows before and after sorting
-        yield row[order], other[order], np.sqrt(square[order]).astype(np.float32)
+    users_of = incidence.T.tocsr()  # (N, U)
+    popularity = np.diff(users_of.indptr).astype(np.int64)
+    pairs = users_of[items] @ np.diff(incidence.indptr).astype(np.int64)  # (R,) that are counted for each of the items
+    blocks = [csr_array((0, len(popularity)), dtype=np.float32)]
+    for block in split_by_total(items, pairs, PAIRS_AT_ONCE):
+        times = users_of[block] @ incidence  # (r, N) users who have both items
+        row, other = np.repeat(np.arange(len(block)), np.diff(times.indptr)), times.indices
+        # Integers divided by integers: equal cosines are equal here, to the last bit.
+        square = times.data.astype(np.int64) ** 2 / (popularity[block][row] * popularity[other])
+        square[other == block[row]] = 0.0
+        # Drop what is below the `count` largest of its row before sorting; ties with the last of them stay.
+        near = np.flatnonzero((square >= _largest(square, times.indptr, count)[row]) & (square > 0.0))
+        near = near[np.lexsort((other[near], -square[near], row[near]))]
+        sizes = np.bincount(row[near], minlength=len(block))
+        near = near[np.arange(len(near)) - np.repeat(np.cumsum(sizes) - sizes, sizes) < count]
+        starts = np.r_[0, np.cumsum(np.minimum(sizes, count))]
+        cosines = np.sqrt(square[near]).astype(np.float32)
+        blocks.append(csr_array((cosines, other[near], starts), shape=times.shape))
+    return vstack(blocks, format="csr")
 
 
-def _least_of_the_largest(values: np.ndarray, row: np.ndarray, count: int) -> np.ndarray:
-    """For each value, the least of the `count` largest of its run of equal row numbers; -inf where a run has fewer."""
-    starts = np.flatnonzero(np.diff(row, prepend=-1))
-    sizes = np.diff(np.r_[starts, len(row)])
-    least = np.full(len(starts), -np.inf)
-    for run in np.flatnonzero(sizes > count):
-        part = values[starts[run] : starts[run] + sizes[run]]
-        least[run] = np.partition(part, sizes[run] - count)[sizes[run] - count]
-    return np.repeat(least, sizes)
-
-
-def _places(row: np.ndarray) -> np.ndarray:
-    """0, 1, 2, ... within each run of equal row numbers."""
-    starts = np.flatnonzero(np.diff(row, prepend=-1))
-    return _ranges(np.zeros(len(starts), np.int64), np.diff(np.r_[starts, len(row)]))
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... of each range, one range after the other."""
-    return np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+def _largest(values: np.ndarray, starts: np.ndarray, count: int) -> np.ndarray:
+    """The `count`-th largest value of each row, rows beginning at `starts` (r + 1,); 0 where a row has fewer."""
+    found = np.zeros(len(starts) - 1)
+    for row in np.flatnonzero(np.diff(starts) > count):
+        found[row] = np.partition(values[starts[row] : starts[row + 1]], -count)[-count]
+    return found
