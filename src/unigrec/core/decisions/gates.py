@@ -13,9 +13,9 @@ Metrics = dict[str, dict[str, dict[str, Any]]]  # model -> protocol -> metric ->
 
 
 class Gate(NamedTuple):
-    """One question to the model. `value` is None where it could not be computed; such a gate is not passed.
+    """One requirement of the model. `value` is None if it could not be computed; such a gate does not pass.
 
-    An informational gate is there to be read: it says where the identifiers miss a target, and refuses nothing.
+    An informational gate reports whether the identifiers meet a target; it refuses nothing.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Gate(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """`passed` only when every gate passed that is not informational."""
+    """`passed` if every gate that is not informational passed."""
 
     passed: bool
     gates: list[Gate]
@@ -37,68 +37,97 @@ class Decision(NamedTuple):
         return {"passed": self.passed, "gates": [gate._asdict() for gate in self.gates]}
 
 
+class Rule(NamedTuple):
+    """What a gate requires of its figure. reason: takes {what}, {value}, {threshold}, {verdict} and further figures."""
+
+    relation: tuple[str, str]
+    what: str
+    reason: str
+
+
+AT_LEAST, AT_MOST = ("reaches", "is below"), ("is within", "is above")  # the verdict on a figure that passes, or fails
+FLOOR = "{what} {value:.4f} {verdict} the floor {threshold:.4f}"
+TARGET = "{what}: {value:.4f} {verdict} the target {threshold:.4f}"
+MARGIN = "student NDCG@10 {ndcg:.4f} is {value:+.1%} against {model} {against:.4f}; required: {threshold:+.1%}"
+DROP = "student NDCG@10 {ndcg:.4f} is {change:+.1%} against the teacher {against:.4f}; allowed: {allowed:+.1%}"
+COLLISIONS = "{value:.1%} of the items share all codes with another; allowed up to {threshold:.1%}"
+UTILISATION = "level {level} uses the least of its codebook, {value:.1%}; required: {threshold:.1%}"
+ENTROPY = "level {level} has the least entropy, {value:.1%} of log2 K; target: {threshold:.1%}"
+HITS_KEPT = (
+    "identifiers find {quantized:.2%} of what co-occurs, item embeddings {embedding:.2%}: {value:.0%} is kept; "
+    "target: {threshold:.0%}"
+)
+RULES = {
+    "recall_at_10": Rule(AT_LEAST, "student Recall@10", FLOOR),
+    "ndcg_at_10": Rule(AT_LEAST, "student NDCG@10", FLOOR),
+    "margin_over_popularity": Rule(AT_LEAST, "NDCG@10 of {lacking}", MARGIN),
+    "margin_over_cooccurrence": Rule(AT_LEAST, "NDCG@10 of {lacking}", MARGIN),
+    "drop_below_teacher": Rule(AT_MOST, "NDCG@10 of {lacking}", DROP),
+    "collision_rate": Rule(AT_MOST, "collision rate", COLLISIONS),
+    "codebook_utilisation": Rule(AT_LEAST, "codebook utilisation of every level", UTILISATION),
+    "gini_of_first_level": Rule(AT_MOST, "Gini of the items per first code", TARGET),
+    "hit_rate_kept": Rule(AT_LEAST, "hit rate of identifiers and item embeddings", HITS_KEPT),
+    "soft_hard_disagreement": Rule(AT_MOST, "share of items whose soft and hard codes differ", TARGET),
+    "entropy_share": Rule(AT_LEAST, "entropy of every level", ENTROPY),
+}
+
+
 def decide(metrics: Metrics, health: dict[str, Any], params: GateParams) -> Decision:
-    """Hold the student's metrics and its identifiers' health against the thresholds.
+    """Compare the student's metrics and the health of its identifiers with the thresholds.
 
     Args:
         metrics: {model: {protocol: {"recall_at_10": share, "ndcg_at_10": share}}} for the models popularity,
-            cooccurrence, teacher and student; `params.protocol` names the protocol that is read.
+            cooccurrence, teacher and student; `params.protocol` names the protocol to read.
         health: what `identifiers.health` returns; `collision_rate` (share of items) and `codebook_utilisation` (share
-            of used codewords, one a level) can refuse, the rest is for the informational gates.
+            of used codewords per level) can refuse, the rest is for the informational gates.
         params: the thresholds.
 
     Returns:
-        Every gate with its value, threshold and a reason in words, the informational ones last. A missing or non-finite
-        figure refuses the model; it never raises and never passes silently.
+        Every gate with its value, threshold and reason, the informational ones last. A missing or non-finite figure
+        refuses the model; it never raises and never passes silently.
     """
-
-    ndcg, teacher = (_number(_lookup(metrics, name, params.protocol, "ndcg_at_10")) for name in ("student", "teacher"))
-    gates = [
-        *floors(metrics, health, params),
-        _drop_below_teacher(ndcg, teacher, params.max_drop_below_teacher),
-    ]
+    gates = [*floors(metrics, health, params), _drop_below_teacher(metrics, params)]
     return Decision(all(gate.passed for gate in gates), [*gates, *identifier_notes(health, params)])
 
 
 def floors(metrics: Metrics, health: dict[str, Any], params: GateParams) -> list[Gate]:
-    """What a model must reach whatever else there is: absolute floors, margins over the baselines, identifier health.
+    """The requirements that need no other trained model: floors, margins over the baselines, identifier health.
 
-    Args and missing figures: as for `decide`; of the metrics, a teacher is not needed.
+    Args and missing figures: as for `decide`; the metrics need no teacher.
     """
-
-    def metric(model: str, name: str) -> float | None:
-        return _number(_lookup(metrics, model, params.protocol, name))
-
-    ndcg = metric("student", "ndcg_at_10")
+    recall, ndcg = (_metric(metrics, "student", params, name) for name in ("recall_at_10", "ndcg_at_10"))
     return [
         _finite(metrics, health),
-        _at_least("recall_at_10", "student Recall@10", metric("student", "recall_at_10"), params.min_recall_at_10),
-        _at_least("ndcg_at_10", "student NDCG@10", ndcg, params.min_ndcg_at_10),
-        _margin("popularity", ndcg, metric("popularity", "ndcg_at_10"), params.min_margin_over_popularity),
-        _margin("cooccurrence", ndcg, metric("cooccurrence", "ndcg_at_10"), params.min_margin_over_cooccurrence),
-        _collisions(_number(health.get("collision_rate")), params.max_collision_rate),
-        _utilisation(health.get("codebook_utilisation"), params.min_codebook_utilisation),
+        _gate("recall_at_10", recall, params.min_recall_at_10),
+        _gate("ndcg_at_10", ndcg, params.min_ndcg_at_10),
+        _margin("popularity", metrics, params, params.min_margin_over_popularity),
+        _margin("cooccurrence", metrics, params, params.min_margin_over_cooccurrence),
+        _gate("collision_rate", _number(health.get("collision_rate")), params.max_collision_rate),
+        _worst_level("codebook_utilisation", health, params.min_codebook_utilisation),
     ]
 
 
 def identifier_notes(health: dict[str, Any], params: GateParams) -> list[Gate]:
     """The informational gates. health: what `identifiers.health` returns, of any tokenizer."""
-    gini, shares = _numbers(health.get("gini_of_prefixes")), _numbers(health.get("entropy_share"))
-    found, ceiling = _number(health.get("hit_rate_quantized")), _number(health.get("hit_rate_item_embedding"))
+    gini = _numbers(health.get("gini_of_prefixes"))
+    disagreement = _number(health.get("soft_hard_disagreement"))
     gates = [
-        _within(
-            "gini_of_first_level", "Gini of the items per first code", gini[:1], params.note_max_gini_of_first_level
-        ),
-        _hit_rate_kept(found, ceiling, params.note_min_hit_rate_kept),
-        _within(
-            "soft_hard_disagreement",
-            "share of items whose soft and hard codes differ",
-            _numbers([health.get("soft_hard_disagreement")]),
-            params.note_max_soft_hard_disagreement,
-        ),
-        _entropy(shares, params.note_min_entropy_share),
+        _gate("gini_of_first_level", gini[0] if gini else None, params.note_max_gini_of_first_level),
+        _hit_rate_kept(health, params.note_min_hit_rate_kept),
+        _gate("soft_hard_disagreement", disagreement, params.note_max_soft_hard_disagreement),
+        _worst_level("entropy_share", health, params.note_min_entropy_share),
     ]
     return [gate._replace(informational=True) for gate in gates]
+
+
+def _gate(name: str, value: float | None, threshold: float, **figures: Any) -> Gate:
+    """The gate of `RULES[name]`. Without a value it does not pass."""
+    relation, what, reason = RULES[name]
+    if value is None:
+        return Gate(name, None, threshold, False, f"{what.format(**figures)} is missing or not a finite number")
+    passed = value >= threshold if relation is AT_LEAST else value <= threshold
+    figures |= {"what": what, "value": value, "threshold": threshold, "verdict": relation[0 if passed else 1]}
+    return Gate(name, value, threshold, passed, reason.format(**figures))
 
 
 def _finite(metrics: Metrics, health: dict[str, Any]) -> Gate:
@@ -118,125 +147,53 @@ def _figures(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def _at_least(name: str, what: str, value: float | None, threshold: float) -> Gate:
-    if value is None:
-        return _missing(name, what, threshold)
-    passed = value >= threshold
-    relation = "reaches" if passed else "is below"
-    return Gate(name, value, threshold, passed, f"{what} {value:.4f} {relation} the floor {threshold:.4f}")
-
-
-def _margin(baseline: str, ndcg: float | None, against: float | None, threshold: float) -> Gate:
-    name = f"margin_over_{baseline}"
+def _margin(model: str, metrics: Metrics, params: GateParams, threshold: float) -> Gate:
+    name = f"margin_over_{model}"
+    ndcg, against = (_metric(metrics, which, params, "ndcg_at_10") for which in ("student", model))
     if ndcg is None or against is None:
-        return _missing(name, f"NDCG@10 of {'student' if ndcg is None else baseline}", threshold)
+        return _gate(name, None, threshold, lacking="student" if ndcg is None else model)
     if against <= 0.0:  # no relative margin exists over a baseline that scores nothing
-        passed = ndcg > 0.0
-        return Gate(name, None, threshold, passed, f"{baseline} scores 0; student NDCG@10 is {ndcg:.4f}")
-    value = ndcg / against - 1.0
-    passed = value >= threshold
-    return Gate(
-        name,
-        value,
-        threshold,
-        passed,
-        f"student NDCG@10 {ndcg:.4f} is {value:+.1%} against {baseline} {against:.4f}; required: {threshold:+.1%}",
-    )
+        return Gate(name, None, threshold, ndcg > 0.0, f"{model} scores 0; student NDCG@10 is {ndcg:.4f}")
+    return _gate(name, ndcg / against - 1.0, threshold, model=model, ndcg=ndcg, against=against)
 
 
-def _drop_below_teacher(ndcg: float | None, teacher: float | None, threshold: float) -> Gate:
-    name = "drop_below_teacher"
+def _drop_below_teacher(metrics: Metrics, params: GateParams) -> Gate:
+    name, threshold = "drop_below_teacher", params.max_drop_below_teacher
+    ndcg, teacher = (_metric(metrics, which, params, "ndcg_at_10") for which in ("student", "teacher"))
     if ndcg is None or teacher is None:
-        return _missing(name, f"NDCG@10 of {'student' if ndcg is None else 'teacher'}", threshold)
+        return _gate(name, None, threshold, lacking="student" if ndcg is None else "teacher")
     value = 1.0 - ndcg / teacher if teacher > 0.0 else 0.0
-    return Gate(
-        name,
-        value,
-        threshold,
-        value <= threshold,
-        f"student NDCG@10 {ndcg:.4f} is {-value:+.1%} against the teacher {teacher:.4f}; allowed: {-threshold:+.1%}",
-    )
+    return _gate(name, value, threshold, ndcg=ndcg, against=teacher, change=-value, allowed=-threshold)
 
 
-def _collisions(value: float | None, threshold: float) -> Gate:
-    if value is None:
-        return _missing("collision_rate", "collision rate", threshold)
-    return Gate(
-        "collision_rate",
-        value,
-        threshold,
-        value <= threshold,
-        f"{value:.1%} of the items share all codes with another; allowed up to {threshold:.1%}",
-    )
-
-
-def _utilisation(levels: Any, threshold: float) -> Gate:
-    known = _numbers(levels)
-    if not known:
-        return _missing("codebook_utilisation", "codebook utilisation of every level", threshold)
-    worst = min(known)
-    return Gate(
-        "codebook_utilisation",
-        worst,
-        threshold,
-        worst >= threshold,
-        f"level {known.index(worst) + 1} uses the least of its codebook, {worst:.1%}; required: {threshold:.1%}",
-    )
-
-
-def _within(name: str, what: str, values: list[float], threshold: float) -> Gate:
-    if not values:
-        return _missing(name, what, threshold)
-    passed = values[0] <= threshold
-    relation = "is within" if passed else "is above"
-    return Gate(name, values[0], threshold, passed, f"{what}: {values[0]:.4f} {relation} the target {threshold:.4f}")
-
-
-def _hit_rate_kept(quantized: float | None, embedding: float | None, threshold: float) -> Gate:
-    name = "hit_rate_kept"
+def _hit_rate_kept(health: dict[str, Any], threshold: float) -> Gate:
+    quantized, embedding = (_number(health.get(f"hit_rate_{of}")) for of in ("quantized", "item_embedding"))
     if quantized is None or embedding is None:
-        return _missing(name, "hit rate of identifiers and item embeddings", threshold)
+        return _gate("hit_rate_kept", None, threshold)
     if embedding <= 0.0:
-        return Gate(name, None, threshold, False, "the item embeddings themselves find no co-occurring item")
-    value = quantized / embedding
-    return Gate(
-        name,
-        value,
-        threshold,
-        value >= threshold,
-        f"identifiers find {quantized:.2%} of what co-occurs, item embeddings {embedding:.2%}: {value:.0%} is kept; "
-        f"target: {threshold:.0%}",
-    )
+        reason = "the item embeddings themselves find no co-occurring item"
+        return Gate("hit_rate_kept", None, threshold, False, reason)
+    return _gate("hit_rate_kept", quantized / embedding, threshold, quantized=quantized, embedding=embedding)
 
 
-def _entropy(shares: list[float], threshold: float) -> Gate:
-    if not shares:
-        return _missing("entropy_share", "entropy of every level", threshold)
-    worst = min(shares)
-    return Gate(
-        "entropy_share",
-        worst,
-        threshold,
-        worst >= threshold,
-        f"level {shares.index(worst) + 1} has the least entropy, {worst:.1%} of log2 K; target: {threshold:.1%}",
-    )
+def _worst_level(name: str, health: dict[str, Any], threshold: float) -> Gate:
+    """Of a figure per level, the lowest."""
+    levels = _numbers(health.get(name))
+    worst = min(levels, default=None)
+    return _gate(name, worst, threshold, level=0 if worst is None else levels.index(worst) + 1)
 
 
-def _missing(name: str, what: str, threshold: float) -> Gate:
-    return Gate(name, None, threshold, False, f"{what} is missing or not a finite number")
-
-
-def _lookup(metrics: Metrics, model: str, protocol: str, name: str) -> Any:
+def _metric(metrics: Metrics, model: str, params: GateParams, name: str) -> float | None:
     found: Any = metrics
-    for key in (model, protocol, name):
+    for key in (model, params.protocol, name):
         if not isinstance(found, dict):
             return None
         found = found.get(key)
-    return found
+    return _number(found)
 
 
 def _numbers(values: Any) -> list[float]:
-    """A list of numbers; empty where it is no list, or one of them is no finite number."""
+    """The numbers of a list; none if it is no list, or if one of them is not a finite number."""
     found = [_number(value) for value in values] if isinstance(values, list | tuple) else []
     known = [value for value in found if value is not None]
     return known if len(known) == len(found) else []
