@@ -98,7 +98,9 @@ def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp
         "whole numbers": body([[10, 23]], {"k": 1}),
         "a fraction": body([[1.5]], {"k": 1}),
         "a list in a list": body([[["P10"]]], {"k": 1}),
+        "a text as history": body(["P10"], {"k": 1}),
         "too many": body([HISTORY], {"k": 99}),
+        "too few": body([HISTORY], {"k": 0}),
         "nothing allowed": body([HISTORY], {"allow": ["gone"]}),
         "a text as list": body([HISTORY], {"deny": "P3"}),
     }
@@ -118,7 +120,9 @@ def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp
     for name, words in {
         "a fraction": "1.5 is no item id",
         "a list in a list": "is no item id",
+        "a text as history": "history",
         "too many": "k = 99: expected 1 to 12",
+        "too few": "k: Input should be greater than or equal to 1",
         "nothing allowed": "leave no item",
         "a text as list": "deny",
     }.items():

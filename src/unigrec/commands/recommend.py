@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from unigrec.config.schema import Params
-    from unigrec.serving.bundle import Recommended
+    from unigrec.serving.schema import Answer
 
 
 def recommend(
@@ -31,9 +31,7 @@ def recommend(
     history = parse_ids(histories, bundle.index_of)
     answer = bundle.recommend([history], k, read_ids(allow) if allow else None, read_ids(deny))[0]
     if as_json:
-        items = [item._asdict() for item in answer.items]
-        answered = {"items": items, "unknown": answer.unknown, "by_popularity": answer.by_popularity}
-        print(json.dumps(answered, ensure_ascii=False, indent=2))
+        print(answer.model_dump_json(indent=2))
     else:
         _print_recommended(answer, len(history))
 
@@ -76,7 +74,7 @@ def read_ids(values: Sequence[str]) -> set[str]:
     return ids
 
 
-def _print_recommended(answer: Recommended, asked: int) -> None:
+def _print_recommended(answer: Answer, asked: int) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

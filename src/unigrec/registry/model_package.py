@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import unigrec
 from unigrec.serving.probe import ask_child
+from unigrec.serving.schema import ANSWER_COLUMNS, ITEM_COLUMNS, Answer, RecommendedItem, Request
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 PACKAGE = unigrec.__name__
 SOURCES = Path(unigrec.__file__).parents[1]
 # What the carried code imports. mlflow-skinny also serves a model (`mlflow models serve`).
-REQUIREMENTS = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "safetensors", "torch")
+REQUIREMENTS = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "torch")
 LOAD_SECONDS = 600.0
 
 
@@ -98,23 +99,27 @@ def signature() -> ModelSignature:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
+    types: dict[Any, DataType] = {
+        str: DataType.string,
+        float: DataType.double,
+        int: DataType.long,
+        bool: DataType.boolean,
+    }
+    lists = [
+        ColSpec(Array(types[RecommendedItem.model_fields[field].annotation]), column)
+        for field, column in ITEM_COLUMNS.items()
+    ]
+    values = [ColSpec(types[Answer.model_fields[name].annotation], name) for name in ANSWER_COLUMNS]
+    defaults = {name: field.default for name, field in Request.model_fields.items()}
     return ModelSignature(
         inputs=Schema([ColSpec(Array(AnyType()), "history")]),
-        outputs=Schema(
-            [
-                ColSpec(Array(DataType.string), "item_ids"),
-                ColSpec(Array(DataType.string), "titles"),
-                ColSpec(Array(DataType.double), "scores"),
-                ColSpec(DataType.long, "unknown"),
-                ColSpec(DataType.boolean, "by_popularity"),
-            ]
-        ),
+        outputs=Schema([*lists, *values]),
         params=ParamSchema(
             [
-                ParamSpec("k", DataType.long, 10),
+                ParamSpec("k", DataType.long, defaults["k"]),
                 ParamSpec("allow", DataType.string, [], shape=(-1,)),
                 ParamSpec("deny", DataType.string, [], shape=(-1,)),
-                ParamSpec("exclude_history", DataType.boolean, False),
+                ParamSpec("exclude_history", DataType.boolean, defaults["exclude_history"]),
             ]
         ),
     )

@@ -19,7 +19,7 @@ Shapes: B histories, T codes of an identifier, L levels, N items.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,29 +30,10 @@ from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.serving.manifest import Serving, open_bundle
 from unigrec.serving.parts import check_catalogue, check_tokenizer, read_catalogue, read_codes, read_recommender
+from unigrec.serving.schema import Answer, RecommendedItem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-
-class Recommendation(NamedTuple):
-    """One item. `score` is a log-probability: of its identifier given the history, or of its share of interactions."""
-
-    item_id: str
-    title: str
-    score: float
-
-
-class Recommended(NamedTuple):
-    """The answer to one history.
-
-    items: at most k distinct items, best first. unknown: items of the history that the catalogue does not hold.
-    by_popularity: nothing of the history is known (or it is empty), so these are the most popular items.
-    """
-
-    items: list[Recommendation]
-    unknown: int
-    by_popularity: bool
 
 
 class Bundle:
@@ -105,19 +86,19 @@ class Bundle:
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[str | None]],
         k: int = 10,
         allow: Collection[str] | None = None,
         deny: Collection[str] | None = None,
         exclude_history: bool = False,
-    ) -> list[Recommended]:
+    ) -> list[Answer]:
         """The k best items for each history.
 
         Items of a history that the catalogue does not hold are left out and counted. Where nothing is left, the most
         popular items are returned and marked as such: a shop has to show something to a new visitor.
 
         Args:
-            histories: item ids, oldest first; the last `serving.history` known ones count.
+            histories: item ids, oldest first; the last `serving.history` known ones count. None is an unknown item.
             k: 1 to the size of the catalogue.
             allow: only these items may be recommended. deny: these may not. Unknown ids in both are ignored.
             exclude_history: nothing that is in a history is recommended for it.
@@ -134,7 +115,10 @@ class Bundle:
         answers = self._search([known[row] for row in asked], k, allowed, exclude_history)
         found = dict(zip(asked, answers, strict=True))
         popular = self._popular(k, allowed) if len(asked) < len(known) else []
-        return [Recommended(found.get(row, popular), unknown[row], row not in found) for row in range(len(known))]
+        return [
+            Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
+            for row in range(len(known))
+        ]
 
     def _allowed(self, allow: Collection[str] | None, deny: Collection[str] | None) -> torch.Tensor | None:
         """(N,) bool, or None where everything is allowed."""
@@ -149,19 +133,19 @@ class Bundle:
 
     def _search(
         self, known: list[list[int]], k: int, allowed: torch.Tensor | None, exclude_history: bool
-    ) -> list[list[Recommendation]]:
+    ) -> list[tuple[RecommendedItem, ...]]:
         """Beam search for histories of catalogue indices, none empty."""
         found = self.retriever.retrieve(known, k, allowed, denied=known if exclude_history else None)
         return [self._named(*row) for row in zip(found.items.tolist(), found.scores.tolist(), strict=True)]
 
-    def _popular(self, k: int, allowed: torch.Tensor | None) -> list[Recommendation]:
+    def _popular(self, k: int, allowed: torch.Tensor | None) -> tuple[RecommendedItem, ...]:
         ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
         return self._named(ranked[:k].tolist(), self.popularity[ranked[:k]].tolist())
 
-    def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
+    def _named(self, items: list[int], scores: list[float]) -> tuple[RecommendedItem, ...]:
         """-1 stands for no item."""
-        return [
-            Recommendation(self.item_ids[item], self.titles[item].as_py(), score)
+        return tuple(
+            RecommendedItem(item_id=self.item_ids[item], title=self.titles[item].as_py(), score=score)
             for item, score in zip(items, scores, strict=True)
             if item >= 0
-        ]
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from unigrec.base.errors import UnigrecError
-from unigrec.serving.bundle import Bundle, Recommended
+from unigrec.serving.bundle import Bundle
+from unigrec.serving.schema import ANSWER_COLUMNS, ITEM_COLUMNS, Answer, Request
 
 
-class RecommenderModel(PythonModel):
+class PyfuncModel(PythonModel):
     """Recommends one list per history; the signature that it is registered with describes tables and parameters."""
 
     def load_context(self, context: Any) -> None:
@@ -25,45 +25,36 @@ class RecommenderModel(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Raises MlflowException, which MLflow's server answers with status 400 and the message, for a bad request."""
+        options = dict(params or {})
+        options["allow"] = options.get("allow") or None  # MLflow has no null for a list
         try:
-            histories = [_item_ids(history) for history in model_input["history"]]
-            answers = self._recommend(histories, params or {})
-        except (UnigrecError, ValueError) as error:
+            request = Request.parse(histories=[_with_nulls(row) for row in model_input["history"]], **options)
+            return as_table(self.bundle.recommend(**dict(request)))
+        except UnigrecError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        return pd.DataFrame(
-            {
-                "item_ids": [[item.item_id for item in answer.items] for answer in answers],
-                "titles": [[item.title for item in answer.items] for answer in answers],
-                "scores": [[item.score for item in answer.items] for answer in answers],
-                "unknown": [
-                    answer.unknown + history.count(None) for answer, history in zip(answers, histories, strict=True)
-                ],
-                "by_popularity": [answer.by_popularity for answer in answers],
-            }
-        )
-
-    def _recommend(self, histories: list[list[str | None]], params: dict[str, Any]) -> list[Recommended]:
-        """Raises UnigrecError."""
-        return self.bundle.recommend(
-            [[item for item in history if item is not None] for history in histories],
-            k=int(params.get("k", 10)),
-            allow=params.get("allow") or None,
-            deny=params.get("deny"),
-            exclude_history=bool(params.get("exclude_history", False)),
-        )
 
 
-def _item_ids(history: Iterable[Any] | None) -> list[str | None]:
-    """A null history is an empty one; a null in it stays None. Raises ValueError for what cannot be an item id."""
-    ids: list[str | None] = []
-    for item in () if history is None else history:
-        if isinstance(item, str | Integral) and not isinstance(item, bool):
-            ids.append(str(item))
-        elif item is None or item is pd.NA or (isinstance(item, float) and item != item):
-            ids.append(None)
-        else:
-            raise ValueError(f"history: {item!r} is no item id; expected text or a whole number")
-    return ids
+def _with_nulls(history: Any) -> Any:
+    """A null history is an empty one. In a history, each of pandas' nulls (None, NA, NaN) becomes None."""
+    if _is_null(history):
+        return []
+    if isinstance(history, str) or not isinstance(history, Iterable):
+        return history  # the schema refuses it, with its words
+    return [None if _is_null(item) else item for item in history]
 
 
-set_model(RecommenderModel())
+def _is_null(value: Any) -> bool:
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def as_table(answers: list[Answer]) -> pd.DataFrame:
+    """One row per answer."""
+    columns: dict[str, list[Any]] = {
+        column: [[getattr(item, field) for item in answer.items] for answer in answers]
+        for field, column in ITEM_COLUMNS.items()
+    }
+    columns |= {name: [getattr(answer, name) for answer in answers] for name in ANSWER_COLUMNS}
+    return pd.DataFrame(columns)
+
+
+set_model(PyfuncModel())

@@ -1,0 +1,76 @@
+"""The schema of a request and of its answers, one for every way to ask: Python, command line, MLflow, HTTP."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from unigrec.base.errors import UnigrecError
+
+
+def _as_text(value: Any) -> str | None:
+    """Shops number their items, so a whole number is an id too. Raises ValueError for what cannot be an id."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{value!r} is no item id; expected text or a whole number")
+
+
+ItemId = Annotated[str, BeforeValidator(_as_text)]
+ItemIdOrNull = Annotated[str | None, BeforeValidator(_as_text)]
+
+
+class Request(BaseModel):
+    """What `Bundle.recommend` takes, field by field: `bundle.recommend(**dict(request))`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    histories: tuple[tuple[ItemIdOrNull, ...], ...] = Field(
+        description="One list of item ids per answer, oldest first. A null counts as an unknown item."
+    )
+    k: StrictInt = Field(10, ge=1, description="Number of items per answer.")
+    allow: frozenset[ItemId] | None = Field(None, description="Only these items are recommended; null: all may be.")
+    deny: frozenset[ItemId] | None = Field(None, description="These items are not recommended.")
+    exclude_history: StrictBool = Field(False, description="No item of a history is recommended for it.")
+
+    @classmethod
+    def parse(cls, **values: Any) -> Self:
+        """Check values from outside. Raises UnigrecError, which names the first wrong field."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UnigrecError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+class RecommendedItem(BaseModel):
+    """One item of an answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    item_id: str
+    title: str
+    score: float = Field(
+        description="A log-probability: of the item's identifier given the history, or of its share of interactions."
+    )
+
+
+class Answer(BaseModel):
+    """The answer to one history."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    items: tuple[RecommendedItem, ...] = Field(description="At most k distinct items, best first.")
+    unknown: int = Field(description="How many items of the history the catalogue does not hold.")
+    by_popularity: bool = Field(
+        description="True if no item of the history is known: then the items are the most popular ones."
+    )
+
+
+# As a table, answers have one row per history: a list per field of an item, and a value per other field.
+ITEM_COLUMNS = {name: f"{name}s" for name in RecommendedItem.model_fields}  # field -> column
+ANSWER_COLUMNS = tuple(name for name in Answer.model_fields if name != "items")
