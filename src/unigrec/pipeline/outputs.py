@@ -60,16 +60,18 @@ def load_codes(artifacts: Artifacts) -> np.ndarray:
 def load_teacher(artifacts: Artifacts) -> SASRec:
     """The trained teacher."""
     from unigrec.core.models.sasrec import SASRec
+    from unigrec.serving.networks import load_network
 
-    return _load_weights(SASRec(**files.read_json(artifacts.teacher / paths.MODEL_CONFIG_FILE)), artifacts.teacher)
+    folder = artifacts.teacher
+    return load_network(lambda config: SASRec(**config), folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
 
 
 def load_tokenizer(artifacts: Artifacts) -> Tokenizer:
     """The pre-trained tokenizer."""
-    from unigrec.core.models.tokenizers.residual import Tokenizer
+    from unigrec.serving import networks
 
-    config = files.read_json(artifacts.tokenizer / paths.MODEL_CONFIG_FILE)
-    return _load_weights(Tokenizer(**config), artifacts.tokenizer)
+    folder = artifacts.tokenizer
+    return networks.load_tokenizer(folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
 
 
 def load_unified(artifacts: Artifacts) -> UnifiedModel:
@@ -77,11 +79,14 @@ def load_unified(artifacts: Artifacts) -> UnifiedModel:
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.models.unified import UnifiedModel
+    from unigrec.serving.networks import load_network
 
-    config = files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)
-    recommender = Recommender(RecommenderConfig(**config["recommender"]))
-    model = UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"])
-    return _load_weights(model, artifacts.joint)
+    def build(config: dict[str, Any]) -> UnifiedModel:
+        recommender = Recommender(RecommenderConfig(**config["recommender"]))
+        return UnifiedModel(Tokenizer(**config["tokenizer"]), recommender, config["teacher_dim"])
+
+    folder = artifacts.joint
+    return load_network(build, folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
 
 
 def load_temperature(artifacts: Artifacts) -> float:
@@ -95,15 +100,10 @@ def load_temperature(artifacts: Artifacts) -> float:
 
 def load_recommender(artifacts: Artifacts) -> Recommender:
     """The finetuned recommender."""
-    from unigrec.core.models.recommender import Recommender, RecommenderConfig
+    from unigrec.serving import networks
 
-    config = RecommenderConfig(**files.read_json(artifacts.finetune / paths.MODEL_CONFIG_FILE))
-    return _load_weights(Recommender(config), artifacts.finetune)
-
-
-def _load_weights(model: Any, folder: Path) -> Any:
-    model.load_state_dict(files.read_tensors(folder / paths.MODEL_FILE))
-    return model.eval()
+    folder = artifacts.finetune
+    return networks.load_recommender(folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
 
 
 def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -> None:

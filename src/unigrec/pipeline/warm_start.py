@@ -159,18 +159,15 @@ def warm_joint(joint: JointParams, warm_start: WarmStartParams) -> JointParams:
 
 def started_tokenizer(artifacts: Artifacts) -> Tokenizer:
     """The bundle's tokenizer."""
-    from unigrec.core.models.tokenizers.residual import Tokenizer
+    from unigrec.serving.networks import load_tokenizer
 
-    model = Tokenizer(**files.read_json(artifacts.warm_start / "tokenizer.json"))
-    model.load_state_dict(files.read_tensors(artifacts.warm_start / "tokenizer.safetensors"))
-    return model
+    folder = artifacts.warm_start
+    return load_tokenizer(folder / "tokenizer.safetensors", folder / "tokenizer.json")
 
 
 def started_recommender(artifacts: Artifacts, dropout: float) -> Recommender:
     """The bundle's recommender, with the dropout that params ask for now."""
-    from unigrec.core.models.recommender import Recommender, RecommenderConfig
+    from unigrec.serving.networks import load_recommender
 
-    shape = files.read_json(artifacts.warm_start / "recommender.json") | {"dropout": dropout}
-    model = Recommender(RecommenderConfig(**shape))
-    model.load_state_dict(files.read_tensors(artifacts.warm_start / "recommender.safetensors"))
-    return model
+    folder = artifacts.warm_start
+    return load_recommender(folder / "recommender.safetensors", folder / "recommender.json", dropout=dropout)

@@ -29,7 +29,8 @@ from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.serving.manifest import Serving, open_bundle
-from unigrec.serving.parts import check_catalogue, check_tokenizer, read_catalogue, read_codes, read_recommender
+from unigrec.serving.networks import load_recommender
+from unigrec.serving.parts import check_catalogue, check_tokenizer, read_catalogue, read_codes
 from unigrec.serving.schema import Answer, RecommendedItem
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ class Bundle:
         """
         manifest = open_bundle(folder)
         catalogue = read_catalogue(folder, manifest["serving"]["text_columns"])
-        recommender = read_recommender(folder)
+        recommender = load_recommender(folder / "recommender.safetensors", folder / "recommender.json")
         codes = read_codes(folder, recommender.config)
         check_catalogue(folder, catalogue, len(codes))
         check_tokenizer(folder, recommender.config)
         try:
-            return cls(folder, manifest, recommender, codes, catalogue)
+            return cls(folder, manifest, recommender.requires_grad_(False), codes, catalogue)
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / 'identifiers.safetensors'}: {error}") from error
 

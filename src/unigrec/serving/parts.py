@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.core.models.recommender import Recommender, RecommenderConfig
-from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.serving.networks import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from unigrec.core.models.recommender import RecommenderConfig
 
 CATALOGUE_COLUMNS = ["item_index", "item_id", "train_count"]
 
@@ -46,50 +46,14 @@ def _check_types(path: Path, table: pa.Table) -> None:
             raise UnigrecError(f"{path}: column {field.name!r} is of type {field.type}")
 
 
-def read_recommender(folder: Path) -> Recommender:
-    path, config_path = folder / "recommender.safetensors", folder / "recommender.json"
-    try:
-        weights = files.read_tensors(path)
-        config = RecommenderConfig(**files.read_json(config_path))
-        _refuse_more_layers(config.encoder_layers + config.decoder_layers, weights)
-        with torch.device("meta"):  # nothing is allocated for shapes that the weights do not have
-            recommender = Recommender(config)
-        recommender.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
-        raise UnigrecError(f"{path}: the weights do not fit {config_path.name}: {error}") from error
-    _check_finite(path, weights)
-    return recommender.eval().requires_grad_(False)
-
-
 def check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
     path = folder / "tokenizer.safetensors"
-    try:
-        weights = files.read_tensors(path)
-        shape = files.read_json(folder / "tokenizer.json")
-        _refuse_more_layers(len(shape["hidden"]), weights)
-        with torch.device("meta"):
-            tokenizer = Tokenizer(**shape)
-        tokenizer.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, KeyError) as error:
-        raise UnigrecError(f"{path}: the weights do not fit tokenizer.json: {error}") from error
-    _check_finite(path, weights)
+    tokenizer = load_tokenizer(path, folder / "tokenizer.json")
     if (tokenizer.levels, tokenizer.codebook_size) != (config.levels, config.codebook_size):
         raise UnigrecError(
             f"{path}: {tokenizer.levels} levels of {tokenizer.codebook_size} codewords, but the recommender reads "
             f"{config.levels} of {config.codebook_size}; these parts do not belong together"
         )
-
-
-def _refuse_more_layers(layers: int, weights: dict[str, torch.Tensor]) -> None:
-    """Even layers without memory take time to build. Raises ValueError."""
-    if layers > len(weights):
-        raise ValueError(f"{layers} layers, but {len(weights)} weights")
-
-
-def _check_finite(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise UnigrecError(f"{path}: weights that are not finite: {', '.join(broken[:5])}")
 
 
 def read_codes(folder: Path, config: RecommenderConfig) -> np.ndarray:

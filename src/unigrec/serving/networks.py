@@ -1,0 +1,77 @@
+"""A network rebuilt from its config (JSON) and its weights (safetensors). Neither file is trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from unigrec.base import files
+from unigrec.base.errors import UnigrecError
+from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.tokenizers.residual import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_network(
+    build: Callable[[Any], Network],
+    weights_file: Path,
+    config_file: Path,
+    count_layers: Callable[[Any], int] = lambda config: 0,
+) -> Network:
+    """The network in evaluation mode, on the CPU.
+
+    Args:
+        build: makes the network of a config. count_layers: how many layers a config asks for.
+
+    Raises:
+        UnigrecError: a file is missing or damaged, the weights do not fit the config, or some are not finite; the
+            message names the file.
+    """
+    try:
+        weights = files.read_tensors(weights_file)
+        config = files.read_json(config_file)
+        # Even layers without memory take time to build.
+        if (layers := count_layers(config)) > len(weights):
+            raise ValueError(f"{layers} layers, but {len(weights)} weights")
+        # On `meta` nothing is allocated for shapes that the weights do not have.
+        with torch.device("meta"):
+            network = build(config)
+        # Copies are aligned in memory, which the mapped file is not, and faster to compute with.
+        network.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+        # Some buffers are in no file (SASRec's convolutions): the shapes fit by now, so build the network with memory.
+        if any(buffer.is_meta for buffer in network.buffers()):
+            network = build(config)
+            network.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, KeyError) as error:
+        raise UnigrecError(f"{weights_file}: the weights do not fit {config_file.name}: {error}") from error
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UnigrecError(f"{weights_file}: weights that are not finite: {', '.join(broken[:5])}")
+    return network.eval()
+
+
+def load_recommender(weights_file: Path, config_file: Path, **changes: Any) -> Recommender:
+    """As `load_network`. changes: values that replace those of the config."""
+    return load_network(
+        lambda config: Recommender(RecommenderConfig(**config | changes)),
+        weights_file,
+        config_file,
+        count_layers=lambda config: config["encoder_layers"] + config["decoder_layers"],
+    )
+
+
+def load_tokenizer(weights_file: Path, config_file: Path) -> Tokenizer:
+    """As `load_network`."""
+    return load_network(
+        lambda config: Tokenizer(**config),
+        weights_file,
+        config_file,
+        count_layers=lambda config: len(config["hidden"]),
+    )
