@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unigrec.base import files, paths
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.identifiers.churn import known_codes, rows_of
+from unigrec.serving import manifest as names
 from unigrec.serving.manifest import open_bundle
 
 if TYPE_CHECKING:
@@ -28,15 +29,10 @@ if TYPE_CHECKING:
 
 BUNDLE_FILE = "bundle.json"  # which bundle; null in a cold start
 HANDED_ON = (
-    "tokenizer.json",
-    "tokenizer.safetensors",
-    "recommender.json",
-    "recommender.safetensors",
-    "identifiers.safetensors",
-    "catalogue.parquet",
-    paths.COLLABORATIVE_FILE,
+    *(names.TOKENIZER_CONFIG, names.TOKENIZER, names.RECOMMENDER_CONFIG, names.RECOMMENDER),
+    *(names.IDENTIFIERS, names.CATALOGUE, names.COLLABORATIVE),
 )
-ENCODER = "text_encoder"
+ENCODER = names.TEXT_ENCODER
 COLD = "unigrec warm-start --cold"
 
 
@@ -59,7 +55,7 @@ def prepare_warm_start(path: Path, artifacts: Artifacts) -> None:
             f"{path}: no such bundle (warm_start.path); name one: unigrec warm-start, or start cold: {COLD}"
         )
     bundle = open_bundle(path) if path.is_dir() else None
-    if bundle is not None and paths.COLLABORATIVE_FILE not in bundle["files"]:
+    if bundle is not None and names.COLLABORATIVE not in bundle["files"]:
         raise UnigrecError(f"{path}: made before bundles could be started from; start cold: {COLD}")
     with files.atomic_folder(artifacts.warm_start) as folder:
         if bundle is not None:
@@ -108,8 +104,8 @@ def _asked(tokenizer: TokenizerParams, joint: JointParams) -> dict[str, Any]:
 
 
 def _found(artifacts: Artifacts) -> dict[str, Any]:
-    tokenizer = files.read_json(artifacts.warm_start / "tokenizer.json")
-    recommender = files.read_json(artifacts.warm_start / "recommender.json")
+    tokenizer = files.read_json(artifacts.warm_start / names.TOKENIZER_CONFIG)
+    recommender = files.read_json(artifacts.warm_start / names.RECOMMENDER_CONFIG)
     found = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
     found["a collaborative part (tokenizer.collaborative_weight)"] = load_known(artifacts).collaborative.shape[1] > 0
     found["harden.resolution"] = "disambiguate" if recommender["disambiguation"] else "reassign"
@@ -119,9 +115,9 @@ def _found(artifacts: Artifacts) -> dict[str, Any]:
 def load_known(artifacts: Artifacts) -> Known:
     """Load the bundle's items."""
     return Known(
-        files.read_table(artifacts.warm_start / "catalogue.parquet", ["item_id"])["item_id"].to_pylist(),
-        files.read_arrays(artifacts.warm_start / "identifiers.safetensors")["codes"].astype(np.int64),
-        files.read_tensors(artifacts.warm_start / paths.COLLABORATIVE_FILE)["part"],
+        files.read_table(artifacts.warm_start / names.CATALOGUE, ["item_id"])["item_id"].to_pylist(),
+        files.read_arrays(artifacts.warm_start / names.IDENTIFIERS)["codes"].astype(np.int64),
+        files.read_tensors(artifacts.warm_start / names.COLLABORATIVE)["part"],
     )
 
 
@@ -162,7 +158,7 @@ def started_tokenizer(artifacts: Artifacts) -> Tokenizer:
     from unigrec.serving.networks import load_tokenizer
 
     folder = artifacts.warm_start
-    return load_tokenizer(folder / "tokenizer.safetensors", folder / "tokenizer.json")
+    return load_tokenizer(folder / names.TOKENIZER, folder / names.TOKENIZER_CONFIG)
 
 
 def started_recommender(artifacts: Artifacts, dropout: float) -> Recommender:
@@ -170,4 +166,4 @@ def started_recommender(artifacts: Artifacts, dropout: float) -> Recommender:
     from unigrec.serving.networks import load_recommender
 
     folder = artifacts.warm_start
-    return load_recommender(folder / "recommender.safetensors", folder / "recommender.json", dropout=dropout)
+    return load_recommender(folder / names.RECOMMENDER, folder / names.RECOMMENDER_CONFIG, dropout=dropout)

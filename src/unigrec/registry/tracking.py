@@ -23,6 +23,7 @@ from unigrec.base.process import keep_quiet
 from unigrec.config.profiles import leaves
 from unigrec.config.schema import read_mapping
 from unigrec.core.decisions.gates import gate_rows
+from unigrec.serving.manifest import MANIFEST, PARAMS, REPORT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,8 +117,8 @@ def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[
         client.delete_run(run.info.run_id)
     run = client.create_run(experiment_id, run_name=manifest["id"], tags=bundle_tags(manifest))
     run_id = run.info.run_id
-    _log_params(client, run_id, folder / "params.yaml")
-    report = folder / "report"
+    _log_params(client, run_id, folder / PARAMS)
+    report = folder / REPORT
     metrics = [*_closing_metrics(report), *_intervals(report), *_slices(report), *_curves(report)]
     for start in range(0, len(metrics), METRICS_A_CALL):
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
@@ -128,7 +129,7 @@ def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[
         client.set_tag(
             run_id, DESCRIPTION_TAG, markdown_table(["gate", "", "reason"], gate_rows(files.read_json(path)))
         )
-    client.log_artifact(run_id, str(folder / "manifest.json"))
+    client.log_artifact(run_id, str(folder / MANIFEST))
     client.set_terminated(run_id, "FINISHED")
     return run_id
 

@@ -17,7 +17,7 @@ from unigrec.base.masking import masked
 from unigrec.config.schema import read_mapping
 from unigrec.registry.model_package import MODEL_CODE, ask_stored, copy_code, requirements, signature
 from unigrec.registry.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
-from unigrec.serving.manifest import MANIFEST, Subject, open_bundle
+from unigrec.serving.manifest import CATALOGUE, MANIFEST, PARAMS, Subject, open_bundle
 from unigrec.serving.probe import ProbeError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _create_version(
         )
     if not client.search_registered_models(f"name = '{params.model_name}'"):
         client.create_registered_model(params.model_name)
-    values = read_mapping(folder / "params.yaml")
+    values = read_mapping(folder / PARAMS)
     tags = bundle_tags(manifest) | {PARAMS_TAG: json.dumps(values, separators=(",", ":"))}
     return client.create_model_version(params.model_name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
@@ -211,4 +211,4 @@ def _example(folder: Path) -> Any:
 
 
 def _item_ids(folder: Path) -> list[str]:
-    return files.read_table(folder / "catalogue.parquet", ["item_id"])["item_id"].to_pylist()
+    return files.read_table(folder / CATALOGUE, ["item_id"])["item_id"].to_pylist()

@@ -1,6 +1,6 @@
 """The servable model as one folder: what is registered, promoted and served. It holds no pickle and trusts nothing.
 
-    manifest.json              schema, sha256 of every other file, data, code, metrics, whether the gates passed
+    manifest.json              schema, sha256 of every other file, data, code, whether the gates passed
     params.yaml                the params of the run, for the record
     recommender.safetensors    weights, with their shape in recommender.json
     tokenizer.safetensors      weights, with their shape in tokenizer.json
@@ -28,7 +28,7 @@ import torch
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.generative import GenerativeRetriever
-from unigrec.serving.manifest import Serving, open_bundle
+from unigrec.serving.manifest import IDENTIFIERS, RECOMMENDER, RECOMMENDER_CONFIG, Serving, open_bundle
 from unigrec.serving.networks import load_recommender
 from unigrec.serving.parts import check_catalogue, check_tokenizer, read_catalogue, read_codes
 from unigrec.serving.schema import Answer, RecommendedItem
@@ -76,14 +76,14 @@ class Bundle:
         """
         manifest = open_bundle(folder)
         catalogue = read_catalogue(folder, manifest["serving"]["text_columns"])
-        recommender = load_recommender(folder / "recommender.safetensors", folder / "recommender.json")
+        recommender = load_recommender(folder / RECOMMENDER, folder / RECOMMENDER_CONFIG)
         codes = read_codes(folder, recommender.config)
         check_catalogue(folder, catalogue, len(codes))
         check_tokenizer(folder, recommender.config)
         try:
             return cls(folder, manifest, recommender.requires_grad_(False), codes, catalogue)
         except ValueError as error:  # two items with one identifier
-            raise UnigrecError(f"{folder / 'identifiers.safetensors'}: {error}") from error
+            raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
 
     def recommend(
         self,

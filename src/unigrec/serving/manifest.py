@@ -18,19 +18,22 @@ from unigrec.base.git import DVC_LOCK, git_commit
 from unigrec.base.paths import Artifacts
 
 SCHEMA_VERSION = 1
+# Names in a bundle; what each file holds: `unigrec.serving.bundle`.
 MANIFEST = "manifest.json"
+PARAMS = "params.yaml"
+RECOMMENDER, RECOMMENDER_CONFIG = "recommender.safetensors", "recommender.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.safetensors", "tokenizer.json"
+IDENTIFIERS = paths.IDENTIFIERS_FILE
+COLLABORATIVE = paths.COLLABORATIVE_FILE
+CATALOGUE = "catalogue.parquet"
+RANKS = paths.RANKS_FILE
+TEXT_ENCODER, REPORT = "text_encoder", "report"  # folders
 REQUIRED = {
-    "params.yaml",
-    "recommender.safetensors",
-    "recommender.json",
-    "tokenizer.safetensors",
-    "tokenizer.json",
-    "identifiers.safetensors",
-    "catalogue.parquet",
-    "ranks.parquet",
+    *(PARAMS, RECOMMENDER, RECOMMENDER_CONFIG, TOKENIZER, TOKENIZER_CONFIG),
+    *(IDENTIFIERS, CATALOGUE, RANKS),
 }
-OPTIONAL = {paths.COLLABORATIVE_FILE}  # bundles made before it was kept lack it
-FOLDERS = {"text_encoder", "report"}
+OPTIONAL = {COLLABORATIVE}  # bundles of earlier versions lack it
+FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; ours have some ten kilobytes
@@ -85,13 +88,13 @@ def assemble(params_file: Path, serving: Serving) -> Path:
 def _copy_parts(folder: Path, params_file: Path) -> None:
     artifacts = Artifacts()
     for source, name in (
-        (params_file, "params.yaml"),
-        (artifacts.finetune / paths.MODEL_FILE, "recommender.safetensors"),
-        (artifacts.finetune / paths.MODEL_CONFIG_FILE, "recommender.json"),
-        (artifacts.harden / paths.IDENTIFIERS_FILE, "identifiers.safetensors"),
-        (artifacts.tokenizer / paths.COLLABORATIVE_FILE, paths.COLLABORATIVE_FILE),
-        (artifacts.catalogue, "catalogue.parquet"),
-        (artifacts.evaluate / paths.RANKS_FILE, "ranks.parquet"),
+        (params_file, PARAMS),
+        (artifacts.finetune / paths.MODEL_FILE, RECOMMENDER),
+        (artifacts.finetune / paths.MODEL_CONFIG_FILE, RECOMMENDER_CONFIG),
+        (artifacts.harden / paths.IDENTIFIERS_FILE, IDENTIFIERS),
+        (artifacts.tokenizer / paths.COLLABORATIVE_FILE, COLLABORATIVE),
+        (artifacts.catalogue, CATALOGUE),
+        (artifacts.evaluate / paths.RANKS_FILE, RANKS),
     ):
         if not source.is_file():
             raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
@@ -99,20 +102,20 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
     prefix = "tokenizer."
     joint = files.read_arrays(artifacts.joint / paths.MODEL_FILE)
     files.write_tensors(
-        folder / "tokenizer.safetensors",
+        folder / TOKENIZER,
         {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
     )
-    files.write_json(folder / "tokenizer.json", files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)["tokenizer"])
+    files.write_json(folder / TOKENIZER_CONFIG, files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)["tokenizer"])
     names = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate")
     stages = [artifacts.folder(name) for name in names]
     for needed in (artifacts.text_encoder, *stages):
         if not needed.is_dir():
             raise UnigrecError(f"{needed}: no such folder; run the pipeline first (`dvc repro` or `make run`)")
-    shutil.copytree(artifacts.text_encoder, folder / "text_encoder")
+    shutil.copytree(artifacts.text_encoder, folder / TEXT_ENCODER)
     for stage in stages:
         reported = [path for path in sorted(stage.iterdir()) if path.name in REPORTED or path.suffix == ".png"]
         for path in reported:
-            target = folder / "report" / stage.name / path.name
+            target = folder / REPORT / stage.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
 
@@ -120,7 +123,6 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
 def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
     """What the bundle says about itself. The id covers the files alone: another commit with equal results is equal."""
     artifacts = Artifacts()
-    metrics = files.read_json(artifacts.evaluate / paths.METRICS_FILE)
     return {
         "schema": SCHEMA_VERSION,
         "id": _identity(hashes),
@@ -136,7 +138,6 @@ def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
-        "metrics": metrics["student"],
         "gates_passed": files.read_json(artifacts.decision)["passed"],
     }
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.serving.manifest import CATALOGUE, IDENTIFIERS, TOKENIZER, TOKENIZER_CONFIG
 from unigrec.serving.networks import load_tokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
 
     No other text is read. A null title becomes an empty one, and so does each where there is no text at all.
     """
-    path = folder / "catalogue.parquet"
+    path = folder / CATALOGUE
     for text in ("title", *text_columns):
         table = files.read_table(path, [*CATALOGUE_COLUMNS, text])
         _check_types(path, table)
@@ -47,8 +48,8 @@ def _check_types(path: Path, table: pa.Table) -> None:
 
 
 def check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
-    path = folder / "tokenizer.safetensors"
-    tokenizer = load_tokenizer(path, folder / "tokenizer.json")
+    path = folder / TOKENIZER
+    tokenizer = load_tokenizer(path, folder / TOKENIZER_CONFIG)
     if (tokenizer.levels, tokenizer.codebook_size) != (config.levels, config.codebook_size):
         raise UnigrecError(
             f"{path}: {tokenizer.levels} levels of {tokenizer.codebook_size} codewords, but the recommender reads "
@@ -57,7 +58,7 @@ def check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
 
 
 def read_codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
-    path = folder / "identifiers.safetensors"
+    path = folder / IDENTIFIERS
     codes = files.read_arrays(path).get("codes")
     if codes is None or codes.dtype != np.int32 or codes.ndim != 2 or codes.shape[1] != len(config.code_sizes):
         found = "none" if codes is None else f"{codes.dtype} {codes.shape}"
@@ -69,7 +70,7 @@ def read_codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
 
 
 def check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
-    path = folder / "catalogue.parquet"
+    path = folder / CATALOGUE
     missing = set(CATALOGUE_COLUMNS) - set(catalogue.column_names)
     if missing:
         raise UnigrecError(f"{path}: columns are missing: {', '.join(sorted(missing))}")
