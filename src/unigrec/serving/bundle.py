@@ -115,7 +115,7 @@ class Bundle:
         asked = [row for row, history in enumerate(known) if history]
         answers = self._search([known[row] for row in asked], k, allowed, exclude_history)
         found = dict(zip(asked, answers, strict=True))
-        popular = self._popular(k, allowed) if len(asked) < len(known) else []
+        popular = self._popular(k, allowed) if len(asked) < len(known) else ()
         return [
             Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
             for row in range(len(known))
