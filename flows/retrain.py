@@ -56,7 +56,7 @@ def bring_up_to_date(stage: str, stale: bool) -> Any:
 @task(task_run_name="snapshot")
 def take_delivery(params: Params) -> Any:
     """Take the delivery as the next snapshot. Cached if it brings nothing new."""
-    taken = snapshot.snapshot(params, PARAMS)
+    taken = snapshot.take_delivery(params, PARAMS)
     print(taken.said, flush=True)
     return Completed(message=taken.said, name=None if taken.new else StateName.CACHED)
 

@@ -105,12 +105,12 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Take what lies in snapshot.incoming as the next state of the data; exit code 3 when it must not become that."""
     from unigrec.base.lock import exclusive
     from unigrec.base.process import keep_quiet
-    from unigrec.commands import snapshot
+    from unigrec.commands.snapshot import take_delivery
     from unigrec.config.schema import load_params
 
     keep_quiet()
     with exclusive(paths.LOCK):
-        print(snapshot.snapshot(load_params(params), params).said)
+        print(take_delivery(load_params(params), params).said)
 
 
 @app.command("warm-start", rich_help_panel=MODELS)
@@ -145,14 +145,14 @@ def gate(
 
     Exit code 0 when the model passed, 1 when it was refused, 2 when it could not be decided.
     """
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import promotion
     from unigrec.config.schema import load_params
 
     if challenger is None:
         if champion is not None or out is not None:
             raise UnigrecError("--champion and --out go with --challenger: name the bundle or version to be judged")
-        raise typer.Exit(commands.gate())
-    raise typer.Exit(commands.compare(load_params(params), challenger, champion or "champion", out))
+        raise typer.Exit(promotion.print_last_decision())
+    raise typer.Exit(promotion.compare(load_params(params), challenger, champion or "champion", out=out))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -188,10 +188,10 @@ def promote(
     Exit code 0 when it is champion now, 1 when the champion stays, 2 when it could not be decided.
     """
     from unigrec.base.errors import EXIT_REFUSED
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import promotion
     from unigrec.config.schema import load_params
 
-    done = commands.promote(load_params(params), version)
+    done = promotion.promote(load_params(params), version)
     stays = f"stays as it is, champion is {f'version {done.champion}' if done.champion else 'nobody'}"
     print(f"version {done.version} {'is champion' if done.champion == done.version else stays}: {done.reason}")
     if done.champion != done.version:
@@ -207,10 +207,10 @@ def rollback(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Go back to the champion before, at once and without judging; asked twice, it changes nothing."""
-    from unigrec.commands import promotion as commands
+    from unigrec.commands import promotion
     from unigrec.config.schema import load_params
 
-    done = commands.rollback(load_params(params), to, why)
+    done = promotion.rollback(load_params(params), to, why)
     print(f"version {done.champion} {'is champion again' if done.moved else 'stays'}: {done.reason}")
 
 
@@ -233,10 +233,10 @@ def recommend(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Print recommended items with titles and scores, from the registered champion."""
-    from unigrec.commands import recommend
+    from unigrec.commands.recommend import print_recommendations
     from unigrec.config.schema import load_params
 
-    recommend.recommend(load_params(params), model, history, k, allow or [], deny or [], as_json)
+    print_recommendations(load_params(params), model, history, k=k, allow=allow or [], deny=deny or [], as_json=as_json)
 
 
 def main() -> None:

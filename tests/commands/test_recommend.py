@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from support.command_line import invoke
-from support.tiny_model import PARAMS_FILE, make_bundle, write_artifacts
+from support.tiny_model import PARAMS_FILE, item_ids, make_bundle, write_artifacts
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.base.paths import Artifacts
+from unigrec.cli import app
 from unigrec.commands.recommend import parse_ids, read_ids
 from unigrec.pipeline import stages
 from unigrec.pipeline.summary import Summary, markdown, next_steps, print_summary, summarise
@@ -62,6 +64,58 @@ def test_allow_and_deny_take_ids_and_files(registered, monkeypatch, tmp_path):
     (tmp_path / "allow.txt").write_text("two words\nквас\na,b\n", encoding="utf-8")
     items = recommended("--history", "P3", "--allow", str(tmp_path / "allow.txt"), "--allow", "P5", "--deny", "a,b")
     assert {item["item_id"] for item in items["items"]} == {"two words", "квас", "P5"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbfP3\r\nP4\r\n", b"  P3\t\nP4 \n", b"P3\n\n \nP4"],
+    ids=["a byte order mark", "blanks around ids", "empty lines"],
+)
+def test_a_list_as_editors_write_it_denies_every_item_in_it(registered, monkeypatch, tmp_path, content):
+    monkeypatch.chdir(registered)
+    (tmp_path / "deny.txt").write_bytes(content)
+    items = recommended("--history", "P5", "--deny", str(tmp_path / "deny.txt"))["items"]
+    assert {item["item_id"] for item in items} == set(item_ids()) - {"P3", "P4"}
+
+
+def test_ids_that_the_catalogue_does_not_know_are_counted_on_standard_error(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    options = ["--deny", "P4", "--deny", "gone", "--deny", "gone", "--allow", "P3", "--allow", " P5 "]
+    done = CliRunner().invoke(app, ["recommend", "--history", "P3", *options, "--json"])
+    assert done.stderr == "--deny: 1 of 2 item ids are not in the catalogue\n"
+    assert {item["item_id"] for item in json.loads(done.stdout)["items"]} == {"P3", "P5"}
+
+
+@pytest.mark.parametrize("value", ["deny.txt", "DENY.CSV", "lists/deny", "./P3", f"/{'x' * 300}"])
+def test_a_list_that_is_no_file_is_bad_input(registered, monkeypatch, value):
+    monkeypatch.chdir(registered)
+    for option in ("--allow", "--deny"):
+        code, output = invoke("recommend", "--history", "P3", option, value)
+        assert (code, f"{option} {value}: no such file" in output) == (2, True), output
+
+
+def test_an_id_may_look_like_a_file_and_hold_blanks_around_it():
+    known = {"a/b", "list.txt", " P3"}
+    assert read_ids("--deny", ["a/b", "list.txt", " P3"], known) == known
+
+
+@pytest.mark.parametrize("length", [256, 5000])
+def test_a_value_that_is_too_long_for_a_file_name_is_an_id_or_bad_input(registered, monkeypatch, length):
+    monkeypatch.chdir(registered)
+    long = "x" * length
+    code, output = invoke("recommend", "--history", "P3", "--deny", long)
+    assert (code, "--deny: 1 of 1 item ids are not in the catalogue" in output) == (EXIT_OK, True)
+    for command in (
+        ["recommend", "--history", "P3", "--model", long],
+        ["recommend", "--history", "P3", "--model", "9" * length],
+        ["recommend", "--history", "P3", "--model", f"./{long}"],
+        ["warm-start", "--from", long],
+        ["gate", "--challenger", long],
+        ["register", "--bundle", long],
+    ):
+        code, output = invoke(*command)
+        assert code == 2, (command, output)
+        assert "no version or alias" in output or "no such bundle" in output, (command, output)
 
 
 def test_an_unknown_history_says_that_it_shows_what_is_popular(registered, monkeypatch):
@@ -158,7 +212,7 @@ def test_broken_lists_are_refused(value):
 def test_a_list_of_ids_must_be_text(tmp_path):
     (tmp_path / "ids").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UnigrecError, match="expected UTF-8"):
-        read_ids([str(tmp_path / "ids")])
+        read_ids("--deny", [str(tmp_path / "ids")], set())
 
 
 def summary(**changes) -> Summary:

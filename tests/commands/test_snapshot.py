@@ -108,7 +108,7 @@ def test_without_a_delivery_the_message_says_where_it_should_lie():
 def stages_snapshot():
     from unigrec.commands import snapshot
 
-    snapshot.snapshot(load_params(Path("params.yaml")), Path("params.yaml"))
+    snapshot.take_delivery(load_params(Path("params.yaml")), Path("params.yaml"))
 
 
 @pytest.mark.slow

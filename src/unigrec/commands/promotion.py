@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from unigrec.serving.manifest import Subject
 
 NO_CHAMPION = "none"  # the challenger is judged as the first model of all
+SLUG_LENGTH = 100  # two of them are part of one file name
 
 
-def gate() -> int:
+def print_last_decision() -> int:
     """Print the decision of the last run; the exit code says whether the model passed.
 
     Raises:
@@ -96,7 +97,7 @@ def _located(params: Params, model: str, scratch: Path) -> Subject:
 
 
 def _slug(model: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name) or "bundle"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name)[:SLUG_LENGTH] or "bundle"
 
 
 def promote(params: Params, version: str | None) -> Promotion:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from unigrec.config.schema import Params
     from unigrec.serving.schema import Answer
 
+LISTS = (".txt", ".csv")  # a value that ends so is meant as a file
 
-def recommend(
+
+def print_recommendations(
     params: Params,
     model: str,
     histories: Sequence[str],
@@ -24,16 +28,22 @@ def recommend(
     deny: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Print recommendations for one history."""
+    """Print recommendations for one history.
+
+    Args:
+        model: alias, version number, or a bundle's folder. histories: as in `parse_ids`. allow, deny: as in `read_ids`.
+    """
     from unigrec.registry.versions import load_bundle
 
     bundle = load_bundle(params.register_, model)
     history = parse_ids(histories, bundle.index_of)
-    answer = bundle.recommend([history], k, read_ids(allow) if allow else None, read_ids(deny))[0]
+    allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
+    denied = read_ids("--deny", deny, bundle.index_of)
+    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:
-        _print_recommended(answer, len(history))
+        _print_table(answer, len(history))
 
 
 def parse_ids(values: Sequence[str], known: Collection[str]) -> list[str]:
@@ -58,23 +68,36 @@ def parse_ids(values: Sequence[str], known: Collection[str]) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def read_ids(values: Sequence[str]) -> set[str]:
-    """Item ids of an allow- or deny-list: a value is a file with one id a line, or else an id."""
-    ids: set[str] = set()
-    for value in values:
-        path = Path(value)
-        if path.is_file():
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except UnicodeDecodeError as error:
-                raise UnigrecError(f"{path}: expected UTF-8 text with one item id a line: {error}") from error
-            ids |= {line for line in lines if line}
-        else:
-            ids.add(value)
+def read_ids(option: str, values: Sequence[str], known: Collection[str]) -> set[str]:
+    """Item ids of an allow- or deny-list; a line on standard error says how many of them the catalogue does not hold.
+
+    Args:
+        option: its name. values: each is a file with one id per line, or an id. known: ids of the catalogue.
+
+    Raises:
+        UnigrecError: a file cannot be read, or a value looks like a file that does not exist.
+    """
+    # Blanks around an id come from the file's editor, unless the catalogue has them too.
+    found = [item if item in known else item.strip() for value in values for item in _lines(option, value, known)]
+    ids = {item for item in found if item}
+    unknown = sum(item not in known for item in ids)
+    if unknown:
+        print(f"{option}: {unknown} of {len(ids)} item ids are not in the catalogue", file=sys.stderr)
     return ids
 
 
-def _print_recommended(answer: Answer, asked: int) -> None:
+def _lines(option: str, value: str, known: Collection[str]) -> list[str]:
+    if not os.path.isfile(value):  # Path.is_file raises where a name is too long for a file
+        if value not in known and ("/" in value or value.lower().endswith(LISTS)):
+            raise UnigrecError(f"{option} {value}: no such file, and no item of the catalogue has this id")
+        return [value]
+    try:
+        return Path(value).read_text(encoding="utf-8-sig").splitlines()  # editors may write a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnigrecError(f"{option} {value}: expected UTF-8 text with one item id per line: {error}") from error
+
+
+def _print_table(answer: Answer, asked: int) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

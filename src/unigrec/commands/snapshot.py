@@ -22,7 +22,7 @@ class Taken(NamedTuple):
     said: str
 
 
-def snapshot(params: Params, params_file: Path) -> Taken:
+def take_delivery(params: Params, params_file: Path) -> Taken:
     """Take what was delivered as the next snapshot, once it is valid, and let `data/current` point to it.
 
     With `snapshot.start: champion`, the next training starts from the champion of today, where there is one.

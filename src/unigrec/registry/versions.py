@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sys
 import tempfile
 import weakref
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CHECKED_TAG = "loads"  # the version was loaded back and recommended
 PARAMS_TAG = "params"  # those of the run, as JSON
+VERSION_NUMBER = re.compile(r"[0-9]{1,9}")  # a store has no place for larger integers
 VERDICT_TAG = "verdict"  # what promotion said about it
 
 
@@ -130,14 +133,15 @@ def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:
 
 
 def _is_folder(model: str) -> bool:
-    if "/" in model and not Path(model).is_dir():
+    found = os.path.isdir(model)  # Path.is_dir raises where a name is too long for a folder
+    if "/" in model and not found:
         raise UnigrecError(f"{model}: no such bundle")
-    return Path(model).is_dir()
+    return found
 
 
 def named_version(client: MlflowClient, name: str, model: str) -> ModelVersion:
     """The version of a number or alias. Raises UnigrecError where there is none."""
-    if model.isdigit():
+    if VERSION_NUMBER.fullmatch(model):
         found = client.search_model_versions(f"name = '{name}' and version_number = {model}")
         version = found[0] if found else None
     else:

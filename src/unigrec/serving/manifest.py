@@ -152,7 +152,7 @@ def open_bundle(folder: Path) -> dict[str, Any]:
 
     Nothing but the manifest is parsed. Raises UnigrecError, naming the file.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long for a folder
         raise UnigrecError(f"{folder}: no such bundle")
     manifest = _read_manifest(folder / MANIFEST)
     listed: dict[str, str] = manifest["files"]
