@@ -66,7 +66,7 @@ def train_finetune(
     disambiguation = int(codes[:, -1].max()) + 1 if codes.shape[1] > recommender.config.levels else 0
     model = fit_disambiguation(recommender, disambiguation).to(run.device)
     group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
-    finetuning = _Finetuning(
+    student = StudentTraining(
         engine=make_engine(params.engine, model, [group], batch_size=params.batch_size),
         recommender=model,
         sequences=sequences,
@@ -74,27 +74,30 @@ def train_finetune(
         joint_params=joint_params,
         run=run,
         teacher=teacher,
-        codes=torch.as_tensor(codes, device=run.device),
-        tree=PrefixTree(codes, run.device),
     )
-    return finetuning.train("finetune", warmup_share=0.0, validate_first=True)
+    on_device = torch.as_tensor(codes, device=run.device)
+    finetuning = _Finetuning(student, params, on_device, tree=PrefixTree(codes, run.device))
+    return student.train("finetune", finetuning.losses, finetuning.validate, warmup_share=0.0, validate_first=True)
 
 
-@dataclass(kw_only=True)
-class _Finetuning(StudentTraining):
+@dataclass
+class _Finetuning:
     """Finetuning while it runs."""
 
+    student: StudentTraining
     params: FinetuneParams
     codes: Tensor  # (N, T) hardened identifiers
     tree: PrefixTree  # of these identifiers
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(self.training_samples[batch], self.run.device)
+        samples = make_samples(self.student.training_samples[batch], self.student.run.device)
         history, codes = self.codes[samples.items[samples.history]], self.codes[samples.targets]
         scale = world_size() / len(samples.batch_targets)
-        ranking = self.ranking_targets(samples, self.codes, step)
+        ranking = self.student.ranking_targets(samples, self.codes, step)
         decoded = codes_to_decode(codes, ranking)
-        logits = hardened_logits(self.recommender, history, samples.lengths, counts=samples.counts, codes=decoded)
+        logits = hardened_logits(
+            self.student.recommender, history, samples.lengths, counts=samples.counts, codes=decoded
+        )
         of_targets, of_sampled = decoder_losses(logits, codes, ranking)
         recommendation = of_targets.sum() * scale
         if of_sampled is None:
@@ -104,7 +107,7 @@ class _Finetuning(StudentTraining):
         return {"loss": total, "recommendation_loss": recommendation, "ranking_distillation_loss": distillation}
 
     def validate(self) -> dict[str, float]:
-        return self.beam_metrics(hard_tokens(self.recommender, self.codes), self.tree)
+        return self.student.beam_metrics(hard_tokens(self.student.recommender, self.codes), self.tree)
 
 
 def hardened_logits(

@@ -186,7 +186,7 @@ def train_joint(
     model = new_unified(tokenizer, codes, params, teacher_dim=width, resolution=resolution, recommender=recommender)
     model = model.to(run.device)
     model.fit_teacher_projection(data.embeddings, data.teacher)
-    training = _JointTraining(
+    student = StudentTraining(
         engine=make_engine(params.engine, model, parameter_groups(model, params), batch_size=params.batch_size),
         recommender=model.recommender,
         sequences=data.sequences,
@@ -194,13 +194,12 @@ def train_joint(
         joint_params=params,
         run=run,
         teacher=data.ranker,
-        tokenizer=tokenizer,
-        data=data,
-        first_codes=codes,
-        resolution=resolution,
     )
-    return training.train(
+    training = _JointTraining(student, params, tokenizer, data=data, first_codes=codes, resolution=resolution)
+    return student.train(
         "joint",
+        training.losses,
+        training.validate,
         warmup_share=params.warmup_share,
         start_epoch=training.start_epoch,
         end_epoch=training.end_epoch,
@@ -209,13 +208,14 @@ def train_joint(
     )
 
 
-@dataclass(kw_only=True)
-class _JointTraining(StudentTraining):
+@dataclass
+class _JointTraining:
     """The joint phase while it runs.
 
     Target codes and temperature are set at the start of an epoch and hold until its end, so a checkpoint has both.
     """
 
+    student: StudentTraining
     params: JointParams
     tokenizer: Tokenizer
     data: JointData
@@ -225,9 +225,9 @@ class _JointTraining(StudentTraining):
     temperature: float = field(init=False)  # of its soft identifiers
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.popularity = self.sequences.train_counts()
-        self.distillation_start = self.params.distillation_warmup_epochs * len(self.batches(0))  # a step
+        self.device = self.student.run.device
+        self.popularity = self.data.sequences.train_counts()
+        self.distillation_start = self.params.distillation_warmup_epochs * len(self.student.batches(0))  # a step
 
     def identifiers(self) -> np.ndarray:
         """(N, T) today's identifiers. Raises TrainingError when the decoder's table has no room for them."""
@@ -238,7 +238,7 @@ class _JointTraining(StudentTraining):
             resolution=self.resolution,
             earlier=self.data.earlier,
         )
-        if resolved.disambiguation > self.recommender.config.disambiguation:
+        if resolved.disambiguation > self.student.recommender.config.disambiguation:
             raise TrainingError(
                 f"joint: {resolved.disambiguation} items share one semantic ID, more than twice as many as at the "
                 "start: the codebooks are collapsing; lower joint.tokenizer_lr, or raise joint.reconstruction_weight"
@@ -248,7 +248,7 @@ class _JointTraining(StudentTraining):
     def start_epoch(self, epoch: int) -> dict[str, float]:
         """Read the target codes from today's tokenizer, and lower the temperature."""
         done = epoch / max(self.params.epochs - 1, 1)
-        self.codes = torch.as_tensor(self.identifiers(), device=self.run.device)
+        self.codes = torch.as_tensor(self.identifiers(), device=self.device)
         self.temperature = temperature_at(done, self.params.temperature_start, self.params.temperature_end)
         return {"temperature": self.temperature}
 
@@ -260,30 +260,30 @@ class _JointTraining(StudentTraining):
         return {"codes": self.codes, "temperature": torch.tensor(self.temperature, dtype=torch.float64)}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.codes, self.temperature = tensors["codes"].to(self.run.device), float(tensors["temperature"])
+        self.codes, self.temperature = tensors["codes"].to(self.device), float(tensors["temperature"])
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(self.training_samples[batch], self.run.device)
+        samples = make_samples(self.student.training_samples[batch], self.device)
         fixed = None
         if self.params.tokenizer != "trained":
             embeddings, hard = self.data.embeddings[samples.items], self.params.tokenizer == "hard"
             fixed = fixed_identifiers(self.tokenizer, embeddings, self.temperature, hard=hard)
         return joint_losses(
-            self.engine.forward,
+            self.student.engine.forward,
             samples,
             self.codes[samples.targets],
             data=self.data,
             params=self.params,
             temperature=self.temperature,
             distil=step >= self.distillation_start,
-            ranking=self.ranking_targets(samples, self.codes, step),
+            ranking=self.student.ranking_targets(samples, self.codes, step),
             fixed=fixed,
         )
 
     def validate(self) -> dict[str, float]:
-        codes = self.identifiers()
+        codes, recommender = self.identifiers(), self.student.recommender
         if self.params.tokenizer == "hard":
-            tokens = hard_tokens(self.recommender, torch.as_tensor(codes, device=self.run.device))
+            tokens = hard_tokens(recommender, torch.as_tensor(codes, device=self.device))
         else:
-            tokens = soft_tokens(self.tokenizer, self.recommender, self.data.embeddings, temperature=self.temperature)
-        return self.beam_metrics(tokens, PrefixTree(codes, self.run.device))
+            tokens = soft_tokens(self.tokenizer, recommender, self.data.embeddings, temperature=self.temperature)
+        return self.student.beam_metrics(tokens, PrefixTree(codes, self.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class StudentTraining(ABC):
-    """A training of the recommender, alone or together with the tokenizer.
+class StudentTraining:
+    """What a training of the recommender needs, alone or together with the tokenizer.
 
     Attributes:
         engine: trains the model. recommender: this model, or the part of it that decodes.
@@ -51,14 +51,6 @@ class StudentTraining(ABC):
             teacher = self.teacher.to(run.device)
             self.teacher_ranking = TeacherRanking(teacher, config.code_sizes, shared.ranking_samples, seed=run.seed)
 
-    @abstractmethod
-    def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        """Named losses of a batch of training samples; `loss` is minimised."""
-
-    @abstractmethod
-    def validate(self) -> dict[str, float]:
-        """Metrics of the current weights."""
-
     def batches(self, epoch: int) -> list[np.ndarray]:
         return self.training_samples.batches(self.params.batch_size, self.run.seed, epoch)
 
@@ -81,16 +73,23 @@ class StudentTraining(ABC):
             beam=self.joint_params.validation_beam,
         )
 
-    def train(self, name: str, warmup_share: float, **fields: Any) -> Trained:
-        """Run the phase to its end. fields: further fields of `Phase`."""
+    def train(
+        self,
+        name: str,
+        losses: Callable[[np.ndarray, int], dict[str, Tensor]],
+        validate: Callable[[], dict[str, float]],
+        warmup_share: float,
+        **fields: Any,
+    ) -> Trained:
+        """Run the phase to its end. losses, validate and further fields: as in `Phase`."""
         params = self.params
         phase = Phase(
             name=name,
             epochs=params.epochs,
             batches=self.batches,
-            losses=self.losses,
+            losses=losses,
             learning_rate=lambda done: rate_factor(done, warmup_share, params.schedule),
-            validate=self.validate,
+            validate=validate,
             validate_every=params.validate_every,
             patience=params.patience,
             **fields,
