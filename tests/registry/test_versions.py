@@ -181,6 +181,21 @@ def test_a_bundle_is_located_without_loading_it(params, tmp_path, unchecked):
         assert (found.name, open_bundle(found.folder)["id"]) == (name, folder.name)
 
 
+def test_a_project_that_was_moved_has_its_models_and_says_what_registering_needs(params, tmp_path, unchecked):
+    """MLflow stores absolute paths."""
+    folder = make_bundle()
+    register(folder, params)
+    (tmp_path / "mlruns").rename(tmp_path / "elsewhere")
+    assert load_bundle(params, "challenger").id == folder.name
+    with pytest.raises(UnigrecError, match=f"keeps its files in {tmp_path}/mlruns.*unigrec configure --set"):
+        register(make_bundle(seed=1), params)
+    assert not (tmp_path / "mlruns").exists()
+    assert register(make_bundle(seed=1), params.model_copy(update={"experiment": "another"})).version == "2"
+    shutil.rmtree(folder)
+    with pytest.raises(UnigrecError, match=r"version 1: its files are gone.*move it back"):
+        load_bundle(params, "1")
+
+
 def test_what_was_fetched_of_a_version_is_kept_as_long_as_its_bundle(params, unchecked):
     register(make_bundle(), params)
     bundle = load_bundle(params, "1")

@@ -149,7 +149,15 @@ def bundle_tags(manifest: dict[str, Any]) -> dict[str, str]:
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
-    return found.experiment_id if found else client.create_experiment(name)
+    if found is None:
+        return client.create_experiment(name)
+    place = Path(found.artifact_location)  # of a local store: absolute
+    if place.is_absolute() and not place.is_dir() and client.search_runs([found.experiment_id], max_results=1):
+        raise UnigrecError(
+            f"experiment {name!r} keeps its files in {place}, which is gone; if the project's folder was moved, move "
+            "it back, or name another experiment: unigrec configure --set register.experiment=NAME"
+        )
+    return found.experiment_id
 
 
 def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:

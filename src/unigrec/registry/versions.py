@@ -117,19 +117,27 @@ def load_bundle(params: RegisterParams, model: str) -> Bundle:
 def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:
     """As `load_bundle`, but without loading anything: the bundle's files, copied to `scratch` from the registry.
 
-    A folder is taken where it is, and MLflow is not asked. Raises UnigrecError.
+    A folder is taken where it is, and MLflow is not asked. A version whose files the store has lost is the bundle that
+    it was made of: MLflow stores absolute paths, so this is what a project's folder that was moved has left.
+
+    Raises UnigrecError.
     """
     if _is_folder(model):
         return Subject(model, Path(model))
     with mlflow_client(params) as client:
         import mlflow
 
-        number = str(named_version(client, params.model_name, model).version)
+        version = named_version(client, params.model_name, model)
+        number = str(version.version)
         copy = mlflow.artifacts.download_artifacts(f"models:/{params.model_name}/{number}", dst_path=str(scratch))
     found = sorted(Path(copy).glob(f"artifacts/*/{MANIFEST}"))
-    if not found:
-        raise UnigrecError(f"{params.model_name} version {number} holds no bundle; register it again: unigrec register")
-    return Subject(f"version {number}", found[0].parent)
+    folder = found[0].parent if found else paths.BUNDLES / version.tags.get(BUNDLE_TAG, "unknown")
+    if not folder.is_dir():
+        raise UnigrecError(
+            f"{params.model_name} version {number}: its files are gone from the store, and {folder} is no bundle; if "
+            "the project's folder was moved, move it back"
+        )
+    return Subject(f"version {number}", folder)
 
 
 def _is_folder(model: str) -> bool:
