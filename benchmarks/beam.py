@@ -23,13 +23,13 @@ from torch import Tensor  # noqa: E402
 from benchmarks.quality.steps import load_data  # noqa: E402
 from unigrec.base import files  # noqa: E402
 from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noqa: E402
+from unigrec.core.evaluation.protocol import GATED_CUTOFF  # noqa: E402
 from unigrec.core.retrieval.beam import beam_search, exact_scores  # noqa: E402
 from unigrec.core.retrieval.generative import GenerativeRetriever  # noqa: E402
 from unigrec.core.sequences import Sequences, in_chunks  # noqa: E402
 from unigrec.pipeline import outputs  # noqa: E402
 
 USERS_AT_ONCE = 32
-TOP = 10
 
 
 def compare(
@@ -43,17 +43,17 @@ def compare(
         held_out = sequences.held_out(chunk, "test", retriever.history)
         source, mask = retriever.embed(held_out.items, held_out.lengths)
         scores = exact_scores(retriever.recommender, all_codes, source, mask)
-        lists.setdefault("exact", []).append(scores.topk(TOP).indices)
+        lists.setdefault("exact", []).append(scores.topk(GATED_CUTOFF).indices)
         for beam in beams:
             found = beam_search(retriever.recommender, retriever.tree, source, mask, beam)
-            lists.setdefault(str(beam), []).append(found.items[:, :TOP])
+            lists.setdefault(str(beam), []).append(found.items[:, :GATED_CUTOFF])
         targets.append(torch.as_tensor(held_out.targets, device=retriever.device))
     best, target = torch.cat(lists.pop("exact")), torch.cat(targets)
     header = ["beam", "Recall@10", "NDCG@10", "of the exact first ten", "first item the same"]
     rows = []
     for name, parts in [*lists.items(), ("exact", [best])]:
         shown = torch.cat(parts)
-        metrics = ranking_metrics(rank_in_list(shown, target).cpu().numpy(), [TOP])
+        metrics = ranking_metrics(rank_in_list(shown, target).cpu().numpy(), [GATED_CUTOFF])
         kept = (shown[:, :, None] == best[:, None]).any(1).float().mean()
         first = (shown[:, 0] == best[:, 0]).float().mean()
         rows.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unigrec.base.markdown import markdown_table
+from unigrec.core.evaluation.protocol import Protocol
 
 METRICS = {"recall_at_5": "Recall@5", "recall_at_10": "Recall@10", "ndcg_at_5": "NDCG@5", "ndcg_at_10": "NDCG@10"}
 NOTHING = "-"
@@ -15,7 +16,7 @@ def markdown(figures: dict[str, Any]) -> str:
     parts = []
     for protocol, rows in figures["protocols"].items():
         if rows:
-            parts += [f"## {protocol}", _quality(rows, with_published=protocol == "unmasked")]
+            parts += [f"## {protocol}", _quality(rows, with_published=protocol == Protocol.UNMASKED)]
     if figures["identifiers"]:
         parts += ["## Identifiers", _identifiers(figures["identifiers"])]
     for protocol, rows in figures["slices"].items():

@@ -21,7 +21,7 @@ from unigrec.config.profiles import leaves
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.bootstrap import paired_bootstrap
 from unigrec.core.evaluation.metrics import ndcg, recall
-from unigrec.core.evaluation.ranking import PROTOCOLS
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
 
 BASELINES = ("popularity", "cooccurrence", "teacher")
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -78,10 +78,10 @@ def make_table(
     figures = {
         "protocols": {
             protocol: [_row(name, rungs.get(name), models, protocol, resamples) for name in models]
-            for protocol in PROTOCOLS
+            for protocol in Protocol
         },
         "identifiers": [_identifiers(name, models[name]) for name in models if name in rungs],
-        "slices": {protocol: _slices(models, protocol) for protocol in PROTOCOLS},
+        "slices": {protocol: _slices(models, protocol) for protocol in Protocol},
         "notes": notes + _mixtures(models),
     }
     text = markdown(figures)
@@ -122,7 +122,7 @@ def _difference(own: Seeds, other: Seeds, protocol: str, resamples: int) -> dict
     seeds = sorted(set(own) & set(other))
     if not seeds:
         return None
-    gains, reference = (np.stack([ndcg(side[s].ranks[protocol], 10) for s in seeds]) for side in (own, other))
+    gains, reference = (np.stack([ndcg(side[s].ranks[protocol], GATED_CUTOFF) for s in seeds]) for side in (own, other))
     over_seeds = interval([float(value) for value in (gains - reference).mean(1)])
     over_users = paired_bootstrap(gains.mean(0), reference.mean(0), resamples, BOOTSTRAP_SEED)
     return {"seeds": seeds, "over_seeds": over_seeds, "over_users": over_users}
@@ -173,7 +173,7 @@ def _read_rung(home: Path) -> Measured:
         "finetune": _best(finetune),
     }
     return Measured(
-        ranks={protocol: table[f"student_{protocol}"].to_numpy() for protocol in PROTOCOLS},
+        ranks={protocol: table[f"student_{protocol}"].to_numpy() for protocol in Protocol},
         slices=files.read_json(home / "evaluate/slices.json"),
         seconds=done["joint"]["seconds"] + done["finetune"]["seconds"],
         made_by=(done["joint"]["code"], done["joint"]["device"]),
@@ -189,7 +189,7 @@ def _read_baselines(out: Path, params: Params, data: Data) -> dict[str, Measured
     done = files.read_json(runs.teacher_folder(out, params, data) / DONE_FILE)
     return {
         name: Measured(
-            ranks={protocol: table[f"{name}_{protocol}"].to_numpy() for protocol in PROTOCOLS},
+            ranks={protocol: table[f"{name}_{protocol}"].to_numpy() for protocol in Protocol},
             slices=rows,
             seconds=done["seconds"] if name == "teacher" else None,
             made_by=(done["code"], done["device"]),

@@ -10,6 +10,7 @@ import pytest
 
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.config.schema import Params, load_params, parse_params, read_mapping
+from unigrec.core.evaluation.protocol import GATED_CUTOFF
 
 COMMITTED = read_mapping(Path(__file__).parents[2] / "params.yaml")
 
@@ -72,7 +73,7 @@ def test_a_finding_names_key_value_and_what_is_allowed(key, value, message):
     [
         ("teacher.heads", 3, r"teacher: d_model \(\d+\) must be a multiple of heads \(3\)"),
         ("evaluate.beam", 5, "evaluate.cutoffs asks for the first 20, but evaluate.beam finds only 5"),
-        ("evaluate.cutoffs", [5, 20], "must contain 10"),
+        ("evaluate.cutoffs", [5, 20], f"must contain {GATED_CUTOFF}"),
         ("embed.encoder", "sentence-transformers", "embed.model must name a model"),
     ],
 )

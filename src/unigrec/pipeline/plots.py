@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import atomic_path
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 LINEAR_BELOW = 0.001  # share of items where a logarithmic axis becomes linear, if the target is zero
-METRIC_NAMES = {"recall_at_10": "Recall@10", "ndcg_at_10": "NDCG@10"}
+METRIC_NAMES = {f"{name.lower()}_at_{GATED_CUTOFF}": f"{name}@{GATED_CUTOFF}" for name in ("Recall", "NDCG")}
 
 
 def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
@@ -190,7 +191,7 @@ def codebook_usage(rows: Rows, path: Path) -> None:
         axes.legend()
 
 
-def metrics_by_slice(rows: Rows, path: Path, protocol: str = "unmasked", metric: str = "ndcg_at_10") -> None:
+def metrics_by_slice(rows: Rows, path: Path, protocol: str = Protocol.UNMASKED, metric: str = "ndcg_at_10") -> None:
     """Draw a bar per slice of the test users and model.
 
     Args:
@@ -203,7 +204,7 @@ def metrics_by_slice(rows: Rows, path: Path, protocol: str = "unmasked", metric:
         UnigrecError: no row of that protocol holds the metric.
     """
     wanted = [row for row in rows if row.get("protocol") == protocol and row.get(metric) is not None]
-    _require(wanted, path, f"protocol {protocol!r} with {metric}")
+    _require(wanted, path, f"protocol '{protocol}' with {metric}")
     users = {row["slice"]: row["users"] for row in wanted}  # in the order of the rows
     models = [model for model in MODEL_COLOURS if any(row["model"] == model for row in wanted)]
     value = {(row["slice"], row["model"]): row[metric] for row in wanted}

@@ -264,7 +264,8 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
     """Rank every user's test item with student, teacher and baselines, in both protocols."""
     from unigrec.core.evaluation.bootstrap import paired_bootstrap
     from unigrec.core.evaluation.metrics import ndcg
-    from unigrec.core.evaluation.ranking import PROTOCOLS, rank_test_items
+    from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
+    from unigrec.core.evaluation.ranking import rank_test_items
 
     sequences = load_sequences(artifacts)
     users = sequences.evaluation_users()
@@ -281,14 +282,14 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
     comparison = {
         protocol: {
             other: paired_bootstrap(
-                ndcg(ranks["student", protocol], 10),
-                ndcg(ranks[other, protocol], 10),
+                ndcg(ranks["student", protocol], GATED_CUTOFF),
+                ndcg(ranks[other, protocol], GATED_CUTOFF),
                 params.evaluate.bootstrap_resamples,
                 seed=run.seed,
             )
             for other in ("popularity", "cooccurrence", "teacher")
         }
-        for protocol in PROTOCOLS
+        for protocol in Protocol
     }
     files.write_json(artifacts.evaluate / "student_against.json", comparison)
     save_ranks(artifacts.evaluate, sequences, users, ranks=ranks, cutoffs=params.evaluate.cutoffs)
@@ -354,6 +355,7 @@ def _settings(stage: str, params: Params, artifacts: Artifacts) -> Any:
 def _show(stage: str, params: Params, artifacts: Artifacts) -> None:
     """Pictures of what the stage has written, and for the tokenizer a line per target of its identifiers."""
     from unigrec.core.decisions.gates import identifier_notes
+    from unigrec.core.evaluation.protocol import Protocol
     from unigrec.pipeline import plots
 
     folder, target = artifacts.folder(stage), params.gate.note_max_soft_hard_disagreement
@@ -372,5 +374,5 @@ def _show(stage: str, params: Params, artifacts: Artifacts) -> None:
     if stage == "evaluate":
         plots.quality_bars(files.read_json(folder / paths.METRICS_FILE), folder / "quality.png")
         rows = files.read_json(folder / paths.SLICES_FILE)
-        for protocol in ("unmasked", "masked"):
+        for protocol in Protocol:
             plots.metrics_by_slice(rows, folder / f"slices_{protocol}.png", protocol)

@@ -15,10 +15,10 @@ from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import masked
 from unigrec.base.paths import Artifacts
 from unigrec.core.decisions.gates import gate_rows
+from unigrec.core.evaluation.protocol import Protocol
 from unigrec.pipeline.outputs import load_item_ids
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
-PROTOCOLS = ("unmasked", "masked")
 DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it without an option
 EXAMPLE_ITEMS = 3  # of a real user's history, in the command that is shown
 
@@ -116,13 +116,13 @@ def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
         ),
         (
             "Recall@10 and NDCG@10 over the whole catalogue (unmasked: seen items may be recommended again)",
-            ["", *(f"{protocol} {name}" for protocol in PROTOCOLS for name in ("R@10", "NDCG@10"))],
+            ["", *(f"{protocol} {name}" for protocol in Protocol for name in ("R@10", "NDCG@10"))],
             [
                 [
                     label,
                     *(
                         f"{summary.metrics[model][protocol][name]:.4f}"
-                        for protocol in PROTOCOLS
+                        for protocol in Protocol
                         for name in ("recall_at_10", "ndcg_at_10")
                     ),
                 ]

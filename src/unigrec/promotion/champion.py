@@ -10,6 +10,7 @@ from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.masking import masked
+from unigrec.core.decisions.gates import Outcome
 from unigrec.promotion import audit
 from unigrec.registry.tracking import BUNDLE_TAG, mlflow_client, tracking_uri
 from unigrec.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, VERDICT_TAG, named_version, version_of
@@ -27,9 +28,9 @@ TAG_LENGTH = 4000  # characters; the store takes 5000
 
 
 class Verdict(NamedTuple):
-    """What judging a challenger came to: outcome `promote`, `keep` or `refuse`, a line, and a page of Markdown."""
+    """What judging a challenger came to: the outcome, a line, and a page of Markdown."""
 
-    outcome: str
+    outcome: Outcome
     reason: str
     page: str
 
@@ -85,9 +86,10 @@ def promote(
             )
             return Promotion(candidate, champion, False, False, reason)
         verdict = judge(candidate, champion)
-        if verdict.outcome != "promote":
+        if verdict.outcome != Outcome.PROMOTE:
             client.set_model_version_tag(name, candidate, VERDICT_TAG, verdict.reason[:TAG_LENGTH])
-            return Promotion(candidate, champion, False, verdict.outcome == "refuse", verdict.reason, verdict.page)
+            refused = verdict.outcome == Outcome.REFUSE
+            return Promotion(candidate, champion, False, refused, verdict.reason, verdict.page)
         _change(client, params, "promote", champion, candidate, verdict.reason)
     return Promotion(candidate, candidate, True, False, verdict.reason, verdict.page)
 

@@ -18,8 +18,9 @@ from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
 from unigrec.base.paths import Artifacts
 from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, does_not_load
-from unigrec.core.decisions.gates import Decision
+from unigrec.core.decisions.gates import Decision, Outcome
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
 from unigrec.core.evaluation.ranking import Baselines
 from unigrec.core.evaluation.slices import slices
 from unigrec.core.identifiers.churn import churn_against, known_codes
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from unigrec.config.schema import GateParams, PromotionParams
     from unigrec.core.sequences import Sequences
 
-CUTOFF = 10
 USERS_AT_ONCE = 1024
 
 
@@ -65,10 +65,10 @@ class Judgement(NamedTuple):
     facts: dict[str, Any]  # plain JSON: bundle ids, users, protocol, seed, metrics, churn per level
 
     @property
-    def outcome(self) -> str:
-        """`promote`; `keep` where nothing is wrong but that it is no better than the champion; `refuse`."""
+    def outcome(self) -> Outcome:
+        """KEEP if nothing is wrong but that it is no better than the champion."""
         refusing = [gate.name for gate in self.decision.gates if not gate.passed and not gate.informational]
-        return "keep" if refusing == [MARGIN] else "refuse" if refusing else "promote"
+        return Outcome.KEEP if refusing == [MARGIN] else Outcome.REFUSE if refusing else Outcome.PROMOTE
 
     @property
     def reason(self) -> str:
@@ -119,13 +119,13 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
     name = None if champion is None else champion.name
     asked = histories(now, now.users[: params.latency_requests])[0]
     try:
-        latency = probe(challenger.folder, asked, CUTOFF, params.max_load_seconds)
+        latency = probe(challenger.folder, asked, GATED_CUTOFF, params.max_load_seconds)
     except ProbeError as error:
         return Judgement(does_not_load(str(error)), challenger.name, name, facts)
     new = _load(challenger, now)
     old = None if champion is None else _load(champion, now)
     ranks = ranks_of(new, now, protocol)
-    metrics = _baselines(now, protocol, new.serving.history) | {"student": ranking_metrics(ranks, [CUTOFF])}
+    metrics = _baselines(now, protocol, new.serving.history) | {"student": ranking_metrics(ranks, [GATED_CUTOFF])}
     candidate = Candidate(
         new.manifest["gates_passed"] is True,
         {model: {protocol: found} for model, found in metrics.items()},
@@ -137,9 +137,10 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
     pair = None
     if old is not None:
         reference = ranks_of(old, now, protocol)
-        metrics["champion"] = ranking_metrics(reference, [CUTOFF])
+        metrics["champion"] = ranking_metrics(reference, [GATED_CUTOFF])
         churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
-        pair = Pair(ndcg(ranks, CUTOFF), ndcg(reference, CUTOFF), slices(now.sequences, now.users), churn.changed)
+        gains = (ndcg(found, GATED_CUTOFF) for found in (ranks, reference))
+        pair = Pair(*gains, slices(now.sequences, now.users), churn.changed)
         facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}
     decision = compare(candidate, pair, settings.limits, params, settings.seed)
     return Judgement(decision, challenger.name, name, facts | {"metrics": metrics})
@@ -155,12 +156,12 @@ def histories(now: Today, users: np.ndarray) -> tuple[list[list[str]], list[str]
 
 def ranks_of(bundle: Bundle, now: Today, protocol: str) -> np.ndarray:
     """(U,) where the bundle recommends each user's test item; 0 beyond the first ten, or where it does not know it."""
-    k = min(CUTOFF, len(bundle.item_ids))
+    k = min(GATED_CUTOFF, len(bundle.item_ids))
     ranks = []
     for users in in_chunks(now.users, USERS_AT_ONCE):
         before, targets = histories(now, users)
         for answer, target in zip(
-            bundle.recommend(before, k, exclude_history=protocol == "masked"), targets, strict=True
+            bundle.recommend(before, k, exclude_history=protocol == Protocol.MASKED), targets, strict=True
         ):
             found = (place for place, item in enumerate(answer.items, start=1) if item.item_id == target)
             ranks.append(next(found, 0))
@@ -171,7 +172,7 @@ def _baselines(now: Today, protocol: str, history: int) -> dict[str, dict[str, f
     baselines = Baselines(now.sequences, None, history)
     pieces = [baselines.ranks(users) for users in in_chunks(now.users, USERS_AT_ONCE)]
     return {
-        model: ranking_metrics(np.concatenate([piece[model, protocol] for piece in pieces]), [CUTOFF])
+        model: ranking_metrics(np.concatenate([piece[model, protocol] for piece in pieces]), [GATED_CUTOFF])
         for model in ("popularity", "cooccurrence")
     }
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.core.decisions.comparison import MARGIN, SLICE
-from unigrec.core.decisions.gates import gate_rows, gate_verdict
+from unigrec.core.decisions.gates import Outcome, gate_rows, gate_verdict
 
 if TYPE_CHECKING:
     from unigrec.base.errors import UnigrecError
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from unigrec.promotion.judge import Judgement
 
 OUTCOMES = {
-    "promote": "PASSED: it may become champion",
-    "keep": "NOT PROMOTED: nothing is wrong with it, but it is no better than the champion",
-    "refuse": "REFUSED",
+    Outcome.PROMOTE: "PASSED: it may become champion",
+    Outcome.KEEP: "NOT PROMOTED: nothing is wrong with it, but it is no better than the champion",
+    Outcome.REFUSE: "REFUSED",
 }
 MODELS = {"student": "challenger", "champion": "champion", "cooccurrence": "co-occurrence", "popularity": "popularity"}
 

@@ -23,7 +23,8 @@ from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import EvaluateParams
-from unigrec.core.evaluation.ranking import PROTOCOLS, rank_test_items
+from unigrec.core.evaluation.protocol import Protocol
+from unigrec.core.evaluation.ranking import rank_test_items
 from unigrec.pipeline import outputs
 
 ROOT = Path(__file__).parents[3]
@@ -99,7 +100,7 @@ def test_ranks_are_those_of_the_evaluation_stage(finished):
         stored = (table if model == "student" else others)[f"{model}_{protocol}"].to_numpy()
         assert np.array_equal(stored, ranks), (model, protocol)
     assert {name for name, _ in expected} == {"student", "teacher", "popularity", "cooccurrence"}
-    assert {protocol for _, protocol in expected} == set(PROTOCOLS)
+    assert {protocol for _, protocol in expected} == set(Protocol)
 
 
 def test_a_second_call_does_nothing_and_prints_the_same_table(finished, capsys, monkeypatch):

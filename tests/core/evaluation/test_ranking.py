@@ -11,7 +11,8 @@ import torch
 from support.small import random_sequences, small_recommender
 from unigrec.config.schema import EvaluateParams
 from unigrec.core.evaluation.metrics import rank_in_scores, seen_before
-from unigrec.core.evaluation.ranking import PROTOCOLS, Ranks, rank_test_items
+from unigrec.core.evaluation.protocol import Protocol
+from unigrec.core.evaluation.ranking import Ranks, rank_test_items
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.unified import expand_history
@@ -36,7 +37,7 @@ def ranks(sequences: Sequences, beam: int, batch_size: int = 7) -> Ranks:
     return rank_test_items(sequences, users, teacher().train(), RECOMMENDER, CODES, params, HISTORY)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", Protocol)
 def test_ranks_of_every_model_equal_plain_ones_over_the_whole_catalogue(protocol: str):
     sequences = random_sequences(40, ITEMS, 9)
     users = sequences.evaluation_users()
@@ -62,7 +63,7 @@ def test_ranks_of_every_model_equal_plain_ones_over_the_whole_catalogue(protocol
 def test_batch_size_changes_no_rank():
     sequences = random_sequences(25, ITEMS, 9, seed=1)
     one, many = ranks(sequences, beam=10, batch_size=1), ranks(sequences, beam=10, batch_size=100)
-    assert set(one) == {(model, p) for model in ("popularity", "cooccurrence", "teacher", "student") for p in PROTOCOLS}
+    assert set(one) == {(model, p) for model in ("popularity", "cooccurrence", "teacher", "student") for p in Protocol}
     for name, values in one.items():
         assert np.array_equal(values, many[name]), name
 

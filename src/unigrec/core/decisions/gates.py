@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from unigrec.config.schema import GateParams
 
 Metrics = dict[str, dict[str, dict[str, Any]]]  # model -> protocol -> metric -> value
+
+
+class Outcome(StrEnum):
+    """What to do with a challenger. KEEP: the champion stays, since the challenger is no better."""
+
+    PROMOTE = "promote"
+    KEEP = "keep"
+    REFUSE = "refuse"
 
 
 class Gate(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unigrec.core.evaluation.metrics import rank_in_list, rank_in_scores, seen_before
+from unigrec.core.evaluation.protocol import Protocol
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores
@@ -22,7 +23,6 @@ from unigrec.core.sequences import Sequences, chunks_by_length
 if TYPE_CHECKING:
     from unigrec.config.schema import EvaluateParams
 
-PROTOCOLS = ("unmasked", "masked")
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 where it was not found
 
 
@@ -76,22 +76,23 @@ class Baselines:
         if self.teacher is not None:
             long = self.sequences.held_out(users, "test", self.teacher.history)
             scores["teacher"] = teacher_scores(self.teacher, long.items, long.lengths, self.device)
+        hidden = {Protocol.UNMASKED: None, Protocol.MASKED: seen}
         return {
-            (model, protocol): rank_in_scores(values, targets, seen if protocol == "masked" else None).cpu().numpy()
+            (model, protocol): rank_in_scores(values, targets, unwanted).cpu().numpy()
             for model, values in scores.items()
-            for protocol in PROTOCOLS
+            for protocol, unwanted in hidden.items()
         }
 
 
 def student_ranks(retriever: GenerativeRetriever, sequences: Sequences, users: np.ndarray) -> Ranks:
     """Rank of each user's test item, by protocol."""
-    found: Ranks = {("student", protocol): np.zeros(len(users), np.int64) for protocol in PROTOCOLS}
+    found: Ranks = {("student", protocol): np.zeros(len(users), np.int64) for protocol in Protocol}
     for rows in retriever.batches(sequences.lengths[users], most=len(users)):
         histories = sequences.held_out(users[rows], "test", retriever.history)
         targets = torch.as_tensor(histories.targets, device=retriever.device)
         seen = seen_before(sequences, users[rows], "test").to(retriever.device)
-        restrictions = [Restriction(retriever.tree, denied=seen) if p == "masked" else None for p in PROTOCOLS]
-        lists = retriever.search(histories.items, histories.lengths, restrictions)
-        for protocol, one in zip(PROTOCOLS, lists, strict=True):
+        restriction = {Protocol.UNMASKED: None, Protocol.MASKED: Restriction(retriever.tree, denied=seen)}
+        lists = retriever.search(histories.items, histories.lengths, list(restriction.values()))
+        for protocol, one in zip(restriction, lists, strict=True):
             found["student", protocol][rows] = rank_in_list(one.items, targets).cpu().numpy()
     return found

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from unigrec.core.evaluation.metrics import ranking_metrics
+from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.sequences import Sequences
 
 
@@ -33,7 +34,7 @@ def metrics_by_slice(ranks: dict[tuple[str, str], np.ndarray], masks: dict[str, 
     """Recall@10 and NDCG@10 in each slice that has a user: (model, protocol) -> (U,) ranks, and (U,) masks -> rows."""
     return [
         {"slice": name, "users": int(mask.sum()), "model": model, "protocol": protocol}
-        | ranking_metrics(found[mask], [10])
+        | ranking_metrics(found[mask], [GATED_CUTOFF])
         for (model, protocol), found in ranks.items()
         for name, mask in masks.items()
         if mask.any()

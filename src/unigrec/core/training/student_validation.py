@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics
+from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.generative import GenerativeRetriever
@@ -55,5 +56,5 @@ def beam_metrics(
         (found,) = retriever.search(held_out.items, held_out.lengths)
         targets = torch.as_tensor(held_out.targets, device=tokens.device)
         ranks.append(rank_in_list(found.items, targets).cpu().numpy())
-    metrics = ranking_metrics(np.concatenate(ranks), [10])
+    metrics = ranking_metrics(np.concatenate(ranks), [GATED_CUTOFF])
     return {f"validation_{name}": value for name, value in metrics.items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
+from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.losses import catalogue_cross_entropy
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.dense import teacher_scores
@@ -94,4 +95,5 @@ def validation_metrics(model: SASRec, sequences: Sequences, device: torch.device
         held_out = sequences.held_out(chunk, "validation", model.history)
         scores = teacher_scores(model, held_out.items, held_out.lengths, device=device)
         ranks.append(rank_in_scores(scores, torch.as_tensor(held_out.targets, device=device)).cpu().numpy())
-    return {f"validation_{name}": value for name, value in ranking_metrics(np.concatenate(ranks), [10]).items()}
+    metrics = ranking_metrics(np.concatenate(ranks), [GATED_CUTOFF])
+    return {f"validation_{name}": value for name, value in metrics.items()}
