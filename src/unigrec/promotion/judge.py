@@ -139,8 +139,8 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
         reference = ranks_of(old, now, protocol)
         metrics["champion"] = ranking_metrics(reference, [GATED_CUTOFF])
         churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
-        gains = (ndcg(found, GATED_CUTOFF) for found in (ranks, reference))
-        pair = Pair(*gains, slices(now.sequences, now.users), churn.changed)
+        masks = slices(now.sequences, now.users)
+        pair = Pair(ndcg(ranks, GATED_CUTOFF), ndcg(reference, GATED_CUTOFF), masks, churn.changed)
         facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}
     decision = compare(candidate, pair, settings.limits, params, settings.seed)
     return Judgement(decision, challenger.name, name, facts | {"metrics": metrics})
