@@ -19,6 +19,7 @@ from unigrec.base.errors import UnigrecError
 PARTS = {
     "training": "a joint training step",
     "decoding": "evaluation by beam search",
+    "compiled": "our CPU kernels against torch.compile, in training and decoding",
     "tokenizer": "an epoch of the tokenizer, against a DataLoader loop",
     "teacher": "an epoch of the teacher, against padded batches and full logits",
     "data": "preparing up to 20 million interactions, against pandas",

@@ -1,0 +1,70 @@
+"""The part of the speed benchmark on torch.compile: every row does the same work, and the tables are filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.speed import compiled
+from benchmarks.speed.harness import Options
+
+from unigrec import decoding
+from unigrec.models import layers, recommender
+
+OTHERS = {compiled.PLAIN, compiled.COMPILED}
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process is set up as a stage is, and compiles: leave neither to the tests that follow."""
+    monkeypatch.setenv(compiled.CACHE, "")
+    monkeypatch.setattr(compiled, "training_device", lambda: None)
+    yield
+    torch.compiler.reset()
+
+
+def test_losses_and_gradients_are_those_of_our_kernels(tmp_path: Path):
+    found = compiled.differences(artifacts=None, quick=True, cache=str(tmp_path), backend="eager")
+    assert set(found) == OTHERS
+    assert all(0 < row[what] < 1e-4 for row in found.values() for what in ("loss", "gradient"))
+
+
+def test_lists_are_those_of_our_decoding(tmp_path: Path):
+    found = compiled.lists_differ(artifacts=None, quick=True, cache=str(tmp_path), backend="eager")
+    assert set(found) == OTHERS
+    assert all(row["same"] > 0.99 and 0 < row["score"] < 1e-4 for row in found.values())
+
+
+def test_on_the_plain_path_nothing_of_ours_computes(tmp_path: Path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a kernel of ours")
+
+    for module, name in (
+        (layers._Linear, "apply"),
+        (layers._RMSNorm, "apply"),
+        (layers, "product"),
+        (layers, "keep_mask"),
+        (recommender.fused, "attention"),
+        (recommender.fused, "feed_forward"),
+        (decoding.DecoderCache, "step"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    step = compiled.Steps(compiled.PLAIN, None, True, str(tmp_path))
+    search = compiled.Search(compiled.PLAIN, None, True, str(tmp_path))
+    with step.stack, search.stack:
+        assert step.round(0, 1) > 0
+        search.round(0, [False])
+    with pytest.raises(AssertionError, match="a kernel of ours"):
+        step.round(0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_row_is_measured(tmp_path: Path):
+    steps, searches = compiled.run(Options(tmp_path, quick=True))
+    assert [row["step"] for row in steps.rows] == list(compiled.STEPS)
+    assert [row["what"] for row in searches.rows] == list(compiled.SEARCHES)
+    compiles = {row.get("step", row.get("what")): row["graphs"] > 0 for row in (*steps.rows, *searches.rows)}
+    assert compiles == {name: "torch.compile" in name for name in compiles}
