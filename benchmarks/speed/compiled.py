@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -38,6 +39,7 @@ from unigrec.training.samples import make_samples
 OURS, PLAIN, COMPILED = "ours", "plain modules", "plain modules, torch.compile"
 PUBLIC, PUBLIC_COMPILED = "public parts", "public parts, torch.compile"
 STEPS, SEARCHES = (OURS, PLAIN, COMPILED, PUBLIC, PUBLIC_COMPILED), (OURS, PLAIN, COMPILED)
+LONG_SAMPLES = 32
 AS_MANY_LENGTHS = 12  # batches, from the shortest histories to the longest, that ask for recompilation
 INDUCTOR = "inductor"  # what compiles; with "eager" torch.compile reads the code and runs it as it is
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # what Inductor has compiled; a new folder: nothing
@@ -292,14 +294,18 @@ def _steps(artifacts: str | None, quick: bool, cache: str) -> Table:
         first = {name: _first(name, row, steps=steps) for name, row in held.items()}
         timings = alternate(held, rounds, before="warm", after="rest", steps=steps, log=say)
         rows = []
+        peaks = {name: row.peak / 1e9 for name, row in held.items()}
+        length, users = (3, 4) if quick else (training.LENGTHS[-1], LONG_SAMPLES)
+        same = {name: held[name] for name in SEARCHES}  # public parts: see the part `training`
+        long = alternate(same, rounds, "step_of_length", after="rest", length=length, samples=users, log=say)
         for name, row in held.items():
-            samples = timings[name].results[0]
-            more = row.call("lengths", batches=2 if quick else AS_MANY_LENGTHS)
-            rows.append(
-                {"step": name, **_row(name, timings, samples, first[name]), "graphs, other lengths": more}
-                | {"peak GB": row.peak / 1e9}
-                | {f"{what}, apart": value for what, value in apart.get(name, {}).items()}
-            )
+            cells = _row(name, timings, timings[name].results[0], first[name])
+            if name in (COMPILED, PUBLIC_COMPILED):
+                cells["graphs, other lengths"] = row.call("lengths", batches=2 if quick else AS_MANY_LENGTHS)
+            cells["peak GB"] = peaks[name]
+            if name in long:
+                cells["long, CPU ms"] = median(long[name].cpu) / users * 1e3
+            rows.append({"step": name, **cells, **{f"{what}, apart": far for what, far in apart.get(name, {}).items()}})
     notes = [
         f"Profile paper, fp32, {rounds} rounds of {steps} batches of 512 samples, of short to long histories; time is "
         "per sample. Each row in a process of its own, set up as the stage joint sets itself up, one thread.",
@@ -309,7 +315,8 @@ def _steps(artifacts: str | None, quick: bool, cache: str) -> Table:
         "apart: the largest difference from ours without dropout, as a share of the loss and of the parameter's "
         "largest gradient; of public parts a test compares them.",
         "public parts: histories padded to 20 items, the tokenizer run for each place, so that sizes never change.",
-        "peak: of the process, compilation included.",
+        f"long: a step on {users} histories of {length} items, CPU time per sample. peak: of the process, compilation "
+        "included, before the long histories.",
     ]
     return Table("A joint training step, compiled", rows, notes)
 
