@@ -38,7 +38,7 @@ from unigrec.training.samples import make_samples
 
 OURS, PLAIN, COMPILED = "ours", "plain modules", "plain modules, torch.compile"
 PUBLIC, PUBLIC_COMPILED = "public parts", "public parts, torch.compile"
-STEPS, SEARCHES = (OURS, PLAIN, COMPILED, PUBLIC, PUBLIC_COMPILED), (OURS, PLAIN, COMPILED)
+ROWS, PUBLIC_ROWS = (OURS, PLAIN, COMPILED), (PUBLIC, PUBLIC_COMPILED)
 LONG_SAMPLES = 32
 AS_MANY_LENGTHS = 12  # batches, from the shortest histories to the longest, that ask for recompilation
 INDUCTOR = "inductor"  # what compiles; with "eager" torch.compile reads the code and runs it as it is
@@ -140,7 +140,9 @@ class Steps(training.Steps):
             compile_layers(self.model)
 
     def first(self, steps: int) -> dict[str, float]:
-        return first_round(lambda: self.round(0, steps))
+        found = first_round(lambda: self.round(0, steps))
+        self.rest()
+        return found
 
     def lengths(self, batches: int) -> int:
         """Steps on batches of all lengths, each at a temperature of its own; how many graphs they had compiled."""
@@ -283,29 +285,29 @@ def run(options: Options) -> list[Table]:
         "quick": options.quick,
     }
     with tempfile.TemporaryDirectory() as cache:
-        return [_steps(**given, cache=cache), _searches(**given, cache=cache)]
+        return [table(**given, cache=cache) for table in (_steps, _searches, _public)]
 
 
 def _steps(artifacts: str | None, quick: bool, cache: str) -> Table:
     rounds, steps = (2, 1) if quick else (3, 4)
+    length, users = (3, 4) if quick else (training.LENGTHS[-1], LONG_SAMPLES)
     given: dict[str, Any] = {"artifacts": artifacts, "quick": quick, "cache": cache}
-    apart, _ = in_child(differences, **given)
-    with held_each(Steps, "name", STEPS, **given) as held:
+    rows = []
+    with held_each(Steps, "name", ROWS, **given) as held:
         first = {name: _first(name, row, steps=steps) for name, row in held.items()}
         timings = alternate(held, rounds, before="warm", after="rest", steps=steps, log=say)
-        rows = []
         peaks = {name: row.peak / 1e9 for name, row in held.items()}
-        length, users = (3, 4) if quick else (training.LENGTHS[-1], LONG_SAMPLES)
-        same = {name: held[name] for name in SEARCHES}  # public parts: see the part `training`
-        long = alternate(same, rounds, "step_of_length", after="rest", length=length, samples=users, log=say)
+        long = alternate(held, rounds, "step_of_length", after="rest", length=length, samples=users, log=say)
         for name, row in held.items():
-            cells = _row(name, timings, timings[name].results[0], first[name])
-            if name in (COMPILED, PUBLIC_COMPILED):
+            cells = _row(timings[name], timings[OURS], timings[name].results[0], first[name])
+            if name == COMPILED:
                 cells["graphs, other lengths"] = row.call("lengths", batches=2 if quick else AS_MANY_LENGTHS)
-            cells["peak GB"] = peaks[name]
-            if name in long:
-                cells["long, CPU ms"] = median(long[name].cpu) / users * 1e3
-            rows.append({"step": name, **cells, **{f"{what}, apart": far for what, far in apart.get(name, {}).items()}})
+            rows.append(
+                {"step": name, **cells, "peak GB": peaks[name], "long, CPU ms": median(long[name].cpu) / users * 1e3}
+            )
+    apart, _ = in_child(differences, **given)
+    for row in rows:
+        row |= {f"{what}, apart": far for what, far in apart.get(row["step"], {}).items()}
     notes = [
         f"Profile paper, fp32, {rounds} rounds of {steps} batches of 512 samples, of short to long histories; time is "
         "per sample. Each row in a process of its own, set up as the stage joint sets itself up, one thread.",
@@ -313,8 +315,7 @@ def _steps(artifacts: str | None, quick: bool, cache: str) -> Table:
         f"the first round; graphs, other lengths: in {AS_MANY_LENGTHS} batches after the rounds, of all lengths, each "
         "at a temperature of its own.",
         "apart: the largest difference from ours without dropout, as a share of the loss and of the parameter's "
-        "largest gradient; of public parts a test compares them.",
-        "public parts: histories padded to 20 items, the tokenizer run for each place, so that sizes never change.",
+        "largest gradient.",
         f"long: a step on {users} histories of {length} items, CPU time per sample. peak: of the process, compilation "
         "included, before the long histories.",
     ]
@@ -323,25 +324,40 @@ def _steps(artifacts: str | None, quick: bool, cache: str) -> Table:
 
 def _searches(artifacts: str | None, quick: bool, cache: str) -> Table:
     given: dict[str, Any] = {"artifacts": artifacts, "quick": quick, "cache": cache}
-    apart, _ = in_child(lists_differ, **given)
-    with held_each(Search, "name", SEARCHES, **given) as held:
+    users = evaluation.BATCHES * (evaluation.QUICK_BATCH if quick else evaluation.CPU_BATCH)
+    rows = []
+    with held_each(Search, "name", ROWS, **given) as held:
         first = {name: _first(name, row, masked=[False]) for name, row in held.items()}
         timings = alternate(held, 2 if quick else 3, masked=[False], log=say)
-        users = evaluation.BATCHES * (evaluation.QUICK_BATCH if quick else evaluation.CPU_BATCH)
-        rows = []
         for name, row in held.items():
-            more = row.call("graphs") - first[name]["graphs"]
-            rows.append(
-                {"what": name, **_row(name, timings, users, first[name]), "graphs, later rounds": more}
-                | {"peak GB": row.peak / 1e9}
-                | apart.get(name, {})
-            )
+            cells = _row(timings[name], timings[OURS], users, first[name])
+            later = row.call("graphs") - first[name]["graphs"]
+            rows.append({"what": name, **cells, "graphs, later rounds": later, "peak GB": row.peak / 1e9})
+    apart, _ = in_child(lists_differ, **given)
+    for row in rows:
+        row |= apart.get(row["what"], {})
     notes = [
-        "The paper's network, beam search without what a user has seen left out; time is per user. plain: keys and "
-        "values of all steps in one tensor a layer, torch's attention, torch's products. same: the share of places "
-        "with the same item as ours; score: the largest difference.",
+        "The paper's network, beam search, one list per user; time is per user. plain: keys and values of all steps in "
+        "one tensor a layer, torch's attention, torch's products. same: the share of places with the same item as "
+        "ours; score: the largest difference.",
     ]
     return Table("Evaluation, compiled", rows, notes)
+
+
+def _public(artifacts: str | None, quick: bool, cache: str) -> Table:
+    with held_each(Steps, "name", PUBLIC_ROWS, artifacts=artifacts, quick=quick, cache=cache) as held:
+        first = {name: _first(name, row, steps=1) for name, row in held.items()}
+        timings = alternate(held, 2 if quick else 3, after="rest", steps=1, log=say)
+        rows = [
+            {"step": name, **_row(timings[name], timings[PUBLIC], timings[name].results[0], first[name])}
+            | {"peak GB": row.peak / 1e9}
+            for name, row in held.items()
+        ]
+    notes = [
+        "transformers' T5 blocks: histories padded to 20 items, the tokenizer run for each place, so that sizes never "
+        "change and a round is one batch. Set up as a stage is, unlike in the part `training`.",
+    ]
+    return Table("A joint training step of public parts, compiled", rows, notes)
 
 
 def _first(name: str, row: Any, **arguments: Any) -> dict[str, float]:
@@ -350,12 +366,12 @@ def _first(name: str, row: Any, **arguments: Any) -> dict[str, float]:
     return found
 
 
-def _row(name: str, timings: dict[str, Timing], per: int, first: dict[str, float]) -> dict[str, Any]:
-    ours = ratio(timings[name], timings[OURS])
+def _row(timing: Timing, reference: Timing, per: int, first: dict[str, float]) -> dict[str, Any]:
+    slower = ratio(timing, reference)
     return {
-        **timings[name].cells(per),
-        "CPU, times ours": ours.of_medians,
-        "of a round": f"{ours.least:.2f}-{ours.most:.2f}",
+        **timing.cells(per),
+        "CPU, times the first": slower.of_medians,
+        "of a round": f"{slower.least:.2f}-{slower.most:.2f}",
         "first round, CPU s": first["cpu"],
         "first round, wall s": first["wall"],
         "graphs": first["graphs"],
