@@ -29,12 +29,13 @@ from benchmarks.speed import decoding as evaluation
 from benchmarks.speed import training
 from benchmarks.speed.harness import Options, Table, Timing, in_child, ratio, say
 from benchmarks.speed.held import alternate, held_each
-from unigrec import decoding
-from unigrec.models import layers, recommender
-from unigrec.models.unified import UnifiedModel
-from unigrec.stages import training_device
-from unigrec.training.joint import joint_losses
-from unigrec.training.samples import make_samples
+from unigrec.base.process import training_device
+from unigrec.core.models import layers, recommender
+from unigrec.core.models.cpu import operators
+from unigrec.core.models.unified import UnifiedModel
+from unigrec.core.retrieval import beam, decoder_cache
+from unigrec.core.training.joint import joint_losses
+from unigrec.core.training.samples import make_samples
 
 OURS, PLAIN, COMPILED = "ours", "plain modules", "plain modules, torch.compile"
 PUBLIC, PUBLIC_COMPILED = "public parts", "public parts, torch.compile"
@@ -45,14 +46,14 @@ INDUCTOR = "inductor"  # what compiles; with "eager" torch.compile reads the cod
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # what Inductor has compiled; a new folder: nothing
 
 
-def plain_product(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
-    """As that of layers.py, by torch's own operators."""
+def plain_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+    """The same as `operators.matmul`, by torch's own operators."""
     result = F.linear(rows, weight, bias)
     return result.relu() if activation == "relu" else result
 
 
 def never(hidden: Tensor) -> bool:
-    """As `applies` of layers.py where nothing of ours applies."""
+    """Stands for `uses_cpu_backward`: no backward pass of ours is used."""
     return False
 
 
@@ -64,11 +65,11 @@ def plain_path(compiled: bool = False, backend: str = INDUCTOR) -> Iterator[None
     """
     compute = torch.compile(plain_layer, dynamic=True, backend=backend) if compiled else plain_layer
     with ExitStack() as stack:
-        for module in (layers, recommender):
-            stack.enter_context(patch.object(module, "applies", never))
-        for module in (layers, decoding):
-            stack.enter_context(patch.object(module, "plain_product", plain_product))
-        stack.enter_context(patch.object(decoding, "DecoderCache", partial(PlainCache, compute)))
+        for module in (layers, operators, recommender):
+            stack.enter_context(patch.object(module, "uses_cpu_backward", never))
+        for module in (decoder_cache, operators):
+            stack.enter_context(patch.object(module, "matmul", plain_matmul))
+        stack.enter_context(patch.object(beam, "DecoderCache", partial(PlainCache, compute)))
         yield
 
 
@@ -176,7 +177,8 @@ def losses_and_gradients(steps: Steps, model: UnifiedModel) -> tuple[dict[str, f
     samples = make_samples(steps.samples[steps.batches[len(steps.batches) // 2]], torch.device("cpu"))
     model.zero_grad()
     start = steps.joint.temperature_start
-    losses = joint_losses(model, samples, steps.codes[samples.targets], steps.data, steps.joint, start, distil=True)
+    codes = steps.codes[samples.targets]
+    losses = joint_losses(model, samples, codes, data=steps.data, params=steps.joint, temperature=start, distil=True)
     losses["loss"].backward()
     gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
     return {name: loss.item() for name, loss in losses.items()}, gradients
@@ -197,7 +199,7 @@ def distance(expected: Any, found: Any) -> dict[str, float]:
 class PlainCache:
     """Keys and values of the decoder as they are written down first: one tensor a layer, read by torch's attention.
 
-    What `decoding.DecoderCache` does. compute: `plain_layer`, or that compiled.
+    Does what `decoder_cache.DecoderCache` does. compute: `plain_layer`, or that compiled.
     """
 
     def __init__(self, compute: Any, model: recommender.Recommender, memory: Tensor, mask: Tensor, queries: int = 1):

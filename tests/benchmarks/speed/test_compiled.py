@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.speed import compiled
 from benchmarks.speed.harness import Options
 
-from unigrec import decoding
-from unigrec.models import layers, recommender
+from benchmarks.speed import compiled
+from unigrec.core.models import layers, recommender
+from unigrec.core.models.cpu import operators
+from unigrec.core.retrieval import decoder_cache
 
 OTHERS = {compiled.PLAIN, compiled.COMPILED}
 
@@ -42,13 +43,13 @@ def test_on_the_plain_path_nothing_of_ours_computes(tmp_path: Path, monkeypatch)
         raise AssertionError("a kernel of ours")
 
     for module, name in (
-        (layers._Linear, "apply"),
-        (layers._RMSNorm, "apply"),
-        (layers, "product"),
-        (layers, "keep_mask"),
+        (operators.LinearFunction, "apply"),
+        (operators.RMSNormFunction, "apply"),
+        (operators, "onednn_matmul"),
+        (layers, "draw_dropout_mask"),
         (recommender.fused, "attention"),
         (recommender.fused, "feed_forward"),
-        (decoding.DecoderCache, "step"),
+        (decoder_cache.DecoderCache, "step"),
     ):
         monkeypatch.setattr(module, name, refuse)
     step = compiled.Steps(compiled.PLAIN, None, True, str(tmp_path))
