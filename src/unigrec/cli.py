@@ -72,14 +72,14 @@ def configure(
     ] = None,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Rewrite values in params.yaml, keeping its comments; without an option, say what is set."""
+    """Change values in params.yaml and keep its comments; without an option, print the present values."""
     from unigrec.config.edit import configure as rewrite
     from unigrec.config.edit import describe
 
     if profile is None and data is None and source is None and not settings:
         print(describe(params))
         return
-    changes = rewrite(params, profile, data, source, settings or [])
+    changes = rewrite(params, profile, data, source=source, settings=settings or [])
     print(f"{params}: {len(changes) or 'no'} value{'s' * (len(changes) != 1)} changed")
     for change in changes:
         print(f"  {change}")
@@ -102,7 +102,7 @@ def fetch(
 
 @app.command(rich_help_panel=DATA)
 def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Take what lies in snapshot.incoming as the next state of the data; exit code 3 when it must not become that."""
+    """Make the delivery in snapshot.incoming the next snapshot of the data; exit code 3 if it is not valid."""
     from unigrec.base.lock import exclusive
     from unigrec.base.process import keep_quiet
     from unigrec.commands.snapshot import take_delivery
@@ -116,7 +116,7 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
 @app.command("warm-start", rich_help_panel=MODELS)
 def warm_start(
     model: Annotated[str, typer.Option("--from", help="Alias, version number, or folder of a bundle.")] = "champion",
-    cold: Annotated[bool, typer.Option("--cold", help="Start cold instead.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Start from scratch instead.")] = False,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Let the next training start from a model, so that items keep most of their identifiers."""
@@ -130,20 +130,20 @@ def warm_start(
 @app.command(rich_help_panel=MODELS)
 def gate(
     challenger: Annotated[
-        str | None, typer.Option(help="Alias, version number, or folder of a bundle; to be compared with the champion.")
+        str | None, typer.Option(help="Alias, version number, or folder of a bundle; it is compared with the champion.")
     ] = None,
     champion: Annotated[
         str | None,
-        typer.Option(help="The same, of what it is compared with (default: champion); none: it is the first model."),
+        typer.Option(help="The same, for the other model (default: champion); none: there is no other model."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for comparison.json and comparison.md (default: state/gate/...).")
     ] = None,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Show the gates' decision on the last run, or compare two bundles on today's test users.
+    """Print the gates' decision on the last run, or compare two bundles on the test users of the prepared data.
 
-    Exit code 0 when the model passed, 1 when it was refused, 2 when it could not be decided.
+    Exit code 0: the model passed. 1: it was refused. 2: no decision was possible.
     """
     from unigrec.commands import promotion
     from unigrec.config.schema import load_params
@@ -157,7 +157,7 @@ def gate(
 
 @app.command(rich_help_panel=MODELS)
 def bundle(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Put the trained model together as a bundle and print its folder, without registering it."""
+    """Assemble the trained model as a bundle and print its folder, without registering it."""
     from unigrec.commands import bundles
     from unigrec.config.schema import load_params
 
@@ -167,11 +167,11 @@ def bundle(params: ParamsFile = DEFAULT_PARAMS) -> None:
 @app.command(rich_help_panel=MODELS)
 def register(
     bundle: Annotated[
-        Path | None, typer.Option(help="A kept bundle (state/bundles/...); without it, one is made of the artifacts.")
+        Path | None, typer.Option(help="A bundle (state/bundles/...); by default, one is assembled from the artifacts.")
     ] = None,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Register the trained model with its metrics; `challenger` points to it when its gates passed."""
+    """Register the trained model with its metrics; `challenger` points to it if its gates passed."""
     from unigrec.commands import bundles
     from unigrec.config.schema import load_params
 
@@ -183,9 +183,9 @@ def promote(
     version: Annotated[str | None, typer.Option(help="The model version; without it, the challenger.")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Make a version champion if it passes the gates beside the champion (`unigrec gate`), or as the first model.
+    """Make a version champion if it passes the gates against the champion (`unigrec gate`), or as the first model.
 
-    Exit code 0 when it is champion now, 1 when the champion stays, 2 when it could not be decided.
+    Exit code 0: it is champion now. 1: the champion stays. 2: no decision was possible.
     """
     from unigrec.base.errors import EXIT_REFUSED
     from unigrec.commands import promotion
@@ -201,12 +201,12 @@ def promote(
 @app.command(rich_help_panel=MODELS)
 def rollback(
     to: Annotated[
-        str | None, typer.Option(help="A version that was champion before; without it, the one before.")
+        str | None, typer.Option(help="A version that was champion before; by default, the previous champion.")
     ] = None,
-    why: Annotated[str, typer.Option(help="For the audit and the version's tags.")] = "no reason was given",
+    why: Annotated[str, typer.Option(help="The reason, for the audit and the version's tags.")] = "no reason was given",
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Go back to the champion before, at once and without judging; asked twice, it changes nothing."""
+    """Return to the previous champion, at once and without a comparison; a second call changes nothing."""
     from unigrec.commands import promotion
     from unigrec.config.schema import load_params
 
@@ -219,20 +219,20 @@ def recommend(
     history: Annotated[
         list[str],
         typer.Option(
-            help="Item ids, oldest first: with commas between them, as a JSON list, or one id an option "
-            "(the latter two for ids that hold commas)."
+            help="Item ids, oldest first: with commas between them, as a JSON list, or one id per option "
+            "(the last two for ids that hold commas)."
         ),
     ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
     allow: Annotated[
-        list[str] | None, typer.Option(help="Only these: an id, or a file with one id a line; may be repeated.")
+        list[str] | None, typer.Option(help="Recommend only these: an id, or a file with one id per line; repeatable.")
     ] = None,
-    deny: Annotated[list[str] | None, typer.Option(help="Not these: as --allow.")] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="Do not recommend these: as --allow.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Print recommended items with titles and scores, from the registered champion."""
+    """Print recommended items with titles and scores, by default from the registered champion."""
     from unigrec.commands.recommend import print_recommendations
     from unigrec.config.schema import load_params
 
@@ -240,7 +240,7 @@ def recommend(
 
 
 def main() -> None:
-    """Entry point: errors that a person can act on are printed without a traceback, and exit with their own code."""
+    """Entry point: an error that a person can act on is printed without a traceback, and has its own exit code."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         app()

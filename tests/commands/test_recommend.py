@@ -170,9 +170,9 @@ def test_gate_without_a_run_says_what_to_do(tmp_path, monkeypatch):
 
 def test_a_registered_challenger_is_compared_with_the_champion(registered, monkeypatch):
     monkeypatch.chdir(registered)
-    monkeypatch.setattr(judge, "probe", lambda *_: [1.0])
+    monkeypatch.setattr(judge, "probe", lambda *_, limit: [1.0])
     code, output = invoke("gate", "--challenger", "challenger")
-    assert (code, "version 1 beside version 1: NOT PROMOTED" in output) == (EXIT_REFUSED, True), output
+    assert (code, "version 1 against version 1: NOT PROMOTED" in output) == (EXIT_REFUSED, True), output
     assert files.read_json(paths.COMPARISONS / "challenger-vs-champion/comparison.json")["outcome"] == "keep"
     code, output = invoke("gate", "--challenger", "1", "--champion", "previous")
     assert (code, "no version or alias 'previous'" in output) == (2, True)

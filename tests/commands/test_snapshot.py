@@ -53,7 +53,7 @@ def test_first_snapshot_then_nothing_new_then_growth_then_a_stop_that_changes_no
     assert "unigrec configure --data data/current" in said
     assert take() == (
         EXIT_OK,
-        f"data/incoming: nothing new beside snapshot {paths.CURRENT.readlink().name}: nothing to train on\n",
+        f"data/incoming: nothing new compared with snapshot {paths.CURRENT.readlink().name}: nothing to train on\n",
     )
 
     configure(Path("params.yaml"), data=str(paths.CURRENT))
@@ -116,7 +116,7 @@ def test_new_data_is_trained_on_from_the_champion_where_there_is_one(monkeypatch
     deliver(60)
     configure(Path("params.yaml"), settings=["snapshot.start=champion"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert "the next training begins anew, as before" in take()[1]
+    assert "the next training starts from scratch, as before" in take()[1]
     bundle = make_bundle()
     register_and_promote(bundle)
     assert "\n" not in take()[1].strip()  # nothing new: nothing is started from anything

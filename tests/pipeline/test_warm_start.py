@@ -224,5 +224,5 @@ def test_the_command_writes_the_bundle_into_params_and_takes_it_out_again():
     assert load_params(Path("params.yaml")).warm_start.path == str(paths.BUNDLES / bundle.name)
     assert bundle_files.open_bundle(bundle)["id"] == bundle.name
     said = CliRunner().invoke(app, ["warm-start", "--cold"]).output
-    assert said.startswith("the next training begins anew")
+    assert said.startswith("the next training starts from scratch")
     assert Path("params.yaml").read_text() == PARAMS_FILE.read_text()

@@ -1,4 +1,4 @@
-"""`unigrec register` and `unigrec warm-start`: bundles go out, and come back in."""
+"""`unigrec bundle`, `register` and `warm-start`: assemble a bundle, register it, start a training from one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLD_START = "infra/cold_start.yaml"
 
 
 def warm_start(params: Params, params_file: Path, model: str) -> str:
-    """Let the next training start from a model (alias, version or folder); says so in a line. Raises UnigrecError."""
+    """Let the next training start from a model (alias, version or folder); returns a line. Raises UnigrecError."""
     import shutil
 
     from unigrec.registry.versions import load_bundle
@@ -29,28 +29,33 @@ def warm_start(params: Params, params_file: Path, model: str) -> str:
 
 
 def cold_start(params_file: Path) -> str:
-    """Let the next training begin anew; says so in a line."""
-    return _start_from(params_file, COLD_START, "the next training begins anew")
+    """Let the next training start from scratch; returns a line."""
+    return _start_from(params_file, COLD_START, "the next training starts from scratch")
 
 
-def _start_from(params_file: Path, path: str, said: str) -> str:
+def _start_from(params_file: Path, path: str, line: str) -> str:
     from unigrec.config.edit import configure
 
     changed = configure(params_file, settings=[f"warm_start.path={path}"])
-    return f"{said} ({params_file}: warm_start.path)" if changed else f"{said}, as before"
+    return f"{line} ({params_file}: warm_start.path)" if changed else f"{line}, as before"
 
 
 def assemble(params: Params, params_file: Path) -> Path:
-    """The artifacts as one bundle; returns its folder. Raises UnigrecError when a stage has not run."""
+    """Assemble the artifacts as a bundle; returns its folder. Raises UnigrecError if a stage has not run."""
     from unigrec.serving.manifest import Serving
     from unigrec.serving.manifest import assemble as assemble_bundle
 
-    serving = Serving(params.joint.history, params.evaluate.beam, list(params.embed.text_columns), params.ingest.origin)
+    serving = Serving(
+        history=params.joint.history,
+        beam=params.evaluate.beam,
+        text_columns=list(params.embed.text_columns),
+        origin=params.ingest.origin,
+    )
     return assemble_bundle(params_file, serving)
 
 
 def register(params: Params, params_file: Path, folder: Path | None) -> int:
-    """Register a bundle, made from the artifacts unless a folder is given. A refused model exits as refused."""
+    """Register a bundle, by default one of the artifacts. Returns the exit code: refused if its gates refused it."""
     from unigrec.registry.versions import register as register_bundle
 
     done = register_bundle(folder or assemble(params, params_file), params.register_)

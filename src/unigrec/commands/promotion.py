@@ -1,4 +1,4 @@
-"""What the commands that act on the outside world do, once typer has read their options."""
+"""`unigrec gate`, `promote` and `rollback`: the last decision, a comparison of two models, the champion moved."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def print_last_decision() -> int:
     """Print the decision of the last run; the exit code says whether the model passed.
 
     Raises:
-        UnigrecError: no run has come as far as a decision, or the last one was stopped by its data.
+        UnigrecError: no run has reached a decision, or the data of the last run were invalid.
     """
     from unigrec.promotion.report import print_decision
 
     artifacts = Artifacts()
-    if not artifacts.validated.exists():  # the decision that lies there is of an earlier run's model
+    if not artifacts.validated.exists():  # an existing decision is of an earlier run
         raise UnigrecError(
             f"{artifacts.validated}: no such file, so there is no decision: the last run stopped before its data was "
             "valid, or there was none; run `dvc repro`"
@@ -42,14 +42,14 @@ def print_last_decision() -> int:
 
 
 def compare(params: Params, challenger: str, champion: str, out: Path | None) -> int:
-    """Print and write how a challenger does beside the champion; the exit code says whether it may become champion.
+    """Compare a challenger with the champion, print and write it; the exit code says whether it may become champion.
 
     Args:
-        challenger, champion: alias, version number, or a bundle's folder; `none` for a challenger that is the first.
-        out: the folder to write comparison.json and comparison.md to.
+        challenger, champion: alias, version number, or a bundle's folder; champion `none`: the challenger is the first.
+        out: the folder for comparison.json and comparison.md.
 
     Raises:
-        UnigrecError: it could not be decided; that is written to `out` as well.
+        UnigrecError: no decision was possible; `out` says so as well.
     """
     from unigrec.promotion import report
 
@@ -57,7 +57,7 @@ def compare(params: Params, challenger: str, champion: str, out: Path | None) ->
     try:
         judgement = _judge(params, challenger, champion)
     except UnigrecError as error:
-        report.write_undecided(out, challenger, champion, error)
+        report.write_undecided(out, challenger, champion, error=error)
         raise
     report.write(out, judgement)
     report.print_judgement(judgement)
@@ -66,7 +66,7 @@ def compare(params: Params, challenger: str, champion: str, out: Path | None) ->
 
 
 def _judge(params: Params, challenger: str, champion: str) -> Judgement:
-    """Measure both on the prepared data. Raises UnigrecError where nothing can be said."""
+    """Measure both on the prepared data. Raises UnigrecError if no decision is possible."""
     from unigrec.pipeline.outputs import load_sequences
     from unigrec.promotion.judge import Settings, judge, today
 
@@ -81,10 +81,10 @@ def _judge(params: Params, challenger: str, champion: str) -> Judgement:
         old = None if champion == NO_CHAMPION else _located(params, champion, Path(scratch) / "champion")
         now = today(load_sequences(artifacts), params.promotion.max_users, params.seed)
         try:
-            return judge(new, old, now, Settings(params.gate, params.promotion, params.seed))
+            return judge(new, old, now, settings=Settings(params.gate, params.promotion, params.seed))
         except UnigrecError:
             raise
-        except Exception as error:  # what nobody foresaw is no refusal either, and no traceback's exit code 1
+        except Exception as error:  # unexpected: neither refused (1) nor crashed (1), but undecided (2)
             traceback.print_exc()
             raise UnigrecError(f"could not decide: {type(error).__name__}: {error}") from error
 
@@ -101,7 +101,7 @@ def _slug(model: str) -> str:
 
 
 def promote(params: Params, version: str | None) -> Promotion:
-    """Judge the version beside the champion, and promote it if it passes. Raises UnigrecError."""
+    """Compare the version with the champion, and promote it if it passes. Raises UnigrecError."""
     from unigrec.promotion import report
     from unigrec.promotion.champion import Verdict
     from unigrec.promotion.champion import promote as promote_version
@@ -111,11 +111,11 @@ def promote(params: Params, version: str | None) -> Promotion:
         report.write(paths.COMPARISONS / f"{challenger}-vs-{champion or NO_CHAMPION}", judgement)
         return Verdict(judgement.outcome, judgement.reason, report.markdown(judgement))
 
-    return promote_version(params.register_, judge, version, params.promotion.wait_seconds)
+    return promote_version(params.register_, judge, version, wait_seconds=params.promotion.wait_seconds)
 
 
 def rollback(params: Params, version: str | None, why: str) -> Promotion:
-    """Back to the champion before, or to a version that was champion. Raises UnigrecError."""
+    """Return to the previous champion, or to a version that was champion before. Raises UnigrecError."""
     from unigrec.promotion.champion import rollback as roll_back
 
-    return roll_back(params.register_, version, why, params.promotion.wait_seconds)
+    return roll_back(params.register_, version, why, wait_seconds=params.promotion.wait_seconds)

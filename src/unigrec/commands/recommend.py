@@ -1,4 +1,4 @@
-"""`unigrec recommend`: one history, printed answers."""
+"""`unigrec recommend`: prints the answer to one history."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def parse_ids(values: Sequence[str], known: Collection[str]) -> list[str]:
     """Item ids from the command line, oldest first.
 
     Several values are one id each. A single value may be a JSON list, an id that the catalogue knows (commas and all),
-    or ids with commas between them. Raises UnigrecError on a broken JSON list.
+    or ids with commas between them. Raises UnigrecError for a broken JSON list.
     """
     if len(values) != 1:
         return list(values)

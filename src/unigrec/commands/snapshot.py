@@ -7,38 +7,39 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unigrec.base import paths
 from unigrec.base.errors import InvalidDataError
+from unigrec.commands.bundles import cold_start, warm_start
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
     from unigrec.data.drift import Drift
     from unigrec.data.snapshots import Snapshot
-from unigrec.commands.bundles import cold_start, warm_start
 
 
 class Taken(NamedTuple):
-    """What became of a delivery. new: false where it brought nothing; said: in a sentence or two."""
+    """The result for a delivery. new: False if it brought nothing new. said: the line or lines to print."""
 
     new: bool
     said: str
 
 
 def take_delivery(params: Params, params_file: Path) -> Taken:
-    """Take what was delivered as the next snapshot, once it is valid, and let `data/current` point to it.
+    """Make a valid delivery the next snapshot, and point `data/current` to it.
 
-    With `snapshot.start: champion`, the next training starts from the champion of today, where there is one.
+    With `snapshot.start: champion`, the next training starts from the present champion, if there is one.
 
     Raises:
         InvalidDataError: it breaks an expectation, or differs too much from the snapshot before; `data/current` stays.
-        UnigrecError: there is no delivery, it cannot be read, or it changed while it was read.
+        UnigrecError: there is no delivery, it cannot be read, or it changed during reading.
     """
     from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
 
     before = current_snapshot()
     now = next_snapshot(before, read_incoming(params.snapshot, params.ingest), params.snapshot.mode)
     if before is not None and now.id == before.id:
-        return Taken(False, f"{params.snapshot.incoming}: nothing new beside snapshot {now.id}: nothing to train on")
+        incoming = params.snapshot.incoming
+        return Taken(False, f"{incoming}: nothing new compared with snapshot {now.id}: nothing to train on")
     drift = _accept(params, before, now)
-    # Before the data moves: a process that dies in between finds the delivery new again.
+    # Before the data moves: if the process dies in between, the next one finds the delivery new again.
     start = f"\n{_from_champion(params, params_file)}" if params.snapshot.start == "champion" else ""
     folder = write_snapshot(now, None if drift is None else drift._asdict())
     rows, added = now.lineage["rows"], now.lineage["added"]
@@ -62,12 +63,12 @@ def _from_champion(params: Params, params_file: Path) -> str:
 
 
 def reads_snapshots(params: Params) -> bool:
-    """Whether the pipeline reads what `data/current` points to."""
+    """Whether the pipeline reads the current snapshot, `data/current`."""
     return params.ingest.source == "folder" and Path(params.ingest.path) == paths.CURRENT
 
 
 def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | None:
-    """Validate a snapshot that is to be; what it differs in from the one before. Raises InvalidDataError."""
+    """Validate the next snapshot; returns its drift from the one before. Raises InvalidDataError."""
     from unigrec.data.drift import measure_drift
     from unigrec.data.validation.suite import validate_tables
     from unigrec.pipeline.stages import FIRST_SNAPSHOT, reference_sizes

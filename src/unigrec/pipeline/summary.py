@@ -1,4 +1,4 @@
-"""The closing report of a run: sizes, metrics and baselines, gates, the registered version, and what to do next."""
+"""The closing report of a run: sizes, metrics next to the baselines, gates, the registered version, next commands."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from unigrec.core.evaluation.protocol import Protocol
 from unigrec.pipeline.outputs import load_item_ids
 
 MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
-DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it without an option
-EXAMPLE_ITEMS = 3  # of a real user's history, in the command that is shown
+DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it by default
+EXAMPLE_ITEMS = 3  # of a real user's history, for the printed command
 
 
 class Summary(NamedTuple):
-    """Results of a run. `seconds` is None for a stage that was up to date."""
+    """The results of a run. `seconds` is None for a stage that was up to date."""
 
     sizes: dict[str, dict[str, int]]  # before and after filtering: users, items, interactions
     metrics: dict[str, Any]
     decision: dict[str, Any]
     model: str  # name and version in the registry
     aliases: list[str]
-    verdict: str  # what promotion said
+    verdict: str  # the decision of promotion
     seconds: dict[str, float | None]
     example: list[str]  # the last items of a real user
     tracking_uri: str
@@ -40,7 +40,7 @@ class Summary(NamedTuple):
 def summarise(
     model: str, aliases: list[str], verdict: str, seconds: dict[str, float | None], tracking_uri: str
 ) -> Summary:
-    """Read the figures from the artifacts of the run. Raises UnigrecError when a stage has not run."""
+    """Read the figures from the artifacts of the run. Raises UnigrecError if a stage has not run."""
     artifacts = Artifacts()
     stats = files.read_json(artifacts.prepare_stats)
     return Summary(
@@ -57,7 +57,7 @@ def summarise(
 
 
 def print_summary(summary: Summary) -> None:
-    """Print the summary to the terminal."""
+    """Print the report on the terminal."""
     console = Console(highlight=False, soft_wrap=not Console().is_terminal)
     console.print()
     for title, header, rows in _sections(summary):
@@ -75,7 +75,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def markdown(summary: Summary) -> str:
-    """The summary as Markdown, for the flow's artifact."""
+    """The report as Markdown, for the flow's artifact."""
     parts = []
     for title, header, rows in _sections(summary):
         parts.append(f"## {title}\n\n{markdown_table(header, rows)}")
@@ -84,7 +84,7 @@ def markdown(summary: Summary) -> str:
 
 
 def next_steps(summary: Summary) -> list[tuple[str, str]]:
-    """Where to look next: a name, and the command or path for it."""
+    """(what to look at, its command or path) for each next step."""
     history = shlex.quote(json.dumps(summary.example, ensure_ascii=False))
     model = "champion" if "champion" in summary.aliases else summary.model.rsplit(" ", 1)[-1]
     option = "" if model == "champion" else f" --model {model}"

@@ -1,8 +1,8 @@
-"""Who moved the champion, from where to where, why and when: lines of JSON in a file that is only ever appended to.
+"""The audit: who moved the champion, from where to where, why and when. A file of JSON lines, only appended to.
 
-Each change has a line `intent` before anything is moved, and a line `done` (or `undone`) after, with the same `id`. An
-intent without an end is a change that died halfway. Keys: event, id, action (promote or rollback), model, store, from,
-to, previous (the alias before), why, who, when (UTC), commit (of the code that decided), bundle (that of `to`).
+Each change has a line `intent` before anything moves, and a line `done` (or `undone`) after it, with the same `id`. An
+intent without such a line is a change whose process died. Keys: event, id, action (promote or rollback), model, store,
+from, to, previous (the alias before), why, who, when (UTC), commit (of the code that decided), bundle (that of `to`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Change = dict[str, Any]
 
 
 def new_change(action: str, **facts: Any) -> Change:
-    """A change with an id, and who, when and which commit."""
+    """A change with its id, actor, time and commit."""
     origin = {"id": uuid.uuid4().hex, "who": actor(), "when": now(), "commit": git_commit()}
     return {"action": action, **facts, **origin}
 
 
 def append(path: Path, event: str, change: Change) -> None:
-    """Write a line and wait until the disk has it. Raises UnigrecError when it cannot be written."""
+    """Append a line and wait until it is on the disk. Raises UnigrecError if it cannot be written."""
     line = json.dumps({**change, "event": event, "when": now()}, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a writer was killed within its line
+                if file.read(1) != b"\n":  # a writer was killed before the end of its line
                     line = "\n" + line
             file.write(line.encode())
             file.flush()
@@ -51,7 +51,7 @@ def append(path: Path, event: str, change: Change) -> None:
 
 
 def read(path: Path) -> list[Change]:
-    """Every whole line, oldest first. A line that a killed writer left unfinished counts as never written."""
+    """Every complete line, oldest first. The incomplete line of a killed writer counts as not written."""
     lines: list[Change] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -65,14 +65,14 @@ def read(path: Path) -> list[Change]:
 
 
 def unfinished(path: Path, model: str, store: str) -> list[Change]:
-    """Intents without an end, of one model in one store, oldest first."""
+    """Intents of one model in one store without a `done` or `undone`, oldest first."""
     lines = [line for line in read(path) if (line.get("model"), line.get("store")) == (model, store)]
     ended = {line["id"] for line in lines if line["event"] in (DONE, UNDONE)}
     return [line for line in lines if line["event"] == INTENT and line["id"] not in ended]
 
 
 def actor() -> str:
-    """Who acts: UNIGREC_ACTOR, or user@host."""
+    """Who makes the change: UNIGREC_ACTOR, or user@host."""
     named = os.environ.get(ACTOR_VARIABLE)
     if named:
         return named
@@ -84,5 +84,5 @@ def actor() -> str:
 
 
 def now() -> str:
-    """UTC, to the millisecond."""
+    """The time in UTC, to the millisecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""Who is champion: one change at a time, written down before and after, finished or undone when it died halfway."""
+"""Moves the champion: one change at a time, audited before and after, and completed if its process died."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from unigrec.config.schema import RegisterParams
 
-ROLLED_BACK_TAG = "rolled_back"  # of a version that was taken back: it is not promoted again unless it is named
-CHANGE_TAG = "champion."  # + action, from, who, when, why, commit, id: of a version, how it became champion last
+ROLLED_BACK_TAG = "rolled_back"  # of a version that was rolled back: it is promoted again only by name
+CHANGE_TAG = "champion."  # + action, from, who, when, why, commit, id: the last change that made the version champion
 TAG_LENGTH = 4000  # characters; the store takes 5000
 
 
 class Verdict(NamedTuple):
-    """What judging a challenger came to: the outcome, a line, and a page of Markdown."""
+    """The decision on a challenger: outcome `promote`, `keep` or `refuse`, the reason in a line, a page of Markdown."""
 
     outcome: Outcome
     reason: str
@@ -36,10 +36,10 @@ class Verdict(NamedTuple):
 
 
 class Promotion(NamedTuple):
-    """What became of a version.
+    """The result of a promotion or rollback.
 
-    moved: it is champion now and was not before. refused: by more than not being better than the champion. page: the
-    comparison as Markdown, where there was one.
+    moved: the version is champion now and was not before. refused: a gate refused it, and not only because it is no
+    better than the champion. page: the comparison as Markdown, if there was one.
     """
 
     version: str
@@ -56,17 +56,17 @@ def promote(
     version: str | None = None,
     wait_seconds: float = 0.0,
 ) -> Promotion:
-    """Point `champion` at a version (the challenger by default) if the judge says so; the old one becomes `previous`.
+    """Point `champion` at a version (default: the challenger) if the judge decides so; the old one becomes `previous`.
 
-    Asking twice changes nothing. Before anything else, a change that died halfway is finished or undone.
+    A second call changes nothing. First of all, a change whose process died is completed or undone.
 
     Args:
-        judge: takes the numbers of challenger and champion; the latter None for the first model of all.
-        wait_seconds: for another promotion that is at work.
+        judge: takes the version numbers of challenger and champion; the champion is None for the first model.
+        wait_seconds: how long to wait for another promotion to end.
 
     Raises:
-        UnigrecError: no such version, the gates of its run refused it, somebody else moved the champion meanwhile, the
-            judge could not decide, another promotion is at work, or MLflow does not answer.
+        UnigrecError: no such version, the gates of its run refused it, the champion was moved meanwhile, the judge
+            could not decide, another promotion is running, or MLflow does not answer.
     """
     name = params.model_name
     with _alone(params, wait_seconds) as client:
@@ -79,28 +79,34 @@ def promote(
             raise UnigrecError(f"{name} version {candidate}: its gates refused it; it cannot be promoted")
         champion = _number(client, name, CHAMPION)
         if champion == candidate:
-            return Promotion(candidate, champion, False, False, "is the champion already")
+            return Promotion(candidate, champion, False, refused=False, reason="is the champion already")
         if version is None and ROLLED_BACK_TAG in found.tags:
             reason = (
                 f"was {found.tags[ROLLED_BACK_TAG]}; to judge it again, name it: unigrec promote --version {candidate}"
             )
-            return Promotion(candidate, champion, False, False, reason)
+            return Promotion(candidate, champion, False, refused=False, reason=reason)
         verdict = judge(candidate, champion)
         if verdict.outcome != Outcome.PROMOTE:
-            client.set_model_version_tag(name, candidate, VERDICT_TAG, verdict.reason[:TAG_LENGTH])
-            refused = verdict.outcome == Outcome.REFUSE
-            return Promotion(candidate, champion, False, refused, verdict.reason, verdict.page)
-        _change(client, params, "promote", champion, candidate, verdict.reason)
-    return Promotion(candidate, candidate, True, False, verdict.reason, verdict.page)
+            client.set_model_version_tag(name, candidate, VERDICT_TAG, value=verdict.reason[:TAG_LENGTH])
+            return Promotion(
+                candidate,
+                champion,
+                False,
+                refused=verdict.outcome == Outcome.REFUSE,
+                reason=verdict.reason,
+                page=verdict.page,
+            )
+        _change(client, params, "promote", champion=champion, target=candidate, why=verdict.reason)
+    return Promotion(candidate, candidate, True, refused=False, reason=verdict.reason, page=verdict.page)
 
 
 def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds: float = 0.0) -> Promotion:
-    """Point `champion` at `previous`, or at a version that was champion before; `previous` is removed.
+    """Point `champion` at `previous`, or at a version that was champion before; the alias `previous` is removed.
 
-    The version that was taken back is marked, so that no schedule promotes it again. Asking twice changes nothing.
+    The version that is rolled back is marked, so that no schedule promotes it again. A second call changes nothing.
 
     Raises:
-        UnigrecError: there is no champion, nothing to go back to, or the version never was champion; and as `promote`.
+        UnigrecError: there is no champion or no `previous`, or the version never was champion; and as `promote`.
     """
     name = params.model_name
     with _alone(params, wait_seconds) as client:
@@ -112,21 +118,23 @@ def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds
         if target is None and previous is None:
             if current.tags.get(f"{CHANGE_TAG}action") != "rollback":
                 raise UnigrecError(f"{name}: no version is `previous`; name one: unigrec rollback --to VERSION")
-            return Promotion(champion, champion, False, False, f"is the champion already: {current.tags[VERDICT_TAG]}")
+            return Promotion(
+                champion, champion, False, refused=False, reason=f"is the champion already: {current.tags[VERDICT_TAG]}"
+            )
         target = target or str(previous)
         if target == champion:
-            return Promotion(champion, champion, False, False, "is the champion already")
+            return Promotion(champion, champion, False, refused=False, reason="is the champion already")
         if target != previous and f"{CHANGE_TAG}action" not in client.get_model_version(name, target).tags:
             raise UnigrecError(
                 f"{name} version {target} never was champion; `unigrec promote --version {target}` judges it"
             )
-        _change(client, params, "rollback", champion, target, why)
-    return Promotion(target, target, True, False, f"rolled back from version {champion}: {why}")
+        _change(client, params, "rollback", champion=champion, target=target, why=why)
+    return Promotion(target, target, True, refused=False, reason=f"rolled back from version {champion}: {why}")
 
 
 @contextmanager
 def _alone(params: RegisterParams, wait_seconds: float) -> Iterator[MlflowClient]:
-    """A client, and nobody else on this machine who promotes; whatever died halfway is settled first."""
+    """A client, while no other process on this machine promotes; a change whose process died is settled first."""
     with exclusive(paths.PROMOTION_LOCK, wait_seconds), mlflow_client(params) as client:
         for change in audit.unfinished(paths.AUDIT, params.model_name, masked(tracking_uri(params))):
             _settle(client, change)
@@ -136,9 +144,9 @@ def _alone(params: RegisterParams, wait_seconds: float) -> Iterator[MlflowClient
 def _change(
     client: MlflowClient, params: RegisterParams, action: str, champion: str | None, target: str, why: str
 ) -> None:
-    """Write it down, do it, write that it is done.
+    """Append the intent to the audit, then carry the change out.
 
-    The registry has no compare-and-swap: read the champion right before and after, and say when it is not ours.
+    The registry has no compare-and-swap, so the champion is read right before and after, and another one is an error.
     """
     name = params.model_name
     if _number(client, name, CHAMPION) != champion:
@@ -158,16 +166,16 @@ def _change(
 
 
 def _settle(client: MlflowClient, change: audit.Change) -> None:
-    """Finish a change that died halfway, or write down that it was not to be finished.
+    """Complete a change whose process died, or append to the audit that it is undone.
 
-    It was decided when its intent was written, so it is finished unless the champion is another one by now, or its
+    The decision was made when the intent was written, so complete it, unless the champion has changed since or the
     version is gone.
     """
     name, target = change["model"], change["to"]
     there = bool(client.search_model_versions(f"name = '{name}' and version_number = {target}"))
     champion = _number(client, name, CHAMPION)
     if there and champion in (change["from"], target):
-        print(f"finishing what died halfway: {change['action']} of version {target}", flush=True)
+        print(f"completing an interrupted change: {change['action']} of version {target}", flush=True)
         _carry_out(client, change)
         return
     if champion == change["from"]:
@@ -185,7 +193,7 @@ def _restore_previous(client: MlflowClient, change: audit.Change) -> None:
 
 
 def _carry_out(client: MlflowClient, change: audit.Change) -> None:
-    """Aliases, tags, and the line that says so. May be begun again from any point at which it died."""
+    """Set aliases and tags, then append `done`. If the process dies at any point, a second call completes it."""
     name, old, new = change["model"], change["from"], change["to"]
     if change["action"] == "promote":
         if old is not None:
@@ -198,7 +206,7 @@ def _carry_out(client: MlflowClient, change: audit.Change) -> None:
         verdict = f"rolled back to from version {old} by {change['who']}: {change['why']}"
         taken = f"rolled back to version {new} by {change['who']}: {change['why']}"[:TAG_LENGTH]
         for tag in (ROLLED_BACK_TAG, VERDICT_TAG):
-            client.set_model_version_tag(name, old, tag, taken)
+            client.set_model_version_tag(name, old, tag, value=taken)
     found = _number(client, name, CHAMPION)
     if found != new:
         raise UnigrecError(f"{name}: the champion is version {found}, not {new}: somebody else moved it too")
@@ -206,7 +214,7 @@ def _carry_out(client: MlflowClient, change: audit.Change) -> None:
         client.delete_model_version_tag(name, new, ROLLED_BACK_TAG)
     tags = {f"{CHANGE_TAG}{key}": change[key] for key in ("action", "from", "who", "when", "why", "commit", "id")}
     for tag, value in (tags | {VERDICT_TAG: verdict}).items():
-        client.set_model_version_tag(name, new, tag, str(value)[:TAG_LENGTH])
+        client.set_model_version_tag(name, new, tag, value=str(value)[:TAG_LENGTH])
     audit.append(paths.AUDIT, audit.DONE, change)
 
 

@@ -1,9 +1,9 @@
-"""A challenger and the champion on today's test users, both ranked afresh; `comparison` decides about the figures.
+"""Measures challenger and champion on the test users of the prepared data; `core.decisions.comparison` decides.
 
-Nothing is read of what a bundle says about its own quality. Histories and answers are item ids, so that the two may
-know different items: one that a bundle does not know counts as not found.
+A bundle's own figures are not read. Histories and answers are item ids, so the two bundles may know different items; an
+item that a bundle does not know counts as not found.
 
-Shapes: U test users, N items, T codes of an identifier, L levels.
+Shapes: U test users, N items, T codes per identifier, L levels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ USERS_AT_ONCE = 1024
 
 
 class Settings(NamedTuple):
-    """What the judge reads of the params."""
+    """The params that the judge reads."""
 
     limits: GateParams
     promotion: PromotionParams
@@ -50,14 +50,14 @@ class Today(NamedTuple):
     """The test users of the prepared data."""
 
     sequences: Sequences
-    users: np.ndarray  # (U,) those who are asked: all, or a sample
+    users: np.ndarray  # (U,) the measured users: all, or a sample
     item_ids: list[str]  # (N,)
-    test_set: str  # what a bundle of this very data has in its manifest
+    test_set: str  # a bundle of the same data has this hash in its manifest
     until: int  # unix seconds of the newest interaction
 
 
 class Judgement(NamedTuple):
-    """The decision, and what it was made of."""
+    """The decision, and the facts behind it."""
 
     decision: Decision
     challenger: str
@@ -66,45 +66,46 @@ class Judgement(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """KEEP if nothing is wrong but that it is no better than the champion."""
+        """`promote`; `keep` if only the margin over the champion is missing; else `refuse`."""
         refusing = [gate.name for gate in self.decision.gates if not gate.passed and not gate.informational]
         return Outcome.KEEP if refusing == [MARGIN] else Outcome.REFUSE if refusing else Outcome.PROMOTE
 
     @property
     def reason(self) -> str:
-        """In a line: the gates that refuse, or the margin over the champion."""
+        """One line: the gates that refuse, or the margin over the champion."""
         gates = self.decision.gates
         told = [gate for gate in gates if not gate.passed and not gate.informational]
         told = told or [gate for gate in gates if gate.name == MARGIN]
         return "; ".join(f"{gate.name}: {gate.reason}" for gate in told) or "is the first champion"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The judgement as plain JSON."""
         names = {"outcome": self.outcome, "challenger": self.challenger, "champion": self.champion}
         return names | self.facts | self.decision.as_dict()
 
 
 def today(sequences: Sequences, max_users: int, seed: int) -> Today:
-    """Test users of the prepared data, at most `max_users` of them (0: all), drawn with the seed.
+    """Test users of the prepared data; more than `max_users` of them (0: no limit) are sampled with the seed.
 
     Raises:
-        UnigrecError: nothing is prepared, or nobody has a test item.
+        UnigrecError: there is no prepared data, or no user has a test item.
     """
     users = sequences.evaluation_users()
     if not len(users):
         raise UnigrecError(f"{Artifacts().sequences}: no user has a test item; run `dvc repro prepare` on more data")
     users = sample(users, max_users or len(users), seed)
     ids = files.read_table(Artifacts().catalogue, ["item_id"])["item_id"].to_pylist()
-    return Today(sequences, users, ids, sha256_of(Artifacts().sequences, Artifacts().catalogue), last_interaction())
+    test_set = sha256_of(Artifacts().sequences, Artifacts().catalogue)
+    return Today(sequences, users, ids, test_set=test_set, until=last_interaction())
 
 
 def judge(challenger: Subject, champion: Subject | None, now: Today, settings: Settings) -> Judgement:
-    """Measure, and decide.
+    """Measure and decide.
 
-    The challenger is loaded by a process of its own first: whatever it does there refuses it.
+    A separate process loads the challenger first: if it fails there in any way, the challenger is refused.
 
     Raises:
-        UnigrecError: the champion is damaged, or a bundle is of newer data than what is prepared: nothing can be said.
+        UnigrecError: no decision is possible: the champion is damaged, or a bundle's data is newer than the prepared.
     """
     params, protocol = settings.promotion, settings.limits.protocol
     facts: dict[str, Any] = {
@@ -117,11 +118,13 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
         "data_until": _date(now.until),
     }
     name = None if champion is None else champion.name
-    asked = histories(now, now.users[: params.latency_requests])[0]
+    # The challenger in a process of its own: it must load and answer there.
+    requests = histories(now, now.users[: params.latency_requests])[0]
     try:
-        latency = probe(challenger.folder, asked, GATED_CUTOFF, params.max_load_seconds)
+        latency = probe(challenger.folder, requests, GATED_CUTOFF, limit=params.max_load_seconds)
     except ProbeError as error:
-        return Judgement(does_not_load(str(error)), challenger.name, name, facts)
+        return Judgement(does_not_load(str(error)), challenger.name, name, facts=facts)
+    # The challenger by itself.
     new = _load(challenger, now)
     old = None if champion is None else _load(champion, now)
     ranks = ranks_of(new, now, protocol)
@@ -130,24 +133,25 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
         new.manifest["gates_passed"] is True,
         {model: {protocol: found} for model, found in metrics.items()},
         health_of(new),
-        latency,
-        size_mb(challenger),
+        latency_ms=latency,
+        size_mb=size_mb(challenger),
     )
     facts |= {"challenger_bundle": new.id, "challenger_of_this_data": new.manifest["data"]["test_set"] == now.test_set}
+    # The challenger against the champion, user by user.
     pair = None
     if old is not None:
         reference = ranks_of(old, now, protocol)
         metrics["champion"] = ranking_metrics(reference, [GATED_CUTOFF])
         churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
         masks = slices(now.sequences, now.users)
-        pair = Pair(ndcg(ranks, GATED_CUTOFF), ndcg(reference, GATED_CUTOFF), masks, churn.changed)
+        pair = Pair(ndcg(ranks, GATED_CUTOFF), ndcg(reference, GATED_CUTOFF), masks, churn=churn.changed)
         facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}
-    decision = compare(candidate, pair, settings.limits, params, settings.seed)
-    return Judgement(decision, challenger.name, name, facts | {"metrics": metrics})
+    decision = compare(candidate, pair, settings.limits, params=params, seed=settings.seed)
+    return Judgement(decision, challenger.name, name, facts=facts | {"metrics": metrics})
 
 
 def histories(now: Today, users: np.ndarray) -> tuple[list[list[str]], list[str]]:
-    """Item ids before the test item, oldest first, and the test item, of each of the users."""
+    """For each user, the item ids before the test item, oldest first, and the id of the test item."""
     items, lengths = now.sequences.seen(users, "test")
     ids = np.array(now.item_ids, dtype=object)
     before = [ids[row[:length]].tolist() for row, length in zip(items, lengths, strict=True)]
@@ -155,7 +159,7 @@ def histories(now: Today, users: np.ndarray) -> tuple[list[list[str]], list[str]
 
 
 def ranks_of(bundle: Bundle, now: Today, protocol: str) -> np.ndarray:
-    """(U,) where the bundle recommends each user's test item; 0 beyond the first ten, or where it does not know it."""
+    """(U,) the rank of each user's test item; 0 if it is not among the first ten, or unknown to the bundle."""
     k = min(GATED_CUTOFF, len(bundle.item_ids))
     ranks = []
     for users in in_chunks(now.users, USERS_AT_ONCE):
@@ -178,7 +182,7 @@ def _baselines(now: Today, protocol: str, history: int) -> dict[str, dict[str, f
 
 
 def health_of(bundle: Bundle) -> dict[str, Any]:
-    """Collisions and codebook use of the identifiers as they are served, (N, T), at the L levels of the tokenizer."""
+    """Collision rate and codebook utilisation of the served identifiers (N, T), over the L levels of the tokenizer."""
     shape = bundle.recommender.config
     codes = bundle.identifiers[:, : shape.levels]
     used = (codebook_usage(codes, shape.codebook_size) > 0).mean(1)
@@ -186,7 +190,7 @@ def health_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def size_mb(subject: Subject) -> float:
-    """Of all files in the folder."""
+    """The size of all files in the folder."""
     return sum(path.stat().st_size for path in subject.folder.rglob("*") if path.is_file()) / 1e6
 
 

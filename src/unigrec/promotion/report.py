@@ -1,4 +1,4 @@
-"""A judgement as JSON, as Markdown (a pull request's comment, the flow's artifact), and on the terminal."""
+"""A judgement as JSON, as Markdown (for a pull request's comment and the flow's artifact), and on the terminal."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MODELS = {"student": "challenger", "champion": "champion", "cooccurrence": "co-o
 
 
 def write(folder: Path, judgement: Judgement) -> None:
-    """comparison.json and comparison.md; whatever stood there is replaced, a file at a time."""
+    """Write comparison.json and comparison.md; each replaces the file of an earlier comparison."""
     files.write_json(folder / paths.COMPARISON_FILE, judgement.as_dict())
     files.write_text(folder / paths.COMPARISON_PAGE, markdown(judgement))
 
 
 def write_undecided(folder: Path, challenger: str, champion: str, error: UnigrecError) -> None:
-    """The same files, where it could not be decided."""
+    """Write the same files if no decision was possible."""
     reason = " ".join(str(error).split())
     found = {"outcome": "undecided", "passed": False, "challenger": challenger, "champion": champion, "reason": reason}
     files.write_json(folder / paths.COMPARISON_FILE, found)
@@ -42,13 +42,13 @@ def write_undecided(folder: Path, challenger: str, champion: str, error: Unigrec
 
 
 def print_judgement(judgement: Judgement) -> None:
-    """The gates as a table, and the outcome."""
+    """Print the gates as a table, and the outcome."""
     print_decision(judgement.decision.as_dict())
     print(f"{_title(judgement)}\n{judgement.reason}")
 
 
 def markdown(judgement: Judgement) -> str:
-    """Outcome and reason, the models side by side, slices, gates."""
+    """Outcome and reason, the setting, a table of the models, a table of the gates."""
     parts = [f"## Gate: {_title(judgement)}", judgement.reason, _setting(judgement)]
     metrics = judgement.facts.get("metrics")
     if metrics:
@@ -63,15 +63,15 @@ def markdown(judgement: Judgement) -> str:
 
 
 def _title(judgement: Judgement) -> str:
-    beside = f"beside {judgement.champion}" if judgement.champion else "as the first model"
-    return f"{judgement.challenger} {beside}: {OUTCOMES[judgement.outcome]}"
+    against = f"against {judgement.champion}" if judgement.champion else "as the first model"
+    return f"{judgement.challenger} {against}: {OUTCOMES[judgement.outcome]}"
 
 
 def _setting(judgement: Judgement) -> str:
     facts = judgement.facts
-    asked, there = facts["users"], facts["users_there_are"]
-    sample = f"{asked:,} of {there:,} (a sample)" if asked < there else f"all {asked:,}"
-    lines = [f"Both ranked afresh for {sample} test users of the prepared data (until {facts['data_until']}), "]
+    used, existing = facts["users"], facts["users_there_are"]
+    sample = f"{used:,} of {existing:,} (a sample)" if used < existing else f"all {used:,}"
+    lines = [f"Measured on {sample} test users of the prepared data (until {facts['data_until']}), "]
     lines.append(
         f"{facts['protocol']}; seed {facts['seed']}, {facts['resamples']:,} resamples, mode `{facts['mode']}`."
     )
@@ -84,7 +84,7 @@ def _setting(judgement: Judgement) -> str:
 
 
 def _ordered(gates: list[Gate]) -> list[Gate]:
-    """What refuses first, then the margin over the champion, then the rest as it is, slices last."""
+    """Gates that refuse, then the margin over the champion, then the others in their order, slices last."""
     return sorted(gates, key=lambda gate: (gate.passed or gate.informational, gate.name != MARGIN, SLICE in gate.name))
 
 
@@ -93,7 +93,7 @@ def _row(gate: Gate) -> list[str]:
 
 
 def print_decision(decision: dict[str, Any]) -> None:
-    """Print the gates alone."""
+    """Print the gates as a table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("gate", "", "reason"):
         table.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""Loads a stored model and asks it once, on the code that is stored with it: `python -P model_check.py FOLDER`.
+"""Loads a stored model on the code stored with it and makes one request: `python -P model_check.py FOLDER`.
 
 Reads {"history": [item id, ...], "k": n} and prints {"item_ids": [...]}; exit code 2 and one line if it fails. It is
 run by its path and imports nothing of this package.
@@ -15,7 +15,7 @@ FAILED = 2
 
 
 def main(folder: Path) -> int:
-    """Question on standard input, answer on standard output."""
+    """Read the request from standard input, and write the answer to standard output."""
     import mlflow
     import pandas as pd
 

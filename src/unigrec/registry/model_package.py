@@ -1,4 +1,4 @@
-"""What a registered version holds next to its bundle, so that it stands alone: signature, requirements and code.
+"""The parts of a registered version other than its bundle, so that it stands alone: signature, requirements, code.
 
 MLflow puts the stored code first on the import path of the process that loads the model. The processes of this project
 do not run it: `unigrec.registry.versions.load_bundle` reads the bundle, and a new version is checked in a child process
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 PACKAGE = unigrec.__name__
 SOURCES = Path(unigrec.__file__).parents[1]
-# What the carried code imports. mlflow-skinny also serves a model (`mlflow models serve`).
+# Imports of the carried code, which are also enough for `mlflow models serve`. MLflow's full package adds 90 more.
 REQUIREMENTS = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "torch")
 LOAD_SECONDS = 600.0
 
 
 def _file_of(module: str) -> Path:
-    """The source of a module, which is not imported."""
+    """The source of a module, found without importing it."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -42,7 +42,7 @@ CHECK = _file_of("unigrec.registry.model_check")
 
 
 class _OwnModules(ModuleFinder):
-    """Follows imports of this package alone."""
+    """Follows only imports of this package."""
 
     def find_module(
         self, name: str, path: str | None, parent: Module | None = None
@@ -53,10 +53,10 @@ class _OwnModules(ModuleFinder):
 
 
 def imported_modules(entry: Path) -> tuple[list[Path], set[str]]:
-    """What a file imports, directly or not, inside functions and for types too.
+    """All imports of a file, direct and indirect, also those inside functions and for types only.
 
     Returns:
-        The files of this package, and the names of the other top-level modules (the standard library left out).
+        The files of this package, and the names of other top-level modules without the standard library.
     """
     finder = _OwnModules(path=[str(SOURCES)])
     finder.run_script(str(entry))
@@ -67,7 +67,7 @@ def imported_modules(entry: Path) -> tuple[list[Path], set[str]]:
 
 
 def copy_code(entry: Path, folder: Path) -> Path:
-    """Copy what a file imports of this package to `folder`; returns the copy of the package."""
+    """Copy the modules of this package that a file imports to `folder`; returns the copy of the package."""
     package = folder / PACKAGE
     package.mkdir()
     for source in imported_modules(entry)[0]:
@@ -78,7 +78,7 @@ def copy_code(entry: Path, folder: Path) -> Path:
 
 
 def requirements() -> list[str]:
-    """Pins of the installed versions, without local labels: an index has torch 2.13.0, not 2.13.0+cpu."""
+    """Pins of the installed versions without local labels: a package index has torch 2.13.0, not 2.13.0+cpu."""
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
 
 
@@ -90,7 +90,7 @@ def signature() -> ModelSignature:
     unknown, and the model refuses everything else.
 
     Output: `item_ids`, `titles` and `scores` (log-probabilities), best first; `unknown`, how many ids of the history
-    the catalogue does not hold; `by_popularity`, whether these are the most popular items because no id is known.
+    the catalogue does not hold; `by_popularity`, true if no id is known and these are the most popular items.
 
     Parameters, as in `Bundle.recommend`: `k`; `allow` and `deny`, lists of item ids; `exclude_history`. MLflow has no
     null for a list, so an empty `allow` means that every item is allowed.
@@ -126,7 +126,7 @@ def signature() -> ModelSignature:
 
 
 def ask_stored(folder: Path, history: list[str], k: int) -> list[str]:
-    """Item ids that a stored model recommends for a history, in a child process that runs the stored code.
+    """Item ids that a stored model recommends for a history; a child process runs the stored code.
 
     Raises:
         ProbeError: the model does not load or answer, or it runs on other code than it holds.

@@ -1,7 +1,6 @@
-"""The experiment tracker: one MLflow run a bundle, written after training from the bundle's own files.
+"""The experiment tracker: one MLflow run per bundle, written after training from the bundle's own files.
 
-Training never talks to the tracker, so a tracker that is down costs nothing but the pictures, and everything can be
-logged again later.
+Training never contacts the tracker. If the tracker is down, no training is lost, and the run can be logged later.
 """
 
 from __future__ import annotations
@@ -35,23 +34,23 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 BUNDLE_TAG = "bundle_id"
 DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that MLflow shows on the page of a run
-METRICS_A_CALL = 1000  # the tracker's own limit, as is the next
-PARAMS_A_CALL = 100
+METRICS_PER_CALL = 1000  # limits of the tracker
+PARAMS_PER_CALL = 100
 UNAUTHORIZED = 401
-REASON_LENGTH = 200  # characters of somebody else's error message
+REASON_LENGTH = 200  # characters of another program's error message
 
 
 def tracking_uri(params: RegisterParams) -> str:
-    """Where runs and models are kept: MLFLOW_TRACKING_URI wins over the params."""
+    """Where runs and models are stored: MLFLOW_TRACKING_URI takes precedence over the params."""
     return os.environ.get(URI_VARIABLE) or params.tracking_uri
 
 
 @contextmanager
 def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowClient]:
-    """A client of the configured store, which gives up soon when nobody answers.
+    """A client of the configured store, which gives up soon if the store does not answer.
 
     Args:
-        advice: ends the error's message: what to do once the store is back.
+        advice: the end of the error message: what to do once the store is back.
 
     Raises:
         UnigrecError: the store does not answer or refuses, here or inside the block.
@@ -67,12 +66,12 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    asked_for = os.environ.get(URI_VARIABLE)
+    variable = os.environ.get(URI_VARIABLE)
     uri = _settle_credentials(tracking_uri(params))
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    if asked_for is None:
-        os.environ.pop(URI_VARIABLE, None)  # MLflow sets it, and it would overrule the params from then on
+    if variable is None:
+        os.environ.pop(URI_VARIABLE, None)  # MLflow sets it; it would take precedence over the params from then on
     try:
         client = mlflow.MlflowClient(uri, uri)
         client.search_experiments(max_results=1)
@@ -81,13 +80,13 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
         reason = masked(" ".join(str(error).split()))[:REASON_LENGTH]
         raise UnigrecError(f"MLflow at {masked(uri)} {_trouble(error)}: {reason}{advice and '; '}{advice}") from (
             None if holds_credentials(uri) else error
-        )  # a traceback would show the cause, and its address
+        )  # a traceback would show the cause with its address
 
 
 def _settle_credentials(uri: str) -> str:
-    """Hand user and password of an http address to MLflow as it wants them, and return the address without them.
+    """Pass user and password of an http address to MLflow in variables, and return the address without them.
 
-    MLflow would show the address in runs, errors and links.
+    MLflow shows the address in runs, errors and links.
     """
     address = split_credentials(uri)
     for variable, value in ((USER_VARIABLE, address.user), (PASSWORD_VARIABLE, address.password)):
@@ -104,11 +103,10 @@ def _trouble(error: Exception) -> str:
 
 
 def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[str, Any]) -> str:
-    """Log a bundle's params, metrics, curves, pictures and reports as a finished run, unless that has been done.
+    """Log a bundle's params, metrics, curves, plots and reports as a finished run, unless there is one.
 
-    The gates with their reasons are the run's description.
-
-    A run that an earlier attempt left unfinished is deleted, never continued. Returns the run's id.
+    The gates with their reasons are the run's description. An unfinished run of an earlier attempt is deleted, not
+    continued. Returns the run's id.
     """
     experiment_id = _experiment_id(client, experiment)
     for run in client.search_runs([experiment_id], f"tags.{BUNDLE_TAG} = '{manifest['id']}'"):
@@ -120,8 +118,8 @@ def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[
     _log_params(client, run_id, folder / PARAMS)
     report = folder / REPORT
     metrics = [*_closing_metrics(report), *_intervals(report), *_slices(report), *_curves(report)]
-    for start in range(0, len(metrics), METRICS_A_CALL):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+    for start in range(0, len(metrics), METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
     for kind, place in (("*.png", "plots"), ("*.json", "report")):
         for path in sorted(report.rglob(kind)):
             client.log_artifact(run_id, str(path), f"{place}/{path.parent.name}")
@@ -135,7 +133,7 @@ def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[
 
 
 def bundle_tags(manifest: dict[str, Any]) -> dict[str, str]:
-    """What run and model version are found by, and what they came from."""
+    """Tags of a run and of a model version: they find it, and name its data and code."""
     return {
         BUNDLE_TAG: manifest["id"],
         "git_commit": manifest["git_commit"],
@@ -164,14 +162,14 @@ def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
     from mlflow.entities import Param
 
     params = [Param(name, str(value)) for name, value in leaves(read_mapping(path))]
-    for start in range(0, len(params), PARAMS_A_CALL):
-        client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
+    for start in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
 
 
 def _closing_metrics(report: Path) -> list[Metric]:
-    """Every number of metrics.json and health.json, as `<stage>.<name>`; lists are per level.
+    """Every number of metrics.json and health.json, as `<stage>.<name>`; lists have one number per level.
 
-    A name that is in both is logged once: the store takes no second value of the same moment.
+    A name that is in both files is logged once: the store accepts one value per name and time.
     """
     figures: dict[str, dict[str, Any]] = {}
     for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")]):
@@ -215,4 +213,4 @@ def _metrics(prefix: str, values: dict[str, Any], step: int) -> Iterator[Metric]
     for name, value in leaves(values, f"{prefix}."):
         for level, number in enumerate(value if isinstance(value, list) else [value], start=1):
             if isinstance(number, int | float) and not isinstance(number, bool):
-                yield Metric(f"{name}.{level}" if isinstance(value, list) else name, float(number), now, step)
+                yield Metric(f"{name}.{level}" if isinstance(value, list) else name, float(number), now, step=step)

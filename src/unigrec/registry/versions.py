@@ -1,4 +1,4 @@
-"""The model registry: a bundle becomes a model version, loaded back and asked before an alias may point to it."""
+"""The model registry: a bundle becomes a model version, which must load and recommend before an alias points to it."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from unigrec.serving.bundle import Bundle
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-CHECKED_TAG = "loads"  # the version was loaded back and recommended
-PARAMS_TAG = "params"  # those of the run, as JSON
+CHECKED_TAG = "loads"  # the version has loaded and recommended
+PARAMS_TAG = "params"  # params of the run, as JSON
 VERSION_NUMBER = re.compile(r"[0-9]{1,9}")  # a store has no place for larger integers
-VERDICT_TAG = "verdict"  # what promotion said about it
+VERDICT_TAG = "verdict"  # the last decision of promotion on it
 
 
 class Registration(NamedTuple):
     """A model version.
 
-    created: False where this very bundle had been registered before. passed: what the gates said.
-    verdict: what promotion said about this version before, if it was asked.
+    created: False if this bundle was registered before. passed: whether the gates passed. verdict: an earlier decision
+    of promotion on this version, if there is one.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Registration(NamedTuple):
 
 
 def register(folder: Path, params: RegisterParams) -> Registration:
-    """Register a bundle with its metrics and curves, and point `challenger` at it when its gates passed.
+    """Register a bundle with its metrics and curves, and point `challenger` at it if its gates passed.
 
-    A bundle whose gates refused it becomes a version without alias. The same bundle is registered once.
+    A bundle that its gates refused becomes a version without alias. The same bundle is registered once.
 
     Raises:
-        UnigrecError: the bundle is damaged; MLflow does not answer (the bundle stays where it is, and the message holds
-            the command that registers it later); the registered version does not load or recommend.
+        UnigrecError: the bundle is damaged; MLflow does not answer (the bundle stays in its place, and the message
+            holds the command that registers it later); the registered version does not load or recommend.
     """
     manifest = open_bundle(folder)
     advice = f"the trained model is kept; register it later with: unigrec register --bundle '{folder}'"
@@ -65,19 +65,21 @@ def register(folder: Path, params: RegisterParams) -> Registration:
         version = find_version(client, params.model_name, manifest["id"])
         if version is not None and version.tags.get(CHECKED_TAG) == "yes":
             verdict = version.tags.get(VERDICT_TAG)
-            return Registration(params.model_name, str(version.version), False, manifest["gates_passed"], verdict)
+            return Registration(
+                params.model_name, str(version.version), False, passed=manifest["gates_passed"], verdict=verdict
+            )
         if version is None:
-            version = _create_version(client, params, folder, manifest)
+            version = _create_version(client, params, folder, manifest=manifest)
         _check_loads(params.model_name, str(version.version), folder)
-        client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, "yes")
+        client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, value="yes")
         if manifest["gates_passed"]:
             client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
     files.write_json(paths.REFERENCE, {"origin": manifest["data"]["origin"], **manifest["data"]["rows"]})
-    return Registration(params.model_name, str(version.version), True, manifest["gates_passed"], None)
+    return Registration(params.model_name, str(version.version), True, passed=manifest["gates_passed"], verdict=None)
 
 
 def find_version(client: MlflowClient, name: str, bundle_id: str) -> ModelVersion | None:
-    """The newest version made of this bundle."""
+    """The newest version of this bundle, or None."""
     found = client.search_model_versions(f"name = '{name}' and tags.{BUNDLE_TAG} = '{bundle_id}'")
     return max(found, key=lambda version: int(version.version)) if found else None
 
@@ -90,7 +92,7 @@ def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
 
 
 def current_aliases(params: RegisterParams, version: str) -> list[str]:
-    """Aliases that point to a version now, sorted. Raises UnigrecError when MLflow does not answer."""
+    """Aliases that point to a version now, sorted. Raises UnigrecError if MLflow does not answer."""
     with mlflow_client(params) as client:
         aliases = client.get_registered_model(params.model_name).aliases
     return sorted(alias for alias, target in aliases.items() if str(target) == version)
@@ -103,7 +105,7 @@ def load_bundle(params: RegisterParams, model: str) -> Bundle:
     temporary folder that lives as long as the bundle.
 
     Raises:
-        UnigrecError: there is none, or it is damaged, or MLflow does not answer.
+        UnigrecError: there is no such bundle, it is damaged, or MLflow does not answer.
     """
     from unigrec.serving.bundle import Bundle
 
@@ -115,12 +117,13 @@ def load_bundle(params: RegisterParams, model: str) -> Bundle:
 
 
 def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:
-    """As `load_bundle`, but without loading anything: the bundle's files, copied to `scratch` from the registry.
+    """The files of a bundle, which is not loaded. Files from the registry are copied to `scratch`.
 
-    A folder is taken where it is, and MLflow is not asked. A version whose files the store has lost is the bundle that
-    it was made of: MLflow stores absolute paths, so this is what a project's folder that was moved has left.
+    For a folder, MLflow is not queried. If the store has lost the files of a version, the bundle in `state/bundles`
+    takes their place: MLflow stores absolute paths, which are wrong once the project's folder has moved.
 
-    Raises UnigrecError.
+    Raises:
+        UnigrecError: as `load_bundle`, except that a damaged bundle is not found out.
     """
     if _is_folder(model):
         return Subject(model, Path(model))
@@ -148,7 +151,7 @@ def _is_folder(model: str) -> bool:
 
 
 def named_version(client: MlflowClient, name: str, model: str) -> ModelVersion:
-    """The version of a number or alias. Raises UnigrecError where there is none."""
+    """The version with a number or alias. Raises UnigrecError if there is none."""
     if VERSION_NUMBER.fullmatch(model):
         found = client.search_model_versions(f"name = '{name}' and version_number = {model}")
         version = found[0] if found else None
@@ -167,7 +170,7 @@ def _create_version(
 ) -> ModelVersion:
     import mlflow
 
-    run_id = log_run(client, params.experiment, folder, manifest)
+    run_id = log_run(client, params.experiment, folder, manifest=manifest)
     with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as scratch, _import_path_kept():
         logged = mlflow.pyfunc.log_model(
             name="model",
@@ -187,7 +190,7 @@ def _create_version(
 
 @contextlib.contextmanager
 def _import_path_kept() -> Iterator[None]:
-    """MLflow tries the example on a temporary copy of the model and leaves its code on the import path."""
+    """MLflow runs the example on a temporary copy of the model, and leaves the copy's code on the import path."""
     path = list(sys.path)
     try:
         yield
@@ -196,9 +199,9 @@ def _import_path_kept() -> Iterator[None]:
 
 
 def _check_loads(name: str, version: str, folder: Path) -> None:
-    """MLflow registers models that cannot load: load this one and ask it, before an alias can point to it.
+    """Load the version and make a request, before an alias points to it: MLflow registers also what cannot load.
 
-    It is fetched first: an error of the store says nothing against the model.
+    The version is fetched first, since an error of the store is no fault of the model.
     """
     import mlflow
 

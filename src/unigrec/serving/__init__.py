@@ -1,1 +1,1 @@
-"""The bundle: the servable model as one folder, and its faces."""
+"""The bundle, which is the servable model as one folder; its schema; its use as an MLflow model."""

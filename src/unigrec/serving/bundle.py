@@ -1,19 +1,19 @@
-"""The servable model as one folder: what is registered, promoted and served. It holds no pickle and trusts nothing.
+"""The bundle: the servable model as one folder, which is registered, promoted and served. It holds no pickle.
 
-    manifest.json              schema, sha256 of every other file, data, code, whether the gates passed
+    manifest.json              schema, sha256 of each other file, data version, commit, gate result
     params.yaml                the params of the run, for the record
-    recommender.safetensors    weights, with their shape in recommender.json
-    tokenizer.safetensors      weights, with their shape in tokenizer.json
-    identifiers.safetensors    codes int32 (N, T): T = L levels, and one more where a disambiguation code was added
-    collaborative.safetensors  what the tokenizer read of the teacher, for a later training that starts from here
+    recommender.safetensors    weights; the config is recommender.json
+    tokenizer.safetensors      weights; the config is tokenizer.json
+    identifiers.safetensors    codes int32 (N, T): T is L, or L + 1 with a disambiguation code
+    collaborative.safetensors  part float32 (N, E): the tokenizer's input from the teacher, for a warm start
     catalogue.parquet          item_index, item_id, text columns, train_count
-    ranks.parquet              each test user's rank of the held-out item, as the run found it; for the record
-    text_encoder/              what embeds a new item's text
-    report/                    closing metrics, curves and pictures of every stage, for the experiment tracker
+    ranks.parquet              rank of each user's test item in the run, for the record
+    text_encoder/              embeds the texts of new items
+    report/                    metrics, curves and plots of every stage, for the experiment tracker
 
-`Bundle.load` checks names, sizes and hashes before it parses anything, then that the parts belong together.
+`Bundle.load` trusts no file: it checks names, sizes and hashes, then parses, then checks that the parts fit together.
 
-Shapes: B histories, T codes of an identifier, L levels, N items.
+Shapes: B histories, T codes per identifier, L levels, N items.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Bundle:
-    """A loaded bundle. Make one with `Bundle.load`."""
+    """A loaded bundle; `Bundle.load` makes one."""
 
     def __init__(
         self,
@@ -48,22 +48,22 @@ class Bundle:
         codes: np.ndarray,
         catalogue: pa.Table,
     ):
-        """codes: (N, T) int64. catalogue: N rows, as `read_catalogue` reads them. `load` has checked that both fit."""
+        """codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. `load` has checked both."""
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.identifiers = codes
         self.retriever = GenerativeRetriever.hardened(recommender, codes, self.serving.history, self.serving.beam)
         self.item_ids: list[str] = catalogue["item_id"].to_pylist()
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
-        # What a person reads; stays in columns, where a million titles take the memory of their letters.
+        # An Arrow column: a million titles take no more memory than their letters.
         self.titles: pa.Array = catalogue["title"].combine_chunks()
         counts = torch.as_tensor(catalogue["train_count"].to_numpy().astype(np.float64))
-        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so that it is finite
+        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so always finite
         self.most_popular = counts.sort(descending=True, stable=True).indices  # (N,)
 
     @property
     def id(self) -> str:
-        """A hash of the contents: equal for equal bundles, whenever and from whatever commit they were made."""
+        """A hash of the contents: equal bundles have equal ids, no matter when and from which commit they were made."""
         return self.manifest["id"]
 
     @classmethod
@@ -72,7 +72,7 @@ class Bundle:
 
         Raises:
             UnigrecError: a file is missing, unknown, changed, too large or not of its format, or the parts do not
-                belong together; the message names the file.
+                fit together; the message names the file.
         """
         manifest = open_bundle(folder)
         catalogue = read_catalogue(folder, manifest["serving"]["text_columns"])
@@ -81,7 +81,7 @@ class Bundle:
         check_catalogue(folder, catalogue, len(codes))
         check_tokenizer(folder, recommender.config)
         try:
-            return cls(folder, manifest, recommender.requires_grad_(False), codes, catalogue)
+            return cls(folder, manifest, recommender.requires_grad_(False), codes=codes, catalogue=catalogue)
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
 
@@ -95,14 +95,14 @@ class Bundle:
     ) -> list[Answer]:
         """The k best items for each history.
 
-        Items of a history that the catalogue does not hold are left out and counted. Where nothing is left, the most
-        popular items are returned and marked as such: a shop has to show something to a new visitor.
+        Items of a history that the catalogue does not hold are left out and counted. If none is left, the most popular
+        items are returned and marked as such, since a shop has to show something to a new visitor.
 
         Args:
-            histories: item ids, oldest first; the last `serving.history` known ones count. None is an unknown item.
+            histories: item ids, oldest first; the last `serving.history` known ones are read. None is an unknown item.
             k: 1 to the size of the catalogue.
-            allow: only these items may be recommended. deny: these may not. Unknown ids in both are ignored.
-            exclude_history: nothing that is in a history is recommended for it.
+            allow: the only items that may be recommended. deny: items that may not. Unknown ids in both are ignored.
+            exclude_history: do not recommend the items of a history for it.
 
         Raises:
             UnigrecError: k is out of range, or allow and deny leave nothing.
@@ -113,7 +113,7 @@ class Bundle:
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
         unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
         asked = [row for row, history in enumerate(known) if history]
-        answers = self._search([known[row] for row in asked], k, allowed, exclude_history)
+        answers = self._search([known[row] for row in asked], k, allowed, exclude_history=exclude_history)
         found = dict(zip(asked, answers, strict=True))
         popular = self._popular(k, allowed) if len(asked) < len(known) else ()
         return [
@@ -122,7 +122,7 @@ class Bundle:
         ]
 
     def _allowed(self, allow: Collection[str] | None, deny: Collection[str] | None) -> torch.Tensor | None:
-        """(N,) bool, or None where everything is allowed."""
+        """(N,) bool, or None if every item is allowed."""
         if allow is None and not deny:
             return None
         allowed = torch.full((len(self.item_ids),), allow is None)
@@ -135,7 +135,7 @@ class Bundle:
     def _search(
         self, known: list[list[int]], k: int, allowed: torch.Tensor | None, exclude_history: bool
     ) -> list[tuple[RecommendedItem, ...]]:
-        """Beam search for histories of catalogue indices, none empty."""
+        """Beam search for histories of catalogue indices, none of them empty."""
         found = self.retriever.retrieve(known, k, allowed, denied=known if exclude_history else None)
         return [self._named(*row) for row in zip(found.items.tolist(), found.scores.tolist(), strict=True)]
 
@@ -144,7 +144,7 @@ class Bundle:
         return self._named(ranked[:k].tolist(), self.popularity[ranked[:k]].tolist())
 
     def _named(self, items: list[int], scores: list[float]) -> tuple[RecommendedItem, ...]:
-        """-1 stands for no item."""
+        """Items for catalogue indices and scores; -1 stands for no item."""
         return tuple(
             RecommendedItem(item_id=self.item_ids[item], title=self.titles[item].as_py(), score=score)
             for item, score in zip(items, scores, strict=True)

@@ -1,4 +1,4 @@
-"""A bundle's files and manifest: put together from the artifacts, and checked before any of them is parsed."""
+"""A bundle's files and manifest: assembled from the artifacts, and checked before any of the files is parsed."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ OPTIONAL = {COLLABORATIVE}  # bundles of earlier versions lack it
 FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
-MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; ours have some ten kilobytes
+MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; ours have about ten kilobytes
 MAX_FILES = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# Of each stage, what the experiment tracker shows.
+# Files of each stage that the experiment tracker shows.
 REPORTED = ("metrics.json", "history.json", "health.json", "decision.json", "slices.json", "student_against.json")
 
 
 class Serving(NamedTuple):
-    """What recommending needs of the params. Kept apart: a bundle outlives changes of params.yaml's schema."""
+    """The params that recommending needs. They stand apart, since a bundle outlives changes of params.yaml's schema."""
 
-    history: int  # items of a history that the recommender reads
+    history: int  # number of items of a history that the recommender reads
     beam: int
     text_columns: list[str]
-    origin: str  # of the data it was trained on
+    origin: str  # where the training data came from
 
 
 class Subject(NamedTuple):
-    """A bundle, and what people call it: `version 3`, or its folder."""
+    """A bundle and its name for people: `version 3`, or its folder."""
 
     name: str
     folder: Path
 
 
 def assemble(params_file: Path, serving: Serving) -> Path:
-    """Put the artifacts of the last run together under `state/bundles/<id>`, unless that very bundle is there already.
+    """Assemble the artifacts of the last run as `state/bundles/<id>`, unless this bundle exists already.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        UnigrecError: a stage has not run, or the disk is full; nothing half-written is left.
+        UnigrecError: a stage has not run, or the disk is full; no incomplete bundle is left.
     """
     paths.BUNDLES.mkdir(parents=True, exist_ok=True)
-    staging = paths.BUNDLES / f".new-{os.getpid()}"  # a scheduled run beside us has the same folder of bundles
+    staging = paths.BUNDLES / f".new-{os.getpid()}"  # a scheduled run at the same time has the same folder of bundles
     with files.atomic_folder(staging) as folder:
         _copy_parts(folder, params_file)
         hashes = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -121,7 +121,7 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
 
 
 def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
-    """What the bundle says about itself. The id covers the files alone: another commit with equal results is equal."""
+    """The id covers the files alone, so equal results of two commits are one bundle."""
     artifacts = Artifacts()
     return {
         "schema": SCHEMA_VERSION,
@@ -148,9 +148,9 @@ def last_interaction() -> int:
 
 
 def open_bundle(folder: Path) -> dict[str, Any]:
-    """Check names, sizes and hashes of a bundle's files against its manifest, and return the manifest.
+    """Compare names, sizes and hashes of a bundle's files with its manifest, and return the manifest.
 
-    Nothing but the manifest is parsed. Raises UnigrecError, naming the file.
+    Only the manifest is parsed. Raises UnigrecError, which names the file.
     """
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long for a folder
         raise UnigrecError(f"{folder}: no such bundle")
@@ -211,7 +211,7 @@ def _is_serving(value: Any) -> bool:
 
 
 def _is_allowed(name: str) -> bool:
-    """A plain relative path in one of the known places, of a kind that cannot hold code."""
+    """Whether it is a plain relative path in a known place, to a kind of file that cannot hold code."""
     path = PurePosixPath(name)
     plain = str(path) == name and "\\" not in name and ".." not in path.parts and not path.is_absolute()
     return plain and (

@@ -1,4 +1,4 @@
-"""The parts of a bundle, read and checked one by one."""
+"""The parts of a bundle, each read and checked."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ CATALOGUE_COLUMNS = ["item_index", "item_id", "train_count"]
 
 
 def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
-    """item_index, item_id, train_count and title: the first text column that there is, where none has that name.
+    """Columns item_index, item_id, train_count and title.
 
-    No other text is read. A null title becomes an empty one, and so does each where there is no text at all.
+    Without a column `title`, the first of the text columns becomes it; no other text is read. A null title becomes an
+    empty one. If there is no text at all, every title is empty.
     """
     path = folder / CATALOGUE
     for text in ("title", *text_columns):
@@ -39,7 +40,7 @@ def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
 
 
 def _check_types(path: Path, table: pa.Table) -> None:
-    """Numbers where numbers belong, text (or nothing at all) in every other column."""
+    """Raises UnigrecError unless indices and counts are integers, and every other column is text or null."""
     for field in table.schema:
         number = field.name in ("item_index", "train_count")
         kinds = [pa.types.is_integer] if number else [pa.types.is_string, pa.types.is_large_string, pa.types.is_null]
@@ -48,6 +49,7 @@ def _check_types(path: Path, table: pa.Table) -> None:
 
 
 def check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
+    """Raises UnigrecError if the tokenizer does not load, or its codes are not those that the recommender reads."""
     path = folder / TOKENIZER
     tokenizer = load_tokenizer(path, folder / TOKENIZER_CONFIG)
     if (tokenizer.levels, tokenizer.codebook_size) != (config.levels, config.codebook_size):
@@ -58,6 +60,7 @@ def check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
 
 
 def read_codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
+    """(N, T) int64. Raises UnigrecError if the identifiers are not of the recommender's code sizes."""
     path = folder / IDENTIFIERS
     codes = files.read_arrays(path).get("codes")
     if codes is None or codes.dtype != np.int32 or codes.ndim != 2 or codes.shape[1] != len(config.code_sizes):
@@ -70,6 +73,7 @@ def read_codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
 
 
 def check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
+    """Raises UnigrecError unless the catalogue has one row per identifier, in order, and each id once."""
     path = folder / CATALOGUE
     missing = set(CATALOGUE_COLUMNS) - set(catalogue.column_names)
     if missing:

@@ -1,4 +1,4 @@
-"""Whether a bundle loads and recommends in a process that knows nothing else, and how long a request takes there.
+"""Checks in a fresh process that a bundle loads and recommends, and measures how long a request takes.
 
 `python -m unigrec.serving.probe FOLDER` reads {"histories": [[item id, ...], ...], "k": n}
 and prints {"latency_ms": [...]}.
@@ -16,22 +16,22 @@ from typing import Any
 
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 
-WARM_UP = 3  # requests that are asked first and not counted
+WARM_UP = 3  # first requests, which are not counted
 COMMAND = (sys.executable, "-m", "unigrec.serving.probe")
 
 
 class ProbeError(UnigrecError):
-    """The bundle is no good: it does not load, does not recommend, dies, or takes too long."""
+    """The bundle fails: it does not load or recommend, its process dies, or it takes too long."""
 
 
 def probe(folder: Path, histories: list[list[str]], k: int, limit: float) -> list[float]:
-    """Milliseconds of each single request, in a child process of one thread.
+    """Milliseconds per request, in a child process with one thread.
 
     Args:
-        histories: the requests, item ids. limit: seconds for the child to start, load and answer them all.
+        histories: item ids, one list per request. limit: seconds for the child to start, load and answer all requests.
 
     Raises:
-        ProbeError: in the child's words.
+        ProbeError: with the child's message.
     """
     return [
         float(value)
@@ -40,7 +40,7 @@ def probe(folder: Path, histories: list[list[str]], k: int, limit: float) -> lis
 
 
 def ask_child(command: list[str], question: dict[str, Any], limit: float) -> dict[str, Any]:
-    """The answer of a child process to a question; both are JSON, on its standard input and output.
+    """Send JSON to a child process on standard input; returns the JSON of its standard output.
 
     Args:
         limit: seconds for the child to start, load and answer.
@@ -63,7 +63,7 @@ def ask_child(command: list[str], question: dict[str, Any], limit: float) -> dic
 
 
 def measure(folder: Path, histories: list[list[str]], k: int) -> dict[str, Any]:
-    """What the child does. Raises UnigrecError when the bundle does not load, or does not answer what it is asked."""
+    """The measurement in the child. Raises UnigrecError if the bundle does not load or gives a broken answer."""
     from unigrec.serving.bundle import Bundle
 
     bundle = Bundle.load(folder)
@@ -81,7 +81,7 @@ def measure(folder: Path, histories: list[list[str]], k: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """The child: question on standard input, answer on standard output, exit code 2 and a line of words if it fails."""
+    """The child: standard input to standard output; if it fails, exit code 2 and one line on standard error."""
     from unigrec.base.process import die_with_parent, keep_quiet
 
     die_with_parent()
@@ -92,7 +92,7 @@ def main() -> int:
     question = json.load(sys.stdin)
     try:
         answer = measure(Path(sys.argv[1]), question["histories"], question["k"])
-    except Exception as error:  # whatever it is, it is the bundle's fault
+    except Exception as error:  # any error counts against the bundle
         print("error:", " ".join(f"{error or type(error).__name__}".split()), file=sys.stderr)
         return EXIT_BAD_INPUT
     print(json.dumps(answer))

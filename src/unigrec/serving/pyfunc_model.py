@@ -1,4 +1,4 @@
-"""The registered model's entry point: MLflow runs this file to load the model and hands it the bundle's folder."""
+"""The registered model's entry point: MLflow runs this file to load the model and passes it the bundle's folder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class PyfuncModel(PythonModel):
     """Recommends one list per history; the signature that it is registered with describes tables and parameters."""
 
     def load_context(self, context: Any) -> None:
-        """MLflow calls this once, with this very argument name."""
+        """MLflow calls this once and passes the argument by this name."""
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Raises MlflowException, which MLflow's server answers with status 400 and the message, for a bad request."""
+        """Raises MlflowException for a bad request; MLflow's server responds with status 400 and the message."""
         options = dict(params or {})
         options["allow"] = options.get("allow") or None  # MLflow has no null for a list
         try:
@@ -48,7 +48,7 @@ def _is_null(value: Any) -> bool:
 
 
 def as_table(answers: list[Answer]) -> pd.DataFrame:
-    """One row per answer."""
+    """The answers as a table with one row each."""
     columns: dict[str, list[Any]] = {
         column: [[getattr(item, field) for item in answer.items] for answer in answers]
         for field, column in ITEM_COLUMNS.items()
