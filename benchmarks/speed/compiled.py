@@ -308,8 +308,8 @@ def _steps(artifacts: str | None, quick: bool, cache: str) -> Table:
                 {"step": name, **cells, "peak GB": peaks[name], "long, CPU ms": median(long[name].cpu) / users * 1e3}
             )
     apart, _ = in_child(differences, **given)
-    for row in rows:
-        row |= {f"{what}, apart": far for what, far in apart.get(row["step"], {}).items()}
+    for cells in rows:
+        cells |= {f"{what}, apart": far for what, far in apart.get(cells["step"], {}).items()}
     notes = [
         f"Profile paper, fp32, {rounds} rounds of {steps} batches of 512 samples, of short to long histories; time is "
         "per sample. Each row in a process of its own, set up as the stage joint sets itself up, one thread.",
@@ -336,8 +336,8 @@ def _searches(artifacts: str | None, quick: bool, cache: str) -> Table:
             later = row.call("graphs") - first[name]["graphs"]
             rows.append({"what": name, **cells, "graphs, later rounds": later, "peak GB": row.peak / 1e9})
     apart, _ = in_child(lists_differ, **given)
-    for row in rows:
-        row |= apart.get(row["what"], {})
+    for cells in rows:
+        cells |= apart.get(cells["what"], {})
     notes = [
         "The paper's network, beam search, one list per user; time is per user. plain: keys and values of all steps in "
         "one tensor a layer, torch's attention, torch's products. same: the share of places with the same item as "
