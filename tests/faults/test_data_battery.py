@@ -40,7 +40,7 @@ def stage(tmp_path, monkeypatch):
             raise typer.Exit(error.exit_code) from error
 
     def run(name: str) -> tuple[int, str]:
-        done = CliRunner().invoke(cli.app, [name])
+        done = CliRunner().invoke(cli.app, ["stage", name])
         if not isinstance(done.exception, SystemExit | None):
             raise done.exception
         return done.exit_code, done.output
