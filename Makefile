@@ -1,4 +1,4 @@
-# The front door. `make help` lists what there is.
+# Entry points of the project. `make help` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -15,11 +15,11 @@ export DATA PROFILE
 
 .PHONY: help install run serve-local test test-slow test-long bench lint audit format clean distclean
 
-help:  ## this list
+help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
 	@echo
-	@echo '  make run DATA=folder    the same on a folder with interactions and items (Parquet or CSV)'
-	@echo '  make run PROFILE=name   sample (default), small, paper: see infra/profiles'
+	@echo '  make run DATA=folder    use a folder with interactions and items (Parquet or CSV)'
+	@echo '  make run PROFILE=name   use a profile: sample (default), small, paper; see infra/profiles'
 
 install: $(INSTALLED)  ## make or refresh the virtual environment from requirements.lock
 
@@ -29,14 +29,14 @@ $(INSTALLED): requirements.lock pyproject.toml
 	  echo 'error: $(PYTHON) is not Python 3.11 or 3.12; name one: make run PYTHON=/path/to/python3.11' >&2; exit 2; }
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
 	@echo 'Installing the pinned packages into $(VENV) (a few minutes the first time)'
-	@# torch first and alone: a looser requirement of another package would pull a different build.
+	@# Install torch first and alone: a looser requirement of another package could select a different build.
 	@$(BIN)/python -m pip install --quiet "$$(grep -E '^torch==' requirements.lock)"
 	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-run: $(INSTALLED)  ## the whole job: data to registered model, with a closing table
-	@# Outside a git repository (an unpacked archive) DVC must be told that there is none.
+run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary
+	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm.
 	@git rev-parse --git-dir >/dev/null 2>&1 || PATH="$(CURDIR)/$(BIN):$$PATH" dvc config --local core.no_scm true
 	@options=(); \
 	[ -z "$${PROFILE:-}" ] || options+=(--profile "$$PROFILE"); \
@@ -44,36 +44,36 @@ run: $(INSTALLED)  ## the whole job: data to registered model, with a closing ta
 	[ $${#options[@]} -eq 0 ] || $(BIN)/unigrec configure "$${options[@]}"
 	@$(BIN)/python -m flows.retrain
 
-serve-local: $(INSTALLED)  ## Prefect with its schedules, a worker and MLflow on 127.0.0.1, until Ctrl-C: docs/operations.md
+serve-local: $(INSTALLED)  ## run Prefect with its schedules, a worker and MLflow on 127.0.0.1 until Ctrl-C; see docs/operations.md
 	@exec $(BIN)/python -m flows.services --open --worker $(ARGS)
 
-test: $(INSTALLED)  ## unit tests (under a minute or two); more: make test ARGS="-k gates"
+test: $(INSTALLED)  ## run the unit tests (a minute or two); a subset: make test ARGS="-k gates"
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-slow: $(INSTALLED)  ## whole pipelines, killed processes
+test-slow: $(INSTALLED)  ## run the slow tests: whole pipelines, killed processes
 	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
 
-test-long: $(INSTALLED)  ## dozens of kills, scheduled runs, servers that die: about an hour
+test-long: $(INSTALLED)  ## run the long tests (about an hour): dozens of kills, scheduled runs, servers that die
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-bench: $(INSTALLED)  ## what the work costs, in time and memory; a part of it: make bench ARGS="data start"
+bench: $(INSTALLED)  ## measure time and memory; some parts only: make bench ARGS="data start"
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## run ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-audit:  ## known vulnerabilities in requirements.lock, where their database can be reached
+audit:  ## report known vulnerabilities in requirements.lock, if their database can be reached
 	@.ci/audit "$(PYTHON)"
 
-format: $(INSTALLED)  ## rewrite the code in the house format
+format: $(INSTALLED)  ## format the code with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-clean:  ## remove stage outputs and tool caches; keeps models, environment and the DVC cache
+clean:  ## remove stage outputs and tool caches; keep models, environment and the DVC cache
 	@rm -rf artifacts dvc_plots build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src flows benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean  ## as on a fresh clone: also removes environment, registered models and the DVC cache
+distclean: clean  ## back to a fresh clone: also remove environment, registered models and the DVC cache
 	@rm -rf $(VENV) state mlflow.db* mlruns mlartifacts .dvc/cache .dvc/tmp .dvc/config.local src/*.egg-info

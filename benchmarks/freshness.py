@@ -1,8 +1,9 @@
-"""`python -m benchmarks.freshness`: training on new data, cold and from the champion: quality, identifiers, time.
+"""`python -m benchmarks.freshness`: compare a cold start with a warm start on new data: quality, identifiers, time.
 
-Two snapshots of a folder of interactions: the first 80 % in time order, then all. A model is trained on the first; then
-two on the second, one that starts cold and one that starts from the first model's bundle. Every stage is the project's
-own command. The folders, each a project of its own, stay in `--out`, and a stage that is done there is not run again.
+There are two snapshots of a folder of interactions: the first 80 % in time order, and all. One model is trained on the
+first snapshot. Two are trained on the second: one starts cold, one starts from the bundle of the first model. Every
+stage runs as the project's own command. Each model has its own project folder in `--out`, and a finished stage is not
+run again.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.pipeline import outputs
 
 STAGES = tuple(read_mapping(ROOT / "dvc.yaml")["stages"])
-SECONDS_FILE = "seconds.json"  # CPU seconds of every stage that is done
+SECONDS_FILE = "seconds.json"  # CPU seconds of every finished stage
 
 
 def deliver(source: Path, incoming: Path, share: float) -> None:
-    """The first `share` of the interactions in time order, and all items, as a delivery."""
+    """Write the first `share` of the interactions in time order, and all items, as a delivery."""
     incoming.mkdir(parents=True, exist_ok=True)
     log = pq.read_table(source / "interactions.parquet")
     order = np.argsort(log["timestamp"].to_numpy(), kind="stable")[: round(share * log.num_rows)]
@@ -42,7 +43,7 @@ def deliver(source: Path, incoming: Path, share: float) -> None:
 
 
 def run_stages(folder: Path) -> dict[str, float]:
-    """CPU seconds of each stage; stages that were run before keep theirs. Raises RuntimeError when one fails."""
+    """Run the stages that have not run yet; returns CPU seconds per stage. Raises RuntimeError if one fails."""
     file = folder / SECONDS_FILE
     seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
     for stage in STAGES:
@@ -57,14 +58,14 @@ def run_stages(folder: Path) -> dict[str, float]:
 
 
 def bundle_of(folder: Path) -> Path:
-    """The run in a folder as a bundle, absolute."""
+    """Bundle the run in a folder; returns the absolute path."""
     must([*UNIGREC, "bundle"], folder)
     (bundle,) = (folder / paths.BUNDLES).iterdir()
     return bundle.absolute()
 
 
 def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str, Any]:
-    """Quality, seconds, and how many identifiers are those of the first model."""
+    """Quality, seconds, and how many identifiers stayed as in the first model."""
     before, now = Artifacts(first / "artifacts"), Artifacts(folder / "artifacts")
     earlier = known_codes(outputs.load_item_ids(now), outputs.load_item_ids(before), outputs.load_codes(before))
     churn = churn_against(earlier, outputs.load_codes(now))
@@ -73,7 +74,7 @@ def results_of(folder: Path, seconds: dict[str, float], first: Path) -> dict[str
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown with a row per model."""
+    """A Markdown table with one row per model."""
     header = ["on all data", "NDCG@10", "Recall@10", "NDCG@10 masked", "Recall@10 masked", "teacher NDCG@10"]
     header += ["another identifier", "churn per level", "CPU s", "tokenizer, joint, finetune"]
     rows = []
@@ -92,7 +93,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def compare(source: Path, out: Path, configure: list[str], share: float) -> list[dict[str, Any]]:
-    """Train the three models, as far as that is not done yet."""
+    """Run the missing stages of the three models; returns the results of cold and warm start."""
     first, cold, warm = (out / name for name in ("first", "cold", "warm"))
     if not (first / paths.CURRENT).exists():
         make_project(first, *configure)
@@ -115,12 +116,12 @@ def compare(source: Path, out: Path, configure: list[str], share: float) -> list
 
 
 def main() -> int:
-    """Print the table; the same command goes on where it was stopped."""
+    """Run the benchmark and print its table. After a stop, the same command resumes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.freshness", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with interactions.parquet and items.parquet")
-    parser.add_argument("--out", type=Path, default=Path("state/freshness"), help="where the projects are kept")
+    parser.add_argument("--out", type=Path, default=Path("state/freshness"), help="folder of the projects")
     parser.add_argument("--profile", default="small")
-    parser.add_argument("--share", type=float, default=0.8, help="of the interactions, in the first snapshot")
+    parser.add_argument("--share", type=float, default=0.8, help="of the interactions: size of the first snapshot")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for unigrec configure")
     options = parser.parse_args()
     settings = [part for value in options.set for part in ("--set", value)]

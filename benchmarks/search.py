@@ -1,7 +1,7 @@
 """`python -m benchmarks.search`: a small search over params, chosen by validation alone. The test set is never ranked.
 
 A trial is one rung of the ladder (infra/ladder.yaml) with values that Optuna draws from infra/search.yaml. You may kill
-it at any moment. The same command keeps finished trials and resumes the unfinished one. docs/quality.md.
+the search at any moment. The same command keeps finished trials and resumes the unfinished one. See docs/quality.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_space(path: Path) -> Space:
     space = read_mapping(path)
     for key, entry in space.items():
         if not isinstance(entry, dict) or set(entry) not in ({"choices"}, {"low", "high"}, {"low", "high", "log"}):
-            raise UnigrecError(f"{path}: {key}: expected choices, or low, high and perhaps log; found {entry!r}")
+            raise UnigrecError(f"{path}: {key}: expected choices, or low and high and optionally log; found {entry!r}")
         if "choices" in entry and not (isinstance(entry["choices"], list) and entry["choices"]):
             raise UnigrecError(f"{path}: {key}: choices must be a list of values; found {entry['choices']!r}")
         if "low" in entry and not entry["low"] < entry["high"]:
@@ -44,7 +44,7 @@ def read_space(path: Path) -> Space:
 
 
 def distributions(space: Space) -> dict[str, Any]:
-    """The space as Optuna's distributions. Whole bounds mean whole numbers."""
+    """Convert a space to Optuna's distributions. Integer bounds give integers."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     found: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def distributions(space: Space) -> dict[str, Any]:
 
 
 def open_study(out: Path, seed: int) -> Any:
-    """The study kept in `out`. A trial at which an earlier process was killed comes first."""
+    """Open or create the study in `out`. A trial that was interrupted by a kill is queued first."""
     import optuna
     from optuna.trial import TrialState
 
@@ -79,18 +79,18 @@ def open_study(out: Path, seed: int) -> Any:
 
 
 def finished(study: Any) -> int:
-    """How many trials have ended, including those whose training failed."""
+    """Number of finished trials, including those whose training failed."""
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
 
 
 def validation(home: Path) -> float:
-    """The best validation of a rung's finetuning, which starts with the weights of the joint phase as a candidate."""
+    """The best validation NDCG of a rung's finetuning, which includes the weights of the joint phase as a candidate."""
     history = files.read_json(home / "finetune" / paths.HISTORY_FILE)
     return max(row[SELECTS] for row in history if SELECTS in row)
 
 
 def table(study: Any) -> str:
-    """Trials as Markdown, the best first."""
+    """A Markdown table of the trials, the best first."""
     from optuna.trial import TrialState
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -109,16 +109,16 @@ def arguments(given: list[str]) -> argparse.Namespace:
         "--artifacts",
         type=Path,
         required=True,
-        help="a project's artifacts folder; the outputs of prepare and embed are read",
+        help="artifacts folder of a project; reads the outputs of prepare and embed",
     )
-    add("--profile", required=True, help="of infra/profiles: small, paper, ...")
+    add("--profile", required=True, help="name of a file in infra/profiles: small, paper, ...")
     add("--out", type=Path, required=True, help="folder of the study and its trials")
-    add("--rung", default="M10", help="of infra/ladder.yaml (default: M10)")
-    add("--space", type=Path, default=SPACE, help="what is varied (default: infra/search.yaml)")
-    add("--trials", type=int, default=12, help="finished trials to reach, those of earlier calls included")
-    add("--seed", type=int, default=1, help="of the training and of the draws (default: 1)")
+    add("--rung", default="M10", help="rung of infra/ladder.yaml (default: M10)")
+    add("--space", type=Path, default=SPACE, help="file with the search space (default: infra/search.yaml)")
+    add("--trials", type=int, default=12, help="number of finished trials to reach, including those of earlier calls")
+    add("--seed", type=int, default=1, help="seed of training and sampling (default: 1)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="section.key=value, for all trials")
-    add("--minutes", type=float, help="stop in order after this time; the same command resumes")
+    add("--minutes", type=float, help="stop cleanly after this time; the same command resumes")
     return parser.parse_args(given)
 
 
@@ -133,7 +133,7 @@ def run(given: list[str]) -> int:
     session = Session(data, training_device(), stop, code_version())
 
     def attempt(chosen: dict[str, Any]) -> float | None:
-        """The validation of a trial, or None where its training failed."""
+        """Train a trial; returns its validation NDCG, or None if its training failed."""
         params = rung_params(values, rung._replace(params=rung.params | chosen), options.set, options.seed)
         steps = rung_steps(options.out, rung.name, params, data)[:-EVALUATE]
         if work_through(steps, session, lambda step: None):

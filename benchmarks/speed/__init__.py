@@ -1,1 +1,1 @@
-"""What the work costs: how time and memory are measured, and how the result is written down."""
+"""The speed benchmark: measures time and memory, and writes the results as tables and JSON."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed [PART ...]`, or `make bench`: what the work costs, part by part, in tables and JSON."""
+"""`python -m benchmarks.speed [PART ...]`, or `make bench`: time and memory of the work, as tables and JSON."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from benchmarks.speed.harness import Options, say
 from benchmarks.speed.report import markdown, page, save_part
 from unigrec.base.errors import UnigrecError
 
-# Part -> what it measures. Each is the module of that name beside this one, with `run(options) -> list[Table]`.
+# Part -> what it measures. Each part is the module of that name in this package, with `run(options) -> list[Table]`.
 PARTS = {
     "training": "a joint training step",
     "decoding": "evaluation by beam search",
     "compiled": "our CPU kernels against torch.compile, in training and decoding",
-    "tokenizer": "an epoch of the tokenizer, against a DataLoader loop",
-    "teacher": "an epoch of the teacher, against padded batches and full logits",
-    "data": "preparing up to 20 million interactions, against pandas",
-    "profile": "which operators training and evaluation spend their time in",
+    "tokenizer": "an epoch of the tokenizer, compared with a DataLoader loop",
+    "teacher": "an epoch of the teacher, compared with padded batches and full logits",
+    "data": "preparing up to 20 million interactions, compared with pandas",
+    "profile": "the operators that take the most time in training and evaluation",
     "latency": "a single request",
     "growth": "how time and memory grow with the catalogue",
-    "start": "the command line, a run with nothing to do, the way to the first training step",
+    "start": "the command line, a run with nothing to do, the time to the first training step",
 }
 FAILED = 1  # exit code: at least one part could not be measured
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the chosen parts one after the other; one that fails is told, and the others go on. Returns the exit code."""
+    """Run the chosen parts one after the other. A failed part is reported, the others go on. Returns the exit code."""
     given = _parse(arguments)
     out = given.out or Path("state/speed-quick" if given.quick else "state/speed")
     options = Options(out, given.quick, given.artifacts)
     command = shlex.join(["python", "-m", "benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)])
     failed = [part for part in given.parts or PARTS if not _measure(part, options, command)]
     if failed:
-        say(f"not measured: {', '.join(failed)}; why is above")
+        say(f"not measured: {', '.join(failed)}; the reasons are above")
     return FAILED if failed else 0
 
 
@@ -52,7 +52,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure (default: all)")
-    parser.add_argument("--quick", action="store_true", help="everything tiny: shows that it runs, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: checks that it runs, figures mean nothing")
     parser.add_argument(
         "--artifacts", type=Path, help="a project's artifacts folder with prepare and embed, instead of generated data"
     )
@@ -63,12 +63,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown := sorted(set(given.parts) - set(PARTS)):
         parser.error(f"there is no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     if given.artifacts and not given.artifacts.is_dir():
-        parser.error(f"--artifacts {given.artifacts}: no such folder; `dvc repro embed` makes one")
+        parser.error(f"--artifacts {given.artifacts}: no such folder; `dvc repro embed` writes one")
     return given
 
 
 def _measure(part: str, options: Options, command: str) -> bool:
-    """Run a part, keep its figures and print them. False where it failed."""
+    """Run a part, save its figures and print them. Returns False if it failed."""
     say(f"{part}: {PARTS[part]}")
     started = time.monotonic()
     try:
@@ -76,7 +76,7 @@ def _measure(part: str, options: Options, command: str) -> bool:
     except UnigrecError as error:
         say(f"error: {part}: {error}")
         return False
-    except Exception:  # whatever a part stumbles over, the others can be measured
+    except Exception:  # an unexpected error in one part must not stop the others
         say(f"error: {part}:\n{traceback.format_exc().rstrip()}")
         return False
     save_part(options.out, part, tables, time.monotonic() - started, command)

@@ -1,6 +1,6 @@
-"""The stages of the data, ingest, validate and prepare, on up to 20 million interactions; prepare against pandas.
+"""Ingest, validate and prepare on up to 20 million interactions, and prepare compared with pandas.
 
-Every stage runs as its command, in a process of its own. n interactions, U users, N items.
+Every stage runs as its command, in its own process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZES, QUICK_SIZES = (200_000, 2_000_000, 20_000_000), (4_000,)
 STAGES = ("ingest", "validate", "prepare")
 K_CORE = 5
 SOURCE = "source"  # folder of the generated tables, inside the project
-PANDAS = "pandas"  # row, and folder of its results
+PANDAS = "pandas"  # name of the row and of the folder with its results
 DAY, DAYS, START = 86_400, 2_000, 1_200_000_000
 TARGET_SECONDS, TARGET_BYTES = 60, 4e9
 
@@ -35,17 +35,17 @@ def run(options: Options) -> list[Table]:
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(Path(folder), interactions)
     notes = [
-        "Generated: lengths of users and popularity of items have long tails, times are whole days. "
-        "A tenth as many users as interactions and a twentieth as many items, before the 5-core.",
+        "Generated data: history lengths and item popularity have long tails, and times are whole days. "
+        "Before the 5-core there is one user per 10 interactions and one item per 20 interactions.",
         f"pandas: the same work as prepare, from and to Parquet: drop_duplicates, groupby(...).transform('size') until "
         f"the {K_CORE}-core is left, sort_values, factorize, groupby(...).cumcount for the split; the same sequences.",
-        f"Target: prepare of 20 million interactions in less than {TARGET_SECONDS} s and {TARGET_BYTES / 1e9:.0f} GB.",
+        f"Target: prepare 20 million interactions in less than {TARGET_SECONDS} s and {TARGET_BYTES / 1e9:.0f} GB.",
     ]
     return [Table("the stages of the data", rows, notes)]
 
 
 def measure(project: Path, interactions: int) -> list[dict[str, Any]]:
-    """Rows of one size. Leaves the outputs of the stages and of pandas in the project's folder."""
+    """Measure one size; returns its rows. Leaves the outputs of the stages and of pandas in the project's folder."""
     (project / SOURCE).mkdir()
     in_child(write_source, folder=str(project / SOURCE), interactions=interactions)
     make_project(project, "--data", SOURCE, "--set", f"prepare.k_core={K_CORE}")
@@ -81,10 +81,10 @@ def _row(name: str, interactions: int, usage: Usage) -> dict[str, Any]:
 
 
 def write_source(folder: str, interactions: int, seed: int = 0) -> None:
-    """`interactions.parquet` and `items.parquet` as a shop has them: ids without order, rows in order of time."""
+    """Write `interactions.parquet` and `items.parquet` as a shop has them: ids in no order, rows in time order."""
     generator = np.random.default_rng(seed)
     users, items = max(interactions // 10, 1), max(interactions // 20, 1)
-    length = generator.lognormal(1.2, 1.2, users)  # not yet of the right sum
+    length = generator.lognormal(1.2, 1.2, users)  # scaled below, so that the lengths have the right sum
     user = generator.choice(users, interactions, p=length / length.sum()).astype(np.int32)
     weight = 1.0 / (np.arange(items) + 10.0)
     item = generator.choice(items, interactions, p=weight / weight.sum()).astype(np.int32)
@@ -108,7 +108,7 @@ def _ids(prefix: str, count: int, generator: np.random.Generator) -> pa.Array:
 
 
 def pandas_prepare(project: str) -> None:
-    """What `prepare` does, as a person would write it with pandas; its results go beside the stage's."""
+    """Do the work of `prepare` as one would write it with pandas. Writes the results to the folder `pandas`."""
     import pandas as pd
 
     folder = Path(project)

@@ -1,6 +1,6 @@
-"""Evaluation by beam search, against `generate` of transformers' T5 with the same weights and the same constraint.
+"""Evaluation by beam search, compared with `generate` of transformers' T5: same weights, same constraint.
 
-Shapes: B users of a batch, W beams, T codes of an identifier.
+Shapes: B users per batch, W beams, T codes per identifier.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 OURS, THEIRS, KEPT = "ours", "transformers generate", "transformers generate, memory kept"
 ROWS = (OURS, THEIRS, KEPT)
-LISTS = {"unmasked": [False], "unmasked and masked": [False, True]}  # which lists a user gets: without what was seen?
-ROUNDS, BATCHES = 3, 4  # BATCHES of a round, CPU_BATCH users each
+LISTS = {"unmasked": [False], "unmasked and masked": [False, True]}  # lists per user; True: seen items are denied
+ROUNDS, BATCHES = 3, 4  # a round is BATCHES batches of CPU_BATCH users
 QUICK_ROUNDS, QUICK_BATCH, QUICK_BEAM = 1, 2, 5
-CLOSE = 1e-3  # of summed log-probabilities, in single precision
+CLOSE = 1e-3  # tolerance for summed log-probabilities in float32
 
 
 def run(options: Options) -> list[Table]:
@@ -53,19 +53,19 @@ def run(options: Options) -> list[Table]:
     notes = [
         UNTRAINED,
         f"One thread; the paper's network, {found['items']} items, beam {found['beam']}; time is per user. A round is "
-        f"{found['users']} test users, {BATCHES} batches of an evaluation, which ranks users in the order of their "
-        f"histories' lengths; ours ranks {CPU_BATCH} users together, generate the {found['at_once']} that are best for "
-        "it.",
-        "All do the same work: weights are copied; a processor renormalises T5's scores over the codes of the level, "
-        "as ours are; no end token, for all identifiers are of one length; no penalty of the length. The constraint is "
-        "prefix_allowed_tokens_fn over a dictionary of prefixes; masked, it knows what each user has denied.",
-        "Each row runs in a process of its own: ours is set up as the stage evaluate sets itself up, generate runs at "
-        f"its defaults. {KEPT}: after keep_memory(), a line that anybody can add, by which the C library keeps what is "
-        "freed instead of giving it back to the kernel.",
-        f"The lists: {found['same']:.2%} of the places hold the same item, and scores differ by at most "
-        f"{found['difference']:.1e}: places differ where two scores are closer than that. Every beam of both is a "
-        "permitted item of the catalogue, and no item comes twice (checked for every user of a round).",
-        "peak: of the row's process, over all rounds.",
+        f"{found['users']} test users: {BATCHES} batches of an evaluation, which sorts users by history length. "
+        f"Ours ranks {CPU_BATCH} users at a time, generate {found['at_once']}, its fastest number.",
+        "All rows do the same work. Weights are copied. A processor renormalises T5's scores over the codes of the "
+        "level, as ours does. There is no end token, because all identifiers have one length, and no length penalty. "
+        "The constraint is prefix_allowed_tokens_fn over a dictionary of prefixes; masked, it also knows the items "
+        "denied to each user.",
+        "Each row runs in its own process. Ours is configured as in the stage evaluate, generate runs at its defaults. "
+        f"{KEPT}: after keep_memory(), one line that anybody can add. With it the C library keeps freed memory instead "
+        "of returning it to the kernel.",
+        f"The lists: {found['same']:.2%} of the ranks hold the same item, and scores differ by at most "
+        f"{found['difference']:.1e}. Ranks differ where two scores are closer than that. Every beam of both is a "
+        "permitted item of the catalogue, and no item appears twice (checked for every user of a round).",
+        "peak: peak memory of the row's process over all rounds.",
     ]
     return [Table("evaluation", rows, notes)]
 
@@ -79,9 +79,9 @@ def _row(name: str, lists: str, timing: Timing, ours: Timing, users: int, peak: 
 
 
 def compared(artifacts: str | None, quick: bool) -> dict[str, Any]:
-    """How far the lists of ours and theirs agree for the first round's users; what the rounds are of.
+    """Compare our lists with theirs for the users of the first round; returns the agreement and the sizes of a round.
 
-    In one process: what is compared is not measured.
+    Both run in one process, because no time is measured here.
     """
     work = Work(artifacts, quick)
     rankers = {name: work.ranker(name) for name in (OURS, THEIRS)}
@@ -95,7 +95,7 @@ def compared(artifacts: str | None, quick: bool) -> dict[str, Any]:
 
 
 class Row:
-    """A row of the table, in a process of its own: a way to rank, set up as it is used."""
+    """A row of the table, in its own process: one ranker, configured as in real use."""
 
     def __init__(self, name: str, artifacts: str | None, quick: bool):
         if name == OURS:
@@ -110,7 +110,7 @@ class Row:
 
 
 class Work:
-    """The users of each round, and both ways to rank items for them."""
+    """The users of each round, and both rankers."""
 
     def __init__(self, artifacts: str | None, quick: bool):
         params = serving_params(quick)
@@ -126,20 +126,20 @@ class Work:
     def ranker(self, name: str) -> Ours | Generate:
         if name == OURS:
             return Ours(self.recommender, self.codes, self.history, self.beam)
-        from benchmarks.speed.generate import Generate  # what it imports is no part of our memory
+        from benchmarks.speed.generate import Generate  # here, because its imports must not count in our memory
 
         return Generate(self.recommender, self.codes, self.beam)
 
     def users(self, number: int) -> np.ndarray:
-        """The users of a round: batches of an evaluation, which has users in the order of their histories' lengths.
+        """Users of a round: a few batches of an evaluation, which sorts users by history length.
 
-        A few that stand for all of them: short, middling and long histories.
+        The batches are spread evenly over short, medium and long histories.
         """
         places = [int((place + 0.5) / BATCHES * len(self.batches)) for place in range(BATCHES)]
         return np.concatenate([self.batches[(place + number) % len(self.batches)] for place in places])
 
     def rank(self, ranker: Ours | Generate, number: int, masked: list[bool]) -> list[Recommendations]:
-        """For each of the lists that a user gets: all users of the round."""
+        """Rank items for all users of the round; returns one result per entry of `masked`."""
         chunks = in_chunks(self.users(number), ranker.at_once)
         found = [ranker.rank(self.sequences, users, self.history, masked) for users in chunks]
         return [
@@ -148,10 +148,10 @@ class Work:
         ]
 
     def compared(self, rankers: dict[str, Ours | Generate]) -> dict[str, float]:
-        """Over the first round's lists: the share of places with the same item, and the largest difference of scores.
+        """Compare the lists of the first round: share of ranks with the same item, largest difference of scores.
 
         Raises:
-            AssertionError: a list holds what it must not, or scores differ by more than rounding.
+            AssertionError: a list holds a wrong item, or scores differ by more than rounding.
         """
         same, difference = [], 0.0
         seen = seen_before(self.sequences, self.users(0), "test")
@@ -166,15 +166,15 @@ class Work:
 
 
 def check(items: Tensor, catalogue: int, denied: Tensor | None) -> None:
-    """Every beam is an item, no item comes twice in a list, and none is denied: (B, W), (B, n) padded with -1."""
-    assert ((items >= 0) & (items < catalogue)).all(), "a beam that is no item"
-    assert all(len(set(row)) == len(row) for row in items.tolist()), "an item comes twice"
+    """Assert that every beam is an item, once per list and not denied: items (B, W), denied (B, n) padded with -1."""
+    assert ((items >= 0) & (items < catalogue)).all(), "a beam is not an item"
+    assert all(len(set(row)) == len(row) for row in items.tolist()), "an item appears twice"
     if denied is not None:
-        assert not (items[:, :, None] == denied[:, None]).any(), "a denied item"
+        assert not (items[:, :, None] == denied[:, None]).any(), "a denied item is listed"
 
 
 class Ours:
-    """The project's beam search, as its evaluation runs it."""
+    """The project's beam search, as the evaluation runs it."""
 
     at_once = CPU_BATCH
 

@@ -1,6 +1,6 @@
-"""Evaluation from public parts: `generate` of transformers' T5, with our weights and with our constraint.
+"""Evaluation from public parts: `generate` of transformers' T5 with our weights and our constraint.
 
-Shapes: B users of a batch, W beams, T codes of an identifier, N items.
+Shapes: B users per batch, W beams, T codes per identifier, N items.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unigrec.core.sequences import Sequences
 
 
 class LevelLogProbabilities(LogitsProcessor):
-    """Scores over the whole vocabulary to those over the codes of the level that comes next."""
+    """Renormalises scores over the whole vocabulary to log-probabilities over the codes of the next level."""
 
     def __init__(self, offsets: list[int]):
         self.ranges = list(pairwise(offsets))
@@ -38,11 +38,11 @@ class LevelLogProbabilities(LogitsProcessor):
 
 
 class Generate:
-    """T5 with the same weights, and `generate` with beams that may follow existing prefixes only.
+    """T5 with the same weights, and `generate` with beams restricted to existing prefixes.
 
     Attributes:
-        at_once: users that are best ranked together: the fewest CPU seconds a user of 8, 16, 32 and 64. Where memory
-            is kept, 32 and 64 take 3 % less than 16, and more memory.
+        at_once: users ranked together: of 8, 16, 32 and 64 the number with the least CPU time per user. With memory
+            kept, 32 and 64 take 3 % less time than 16, but more memory.
     """
 
     at_once = 16
@@ -92,7 +92,7 @@ class Generate:
         return Recommendations(torch.tensor(items).view(-1, self.beam), found.sequences_scores.view(-1, self.beam))
 
     def allowed_after(self, denied: list[list[int]]) -> Any:
-        """The function that `generate` asks: which tokens may follow those of a beam of a user."""
+        """Returns the function that tells `generate` which tokens may follow a beam of a user."""
         denied_under = [
             Counter(
                 tuple(row[: depth + 1])
@@ -113,7 +113,7 @@ class Generate:
 
 
 def t5_of(recommender: Recommender) -> T5ForConditionalGeneration:
-    """transformers' T5 with the recommender's weights, and nothing that ends a sequence."""
+    """transformers' T5 with the recommender's weights and without an end token."""
     config = t5_config(
         recommender.config,
         tie_word_embeddings=True,

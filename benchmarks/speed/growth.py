@@ -1,4 +1,4 @@
-"""How decoding, hardening and loading a bundle grow with the catalogue."""
+"""Growth of time and memory with the catalogue: decoding, hardening, loading a bundle."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from unigrec.serving.bundle import Bundle
 
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (200, 400)
 USERS, ROUNDS, QUICK_USERS, QUICK_ROUNDS = 16, 5, 4, 1
-WIDTH = 128  # of the item embeddings
-LEARNT_FROM = 20_000  # items that the codebooks are fitted to
+WIDTH = 128  # of item embeddings
+LEARNT_FROM = 20_000  # number of items that the codebooks are fitted to
 
 
 def run(options: Options) -> list[Table]:
@@ -47,15 +47,14 @@ def _decoding(sizes: tuple[int, ...], quick: bool) -> Table:
         say(f"growth: decoding {items} items: {grown.of_medians:.2f} times the smallest")
     notes = [
         UNTRAINED,
-        f"The paper's network, beam {beam}, one thread; {users} users at once, histories of 4 to 20 items, the same "
-        "for every size; each size in a process of its own, set up as the stage evaluate sets itself up; time is per "
-        "user.",
+        f"The paper's network, beam {beam}, one thread; {users} users at once with histories of 4 to 20 items, equal "
+        "for all sizes. Each size runs in its own process, configured as in the stage evaluate. Time is per user.",
     ]
     return Table("decoding", rows, notes)
 
 
 class Search:
-    """Beam search over a catalogue, in a process of its own, set up as an evaluation."""
+    """Beam search over a catalogue, in its own process, configured as in an evaluation."""
 
     def __init__(self, items: int, users: int, smallest: int, quick: bool):
         training_device()
@@ -69,12 +68,12 @@ class Search:
         self.retriever.search(*histories(self.users, self.smallest, number))
 
     def width(self) -> int:
-        """Of the beam."""
+        """Number of beams."""
         return self.retriever.beam
 
 
 def histories(users: int, items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """4 to 20 of the first `items` items, (users, n) padded, and the lengths."""
+    """Histories of 4 to 20 of the first `items` items: (users, n) padded, and lengths (users,)."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(4, 21, users)
     return generator.integers(0, items, (users, int(lengths.max()))), lengths
@@ -90,15 +89,15 @@ def _hardening(sizes: tuple[int, ...], quick: bool) -> Table:
         rows.append({"items": items, **found, "peak GB": usage.peak / 1e9})
         say(f"growth: hardening {items} items: peak {usage.peak / 1e9:.2f} GB, {found}")
     notes = [
-        f"CPU seconds, one thread. Codebooks of the paper's size, fitted to the latents of {LEARNT_FROM} items; item "
-        f"embeddings of {WIDTH} numbers, which the peak holds as well. A catalogue is hardened by disambiguate or by "
-        "reassign, not by both; health is without hit rates, which score a sample of items against all.",
+        f"CPU seconds, one thread. Codebooks of the paper's size are fitted to the latents of {LEARNT_FROM} items. "
+        f"Item embeddings of {WIDTH} dimensions count in the peak. A catalogue is hardened by disambiguate "
+        "or by reassign. health is measured without hit rates, which score a sample of items against all items.",
     ]
     return Table("hardening", rows, notes)
 
 
 def write_catalogue(folder: str, items: int, quick: bool) -> None:
-    """Item embeddings, and a tokenizer whose codebooks fit them; in a process of its own, for its memory."""
+    """Write item embeddings and a tokenizer fitted to them. Runs in its own process, to keep its memory apart."""
     embeddings = generated_embeddings(items, WIDTH)
     torch.manual_seed(0)
     tokenizer = new_tokenizer(WIDTH, serving_params(quick).tokenizer)
@@ -107,7 +106,7 @@ def write_catalogue(folder: str, items: int, quick: bool) -> None:
 
 
 def harden(folder: str, quick: bool) -> dict[str, Any]:
-    """Seconds of each step of hardening, and how many items collide."""
+    """CPU seconds of each step of hardening, and the share of items that collide."""
     tensors = files.read_tensors(Path(folder) / paths.MODEL_FILE)
     embeddings = tensors.pop("embedding")
     tokenizer: Tokenizer = new_tokenizer(WIDTH, serving_params(quick).tokenizer)
@@ -144,19 +143,19 @@ def _loading(sizes: tuple[int, ...], quick: bool) -> Table:
         )
         say(f"growth: a bundle of {items} items: peak {usage.peak / 1e9:.2f} GB")
     notes = [
-        "Bundle.load, hashes of all files included, with titles of some 60 letters; then a first request. of it "
-        "loaded: beyond a process that only imports what is needed."
+        "Bundle.load with the hashes of all files and titles of about 60 letters, then a first request. of it loaded: "
+        "the peak above that of a process that only imports the same modules."
     ]
     return Table("loading a bundle", rows, notes)
 
 
 def make_bundle(folder: str, items: int, quick: bool) -> str:
-    """In a process of its own. Returns the bundle's folder."""
+    """Write a bundle; returns its folder. Runs in its own process."""
     return str(write_bundle(Path(folder), items, serving_params(quick)))
 
 
 def load(folder: str) -> dict[str, float]:
-    """CPU seconds of loading, and of a first request."""
+    """CPU seconds of loading and of a first request."""
     started = time.process_time()
     bundle = Bundle.load(Path(folder))
     loaded = time.process_time()
@@ -165,4 +164,4 @@ def load(folder: str) -> dict[str, float]:
 
 
 def load_nothing() -> None:
-    """What the imports of this module take."""
+    """Do nothing: the process then holds only the imports of this module."""

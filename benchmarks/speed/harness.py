@@ -1,8 +1,8 @@
-"""How a speed is measured: seconds of rounds, fresh processes with their peak memory, tables.
+"""Tools of the speed benchmark: timings of rounds, fresh processes with their peak memory, tables.
 
-A part of the benchmark is a module with `run(options) -> list[Table]`. It computes nothing itself: what it measures
-runs in fresh processes (`in_child`, `run_command`, `held`), so that one measurement's memory, threads and settings are
-not another's.
+A part of the benchmark is a module with `run(options) -> list[Table]`. The part itself computes nothing. The measured
+work runs in fresh processes (`in_child`, `run_command`, `held`), so that no measurement changes the memory, threads or
+settings of another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from unigrec.base.process import keep_quiet
 
 ROOT = Path(__file__).parents[2]
-# Runs a command and says what its processes took. Small itself: a child's peak is never below that of who started it.
+# Runs a command and writes what its processes used. It is small, because a child's peak is never below its parent's.
 _METER = """
 import json, resource, subprocess, sys, time
 from unigrec.base.process import die_with_parent
@@ -37,11 +37,12 @@ with open(sys.argv[1], "w") as file:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says.
+    """Options of the command line.
 
     Attributes:
-        quick: a tiny size of everything, in seconds: shows that it runs, measures nothing.
-        artifacts: a project's artifacts folder with `prepare` and `embed`; generated data of the same shape without.
+        quick: use tiny sizes that take seconds. This checks that a part runs; the figures mean nothing.
+        artifacts: artifacts folder of a project with the outputs of `prepare` and `embed`. None: generated data of the
+            same shape.
     """
 
     out: Path
@@ -51,9 +52,9 @@ class Options:
 
 @dataclass
 class Table:
-    """Rows as they are printed, and kept in JSON: column -> value. A column that a row lacks stays empty.
+    """Rows, column -> value, to print and to save as JSON. A column that a row lacks stays empty.
 
-    Columns come in the order in which the rows first have them.
+    Columns come in the order of their first appearance.
     """
 
     title: str
@@ -66,7 +67,7 @@ class Table:
 
 @dataclass
 class Timing:
-    """Seconds of the rounds of one callable, and what it returned."""
+    """Seconds of the rounds of one callable, and its results."""
 
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
@@ -78,7 +79,7 @@ class Timing:
         self.results.append(result)
 
     def cells(self, per: float = 1.0, unit: str = "ms") -> dict[str, float]:
-        """Columns for a row: median, least and most of a round's time, divided by `per`."""
+        """Columns of a row: median, minimum and maximum time of a round, divided by `per`."""
         scale = {"s": 1.0, "ms": 1e3}[unit] / per
         return {
             f"CPU {unit}": median(self.cpu) * scale,
@@ -89,30 +90,30 @@ class Timing:
 
 
 class Ratio(NamedTuple):
-    """How many times less CPU time the second of two took."""
+    """CPU time of a slow timing over that of a fast one."""
 
     of_medians: float
-    least: float  # of the rounds
+    least: float  # over the rounds
     most: float
 
 
 class Usage(NamedTuple):
-    """What a finished command took, all its processes together; the peak is that of the largest one."""
+    """What a finished command used: time of all its processes, peak memory of the largest one."""
 
     code: int
-    wall: float  # seconds, its start included
+    wall: float  # seconds, including its start
     cpu: float  # seconds, user and system
     peak: int  # bytes
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """CPU time of the one over that of the other, medians and round by round."""
+    """Ratio of CPU times: of the medians, and the extremes over the rounds."""
     rounds = [a / b for a, b in zip(slow.cpu, fast.cpu, strict=True)]
     return Ratio(median(slow.cpu) / median(fast.cpu), min(rounds), max(rounds))
 
 
 def say(text: str) -> None:
-    """Progress, to standard error."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -120,10 +121,14 @@ def in_child(function: Callable[..., Any], threads: int = 1, **arguments: Any) -
     """Call a function of a module in a fresh Python process.
 
     Args:
-        function: top-level; what it returns is JSON. arguments: JSON as well. threads: of torch and OpenMP.
+        function: a top-level function that returns JSON values. threads: threads of torch and OpenMP. arguments: JSON
+            values.
+
+    Returns:
+        The result, and what the process used.
 
     Raises:
-        RuntimeError: the process failed; its own words are on standard error.
+        RuntimeError: the process failed. Its error message is on standard error.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
@@ -136,15 +141,15 @@ def in_child(function: Callable[..., Any], threads: int = 1, **arguments: Any) -
 
 
 def import_path() -> str:
-    """PYTHONPATH with which a child finds the modules that this process finds."""
+    """The PYTHONPATH with which a child process finds the modules of this process."""
     return os.pathsep.join(filter(None, sys.path))
 
 
 def loaded(module: str, name: str, threads: int) -> Callable[..., Any]:
-    """A function or class of a module, in a process that has just started and has imported no torch yet."""
+    """Import a function or class, in a fresh process that has not imported torch yet."""
     keep_quiet()
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    if torch := sys.modules.get("torch"):  # one that is imported later reads OMP_NUM_THREADS
+    if torch := sys.modules.get("torch"):  # if torch is imported later, it reads OMP_NUM_THREADS itself
         torch.set_num_threads(threads)
     return found
 
@@ -152,7 +157,7 @@ def loaded(module: str, name: str, threads: int) -> Callable[..., Any]:
 def run_command(
     command: Sequence[str], threads: int = 1, folder: Path = ROOT, quiet: bool = False, **environment: str
 ) -> Usage:
-    """Run a command to its end. quiet: what it prints is thrown away."""
+    """Run a command to its end. quiet: discard its output."""
     with tempfile.TemporaryDirectory() as temporary:
         result = Path(temporary) / "usage.json"
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
@@ -169,7 +174,7 @@ def run_command(
 
 
 def _child(call: str) -> None:
-    """The other end of `in_child`."""
+    """Run in the child process of `in_child`: call the function and write its result."""
     module, name, arguments, threads, result = json.loads(call)
     function = loaded(module, name, threads)
     Path(result).write_text(json.dumps(function(**arguments)))

@@ -1,7 +1,7 @@
-"""Rows of a comparison, each in a process of its own that stays up, measured in turn.
+"""Rows of a comparison, each in its own long-lived process, measured in turn.
 
-Threads, allocator and arithmetic are set for a whole process: only so does each row run as its own users run it. One
-process works at a time, the others wait for a question and take no processor time.
+Threads, allocator and arithmetic are settings of a whole process, so each row gets its own and runs as in real use.
+One process works at a time. The others wait for a call and use no processor time.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 class Held:
-    """A fresh Python process that holds an object and calls its methods, one at a time; a context that ends it.
+    """A fresh Python process that holds an object and calls its methods, one at a time. A context manager ends it.
 
-    Question and answer have a descriptor of their own: what is printed there goes to standard error.
+    Calls and results travel through their own file descriptor. Output of the process goes to standard error.
 
     Args:
-        factory: top-level, of a module; makes the object. arguments: its, as JSON. threads: of torch and OpenMP.
+        factory: a top-level class or function that makes the object. threads: threads of torch and OpenMP. arguments:
+            arguments of the factory, JSON values.
 
     Attributes:
-        peak: bytes that the process held at most, up to its last answer.
+        peak: peak memory of the process in bytes, up to its last result.
 
     Raises:
-        RuntimeError: from here or from a call: the process failed; its own words are on standard error.
+        RuntimeError: the process failed, here or in a call. Its error message is on standard error.
     """
 
     def __init__(self, factory: Callable[..., Any], threads: int = 1, **arguments: Any):
@@ -59,11 +60,11 @@ class Held:
             raise
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """What a method of the object returns, as JSON has it."""
+        """Call a method of the object; returns its result as a JSON value."""
         return self.timed(method, Timing(), **arguments)
 
     def timed(self, method: str, into: Timing, **arguments: Any) -> Any:
-        """Call, and append what it took there, measured inside the process after a collection of garbage."""
+        """Call a method and append its time to `into`. The process measures it, after a garbage collection."""
         result, cpu, wall, self.peak = self._ask(method, arguments)
         into.add(result, cpu, wall)
         return result
@@ -74,10 +75,10 @@ class Held:
             return json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             code = self.process.wait()
-            raise RuntimeError(f"{self.what} ended with code {code}; what it said is above") from None
+            raise RuntimeError(f"{self.what} ended with code {code}; its output is above") from None
 
     def end(self) -> None:
-        """Stop the process, whatever it does."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
         self.connection.close()
@@ -93,7 +94,7 @@ class Held:
 def held_each(
     factory: Callable[..., Any], parameter: str, values: Sequence[Name], threads: int = 1, **arguments: Any
 ) -> Iterator[dict[Name, Held]]:
-    """A process for each value of one of the factory's parameters, made one after the other."""
+    """Start one process per value of a parameter of the factory, one after the other."""
     with ExitStack() as stack:
         yield {
             value: stack.enter_context(Held(factory, threads, **{parameter: value}, **arguments)) for value in values
@@ -110,10 +111,10 @@ def alternate(
     after: str | None = None,
     **arguments: Any,
 ) -> dict[Name, Timing]:
-    """Call a method of the rows in turn, `rounds` times, each with the number of the round: the same work for all.
+    """Call a method of all rows in turn, `rounds` times, with the number of the round: the same work for all rows.
 
-    The order turns round from one round to the next. Rounds of the warm-up come first, and are not counted. Nor is what
-    the methods `before` and `after` do around each call.
+    The order is reversed from one round to the next. Rounds of the warm-up come first and are not counted. The methods
+    `before` and `after` run around each call and are not counted either.
     """
     timings = {name: Timing() for name in rows}
     for number in range(-warmup, rounds):
@@ -131,7 +132,7 @@ def alternate(
 
 
 def _answer(connection: Connection) -> None:
-    """The other end of `Held`: make the object, then answer until nobody asks. What fails ends the process."""
+    """Run in the child process of `Held`: make the object, then serve calls until the pipe closes. An error ends it."""
     module, name, threads, arguments = json.loads(connection.recv_bytes())
     held = loaded(module, name, threads)(**arguments)
     connection.send_bytes(b"null")
@@ -148,7 +149,7 @@ def _answer(connection: Connection) -> None:
 
 
 def _peak() -> int:
-    """Bytes. Not getrusage's figure, which is never below that of the process that started this one."""
+    """Peak memory in bytes. getrusage's figure would not do: it is never below that of the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
     return int(kilobytes) * 1024

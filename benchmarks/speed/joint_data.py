@@ -1,4 +1,4 @@
-"""What the joint phase trains on in a benchmark: data of the shape of Amazon Beauty, generated or real, and a model."""
+"""Data and model for the joint phase in a benchmark: generated data of the shape of Amazon Beauty, or real data."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training.joint import JointData, new_unified, resolve
 from unigrec.core.training.tokenizer import new_tokenizer
 
-WIDTH, QUICK_WIDTH = 384, 16  # of item embeddings; the first is that of the offline text encoder
+WIDTH, QUICK_WIDTH = 384, 16  # of item embeddings; 384 as from the offline text encoder
 TEACHER_WIDTH = 64
 
 
 def profile_params(profile: str, **joint: Any) -> Params:
-    """A profile as it ships, with other values of the joint phase's recommender: causal=True."""
+    """The committed profile, with changed values of the joint phase's recommender, such as causal=True."""
     changes = {f"joint.recommender.{key}": value for key, value in joint.items()}
     return parse_params(with_values(quality_ladder.profile_params(ROOT, profile), changes))
 
 
 def joint_data(artifacts: str | None, quick: bool) -> JointData:
-    """Sequences and item embeddings of a project's `prepare` and `embed`, or generated ones; a random teacher."""
+    """Sequences and item embeddings from a project's `prepare` and `embed`, or generated ones; a random teacher."""
     data = learning_data(artifacts, QUICK_WIDTH if quick else WIDTH, quick)
     torch.manual_seed(0)
     return JointData(data.sequences, data.embeddings, torch.randn(len(data.embeddings), TEACHER_WIDTH))
 
 
 def untrained(data: JointData, params: Params) -> tuple[UnifiedModel, Tensor]:
-    """A model of the profile's size with codewords drawn from latents, and the items' codes (N, T)."""
+    """A model of the profile's size with codewords drawn from latents, and the codes of the items (N, T)."""
     torch.manual_seed(params.seed)
     tokenizer = new_tokenizer(data.embeddings.shape[1], params.tokenizer)
     tokenizer.initialise(data.embeddings, params.seed, iterations=1)

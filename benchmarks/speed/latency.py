@@ -1,4 +1,4 @@
-"""How long a single request takes: `recommend` of a bundle, one history a call."""
+"""Time of a single request: `recommend` of a bundle, one history per call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from unigrec.core.sequences import Sequences
 from unigrec.serving.bundle import Bundle
 
 REQUESTS, WARM_UP, QUICK_REQUESTS = 300, 30, 5
-BEAMS = {30: 60.0, 10: 25.0}  # beam -> what is wanted of the 99th percentile, in milliseconds
+BEAMS = {30: 60.0, 10: 25.0}  # beam -> target of the 99th percentile in milliseconds
 QUICK_BEAMS = {5: 60.0}
 PLAIN = "a history"
-FORMS: dict[str, dict[str, Any]] = {  # what a request may say
+FORMS: dict[str, dict[str, Any]] = {  # form of a request -> what is special about it
     PLAIN: {},
     "with an id that the catalogue lacks": {"unknown": True},
     "without what is in the history": {"exclude_history": True},
@@ -50,13 +50,13 @@ def run(options: Options) -> list[Table]:
                     forms.append({"request": form, **cells})
     notes = [
         UNTRAINED,
-        f"The paper's network and catalogue; {count} requests after a warm-up, one after the other, each with the "
-        "history of another test user, of which the last 20 items count. Wall time is what a caller waits, other work "
-        "on the machine included; CPU time is that of all threads together.",
+        f"The paper's network and catalogue; {count} requests after a warm-up, one after the other. Each has the "
+        "history of another test user, of which the last 20 items count. Wall time is the time that a caller waits, so "
+        "it depends on other work on the machine. CPU time is the sum over all threads.",
     ]
     return [
         Table("a single request", rows, notes),
-        Table(f"what else a request may say, beam {widest}, one thread", forms),
+        Table(f"other forms of a request, beam {widest}, one thread", forms),
     ]
 
 
@@ -68,7 +68,7 @@ def _cells(seconds: dict[str, list[float]]) -> dict[str, float]:
 
 
 def make_bundle(folder: str, artifacts: str | None, quick: bool) -> str:
-    """In a process of its own. Returns the bundle's folder."""
+    """Write a bundle; returns its folder. Runs in its own process."""
     sequences = learning_data(artifacts, 1, quick).sequences
     return str(write_bundle(Path(folder), sequences.catalogue_size, serving_params(quick)))
 
@@ -76,13 +76,13 @@ def make_bundle(folder: str, artifacts: str | None, quick: bool) -> str:
 def serve(
     folder: str, artifacts: str | None, quick: bool, cases: list[tuple[int, str]], count: int
 ) -> list[dict[str, list[float]]]:
-    """For each case, a beam and a form: seconds of each request, wall and CPU; in a process of its own, as a server."""
+    """Wall and CPU seconds of each request, per case (beam, form). Runs in its own process, like a server."""
     bundle, sequences = Bundle.load(Path(folder)), learning_data(artifacts, 1, quick).sequences
     return [answered(bundle, beam, requests_of(sequences, count + WARM_UP, FORMS[form])) for beam, form in cases]
 
 
 def answered(bundle: Bundle, beam: int, requests: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Seconds of each request after the warm-up."""
+    """Wall and CPU seconds of each request after the warm-up."""
     bundle.serving, k = bundle.serving._replace(beam=beam), min(10, beam)
     taken: dict[str, list[float]] = {"wall": [], "cpu": []}
     for request in requests:
@@ -95,7 +95,7 @@ def answered(bundle: Bundle, beam: int, requests: list[dict[str, Any]]) -> dict[
 
 
 def requests_of(sequences: Sequences, count: int, form: dict[str, Any]) -> list[dict[str, Any]]:
-    """Arguments of `recommend` for as many test users."""
+    """Arguments of `recommend` for `count` test users."""
     generator = np.random.default_rng(0)
     users = generator.choice(sequences.evaluation_users(), count)
     in_stock = generator.random(sequences.catalogue_size) < form.get("allow", 1.0)

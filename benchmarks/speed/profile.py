@@ -1,7 +1,7 @@
-"""Which operators the time goes to, and how near to the machine's peak the products among them are.
+"""CPU time per operator, and how close the matrix products come to the machine's peak.
 
-An operator's time is that of the processor, not the clock's: a busy machine does not change who is on top. Timing
-itself costs some microseconds an operator, which is counted with none of them.
+The time is CPU time, not wall time, so a busy machine does not change the order of the operators. Timing itself costs
+a few microseconds per operator, which count for no operator.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from benchmarks.speed.harness import Options, Table, in_child, say
 JOINT, LONG, EVALUATION = (
     "a joint training step, fp32",
     "the same, histories of 200 items",
-    "evaluation, one list a user",
+    "evaluation, one list per user",
 )
 ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
-MOST = 14  # rows of a table; what is left is summed
+MOST = 14  # rows of a table; the other operators are summed in one row
 LONG_SAMPLES = 32
 QUIET = "everything else"
 
 
 @dataclass
 class Cost:
-    """Of one operator: calls, CPU seconds, operations of products."""
+    """Cost of one operator: calls, CPU seconds, operations of matrix products."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -40,7 +40,7 @@ class Cost:
 
 
 class OperatorTimes(TorchDispatchMode):
-    """Inside it, the cost of each operator that is called is summed up, by name."""
+    """Context manager that sums the cost of the called operators by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class OperatorTimes(TorchDispatchMode):
 
 
 def operations(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    """Multiplications and additions of a product or of an attention; 0 of any other operator."""
+    """Multiplications and additions of a matrix product or of attention; 0 for any other operator."""
     name = func._schema.name
     if name == "mkldnn::_linear_pointwise":
         return 2 * args[0].numel() * int(result.shape[-1])
@@ -71,8 +71,8 @@ def operations(func: Any, args: Any, kwargs: Any, result: Any) -> int:
     return int(count(*args, **kwargs, out_val=result)) if count else 0
 
 
-def profiled(call: Callable[[], Any], product_rate: float) -> dict[str, Any]:
-    """Call three times: once to warm up, once for the time of it all, once for that of the operators."""
+def profiled(call: Callable[[], Any], matmul_rate: float) -> dict[str, Any]:
+    """Call three times: to warm up, to measure the total time, to measure the operators."""
     call()
     started = time.process_time()
     call()
@@ -81,27 +81,27 @@ def profiled(call: Callable[[], Any], product_rate: float) -> dict[str, Any]:
         call()
     costs = sorted(times.costs.items(), key=lambda entry: -entry[1].seconds)
     rows = [[name, cost.calls, cost.seconds, cost.operations] for name, cost in costs]
-    return {"total": total, "rate": product_rate, "rows": rows}
+    return {"total": total, "rate": matmul_rate, "rows": rows}
 
 
 def joint(artifacts: str | None, quick: bool) -> dict[str, Any]:
     steps = training.Steps(training.OURS, artifacts, quick)
-    rate = training.plain_product(torch.float32, 256 if quick else 2048)
+    rate = training.matmul_rate(torch.float32, 256 if quick else 2048)
     return profiled(lambda: steps.round(0, 1 if quick else 4), rate)
 
 
 def long_histories(artifacts: str | None, quick: bool) -> dict[str, Any]:
-    del artifacts  # nobody has so long a history
+    del artifacts  # no user has such a long history
     length, samples = (3, 4) if quick else (training.LENGTHS[-1], LONG_SAMPLES)
     steps = training.Steps(training.OURS, None, quick)
     batch = training.histories_of(length, samples, steps.data.sequences.catalogue_size)
-    rate = training.plain_product(torch.float32, 256 if quick else 2048)
+    rate = training.matmul_rate(torch.float32, 256 if quick else 2048)
     return profiled(lambda: steps.step(batch, length), rate)
 
 
 def evaluation(artifacts: str | None, quick: bool) -> dict[str, Any]:
     row = decoding.Row(decoding.OURS, artifacts, quick)
-    rate = training.plain_product(torch.float32, 256 if quick else 2048)
+    rate = training.matmul_rate(torch.float32, 256 if quick else 2048)
     return profiled(lambda: row.round(0, [False]), rate)
 
 
@@ -119,7 +119,7 @@ def run(options: Options) -> list[Table]:
 
 
 def table(title: str, found: dict[str, Any]) -> Table:
-    """The operators with the most time, what is left of the time, and the sum."""
+    """Rows for the operators that take the most time, for all others, and for the sum."""
     total, rate = found["total"], found["rate"]
     names = [[name, Cost(*cost)] for name, *cost in found["rows"]]
     rows = [_row(name, cost, total, rate) for name, cost in names[:MOST]]
@@ -128,8 +128,8 @@ def table(title: str, found: dict[str, Any]) -> Table:
     rest = Cost(sum(cost.calls for _, cost in names[MOST:]), max(total - shown, 0.0))
     rows += [_row(QUIET, rest, total, rate), _row("all", everything, total, rate)]
     note = (
-        f"One thread, CPU time; the large product of the machine is {rate:.0f} GFLOP/s here, the faster of torch's and "
-        f"oneDNN's. {QUIET}: smaller operators, Python, and the calls themselves."
+        f"One thread, CPU time. A large matrix product reaches {rate:.0f} GFLOP/s on this machine, by the faster of "
+        f"torch and oneDNN. {QUIET}: smaller operators, Python, and the calls themselves."
     )
     return Table(title, rows, [note])
 

@@ -1,4 +1,4 @@
-"""A project's folder for what is measured through its command line: the command, and a copy of what it reads."""
+"""A project's folder for measurements through the command line: the command, and a copy of the files it reads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ UNIGREC = [sys.executable, "-m", "unigrec.cli"]
 
 
 def make_project(folder: Path, *configure: str) -> None:
-    """Params, graph, profiles and source as they are here, the params rewritten by `unigrec configure`.
+    """Copy params, graph, profiles and source into the folder and run `unigrec configure` with the arguments.
 
     Raises:
-        RuntimeError: the command failed; its own words are on standard error.
+        RuntimeError: the command failed. Its error message is on standard error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("params.yaml", "dvc.yaml"):
@@ -27,12 +27,12 @@ def make_project(folder: Path, *configure: str) -> None:
 
 
 def must(command: list[str], folder: Path) -> None:
-    """Run a command that is not measured. Raises RuntimeError when it fails."""
+    """Run a command without measuring it. Raises RuntimeError if it fails."""
     usage = run_command(command, folder=folder, PATH=path_of_tools())
     if usage.code:
-        raise RuntimeError(f"{' '.join(command)} ended with code {usage.code}; what it said is above")
+        raise RuntimeError(f"{' '.join(command)} ended with code {usage.code}; its output is above")
 
 
 def path_of_tools() -> str:
-    """PATH with the environment's own commands first: DVC runs stages as `unigrec`."""
+    """PATH with the commands of this environment first, because DVC runs stages as `unigrec`."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

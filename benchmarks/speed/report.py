@@ -1,4 +1,4 @@
-"""What was measured, as JSON a part and as one Markdown page; and on what machine."""
+"""Saves the results: one JSON file per part, one Markdown page, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unigrec.base.git import git
 
 
 def machine() -> dict[str, Any]:
-    """The kind of machine, its load, and the versions that matter."""
+    """The kind of machine, its load, and the versions of Python, torch and the project."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
@@ -40,7 +40,7 @@ def _commit() -> str:
 
 
 def save_part(out: Path, part: str, tables: Sequence[Table], seconds: float, command: str) -> None:
-    """Keep a part's figures with the machine and the command; a page of all parts is written anew."""
+    """Save the figures of a part with the machine and the command."""
     figures = {
         "part": part,
         "command": command,
@@ -52,7 +52,7 @@ def save_part(out: Path, part: str, tables: Sequence[Table], seconds: float, com
 
 
 def page(out: Path, parts: Sequence[str]) -> str:
-    """Markdown of the parts that are in a folder, and the file `speed.md` there."""
+    """Write the parts that a folder holds as `speed.md` there; returns the Markdown."""
     pieces = []
     for part in parts:
         if (out / f"{part}.json").exists():
@@ -77,14 +77,14 @@ def _part(figures: dict[str, Any]) -> str:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The rows of a table as `Table.to_dict` gives it."""
+    """A Markdown table from the result of `Table.to_dict`."""
     columns = table["columns"]
     rows = [[_cell(row.get(column, "")) for column in columns] for row in table["rows"]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows])
 
 
 def _cell(value: Any) -> str:
-    """Three figures of a number."""
+    """A number with three significant digits."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

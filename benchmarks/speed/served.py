@@ -1,4 +1,4 @@
-"""What decoding is measured on: an untrained recommender of the paper's size, identifiers, and a bundle of both."""
+"""Inputs of the decoding benchmarks: an untrained recommender of the paper's size, identifiers, and a bundle."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.serving.manifest import Serving, assemble
 
-SPREAD = 0.5  # of the logarithm of how often a codeword is taken: 7.8 of 8 bits, near what is published
-UNTRAINED = "Weights are drawn, not trained; so are the codes of an item, level by level."
+SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one
+UNTRAINED = "Weights are random, not trained. The codes of an item are random too, level by level."
 
 
 def serving_params(quick: bool) -> Params:
-    """The paper's profile; a tiny network where it is to be quick."""
+    """The paper's profile. quick: with a tiny network."""
     params = params_of("paper")
     if not quick:
         return params
@@ -37,7 +37,7 @@ def serving_params(quick: bool) -> Params:
 
 
 def drawn_identifiers(items: int, params: Params, seed: int = 0) -> Resolved:
-    """An identifier for each item, some codewords more frequent than others; collisions are disambiguated."""
+    """A random identifier per item, with some codewords more frequent than others. Collisions are disambiguated."""
     generator = np.random.default_rng(seed)
     levels = []
     for _ in range(params.tokenizer.levels):
@@ -58,12 +58,12 @@ def untrained_recommender(params: Params, disambiguation: int) -> Recommender:
 
 
 def item_id(index: int) -> str:
-    """Ten letters and digits, as a shop's item ids are."""
+    """An id of ten letters and digits, like those of a shop."""
     return f"B{index:09d}"
 
 
 def write_bundle(folder: Path, items: int, params: Params) -> Path:
-    """A bundle of an untrained model, made of artifacts as the stages leave them in `folder`. Returns its path."""
+    """Write the artifacts of an untrained model into `folder` as the stages do, and bundle them; returns its path."""
     identifiers = drawn_identifiers(items, params)
     recommender = untrained_recommender(params, identifiers.disambiguation)
     shape = {"embedding_dim": 128, **params.tokenizer.model_dump(include={"code_dim", "hidden", "levels"})}
@@ -90,7 +90,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
 
 
 def _write_reports() -> None:
-    """What else a bundle holds or tells."""
+    """Write the other files that a bundle needs, almost empty."""
     nothing: dict[str, Any] = {"student": {}, "passed": False, "rows": {}}
     for path in (
         Artifacts().evaluate / paths.METRICS_FILE,

@@ -1,4 +1,4 @@
-"""What is measured: the params of a profile, and data of the published size (Beauty) where no artifacts are given."""
+"""Inputs of the benchmarks: params of a profile, and data of the published size (Beauty) unless artifacts are given."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from unigrec.core.sequences import Sequences
 
 USERS, ITEMS = 22_363, 12_101  # Beauty 2014, 5-core
 QUICK_USERS, QUICK_ITEMS = 400, 320
-LEAST, LONGEST = 5, 204  # interactions of a user
+LEAST, LONGEST = 5, 204  # interactions per user
 
 
 class LearningData(NamedTuple):
     sequences: Sequences
-    embeddings: Tensor  # (N, D), of unit variance
+    embeddings: Tensor  # (N, D), unit variance
 
 
 def params_of(profile: str) -> Params:
-    """The committed params with a profile over them."""
+    """The committed params with the values of a profile."""
     return parse_params(profile_params(ROOT, profile), profile)
 
 
 def learning_data(artifacts: str | None, width: int, quick: bool = False) -> LearningData:
-    """From a project's artifacts folder; otherwise generated, with embeddings of the given width."""
+    """Data from a project's artifacts folder, or else generated, with embeddings of the given width."""
     if artifacts:
         data = load_data(Path(artifacts))
         return LearningData(data.sequences, data.embeddings)
@@ -40,7 +40,7 @@ def learning_data(artifacts: str | None, width: int, quick: bool = False) -> Lea
 
 
 def generated_sequences(users: int, items: int, seed: int = 0) -> Sequences:
-    """Lengths as Beauty has them: 5 to 204, mean about 9, median 6. Items by a long-tailed popularity."""
+    """Sequences with lengths as in Beauty: 5 to 204, mean about 9, median 6. Item popularity has a long tail."""
     generator = np.random.default_rng(seed)
     extra = np.floor(generator.lognormal(0.63, 1.3, users)).astype(np.int64)
     lengths = np.minimum(LEAST + extra, LONGEST)
@@ -50,7 +50,7 @@ def generated_sequences(users: int, items: int, seed: int = 0) -> Sequences:
 
 
 def generated_embeddings(items: int, width: int, seed: int = 0) -> Tensor:
-    """(N, D) points around centres, as items of one kind lie."""
+    """(N, D) points around centres, like items of one kind."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(max(items // 40, 2), width, generator=generator)
     kind = torch.randint(len(centres), (items,), generator=generator)

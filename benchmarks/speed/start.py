@@ -1,4 +1,4 @@
-"""How long until something happens: the command line, a run with nothing to do, the way to the first training step."""
+"""Start-up time: the command line, a run with nothing to do, the time to the first training step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
 ROUNDS = 5
 DVC = [sys.executable, "-m", "dvc"]
 TRAINING = ("teacher", "tokenizer", "joint", "finetune")
-FIRST_STEP = 17  # exit code: the first step was done
-# The command itself, in a process that ends once the engine has taken a step.
+FIRST_STEP = 17  # exit code after the first step
+# Runs the command in a process that ends when the engine has taken one step.
 UNTIL_FIRST_STEP = f"""
 import os, sys
 from unigrec.base.process import keep_quiet
@@ -51,16 +51,16 @@ def run(options: Options) -> list[Table]:
             what = f"unigrec stage {stage}, to the end of its first step"
             rows.append(row_of(what, command, project, rounds, target=10.0, code=FIRST_STEP))
     notes = [
-        "Fresh processes, one thread; the files are in the system's cache. Targets are of wall time, on a machine that "
-        "does nothing else; CPU time says what to expect of one.",
-        "The project is the sample's. First step: data and models are read, k-means is done, the joint phase's targets "
-        "are made, and DeepSpeed is up, where the stage needs them.",
+        "Fresh processes, one thread; the files are in the system's cache. Targets are wall times on a machine that "
+        "does nothing else. CPU time shows what to expect there.",
+        "The project is that of the profile sample. The first step includes what the stage needs before it: reading "
+        "data and models, k-means, the targets of the joint phase, starting DeepSpeed.",
     ]
     return [Table("start", rows, notes)]
 
 
 def finished_project(project: Path, quick: bool) -> None:
-    """The sample's project after a run of the graph, each training cut to an epoch. Raises RuntimeError."""
+    """Make a project of the profile sample and run its graph, with one epoch per training. Raises RuntimeError."""
     settings = [f"{stage}.epochs=1" for stage in TRAINING]
     settings += [f"{stage}.validate_every=1" for stage in ("teacher", "joint", "finetune")]
     if quick:
@@ -77,7 +77,7 @@ def finished_project(project: Path, quick: bool) -> None:
 def row_of(
     what: str, command: list[str], folder: Path, rounds: int, target: float | None = None, code: int = 0
 ) -> dict[str, Any]:
-    """A command, run again and again. Raises RuntimeError when it ends with another code."""
+    """Run a command `rounds` times. Raises RuntimeError if it ends with a code other than `code`."""
     timing = Timing()
     for _ in range(rounds):
         usage = run_command(command, folder=folder, quiet=True, PATH=path_of_tools())

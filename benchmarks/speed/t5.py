@@ -1,7 +1,7 @@
-"""The joint model from public parts: the obvious way to build it, and what ours is compared with.
+"""The joint model from public parts: the obvious way to build it, as a baseline for ours.
 
-`transformers` runs encoder and decoder. Every history is padded to its full length, every target has a history of its
-own, and the tokenizer runs once for each place of each history. Losses, optimizer and clipping are ours.
+`transformers` runs encoder and decoder. Every history is padded to its full length, every target has its own history,
+and the tokenizer runs once per position of each history. Losses, optimizer and clipping are ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unigrec.core.training.samples import Samples
 
 
 class PublicParts(nn.Module):
-    """Called as a `UnifiedModel` is, with `padded_samples`; starts with the weights of one."""
+    """Called like a `UnifiedModel`, with `padded_samples`. Starts with the weights of the given one."""
 
     def __init__(self, ours: UnifiedModel):
         super().__init__()
@@ -38,7 +38,7 @@ class PublicParts(nn.Module):
                 theirs.copy_(source)
 
     def copied(self, ours: Recommender) -> list[tuple[Tensor, Tensor]]:
-        """(theirs, ours) of every parameter of the transformer."""
+        """Pairs (theirs, ours) of all parameters of the transformer."""
         pairs = [(self.table.weight, ours.token_table.weight)]
         return pairs + stack_pairs(ours.encoder, self.encoder) + stack_pairs(ours.decoder, self.decoder)
 
@@ -55,7 +55,7 @@ class PublicParts(nn.Module):
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
     ) -> JointOutput:
-        """embeddings (P * (n + 1), D) of every place of every history, then of the targets; codes (P, 1, T)."""
+        """embeddings (P * (n + 1), D): of all positions of all histories, then of the targets; codes (P, 1, T)."""
         soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
         reconstructed = self.tokenizer.decode(soft.quantized)
         tables = [self.level_table(level) for level in range(self.levels)]
@@ -75,28 +75,30 @@ class PublicParts(nn.Module):
             ).last_hidden_state
             scaled = output * self.width**-0.5
             logits = [(scaled[:, p] @ self.level_table(p).T).float()[:, None] for p in range(codes.shape[2])]
-        by_history = by_teacher = None
+        history_log_probabilities = teacher_log_probabilities = None
         if distillation_temperature is not None:
             pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             quantize = self.tokenizer.quantize_soft
-            by_history = quantize(self.history_to_code(pooled), distillation_temperature).log_probabilities
-            by_teacher = quantize(self.teacher_to_code(teacher), distillation_temperature).log_probabilities
+            history_codes = quantize(self.history_to_code(pooled), distillation_temperature)
+            teacher_codes = quantize(self.teacher_to_code(teacher), distillation_temperature)
+            history_log_probabilities = history_codes.log_probabilities
+            teacher_log_probabilities = teacher_codes.log_probabilities
         return JointOutput(
             logits=logits,
             probabilities=soft.probabilities,
             reconstructed=reconstructed,
-            history_log_probabilities=by_history,
-            teacher_log_probabilities=by_teacher,
+            history_log_probabilities=history_log_probabilities,
+            teacher_log_probabilities=teacher_log_probabilities,
             student_state=self.state_to_teacher(output[:, 0].float()),
         )
 
     def level_table(self, position: int) -> Tensor:
-        """Rows of the token table that belong to a position: (K, E)."""
+        """Rows of the token table for a position: (K, E)."""
         return self.table.weight[self.offsets[position] : self.offsets[position + 1]]
 
 
 def t5_config(config: RecommenderConfig, **more: Any) -> T5Config:
-    """A T5 of that shape."""
+    """Config of a T5 with the shape of the recommender."""
     return T5Config(
         vocab_size=config.vocabulary,
         d_model=config.d_model,
@@ -114,7 +116,7 @@ def t5_config(config: RecommenderConfig, **more: Any) -> T5Config:
 
 
 def t5_stack(config: RecommenderConfig, decoder: bool) -> Any:
-    """T5's encoder or decoder of that shape, which is given embeddings and has no table."""
+    """T5's encoder or decoder of that shape. It reads embeddings and has no token table."""
     shape = t5_config(config, is_decoder=decoder, use_cache=False)
     shape.num_layers = config.decoder_layers if decoder else config.encoder_layers
     stack: Any = T5Stack(shape)
@@ -123,7 +125,7 @@ def t5_stack(config: RecommenderConfig, decoder: bool) -> Any:
 
 
 def stack_pairs(ours: Any, theirs: Any) -> list[tuple[Tensor, Tensor]]:
-    """(theirs, ours) of every parameter of a stack."""
+    """Pairs (theirs, ours) of all parameters of a stack."""
     first = theirs.block[0].layer[0].SelfAttention
     pairs = [
         (first.relative_attention_bias.weight, ours.position_bias.weight),
@@ -152,19 +154,19 @@ def attention_pairs(ours: Attention, theirs: Any) -> list[tuple[Tensor, Tensor]]
 
 
 def padded_samples(batch: Segments, history: int) -> Samples:
-    """A batch of histories with one target each, padded to `history` items; every place is an item of its own.
+    """Pad a batch of histories with one target each to `history` items. Every position is an item of its own.
 
-    What stands in a padded place is run through the tokenizer as well, and counts in no loss.
+    Padded positions run through the tokenizer too, but count in no loss.
     """
-    assert (batch.counts == 1).all(), "every target has a history of its own"
+    assert (batch.counts == 1).all(), "every target needs its own history"
     rows = len(batch.lengths)
     items = np.zeros((rows, history), np.int64)
     items[:, : batch.items.shape[1]] = batch.items
-    there = np.arange(history) < batch.lengths[:, None]
+    mask = np.arange(history) < batch.lengths[:, None]
     targets = torch.as_tensor(batch.targets)
     return Samples(
         items=torch.cat([torch.as_tensor(items).flatten(), targets]),
-        occurrences=torch.cat([torch.as_tensor(there).flatten(), torch.ones(rows, dtype=torch.bool)]).long(),
+        occurrences=torch.cat([torch.as_tensor(mask).flatten(), torch.ones(rows, dtype=torch.bool)]).long(),
         history=torch.arange(rows * history).view(rows, history),
         lengths=torch.as_tensor(batch.lengths),
         counts=torch.as_tensor(batch.counts),

@@ -1,6 +1,6 @@
-"""An epoch of the teacher, against public parts: nn.TransformerEncoder, padded sequences, F.cross_entropy.
+"""An epoch of the teacher, compared with public parts: nn.TransformerEncoder, padded sequences, F.cross_entropy.
 
-Shapes: B users of a batch, T positions, E width, N items.
+Shapes: B users per batch, T positions, E width, N items.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from unigrec.core.training.teacher import new_teacher, next_item_loss
 
 OURS, BSAREC, PADDED, MASKED = "ours, SASRec", "ours, BSARec", "public parts", "public parts, logits without padding"
 ROWS = (OURS, BSAREC, PADDED, MASKED)
-BATCHES = {PADDED: 2, MASKED: 11}  # of a round, where that is not the whole epoch
+BATCHES = {PADDED: 2, MASKED: 11}  # batches per round; other rows run the whole epoch
 ROUNDS = 3
 WEIGHT_AND_BIAS = ("weight", "bias")
-IGNORED = -100  # as a target
+IGNORED = -100  # a target that counts in no loss
 
 
 def run(options: Options) -> list[Table]:
     artifacts = str(options.artifacts.absolute()) if options.artifacts else None
     given: dict[str, Any] = {"artifacts": artifacts, "quick": options.quick}
     rows: list[dict[str, Any]] = []
-    for threads, rounds in ((1, ROUNDS), (2, 1)):  # the second for its wall time
+    for threads, rounds in ((1, ROUNDS), (2, 1)):  # two threads for the wall time
         with held_each(Row, "name", ROWS, threads, **given) as held:
             found = alternate(held, 1 if options.quick else rounds, log=say)
             timings = {name: scaled(timing, held[name].call("share")) for name, timing in found.items()}
@@ -44,24 +44,24 @@ def run(options: Options) -> list[Table]:
             epoch, batch_size = held[OURS].call("epoch")
         say(f"teacher: {threads} threads: {ratio(timings[PADDED], timings[OURS]).of_medians:.2f} times")
     notes = [
-        f"An epoch is {epoch} batches of at most {batch_size} users. Ours are whole epochs. Of the "
-        "public parts' some batches are measured, taken evenly in order of their positions, and scaled to the epoch: "
-        "padded to one length, all cost the same; without padding, the longest are left out, which favours them.",
+        f"An epoch is {epoch} batches of at most {batch_size} users. Ours are whole epochs. For the public parts some "
+        "batches are measured and scaled to the epoch, taken evenly from batches sorted by number of positions. Padded "
+        "to one length, all batches cost the same. Without padding, the longest are left out, which favours that row.",
         "public parts: nn.TransformerEncoder with a causal mask, sequences padded to the longest history, "
-        "F.cross_entropy over the catalogue's logits at every position, padding as ignore_index; AdamW as torch has it "
-        "by default. The row below it leaves padded positions out before the logits.",
-        "Without dropout both compute the same, to rounding (a test compares the losses). With it, torch's layer also "
-        "drops inside the feed-forward, and ours does not. Item embeddings are free in both, without content.",
-        "BSARec has no public part; it does more for each position than the rows of public parts.",
-        "Each row runs in a process of its own: ours are set up as the stage teacher sets itself up; public parts run "
-        "at torch's defaults, but that denormal numbers count as zero there too.",
-        "peak: of the row's process, over all rounds and the epoch's longest batch.",
+        "F.cross_entropy over the catalogue's logits at every position, padding as ignore_index; AdamW with torch's "
+        "defaults. The row below it drops padded positions before the logits.",
+        "Without dropout both compute the same, up to rounding (a test compares the losses). With dropout, torch's "
+        "layer also drops inside the feed-forward, and ours does not. Both learn item embeddings without content.",
+        "BSARec has no public part. It does more work per position than the rows of public parts.",
+        "Each row runs in its own process. Ours are configured as in the stage teacher. Public parts run at torch's "
+        "defaults, except that denormal numbers count as zero there too.",
+        "peak: peak memory of the row's process over all rounds and the longest batch of the epoch.",
     ]
     return [Table("an epoch of the teacher", rows, notes)]
 
 
 def _row(name: str, timing: Timing, ours: Timing, threads: int, peak: int) -> dict[str, Any]:
-    """Seconds of an epoch."""
+    """A row with the seconds of an epoch."""
     row = {"what": name, "threads": threads, **timing.cells(unit="s")}
     if name in (PADDED, MASKED):
         slower = ratio(timing, ours)
@@ -70,17 +70,17 @@ def _row(name: str, timing: Timing, ours: Timing, threads: int, peak: int) -> di
 
 
 def scaled(timing: Timing, share: float) -> Timing:
-    """Of a whole epoch, where a round is a share of one."""
+    """The timing of whole epochs, from rounds that are a share of one."""
     return Timing([seconds / share for seconds in timing.cpu], [seconds / share for seconds in timing.wall])
 
 
 class Row:
-    """A row of the table, in a process of its own, set up as it is used: the users of each round, and a trainer."""
+    """A row of the table, in its own process, configured as in real use: users of each round, and a trainer."""
 
     def __init__(self, name: str, artifacts: str | None, quick: bool):
         public = name in (PADDED, MASKED)
         if public:
-            torch.set_flush_denormal(True)  # as in ours: see unigrec.base.process.training_device
+            torch.set_flush_denormal(True)  # as ours: see unigrec.base.process.training_device
         else:
             training_device()
         self.sequences = learning_data(artifacts, 1, quick).sequences
@@ -101,26 +101,26 @@ class Row:
             self._step(users)
 
     def longest(self) -> None:
-        """A step on an epoch's longest batch, for its memory."""
+        """Train on the longest batch of an epoch, to measure its memory."""
         self._step(self.batches(0)[-1])
 
     def share(self) -> float:
-        """Of an epoch's batches, that a round is."""
+        """Share of the epoch's batches that a round runs."""
         batches = self.batches(0)
         return len(self.measured(batches)) / len(batches)
 
     def epoch(self) -> tuple[int, int]:
-        """Batches, and users of a batch at most."""
+        """Number of batches, and maximum number of users per batch."""
         return len(self.batches(0)), self.params.batch_size
 
     def batches(self, number: int) -> list[np.ndarray]:
-        """Users of an epoch's batches, those with the fewest positions first."""
+        """Users per batch of an epoch, batches with the fewest positions first."""
         batches = bucketed_batches(self.lengths, self.params.batch_size, 0, number)
         batches.sort(key=lambda batch: int(self.lengths[batch].sum()))
         return [self.users[batch] for batch in batches]
 
     def measured(self, batches: list[np.ndarray]) -> list[np.ndarray]:
-        """Those of an epoch that a round has, taken evenly."""
+        """The batches of a round, taken evenly from those of the epoch."""
         count = min(self.most or len(batches), len(batches))
         return [batches[int((place + 0.5) * len(batches) / count)] for place in range(count)]
 
@@ -144,7 +144,7 @@ class Ours:
 
 
 class PlainSASRec(nn.Module):
-    """The same teacher of torch's own layers, on sequences that are padded to the longest history."""
+    """The same teacher from torch's own layers, on sequences padded to the longest history."""
 
     def __init__(self, start: SASRec, params: TeacherParams):
         super().__init__()
@@ -161,7 +161,7 @@ class PlainSASRec(nn.Module):
         self.copy(start)
 
     def copy(self, start: SASRec) -> None:
-        """Start from the same weights."""
+        """Copy the start weights."""
         for name in ("item_embedding", "position_embedding", "norm"):
             getattr(self, name).load_state_dict(getattr(start, name).state_dict())
         for layer, block in zip(self.encoder.layers, start.blocks, strict=True):
@@ -191,7 +191,7 @@ class PlainSASRec(nn.Module):
 
 
 class Theirs:
-    """The obvious loop. masked: only real positions get logits."""
+    """The obvious loop. masked: compute logits for real positions only."""
 
     def __init__(self, start: SASRec, params: TeacherParams, masked: bool):
         self.model = PlainSASRec(start, params).train()
@@ -200,14 +200,14 @@ class Theirs:
 
     def step(self, items: np.ndarray, lengths: np.ndarray) -> float:
         """Train on (B, T + 1) items and their lengths; returns the loss."""
-        padded = np.pad(items, ((0, 0), (0, self.history + 1 - items.shape[1])))
-        given, sizes = torch.as_tensor(padded), torch.as_tensor(lengths)
-        there = torch.arange(self.history) < (sizes - 1)[:, None]  # (B, T)
-        hidden, targets = self.model(given[:, :-1], sizes - 1), given[:, 1:]
+        padding = (0, self.history + 1 - items.shape[1])
+        padded, sizes = torch.as_tensor(np.pad(items, ((0, 0), padding))), torch.as_tensor(lengths)
+        mask = torch.arange(self.history) < (sizes - 1)[:, None]  # (B, T)
+        hidden, targets = self.model(padded[:, :-1], sizes - 1), padded[:, 1:]
         if self.masked:
-            hidden, targets = hidden[there], targets[there]
+            hidden, targets = hidden[mask], targets[mask]
         else:
-            targets = targets.masked_fill(~there, IGNORED).flatten()
+            targets = targets.masked_fill(~mask, IGNORED).flatten()
         logits = hidden.flatten(0, -2) @ self.model.item_embedding.weight.T  # (positions, N)
         loss = F.cross_entropy(logits, targets, ignore_index=IGNORED)
         self.optimizer.zero_grad()

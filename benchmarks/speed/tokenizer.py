@@ -1,6 +1,6 @@
-"""An epoch of the tokenizer's pre-training, against the obvious loop: DataLoader, the same losses, AdamW.
+"""An epoch of the tokenizer's pre-training, compared with the obvious loop: DataLoader, the same losses, AdamW.
 
-Shapes: B items of a batch, N items, D embedding dimensions, L levels, K codewords, C code dimension.
+Shapes: B items per batch, N items, D embedding dimensions, L levels, K codewords, C code dimension.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from unigrec.core.training.engine import CLIP_NORM, make_engine
 from unigrec.core.training.loop import Phase, Run, train
 from unigrec.core.training.tokenizer import new_tokenizer, tokenizer_losses
 
-WIDTH = 768  # of a sentence encoder's vectors, as the published method reads them
-TEMPERATURE = 0.005  # held still: its fall costs nothing
+WIDTH = 768  # of embeddings, as from the sentence encoder of the published method
+TEMPERATURE = 0.005  # constant: its schedule costs no time
 PROFILES = ("paper", "small")
 OURS, THEIRS, IDENTIFIERS = ROWS = ("ours", "DataLoader", "identifiers")
 ROUNDS, QUICK_ROUNDS = 5, 1
@@ -54,20 +54,20 @@ def run(options: Options) -> list[Table]:
             say(f"tokenizer: {profile}, {threads} threads: {faster.of_medians:.2f} times; ours {peak / 1e9:.2f} GB")
     notes = [
         "An epoch: forward, backward, clipping, AdamW; the same items in the same order, from the same weights.",
-        "DataLoader: torch.cdist for the distances, AdamW as torch has it by default, losses taken with .item().",
-        "identifiers: what our training adds once an epoch, the curve of collisions, entropy, soft against hard codes.",
-        "Each row runs in a process of its own: ours are set up as the stage tokenizer sets itself up; DataLoader runs "
-        "at torch's defaults, but that denormal numbers count as zero there too.",
+        "DataLoader: torch.cdist for the distances, AdamW with torch's defaults, losses read with .item().",
+        "identifiers: what our training adds per epoch: curves of collisions, entropy, and soft-hard disagreement.",
+        "Each row runs in its own process. Ours are configured as in the stage tokenizer. DataLoader runs at torch's "
+        "defaults, except that denormal numbers count as zero there too.",
     ]
     return [Table("an epoch of the tokenizer", rows, notes)]
 
 
 class Row:
-    """A row of the table, in a process of its own, set up as it is used."""
+    """A row of the table, in its own process, configured as in real use."""
 
     def __init__(self, name: str, profile: str, artifacts: str | None, quick: bool):
         if name == THEIRS:
-            torch.set_flush_denormal(True)  # as in ours: see unigrec.base.process.training_device
+            torch.set_flush_denormal(True)  # as ours: see unigrec.base.process.training_device
         else:
             training_device()
         params = params_of(profile).tokenizer
@@ -82,12 +82,12 @@ class Row:
         self.work(number)
 
     def shape(self) -> list[int]:
-        """Items, and numbers of an embedding."""
+        """Number of items and of embedding dimensions."""
         return list(self.embeddings.shape)
 
 
 def started_tokenizer(embeddings: Tensor, params: TokenizerParams) -> Tokenizer:
-    """As training starts it: k-means codebooks on the catalogue."""
+    """A tokenizer as training starts it: k-means codebooks on the catalogue."""
     torch.manual_seed(0)
     model = new_tokenizer(embeddings.shape[1], params)
     model.initialise(embeddings, 0, iterations=5)
@@ -99,7 +99,7 @@ def order_of(epoch: int, items: int) -> np.ndarray:
 
 
 class Ours:
-    """The project's loop and engine over the project's losses."""
+    """The project's loop, engine and losses."""
 
     def __init__(self, start: Tokenizer, embeddings: Tensor, params: TokenizerParams):
         self.model = new_tokenizer(embeddings.shape[1], params)
@@ -123,7 +123,7 @@ class Ours:
 
 
 class Plain(nn.Module):
-    """The same tokenizer, of torch's own parts: linear layers, and a distance, a softmax and a product a level."""
+    """The same tokenizer from torch's own parts: linear layers; a distance, a softmax and a matmul per level."""
 
     def __init__(self, start: Tokenizer, width: int, params: TokenizerParams):
         super().__init__()

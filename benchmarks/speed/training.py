@@ -1,6 +1,6 @@
-"""The joint training step against the same step from public parts (benchmarks/speed/t5.py), at the published size.
+"""The joint training step, compared with the same step from public parts (benchmarks/speed/t5.py), at published size.
 
-Every row has the same users' histories and targets, losses, optimizer and clipping, on one thread.
+Every row has the same histories, targets, losses, optimizer and clipping, and runs on one thread.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ OURS, HALF, CAUSAL = "ours, fp32", "ours, bf16", "ours, causal encoder, fp32"
 PUBLIC, KEPT = "public parts, fp32", "public parts, fp32, memory kept"
 ROWS = (OURS, HALF, CAUSAL, PUBLIC, KEPT)
 LENGTHS = (5, 20, 50, 100, 200)
-DISTINCT = 2_000  # items that the histories of one length are drawn from
+DISTINCT = 2_000  # number of items to draw the histories of one length from
 TINY = {"d_model": 16, "d_ff": 32, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1}
 
 
 class Steps:
-    """Training steps of one row of the table, in a process of their own, set up as they are used."""
+    """Training steps of one row of the table, in their own process, configured as in real use."""
 
     def __init__(self, name: str, artifacts: str | None, quick: bool):
         self.name, self.quick, self.public = name, quick, name in (PUBLIC, KEPT)
@@ -58,10 +58,10 @@ class Steps:
         self.model.train()
         self.samples = TrainingSamples(data.sequences, self.joint.history, causal=name == CAUSAL)
         batches = self.samples.batches(self.joint.batch_size, seed=0, epoch=0)
-        self.batches = sorted(batches, key=lambda rows: int(self.samples[rows].lengths.max()))  # of near-equal lengths
+        self.batches = sorted(batches, key=lambda rows: int(self.samples[rows].lengths.max()))  # by length
 
     def step(self, batch: Segments, history: int) -> int:
-        """One update; returns the number of samples. history: items to which public parts pad."""
+        """Run one update; returns the number of samples. history: length to which public parts pad."""
         samples = padded_samples(batch, history) if self.public else make_samples(batch, torch.device("cpu"))
         codes: Tensor = self.codes[samples.targets]
         losses = joint_losses(
@@ -71,33 +71,33 @@ class Steps:
         return len(samples.targets)
 
     def round(self, number: int, steps: int) -> int:
-        """A few batches that stand for an epoch: short, middling and long histories; returns the number of samples."""
+        """Train on a few batches, evenly from short to long histories; returns the number of samples."""
         places = [int((place + 0.5) / steps * (len(self.batches) - 1)) for place in range(steps)]
         rows = [self.batches[(place + number) % len(self.batches)] for place in places]
         return sum(self.step(self.samples[one], self.joint.history) for one in rows)
 
     def warm(self) -> None:
-        """The longest batch once: memory that `rest` has given back is there again."""
+        """Train on the longest batch, to allocate again the memory that `rest` has returned."""
         self.step(self.samples[self.batches[-1]], self.joint.history)
 
     def rest(self) -> None:
-        """Give back what is free, also where it is kept: the processes of all rows would not fit into memory else."""
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        """Return freed memory to the kernel: the processes of all rows would not fit into memory otherwise."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
             trim(0)
 
     def step_of_length(self, number: int, length: int, samples: int) -> None:
-        """One update on histories of one length; always the same, whatever the round's number."""
+        """Run one update on histories of one length, the same in every round."""
         self.step(histories_of(length, samples, self.data.sequences.catalogue_size), length)
 
     def rates(self, steps: int) -> tuple[float, float]:
-        """GFLOP a sample of a round, and GFLOP/s of a large product in the row's precision."""
-        found = self.gigaflops(steps), self.product_rate()
+        """GFLOP per sample of a round, and GFLOP/s of a large matrix product in the row's precision."""
+        found = self.gigaflops(steps), self.matmul_rate()
         self.rest()
         return found
 
     def gigaflops(self, steps: int) -> float:
-        """Operations of products, a sample, in a round."""
+        """GFLOP of matrix products per sample, over a round."""
 
         def operations(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
             return 2 * int(np.prod(rows)) * weight[0]
@@ -107,12 +107,12 @@ class Steps:
             samples = self.round(0, steps)
         return counter.get_total_flops() / samples / 1e9
 
-    def product_rate(self) -> float:
-        return plain_product(torch.bfloat16 if self.name == HALF else torch.float32, 256 if self.quick else 2048)
+    def matmul_rate(self) -> float:
+        return matmul_rate(torch.bfloat16 if self.name == HALF else torch.float32, 256 if self.quick else 2048)
 
 
-def plain_product(dtype: torch.dtype, size: int) -> float:
-    """GFLOP/s of a large square product: the best of a few, by the faster of torch's product and ours."""
+def matmul_rate(dtype: torch.dtype, size: int) -> float:
+    """GFLOP/s of a large square matrix product: the best of a few runs, by the faster of torch and oneDNN."""
     left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     taken = []
     for multiply in (torch.matmul, onednn_matmul):
@@ -124,7 +124,7 @@ def plain_product(dtype: torch.dtype, size: int) -> float:
 
 
 def histories_of(length: int, samples: int, catalogue: int) -> Segments:
-    """A batch of histories of one length with one target each."""
+    """A batch of random histories of one length with one target each."""
     generator = np.random.default_rng(length)
     items = generator.integers(0, min(DISTINCT, catalogue), (samples, length))
     ones = np.ones(samples, np.int64)
@@ -132,7 +132,7 @@ def histories_of(length: int, samples: int, catalogue: int) -> Segments:
 
 
 def run(options: Options) -> list[Table]:
-    """The part of the benchmark: a table of steps, and one of growth with the length of the histories."""
+    """Measure the table of steps, and the table of growth with the length of the histories."""
     artifacts = str(options.artifacts.resolve()) if options.artifacts else None
     return [_steps(artifacts, options.quick), _growth(options.quick)]
 
@@ -148,41 +148,42 @@ def _steps(artifacts: str | None, quick: bool) -> Table:
         ]
     source = "the given artifacts" if artifacts else "generated data with lengths as in Amazon Beauty"
     notes = [
-        f"{source}; profile paper, {rounds} rounds of {steps} batches, of short to long histories; each row in a "
-        "process of its own, one thread",
-        "public parts: transformers' T5 blocks, histories padded to 20 items, one for each target, tokenizer run for "
-        "each place; ratio: their CPU time a sample over the row's, of medians, and least and most of the rounds",
-        "before each round a step that does not count, after it free memory is given back: the processes wait for each "
-        "other and share the machine's memory",
-        f"ours is set up as the stage joint sets itself up, public parts run at their defaults; {KEPT}: after "
-        "keep_memory(), a line that anybody can add, by which the C library keeps what is freed instead of giving it "
-        "back to the kernel; ratio, memory kept: its CPU time a sample over the row's, of medians",
-        "peak share: of a plain large product in the row's precision, the faster of torch's and oneDNN's; peak memory: "
-        "the whole process, over all rounds",
+        f"{source}; profile paper, {rounds} rounds of {steps} batches, from short to long histories; each row in its "
+        "own process, one thread",
+        "public parts: transformers' T5 blocks, histories padded to 20 items, one history per target, the tokenizer "
+        "runs per position. ratio: CPU time per sample of public parts over that of the row: of the medians, and the "
+        "least and the most of the rounds",
+        "Before each round runs one step that does not count. After the round freed memory is returned to the kernel, "
+        "because the waiting processes share the machine's memory",
+        f"Ours is configured as in the stage joint, public parts run at their defaults. {KEPT}: after keep_memory(), "
+        "one line that anybody can add. With it the C library keeps freed memory instead of returning it to the "
+        "kernel. ratio, memory kept: CPU time per sample of that row over that of the row, of the medians",
+        "share of peak: share of the speed of a large matrix product in the row's precision, by the faster of torch "
+        "and oneDNN. peak memory: of the whole process, over all rounds",
     ]
     return Table("A joint training step", rows, notes)
 
 
-def step_row(name: str, timings: dict[str, Timing], gigaflops: float, product_rate: float) -> dict[str, Any]:
-    """A row of the first table, without its memory. Calls have returned their number of samples; rates in GFLOP/s."""
-    # A causal encoder's batches do not hold exactly as many samples: time is compared by the sample.
-    by_sample = {
+def step_row(name: str, timings: dict[str, Timing], gigaflops: float, matmul_rate: float) -> dict[str, Any]:
+    """A row of the first table, without memory. The results of the timings are numbers of samples."""
+    # Batches of a causal encoder hold a slightly different number of samples, so time is compared per sample.
+    per_sample = {
         row: Timing([seconds / count for seconds, count in zip(timing.cpu, timing.results, strict=True)])
         for row, timing in timings.items()
     }
-    times = ratio(by_sample[PUBLIC], by_sample[name])
+    times = ratio(per_sample[PUBLIC], per_sample[name])
     samples, cpu = sum(timings[name].results), sum(timings[name].cpu)
     return {
         "step": name,
         "samples/s": samples / cpu,
-        "CPU ms a sample": cpu / samples * 1e3,
+        "CPU ms per sample": cpu / samples * 1e3,
         "ratio": times.of_medians,
         "ratio, least": times.least,
         "ratio, most": times.most,
-        "ratio, memory kept": ratio(by_sample[KEPT], by_sample[name]).of_medians,
-        "GFLOP a sample": gigaflops,
+        "ratio, memory kept": ratio(per_sample[KEPT], per_sample[name]).of_medians,
+        "GFLOP per sample": gigaflops,
         "GFLOP/s": gigaflops * samples / cpu,
-        "share of peak": gigaflops * samples / cpu / product_rate,
+        "share of peak": gigaflops * samples / cpu / matmul_rate,
     }
 
 
@@ -194,13 +195,13 @@ def _growth(quick: bool) -> Table:
             for length in lengths
         ]
     return Table(
-        "A joint training step by length of the history",
+        "A joint training step by history length",
         rows,
-        [f"{samples} samples of exactly that many items, one target each; profile paper, fp32, CPU ms a sample"],
+        [f"{samples} samples of exactly that many items, one target each; profile paper, fp32, CPU ms per sample"],
     )
 
 
 def growth_row(length: int, timings: dict[str, Timing], samples: int) -> dict[str, Any]:
-    """A row of the second table."""
+    """A row of the table of growth."""
     milliseconds = {name: min(timing.cpu) / samples * 1e3 for name, timing in timings.items()}
     return {"items": length, **milliseconds, "ratio": milliseconds[PUBLIC] / milliseconds[OURS]}

@@ -1,4 +1,4 @@
-"""The two snapshots of the freshness benchmark, and its table."""
+"""Tests of the two snapshots of the freshness benchmark and of its table."""
 
 from __future__ import annotations
 

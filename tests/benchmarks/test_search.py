@@ -1,4 +1,4 @@
-"""The search: its space, what it chooses by, and that it goes on after it was killed."""
+"""Tests of the search: its space, its criterion, and its resume after a kill."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_trials_are_ranked_by_validation_and_the_test_items_are_never_ranked(arg
     assert not list((tmp_path / "out").rglob("evaluate"))
     for trial in read_study(tmp_path).trials:
         assert 0.001 <= trial.params["joint.recommender_lr"] <= 0.01
-    assert search.run([*arguments, "--trials", "2"]) == 0  # as many as wanted are there
+    assert search.run([*arguments, "--trials", "2"]) == 0  # all wanted trials are already finished
     assert capsys.readouterr().out == printed
 
 

@@ -1,4 +1,4 @@
-"""A clock that goes backwards, and numbers that are none: between stages, and within a training."""
+"""Faults of clock and numbers: a clock that goes backwards and NaN, between stages and during training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOUR = 3600.0
 
 
 def go_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wall clock of this process is from now on an hour earlier each time it is asked."""
+    """From now on, each reading of the wall clock of this process is an hour earlier."""
     asked = iter(range(10**9))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - HOUR * next(asked))

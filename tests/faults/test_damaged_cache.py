@@ -1,4 +1,4 @@
-"""What lies in DVC's cache or in a stage's output has changed: it is never handed on as if it had not."""
+"""A file in DVC's cache or in a stage's output is damaged: no later stage reads it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.stages.processes import run_stage
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """Two stages in a row, both up to date."""
+    """A project with two stages in a row, both up to date."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").write_text("the data\n")
     stages = {

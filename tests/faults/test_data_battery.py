@@ -1,4 +1,4 @@
-"""The battery: every kind of bad input, through the command line, with the outcome that docs/faults.md names."""
+"""Every kind of bad input, through the command line, with the outcome that docs/faults.md names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STAGES = ("ingest", "validate", "prepare")
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
-    """Runs a stage's command as `unigrec STAGE`, within this process: exit code and all that it said."""
+    """A function that runs the command of a stage in this process; returns its exit code and its output."""
 
     def run_and_go_on(work) -> None:
         try:
@@ -53,7 +53,7 @@ def stage(tmp_path, monkeypatch):
 
 
 def counted() -> dict[str, Any]:
-    """What became of accepted data."""
+    """Counts of accepted data."""
     stats, source = files.read_json(Artifacts().prepare_stats), files.read_json(Artifacts().source)
     return {
         **stats["after"],
@@ -65,7 +65,7 @@ def counted() -> dict[str, Any]:
 
 
 def run(case: Case, stage, folder: Path, stages: Sequence[str]) -> tuple[int, str]:
-    """The exit code of the first stage that fails, or 0, and what all said that ran."""
+    """Run stages until one fails; returns its exit code, or 0, and the output of all."""
     folder.mkdir()
     case.breaks(folder)
     configure(Path("params.yaml"), settings=["ingest.source=folder", "ingest.path=data"])
@@ -82,7 +82,7 @@ def run(case: Case, stage, folder: Path, stages: Sequence[str]) -> tuple[int, st
 def test_bad_input(case: Case, stage, tmp_path):
     if case.kind == "a file that may not be read" and os.geteuid() == 0:
         pytest.skip("nothing is forbidden to root")
-    # What is accepted goes through the validation below: it takes longest, and has nothing to say about it.
+    # Accepted data runs through validation in the test below: validation takes longest, and does not stop it.
     code, said = run(case, stage, tmp_path / "data", STAGES if case.exit_code else ("ingest", "prepare"))
     assert code == case.exit_code, said
     assert "Traceback" not in said

@@ -1,4 +1,4 @@
-"""A rank of two is killed while both train: the other stops soon, and the same command ends with the same bits."""
+"""One of two ranks is killed during training: the other stops soon, and the same command ends with the same bits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 
 STAGE = [sys.executable, "-m", "unigrec.cli", "stage", "joint"]
-# Imported by every Python that starts there: a stage saves after each step, as a long one does now and then.
+# Imported by every Python process in that folder. With it, a stage saves a checkpoint after every step.
 OFTEN = "from unigrec.pipeline import stages\nstages.CHECKPOINT_SECONDS = 0.0\n"
-KILLED_AT = 20  # steps, in an epoch's middle
-STOPS_WITHIN = 30.0  # seconds; the launcher looks at its ranks every tenth of a second, and gives them time to end
+KILLED_AT = 20  # step, in the middle of an epoch
+STOPS_WITHIN = 30.0  # seconds; the launcher checks its ranks every 0.1 s and gives them time to end
 
 
 def project(folder: Path, engine: str) -> Path:
@@ -67,7 +67,7 @@ def test_the_others_stop_and_the_run_goes_on_from_the_checkpoint(tmp_path, engin
     began = time.monotonic()
     said = process.communicate(timeout=STOPS_WITHIN)[1]
     print(f"{engine}, rank {rank}: stopped after {time.monotonic() - began:.1f} s")
-    assert process.returncode == 128 + signal.SIGKILL  # worth another try, which the flow then makes
+    assert process.returncode == 128 + signal.SIGKILL  # a code that makes the flow try again
     assert said.splitlines()[-1] == (
         f"error: rank {rank} was killed by SIGKILL; what it said is above. The same command goes on from the last "
         "checkpoint"

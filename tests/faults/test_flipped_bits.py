@@ -1,4 +1,4 @@
-"""A bit that flips in an artifact, anywhere: the reader names the file, or what it reads is what was written."""
+"""A bit flips anywhere in an artifact: the reader names the file as damaged, or reads exactly what was written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 
-SAMPLED = 400  # bits of each file
+SAMPLED = 400  # number of bits per file
 ARRAYS = {"x": np.arange(300.0), "codes": np.arange(12, dtype=np.int32).reshape(3, 4)}
 TABLE = pa.table({"x": list(range(1000)), "title": [f"lamp {row % 7}" for row in range(1000)]})
 
@@ -27,7 +27,7 @@ def flip(content: bytes, bit: int) -> bytes:
 
 
 def outcome(read: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
-    """What is read, or None and the error's words."""
+    """The value that is read and an empty message, or None and the error message."""
     try:
         return read(path), ""
     except UnigrecError as error:
@@ -39,14 +39,14 @@ def test_any_bit_of_tensors(tmp_path, read):
     path = tmp_path / "model.safetensors"
     files.write_tensors(path, ARRAYS, {"numbers": "{}"})
     whole, caught = path.read_bytes(), 0
-    bits = [*range(64), *random.Random(0).sample(range(64, 8 * len(whole)), SAMPLED)]  # the header's length, and more
+    bits = [*range(64), *random.Random(0).sample(range(64, 8 * len(whole)), SAMPLED)]  # the header's length, a sample
     for bit in bits:
         path.write_bytes(flip(whole, bit))
         found, error = outcome(read, path)
         if found is None:
             assert error.startswith(f"{path}: damaged")
             caught += 1
-        else:  # the checksum's own name
+        else:  # the bit was in the name of the checksum
             assert all(np.array_equal(found[name], array) for name, array in ARRAYS.items())
     assert caught > 0.98 * len(bits)
 
@@ -74,7 +74,7 @@ def test_any_bit_of_a_tables_pages(tmp_path):
         if found is None:
             assert error.startswith(f"{path}: damaged")
             caught += 1
-        else:  # hints of a page's header that reading does not need
+        else:  # the bit was in a hint of a page header that reading does not need
             assert found.equals(TABLE)
     assert caught > 0.9 * len(bits)
 
@@ -89,7 +89,7 @@ def test_tensors_that_others_wrote_are_read_without_a_checksum(tmp_path, read):
 @pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
 def test_tensors_of_an_earlier_version_are_read_without_a_checksum(tmp_path, read):
     path = tmp_path / "model.safetensors"
-    save_file(ARRAYS, path, metadata={"key": "value", "crc32": "00000000"})  # of the file's bytes, at the time
+    save_file(ARRAYS, path, metadata={"key": "value", "crc32": "00000000"})  # checksum of the whole file
     assert np.array_equal(np.asarray(read(path)["x"]), ARRAYS["x"])
     assert files.read_metadata(path) == {"key": "value"}
 

@@ -1,4 +1,4 @@
-"""The disk fills up within each stage: nothing half-written, and the same command finishes once there is room."""
+"""The disk fills up during each stage: no file is half-written, and the same command finishes when there is space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unigrec.commands.bundles import assemble
 
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """As on a full disk, the system refuses to let a file grow: a real fault of a real write."""
+    """Make the system refuse to let a file grow, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -47,7 +47,7 @@ def with_model(tmp_path_factory) -> Iterator[Path]:
 
 def fill_the_disk_in(stage: str) -> None:
     whole = outputs(stage)
-    for size in (64, max(map(len, whole.values())) - 1):  # the first file fails, and the largest of them
+    for size in (64, max(map(len, whole.values())) - 1):  # the first file fails, then the largest
         for path in whole:
             path.unlink(missing_ok=True)
         with no_file_larger_than(size), pytest.raises(UnigrecError, match="could not be written"):

@@ -1,6 +1,6 @@
-"""kill -9 at random moments: of a stage, of DVC, of the flow. The same command again ends as if nothing had happened.
+"""kill -9 of a stage, of DVC, of the flow at random moments. The same command again ends as if nothing had happened.
 
-Runs the whole tiny pipeline as a user does; `-s` shows when each kill came, and how long it took to be at work again.
+Runs the whole tiny pipeline as a user does. `-s` shows the time of each kill, and the time until work resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from support.tiny_training import ROOT
 from unigrec.base.files import sha256
 
 SEED = 2026
-LENIENT = {  # what is tiny passes, so that the kills reach registration and promotion too
+LENIENT = {  # gates that a tiny model passes, so that kills reach registration and promotion too
     "gate": {
         "min_recall_at_10": 0.0,
         "min_ndcg_at_10": 0.0,
@@ -41,16 +41,16 @@ LENIENT = {  # what is tiny passes, so that the kills reach registration and pro
 }
 DVC = [sys.executable, "-m", "dvc", "repro"]
 FLOW = [sys.executable, "-m", "flows.retrain"]
-KEPT = {".dvc", "data", "dvc.yaml", "infra", "params.yaml", "src", "state"}  # of a project that starts anew
+KEPT = {".dvc", "data", "dvc.yaml", "infra", "params.yaml", "src", "state"}  # files that `reset` keeps
 PREFECT = "state/prefect"
 OPEN = "select name, state_type from {} where state_type in ('PENDING', 'RUNNING', 'CANCELLING')"
-DATED = Path("artifacts/validate")  # its pages and result carry the moment
-GONE_SECONDS = 20.0  # for everything that a killed process started
+DATED = Path("artifacts/validate")  # its pages and its result contain the time
+GONE_SECONDS = 20.0  # for the end of all processes that a killed process started
 FINISH_SECONDS = 3600.0  # on a busy machine; half a minute on a quiet one
 
 
 class Run:
-    """One command in a project's folder, with the moment of each line that it printed."""
+    """One command in a project's folder, with the time of each printed line."""
 
     def __init__(self, folder: Path, command: list[str]):
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
@@ -80,7 +80,7 @@ class Run:
         return "\n".join(line for _, line in self.lines)
 
     def stages(self) -> list[tuple[float, str]]:
-        """When each stage began to work."""
+        """Time and name of each stage's start."""
         starts = [(moment, line) for moment, line in self.lines if line.startswith("Running stage")]
         return [(moment, line.split("'")[1]) for moment, line in starts]
 
@@ -89,7 +89,7 @@ class Run:
         return f"{stage} + {time.monotonic() - began:.1f} s"
 
     def victim(self, who: str) -> int | None:
-        """The process to be killed: the command itself, or the stage or the DVC that works for it now."""
+        """The process to kill: the command itself, or the stage or DVC process that runs for it now."""
         if who == "command":
             return self.process.pid
         wanted = "unigrec" if who == "stage" else "dvc"
@@ -106,12 +106,12 @@ class Run:
 
 class Kill(NamedTuple):
     moment: str
-    gone: float  # seconds until nothing that it had started was left
-    again: float  # seconds until a stage was at work again
+    gone: float  # seconds until all processes that it had started were gone
+    again: float  # seconds until a stage ran again
 
 
 class Project:
-    """The tiny shop as a DVC project of its own."""
+    """The tiny shop as a DVC project."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -120,8 +120,8 @@ class Project:
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         Repo.init(str(folder), no_scm=True).close()
 
-    def start_anew(self) -> None:
-        """As new, but for Prefect's records of all runs so far."""
+    def reset(self) -> None:
+        """Make the project new again. Only Prefect's records of earlier runs stay."""
         for path in self.folder.iterdir():
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -130,7 +130,7 @@ class Project:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def results(self) -> dict[str, str]:
-        """Every file of the artifacts with its hash, and what dvc.lock says about the outputs."""
+        """Hashes of all artifacts, and the hashes of outputs in dvc.lock."""
         files = {path.relative_to(self.folder) for path in self.folder.glob("artifacts/**/*") if path.is_file()}
         found = {str(path): sha256(self.folder / path) for path in files if DATED not in path.parents}
         stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
@@ -138,7 +138,7 @@ class Project:
         return found | {f"dvc.lock {out['path']}": out["md5"] for out in outs}
 
     def registered(self) -> dict[str, list]:
-        """What a flow leaves beside the artifacts."""
+        """What a flow leaves in addition to the artifacts."""
         store, prefect = self.folder / "mlflow.db", self.folder / PREFECT / "prefect.db"
         return {
             "bundles": sorted(path.name for path in (self.folder / "state/bundles").iterdir()),
@@ -183,13 +183,13 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
 )
 def test_the_same_command_again_ends_as_if_nothing_had_happened(tmp_path, undisturbed, command, who, kills, request):
     project, chance = Project(tmp_path / "shop"), random.Random(SEED)
-    shutil.copytree(undisturbed.folder / PREFECT, project.folder / PREFECT)  # to make its tables takes a while
+    shutil.copytree(undisturbed.folder / PREFECT, project.folder / PREFECT)  # creating its tables takes a while
     run, done = Run(project.folder, command), list[Kill]()
     try:
         while len(done) < kills:
             if run.ends_within(chance.uniform(0.0, undisturbed.seconds / 4)):
                 check(project, run, undisturbed)
-                project.start_anew()
+                project.reset()
                 run = Run(project.folder, command)
                 continue
             run = kill_and_go_on(run, command, who, done)
@@ -202,7 +202,7 @@ def test_the_same_command_again_ends_as_if_nothing_had_happened(tmp_path, undist
 
 
 def kill_and_go_on(run: Run, command: list[str], who: str, done: list[Kill]) -> Run:
-    """Kill, see that nothing is left and nothing writes, and give the command again, unless it goes on by itself."""
+    """Kill, check that no process is left and no file changes, and start the command again unless it continues."""
     while (victim := run.victim(who)) is None:
         if run.ends_within(0.05):
             return run

@@ -1,4 +1,4 @@
-"""MLflow is down, answers with errors, pages or not at all: the model is kept, and one command catches up later."""
+"""MLflow is down, or responds with errors, pages or nothing: the model is kept, and one command registers it later."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def tracker(tmp_path_factory) -> Iterator[int]:
 
 
 def found(proxy: Proxy, bundle_id: str) -> tuple[list[str], list[str], str | None]:
-    """What the store holds of a bundle: its versions, the status of its runs, and the challenger's bundle."""
+    """Versions of a bundle in the store, the status of its runs, and the bundle id of the challenger."""
     with mlflow_client(at(proxy.address)) as client:
         tag = f"tags.bundle_id = '{bundle_id}'"
         versions = [str(one.version) for one in client.search_model_versions(f"name = 'tiny' and {tag}")]
@@ -73,8 +73,8 @@ def found(proxy: Proxy, bundle_id: str) -> tuple[list[str], list[str], str | Non
     return versions, [run.info.status for run in runs], challenger and challenger.tags["bundle_id"]
 
 
-def register_anew(seed: int, proxy: Proxy) -> int:
-    """Register a new bundle, at the second time of asking if need be; returns the requests that it took."""
+def register_new(seed: int, proxy: Proxy) -> int:
+    """Register a bundle, perhaps after a failed attempt, and check the store; returns the number of requests."""
     bundle, proxy.seen = make_bundle(seed), 0
     assert register(bundle, at(proxy.address)).created
     requests = proxy.seen
@@ -87,10 +87,10 @@ def register_anew(seed: int, proxy: Proxy) -> int:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_wherever_it_fails_one_more_register_catches_up(client_settings, tracker, monkeypatch):
-    """It fails at a request and from then on, until it is well again; each bundle is a new one."""
+    """The server fails from a given request on, until it is repaired. Each time a new bundle is registered."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with faulty_proxy(lambda number: PASS, tracker) as proxy:
-        requests = register_anew(0, proxy)
+        requests = register_new(0, proxy)
         print(f"a registration: {requests} requests")
         for seed, (share, what) in enumerate([(0.2, ERROR), (0.5, CUT), (0.7, PAGE), (0.9, ERROR)], start=1):
             first, proxy.seen = int(share * requests), 0
@@ -99,6 +99,6 @@ def test_wherever_it_fails_one_more_register_catches_up(client_settings, tracker
                 register(make_bundle(seed), at(proxy.address))
             assert proxy.seen > first
             proxy.fault = lambda number: PASS
-            register_anew(seed, proxy)
+            register_new(seed, proxy)
         proxy.fault = lambda number: SLOW
-        register_anew(5, proxy)
+        register_new(5, proxy)

@@ -1,4 +1,4 @@
-"""Prefect's server is down, or dies while a flow runs: an error in a line, soon, and no traceback."""
+"""Prefect's server is down, or dies while a flow runs: a one-line error soon, and no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of any input: of the prepared sequences, the split, the identifiers, and the gates."""
+"""Properties that must hold for any input: of prepared sequences, the split, identifiers, and gates."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def prepared_of(rows: list[Row], k: int) -> Prepared:
     items = pa.table({"item_id": list("zyxwvu"), "title": list("ZYXWVU")})
     try:
         return prepare_tables(interactions, items, PrepareParams(k_core=k, min_users_after=1, min_items_after=1))
-    except UnigrecError:  # nothing is left: tests/data/test_prepare.py
+    except UnigrecError:  # no interaction is left; see tests/data/test_prepare.py
         assume(False)
         raise
 
 
 def rows_of(prepared: Prepared) -> list[Row]:
-    """The prepared interactions with the ids that they had, in their order."""
+    """The prepared interactions with their original ids, in order."""
     items, times, offsets = (prepared.sequences[name] for name in ("items", "timestamps", "offsets"))
     users = np.repeat(prepared.users["user_id"].to_pylist(), np.diff(offsets)).tolist()
     ids = prepared.catalogue["item_id"].to_pylist()
@@ -86,13 +86,13 @@ def test_indices_are_dense_and_every_interaction_is_accounted_for(rows, k):
     assert np.bincount(items).min() >= k
     removed = stats["duplicates_removed"] + sum(stats["k_core_rounds"])
     assert stats["before"]["interactions"] - removed == stats["after"]["interactions"]
-    assert not Counter(rows_of(prepared)) - Counter(rows)  # nothing is made up
+    assert not Counter(rows_of(prepared)) - Counter(rows)  # no row is invented
 
 
 @bounded
 @given(rows=logs, k=st.integers(1, 3), shuffle=st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_matters_among_equal_times_alone(rows, k, shuffle):
-    moments = {(user, time): item for user, item, time in rows}  # one interaction of a user at a time
+    moments = {(user, time): item for user, item, time in rows}  # one interaction per user and time
     rows = [(user, item, time) for (user, time), item in moments.items()]
     shuffled = list(rows)
     shuffle.shuffle(shuffled)
@@ -111,7 +111,7 @@ def test_nothing_that_trains_is_later_than_what_is_held_out(rows, k, history):
     assume(len(users))
     ends = sequences.offsets[users + 1]
     test, validation = (sequences.held_out(users, split, history) for split in ("test", "validation"))
-    assert test.targets.tolist() == sequences.items[ends - 1].tolist()  # every user's last is the test
+    assert test.targets.tolist() == sequences.items[ends - 1].tolist()  # the last item of every user is the test item
     assert validation.targets.tolist() == sequences.items[ends - 2].tolist()
     for user, end in zip(users.tolist(), ends.tolist(), strict=True):
         training = times[sequences.offsets[user] : sequences.train_ends[user]]
@@ -131,7 +131,7 @@ def test_nothing_that_trains_is_later_than_what_is_held_out(rows, k, history):
 def test_disambiguation_adds_a_code_and_changes_none_whatever_the_order_of_the_items(seed, items, levels, size):
     generator = np.random.default_rng(seed)
     codes = generator.integers(0, size, (items, levels))
-    popularity = generator.permutation(items)  # all different: the order of the items then decides nothing
+    popularity = generator.permutation(items)  # all different, so that ties cannot depend on the order of items
     resolved = disambiguate(codes, popularity)
     assert collision_rate(resolved.codes) == 0.0
     assert np.array_equal(resolved.codes[:, :-1], codes)
@@ -163,7 +163,7 @@ def test_reassignment_changes_the_last_level_at_most_and_counts_what_it_costs(se
     np.testing.assert_allclose(resolved.extra_distance, paid, atol=1e-5)
     again = reassign(tokenizer, embeddings, codes)
     assert np.array_equal(again.codes, resolved.codes)
-    settled = reassign(tokenizer, embeddings, resolved.codes)  # without a collision nothing is touched
+    settled = reassign(tokenizer, embeddings, resolved.codes)  # without collisions, nothing may change
     assert np.array_equal(settled.codes, resolved.codes)
     assert settled.extra_distance == 0.0
 

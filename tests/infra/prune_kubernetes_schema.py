@@ -1,7 +1,7 @@
-"""Makes schemas/kubernetes.json: of Kubernetes' strict JSON schemas the kinds that infra/kubernetes uses.
+"""Makes schemas/kubernetes.json from Kubernetes' strict JSON schemas: only the kinds that infra/kubernetes uses.
 
-All of them, for all releases, are 17,000 files; what is checked here is one. Needs kubernetes-validate, which ships
-them: pip install kubernetes-validate==1.37.0 && python tests/infra/prune_kubernetes_schema.py
+The schemas of all kinds and releases are 17,000 files; the test needs one. Needs kubernetes-validate, which contains
+the schemas: pip install kubernetes-validate==1.37.0 && python tests/infra/prune_kubernetes_schema.py
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TARGET = Path(__file__).with_name("schemas") / "kubernetes.json"
 
 
 def prune(everything: dict, roots: list[str]) -> dict:
-    """The definitions that the roots refer to, directly or not, without their descriptions."""
+    """The definitions that the roots refer to, directly or indirectly, without descriptions."""
     kept: dict[str, dict] = {}
     open_names = list(roots)
     while open_names:
@@ -38,7 +38,7 @@ def prune(everything: dict, roots: list[str]) -> dict:
 
 
 def _bare(schema: object) -> object:
-    """Without descriptions and Kubernetes' own annotations. `description` as the name of a property stays."""
+    """Remove descriptions and Kubernetes' own annotations. A property named `description` stays."""
     if isinstance(schema, list):
         return [_bare(part) for part in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Compose file, image, manifests, units and workflows: valid by their schemas, pinned, closed, and without a secret."""
+"""Compose file, image, manifests, units and workflows: valid by schema, pinned, not open to others, without secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRET_NAME = re.compile(r"PASSWORD|SECRET|_KEY|TOKEN|AUTH_STRING|AUTH$|MC_HOST"
 
 
 def program(name: str) -> str:
-    """The path of a tool: this environment's, or one on PATH. Skips the test where it is not installed."""
+    """The path of a tool, in this environment or on PATH. Skips the test if it is not installed."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -216,7 +216,7 @@ def test_units_bind_to_this_machine_and_hold_no_secret(path):
 
 
 def test_systemd_accepts_the_units(tmp_path):
-    """As systemd-analyze reads them, with a program that is there in the place of ours."""
+    """systemd-analyze reads the units, with our programs replaced by one that exists."""
     verify = program("systemd-analyze")
     for path in UNITS:
         text = re.sub(r"^(ExecStart\w*)=\S+", r"\1=/bin/true", path.read_text(encoding="utf-8"), flags=re.M)
@@ -234,14 +234,14 @@ def test_workflows_have_few_rights_pinned_actions_and_one_run_at_a_time(path):
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}
     assert "group" in workflow["concurrency"]
-    events = workflow[True]  # YAML 1.1 reads the key `on` so
-    assert "pull_request_target" not in events  # it would hand secrets to a stranger's code
+    events = workflow[True]  # YAML 1.1 reads the key `on` as True
+    assert "pull_request_target" not in events  # it would give secrets to code of strangers
     for job in workflow["jobs"].values():
         assert job["timeout-minutes"] <= 360
         for step in job["steps"]:
             if "uses" in step:
                 assert re.fullmatch(r"[\w-]+/[\w/-]+@(v\d+|[0-9a-f]{40})", step["uses"])
-            # What an event says is data: it reaches a script as a variable, never as part of its text.
+            # Values of an event are data: they reach a script as variables, never as part of its text.
             assert "${{" not in step.get("run", ""), step.get("name")
 
 

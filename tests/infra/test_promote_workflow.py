@@ -1,4 +1,4 @@
-"""The steps of promote.yml, in order, in a fresh clone, against an MLflow server with passwords and a DVC remote."""
+"""Runs the steps of promote.yml in order, in a fresh clone, with an MLflow server with passwords and a DVC remote."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Step(NamedTuple):
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """What the workflow's expressions stand for here."""
+    """Values for the expressions of the workflow."""
     pytest.importorskip("flask_wtf", reason="MLflow's authentication needs Flask-WTF: make install")
     with services(tmp_path_factory.mktemp("services"), USER, PASSWORD) as running:
         yield {
@@ -65,7 +65,7 @@ def values(tmp_path_factory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def proposed(tmp_path_factory, values) -> Path:
-    """A repository in whose last commit a person has trained a model and pushed its data."""
+    """A repository whose last commit is a trained model, with its data pushed to the remote."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
@@ -87,7 +87,7 @@ def proposed(tmp_path_factory, values) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The tests' own, with this environment's programs first, as the step `Install` leaves it."""
+    """The environment of the tests with the programs of this Python first, as after the step `Install`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "AWS_"))}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**kept, "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", **more}
@@ -99,7 +99,7 @@ def clone(proposed: Path, folder: Path) -> Path:
 
 
 def settled(text: str, values: dict[str, str]) -> str:
-    """A text of the workflow with its expressions replaced. An expression that nobody knows is a KeyError."""
+    """Replace the expressions in a text of the workflow. Raises KeyError for an unknown expression."""
 
     def value(match: re.Match[str]) -> str:
         name, _, default = match[1].partition(" || ")
@@ -109,7 +109,7 @@ def settled(text: str, values: dict[str, str]) -> str:
 
 
 def run_job(name: str, folder: Path, values: dict[str, str]) -> list[Step]:
-    """Run the steps that are commands, as the runner does, up to the first that fails, and those that run even then."""
+    """Run the steps that are commands as the runner does. After a failure, run only the steps that allow it."""
     programs = folder.parent / "programs"
     programs.mkdir(exist_ok=True)
     (programs / "gh").write_text(GH)
@@ -136,7 +136,7 @@ def run_job(name: str, folder: Path, values: dict[str, str]) -> list[Step]:
 
 
 def _wanted(condition: str, failed: bool, folder: Path) -> bool:
-    """What the workflow's only kind of condition on a step says: even after a failure, if a file is there."""
+    """Evaluate the only kind of step condition in the workflow: run even after a failure, if a file exists."""
     if not condition:
         return not failed
     needed = re.fullmatch(r"\$\{\{ !cancelled\(\) && hashFiles\('([^']+)'\) != '' \}\}", condition)
@@ -182,7 +182,7 @@ def test_a_proposed_model_is_gated_and_shown_then_registered_and_promoted(propos
     assert aliases(folder, values, monkeypatch) == {"challenger": "1", "champion": "1"}
     assert not any(PASSWORD in step.output for step in gated + promoted)
 
-    # Proposed again beside itself: no better, so it is refused, and the table is shown all the same.
+    # Compared with itself the model is no better, so it is refused. The table is shown nevertheless.
     again = run_job("gate", folder, values | {"vars.CHAMPION": ""})
     assert [(step.name, step.status) for step in again][-2:] == [("Gate", 1), ("Comment", 0)]
 

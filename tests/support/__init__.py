@@ -1,1 +1,1 @@
-"""What tests share: small networks, small projects, servers that fail on purpose."""
+"""Helpers that tests share: small networks, small projects, servers that fail on purpose."""

@@ -1,4 +1,4 @@
-"""Cases of the battery in which a file is not what it should be: missing, damaged, or in another format."""
+"""Cases of bad input in which a file is missing, damaged, or in another format."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def folder_without_parts(folder: Path) -> None:
 
 
 def parts(*tables: pa.Table | bytes):
-    """Interactions in a folder of parts."""
+    """Write interactions as a folder of parts."""
 
     def breaks(folder: Path) -> None:
         write(folder)
@@ -118,7 +118,7 @@ def packed_csv(folder: Path) -> None:
 
 
 def flipped(content: bytes) -> bytes:
-    """The bits of some values turned over, header and footer whole."""
+    """Flip the bits of some values; header and footer stay intact."""
     return content[:200] + bytes(byte ^ 255 for byte in content[200:260]) + content[260:]
 
 

@@ -1,4 +1,4 @@
-"""Cases of the battery in which the files can be read and what they say makes no sense, or little."""
+"""Cases of bad input in which the files can be read but their values make little or no sense."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RANGE = "timestamps are unix seconds from 0"
 
 
 def more_rows(*rows: tuple):
-    """Rows added to good interactions."""
+    """Add rows to good interactions."""
 
     def breaks(folder: Path) -> None:
         log = interactions()
@@ -57,7 +57,7 @@ def only(rows: int):
 
 
 def numbered(kind: type, offset: int = 0):
-    """Ids that are numbers in both files: 0, 1, ... and `offset`."""
+    """Write item ids as numbers in both files: offset, offset + 1, ..."""
 
     def breaks(folder: Path) -> None:
         log, catalogue = interactions(), items()
@@ -76,12 +76,12 @@ def bot(folder: Path) -> None:
 
 
 def lonely(folder: Path) -> None:
-    """Every user but with one interaction: nothing is left of the 5-core."""
+    """Give every user one interaction only: the 5-core is empty."""
     write(folder, {**interactions(), "user_id": [f"u{row}" for row in range(ROWS)]})
 
 
 def few_users(folder: Path) -> None:
-    """60 users, of whom 40 have ten interactions: fewer than 50 survive the 5-core."""
+    """Only 40 users have ten interactions, so fewer than 50 survive the 5-core."""
     log = interactions()
     log["user_id"] = [
         user if row < 40 * EACH or row % EACH < 4 else f"x{row}" for row, user in enumerate(log["user_id"])
@@ -209,7 +209,7 @@ CASES: list[Case] = [
         f"{KNOWN}; broken by 600",
     ),
     accepted("categories", column("user_id", lambda good: pa.array(good).dictionary_encode()), users=USERS),
-    # How much there is
+    # Amounts of data
     invalid(
         "many duplicates",
         lambda folder: write(folder, {n: v * 2 for n, v in interactions().items()}),

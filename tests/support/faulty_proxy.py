@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 between MLflow and its clients, which does to requests what it is told."""
+"""A proxy on 127.0.0.1 between MLflow and its clients, which breaks requests on demand."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PASS, ERROR, PAGE, CUT, HANG, SLOW = "pass", "error", "page", "cut", "hang", "slow"
-HOPS = {"transfer-encoding", "connection", "content-length"}  # headers of one connection, not of the answer
+HOPS = {"transfer-encoding", "connection", "content-length"}  # headers of a connection, not of the response
 SLOW_SECONDS = 0.3
 
 
 class Proxy:
-    """fault: takes a request's number, from 0 on, and says what becomes of it. May be exchanged at any time.
+    """fault: a function from the number of a request (from 0) to its fault. It may be replaced at any time.
 
-    pass: handed on. slow: handed on after a while. error: answered with 500. page: answered 200 with a page, as
-    sign-in pages do. cut: the connection is closed without an answer. hang: no answer until the proxy ends.
+    pass: forward the request. slow: forward it after a delay. error: respond with 500. page: respond with 200 and an
+    HTML page, like a sign-in page. cut: close the connection without a response. hang: do not respond until the proxy
+    ends.
     """
 
     def __init__(self, upstream: int | None, fault: Callable[[int], str]):
@@ -76,7 +77,7 @@ class Proxy:
 
 @contextmanager
 def faulty_proxy(fault: Callable[[int], str], upstream: int | None = None) -> Iterator[Proxy]:
-    """upstream: the port of the server behind it; None where nothing is handed on."""
+    """Run a proxy. upstream: port of the server behind it; None if no request is forwarded."""
     proxy = Proxy(upstream, fault)
     thread = threading.Thread(target=proxy.server.serve_forever, args=(0.05,))
     thread.start()

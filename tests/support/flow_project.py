@@ -1,4 +1,4 @@
-"""A small project that the flow runs in, with stages that take no time."""
+"""A small project for tests of the flow, with stages that take no time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make_project(folder: Path, stages: dict) -> None:
 
 
 def make_three_stages(folder: Path) -> Path:
-    """Three stages in a row, given in another order; the last one ends with the status in the file `status`."""
+    """Make three stages in a row, listed in another order. The last one ends with the status in the file `status`."""
     (folder / "a").write_text("1")
     (folder / "status").write_text("0")
     last = "sh -c 'cp c d; s=$(cat status); test $s != killed || kill -9 $PPID $$; exit $s'"
@@ -46,12 +46,12 @@ if mode.isdigit():
     sys.exit(int(mode))
 write_artifacts(0, mode == "good", None, 0)
 """
-STAGE = "python make_model.py || exit $?"  # every shell waits for it, instead of becoming it
+STAGE = "python make_model.py || exit $?"  # so that every shell waits for it instead of replacing itself with it
 EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
 
 
 def versions(folder: Path) -> list[tuple[int, str]]:
-    """(version, its aliases) of every registered model."""
+    """(version, aliases) of every registered model."""
     with sqlite3.connect(folder / "mlflow.db") as store:
         rows = store.execute("select version from model_versions order by version").fetchall()
         aliases = store.execute("select version, alias from registered_model_aliases order by alias").fetchall()

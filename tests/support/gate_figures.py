@@ -1,4 +1,4 @@
-"""Figures that pass every gate, and the gates' params."""
+"""Metrics that pass every gate, and the params of the gates."""
 
 from __future__ import annotations
 

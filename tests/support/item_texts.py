@@ -1,4 +1,4 @@
-"""Items with texts, params of the embedding, and files of a further modality."""
+"""Items with texts, params of the embedding, and files of another modality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers for tests of killed processes: which still live, which files change, and waiting for a condition."""
+"""Helpers for tests of killed processes: list live processes, list file times, wait for a condition."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Living processes whose working directory is the folder."""
+    """Ids of live processes whose working directory is the folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (entry / "cwd").readlink() == folder and "State:\tZ" not in (entry / "status").read_text():
                 found.append(int(entry.name))
-        except OSError:  # it ended, or is not ours
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 
 
 def command_of(process: int) -> list[str]:
-    """A process's arguments, the program first; empty when it has ended."""
+    """Arguments of a process, the program first; empty if it has ended."""
     try:
         return Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
@@ -35,5 +35,5 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def times_of_change(folder: Path) -> dict[Path, int]:
-    """Time of the last change per file and folder."""
+    """Time of the last change in ns, per file and folder."""
     return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}

@@ -1,4 +1,4 @@
-"""`make serve-local` in a small project: its processes, its Prefect client, and a webhook that listens."""
+"""`make serve-local` in a small project: its processes, its Prefect client, and a webhook server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET_PATH = "/hooks/pl4nted-s3cret"
 
 
 class Webhook:
-    """A server on 127.0.0.1 that keeps what is posted to it."""
+    """A server on 127.0.0.1 that stores the posted messages."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class Webhook:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def posted(self, text: str, seconds: float = 120) -> dict[str, Any]:
-        """Wait for a post with this in its text, and return it."""
+        """Wait for a message that contains the text, and return it."""
         return wait_for(lambda: next((post for post in self.received if text in post["text"]), None), seconds, text)
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Local:
         return self.client.create_flow_run_from_deployment(found.id, parameters=parameters)
 
     def nap(self) -> FlowRun:
-        """A run of the deployment `nap`, once its child is asleep."""
+        """Start a run of the deployment `nap`; returns it when its child process sleeps."""
         (self.folder / "napping").unlink(missing_ok=True)
         run = self.start("nap")
         wait_for((self.folder / "napping").exists, 600, "a nap")
@@ -81,7 +81,7 @@ class Local:
         return self.client.read_flow_run(run.id).state
 
     def ended(self, run: FlowRun, seconds: float = 600) -> Any:
-        """Wait for the end of a run, and return its state."""
+        """Wait until a run has ended, and return its state."""
         wait_for(lambda: self.state(run).is_final(), seconds, f"{run.name} to end")
         return self.state(run)
 
@@ -96,7 +96,7 @@ def wait_for(ask: Callable[[], Any], seconds: float, what: str) -> Any:
 
 @contextmanager
 def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
-    """What `make serve-local` runs, in a folder that holds a project and its prefect.yaml; stopped as by Ctrl-C."""
+    """Run the command of `make serve-local` in a folder with a project and its prefect.yaml; stops it at the end."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     surroundings = {**clean, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-m", "flows.services", "--open", "--worker"]
@@ -118,7 +118,7 @@ def serve_local(folder: Path, **environment: str) -> Iterator[Local]:
 
 
 def write_deployments(folder: Path, **schedules: list[dict[str, Any]]) -> None:
-    """The committed prefect.yaml with these schedules and no others, and `nap` under the limit of `retrain`."""
+    """Write the committed prefect.yaml with these schedules only, and `nap` with the concurrency limit of `retrain`."""
     values = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     retrain = next(found for found in values["deployments"] if found["name"] == "retrain")
     values["deployments"].append({**retrain, "name": "nap", "entrypoint": "nap.nap", "parameters": {}})
@@ -128,7 +128,7 @@ def write_deployments(folder: Path, **schedules: list[dict[str, Any]]) -> None:
 
 
 def copy_code(folder: Path) -> None:
-    """Copy what a worktree of the folder's repository needs to run flows and stages with its own code."""
+    """Copy the files that a worktree of the folder's repository needs to run flows and stages with its own code."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("src", "flows", "infra"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)

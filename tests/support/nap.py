@@ -1,4 +1,4 @@
-"""A flow for tests of what happens around flows: it starts fast, and runs a child as a stage is run."""
+"""A flow for tests of what happens around flows: it starts fast, and runs a child process like a stage."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ from prefect import flow
 
 @flow(name="nap")
 def nap(seconds: float = 600.0) -> None:
-    """Sleep as a child process. The file `napping` exists while it does."""
+    """Sleep in a child process. The file `napping` exists while it sleeps."""
     run_streamed(["/bin/sh", "-c", f"echo $$ > napping; sleep {seconds}"], print)
     Path("napping").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What tests of promotion share: a small store, versions in it without a model behind them, judges, and races."""
+"""Helpers for tests of promotion: a small store, versions without a model, judges, and races."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def store(folder: Path) -> RegisterParams:
 
 
 def add_versions(params: RegisterParams, count: int) -> None:
-    """Versions 1 .. count whose gates passed; nothing ever loads them here."""
+    """Register versions 1 .. count whose gates passed. They have no model, because nothing loads them here."""
     with mlflow_client(params) as client:
         client.create_registered_model(MODEL)
         for number in range(1, count + 1):
@@ -34,33 +34,33 @@ def aliases(params: RegisterParams) -> dict[str, str]:
 
 
 def says(outcome: str):
-    """A judge who always says the same."""
+    """A judge that always returns this outcome."""
     return lambda challenger, champion: Verdict(outcome, f"{outcome}: {challenger} beside {champion}", "a page")
 
 
 def slowly(challenger: str, champion: str | None) -> Verdict:
-    """A judge who takes his time, so that two would meet."""
+    """A slow judge, so that two promotions would overlap."""
     time.sleep(0.01)
     return says("promote")(challenger, champion)
 
 
 def agrees(params: RegisterParams) -> list[audit.Change]:
-    """The audit's finished changes, after checking that they are one chain that ends at the champion."""
+    """Check that the finished changes of the audit are one chain that ends at the champion; returns them."""
     lines = audit.read(paths.AUDIT)
     done = [line for line in lines if line["event"] == audit.DONE]
     assert not audit.unfinished(paths.AUDIT, MODEL, params.tracking_uri)
-    assert len({line["id"] for line in done}) == len(done), "every change is done once"
+    assert len({line["id"] for line in done}) == len(done), "every change must be done once"
     assert {line["id"] for line in done} <= {line["id"] for line in lines if line["event"] == audit.INTENT}
     champion = None
     for line in done:
-        assert line["from"] == champion, "each change begins where the one before ended"
+        assert line["from"] == champion, "each change must begin where the one before ended"
         champion = line["to"]
     assert aliases(params).get("champion") == champion
     return done
 
 
 def main(folder: str, version: str, races: int) -> None:
-    """A racer: promotes its version at the same moment as the others, again and again; tells what it was told.
+    """A racer: promotes its version at the same moment as the others, `races` times, and writes each outcome.
 
     A race begins when the folder holds the file `go.N`; the racer then writes `VERSION.N`.
     """

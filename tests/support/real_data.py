@@ -1,4 +1,4 @@
-"""Where the real data sets are, for the tests that check published figures; those tests are skipped without them."""
+"""Finds the real data sets for tests that check published figures. Without the data those tests are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def real_folder(name: str) -> Path:
-    """The folder of a data set, below UNIGREC_DATA or beside the repository; skips the test where there is none."""
+    """The folder of a data set, in UNIGREC_DATA or next to the repository. Skips the test if there is none."""
     root = Path(os.environ.get("UNIGREC_DATA") or REPOSITORY.parent / "shared" / "data")
     if not (root / name / "interactions.parquet").exists():
         pytest.skip(f"no real data set {name!r} here; point UNIGREC_DATA at the folder that holds it")

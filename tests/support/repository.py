@@ -26,6 +26,6 @@ def branches(root: Path) -> list[str]:
 
 
 def state_of(root: Path) -> tuple[str, ...]:
-    """What people have before them: their branch, commit, index, changes and worktrees."""
+    """State of the user's clone: branch, commit, index, changes and worktrees."""
     asked = (("symbolic-ref", "HEAD"), ("rev-parse", "HEAD", "main"), ("status", "--porcelain"), ("worktree", "list"))
     return (*(git(root, *arguments) for arguments in asked), (root / ".git/index").read_bytes().hex())

@@ -1,4 +1,4 @@
-"""A small shop's data that is in order, and the ways in which a case of the battery breaks it."""
+"""Valid data of a small shop, and the ways in which the cases of bad input break it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK
 
-USERS, ITEMS, EACH = 60, 24, 10  # with the committed params.yaml: just enough of everything
+USERS, ITEMS, EACH = 60, 24, 10  # the least that the committed params.yaml accepts
 MOMENT = 1_400_000_000
 ROWS = USERS * EACH
 
@@ -21,32 +21,32 @@ Columns = dict[str, Any]  # name -> values or an Arrow array
 
 
 class Case(NamedTuple):
-    """One kind of bad input and what must come of it."""
+    """One kind of bad input and its expected outcome."""
 
     kind: str
     breaks: Callable[[Path], None]  # writes the broken data into an empty folder
     exit_code: int
-    says: str  # regular expression: in the error, or among the warnings where the data is accepted
-    counts: dict[str, Any]  # of what was accepted: as `test_data_battery.accepted` counts
+    says: str  # regular expression: found in the error, or in the warnings if the data is accepted
+    counts: dict[str, Any]  # of accepted data, as `test_data_battery.counted` returns them
 
 
 def refused(kind: str, breaks: Callable[[Path], None], says: str) -> Case:
-    """`ingest` or `prepare` cannot go on."""
+    """A case that stops `ingest` or `prepare`."""
     return Case(kind, breaks, EXIT_BAD_INPUT, says, {})
 
 
 def invalid(kind: str, breaks: Callable[[Path], None], says: str) -> Case:
-    """Readable, and stopped by an expectation."""
+    """A case that can be read and that an expectation stops."""
     return Case(kind, breaks, EXIT_INVALID_DATA, says, {})
 
 
 def accepted(kind: str, breaks: Callable[[Path], None], says: str = "", **counts: Any) -> Case:
-    """Taken as documented; what was cleaned is counted."""
+    """A case that is accepted as documented, with the counts of what was cleaned."""
     return Case(kind, breaks, EXIT_OK, says, counts)
 
 
 def interactions() -> Columns:
-    """600 rows: each of 60 users with 10 of 24 items in a row, at times of their own."""
+    """600 rows: each of 60 users with 10 of 24 items in a row, at distinct times."""
     pairs = [(user, step) for user in range(USERS) for step in range(EACH)]
     return {
         "user_id": [f"u{user}" for user, _ in pairs],
@@ -63,13 +63,13 @@ def items() -> Columns:
 
 
 def write(folder: Path, log: Columns | None = None, catalogue: Columns | None = None) -> None:
-    """Both files as Parquet."""
+    """Write both files as Parquet."""
     for name, columns in (("interactions", log or interactions()), ("items", catalogue or items())):
         pq.write_table(pa.table(columns), folder / f"{name}.parquet")
 
 
 def write_csv(folder: Path, log: Columns | None = None, catalogue: Columns | None = None) -> None:
-    """Both files as CSV, in UTF-8."""
+    """Write both files as CSV in UTF-8."""
     for name, columns in (("interactions", log or interactions()), ("items", catalogue or items())):
         (folder / f"{name}.csv").write_bytes(as_csv(columns))
 
@@ -83,17 +83,17 @@ def as_csv(columns: Columns) -> bytes:
 
 
 def column(name: str, change: Callable[[list], Any]) -> Callable[[Path], None]:
-    """Parquet whose interactions have another column of that name: what `change` makes of the good one's values."""
+    """Parquet with one column of the interactions replaced by `change` of its good values."""
     return lambda folder: write(folder, {**interactions(), name: change(interactions()[name])})
 
 
 def item_column(name: str, change: Callable[[list], Any]) -> Callable[[Path], None]:
-    """The same for the items; a new column starts from the titles."""
+    """Parquet with one column of the items replaced. A new column starts from the titles."""
     return lambda folder: write(folder, None, {**items(), name: change(items().get(name, items()["title"]))})
 
 
 def both_ids(change: Callable[[str], str]) -> Callable[[Path], None]:
-    """Parquet with other item ids, in both files alike."""
+    """Parquet with other item ids, the same in both files."""
 
     def breaks(folder: Path) -> None:
         log, catalogue = interactions(), items()
@@ -105,7 +105,7 @@ def both_ids(change: Callable[[str], str]) -> Callable[[Path], None]:
 
 
 def csv_bytes(change: Callable[[bytes], bytes], name: str = "interactions") -> Callable[[Path], None]:
-    """CSV, one file of which is changed as bytes."""
+    """CSV with the bytes of one file changed."""
 
     def breaks(folder: Path) -> None:
         write_csv(folder)
@@ -116,7 +116,7 @@ def csv_bytes(change: Callable[[bytes], bytes], name: str = "interactions") -> C
 
 
 def parquet_bytes(change: Callable[[bytes], bytes], name: str = "interactions") -> Callable[[Path], None]:
-    """Parquet, one file of which is changed as bytes."""
+    """Parquet with the bytes of one file changed."""
 
     def breaks(folder: Path) -> None:
         write(folder)
@@ -127,5 +127,5 @@ def parquet_bytes(change: Callable[[bytes], bytes], name: str = "interactions") 
 
 
 def with_first(*values: Any) -> Callable[[list], list]:
-    """The good values, the first of them replaced."""
+    """The good values with the first ones replaced."""
     return lambda good: [*values, *good[len(values) :]]

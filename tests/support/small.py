@@ -1,4 +1,4 @@
-"""Small networks and sequences that many tests build: seeded, in evaluation mode, quick."""
+"""Small networks and sequences for many tests: seeded, in evaluation mode, fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ few = settings(max_examples=20, deadline=None, derandomize=True)
 def small_recommender(
     levels: int = 3, codebook_size: int = 4, disambiguation: int = 0, seed: int = 0, **changes: Any
 ) -> Recommender:
-    """Two layers each way, width 12, 3 heads of 4."""
+    """A recommender with two encoder and two decoder layers, width 12, 3 heads of width 4."""
     torch.manual_seed(seed)
     shape = {"d_model": 12, "d_ff": 20, "heads": 3, "d_kv": 4, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1}
     config = RecommenderConfig(
@@ -35,7 +35,7 @@ def small_tokenizer(
 
 
 def plain_tokenizer(codebooks: torch.Tensor) -> Tokenizer:
-    """A tokenizer whose encoder and decoder do nothing: latents are embeddings. codebooks: (L, K, C)."""
+    """A tokenizer whose encoder and decoder are the identity: latents equal embeddings. codebooks: (L, K, C)."""
     levels, size, dim = codebooks.shape
     tokenizer = Tokenizer(dim, dim, [], levels, size)
     tokenizer.encoder, tokenizer.decoder = torch.nn.Sequential(), torch.nn.Sequential()
@@ -44,7 +44,7 @@ def plain_tokenizer(codebooks: torch.Tensor) -> Tokenizer:
 
 
 def sequences_of(*users: list[int], items: int) -> Sequences:
-    """The given users' items in time order."""
+    """Sequences of the given users, items in time order."""
     return Sequences(
         np.array([item for user in users for item in user], np.int64),
         np.cumsum([0, *(len(user) for user in users)]),
@@ -53,7 +53,7 @@ def sequences_of(*users: list[int], items: int) -> Sequences:
 
 
 def random_sequences(users: int, items: int, longest: int, seed: int = 0) -> Sequences:
-    """Users with 1 .. longest interactions; items may repeat."""
+    """Sequences of users with 1 .. longest interactions. Items may repeat."""
     generator = np.random.default_rng(seed)
     return sequences_of(
         *(list(generator.integers(0, items, generator.integers(1, longest + 1))) for _ in range(users)), items=items
@@ -61,5 +61,5 @@ def random_sequences(users: int, items: int, longest: int, seed: int = 0) -> Seq
 
 
 def padded(lengths: list[int], width: int) -> torch.Tensor:
-    """(B, width) mask, true for the first `lengths` places."""
+    """(B, width) mask, true for the first `lengths` positions."""
     return torch.arange(width) < torch.tensor(lengths)[:, None]

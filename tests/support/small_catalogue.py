@@ -14,7 +14,7 @@ USERS, WIDTH = 3, 6
 
 
 def catalogue(items: int, seed: int, levels: int = 2) -> np.ndarray:
-    """(N, levels + 1) identifiers of which many collide before disambiguation."""
+    """(N, levels + 1) identifiers. Many of them collide before disambiguation."""
     return disambiguate(np.random.default_rng(seed).integers(0, 4, (items, levels)), np.zeros(items)).codes
 
 

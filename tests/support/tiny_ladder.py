@@ -1,4 +1,4 @@
-"""The ladder's command on data so small that a rung takes a second."""
+"""Inputs of the ladder's command, so small that a rung takes a second."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from unigrec.config.profiles import leaves
 
 
 def tiny_artifacts(folder: Path) -> Path:
-    """What `prepare` and `embed` write."""
+    """Write the outputs of `prepare` and `embed`."""
     write_project(folder)
     return folder / "artifacts"
 
 
 def tiny_arguments(artifacts: Path, out: Path, *more: str, **changes: Any) -> list[str]:
-    """Arguments of the driver: one seed, sizes as in `TINY`, and `changes` in sections over them."""
+    """Arguments of the ladder's command: one seed, sizes as in `TINY` with `changes`, and `more`."""
     values = merged({name: value for name, value in TINY.items() if name != "seed"}, changes)
     settings = [f"{key}={json.dumps(value)}" for key, value in leaves(values)]
     common = ["--artifacts", str(artifacts), "--out", str(out), "--profile", "sample", "--seeds", "1"]
@@ -25,7 +25,7 @@ def tiny_arguments(artifacts: Path, out: Path, *more: str, **changes: Any) -> li
 
 
 def results(out: Path) -> dict[str, bytes]:
-    """Every file of results but times and locks, by its path below `out`."""
+    """Content of every file in `out` except times and locks, by its path below `out`."""
     unstable = {"done.json", "clock.json", "lock", "table.json", "table.md"}
     return {
         str(file.relative_to(out)): file.read_bytes()

@@ -1,6 +1,7 @@
 """The artifacts of a tiny real model, written where the stages write them. Its weights are untrained.
 
-The data decide who is good: each user's test item is what the model of seed `data_seed` recommends first.
+The data decide which model is good: each user's test item is the first recommendation of the model of seed
+`data_seed`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.serving.manifest import Serving, assemble
 
 ITEMS, USERS, LEVELS, CODEWORDS = 12, 40, 2, 4
-HISTORY = 4  # items of a user before the test item
+HISTORY = 4  # number of items per user before the test item
 SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
 
 
 def item_ids() -> list[str]:
-    """Ids as shops have them: plain, with a comma, with a space, non-Latin."""
+    """Ids like those of shops: plain, with a comma, with a space, non-Latin."""
     return ["a,b", "two words", "квас", *(f"P{index}" for index in range(3, ITEMS))]
 
 
@@ -47,8 +48,8 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
     """Write the artifacts of a run into the current folder.
 
     Args:
-        ranks: (USERS,) what the run says that the student's are. place: where the model of seed `data_seed` recommends
-            each user's test item.
+        ranks: (USERS,) ranks of the student that the run reports. place: rank at which the model of seed `data_seed`
+            recommends each user's test item.
     """
     recommender = tiny_recommender(seed)
     _write_model(Artifacts().finetune, recommender.state_dict(), recommender.config.to_dict())
@@ -74,13 +75,13 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
 def make_bundle(
     seed: int = 0, passed: bool = True, ranks: list[int] | None = None, data_seed: int = 0, place: int = 1
 ) -> Path:
-    """The bundle of `write_artifacts`, as an absolute path."""
+    """Write artifacts and bundle them; returns the absolute path of the bundle."""
     write_artifacts(seed, passed, ranks, data_seed, place)
     return assemble(PARAMS_FILE, SERVING).absolute()
 
 
 def bundle_in(folder: Path) -> Path:
-    """The bundle of `make_bundle`, made in that folder."""
+    """Run `make_bundle` in the folder."""
     with contextlib.chdir(folder):
         return make_bundle()
 
@@ -92,7 +93,7 @@ def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -
 
 
 def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> None:
-    """What `prepare` writes. until: unix seconds of the last interaction."""
+    """Write the outputs of `prepare`. until: unix seconds of the last interaction."""
     catalogue = {
         "item_index": pa.array(range(ITEMS), pa.int32()),
         "item_id": item_ids(),
@@ -118,7 +119,7 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
 
 
 def tiny_rows() -> dict[str, int]:
-    """Sizes of the data."""
+    """Numbers of users, items and interactions."""
     return {"users": USERS, "items": ITEMS, "interactions": USERS * (HISTORY + 1)}
 
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on the shop's data with tiny networks, within this process, for faults in and between stages."""
+"""The whole pipeline with tiny networks on the shop's data, in this process, for faults in and between stages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from unigrec.pipeline import stages
 
 DATA_STAGES = ("ingest", "validate", "prepare", "embed")
 MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate")
-OUTPUTS = {"validate": [Artifacts().validation, Artifacts().validated]}  # of the others: their folder
+OUTPUTS = {"validate": [Artifacts().validation, Artifacts().validated]}  # other stages: their folder
 
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """Work in the folder, and leave torch as it was: the training stages ask for deterministic algorithms."""
+    """Work in the folder. Restores torch at the end, because training stages turn on deterministic algorithms."""
     before, deterministic = Path.cwd(), torch.are_deterministic_algorithms_enabled()
     os.chdir(folder)
     try:
@@ -37,9 +37,9 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def write_shop(folder: Path, changes: dict[str, Any] | None = None) -> None:
-    """A project's folder in which nothing has run but the stage `warm_start`, which has nothing to hand on.
+    """Write a project's folder in which only the stage `warm_start` has run, without a bundle to start from.
 
-    changes: of params.yaml, section by section.
+    changes: changes to params.yaml, section by section.
     """
     (folder / "data").mkdir(parents=True)
     shop.write(folder / "data")
@@ -62,7 +62,7 @@ def run(*names: str) -> None:
 
 
 def outputs(stage: str) -> dict[Path, bytes]:
-    """What a stage has written and writes alike each time: all but the pages with their dates."""
+    """Content of the files that a stage writes with the same bytes each time: all except the dated pages."""
     places = OUTPUTS.get(stage, [Artifacts().folder(stage)])
     found = [file for path in places for file in (path.rglob("*") if path.is_dir() else [path])]
     return {file: file.read_bytes() for file in found if file.is_file()}

@@ -1,4 +1,4 @@
-"""A catalogue, histories and params so small that a phase trains in a second, in memory or as files of a project."""
+"""A catalogue, histories and params so small that a phase trains in a second, in memory or as project files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ladder as data: what each rung runs with, for every profile."""
+"""Tests of the ladder file: the params of each rung, for every profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver: runs what is not there yet, goes on where it was stopped or killed, and never mixes results."""
+"""Tests of the ladder's command: it runs missing steps, resumes after a stop or a kill, and never mixes results."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from unigrec.core.evaluation.ranking import rank_test_items
 from unigrec.pipeline import outputs
 
 ROOT = Path(__file__).parents[3]
-# Absent on the machines that lend their GPU.
+# Packages that a machine with only the training dependencies lacks.
 ABSENT = ("yaml", "typer", "sklearn", "matplotlib", "mlflow", "prefect", "dvc", "great_expectations", "rich")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, Path]:
-    """Artifacts, and the results of two rungs with one seed. Not to be changed."""
+    """Artifacts and the results of two rungs with one seed. Tests must not change them."""
     folder = tmp_path_factory.mktemp("finished")
     artifacts, out = tiny_artifacts(folder), folder / "out"
     assert quality.run(tiny_arguments(artifacts, out, "--rungs", "M0,M5")) == 0
@@ -51,7 +51,7 @@ def home(out: Path, rung: str) -> Path:
 
 
 class StopsAfter:
-    """Stands for --minutes: says yes from the given question on."""
+    """Stands in for --minutes: returns False `questions` times, then True."""
 
     def __init__(self, questions: int):
         self.left = questions
@@ -147,7 +147,7 @@ def test_stopped_again_and_again_it_ends_with_the_bits_of_an_unbroken_run(
 
 
 class Pausing(quality.Stop):
-    """A session that is over after some questions."""
+    """A session that ends after the given number of checks."""
 
     def __init__(self, questions: int):
         super().__init__(None)
@@ -187,7 +187,7 @@ def test_results_of_changed_params_are_neither_used_nor_mixed_in(finished, tmp_p
     printed = capsys.readouterr().out
     assert f"seed 1, M0: results of other params are left out ({old.name}: finetune.epochs 2 there, 1 here)" in printed
     assert len(list((out / "seed-1/M0").iterdir())) == 2
-    assert len(list((out / "seed-1").glob("teacher-*"))) == 1  # does not read the section finetune
+    assert len(list((out / "seed-1").glob("teacher-*"))) == 1  # the teacher does not depend on the section finetune
     figures = files.read_json(out / "table.json")
     assert [row["model"] for row in figures["protocols"]["masked"]][3:] == ["M0"]
     assert figures["protocols"]["unmasked"][0]["model"] == "popularity"
@@ -209,7 +209,7 @@ def test_changed_data_is_other_results(finished, tmp_path, capsys):
     assert "seed 1, M0: results of other params are left out" in printed
     assert "other data" in printed
     assert "left: seed 1: M0, M1" in printed
-    assert "| teacher |" not in printed  # it reads the embeddings too
+    assert "| teacher |" not in printed  # the teacher reads the embeddings too
 
 
 def test_what_another_process_does_is_left_to_it(finished, tmp_path, monkeypatch, capsys):

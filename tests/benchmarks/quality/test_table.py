@@ -1,4 +1,4 @@
-"""Intervals, differences and pages, by hand."""
+"""Tests of intervals, differences and pages, with values computed by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_two_seeds_and_one():
 
 @pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.7062), (3, 4.3027), (16, 2.1314), (40, 2.0227)])
 def test_the_quantile_is_that_of_students_t(seeds, quantile):
-    """Two-sided 5 %, as printed in tables."""
+    """Two-sided 5 % quantiles, as printed in tables."""
     values = [0.0, *[1.0] * (seeds - 1)]
     expected = quantile * np.std(values, ddof=1) / math.sqrt(seeds)
     assert interval(values)["half_width"] == pytest.approx(expected, rel=1e-4)
@@ -73,7 +73,7 @@ def test_the_page_keeps_the_protocols_apart_and_published_values_to_the_unmasked
     unmasked, masked = text.split("## masked")
     assert "0.0346 / 0.0346 / 0.0346 / 0.0346" in unmasked
     assert "published (Beauty, paper-size)" not in masked
-    assert "| 0.5000 |" in unmasked  # no seed changes it: no interval is shown
+    assert "| 0.5000 |" in unmasked  # no seed changes this value, so no interval is shown
     assert text.endswith("- one\n- two")
 
 

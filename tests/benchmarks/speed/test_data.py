@@ -1,4 +1,4 @@
-"""The data's part of the speed benchmark: pandas does the work of the stage it is compared with."""
+"""Tests of the part data of the speed benchmark: pandas does the same work as the stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unigrec.data.prepare import prepare_tables
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A project with what ingest writes."""
+    """A project with the outputs of ingest."""
     folder: Path = tmp_path_factory.mktemp("project")
     (folder / SOURCE).mkdir()
     write_source(str(folder / SOURCE), 6_000)

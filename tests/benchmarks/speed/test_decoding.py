@@ -1,4 +1,4 @@
-"""The parts of the speed benchmark that decode: both sides rank alike, requests are what they say, sizes grow."""
+"""Tests of the parts that decode: both sides rank the same, requests have their form, sizes grow."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_a_round_is_batches_of_an_evaluation_with_short_and_long_histories():
     everyone = np.sort(work.sequences.lengths[work.sequences.evaluation_users()])
     for users in rounds:
         lengths = work.sequences.lengths[users]
-        assert (np.diff(lengths.ravel()) >= 0).all()  # each batch is of like lengths
+        assert (np.diff(lengths.ravel()) >= 0).all()  # each batch has similar lengths
         assert lengths.mean() == pytest.approx(everyone.mean(), rel=0.25)
-    assert len(np.unique(rounds)) == np.size(rounds)  # other users in each round
+    assert len(np.unique(rounds)) == np.size(rounds)  # different users in each round
 
 
 @pytest.mark.parametrize(
     ("items", "denied", "complaint"),
-    [([0, 9], -1, "no item"), ([0, -1], -1, "no item"), ([1, 1], -1, "twice"), ([0, 1], 1, "denied")],
+    [([0, 9], -1, "not an item"), ([0, -1], -1, "not an item"), ([1, 1], -1, "twice"), ([0, 1], 1, "denied")],
 )
 def test_a_list_that_holds_what_it_must_not_is_found(items, denied, complaint):
     with pytest.raises(AssertionError, match=complaint):

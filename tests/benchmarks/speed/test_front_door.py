@@ -1,4 +1,4 @@
-"""The command of the speed benchmark: which parts run, what is left of them, and what a failing one does."""
+"""Tests of the command of the speed benchmark: which parts run, what they write, and how a failed part is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unigrec.base.errors import UnigrecError
 
 
 def part(monkeypatch: pytest.MonkeyPatch, name: str, run) -> None:
-    """A part of that name that does what `run` does."""
+    """Register a part of that name that calls `run`."""
     monkeypatch.setitem(front_door.PARTS, name, f"what {name} costs")
     monkeypatch.setitem(sys.modules, f"benchmarks.speed.{name}", SimpleNamespace(run=run))
 

@@ -1,4 +1,4 @@
-"""The harness of the speed benchmark: ratios, fresh processes, tables."""
+"""Tests of the harness of the speed benchmark: ratios, fresh processes, tables."""
 
 from __future__ import annotations
 

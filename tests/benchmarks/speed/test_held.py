@@ -1,4 +1,4 @@
-"""Rows of a comparison in processes of their own: what they answer, in which order they work, and how they end."""
+"""Tests of rows in their own processes: their results, the order of their work, and their end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.speed.held import Held, alternate, held_each
 
 
 class Worker:
-    """What a process holds here: it writes down what it is asked."""
+    """The object that a process holds here. It logs its calls."""
 
     def __init__(self, name: str = "ours", log: str = os.devnull):
         self.name, self.log = name, Path(log)
@@ -150,7 +150,7 @@ def test_a_process_at_work_ends_with_the_one_that_started_it():
 
 
 def alive(process: int) -> bool:
-    """Does it run? A process that has ended may stay as a zombie where nobody asks for its code."""
+    """True if the process runs. An ended process may stay as a zombie until its exit code is read."""
     stat = Path(f"/proc/{process}/stat")
     try:
         return stat.read_text().rpartition(")")[2].split()[0] != "Z"

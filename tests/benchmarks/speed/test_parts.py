@@ -1,4 +1,4 @@
-"""Every part that the command of the speed benchmark names is there, and its rows are set up as they are used."""
+"""Every part that the command of the speed benchmark names exists, and its rows are configured as in real use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The profile part of the speed benchmark: what an operator is charged with, and the tables."""
+"""Tests of the part profile of the speed benchmark: the costs of operators, and the tables."""
 
 from __future__ import annotations
 

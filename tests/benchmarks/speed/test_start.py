@@ -1,4 +1,4 @@
-"""The start's part of the speed benchmark: a command is stopped at its first step, and one that fails is no figure."""
+"""Tests of the part start: a command is stopped after its first step, and a failed command is an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_stage_is_stopped_after_its_first_step(tmp_path: Path, stage: str, eng
     before = sorted(tmp_path.rglob("*"))
     usage = run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True)
     assert usage.code == FIRST_STEP
-    assert sorted(tmp_path.rglob("*")) == before  # no epoch was finished, nothing was saved
+    assert sorted(tmp_path.rglob("*")) == before  # no epoch was finished, so nothing was saved
     (tmp_path / Artifacts().embeddings).unlink()
     assert run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True).code == 2
 

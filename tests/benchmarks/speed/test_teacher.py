@@ -1,4 +1,4 @@
-"""The teacher's part of the speed benchmark: both sides do the same work."""
+"""Tests of the part teacher of the speed benchmark: both sides do the same work."""
 
 from __future__ import annotations
 

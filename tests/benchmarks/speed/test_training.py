@@ -1,4 +1,4 @@
-"""The training part of the speed benchmark: the baseline does the same mathematics, and the tables are filled."""
+"""Tests of the part training of the speed benchmark: the baseline computes the same, and the tables are filled."""
 
 from __future__ import annotations
 
