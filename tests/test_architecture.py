@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from support.project import ROOT
+
 PACKAGE = ROOT / "src/unigrec"
 MODULES = {path.relative_to(ROOT / "src"): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOWS = sorted((ROOT / "flows").rglob("*.py"))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import yaml
 
 from support.command_line import invoke
+from support.project import ROOT
 from unigrec import cli
 from unigrec.base.errors import EXIT_BAD_INPUT
 from unigrec.pipeline import stages
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_stage_has_one_name_in_dvc_yaml_on_the_command_line_and_as_a_function():

@@ -1,11 +1,11 @@
 """README lists the rooms and existing documents; docs/architecture.md draws the graph of dvc.yaml."""
 
 import re
-from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from support.project import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 

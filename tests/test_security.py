@@ -24,14 +24,14 @@ import safetensors
 import torch
 import yaml
 
-from support.tiny_model import PARAMS_FILE, make_bundle
+from support.project import PARAMS_FILE, ROOT
+from support.tiny_model import make_bundle
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.base.launcher import report
 from unigrec.config.schema import RegisterParams, parse_params
 from unigrec.pipeline.summary import summarise
 from unigrec.registry.versions import register
 
-ROOT = Path(__file__).parents[1]
 SECRET = "pl4nted-secret"
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 

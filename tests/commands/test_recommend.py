@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from support.command_line import invoke
-from support.tiny_model import PARAMS_FILE, item_ids, make_bundle, write_artifacts
+from support.project import PARAMS_FILE
+from support.tiny_model import item_ids, make_bundle, write_artifacts
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.base.paths import Artifacts

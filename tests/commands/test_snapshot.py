@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from support.tiny_model import PARAMS_FILE, make_bundle
+from support.project import PARAMS_FILE
+from support.tiny_model import make_bundle
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, InvalidDataError, UnigrecError
 from unigrec.base.lock import exclusive

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from support.project import PARAMS_FILE, ROOT
 from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
 from unigrec.config.edit import configure
 from unigrec.config.profiles import SAMPLE, leaves, profile_names
 from unigrec.config.schema import load_params, read_mapping
 
-ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "infra/profiles"
 
 
@@ -27,13 +27,13 @@ def params_file(tmp_path, monkeypatch) -> Path:
     """A copy of the project's params, as the sample profile has them, and of the profiles."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(PROFILES, tmp_path / "infra/profiles")
-    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copy(PARAMS_FILE, tmp_path / "params.yaml")
     configure(Path("params.yaml"), profile=SAMPLE, data=SAMPLE)
     return Path("params.yaml")
 
 
 def test_the_committed_params_are_the_sample_profile():
-    committed = plain_leaves(ROOT / "params.yaml")
+    committed = plain_leaves(PARAMS_FILE)
     sample = plain_leaves(PROFILES / "sample.yaml")
     if committed["profile"] != SAMPLE:
         pytest.skip("params.yaml has been configured to another profile")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pydantic
 import pytest
 
+from support.project import PARAMS_FILE
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.config.schema import Params, load_params, parse_params, read_mapping
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 
-COMMITTED = read_mapping(Path(__file__).parents[2] / "params.yaml")
+COMMITTED = read_mapping(PARAMS_FILE)
 
 
 def changed(key: str, value: object) -> dict:

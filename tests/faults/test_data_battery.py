@@ -15,6 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from support import broken_files, broken_rows
+from support.project import PARAMS_FILE, ROOT
 from support.shop import Case
 from unigrec import cli
 from unigrec.base import files, launcher, process
@@ -22,7 +23,6 @@ from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.config.edit import configure
 
-PROJECT = Path(__file__).parents[2]
 CASES = [*broken_files.CASES, *broken_rows.CASES]
 ACCEPTED = [case for case in CASES if case.exit_code == EXIT_OK]
 STAGES = ("ingest", "validate", "prepare")
@@ -48,7 +48,7 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "run_and_end", run_and_go_on)
     monkeypatch.setattr(process, "die_with_parent", lambda: None)
     monkeypatch.chdir(tmp_path)
-    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    shutil.copy(PARAMS_FILE, tmp_path)
     return run
 
 
@@ -109,6 +109,6 @@ def test_kinds_are_told_apart():
 
 
 def test_the_document_names_every_kind_with_its_outcome():
-    rows = re.findall(r"^\| (.+?) \| (exit \d|taken) \|", (PROJECT / "docs/faults.md").read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (.+?) \| (exit \d|taken) \|", (ROOT / "docs/faults.md").read_text("utf-8"), re.MULTILINE)
     outcomes = {case.kind: f"exit {case.exit_code}" if case.exit_code else "taken" for case in CASES}
     assert dict(rows) == outcomes

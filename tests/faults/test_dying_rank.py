@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from support.living import processes_of, wait_for
-from support.tiny_training import ROOT, write_project
+from support.project import ROOT
+from support.tiny_training import write_project
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 

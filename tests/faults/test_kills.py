@@ -23,8 +23,8 @@ from dvc.repo import Repo
 from flows.stages.processes import child_environment
 
 from support.living import command_of, processes_of, times_of_change, wait_for
+from support.project import ROOT
 from support.tiny_pipeline import write_shop
-from support.tiny_training import ROOT
 from unigrec.base.files import sha256
 
 SEED = 2026

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +15,10 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from support.project import ROOT
 from unigrec.base.errors import EXIT_BAD_INPUT
 from unigrec.base.masking import SECRET_VARIABLES, holds_credentials
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
 DEPLOYMENTS: dict[str, dict[str, Any]] = {found["name"]: found for found in yaml.safe_load(TEXT)["deployments"]}
 

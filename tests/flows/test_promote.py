@@ -6,18 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from flows.promote import promote_and_show
 
 from flows import promote
-from support.tiny_model import PARAMS_FILE, make_bundle
+from support.project import PARAMS_FILE, ROOT
+from support.tiny_model import make_bundle
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK
 from unigrec.config.schema import load_params
 from unigrec.promotion.champion import Promotion
 
-ROOT = Path(__file__).parents[2]
 PARAMS = load_params(PARAMS_FILE)
 
 

@@ -18,14 +18,13 @@ from prefect.states import Failed
 from flows import retrain
 from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, make_three_stages, reproduce, versions
 from support.living import processes_of, wait_for
+from support.project import PARAMS_FILE, ROOT
 from unigrec.base import files
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED, UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.commands import snapshot
 from unigrec.config.schema import load_params
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_one_run_at_a_time(tmp_path):
 def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, name, monkeypatch, capsys):
     monkeypatch.setattr(snapshot, "snapshot", lambda params, file: snapshot.Taken(new, "what was said"))
     monkeypatch.setattr(snapshot, "take_delivery", lambda params, file: snapshot.Taken(new, "what was said"))
-    state = take_delivery.fn(load_params(ROOT / "params.yaml"))
+    state = take_delivery.fn(load_params(PARAMS_FILE))
     assert (state.name, state.message) == (name, "what was said")
     assert capsys.readouterr().out == "what was said\n"
 
@@ -104,7 +103,7 @@ def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, n
 
 def write_model_project(folder: Path) -> Path:
     """One stage that writes a tiny model's artifacts. The file `mode` decides how it ends."""
-    shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
+    shutil.copy(PARAMS_FILE, folder / "params.yaml")
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
     make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})

@@ -18,6 +18,7 @@ from flows.checkout import worktree
 from support import shop
 from support.flow_project import EVERY_STAGE, STAGE, versions
 from support.living import processes_of, wait_for
+from support.project import ROOT
 from support.repository import branches, commit, git, state_of
 from support.tiny_training import tiny_values
 from unigrec.base import paths
@@ -25,7 +26,6 @@ from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from unigrec.config.schema import RegisterParams
 from unigrec.registry.tracking import mlflow_client
 
-ROOT = Path(__file__).parents[2]
 MAKE_MODEL = """
 import sys, time
 from pathlib import Path

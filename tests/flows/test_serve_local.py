@@ -15,10 +15,10 @@ from prefect.states import Cancelling
 from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project
 from support.living import processes_of
 from support.local import SECRET_PATH, Local, Webhook, copy_code, serve_local, wait_for, write_deployments
+from support.project import ROOT
 from support.repository import commit, git
 from unigrec.registry.tracking import PASSWORD_VARIABLE
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 
 

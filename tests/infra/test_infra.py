@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from support.project import ROOT
+
 INFRA = ROOT / "infra"
 COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((Path(__file__).parent / "schemas/kubernetes.json").read_text(encoding="utf-8"))

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from flows.services import services
 
+from support.project import PARAMS_FILE, ROOT
 from unigrec.config.schema import load_params
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
 
-ROOT = Path(__file__).parents[2]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/promote.yml").read_text(encoding="utf-8"))
 USER, PASSWORD = "joe", "pl4nted-secret-one"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -67,7 +67,7 @@ def values(tmp_path_factory) -> Iterator[dict[str, str]]:
 def proposed(tmp_path_factory, values) -> Path:
     """A repository whose last commit is a trained model, with its data pushed to the remote."""
     folder = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copy(PARAMS_FILE, folder)
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in STAGES), "artifacts/validated.json"]
     stage = {"cmd": "python make_model.py", "deps": ["make_model.py"], "params": ["seed"], "outs": outs}

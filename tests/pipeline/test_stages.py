@@ -1,11 +1,10 @@
 """What the stages settle before they train."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
 
+from support.project import PARAMS_FILE, ROOT
 from support.tiny_training import write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
@@ -18,8 +17,6 @@ from unigrec.core.decisions.gates import identifier_notes
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.training import joint
 from unigrec.pipeline import outputs, stages
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def test_the_gradient_of_a_gather_has_the_same_bits_with_two_threads(two_threads
 
 
 def test_the_sample_and_a_cold_start_stand_in_params_as_committed_files():
-    params = load_params(ROOT / "params.yaml")
+    params = load_params(PARAMS_FILE)
     assert (params.ingest.path, params.warm_start.path) == (SAMPLE_SOURCE["ingest.path"], COLD_START)
     for file in (params.ingest.path, params.warm_start.path):
         assert (ROOT / file).is_file()
@@ -103,7 +100,7 @@ class Recorded:
 
 
 def test_dvc_yaml_names_the_targets_that_tokenizer_and_joint_show():
-    gate = Recorded(load_params(ROOT / "params.yaml").gate)
+    gate = Recorded(load_params(PARAMS_FILE).gate)
     identifier_notes({}, gate)
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert len(gate.keys) == 4

@@ -11,7 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from support.tiny_model import PARAMS_FILE, item_ids, make_bundle
+from support.project import PARAMS_FILE
+from support.tiny_model import item_ids, make_bundle
 from support.tiny_training import ITEMS, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.project import ROOT
 from support.promotions import MODEL, add_versions, agrees, aliases, says, store
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
@@ -24,8 +25,6 @@ from unigrec.promotion import champion as promotion
 from unigrec.promotion.champion import promote, rollback
 from unigrec.registry.tracking import mlflow_client
 from unigrec.registry.versions import VERDICT_TAG
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

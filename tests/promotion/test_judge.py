@@ -14,7 +14,8 @@ import pytest
 
 from support.bundles import resign
 from support.command_line import invoke
-from support.tiny_model import ITEMS, PARAMS_FILE, USERS, make_bundle, write_data
+from support.project import PARAMS_FILE
+from support.tiny_model import ITEMS, USERS, make_bundle, write_data
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.base.paths import Artifacts

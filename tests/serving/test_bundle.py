@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from support.bundles import resign
-from support.tiny_model import ITEMS, LEVELS, PARAMS_FILE, SERVING, bundle_in, item_ids, make_bundle
+from support.project import PARAMS_FILE
+from support.tiny_model import ITEMS, LEVELS, SERVING, bundle_in, item_ids, make_bundle
 from unigrec.base import files, git, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from support.tiny_model import PARAMS_FILE, make_bundle, write_data
+from support.project import PARAMS_FILE
+from support.tiny_model import make_bundle, write_data
 from unigrec.base import paths
 from unigrec.cli import app
 from unigrec.config.schema import RegisterParams, load_params

@@ -22,9 +22,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from support.project import PARAMS_FILE, ROOT
 from unigrec.registry.tracking import PASSWORD_VARIABLE
 
-ROOT = Path(__file__).parents[2]
 SECRET_PATH = "/hooks/pl4nted-s3cret"
 
 
@@ -132,5 +132,5 @@ def copy_code(folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("src", "flows", "infra"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for source in (ROOT / "params.yaml", ROOT / ".gitignore", Path(__file__).with_name("nap.py")):
+    for source in (PARAMS_FILE, ROOT / ".gitignore", Path(__file__).with_name("nap.py")):
         shutil.copy(source, folder)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from support.project import PARAMS_FILE
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
@@ -24,7 +25,6 @@ from unigrec.serving.manifest import Serving, assemble
 ITEMS, USERS, LEVELS, CODEWORDS = 12, 40, 2, 4
 HISTORY = 4  # number of items per user before the test item
 SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
-PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
 
 

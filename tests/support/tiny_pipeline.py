@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from support import shop
-from support.tiny_training import ROOT, tiny_values
+from support.project import ROOT
+from support.tiny_training import tiny_values
 from unigrec.base import files
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params, load_params

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 import yaml
 
+from support.project import PARAMS_FILE, ROOT
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params, parse_params
@@ -22,7 +23,6 @@ from unigrec.core.training.loop import Run
 from unigrec.core.training.teacher import new_teacher
 from unigrec.core.training.tokenizer import new_tokenizer
 
-ROOT = Path(__file__).parents[2]
 ITEMS, USERS, WIDTH = 24, 40, 8
 CPU = torch.device("cpu")
 TINY = {
@@ -68,7 +68,7 @@ def merged(old: dict, new: dict) -> dict:
 
 def tiny_values(changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The committed params.yaml with `TINY` and `changes` in place, section by section."""
-    committed = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    committed = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
     return merged(merged(copy.deepcopy(committed), TINY), changes or {})
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 from benchmarks.quality.ladder import LADDER, Rung, chosen_rungs, profile_params, read_ladder, rung_params
 from benchmarks.quality.runs import read_params
 
+from support.project import PARAMS_FILE, ROOT
 from unigrec.base.errors import UnigrecError
 from unigrec.config.edit import configure
 from unigrec.config.profiles import PROFILES, leaves, profile_names
 from unigrec.config.schema import Params, load_params, read_mapping
 
-ROOT = Path(__file__).parents[3]
 NAMES = profile_names(ROOT / PROFILES)
 RUNGS = {rung.name: rung for rung in read_ladder(ROOT / LADDER)}
 
@@ -86,7 +85,7 @@ def test_a_rung_changes_nothing_but_what_it_is_about(profile):
 @pytest.mark.parametrize("profile", NAMES)
 def test_profile_and_settings_are_applied_as_configure_applies_them(profile, tmp_path):
     shutil.copytree(ROOT / PROFILES, tmp_path / PROFILES)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(PARAMS_FILE, tmp_path)
     settings = ["joint.tokenizer_lr=2e-8", "tokenizer.hidden=[8, 4]", "seed=5"]
     here = rung_params(profile_params(ROOT, profile), Rung("plain", "", {}, None, {}), settings[:2], 5)
     configure(tmp_path / "params.yaml", profile=profile, settings=settings)
@@ -142,5 +141,5 @@ def test_a_bad_setting_is_refused(settings, message):
 
 
 def test_every_key_of_the_ladder_is_one_of_params():
-    known = dict(leaves(read_mapping(ROOT / "params.yaml")))
+    known = dict(leaves(read_mapping(PARAMS_FILE)))
     assert all(set(rung.params) <= set(known) for rung in RUNGS.values())

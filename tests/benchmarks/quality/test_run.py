@@ -17,6 +17,7 @@ from benchmarks.quality.steps import StepArtifacts
 
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import steps as quality_steps
+from support.project import ROOT
 from support.tiny_ladder import results, tiny_arguments, tiny_artifacts
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
@@ -27,7 +28,6 @@ from unigrec.core.evaluation.protocol import Protocol
 from unigrec.core.evaluation.ranking import rank_test_items
 from unigrec.pipeline import outputs
 
-ROOT = Path(__file__).parents[3]
 # Packages that a machine with only the training dependencies lacks.
 ABSENT = ("yaml", "typer", "sklearn", "matplotlib", "mlflow", "prefect", "dvc", "great_expectations", "rich")
 

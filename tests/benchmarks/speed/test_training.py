@@ -10,13 +10,14 @@ from benchmarks.speed.harness import Options
 from benchmarks.speed.t5 import PublicParts, padded_samples
 from benchmarks.speed.training import LENGTHS, ROWS, run
 
+from support.project import PARAMS_FILE
 from support.small import random_sequences, small_recommender, small_tokenizer
 from unigrec.config.schema import load_params
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training.joint import JointData, joint_losses
 from unigrec.core.training.samples import make_samples
 
-PARAMS = load_params(Path(__file__).parents[3] / "params.yaml").joint.model_copy(
+PARAMS = load_params(PARAMS_FILE).joint.model_copy(
     update={"uniformity_weight": 0.1, "distillation_temperature": 0.3, "precision": "fp32"}
 )
 

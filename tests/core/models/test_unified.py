@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from support.project import PARAMS_FILE
 from support.small import few, padded, random_sequences, small_recommender, small_tokenizer
 from unigrec.config.schema import load_params
 from unigrec.core.identifiers.collisions import hard_codes
@@ -25,7 +25,7 @@ from unigrec.core.training.joint import JointData, fixed_identifiers, joint_loss
 from unigrec.core.training.samples import Samples, make_samples
 
 ITEMS, TEACHER_DIM, CPU = 10, 7, torch.device("cpu")
-PARAMS = load_params(Path(__file__).parents[3] / "params.yaml").joint.model_copy(
+PARAMS = load_params(PARAMS_FILE).joint.model_copy(
     update={
         "precision": "fp32",
         "reconstruction_weight": 0.5,

@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from support.project import PARAMS_FILE
 from unigrec.base import files
 from unigrec.base.errors import EXIT_INVALID_DATA, InvalidDataError, UnigrecError
 from unigrec.base.paths import Artifacts
@@ -32,7 +32,6 @@ PARAMS = ValidateParams(
 )
 FIRST = "the first snapshot"
 TEXT_COLUMNS = ("title", "brand")
-PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -320,7 +319,7 @@ def test_an_expectation_that_raises_is_reported_with_its_reason():
 
 
 def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
-    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    shutil.copy(PARAMS_FILE, tmp_path)
     interactions, items = good_tables()
     interactions["item_id"][0] = "gone, too"
     files.write_table(Artifacts().interactions, pa.table(interactions))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -17,10 +16,11 @@ from prefect.events.schemas.events import ReceivedEvent
 from prefect.exceptions import ObjectNotFound
 from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
+from support.project import ROOT
 from unigrec.base.errors import EXIT_BAD_INPUT
 from unigrec.base.masking import HIDDEN, masked
 
-FLOWS = Path(__file__).parents[3] / "flows"
+FLOWS = ROOT / "flows"
 ADDRESS = "https://hooks.host/pl4nted-s3cret"
 
 

@@ -11,9 +11,8 @@ from dvc.repo import Repo
 from flows.stages.graph import cache_folder, read_graph
 
 from support.flow_project import make_three_stages, reproduce
+from support.project import ROOT
 from unigrec.base.errors import UnigrecError
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from flows.stages.processes import StageError, child_environment, run_stage, run
 from flows.stages import processes
 from support.flow_project import make_three_stages, reproduce
 from support.living import processes_of, wait_for
+from support.project import ROOT
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
