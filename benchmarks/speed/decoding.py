@@ -18,7 +18,7 @@ from benchmarks.speed.shapes import learning_data
 from unigrec.base.process import keep_memory, training_device
 from unigrec.core.evaluation.metrics import seen_before
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.retrieval.beam import Recommendations
+from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.generative import CPU_BATCH, GenerativeRetriever
 from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.sequences import Sequences, chunks_by_length, in_chunks
@@ -138,12 +138,12 @@ class Work:
         places = [int((place + 0.5) / BATCHES * len(self.batches)) for place in range(BATCHES)]
         return np.concatenate([self.batches[(place + number) % len(self.batches)] for place in places])
 
-    def rank(self, ranker: Ours | Generate, number: int, masked: list[bool]) -> list[Recommendations]:
+    def rank(self, ranker: Ours | Generate, number: int, masked: list[bool]) -> list[BeamResult]:
         """Rank items for all users of the round; returns one result per entry of `masked`."""
         chunks = in_chunks(self.users(number), ranker.at_once)
         found = [ranker.rank(self.sequences, users, self.history, masked) for users in chunks]
         return [
-            Recommendations(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+            BeamResult(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
             for pieces in zip(*found, strict=True)
         ]
 
@@ -181,7 +181,7 @@ class Ours:
     def __init__(self, recommender: Recommender, codes: np.ndarray, history: int, beam: int):
         self.retriever = GenerativeRetriever.hardened(recommender, codes, history=history, beam=beam)
 
-    def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[Recommendations]:
+    def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[BeamResult]:
         denied = Restriction(self.retriever.tree, denied=seen_before(sequences, users, "test"))
         restrictions = [denied if without_seen else None for without_seen in masked]
         histories = sequences.held_out(users, "test", history)

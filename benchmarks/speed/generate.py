@@ -22,7 +22,7 @@ from transformers import (
 from benchmarks.speed.t5 import stack_pairs, t5_config
 from unigrec.core.evaluation.metrics import seen_before
 from unigrec.core.models.recommender import START, Recommender
-from unigrec.core.retrieval.beam import Recommendations
+from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.sequences import Sequences
 
 
@@ -60,7 +60,7 @@ class Generate:
                     self.following.setdefault(row[:depth], []).append(row[depth])
                 self.items_under[row[: depth + 1]] += 1
 
-    def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[Recommendations]:
+    def rank(self, sequences: Sequences, users: np.ndarray, history: int, masked: list[bool]) -> list[BeamResult]:
         seen = seen_before(sequences, users, "test").tolist()
         nothing: list[list[int]] = [[] for _ in users]
         batch = sequences.held_out(users, "test", history)
@@ -69,7 +69,7 @@ class Generate:
         read = {"input_ids": source, "attention_mask": torch.as_tensor(mask).long()}
         return [self.generate(read, seen if without_seen else nothing) for without_seen in masked]
 
-    def generate(self, read: dict[str, Tensor], denied: list[list[int]]) -> Recommendations:
+    def generate(self, read: dict[str, Tensor], denied: list[list[int]]) -> BeamResult:
         processors = LogitsProcessorList(
             [
                 LevelLogProbabilities(self.offsets),
@@ -89,7 +89,7 @@ class Generate:
                 output_scores=True,
             )
         items = [self.item_of.get(tuple(row), -1) for row in found.sequences[:, 1:].tolist()]
-        return Recommendations(torch.tensor(items).view(-1, self.beam), found.sequences_scores.view(-1, self.beam))
+        return BeamResult(torch.tensor(items).view(-1, self.beam), found.sequences_scores.view(-1, self.beam))
 
     def allowed_after(self, denied: list[list[int]]) -> Any:
         """Returns the function that tells `generate` which tokens may follow a beam of a user."""

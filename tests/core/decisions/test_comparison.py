@@ -40,9 +40,9 @@ def pair(new: np.ndarray, churn: float | None = 0.1) -> Pair:
     return Pair(new, OLD, SLICES, churn)
 
 
-def decided(candidate: Candidate = CANDIDATE, beside: Pair | None = None, **changes: object) -> Decision:
-    beside = pair(OLD + WIN) if beside is None else beside
-    return compare(candidate, beside, LIMITS, PARAMS.model_copy(update=changes), seed=1)
+def decided(candidate: Candidate = CANDIDATE, against: Pair | None = None, **changes: object) -> Decision:
+    against = pair(OLD + WIN) if against is None else against
+    return compare(candidate, against, LIMITS, PARAMS.model_copy(update=changes), seed=1)
 
 
 def refusing(decision: Decision) -> list[str]:
@@ -104,7 +104,7 @@ def test_the_first_model_has_floors_and_budgets_but_nobody_to_beat():
 
 @pytest.mark.parametrize("mode", ["better", "not_worse"])
 def test_a_tie_never_promotes(mode):
-    decision = decided(beside=pair(OLD.copy()), mode=mode)
+    decision = decided(against=pair(OLD.copy()), mode=mode)
     assert refusing(decision) == ["margin_over_champion"]
     assert "a tie" in next(gate.reason for gate in decision.gates if not gate.passed)
 
@@ -131,15 +131,15 @@ def test_not_worse_puts_up_with_a_loss_that_is_surely_small():
 def test_gains_that_are_no_numbers_refuse(side):
     broken = OLD.copy()
     broken[0] = np.nan
-    beside = pair(OLD + WIN)._replace(**{side: broken})
-    assert {"margin_over_champion", "slice: first half"} <= set(refusing(decided(beside=beside)))
+    against = pair(OLD + WIN)._replace(**{side: broken})
+    assert {"margin_over_champion", "slice: first half"} <= set(refusing(decided(against=against)))
     assert not margin(Pair(np.zeros(0), np.zeros(0), {}, None), PARAMS, 1).passed
 
 
 def test_a_slice_that_loses_beyond_the_bound_and_beyond_chance_refuses():
     new = np.where(SLICES["first half"], OLD * 0.8, OLD + 0.5)
-    assert refusing(decided(beside=pair(new))) == ["slice: first half"]
-    assert refusing(decided(beside=pair(np.where(SLICES["first half"], OLD * 0.91, OLD + 0.5)))) == []
+    assert refusing(decided(against=pair(new))) == ["slice: first half"]
+    assert refusing(decided(against=pair(np.where(SLICES["first half"], OLD * 0.91, OLD + 0.5)))) == []
 
 
 def test_a_loss_of_a_slice_that_chance_explains_refuses_nothing():
@@ -148,27 +148,27 @@ def test_a_loss_of_a_slice_that_chance_explains_refuses_nothing():
         SLICES["first half"], swap - swap[:200].mean() - 0.08, 0.5
     )  # drop above the bound, with great noise
     assert OLD[:200].mean() * 0.1 < 0.08
-    assert refusing(decided(beside=pair(OLD + swap))) == []
+    assert refusing(decided(against=pair(OLD + swap))) == []
 
 
 def test_a_small_slice_is_a_note():
     new = np.where(SLICES["last 20"], 0.0, OLD + 0.5)
-    decision = decided(beside=pair(new))
+    decision = decided(against=pair(new))
     assert decision.passed
     note = next(gate for gate in decision.gates if gate.name == "slice: last 20")
     assert (note.passed, note.informational) == (False, True)
     assert decision.gates[-1] is note
-    assert refusing(decided(beside=pair(new), min_slice_users=20)) == ["slice: last 20"]
+    assert refusing(decided(against=pair(new), min_slice_users=20)) == ["slice: last 20"]
 
 
 def test_a_slice_in_which_the_champion_finds_nothing_cannot_lose():
-    beside = Pair(OLD + WIN, np.where(SLICES["first half"], 0.0, OLD), SLICES, 0.1)
-    assert decided(beside=beside).passed
+    against = Pair(OLD + WIN, np.where(SLICES["first half"], 0.0, OLD), SLICES, 0.1)
+    assert decided(against=against).passed
 
 
 @pytest.mark.parametrize(("churn", "expected"), [(0.5, []), (0.51, ["churn"]), (None, []), (float("nan"), ["churn"])])
 def test_churn_has_a_budget(churn, expected):
-    assert refusing(decided(beside=pair(OLD + WIN, churn))) == expected
+    assert refusing(decided(against=pair(OLD + WIN, churn))) == expected
 
 
 def test_what_does_not_load_is_refused_for_that():

@@ -35,7 +35,7 @@ def test_bootstrap_interval_has_the_width_of_the_standard_error_and_depends_on_t
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 10**6])
-def test_bootstrap_draws_users_with_replacement_whatever_it_holds_in_memory(monkeypatch: pytest.MonkeyPatch, at_once):
+def test_bootstrap_draws_users_with_replacement_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch, at_once):
     """Against drawing users one by one: mean, spread and tail of the resampled means."""
     monkeypatch.setattr(bootstrap, "DRAWS_AT_ONCE", at_once)
     generator = np.random.default_rng(0)

@@ -69,14 +69,14 @@ def test_gini_is_the_mean_difference_of_pairs_over_twice_the_mean(counts: list[i
 LINE = torch.tensor([[0.0], [1.0], [2.5], [4.5], [10.0]])  # of five items on a line
 
 
-def together(neighbours: dict[int, list[int]]) -> Cooccurring:
+def cooccurring(neighbours: dict[int, list[int]]) -> Cooccurring:
     """What each of some items co-occurs with; -1 is none."""
     return Cooccurring(np.array(list(neighbours)), np.array(list(neighbours.values())))
 
 
 def test_hit_rate_by_hand():
     # The two nearest: of item 0, items 1 and 2; of item 3, items 2 and 1; of item 4, items 3 and 2.
-    found = together({0: [1, 3], 3: [2, 1], 4: [0, -1]})
+    found = cooccurring({0: [1, 3], 3: [2, 1], 4: [0, -1]})
     assert hit_rate(LINE, np.arange(5), found, nearest=2) == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert hit_rate(LINE, np.arange(5), found, nearest=3) == pytest.approx((1.0 + 1.0 + 0.0) / 3)
     assert hit_rate(LINE, np.arange(5), found, nearest=4) == hit_rate(LINE, np.arange(5), found, nearest=99) == 1.0
@@ -84,17 +84,17 @@ def test_hit_rate_by_hand():
 
 def test_items_of_one_identifier_share_the_places_that_are_left_for_them():
     vectors, groups = torch.tensor([[0.0], [1.0], [9.0]]), np.array([0, 0, 1, 1, 1, 2])
-    found = together({0: [1, 2]})  # one other item of its own group, then three for the places left
+    found = cooccurring({0: [1, 2]})  # one other item of its own group, then three for the places left
     rates = [hit_rate(vectors, groups, found, nearest) for nearest in (1, 2, 3, 4, 5)]
     assert rates == pytest.approx([0.5, 0.5 + 0.5 / 3, 0.5 + 0.5 * 2 / 3, 1.0, 1.0])
-    assert hit_rate(vectors, groups, together({5: [2, 0]}), nearest=1) == pytest.approx((1 / 3 + 0) / 2)
+    assert hit_rate(vectors, groups, cooccurring({5: [2, 0]}), nearest=1) == pytest.approx((1 / 3 + 0) / 2)
 
 
 @few
 @given(st.integers(0, 10_000), st.integers(1, 40))
 def test_where_all_identifiers_are_one_the_hit_rate_is_chance(seed: int, nearest: int):
     generator = np.random.default_rng(seed)
-    found = together(
+    found = cooccurring(
         {int(item): [(int(item) + 1 + step) % 30 for step in range(3)] for item in generator.choice(30, 4)}
     )
     rate = hit_rate(torch.ones(1, 2), np.zeros(30, np.int64), found, nearest)

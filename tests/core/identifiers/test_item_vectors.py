@@ -9,14 +9,14 @@ from support.tiny_training import ITEMS, tiny_embeddings
 from unigrec.core.identifiers.item_vectors import collaborative_part, continued_part, item_vectors
 
 
-def test_item_vectors_are_content_and_beside_it_the_teacher_with_its_share_of_the_variance():
+def test_item_vectors_are_content_followed_by_the_teacher_with_its_share_of_the_variance():
     content, teacher = tiny_embeddings(), 5.0 + 0.01 * torch.randn(ITEMS, 3, generator=torch.Generator().manual_seed(0))
     vectors = item_vectors(content, teacher, 0.5)
     assert torch.equal(vectors[:, :-3], content)
-    beside = vectors[:, -3:]
-    torch.testing.assert_close(beside.var(0).sum(), 0.25 * content.var(0).sum())
+    added = vectors[:, -3:]
+    torch.testing.assert_close(added.var(0).sum(), 0.25 * content.var(0).sum())
     centred = teacher - teacher.mean(0)
-    torch.testing.assert_close(beside / beside.norm(), centred / centred.norm())
+    torch.testing.assert_close(added / added.norm(), centred / centred.norm())
     assert item_vectors(content, teacher, 0.0) is content
 
 
@@ -28,7 +28,7 @@ def test_known_items_keep_what_the_tokenizer_read_and_a_map_gives_the_others_the
     today = 3.0 * earlier @ rotation + 1.0  # another training's space
     known = np.arange(200) < 150
     read = part.clone()
-    read[150:] = float("nan")  # what there is not
+    read[150:] = float("nan")  # unknown items have none
     continued = continued_part(today, read, known, ridge=1e-9)
     assert torch.equal(continued[:150], part[:150])
     torch.testing.assert_close(continued[150:], part[150:], rtol=1e-3, atol=1e-3)

@@ -13,13 +13,13 @@ from support.small import few, small_recommender
 from support.small_catalogue import USERS, catalogue, histories, recommender_of
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.retrieval.beam import Recommendations, beam_search, beam_searches, exact_scores
+from unigrec.core.retrieval.beam import BeamResult, beam_search, beam_searches, exact_scores
 from unigrec.core.retrieval.decoder_cache import DecoderCache
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 
 
 def top(scores: Tensor, permitted: Tensor, beam: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Exact scores (B, N) and what is permitted -> the best items and their scores, cut to those there are."""
+    """Exact scores (B, N) and what is permitted -> the best items and their scores, cut to those that exist."""
     items, values = [], []
     for row, allowed in zip(scores, permitted, strict=True):
         order = sorted(allowed.nonzero().flatten().tolist(), key=lambda item: -float(row[item]))[:beam]
@@ -28,15 +28,15 @@ def top(scores: Tensor, permitted: Tensor, beam: int) -> tuple[list[list[int]], 
     return items, values
 
 
-def assert_best(found: Recommendations, scores: Tensor, permitted: Tensor, beam: int) -> None:
+def assert_best(found: BeamResult, scores: Tensor, permitted: Tensor, beam: int) -> None:
     """`found` is the exact top of the permitted items, then -1 at score -inf."""
     expected, values = top(scores, permitted, beam)
     for row in range(len(scores)):
-        there = len(expected[row])
-        assert found.items[row, :there].tolist() == expected[row]
-        assert found.scores[row, :there].tolist() == pytest.approx(values[row], abs=1e-4)
-        assert (found.items[row, there:] == -1).all()
-        assert (found.scores[row, there:] == float("-inf")).all()
+        count = len(expected[row])
+        assert found.items[row, :count].tolist() == expected[row]
+        assert found.scores[row, :count].tolist() == pytest.approx(values[row], abs=1e-4)
+        assert (found.items[row, count:] == -1).all()
+        assert (found.scores[row, count:] == float("-inf")).all()
 
 
 everything = torch.ones(USERS, 1, dtype=torch.bool)
@@ -138,7 +138,7 @@ def test_any_beam_equals_brute_force_on_a_mock_model(
 
 @few
 @given(st.integers(0, 10_000), st.integers(1, 12))
-def test_beams_are_distinct_existing_items_in_falling_order_whatever_the_width(seed: int, beam: int):
+def test_beams_are_distinct_existing_items_in_falling_order_at_any_width(seed: int, beam: int):
     codes = catalogue(25, seed)
     found = beam_search(recommender_of(codes, seed), PrefixTree(codes), *histories(seed), beam)
     assert found.items.shape == (USERS, beam)
@@ -170,7 +170,7 @@ def test_allow_and_deny_lists_equal_filtered_exact_scores(seed: int, width: int,
 
 @few
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 12), st.booleans())
-def test_searches_together_return_what_each_returns_alone(seed: int, items: int, beam: int, causal: bool):
+def test_a_joint_search_returns_what_each_search_returns_alone(seed: int, items: int, beam: int, causal: bool):
     generator, codes = np.random.default_rng(seed), catalogue(items, seed)
     recommender, inputs, tree = recommender_of(codes, seed, causal=causal), histories(seed), PrefixTree(codes)
     denied = torch.as_tensor(generator.integers(-1, items, (USERS, 8)))
@@ -184,9 +184,9 @@ def test_searches_together_return_what_each_returns_alone(seed: int, items: int,
     for restriction, one in zip(restrictions, found, strict=True):
         alone = beam_search(recommender, tree, *inputs, beam, restriction)
         for row in range(USERS):
-            there, also = alone.items[row] >= 0, one.items[row] >= 0
-            assert one.items[row][also].tolist() == alone.items[row][there].tolist()
-            torch.testing.assert_close(one.scores[row][also], alone.scores[row][there])
+            exists, also = alone.items[row] >= 0, one.items[row] >= 0
+            assert one.items[row][also].tolist() == alone.items[row][exists].tolist()
+            torch.testing.assert_close(one.scores[row][also], alone.scores[row][exists])
 
 
 def test_a_prefix_that_two_searches_follow_is_decoded_once(monkeypatch: pytest.MonkeyPatch):
@@ -242,7 +242,7 @@ def test_a_catalogue_smaller_than_the_beam_comes_back_whole_and_once(items: int)
         assert (scores[row < 0] == float("-inf")).all()
 
 
-def test_a_hundred_items_of_one_semantic_id_beside_others_equal_the_exact_ranking():
+def test_a_hundred_items_of_one_semantic_id_among_others_equal_the_exact_ranking():
     codes = disambiguate(np.array([[1, 2]] * 100 + [[1, 3], [0, 2], [3, 0], [3, 3]]), np.zeros(104)).codes
     recommender, tree = recommender_of(codes), PrefixTree(codes)
     found = beam_search(recommender, tree, *histories(), beam=104)

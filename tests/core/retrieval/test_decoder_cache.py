@@ -8,7 +8,12 @@ import torch
 from support.small import small_recommender
 from support.small_catalogue import USERS, histories
 from unigrec.core.models.recommender import START, Recommender, RecommenderConfig
-from unigrec.core.retrieval.decoder_cache import DecoderCache, ReadsByHead, ReadsFolded, reads_of
+from unigrec.core.retrieval.decoder_cache import (
+    DecoderCache,
+    FoldedCrossAttention,
+    PerHeadCrossAttention,
+    cross_attention_for,
+)
 
 
 def test_cached_steps_equal_teacher_forcing():
@@ -33,7 +38,9 @@ def test_cross_attention_folded_into_what_it_reads_is_the_same_attention(tokens:
     bias = torch.randn(2, cross.heads if by_head else 1, 1, tokens)
     bias[0, :, :, 2:] = float("-inf")
     with torch.no_grad():
-        plain, folded = (reads(cross, memory, bias).onto(hidden, normed) for reads in (ReadsByHead, ReadsFolded))
+        plain, folded = (
+            reads(cross, memory, bias).add_to(hidden, normed) for reads in (PerHeadCrossAttention, FoldedCrossAttention)
+        )
     torch.testing.assert_close(folded, plain)
 
 
@@ -41,9 +48,11 @@ def test_cross_attention_is_folded_for_many_queries_of_short_histories_alone():
     cross = Recommender(RecommenderConfig(128, 512, 4, 64, 1, 1, 0.0, 3, 256, 0)).decoder.layers[0].cross_attention
 
     def chosen(users: int, tokens: int) -> type:
-        return type(reads_of(cross, torch.zeros(users, tokens, 128), torch.zeros(users, 1, 1, tokens), queries=91))
+        return type(
+            cross_attention_for(cross, torch.zeros(users, tokens, 128), torch.zeros(users, 1, 1, tokens), queries=91)
+        )
 
     with torch.no_grad():
-        assert chosen(users=16, tokens=15) is ReadsFolded
-        assert chosen(users=16, tokens=90) is ReadsByHead
-        assert chosen(users=1, tokens=15) is ReadsByHead
+        assert chosen(users=16, tokens=15) is FoldedCrossAttention
+        assert chosen(users=16, tokens=90) is PerHeadCrossAttention
+        assert chosen(users=1, tokens=15) is PerHeadCrossAttention

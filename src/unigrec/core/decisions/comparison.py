@@ -1,4 +1,4 @@
-"""Two models' figures on the same users to a decision with reasons. Pure, as `gates`: no files, no registry.
+"""From two models' figures on the same users to a decision with reasons. Pure, as `gates`: no files, no registry.
 
 Shapes: U test users.
 """
@@ -21,10 +21,10 @@ SLICE = "slice: "
 
 
 class Candidate(NamedTuple):
-    """What the challenger is by itself.
+    """Figures of the challenger alone.
 
-    own_decision: whether the gates of its run passed. metrics, health: as `gates.decide` reads them, measured today,
-    without a teacher. latency_ms: of each single request. size_mb: of the whole folder.
+    own_decision: whether it passed the gates of its own run. metrics, health: as `gates.decide` reads them, measured
+    today, without a teacher. latency_ms: of each single request. size_mb: of the whole folder.
     """
 
     own_decision: bool
@@ -35,10 +35,10 @@ class Candidate(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What the challenger is beside the champion.
+    """Figures of the challenger against the champion.
 
     challenger, champion: (U,) NDCG@10 of each user, the same users in the same order. slices: named (U,) masks.
-    churn: share of the items in both catalogues whose identifier is another; None where they have no item in common.
+    churn: share of the items in both catalogues with another identifier; None if they have no item in common.
     """
 
     challenger: np.ndarray
@@ -50,13 +50,13 @@ class Pair(NamedTuple):
 def compare(
     candidate: Candidate, pair: Pair | None, limits: GateParams, params: PromotionParams, seed: int
 ) -> Decision:
-    """Every gate that a challenger which loads must pass to become champion; one that does not: `does_not_load`.
+    """All gates that a challenger must pass to become champion. It has been loaded; if not, see `does_not_load`.
 
     Args:
-        pair: None for the first model of all, which has floors and budgets to keep, but nobody to beat.
+        pair: None for the very first model, which must keep floors and budgets, but has no champion to beat.
 
     Returns:
-        The gates with a reason each, those that refuse nothing last. A missing or non-finite figure refuses.
+        Every gate with its reason, those that refuse nothing last. A missing or non-finite figure refuses.
     """
     gates = [
         Gate("loads", 1.0, 1.0, True, f"a fresh process loads it and gets {len(candidate.latency_ms)} full answers"),
@@ -76,16 +76,16 @@ def compare(
 
 
 def does_not_load(reason: str) -> Decision:
-    """The decision on a bundle that could not be asked anything."""
+    """The decision on a bundle that does not load or does not answer."""
     return Decision(False, [Gate("loads", 0.0, 1.0, False, f"{reason}; nothing else was measured")])
 
 
 def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
     """Whether the challenger beats the champion, or at least does not lose to it; one-sided paired bootstrap.
 
-    `better`: the mean difference is above 0, and at most `max_p` of the resamples are not. `not_worse`: at most `max_p`
-    of the resamples lose `max_loss` of the champion's NDCG@10 or more. A tie, every user's gain equal, passes in
-    neither: such a promotion could only do harm.
+    Mode `better`: the mean difference is above 0, and at most `max_p` of the resamples are at or below 0. Mode
+    `not_worse`: at most `max_p` of the resamples lose `max_loss` of the champion's NDCG@10 or more. A tie, in which
+    every user's gain is equal, passes in neither mode: such a promotion could only do harm.
     """
     new, old = pair.challenger, pair.champion
     if not (np.isfinite(new).all() and np.isfinite(old).all() and len(new)):
@@ -112,10 +112,10 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
 
 
 def _slice(name: str, mask: np.ndarray, pair: Pair, params: PromotionParams, seed: int) -> Gate:
-    """A slice refuses where it loses more than the bound, and where chance does not explain that it loses at all.
+    """A slice refuses if it loses more than the bound and chance does not explain the loss.
 
-    Both, since of many slices one always loses a little: chance explains it where more than `max_p` of the resamples of
-    the slice's users do not lose.
+    Both must hold, since of many slices one always loses a little. Chance explains the loss if more than `max_p` of the
+    resamples of the slice's users lose nothing.
     """
     new, old = pair.challenger[mask], pair.champion[mask]
     small = len(new) < params.min_slice_users

@@ -1,4 +1,4 @@
-"""Metrics and thresholds to a decision with reasons. Pure: no files, no registry, no exit codes."""
+"""From metrics and thresholds to a decision with reasons. Pure: no files, no registry, no exit codes."""
 
 from __future__ import annotations
 

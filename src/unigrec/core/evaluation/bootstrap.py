@@ -1,17 +1,20 @@
-"""Bootstrap intervals over users."""
+"""Bootstrap intervals over users.
+
+Shapes: U users.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-DRAWS_AT_ONCE = 2**21  # counts that a bootstrap holds in memory
+DRAWS_AT_ONCE = 2**21  # counts that a bootstrap holds in memory at a time
 
 
 def bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """(U,) values -> (resamples,) means of U of them drawn with replacement.
+    """Means of U values drawn with replacement: (U,) -> (resamples,).
 
-    How often each *distinct* value is drawn is multinomial, and gains of ranked lists take few values: that is the same
-    distribution as drawing users one by one, in a fraction of the time.
+    The numbers of draws of the *distinct* values follow a multinomial distribution, and gains of ranked lists take few
+    values. To draw these numbers gives the same distribution as to draw users one by one, in a fraction of the time.
     """
     distinct, counts = np.unique(values, return_counts=True)
     shares, generator = counts / len(values), np.random.default_rng(seed)
@@ -27,8 +30,8 @@ def paired_bootstrap(candidate: np.ndarray, reference: np.ndarray, resamples: in
     """Paired bootstrap of mean(candidate - reference) over the same users.
 
     Returns:
-        `difference`, `low` and `high` (95 % interval, so 97.5 % on either side alone), and `p_not_better`: the share of
-        resamples in which the candidate is not better.
+        `difference`, `low` and `high` (95 % interval; either bound alone holds with 97.5 %), and `p_not_better`: the
+        share of resamples in which the candidate is not better.
     """
     assert candidate.shape == reference.shape, "the same users in the same order"
     difference = candidate - reference

@@ -23,7 +23,7 @@ from unigrec.core.sequences import Sequences, chunks_by_length
 if TYPE_CHECKING:
     from unigrec.config.schema import EvaluateParams
 
-Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 where it was not found
+Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 if not found
 
 
 def rank_test_items(
@@ -40,7 +40,7 @@ def rank_test_items(
 
     Args:
         codes: (N, T) hardened identifiers. history: items of history that student and co-occurrence read.
-        device: where teacher and student run; both are moved there.
+        device: where teacher and student run; both are moved to it.
     """
     baselines = Baselines(sequences, teacher, history, device)
     student = GenerativeRetriever.hardened(recommender, codes, history, params.beam, device)
@@ -53,10 +53,10 @@ def rank_test_items(
 
 
 class Baselines:
-    """Models that score the whole catalogue: popularity, item-item co-occurrence, and the teacher where there is one.
+    """Models that score the whole catalogue: popularity, item-item co-occurrence, and the teacher if given.
 
     Args:
-        history: items of history that co-occurrence reads; the teacher reads its own number.
+        history: items of history that co-occurrence reads; the teacher has its own number.
     """
 
     def __init__(self, sequences: Sequences, teacher: SASRec | None, history: int, device: torch.device = CPU):

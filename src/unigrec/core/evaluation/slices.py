@@ -1,4 +1,7 @@
-"""Metrics by slice of the users."""
+"""Metrics by slice of the users.
+
+Shapes: U test users.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def metrics_by_slice(ranks: dict[tuple[str, str], np.ndarray], masks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Recall@10 and NDCG@10 in each slice that has a user: (model, protocol) -> (U,) ranks, and (U,) masks -> rows."""
+    """Recall and NDCG at the gated cutoff, per slice that has a user: rows, from ranks (U,) and masks (U,)."""
     return [
         {"slice": name, "users": int(mask.sum()), "model": model, "protocol": protocol}
         | ranking_metrics(found[mask], [GATED_CUTOFF])

@@ -1,6 +1,6 @@
-"""Hardening: one semantic ID an item, collisions resolved, and the health of the result.
+"""Hardening: one semantic ID per item, and no two items with the same.
 
-Shapes: N items, L levels, K codewords.
+Shapes: N items, D numbers per embedding, L levels, K codewords, m items of some prefixes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from unigrec.core.models.tokenizers.kmeans import squared_distances
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.sequences import split_by_total
 
-AT_ONCE = 2**22  # numbers of the largest array of a pass over the catalogue
+AT_ONCE = 2**22  # maximum number of elements in any array of one pass over the catalogue
 
 
 class Resolved(NamedTuple):
     """Identifiers without collisions."""
 
     codes: np.ndarray  # (N, L) or (N, L + 1) int64, rows distinct
-    disambiguation: int  # range of the added code; 0 when none was added
-    extra_distance: float  # mean squared distance that reassignment costs an item (0 for disambiguation)
+    disambiguation: int  # range of the added code; 0 if none was added
+    extra_distance: float  # mean squared distance per item that reassignment costs (0 for disambiguation)
 
 
 @torch.no_grad()
@@ -38,13 +38,14 @@ def hard_codes(tokenizer: Tokenizer, embeddings: Tensor) -> np.ndarray:
 
 
 def items_at_once(tokenizer: Tokenizer) -> int:
+    """How many items one pass takes at a time."""
     return max(AT_ONCE // (tokenizer.levels * tokenizer.codebook_size), 1)
 
 
 def group_of(codes: np.ndarray) -> np.ndarray:
-    """(N, L) -> (N,) number of the distinct row that each row equals, rows in lexicographic order."""
+    """Number the distinct rows in lexicographic order: (N, L) -> (N,) number of each row."""
     groups = np.zeros(len(codes), np.int64)
-    for level in codes.T:  # sorting numbers is many times as fast as sorting rows
+    for level in codes.T:  # to sort numbers is many times faster than to sort rows
         groups = np.unique(groups * (level.max(initial=0) + 1) + level, return_inverse=True)[1]
     return groups
 
@@ -56,7 +57,7 @@ def is_colliding(codes: np.ndarray) -> np.ndarray:
 
 
 def collision_rate(codes: np.ndarray) -> float:
-    """Share of items whose L codes another item has too."""
+    """Share of items that have all L codes in common with another item."""
     return float(is_colliding(codes).mean())
 
 
@@ -67,9 +68,9 @@ def resolve(
     resolution: str,
     earlier: np.ndarray | None = None,
 ) -> Resolved:
-    """Identifiers of today's tokenizer without collisions.
+    """Identifiers without collisions, from today's tokenizer.
 
-    resolution: disambiguate or reassign. earlier: (N, L) identifiers that a reassignment keeps where it can.
+    resolution: disambiguate or reassign. earlier: (N, L) identifiers that a reassignment keeps if it can.
     """
     codes = hard_codes(tokenizer, embeddings)
     if resolution == "reassign":
@@ -78,9 +79,9 @@ def resolve(
 
 
 def disambiguate(codes: np.ndarray, popularity: np.ndarray) -> Resolved:
-    """Add a code that counts the items of each colliding group, the most popular first.
+    """Add a code that numbers the items with equal codes, the most popular first.
 
-    Its range is what the catalogue needs: the size of the largest group.
+    Its range is the size of the largest group of such items.
     """
     groups = group_of(codes)
     order = np.lexsort((np.arange(len(codes)), -popularity, groups))
@@ -95,16 +96,17 @@ def disambiguate(codes: np.ndarray, popularity: np.ndarray) -> Resolved:
 def reassign(
     tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray, earlier: np.ndarray | None = None
 ) -> Resolved:
-    """Keep the first L - 1 codes and give the last level anew, at least total distance, so that no two items collide.
+    """Assign the codes of the last level again, at minimum total distance, so that no two items collide.
 
-    Only prefixes with a collision are touched (arXiv 2605.25330).
+    The first L - 1 codes stay. Only prefixes with a collision are touched (arXiv 2605.25330).
 
-    earlier: (N, L) identifiers of some earlier moment, -1 for an item that had none. Where a prefix is touched, as many
-        of its items as possible keep the identifier that they had; distances decide about the others.
+    earlier: (N, L) earlier identifiers, -1 for an item without one. If a prefix is touched, as many of its items as
+        possible keep their earlier identifier; distances decide about the others.
 
     Raises:
         TrainingError: a prefix holds more items than the last level has codewords.
     """
+    # Find the prefixes with a collision, and sort their items by prefix.
     resolved, prefixes, size = codes.copy(), group_of(codes[:, :-1]), tokenizer.codebook_size
     touched = np.bincount(prefixes, weights=is_colliding(codes)) > 0  # (prefixes,)
     items = np.flatnonzero(touched[prefixes])
@@ -115,6 +117,7 @@ def reassign(
             f"{counts.max()} items share the first {codes.shape[1] - 1} codes, but the last level has {size} "
             "codewords; choose a larger tokenizer.codebook_size, or harden.resolution: disambiguate"
         )
+    # Some prefixes at a time: distances of their items to every codeword, then one assignment per prefix.
     extra = 0.0
     for piece in split_by_total(counts, counts, items_at_once(tokenizer)):
         members, items = np.split(items, [piece.sum()])
@@ -128,7 +131,7 @@ def reassign(
 
 
 def _towards(cost: np.ndarray, prefix: np.ndarray, earlier: np.ndarray) -> np.ndarray:
-    """(m, K) cost where an earlier identifier with today's prefix outweighs all distances together."""
+    """(m, K) cost in which an earlier identifier with today's prefix outweighs the sum of all distances."""
     wanted = cost.copy()
     rows = np.flatnonzero((earlier[:, :-1] == prefix).all(1))
     wanted[rows, earlier[rows, -1]] -= cost.max(1, initial=0.0).sum() + 1.0
@@ -136,7 +139,7 @@ def _towards(cost: np.ndarray, prefix: np.ndarray, earlier: np.ndarray) -> np.nd
 
 
 def last_level_distances(tokenizer: Tokenizer, embeddings: Tensor, prefix: np.ndarray) -> np.ndarray:
-    """(m, D) and their first L - 1 codes -> (m, K) squared distances of the last residual to the last codebook."""
+    """Squared distances (m, K) of the last residual to the last codebook, from embeddings (m, D) and L - 1 codes."""
     residual = tokenizer.encoder(embeddings)
     for level in range(prefix.shape[1]):
         residual = residual - tokenizer.codebooks[level][torch.as_tensor(prefix[:, level], device=residual.device)]

@@ -1,4 +1,7 @@
-"""Figures on the health of the identifiers."""
+"""Figures on the health of the identifiers.
+
+Shapes: N items, D numbers per embedding, C code dimension, L levels, K codewords, R items with known neighbours.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.core.identifiers.churn import churn
+from unigrec.core.identifiers.collisions import AT_ONCE, collision_rate, group_of, items_at_once
 from unigrec.core.models.tokenizers.kmeans import squared_distances
 from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer
 
 if TYPE_CHECKING:
     from unigrec.core.retrieval.cooccurrence import Cooccurring
-from unigrec.core.identifiers.churn import churn
-from unigrec.core.identifiers.collisions import AT_ONCE, collision_rate, group_of, items_at_once
 
 HIT_NEIGHBOURS = 10  # co-occurring items that the hit rate looks for ...
-HIT_NEAREST = 100  # ... among so many nearest items ...
-HIT_SAMPLE = 4096  # ... for so many items of a larger catalogue
+HIT_NEAREST = 100  # ... among this many nearest items ...
+HIT_SAMPLE = 4096  # ... for this many items of a larger catalogue
 
 
 class Quantized(NamedTuple):
@@ -33,7 +36,7 @@ class Quantized(NamedTuple):
 
 @torch.no_grad()
 def _quantize(tokenizer: Tokenizer, embeddings: Tensor, temperature: float) -> Iterator[Quantized]:
-    """The catalogue part by part: what a pass needs in memory does not grow with N."""
+    """The catalogue in parts, so that the memory of a pass does not grow with N."""
     tokenizer.eval()
     for chunk in embeddings.split(items_at_once(tokenizer)):
         latent = tokenizer.encoder(chunk)
@@ -46,18 +49,18 @@ def _disagreement(part: Quantized) -> np.ndarray:
 
 
 def codebook_usage(codes: np.ndarray, size: int) -> np.ndarray:
-    """(N, L) -> (L, K) share of items on each codeword."""
+    """Share of items on each codeword: (N, L) -> (L, K)."""
     return np.stack([np.bincount(level, minlength=size) / len(codes) for level in codes.T])
 
 
 def entropy_bits(usage: np.ndarray) -> np.ndarray:
-    """(..., K) shares -> (...) entropy in bits."""
+    """Entropy in bits of shares: (..., K) -> (...)."""
     safe = np.where(usage > 0, usage, 1.0)
     return -(usage * np.log2(safe)).sum(-1)
 
 
 def gini(counts: np.ndarray) -> float:
-    """Gini coefficient of non-negative counts: 0 when all are equal."""
+    """Gini coefficient of non-negative counts: 0 if all are equal."""
     ordered = np.sort(counts.astype(np.float64))
     ranks = np.arange(1, len(ordered) + 1)
     return float((2 * ranks - len(ordered) - 1) @ ordered / (len(ordered) * ordered.sum()))
@@ -66,16 +69,16 @@ def gini(counts: np.ndarray) -> float:
 def identifier_curve(
     tokenizer: Tokenizer, embeddings: Tensor, temperature: float, first_codes: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Today's identifiers in a few figures, for a row of a training's history; one pass over the catalogue.
+    """A few figures on today's identifiers, for a row of a training's history; one pass over the catalogue.
 
     Args:
-        embeddings: (N, D), on the tokenizer's device. temperature: that of the soft codes.
-        first_codes: (N, L) hard codes of some earlier moment that today's are held against.
+        embeddings: (N, D), on the tokenizer's device. temperature: of the soft codes.
+        first_codes: (N, L) earlier hard codes to compare with.
 
     Returns:
-        `collision_rate`, `soft_hard_disagreement` (share of items whose soft and hard codes differ), and for each level
-        `entropy_level_1` ... in bits. With `first_codes` also `churn_level_1` ..., and `changed_at_most_one_level`: the
-        share of items that kept all of their first codes but one, or all.
+        `collision_rate`, `soft_hard_disagreement` (share of items whose soft and hard codes differ), and per level the
+        entropy in bits, `entropy_level_1` ... With `first_codes` also `churn_level_1` ..., and
+        `changed_at_most_one_level`: the share of items that kept at least all but one of their first codes.
     """
     parts = _quantize(tokenizer, embeddings, temperature)
     found = [(part.hard.codes.cpu().numpy(), _disagreement(part)) for part in parts]
@@ -96,14 +99,14 @@ def health(
     embeddings: Tensor,
     popularity: np.ndarray,
     temperature: float,
-    together: Cooccurring | None = None,
+    cooccurring: Cooccurring | None = None,
 ) -> dict:
-    """How well the identifiers describe the catalogue, as a flat dictionary of numbers and lists per level.
+    """How well the identifiers describe the catalogue: a flat dictionary of numbers, and of lists per level.
 
     Args:
         embeddings: (N, D), on the tokenizer's device. popularity: (N,) training interactions.
-        temperature: the one of the joint phase.
-        together: what items co-occur with in training, for the hit rates.
+        temperature: of the joint phase.
+        cooccurring: items that co-occur in training, for the hit rates.
     """
     error_soft = error_hard = 0.0
     codes_of, latent_of, quantized_of, differs_of = [], [], [], []
@@ -133,55 +136,55 @@ def health(
         "soft_hard_disagreement": float(np.concatenate(differs_of).mean()),
         "temperature": temperature,
     }
-    if together is not None:
-        figures |= _hit_rates(embeddings, torch.cat(latent_of), torch.cat(quantized_of), groups, together)
+    if cooccurring is not None:
+        figures |= _hit_rates(embeddings, torch.cat(latent_of), torch.cat(quantized_of), groups, cooccurring)
     return figures
 
 
 def _hit_rates(
-    embeddings: Tensor, latent: Tensor, quantized: Tensor, groups: np.ndarray, together: Cooccurring
+    embeddings: Tensor, latent: Tensor, quantized: Tensor, groups: np.ndarray, cooccurring: Cooccurring
 ) -> dict[str, float]:
-    """The hit rate where an item is its semantic ID, and before: what the encoder and what quantization lose.
+    """Hit rates of the semantic IDs, and of what precedes them, to show what the encoder and what quantization loses.
 
     Args:
         embeddings: (N, D). latent, quantized: (N, C). groups: (N,) as `group_of` numbers the semantic IDs.
     """
     each = np.arange(len(groups))
-    first = np.unique(groups, return_index=True)[1]  # an item of each group
+    first = np.unique(groups, return_index=True)[1]  # one item of each group
     return {
-        "hit_rate_items": len(together.items),
+        "hit_rate_items": len(cooccurring.items),
         "hit_rate_by_chance": min(HIT_NEAREST / max(len(groups) - 1, 1), 1.0),
-        "hit_rate_item_embedding": hit_rate(embeddings, each, together, HIT_NEAREST),
-        "hit_rate_latent": hit_rate(latent, each, together, HIT_NEAREST),
-        "hit_rate_quantized": hit_rate(quantized[torch.as_tensor(first)], groups, together, HIT_NEAREST),
+        "hit_rate_item_embedding": hit_rate(embeddings, each, cooccurring, HIT_NEAREST),
+        "hit_rate_latent": hit_rate(latent, each, cooccurring, HIT_NEAREST),
+        "hit_rate_quantized": hit_rate(quantized[torch.as_tensor(first)], groups, cooccurring, HIT_NEAREST),
     }
 
 
 @torch.no_grad()
-def hit_rate(vectors: Tensor, groups: np.ndarray, together: Cooccurring, nearest: int) -> float:
-    """Embedding hit rate (FORGE, arXiv 2509.20904): how much of what is bought together lies together.
+def hit_rate(vectors: Tensor, groups: np.ndarray, cooccurring: Cooccurring, nearest: int) -> float:
+    """Embedding hit rate (FORGE, arXiv 2509.20904): do items that are bought together lie close together?
 
     The share of an item's co-occurring items that are among its `nearest` items by distance, as a mean over the R items
-    of `together`. Items of one group have one vector and hence one distance; where the last place falls among them,
-    each counts as much as the places left for them, which is what a fair draw gives.
+    of `cooccurring`. Items of one group have one vector and hence one distance. If the last places fall within a group,
+    they are shared equally among its items, as a fair draw does on average.
 
-    R distances to all: time is linear in R * N, memory bounded.
+    Time is linear in R * N, memory is bounded.
 
     Args:
-        vectors: (G, C), one a group. groups: (N,) the group of each item.
+        vectors: (G, C), one per group. groups: (N,) the group of each item.
     """
     device = vectors.device
-    group, items = torch.as_tensor(groups, device=device), torch.as_tensor(together.items, device=device)
+    group, items = torch.as_tensor(groups, device=device), torch.as_tensor(cooccurring.items, device=device)
     sizes = torch.bincount(group, minlength=len(vectors))
-    closest = min(nearest + 1, len(vectors))  # groups that can matter: none is empty but, to itself, the item's own
+    closest = min(nearest + 1, len(vectors))  # groups that can matter: only the item's own may hold no other item
     found = 0.0
     for rows in torch.arange(len(items)).split(max(AT_ONCE // len(vectors), 1)):
         own = group[items[rows.to(device)]]  # (r,)
         order = squared_distances(vectors[own], vectors).topk(closest, largest=False).indices  # (r, closest)
-        others = sizes[order] - (order == own[:, None]).long()  # an item is no neighbour of its own
-        places = nearest - (others.cumsum(1) - others)  # that the groups before it leave
+        others = sizes[order] - (order == own[:, None]).long()  # an item is not its own neighbour
+        places = nearest - (others.cumsum(1) - others)  # left by the groups before it
         share = (places / others.clamp_min(1)).clamp(0.0, 1.0)
-        neighbours = torch.as_tensor(together.neighbours, device=device)[rows.to(device)]  # (r, n)
+        neighbours = torch.as_tensor(cooccurring.neighbours, device=device)[rows.to(device)]  # (r, n)
         wanted, exists = group[neighbours.clamp_min(0)], neighbours >= 0
         hits = ((wanted[:, :, None] == order[:, None]) * share[:, None]).sum(-1) * exists
         found += float((hits.sum(1) / exists.sum(1)).sum(dtype=torch.float64))

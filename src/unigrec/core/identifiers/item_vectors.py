@@ -1,8 +1,9 @@
-"""What the tokenizer reads of an item: its content, and its part of the teacher."""
+"""What the tokenizer reads of each item: its content and teacher embeddings.
+
+Shapes: N items, D and E numbers per embedding.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,22 +11,19 @@ from torch import Tensor
 
 from unigrec.core.models.linear_map import ridge_regression
 
-if TYPE_CHECKING:
-    pass
-
 
 def item_vectors(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
-    """What the tokenizer reads of each item: its content, and beside it what the teacher makes of it.
+    """What the tokenizer reads of each item: its content embedding, followed by its teacher embedding.
 
-    Items that are bought alike then share codes, not only those that are described alike. The published tokenizer reads
-    content alone; reading collaborative embeddings is the way of ETEGRec (arXiv 2409.05546).
+    Items that are bought by the same users then share codes, in addition to items with similar descriptions. The
+    published tokenizer reads content alone; ETEGRec (arXiv 2409.05546) reads collaborative embeddings too.
 
     Args:
-        content: (N, D) item embeddings. teacher: (N, E) the teacher's. weight: of the teacher's part: it is centred and
-            scaled so that its total variance is `weight` squared times that of the content.
+        content: (N, D) item embeddings. teacher: (N, E) the teacher's. weight: of the teacher's part, which is centred
+            and scaled so that its total variance is `weight` squared times that of the content.
 
     Returns:
-        (N, D + E), or the content itself where the weight is 0.
+        (N, D + E), or the content itself if the weight is 0.
     """
     if weight == 0.0:
         return content
@@ -33,7 +31,7 @@ def item_vectors(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
 
 
 def collaborative_part(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
-    """The teacher's part of `item_vectors`: (N, E), or (N, 0) where the weight is 0."""
+    """The teacher's part of `item_vectors`: (N, E), or (N, 0) if the weight is 0."""
     if weight == 0.0:
         return content[:, :0]
     centred = teacher - teacher.mean(0)
@@ -42,16 +40,17 @@ def collaborative_part(content: Tensor, teacher: Tensor, weight: float) -> Tenso
 
 
 def continued_part(teacher: Tensor, part: Tensor, known: np.ndarray, ridge: float = 1e-2) -> Tensor:
-    """The teacher's part of `item_vectors` when an earlier tokenizer is trained on.
+    """The teacher's part of `item_vectors` if the training continues an earlier tokenizer.
 
-    Two teachers that were trained apart agree up to a linear map at best, so that the tokenizer would read every item
-    anew, and every identifier would change. Items that it knows therefore keep what it read of them; the others get
-    what a map predicts, fitted on the known ones from today's teacher to the earlier one.
+    Two separately trained teachers agree at best up to a linear map. With today's teacher, the tokenizer would read
+    other vectors for every item, and every identifier would change. So known items keep the vectors that the tokenizer
+    read before. The others get what a linear map predicts, fitted on the known items from today's teacher to the
+    earlier one.
 
     Args:
-        teacher: (N, E') today's teacher. part: (N, E) what the tokenizer read; rows of unknown items are not looked at.
+        teacher: (N, E') today's teacher. part: (N, E) what the tokenizer read; rows of unknown items are ignored.
         known: (N,) bool. ridge: as in `ridge_regression`.
     """
-    there = torch.as_tensor(known)
-    fitted = ridge_regression(teacher[there], part[there], ridge)
-    return torch.where(there[:, None], part, teacher @ fitted.weight.T + fitted.bias)
+    mask = torch.as_tensor(known)
+    fitted = ridge_regression(teacher[mask], part[mask], ridge)
+    return torch.where(mask[:, None], part, teacher @ fitted.weight.T + fitted.bias)

@@ -15,7 +15,7 @@ from torch import Tensor
 from unigrec.core.sequences import Histories, Sequences, sample, split_by_total
 
 NEIGHBOURS = 200  # co-occurring items kept per item
-PAIRS_AT_ONCE = 2**24  # pairs of items of one user that are counted together
+PAIRS_AT_ONCE = 2**22  # pairs of items of one user that are counted together
 
 
 def popularity_scores(sequences: Sequences) -> Tensor:

@@ -1,4 +1,7 @@
-"""The decoder one position at a time: cached keys and values, cross-attention without copies per beam."""
+"""The decoder one position at a time: cached keys and values, cross-attention without copies per beam.
+
+Shapes: B users, W beams, S tokens of a history, H heads, d numbers per head, E d_model.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from unigrec.core.models.recommender import Attention, Layer, Recommender
 
 
 class LayerWeights(NamedTuple):
-    """What a decoder layer multiplies with. For one user, products are so small that calls of modules would show."""
+    """The weights of a decoder layer. For one user the matrices are so small that calling modules would take time."""
 
     self_norm: Tensor
     query: Tensor
@@ -36,11 +39,11 @@ class LayerWeights(NamedTuple):
         return cls(*(module.weight for module in modules))
 
 
-LEAST_TOKENS = 16  # softmax over fewer takes torch several times as long: it works on whole vectors
+LEAST_TOKENS = 16  # a softmax over fewer takes torch several times as long, since it works on whole vectors
 
 
-class ReadsByHead:
-    """Cross-attention of one layer as it is written down: queries are made, and read keys and values (B, H, S, d)."""
+class PerHeadCrossAttention:
+    """Cross-attention of one layer in its textbook form: queries attend to keys and values (B, H, S, d)."""
 
     def __init__(self, cross: Attention, memory: Tensor, bias: Tensor):
         """memory (B, S, E); bias broadcastable to (B, H, 1, S)."""
@@ -48,18 +51,19 @@ class ReadsByHead:
         self.keys_values = cross.keys_values(memory)
         self.split = cross.split
 
-    def onto(self, hidden: Tensor, normed: Tensor) -> Tensor:
+    def add_to(self, hidden: Tensor, normed: Tensor) -> Tensor:
         """hidden + attention(normed): (B, W, E) twice -> (B, W, E)."""
         query = self.split(matmul(normed, self.query))  # (B, H, W, d)
         mixed = F.scaled_dot_product_attention(query, *self.keys_values, attn_mask=self.bias, scale=1.0)
         return matmul(mixed.transpose(1, 2).flatten(-2), self.out).add_(hidden)
 
 
-class ReadsFolded:
-    """The same attention where many queries read few tokens: what multiplies a query is folded into what it reads.
+class FoldedCrossAttention:
+    """The same attention, faster if many queries read few tokens: the weights of a query are folded into the keys.
 
-    Made once a user, the products of the memory with `Attention.fold` turn a step's two products, and H small ones a
-    user, into two products a user with all heads together.
+    q_h k_h = x (Q_h' K_h y), and sum_h O_h V_h y is what the token y adds to the residual. Both are computed once per
+    user. A step then needs two products per user with all heads at once, instead of two products for all users and H
+    small ones per user.
     """
 
     def __init__(self, cross: Attention, memory: Tensor, bias: Tensor):
@@ -75,42 +79,44 @@ class ReadsFolded:
         self.bias = bias.expand(-1, heads, -1, -1).reshape(B, 1, heads * S)
         self.heads = heads
 
-    def onto(self, hidden: Tensor, normed: Tensor) -> Tensor:
+    def add_to(self, hidden: Tensor, normed: Tensor) -> Tensor:
         """hidden + attention(normed): (B, W, E) twice -> (B, W, E)."""
         scores = torch.baddbmm(self.bias, normed, self.keys.mT).unflatten(-1, (self.heads, -1))  # (B, W, H, S)
         return torch.baddbmm(hidden, scores.softmax(-1).flatten(-2), self.values)
 
 
-def reads_of(cross: Attention | None, memory: Tensor, bias: Tensor, queries: int) -> ReadsByHead | ReadsFolded:
-    """Whichever takes fewer multiplications for that many queries a user."""
+def cross_attention_for(
+    cross: Attention | None, memory: Tensor, bias: Tensor, queries: int
+) -> PerHeadCrossAttention | FoldedCrossAttention:
+    """The form that takes fewer multiplications for that many queries per user."""
     assert cross is not None
     B, S, E = memory.shape
     inner = cross.heads * cross.d_kv
     by_head = B * (queries * 2 * inner * (E + S) + S * 2 * inner * E)
     folded = B * (queries * 2 * cross.heads * S * E + S * 2 * cross.heads * E * E) + 2 * inner * E * E
-    return ReadsFolded(cross, memory, bias) if folded < by_head else ReadsByHead(cross, memory, bias)
+    return FoldedCrossAttention(cross, memory, bias) if folded < by_head else PerHeadCrossAttention(cross, memory, bias)
 
 
 class DecoderCache:
-    """Keys and values of the decoder: cross-attention's once a user, self-attention's a step at a time."""
+    """Keys and values of the decoder: for cross-attention once per user, for self-attention step by step."""
 
     def __init__(self, recommender: Recommender, memory: Tensor, mask: Tensor, queries: int = 1):
-        """memory (B, S, E), mask (B, S). queries: positions that will be decoded for each user, all steps together."""
+        """memory (B, S, E), mask (B, S). queries: positions that will be decoded per user, over all steps."""
         config, stack = recommender.config, recommender.decoder
         layers = [layer for layer in stack.layers if isinstance(layer, Layer)]
         self.heads, self.d_kv, self.norm = config.heads, config.d_kv, stack.norm
         self.weights = [LayerWeights.of(layer) for layer in layers]
         bias = stack.memory_bias(mask, 1, memory.dtype)
-        self.cross = [reads_of(layer.cross_attention, memory, bias, queries) for layer in layers]
+        self.cross = [cross_attention_for(layer.cross_attention, memory, bias, queries) for layer in layers]
         positions = len(config.code_sizes)
         bias = stack.bias(positions, positions, memory.device)[0]  # (H, positions, positions)
         self.bias = bias.movedim(0, -1).to(memory.dtype)  # (query, key, H)
-        # A (B, W, H, d_kv) for each step in each layer. All beams of a user share the first step, so there W is 1.
+        # A (B, W, H, d) per step in each layer. All beams of a user share the first step, for which W is 1.
         self.keys: list[list[Tensor]] = [[] for _ in layers]
         self.values: list[list[Tensor]] = [[] for _ in layers]
 
     def reorder(self, beams: Tensor) -> None:
-        """Continue the beams that were picked: (B, W) index of the old beam."""
+        """Continue with the picked beams: (B, W) index of the old beam."""
         B, old = len(beams), self.keys[0][-1].shape[1]
         rows = (beams + old * torch.arange(B, device=beams.device)[:, None]).flatten()
         for past in (*self.keys, *self.values):
@@ -127,7 +133,7 @@ class DecoderCache:
             values.append(matmul(normed, layer.value).view(shape))
             mixed = attend_own(matmul(normed, layer.query).view(shape), keys, values, bias)
             hidden = matmul(mixed.flatten(-2), layer.out).add_(hidden)
-            hidden = cross.onto(hidden, self.normed(hidden, layer.cross_norm))
+            hidden = cross.add_to(hidden, self.normed(hidden, layer.cross_norm))
             inner = matmul(self.normed(hidden, layer.feed_norm), layer.feed_in, "relu")
             hidden = matmul(inner, layer.feed_out).add_(hidden)
         return self.norm(hidden)
@@ -137,9 +143,9 @@ class DecoderCache:
 
 
 def attend_own(query: Tensor, keys: list[Tensor], values: list[Tensor], bias: Tensor) -> Tensor:
-    """Attention of every beam over its own few steps, for which products and sums are faster than a general operator.
+    """Attention of every beam over its own few steps. For so few, products and sums are faster than torch's operator.
 
-    query (B, W, H, d); keys and values a (B, W or 1, H, d) for each of t steps; bias (t, 1, 1, H) -> (B, W, H, d).
+    query (B, W, H, d); keys and values: a (B, W or 1, H, d) per step, t steps; bias (t, 1, 1, H) -> (B, W, H, d).
     """
     scores = torch.stack([torch.linalg.vecdot(query, key) for key in keys])  # (t, B, W, H)
     weights = (scores + bias).softmax(0).unsqueeze(-1)

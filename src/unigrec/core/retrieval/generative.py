@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.unified import embed_hard_history, expand_history
-from unigrec.core.retrieval.beam import Recommendations, beam_searches
+from unigrec.core.retrieval.beam import BeamResult, beam_searches
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.sequences import chunks_by_length, pad_rows
 
@@ -51,14 +51,14 @@ class GenerativeRetriever:
         k: int,
         allowed: Tensor | None = None,
         denied: Sequence[Sequence[int]] | None = None,
-    ) -> Recommendations:
+    ) -> BeamResult:
         """The k best items for each history, and their scores: (B, k) twice.
 
         Args:
             histories: item indices, oldest first, none empty.
             allowed: (N,) whether an item may be recommended at all. denied: for each history, items that may not.
         """
-        found = Recommendations(
+        found = BeamResult(
             torch.full((len(histories), k), -1, device=self.device),
             torch.full((len(histories), k), float("-inf"), device=self.device),
         )
@@ -87,7 +87,7 @@ class GenerativeRetriever:
         lengths: np.ndarray,
         restrictions: Sequence[Restriction | None] = (None,),
         beam: int | None = None,
-    ) -> list[Recommendations]:
+    ) -> list[BeamResult]:
         """What `beam_searches` returns for each restriction: items (B, n), padded on the right, and lengths (B,)."""
         source, mask = self.embed(items, lengths)
         return beam_searches(self.recommender, self.tree, source, mask, beam or self.beam, restrictions)

@@ -1,4 +1,8 @@
-"""The prefix tree of the identifiers, and what a search may follow in it."""
+"""The prefix tree of the semantic IDs, and which of its items may be recommended.
+
+Items are sorted by their codes, so that each node of the tree is a contiguous range of items, and its children are
+contiguous too. Shapes: B users, W nodes per user, C children of these, N items, T codes of an identifier.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,11 @@ class Level(NamedTuple):
     first_child: Tensor  # (nodes + 1,) children of node i are first_child[i] .. first_child[i + 1] of the next depth
     code: Tensor  # (nodes,) last code of the node's prefix
     item_range: Tensor  # (nodes + 1,) node i holds sorted items item_range[i] .. item_range[i + 1]
-    most_children: np.ndarray  # (nodes,) how many children the one, two, three ... nodes with the most have together
+    most_children: np.ndarray  # (nodes,) children that the one, two, three ... largest nodes have in total
 
 
 class PrefixTree:
-    """The prefixes of all semantic IDs as compressed rows, depth by depth."""
+    """The prefixes of all semantic IDs, depth by depth, as compressed rows."""
 
     def __init__(self, codes: np.ndarray, device: str | torch.device = "cpu"):
         """codes: (N, T) int64, rows distinct. Raises ValueError when two items share an identifier."""
@@ -59,26 +63,29 @@ class PrefixTree:
     def children(self, depth: int, nodes: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The children of the distinct nodes (B, W) that are `alive`, laid end to end.
 
-        A row has C places: as many as any W nodes of this depth need, which is known beforehand. A node with many
-        children so costs its own places and no other node's.
+        A row has C slots: as many as any W nodes of this depth can need, which is known beforehand. A node with many
+        children therefore takes slots only for itself; other nodes are not padded to its size.
 
         Returns:
-            (B, C) three times: the child, its parent as an index into W, and whether the place is taken.
+            (B, C) three times: the child, its parent as an index into W, and whether the slot is taken.
         """
         level, width = self.levels[depth], nodes.shape[1]
-        place = torch.arange(int(level.most_children[min(width, len(level.most_children)) - 1]), device=nodes.device)
+        slots = int(level.most_children[min(width, len(level.most_children)) - 1])
+        slot = torch.arange(slots, device=nodes.device)
         first = level.first_child[nodes]
         counts = (level.first_child[nodes + 1] - first).masked_fill(~alive, 0)
+        # A slot belongs to the first node whose children end after it; past the last node it is free.
         ends = counts.cumsum(1)
-        parent = torch.searchsorted(ends, place.expand(len(nodes), -1).contiguous(), right=True)
+        parent = torch.searchsorted(ends, slot.expand(len(nodes), -1).contiguous(), right=True)
         exists = parent < width
         parent = parent.clamp_max(width - 1)
-        child = (first - ends + counts).gather(1, parent) + place
+        # The first child of a node lies in the slot `ends - counts`.
+        child = (first - ends + counts).gather(1, parent) + slot
         return child.masked_fill(~exists, 0), parent, exists
 
 
 class Restriction:
-    """Which items may be recommended: a list for everybody, and items denied to each user."""
+    """Which items may be recommended: those allowed to everybody, less those denied to each user."""
 
     def __init__(self, tree: PrefixTree, allowed: Tensor | None = None, denied: Tensor | None = None):
         """allowed: (N,) bool by catalogue index. denied: (B, D) catalogue indices, padded with -1; may repeat."""
@@ -97,7 +104,7 @@ class Restriction:
             self.denied = places.masked_fill(repeat, len(tree)).sort(-1).values.contiguous()
 
     def alive(self, low: Tensor, high: Tensor) -> Tensor:
-        """Whether sorted items low .. high hold one that may be recommended: (B, X) twice -> (B, X)."""
+        """Whether one of the sorted items low .. high may be recommended: (B, X) twice -> (B, X)."""
         left = high - low
         if self.allowed_before is not None:
             left = self.allowed_before[high] - self.allowed_before[low]
