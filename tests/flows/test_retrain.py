@@ -91,7 +91,7 @@ def test_one_run_at_a_time(tmp_path):
 
 @pytest.mark.parametrize(("new", "name"), [(True, "Completed"), (False, "Cached")])
 def test_a_delivery_that_brings_nothing_new_is_a_cached_task_and_one_line(new, name, monkeypatch, capsys):
-    monkeypatch.setattr(snapshot, "snapshot", lambda params, file: snapshot.Taken(new, "what was said"))
+    monkeypatch.setattr(snapshot, "take_delivery", lambda params, file: snapshot.Taken(new, "what was said"))
     monkeypatch.setattr(snapshot, "take_delivery", lambda params, file: snapshot.Taken(new, "what was said"))
     state = take_delivery.fn(load_params(PARAMS_FILE))
     assert (state.name, state.message) == (name, "what was said")

@@ -106,3 +106,11 @@ def test_dvc_yaml_names_the_targets_that_tokenizer_and_joint_show():
     assert len(gate.keys) == 4
     assert gate.keys <= set(graph["tokenizer"]["params"])
     assert "gate.note_max_soft_hard_disagreement" in graph["joint"]["params"]
+
+
+@pytest.mark.parametrize(("origin", "compared"), [("folder: shop", True), ("sample: generator", False)])
+def test_sizes_are_compared_with_a_registered_run_of_the_same_source_only(tmp_path, monkeypatch, origin, compared):
+    monkeypatch.chdir(tmp_path)
+    files.write_json(paths.REFERENCE, {"origin": origin, "users": 1, "items": 2, "interactions": 3})
+    expected = {"users": 1, "items": 2, "interactions": 3} if compared else None
+    assert stages.reference_sizes("folder: shop") == expected

@@ -339,13 +339,6 @@ def test_without_a_record_nothing_is_moved(params):
     assert aliases(params) == {}
 
 
-def test_who_acts(monkeypatch):
-    monkeypatch.setenv("UNIGREC_ACTOR", "deploy-bot")
-    assert audit.actor() == "deploy-bot"
-    monkeypatch.delenv("UNIGREC_ACTOR")
-    assert "@" in audit.actor()
-
-
 # --- one at a time --------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,11 +12,10 @@ import pyarrow as pa
 import pytest
 
 from support.bundles import resign
-from support.command_line import invoke
 from support.project import PARAMS_FILE
 from support.tiny_model import ITEMS, USERS, make_bundle, write_data
-from unigrec.base import files, paths
-from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REFUSED, UnigrecError
+from unigrec.base import files
+from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import load_params
 from unigrec.core.evaluation.ranking import student_ranks
@@ -197,73 +195,3 @@ def test_a_bundle_that_kills_or_hangs_its_process_is_refused(monkeypatch, code, 
     monkeypatch.setattr(judging, "probe", probing.probe)
     found = judged(make_bundle(GOOD), None, max_load_seconds=0.5 if "sleep" in code else 60.0)
     assert (refusing(found), message in found.reason) == (["loads"], True)
-
-
-def test_a_bundle_that_recommends_too_little_is_no_good(monkeypatch):
-    folder = make_bundle(GOOD)
-    search = Bundle._search
-    monkeypatch.setattr(Bundle, "_search", lambda *arguments: [found[:-1] for found in search(*arguments)])
-    with pytest.raises(UnigrecError, match="asked for 5 items, it recommends 4"):
-        probing.measure(folder, [["P3"]], 5)
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
-def test_the_command_needs_no_registry_for_folders_and_says_how_it_went(project, monkeypatch):
-    monkeypatch.setattr("unigrec.registry.tracking.mlflow_client", None)
-    monkeypatch.setattr("unigrec.registry.versions.mlflow_client", None)
-    good, other = (os.path.relpath(make_bundle(seed)) for seed in (GOOD, OTHER))
-    same = os.path.relpath(make_bundle(GOOD, ranks=[3] * USERS))
-    for challenger, champion, expected, outcome in (
-        (good, other, EXIT_OK, "promote"),
-        (other, good, EXIT_REFUSED, "refuse"),
-        (same, good, EXIT_REFUSED, "keep"),
-        (good, "none", EXIT_OK, "promote"),
-    ):
-        out = Path("first" if champion == "none" else outcome)
-        code, output = invoke("gate", "--challenger", challenger, "--champion", champion, "--out", str(out))
-        assert code == expected, output
-        found = files.read_json(out / "comparison.json")
-        assert found["outcome"] == outcome
-        page = (out / "comparison.md").read_text()
-        assert page.startswith("## Gate: ")
-        assert found["passed"] is (expected == EXIT_OK)
-        assert ("REFUSED" in page or "NOT PROMOTED" in page) is (expected != EXIT_OK)
-    assert not list(project.glob("mlflow*"))
-
-
-def test_without_an_out_folder_it_is_kept_by_its_names():
-    good, other = make_bundle(GOOD), make_bundle(OTHER)
-    assert invoke("gate", "--challenger", str(good), "--champion", str(other))[0] == EXIT_OK
-    assert (paths.COMPARISONS / f"{good.name}-vs-{other.name}" / "comparison.md").is_file()
-
-
-@pytest.mark.parametrize("gone", [Artifacts().sequences, Artifacts().catalogue])
-def test_without_prepared_data_it_cannot_be_decided(gone):
-    good = str(make_bundle(GOOD))
-    gone.unlink()
-    code, output = invoke("gate", "--challenger", good, "--champion", "none", "--out", "out")
-    assert (code, "dvc repro prepare" in " ".join(output.split())) == (EXIT_BAD_INPUT, True)
-    assert files.read_json(Path("out/comparison.json"))["outcome"] == "undecided"
-    assert "could not decide" in Path("out/comparison.md").read_text()
-
-
-def test_what_nobody_foresaw_is_no_refusal(monkeypatch):
-    good = str(make_bundle(GOOD))
-    monkeypatch.setattr(judging, "ranks_of", lambda *_: 1 / 0)
-    code, output = invoke("gate", "--challenger", good, "--champion", "none", "--out", "out")
-    assert (code, "ZeroDivisionError" in output) == (EXIT_BAD_INPUT, True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--champion", "none"], "go with --challenger"),
-        (["--challenger", "./gone", "--champion", "none"], "no such bundle"),
-    ],
-)
-def test_impossible_questions(arguments, message):
-    write_data(GOOD)
-    code, output = invoke("gate", *arguments)
-    assert (code, message in output) == (EXIT_BAD_INPUT, True)

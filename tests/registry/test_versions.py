@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import RegisterParams
 from unigrec.promotion.champion import promote
 from unigrec.registry import versions as registry
-from unigrec.registry.tracking import BUNDLE_TAG, mlflow_client
+from unigrec.registry.tracking import mlflow_client
 from unigrec.registry.versions import load_bundle, locate, register, version_of
 from unigrec.serving.manifest import open_bundle
 
@@ -38,32 +36,6 @@ set_model(Broken())
 """
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """Making the tables takes seconds: once."""
-    folder = tmp_path_factory.mktemp("store")
-    params = RegisterParams(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="e", model_name="m")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with mlflow_client(params):
-            pass
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def params(tmp_path, monkeypatch, empty_store) -> RegisterParams:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return RegisterParams(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="tests", model_name="tiny")
-
-
-@pytest.fixture
-def unchecked(monkeypatch) -> None:
-    """New versions are not loaded back, which takes a process of its own and seconds: tests of that do without this."""
-    monkeypatch.setattr(registry, "_check_loads", lambda *_: None)
-
-
 def aliases(params: RegisterParams) -> dict[str, str]:
     with mlflow_client(params) as client:
         return {name: str(version) for name, version in client.get_registered_model("tiny").aliases.items()}
@@ -76,43 +48,6 @@ def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
     assert aliases(params) == {"challenger": "1"}
     assert load_bundle(params, "challenger").id == load_bundle(params, "1").id == load_bundle(params, str(folder)).id
     assert files.read_json(paths.REFERENCE) == {"origin": "folder: shop", **tiny_rows()}
-
-
-def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params, unchecked):
-    folder = make_bundle()
-    register(folder, params)
-    with mlflow_client(params) as client:
-        version = client.get_model_version("tiny", "1")
-        run = client.get_run(version.run_id)
-        curve = client.get_metric_history(run.info.run_id, "joint.curve.loss")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert run.info.status == "FINISHED"
-    assert run.data.params["joint.recommender.d_model"] == "64"
-    assert run.data.metrics["evaluate.student.unmasked.recall_at_10"] == 0.5
-    assert run.data.metrics["harden.codebook_utilisation.2"] == 0.5
-    assert run.data.metrics["tokenizer.hit_rate_quantized"] == 0.125
-    assert len(client.get_metric_history(run.info.run_id, "tokenizer.temperature")) == 1  # of two files
-    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
-    for tags in (run.data.tags, version.tags):
-        assert tags[BUNDLE_TAG] == manifest["id"]
-        assert tags["data_version"] == manifest["data"]["version"]
-        assert tags["gate"] == "passed"
-        assert {"git_commit", "dvc_lock"} <= set(tags)
-        assert tags["snapshot"] == "none"  # the data was none
-    assert json.loads(version.tags["params"])["joint"]["recommender"]["d_model"] == 64
-
-
-def test_the_run_holds_what_a_person_decides_on(params, unchecked):
-    """Intervals, slices, and each gate with its reason."""
-    register(make_bundle(passed=False), params)
-    with mlflow_client(params) as client:
-        run = client.get_run(client.get_model_version("tiny", "1").run_id)
-        reports = {file.path for file in client.list_artifacts(run.info.run_id, "report/evaluate")}
-    assert run.data.metrics["evaluate.student_against.unmasked.teacher.low"] == 0.01
-    assert run.data.metrics["evaluate.slice.cold_target_unseen_in_training.student.masked.ndcg_at_10"] == 0.25
-    assert run.data.metrics["evaluate.slice.cold_target_unseen_in_training.student.masked.users"] == 3
-    assert r"| ndcg_at_10 | REFUSED | a \| reason |" in run.data.tags["mlflow.note.content"]
-    assert {f"report/evaluate/{name}.json" for name in ("metrics", "slices", "student_against")} <= reports
 
 
 def test_the_same_bundle_is_registered_once(params, unchecked):

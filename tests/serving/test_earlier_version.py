@@ -78,9 +78,8 @@ def test_the_kept_version_is_what_that_commit_made():
 def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, monkeypatch):
     write_data(data_seed=0)  # the kept model finds each user's test item
     assert "PASSED" in invoke("gate", "--challenger", "challenger", "--champion", "none")
-    monkeypatch.setattr(
-        judge, "probe", lambda *_, limit: [1.0]
-    )  # a process each time; the command above had a real one
+    # From here on without a process per request; the command above had a real one.
+    monkeypatch.setattr(judge, "probe", lambda *_, limit: [1.0])
     assert "version 1 is champion" in invoke("promote")
 
     (kept,) = (KEPT / "model/artifacts").iterdir()
@@ -89,9 +88,8 @@ def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, mon
     assert [item["item_id"] for item in answer["items"]] == [item.item_id for item in expected.items]
     assert answer["unknown"] == 1
 
-    monkeypatch.setattr(
-        registry, "_check_loads", lambda *_: None
-    )  # of the newer version; tests/serving/test_standalone.py
+    # The newer version is loaded back in tests/serving/test_standalone.py.
+    monkeypatch.setattr(registry, "_check_loads", lambda *_: None)
     assert register(make_bundle(seed=1, data_seed=1), params).version == "2"
     assert "version 2 is champion" in invoke("promote")  # judged next to the kept one
     assert "version 1 is champion again" in invoke("rollback", "--why", "a test")

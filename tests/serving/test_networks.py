@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from support.tiny_model import tiny_recommender
+from support.bundles import resign
+from support.tiny_model import bundle_in, tiny_recommender
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.sasrec import SASRec
+from unigrec.serving.bundle import Bundle
 from unigrec.serving.networks import load_network, load_recommender
 
 WEIGHTS, CONFIG = Path("weights.safetensors"), Path("config.json")
@@ -58,3 +61,23 @@ def test_weights_of_another_shape_are_refused_by_the_name_of_their_file():
         UnigrecError, match=r"^weights.safetensors: the weights do not fit config.json: (.|\n)*item_embedding"
     ):
         load_network(lambda values: SASRec(**values), WEIGHTS, CONFIG)
+
+
+def test_a_huge_network_is_refused_without_being_built(tmp_path):
+    folder = bundle_in(tmp_path)
+    config = json.loads((folder / "recommender.json").read_text())
+    (folder / "recommender.json").write_text(json.dumps(config | {"d_model": 1 << 24, "d_ff": 1 << 24}))
+    resign(folder)
+    with pytest.raises(UnigrecError, match="weights do not fit"):
+        Bundle.load(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    folder = bundle_in(tmp_path)
+    path = folder / "recommender.safetensors"
+    weights = files.read_tensors(path)
+    weights["token_table.weight"][0, 0] = float("nan")
+    files.write_tensors(path, weights)
+    resign(folder)
+    with pytest.raises(UnigrecError, match=r"not finite: token_table.weight"):
+        Bundle.load(folder)

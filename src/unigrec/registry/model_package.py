@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PACKAGE = unigrec.__name__
 SOURCES = Path(unigrec.__file__).parents[1]
 # Imports of the carried code, which are also enough for `mlflow models serve`. MLflow's full package adds 90 more.
-REQUIREMENTS = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "torch")
+REQUIREMENTS = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch")
 LOAD_SECONDS = 600.0
 
 

@@ -1,0 +1,46 @@
+"""The closing report of a run."""
+
+from __future__ import annotations
+
+from support.tiny_model import write_artifacts
+from unigrec.pipeline.summary import Summary, markdown, next_steps, print_summary, summarise
+
+
+def summary(**changes) -> Summary:
+    made = summarise(
+        "unigrec version 3", ["challenger"], "is not better", {"joint": 3.21, "gate": None}, "sqlite:///x.db"
+    )
+    return made._replace(**changes)
+
+
+def test_the_closing_report_says_everything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    write_artifacts(0, True, None, 0)
+    print_summary(summary())
+    printed = capsys.readouterr().out
+    for part in (
+        "co-occurrence",
+        "0.2500",
+        "a | reason",
+        "3.2",
+        "cached",
+        "version 3, alias challenger",
+        "dvc plots show",
+    ):
+        assert part in printed
+    text = markdown(summary())
+    assert r"a \| reason" in text
+    assert all(line.count("|") >= 3 for line in text.splitlines() if line.startswith("|"))
+
+
+def test_the_next_steps_can_be_pasted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    steps = dict(next_steps(summary(example=["it's", "a,b"])))
+    assert steps["recommendations"] == """unigrec recommend --history '["it'"'"'s", "a,b"]' -k 10 --model 3"""
+    assert steps["experiments"] == "mlflow ui --backend-store-uri sqlite:///x.db"
+    champion = dict(next_steps(summary(aliases=["champion"], tracking_uri="sqlite:///mlflow.db")))
+    assert "--model" not in champion["recommendations"]
+    assert champion["experiments"] == "mlflow ui"
+    assert dict(next_steps(summary(tracking_uri="http://host")))["experiments"] == "http://host"
