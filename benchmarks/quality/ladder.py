@@ -1,4 +1,4 @@
-"""The rungs of infra/ladder.yaml: experiments as data, and the params that each one runs with."""
+"""The rungs of infra/ladder.yaml: experiments as data, and the params of each."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from unigrec.base.errors import UnigrecError
 from unigrec.config.profiles import PROFILES, leaves, parse_setting, profile_values, with_values
 from unigrec.config.schema import Params, parse_params, read_mapping
 
-LADDER = Path("infra/ladder.yaml")  # in the project's folder, as params.yaml and the profiles
+LADDER = Path("infra/ladder.yaml")  # in the project's folder, like params.yaml and the profiles
+FROM_PROFILE = "profile"  # as a value in the ladder: not what the rung inherits, but the profile's value
 KEYS = {"description", "published", "against", "params"}
 
 
 class Rung(NamedTuple):
-    """One experiment: what it changes in params, and what it is compared with."""
+    """One experiment: the params that it changes, and the rung that it is compared with."""
 
     name: str
     description: str
-    params: dict[str, Any]  # dotted keys
+    params: dict[str, Any]  # dotted keys, those of `against` among them
     against: str | None  # an earlier rung
     published: dict[str, float]  # metric -> value
 
 
 def read_ladder(path: Path) -> list[Rung]:
-    """The rungs in their order. Raises UnigrecError, naming the rung."""
-    rungs: list[Rung] = []
+    """The rungs in their order, each with the params that it inherits. Raises UnigrecError, naming the rung."""
+    rungs: dict[str, Rung] = {}
     for name, entry in read_mapping(path).items():
         if not isinstance(entry, dict) or set(entry) - KEYS:
             raise UnigrecError(f"{path}: {name}: expected a mapping with {', '.join(sorted(KEYS))}, found {entry!r}")
-        against = entry.get("against", rungs[-1].name if rungs else None)
-        if against is not None and against not in {rung.name for rung in rungs}:
+        against = entry.get("against", next(reversed(rungs), None))
+        if against is not None and against not in rungs:
             raise UnigrecError(f"{path}: {name}: against: no rung {against!r} before it")
-        changes = dict(leaves(entry.get("params", {})))
-        rungs.append(Rung(str(name), entry.get("description", ""), changes, against, entry.get("published", {})))
-    return rungs
+        params = (rungs[against].params if against else {}) | dict(leaves(entry.get("params", {})))
+        params = {key: value for key, value in params.items() if value != FROM_PROFILE}
+        description, published = entry.get("description", ""), entry.get("published", {})
+        rungs[str(name)] = Rung(str(name), description, params, against=against, published=published)
+    return list(rungs.values())
 
 
 def chosen_rungs(ladder: list[Rung], names: str | None) -> list[Rung]:
@@ -56,6 +59,6 @@ def profile_params(root: Path, profile: str) -> dict[str, Any]:
 
 
 def rung_params(values: dict[str, Any], rung: Rung, settings: list[str], seed: int) -> Params:
-    """`values`, over them the rung's, then the settings, then the seed. Raises UnigrecError."""
+    """`values`, overwritten by the rung's params, then by the settings, then by the seed. Raises UnigrecError."""
     wanted = rung.params | dict(map(parse_setting, settings)) | {"seed": seed}
     return parse_params(with_values(values, wanted), rung.name)

@@ -122,9 +122,37 @@ def test_a_broken_ladder_is_refused_by_the_rungs_name(text, message, tmp_path):
         read_ladder(tmp_path / "ladder.yaml")
 
 
-def test_what_a_rung_is_compared_with(tmp_path):
-    (tmp_path / "ladder.yaml").write_text("A: {}\nB: {}\nC: {against: A}", encoding="utf-8")
-    assert [rung.against for rung in read_ladder(tmp_path / "ladder.yaml")] == [None, "A", "A"]
+def test_a_rung_inherits_from_the_one_it_is_compared_with(tmp_path):
+    text = """
+A: {params: {joint: {epochs: 1, history: 2}}}
+B: {params: {joint: {epochs: 3}}}
+C: {against: A, params: {seed: 4, joint: {history: profile}}}
+D: {}
+"""
+    (tmp_path / "ladder.yaml").write_text(text, encoding="utf-8")
+    rungs = read_ladder(tmp_path / "ladder.yaml")
+    assert [rung.against for rung in rungs] == [None, "A", "A", "C"]
+    assert [rung.params for rung in rungs] == [
+        {"joint.epochs": 1, "joint.history": 2},
+        {"joint.epochs": 3, "joint.history": 2},
+        *[{"joint.epochs": 1, "seed": 4}] * 2,
+    ]
+
+
+@pytest.mark.parametrize("profile", NAMES)
+def test_m6_runs_with_the_published_losses_and_m10_with_ours(profile):
+    published, ours = params_of("M6", profile), params_of("M10", profile)
+    own = rung_params(profile_params(ROOT, profile), Rung("plain", "", {}, None, {}), [], 1)
+    for params in (published, ours):
+        assert params.joint.tokenizer == "trained"
+        assert params.tokenizer.uniformity_weight == own.tokenizer.uniformity_weight
+        assert params.joint.w_tokenizer_distillation == own.joint.w_tokenizer_distillation
+        assert params.joint.w_recommender_distillation == own.joint.w_recommender_distillation
+    assert (published.joint.temperature_end, ours.joint.temperature_end) == (0.001, 0.0001)
+    assert (published.joint.w_ranking_distillation, ours.joint.w_ranking_distillation) == (0.0, 1.0)
+    assert (published.finetune.w_ranking_distillation, ours.finetune.w_ranking_distillation) == (0.0, 1.0)
+    assert (published.tokenizer.collaborative_weight, ours.tokenizer.collaborative_weight) == (0.0, 1.0)
+    assert (published.harden.resolution, ours.harden.resolution) == ("disambiguate", "reassign")
 
 
 @pytest.mark.parametrize(
