@@ -61,7 +61,7 @@ def test_on_the_plain_path_nothing_of_ours_computes(tmp_path: Path, monkeypatch)
         step.round(0, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_every_row_is_measured(tmp_path: Path):
     steps, searches, public = compiled.run(Options(tmp_path, quick=True))
