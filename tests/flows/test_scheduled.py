@@ -32,12 +32,14 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support.tiny_model import write_artifacts
 from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
 assert Path(files.__file__).is_relative_to(Path.cwd()), files.__file__
 while Path("data/wait").exists():
     time.sleep(0.1)
 write_artifacts(0, Path("data/mode").read_text() == "good", None, 0)
 lineage = files.read_json(paths.CURRENT / paths.LINEAGE_FILE)
-files.write_json(paths.SOURCE, files.read_json(paths.SOURCE) | {{"snapshot": lineage}})
+source = Artifacts().source
+files.write_json(source, files.read_json(source) | {{"snapshot": lineage}})
 """
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
