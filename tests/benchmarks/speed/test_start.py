@@ -18,11 +18,11 @@ from unigrec.base.paths import Artifacts
 def test_a_stage_is_stopped_after_its_first_step(tmp_path: Path, stage: str, engine: str):
     write_project(tmp_path, {"joint": {"engine": engine}})
     before = sorted(tmp_path.rglob("*"))
-    usage = run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True)
+    usage = run_command([sys.executable, "-c", UNTIL_FIRST_STEP, "stage", stage], folder=tmp_path, quiet=True)
     assert usage.code == FIRST_STEP
     assert sorted(tmp_path.rglob("*")) == before  # no epoch was finished, so nothing was saved
     (tmp_path / Artifacts().embeddings).unlink()
-    assert run_command([sys.executable, "-c", UNTIL_FIRST_STEP, stage], folder=tmp_path, quiet=True).code == 2
+    assert run_command([sys.executable, "-c", UNTIL_FIRST_STEP, "stage", stage], folder=tmp_path, quiet=True).code == 2
 
 
 def test_a_command_that_ends_otherwise_is_no_figure(tmp_path: Path):
