@@ -176,6 +176,12 @@ def test_quality_bars_draw_the_models_that_are_there(tmp_path, drawn):
     assert [text.get_text() for text in ndcg.get_legend().get_texts()] == ["popularity", "student"]
 
 
+def test_quality_bars_show_unmasked_first_as_the_tables_do(tmp_path, drawn):
+    figures = {"recall_at_10": 0.1, "ndcg_at_10": 0.05}
+    plots.quality_bars({"student": {"masked": figures, "unmasked": figures}}, tmp_path / "plot.png")
+    assert [text.get_text() for text in drawn[0].axes[0].get_xticklabels()] == ["unmasked", "masked"]
+
+
 def test_importing_the_module_loads_no_matplotlib():
     code = "import sys, unigrec.pipeline.plots; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

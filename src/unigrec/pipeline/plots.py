@@ -235,7 +235,7 @@ def quality_bars(metrics: dict[str, dict[str, dict[str, float]]], path: Path) ->
     """
     models = [model for model in MODEL_COLOURS if model in metrics]
     _require(models, path, f"any of {', '.join(MODEL_COLOURS)}")
-    protocols = list(metrics[models[0]])
+    protocols = [protocol for protocol in Protocol if protocol in metrics[models[0]]]  # a file sorts its keys
     with _figure(path, (10, 3.8), "Test users, ranking over the full catalogue") as figure:
         for panel, metric in enumerate(METRIC_NAMES, start=1):
             axes = figure.add_subplot(1, len(METRIC_NAMES), panel)
@@ -243,7 +243,7 @@ def quality_bars(metrics: dict[str, dict[str, dict[str, float]]], path: Path) ->
         figure.axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _grouped_bars(axes: Axes, metrics: dict, models: list[str], protocols: list[str], metric: str) -> None:
+def _grouped_bars(axes: Axes, metrics: dict, models: list[str], protocols: list[Protocol], metric: str) -> None:
     width = 0.8 / len(models)
     for place, model in enumerate(models):
         at = [group - 0.4 + (place + 0.5) * width for group in range(len(protocols))]
