@@ -214,7 +214,8 @@ def test_a_whole_run_leaves_no_pickle_and_no_secret(tmp_path):
         raw[section] |= changes
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    (tmp_path / "src").symlink_to(ROOT / "src")
+    for name in ("src", "infra"):
+        (tmp_path / name).symlink_to(ROOT / name)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))},
         **dict.fromkeys(("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"), SECRET),
@@ -225,7 +226,8 @@ def test_a_whole_run_leaves_no_pickle_and_no_secret(tmp_path):
         [sys.executable, "-m", "flows.retrain"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode in (EXIT_OK, EXIT_REFUSED), done.stdout + done.stderr
-    (tmp_path / "src").unlink()
+    for name in ("src", "infra"):
+        (tmp_path / name).unlink()
     shutil.rmtree(tmp_path / ".dvc/tmp")  # DVC's own notes on files, which nothing of ours reads
     assert "Registered" in done.stdout
     assert SECRET not in done.stdout + done.stderr
