@@ -361,7 +361,7 @@ def test_a_promotion_waits_for_another_one_and_says_for_whom(params, capsys):
     assert f"waiting for process {os.getpid()}, up to 30 s" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("races", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("races", [2, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_two_promotions_at_once_leave_one_champion_and_an_audit_that_agrees(params, tmp_path, races):
     """Two processes promote versions 2 and 3 at the same moment; between races, version 1 is restored."""
     promoted(params, "1")
