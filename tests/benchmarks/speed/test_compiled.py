@@ -26,12 +26,14 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_those_of_our_kernels(tmp_path: Path):
     found = compiled.differences(artifacts=None, quick=True, cache=str(tmp_path), backend="eager")
     assert set(found) == OTHERS
     assert all(0 < row[what] < 1e-4 for row in found.values() for what in ("loss", "gradient"))
 
 
+@pytest.mark.slow
 def test_lists_are_those_of_our_decoding(tmp_path: Path):
     found = compiled.lists_differ(artifacts=None, quick=True, cache=str(tmp_path), backend="eager")
     assert set(found) == OTHERS
