@@ -177,8 +177,9 @@ def losses_and_gradients(steps: Steps, model: UnifiedModel) -> tuple[dict[str, f
     samples = make_samples(steps.samples[steps.batches[len(steps.batches) // 2]], torch.device("cpu"))
     model.zero_grad()
     start = steps.joint.temperature_start
-    codes = steps.codes[samples.targets]
-    losses = joint_losses(model, samples, codes, data=steps.data, params=steps.joint, temperature=start, distil=True)
+    losses = joint_losses(
+        model, samples, steps.codes, data=steps.data, params=steps.joint, temperature=start, distil=True
+    )
     losses["loss"].backward()
     gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
     return {name: loss.item() for name, loss in losses.items()}, gradients

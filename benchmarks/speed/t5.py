@@ -54,8 +54,12 @@ class PublicParts(nn.Module):
         autocast: bool = False,
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
+        history_codes: Tensor | None = None,
     ) -> JointOutput:
-        """embeddings (P * (n + 1), D): of all positions of all histories, then of the targets; codes (P, 1, T)."""
+        """embeddings (P * (n + 1), D): of all positions of all histories, then of the targets; codes (P, 1, T).
+
+        history_codes: not read, as T5 has no repeat bias.
+        """
         soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
         reconstructed = self.tokenizer.decode(soft.quantized)
         tables = [self.level_table(level) for level in range(self.levels)]
@@ -79,10 +83,10 @@ class PublicParts(nn.Module):
         if distillation_temperature is not None:
             pooled = (memory.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             quantize = self.tokenizer.quantize_soft
-            history_codes = quantize(self.history_to_code(pooled), distillation_temperature)
-            teacher_codes = quantize(self.teacher_to_code(teacher), distillation_temperature)
-            history_log_probabilities = history_codes.log_probabilities
-            teacher_log_probabilities = teacher_codes.log_probabilities
+            of_history = quantize(self.history_to_code(pooled), distillation_temperature)
+            of_teacher = quantize(self.teacher_to_code(teacher), distillation_temperature)
+            history_log_probabilities = of_history.log_probabilities
+            teacher_log_probabilities = of_teacher.log_probabilities
         return JointOutput(
             logits=logits,
             probabilities=soft.probabilities,

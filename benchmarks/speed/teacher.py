@@ -85,7 +85,9 @@ class Row:
             training_device()
         self.sequences = learning_data(artifacts, 1, quick).sequences
         params = params_of("small").teacher
-        self.params = params.model_copy(update={"architecture": "bsarec" if name == BSAREC else "sasrec"})
+        # The public parts have no repeat bias, so no row has one.
+        update = {"architecture": "bsarec" if name == BSAREC else "sasrec", "repeat_bias": False}
+        self.params = params.model_copy(update=update)
         ends = self.sequences.train_ends - self.sequences.offsets[:-1]
         self.users = np.flatnonzero(ends >= 2)
         self.lengths = np.minimum(ends[self.users], self.params.history + 1)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.harness import Options, Table, Timing, ratio, say
@@ -22,7 +21,7 @@ from unigrec.base.process import keep_memory, training_device
 from unigrec.core.models.cpu.operators import ONEDNN, onednn_matmul
 from unigrec.core.sequences import Segments
 from unigrec.core.training.engine import make_engine
-from unigrec.core.training.joint import JointData, joint_losses, parameter_groups
+from unigrec.core.training.joint import JointData, joint_losses, trained_groups
 from unigrec.core.training.samples import TrainingSamples, make_samples
 
 OURS, HALF, CAUSAL = "ours, fp32", "ours, bf16", "ours, causal encoder, fp32"
@@ -53,7 +52,7 @@ class Steps:
         self.model: Any = ours
         if self.public:
             self.model = PublicParts(ours)
-        groups = parameter_groups(self.model, self.joint)
+        groups = trained_groups(self.model, self.joint)
         self.engine = make_engine("torch", self.model, groups, self.joint.batch_size)
         self.model.train()
         self.samples = TrainingSamples(data.sequences, self.joint.history, causal=name == CAUSAL)
@@ -63,9 +62,8 @@ class Steps:
     def step(self, batch: Segments, history: int) -> int:
         """Run one update; returns the number of samples. history: length to which public parts pad."""
         samples = padded_samples(batch, history) if self.public else make_samples(batch, torch.device("cpu"))
-        codes: Tensor = self.codes[samples.targets]
         losses = joint_losses(
-            self.engine.forward, samples, codes, self.data, self.joint, self.joint.temperature_end, distil=True
+            self.engine.forward, samples, self.codes, self.data, self.joint, self.joint.temperature_end, distil=True
         )
         self.engine.step(losses["loss"])
         return len(samples.targets)

@@ -14,6 +14,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from support.small import few, small_tokenizer
 from unigrec.core.losses import (
+    Bonus,
     catalogue_cross_entropy,
     contrastive_loss,
     recommendation_loss,
@@ -179,15 +180,15 @@ def test_contrast_is_smaller_when_states_point_to_their_own_teacher():
 def test_catalogue_cross_entropy_equals_torchs_in_values_and_gradients(smoothing):
     torch.manual_seed(0)
     rows, items, width = 300, 50, 8  # more rows than are computed at once
-    targets = torch.randint(0, items, (rows,))
-    hidden, table = torch.randn(rows, width), torch.randn(items, width)
+    targets, columns = torch.randint(0, items, (rows,)), torch.randint(0, items, (rows, 3))
+    given = torch.randn(rows, width), torch.randn(items, width), torch.randn(rows, 3)
     results = []
     for loss in (
-        lambda h, w: catalogue_cross_entropy(h, w, targets, smoothing),
-        lambda h, w: F.cross_entropy(h @ w.T, targets, label_smoothing=smoothing),
+        lambda h, w, b: catalogue_cross_entropy(h, w, targets, smoothing, bonus=Bonus(columns, b)),
+        lambda h, w, b: F.cross_entropy((h @ w.T).scatter_add(1, columns, b), targets, label_smoothing=smoothing),
     ):
-        h, w = hidden.clone().requires_grad_(), table.clone().requires_grad_()
-        (3.0 * loss(h, w)).backward()
-        results.append((loss(h, w).detach(), h.grad, w.grad))
+        h, w, b = (tensor.clone().requires_grad_() for tensor in given)
+        (3.0 * loss(h, w, b)).backward()
+        results.append((loss(h, w, b).detach(), h.grad, w.grad, b.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

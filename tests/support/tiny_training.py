@@ -20,14 +20,22 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.joint import JointData
 from unigrec.core.training.loop import Run
-from unigrec.core.training.teacher import new_teacher
+from unigrec.core.training.teacher import new_teacher, teacher_shape
 from unigrec.core.training.tokenizer import new_tokenizer
 
 ITEMS, USERS, WIDTH = 24, 40, 8
 CPU = torch.device("cpu")
 TINY = {
     "seed": 7,
-    "teacher": {"d_model": 8, "history": 6, "batch_size": 16, "epochs": 4, "validate_every": 1, "dropout": 0.2},
+    "teacher": {
+        "filter_components": 2,
+        "d_model": 8,
+        "history": 6,
+        "batch_size": 16,
+        "epochs": 4,
+        "validate_every": 1,
+        "dropout": 0.2,
+    },
     "tokenizer": {
         "levels": 2,
         "codebook_size": 4,
@@ -118,10 +126,10 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     files.write_json(folder / Artifacts().warm_start / "bundle.json", {"bundle": None})
     files.write_tensors(folder / Artifacts().embeddings, {"embedding": tiny_embeddings()})
     torch.manual_seed(4)
-    shape = params.teacher.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"})
     files.write_tensors(
         folder / Artifacts().teacher / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict()
     )
+    shape = teacher_shape(params.teacher)
     files.write_json(folder / Artifacts().teacher / paths.MODEL_CONFIG_FILE, {"items": ITEMS, **shape})
     shape = params.tokenizer.model_dump(include={"code_dim", "hidden", "levels", "codebook_size"})
     files.write_tensors(folder / Artifacts().tokenizer / paths.MODEL_FILE, tiny_tokenizer().state_dict())

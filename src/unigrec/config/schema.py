@@ -128,6 +128,7 @@ class TeacherParams(Section):
     history: Annotated[int, Field(ge=1, le=1000)]
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]
+    repeat_bias: bool
     lr: Positive
     weight_decay: NonNegative
     batch_size: Count
@@ -168,6 +169,7 @@ class RecommenderParams(Section):
     decoder_layers: Count
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     causal: bool
+    repeat_bias: bool
 
 
 class JointParams(Section):

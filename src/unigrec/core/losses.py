@@ -8,7 +8,7 @@ Shapes: B samples of the global batch, L levels, K codewords, T decoder position
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,18 +79,30 @@ def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature
 ROWS_AT_ONCE = 128  # rows of logits over the catalogue: few enough to stay in the processor's cache
 
 
-def catalogue_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy over the whole catalogue with logits `hidden @ table.T`, without storing all logits.
+class Bonus(NamedTuple):
+    """What is added to some logits of each row: a value of 0 adds nothing, so it may stand for no item."""
+
+    items: Tensor  # (B, n) int64 columns; several values of a column are summed
+    values: Tensor  # (B, n)
+
+
+def catalogue_cross_entropy(
+    hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float = 0.0, bonus: Bonus | None = None
+) -> Tensor:
+    """Mean cross entropy over the whole catalogue with logits `hidden @ table.T + bonus`, without storing all logits.
 
     Loss and gradients of some rows are computed together, while the logits of these rows are in the cache.
 
     Args:
         hidden: (B, E). table: (N, E). targets: (B,) int64. smoothing: share of the target spread evenly over all items.
+        bonus: for some items of each row; gradients reach its values.
 
     Returns:
         The loss, a scalar. It can be differentiated once.
     """
-    result: Tensor = _CatalogueCrossEntropy.apply(hidden, table, targets, smoothing)
+    if bonus is None:
+        bonus = Bonus(targets.new_empty(len(targets), 0), hidden.new_empty(len(targets), 0))
+    result: Tensor = _CatalogueCrossEntropy.apply(hidden, table, targets, smoothing, *bonus)
     return result
 
 
@@ -98,13 +110,20 @@ class _CatalogueCrossEntropy(Function):
     """The loss, with gradients that `forward` has computed already."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float, items: Tensor, values: Tensor
+    ) -> Tensor:
         rows = ROWS_AT_ONCE if hidden.device.type == "cpu" else 32 * ROWS_AT_ONCE
-        grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
+        grad_hidden, grad_table, grad_values = (
+            torch.empty_like(hidden),
+            torch.zeros_like(table),
+            torch.empty_like(values),
+        )
         total = hidden.new_zeros(())
         for start in range(0, len(hidden), rows):
             states, target = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = states @ table.T
+            columns = items[start : start + rows]
+            logits = (states @ table.T).scatter_add_(1, columns, values[start : start + rows])
             # The part of the loss that is linear in the logits.
             target_logits = logits.gather(1, target)
             total += (1.0 - smoothing) * -target_logits.sum()
@@ -120,12 +139,13 @@ class _CatalogueCrossEntropy(Function):
             if smoothing:
                 grad_logits -= smoothing / len(table)
             grad_logits.scatter_add_(1, target, torch.full_like(target_logits, smoothing - 1.0))
+            torch.gather(grad_logits, 1, columns, out=grad_values[start : start + rows])
             torch.mm(grad_logits, table, out=grad_hidden[start : start + rows])
             grad_table.addmm_(grad_logits.T, states)
-        ctx.save_for_backward(grad_hidden.div_(len(hidden)), grad_table.div_(len(hidden)))
+        ctx.save_for_backward(*(grad.div_(len(hidden)) for grad in (grad_hidden, grad_table, grad_values)))
         return total / len(hidden)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden, grad_table = ctx.saved_tensors
-        return grad_hidden * grad_outputs[0], grad_table * grad_outputs[0], None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, Tensor]:
+        grad_hidden, grad_table, grad_values = (grad * grad_outputs[0] for grad in ctx.saved_tensors)
+        return grad_hidden, grad_table, None, None, None, grad_values

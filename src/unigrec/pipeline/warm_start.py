@@ -99,7 +99,8 @@ def _asked(tokenizer: TokenizerParams, joint: JointParams) -> dict[str, Any]:
     wanted = {f"tokenizer.{name}": getattr(tokenizer, name) for name in ("code_dim", "levels", "codebook_size")}
     wanted["tokenizer.hidden"] = list(tokenizer.hidden)
     wanted["a collaborative part (tokenizer.collaborative_weight)"] = tokenizer.collaborative_weight > 0
-    shape = joint.recommender.model_dump(exclude={"dropout"})  # dropout has no weights
+    # Dropout has no weights. A recommender without a repeat bias goes on without it.
+    shape = joint.recommender.model_dump(exclude={"dropout", "repeat_bias"})
     return wanted | {f"joint.recommender.{name}": value for name, value in shape.items()}
 
 

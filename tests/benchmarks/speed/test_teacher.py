@@ -13,7 +13,9 @@ from unigrec.core.training.teacher import new_teacher
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_both_sides_have_the_same_losses_step_after_step(masked: bool):
-    params = tiny_params(teacher={"d_model": 16, "history": 10, "dropout": 0.0}).teacher
+    params = tiny_params(
+        teacher={"architecture": "sasrec", "repeat_bias": False, "d_model": 16, "history": 10, "dropout": 0.0}
+    ).teacher
     sequences = generated_sequences(30, 50)
     torch.manual_seed(0)
     start = new_teacher(50, params)

@@ -27,7 +27,7 @@ def test_public_parts_give_the_same_losses_and_gradients():
     batch = sequences.segment_batch(sequences.window_segments(5))
     torch.manual_seed(0)
     data = JointData(sequences, torch.randn(10, 6), torch.randn(10, 7))
-    codes = torch.randint(0, 4, (len(batch.targets), 4))
+    codes = torch.randint(0, 4, (10, 4))
     ours = UnifiedModel(small_tokenizer(), small_recommender(disambiguation=4, dropout=0.0), 7).train()
     theirs = PublicParts(ours).train()
     found = []

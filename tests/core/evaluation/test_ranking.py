@@ -47,11 +47,10 @@ def test_ranks_of_every_model_equal_plain_ones_over_the_whole_catalogue(protocol
     source, mask = expand_history(tokens, torch.as_tensor(short.items), torch.as_tensor(short.lengths))
     model = teacher().eval()
     with torch.no_grad():
-        hidden = model.last_hidden(torch.as_tensor(long.items), torch.as_tensor(long.lengths))
         scores = {
             "popularity": torch.as_tensor(sequences.train_counts()).float().expand(len(users), -1),
             "cooccurrence": Cooccurrence(sequences).scores(short),
-            "teacher": model.scores(hidden),
+            "teacher": model.scores(torch.as_tensor(long.items), torch.as_tensor(long.lengths)),
             "student": exact_scores(RECOMMENDER, torch.as_tensor(CODES), source, mask),
         }
     seen = seen_before(sequences, users, "test") if protocol == "masked" else None

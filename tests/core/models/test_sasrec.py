@@ -63,18 +63,42 @@ def test_scores_are_products_with_the_item_embeddings():
     model = teacher()
     hidden = model.last_hidden(ITEMS, torch.tensor([5]))
     expected = torch.stack([(hidden[0] * vector).sum() for vector in model.item_embedding.weight])
-    torch.testing.assert_close(model.scores(hidden)[0], expected)
+    torch.testing.assert_close(model.scores(ITEMS, torch.tensor([5]))[0], expected)
 
 
-def test_next_item_loss_is_the_mean_over_real_positions_of_the_whole_catalogue_cross_entropy():
-    model = teacher()
-    items, lengths = torch.tensor([[3, 1, 4, 2], [5, 6, 0, 0]]), torch.tensor([4, 2])
+def test_items_of_the_history_get_their_repeat_bias_and_no_other_item_does():
+    model = teacher(repeat_bias=True)
+    lengths = torch.tensor([5])
+    before = model.scores(ITEMS, lengths)[0].detach()
+    model.repeat_bias.weight.data = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    added = model.scores(ITEMS, lengths)[0].detach() - before
+    expected = torch.zeros(9)
+    expected[[5, 1, 4, 3]] = torch.tensor([1.0, 2.0, 3.0, 5.0])  # item 1 comes twice: two steps since the last time
+    torch.testing.assert_close(added, expected)
+
+
+@pytest.mark.parametrize("repeat_bias", [False, True])
+def test_next_item_loss_is_the_mean_over_real_positions_of_the_whole_catalogue_cross_entropy(repeat_bias: bool):
+    model = teacher(repeat_bias=repeat_bias)
+    for parameter in model.repeat_bias.parameters() if repeat_bias else ():
+        parameter.data = torch.linspace(-3.0, 2.0, 8)
+    items, lengths = torch.tensor([[3, 1, 3, 2], [5, 6, 0, 0]]), torch.tensor([4, 2])
     terms = []
     for row, length in enumerate(lengths.tolist()):
         states = model(items[row : row + 1, : length - 1], torch.tensor([length - 1]))[0]
         for step in range(length - 1):
-            terms.append(F.cross_entropy(model.scores(states[step])[None], items[row, step + 1 : step + 2]))
-    torch.testing.assert_close(next_item_loss(model, items, lengths), torch.stack(terms).mean())
+            logits = states[step] @ model.item_table().T
+            if repeat_bias:
+                last = {int(item): place for place, item in enumerate(items[row, : step + 1])}
+                for item, place in last.items():
+                    logits[item] += model.repeat_bias.weight[step - place]
+            terms.append(F.cross_entropy(logits[None], items[row, step + 1 : step + 2]))
+    expected, found = torch.stack(terms).mean(), next_item_loss(model, items, lengths)
+    torch.testing.assert_close(found, expected)
+    parameters = list(model.parameters())
+    gradients = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(("history", "components"), [(8, 1), (8, 3), (8, 5), (7, 4)])

@@ -21,7 +21,7 @@ from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.unified import UnifiedModel, expand_history
 from unigrec.core.sequences import Segments
 from unigrec.core.training.finetune import hardened_logits
-from unigrec.core.training.joint import JointData, fixed_identifiers, joint_losses, parameter_groups
+from unigrec.core.training.joint import JointData, fixed_identifiers, joint_losses, trained_groups
 from unigrec.core.training.samples import Samples, make_samples
 
 ITEMS, TEACHER_DIM, CPU = 10, 7, torch.device("cpu")
@@ -43,7 +43,8 @@ BATCH = Segments(
     targets=np.array([7, 4, 5, 4]),
 )
 TEMPERATURE = 0.3
-CODES = torch.tensor([[0, 1, 2], [3, 0, 1], [2, 2, 2], [3, 0, 1]])
+IDENTIFIERS = torch.zeros(ITEMS, 3, dtype=torch.long)
+IDENTIFIERS[[7, 4, 5]] = torch.tensor([[0, 1, 2], [3, 0, 1], [2, 2, 2]])  # of the targets
 
 
 def model(seed: int = 0) -> UnifiedModel:
@@ -78,12 +79,12 @@ def per_position(batch: Segments) -> Samples:
 
 
 def losses_and_gradients(
-    samples: Samples, codes: Tensor, seed: int, dtype: torch.dtype = torch.float32
+    samples: Samples, identifiers: Tensor, seed: int, dtype: torch.dtype = torch.float32
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     unified, known = model(seed).to(dtype), data(seed)
     known = JointData(None, known.embeddings.to(dtype), known.teacher.to(dtype))
     samples = samples._replace(occurrences=samples.occurrences.to(dtype))
-    losses = joint_losses(unified, samples, codes, known, PARAMS, TEMPERATURE, distil=True)
+    losses = joint_losses(unified, samples, identifiers, known, PARAMS, TEMPERATURE, distil=True)
     losses["loss"].backward()
     return losses, {name: parameter.grad for name, parameter in trained(unified).items()}
 
@@ -108,10 +109,10 @@ def random_batch(seed: int) -> Segments:
 @given(st.integers(0, 10_000))
 def test_once_a_distinct_item_equals_once_a_history_position_in_losses_and_gradients(seed: int):
     batch = random_batch(seed)
-    codes = torch.as_tensor(np.random.default_rng(seed).integers(0, 4, (4, 3)))
+    identifiers = torch.as_tensor(np.random.default_rng(seed).integers(0, 4, (ITEMS, 3)))
     with patch.object(Tensor, "float", lambda tensor: tensor):  # single precision alone rounds by 1e-6
-        once, gradients = losses_and_gradients(make_samples(batch, CPU), codes, seed, torch.float64)
-        plain, plain_gradients = losses_and_gradients(per_position(batch), codes, seed, torch.float64)
+        once, gradients = losses_and_gradients(make_samples(batch, CPU), identifiers, seed, torch.float64)
+        plain, plain_gradients = losses_and_gradients(per_position(batch), identifiers, seed, torch.float64)
     for name, value in plain.items():
         torch.testing.assert_close(once[name], value, rtol=1e-9, atol=1e-9)
     for name, gradient in plain_gradients.items():
@@ -120,7 +121,7 @@ def test_once_a_distinct_item_equals_once_a_history_position_in_losses_and_gradi
 
 def test_reconstruction_and_uniformity_average_over_history_items_and_targets_as_often_as_they_occur():
     unified, known = model(), data()
-    losses = joint_losses(unified, make_samples(BATCH, CPU), CODES, known, PARAMS, TEMPERATURE, distil=False)
+    losses = joint_losses(unified, make_samples(BATCH, CPU), IDENTIFIERS, known, PARAMS, TEMPERATURE, distil=False)
     occurring = [4, 4, 7, 1, 7, 4, 9, 1, 2, 3, 7, 4, 5, 4]
     embeddings = known.embeddings[occurring]
     soft = unified.tokenizer.quantize_soft(unified.tokenizer.encoder(embeddings), TEMPERATURE)
@@ -132,7 +133,7 @@ def test_reconstruction_and_uniformity_average_over_history_items_and_targets_as
 def test_the_tokenizer_encodes_each_distinct_item_once():
     unified, rows = model(), []
     unified.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, TEMPERATURE, distil=True)
+    joint_losses(unified, make_samples(BATCH, CPU), IDENTIFIERS, data(), PARAMS, TEMPERATURE, distil=True)
     assert rows == [len({1, 2, 3, 4, 5, 7, 9})]
 
 
@@ -218,14 +219,14 @@ def test_expand_history_lays_out_levels_of_items_in_order_and_masks_padding():
 
 def test_more_padding_changes_no_loss():
     wider = BATCH._replace(items=np.pad(BATCH.items, ((0, 0), (0, 3))))
-    plain, _ = losses_and_gradients(make_samples(BATCH, CPU), CODES, 0)
-    padded_more, _ = losses_and_gradients(make_samples(wider, CPU), CODES, 0)
+    plain, _ = losses_and_gradients(make_samples(BATCH, CPU), IDENTIFIERS, 0)
+    padded_more, _ = losses_and_gradients(make_samples(wider, CPU), IDENTIFIERS, 0)
     for name, value in plain.items():
         torch.testing.assert_close(padded_more[name], value)
 
 
 def test_loss_is_the_weighted_sum_and_distillation_joins_only_when_asked():
-    losses, _ = losses_and_gradients(make_samples(BATCH, CPU), CODES, 0)
+    losses, _ = losses_and_gradients(make_samples(BATCH, CPU), IDENTIFIERS, 0)
     expected = (
         losses["recommendation_loss"]
         + 0.5 * losses["reconstruction_loss"]
@@ -234,18 +235,20 @@ def test_loss_is_the_weighted_sum_and_distillation_joins_only_when_asked():
         + 0.3 * losses["recommender_distillation_loss"]
     )
     torch.testing.assert_close(losses["loss"], expected)
-    before = joint_losses(model(), make_samples(BATCH, CPU), CODES, data(), PARAMS, TEMPERATURE, distil=False)
+    before = joint_losses(model(), make_samples(BATCH, CPU), IDENTIFIERS, data(), PARAMS, TEMPERATURE, distil=False)
     assert set(losses) - set(before) == {"tokenizer_distillation_loss", "recommender_distillation_loss"}
 
 
 def test_every_parameter_learns_and_belongs_to_one_group_with_the_tokenizer_apart():
     unified = model()
-    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), PARAMS, TEMPERATURE, distil=True)["loss"].backward()
+    joint_losses(unified, make_samples(BATCH, CPU), IDENTIFIERS, data(), PARAMS, TEMPERATURE, distil=True)[
+        "loss"
+    ].backward()
     for name, parameter in trained(unified).items():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
     assert unified.teacher_to_code.weight.grad is None
-    rest, tokenizer = parameter_groups(unified, PARAMS)
+    rest, tokenizer = trained_groups(unified, PARAMS)
     ids = [id(parameter) for parameter in (*rest["params"], *tokenizer["params"])]
     assert sorted(ids) == sorted(id(parameter) for parameter in trained(unified).values())
     assert {id(parameter) for parameter in unified.tokenizer.parameters()} == {id(p) for p in tokenizer["params"]}
@@ -255,7 +258,7 @@ def test_every_parameter_learns_and_belongs_to_one_group_with_the_tokenizer_apar
 def test_a_cold_step_at_the_paper_temperature_has_finite_gradients():
     unified = model()
     cold = PARAMS.model_copy(update={"distillation_temperature": 0.001})
-    joint_losses(unified, make_samples(BATCH, CPU), CODES, data(), cold, 0.001, distil=True)["loss"].backward()
+    joint_losses(unified, make_samples(BATCH, CPU), IDENTIFIERS, data(), cold, 0.001, distil=True)["loss"].backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in trained(unified).values())
 
 
@@ -277,23 +280,24 @@ def test_a_fixed_identifier_gets_no_gradient_and_the_hard_one_is_a_table_lookup(
     unified, known, samples = model(), data(), make_samples(BATCH, CPU)
     params = PARAMS.model_copy(update={"tokenizer": kind})
     fixed = fixed_identifiers(unified.tokenizer, known.embeddings[samples.items], TEMPERATURE, kind == "hard")
-    losses = joint_losses(unified, samples, CODES, known, params, TEMPERATURE, distil=False, fixed=fixed)
+    losses = joint_losses(unified, samples, IDENTIFIERS, known, params, TEMPERATURE, distil=False, fixed=fixed)
     losses["loss"].backward()
     assert set(losses) == {"loss", "recommendation_loss"}
     assert all(parameter.grad is None for parameter in unified.tokenizer.parameters())
-    assert len(parameter_groups(unified, params)) == 1
+    assert len(trained_groups(unified, params)) == 1
     if kind == "hard":
         codes = torch.as_tensor(hard_codes(unified.tokenizer, known.embeddings))
-        history = codes[torch.as_tensor(BATCH.items)]
-        plain = hardened_logits(unified.recommender, history, samples.lengths, samples.counts, CODES[:, None])
-        expected = recommendation_loss([of[:, 0] for of in plain], CODES).mean()
+        targets = IDENTIFIERS[samples.targets]
+        plain = hardened_logits(unified.recommender, samples, codes, targets[:, None])
+        expected = recommendation_loss([of[:, 0] for of in plain], targets).mean()
         torch.testing.assert_close(losses["recommendation_loss"], expected)
 
 
 def test_autocast_gives_float32_outputs_near_those_of_full_precision():
     unified, known, samples = model(), data(), make_samples(BATCH, CPU)
     embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
-    arguments = embeddings, samples.history, samples.lengths, samples.counts, CODES[:, None], teacher, 0.3
+    targets = IDENTIFIERS[samples.targets]
+    arguments = embeddings, samples.history, samples.lengths, samples.counts, targets[:, None], teacher, 0.3
     full, half = unified(*arguments), unified(*arguments, autocast=True)
     for name in ("logits", "probabilities", "reconstructed", "student_state"):
         value = getattr(half, name)
@@ -304,7 +308,7 @@ def test_autocast_gives_float32_outputs_near_those_of_full_precision():
 
 
 def test_seeded_losses_are_the_golden_ones():
-    losses, gradients = losses_and_gradients(make_samples(BATCH, CPU), CODES, 0)
+    losses, gradients = losses_and_gradients(make_samples(BATCH, CPU), IDENTIFIERS, 0)
     golden = {
         "recommendation_loss": 1.486955,
         "reconstruction_loss": 0.885549,

@@ -13,7 +13,7 @@ from support.small import few, small_recommender
 from support.small_catalogue import USERS, catalogue, histories, recommender_of
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.retrieval.beam import BeamResult, beam_search, beam_searches, exact_scores
+from unigrec.core.retrieval.beam import BeamResult, Repeats, beam_search, beam_searches, exact_scores
 from unigrec.core.retrieval.decoder_cache import DecoderCache
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 
@@ -55,6 +55,22 @@ def test_a_wide_beam_equals_the_exact_ranking(seed: int, items: int, levels: int
     recommender, inputs = recommender_of(codes, seed, causal=causal), histories(seed)
     found = beam_search(recommender, PrefixTree(codes), *inputs, beam=items)
     scores = exact_scores(recommender, torch.as_tensor(codes), *inputs)
+    assert_best(found, scores, everything.expand(-1, items), beam=items)
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 3))
+def test_a_repeat_bias_changes_the_leaves_of_the_history_and_beam_and_exact_scores_agree(
+    seed: int, items: int, levels: int
+):
+    codes = catalogue(items, seed, levels)
+    recommender, inputs = recommender_of(codes, seed, repeat_bias=True), histories(seed)
+    assert recommender.repeat_bias is not None
+    torch.nn.init.normal_(recommender.repeat_bias.weight, std=3.0)
+    history = torch.as_tensor(np.random.default_rng(seed).integers(0, items, (USERS, 6)))
+    repeats = Repeats.of(recommender, history, torch.tensor([6, 4, 2]))
+    scores = exact_scores(recommender, torch.as_tensor(codes), *inputs, repeats=repeats)
+    found = beam_search(recommender, PrefixTree(codes), *inputs, beam=items, repeats=repeats)
     assert_best(found, scores, everything.expand(-1, items), beam=items)
 
 

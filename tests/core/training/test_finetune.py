@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_training import ITEMS, tiny_data, tiny_params, tiny_run, tiny_tokenizer
+from support.tiny_training import CPU, ITEMS, tiny_data, tiny_params, tiny_run, tiny_tokenizer
 from unigrec.core.identifiers.collisions import disambiguate, hard_codes
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.unified import embed_hard_history
+from unigrec.core.retrieval.beam import Repeats, exact_scores
+from unigrec.core.sequences import Segments
 from unigrec.core.training.finetune import fit_disambiguation, hardened_logits, train_finetune
+from unigrec.core.training.samples import Samples, make_samples
 from unigrec.core.training.teacher import new_teacher
 
 LEVELS, CODEWORDS = 2, 4
@@ -19,9 +23,9 @@ SHAPE = {"d_model": 16, "d_ff": 32, "heads": 2, "d_kv": 8, "encoder_layers": 1, 
 SHAPE |= {"levels": LEVELS, "codebook_size": CODEWORDS}
 
 
-def recommender(disambiguation: int) -> Recommender:
+def recommender(disambiguation: int, repeat_bias: bool = False) -> Recommender:
     torch.manual_seed(0)
-    return Recommender(RecommenderConfig(**SHAPE, disambiguation=disambiguation))
+    return Recommender(RecommenderConfig(**SHAPE, disambiguation=disambiguation, repeat_bias=repeat_bias))
 
 
 def hardened() -> np.ndarray:
@@ -85,20 +89,37 @@ def test_the_loss_falls_and_every_weight_is_trained():
 
 def test_codes_alone_are_the_input():
     """Padding of a history, and the codes in it, change nothing."""
-    model = recommender(8).eval()
+    model = recommender(8, repeat_bias=True).eval()
     codes = torch.as_tensor(hardened())
-    history, target = codes[torch.tensor([[3, 4, 0, 0]])][..., :LEVELS], codes[torch.tensor([5])]
-    other = history.clone()
-    other[:, 2:] = 3
-    lengths = torch.tensor([2])
-    counts = torch.tensor([1])
-    one, same = (
-        hardened_logits(model, codes, lengths, counts=counts, codes=target[:, None]) for codes in (history, other)
+    one, other, short = (
+        hardened_logits(model, samples_of(history, length=2), codes, codes[torch.tensor([[5]])])
+        for history in ([3, 4, 0, 0], [3, 4, 5, 7], [3, 4])
     )
-    torch.testing.assert_close(one, same)
-    torch.testing.assert_close(
-        one, hardened_logits(model, history[:, :2], lengths, counts=counts, codes=target[:, None])
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(one, short)
+
+
+def samples_of(history: list[int], length: int) -> Samples:
+    """One history with one target, item 5."""
+    batch = Segments(np.array([history]), np.array([length]), np.ones(1, np.int64), np.array([5]))
+    samples = make_samples(batch, CPU)
+    rows = torch.tensor([[samples.items.tolist().index(item) for item in history[:length]]])
+    return samples._replace(history=torch.cat([rows, samples.history[:, length:]], dim=1))
+
+
+def test_training_decodes_what_the_exact_scorer_scores():
+    """With a repeat bias too: decoded items of the history, a sibling of one, and others."""
+    model, codes = recommender(8, repeat_bias=True).eval(), torch.as_tensor(hardened())
+    torch.nn.init.normal_(model.repeat_bias.weight, std=3.0)
+    history = torch.tensor([[3, 9, 3, 4, 12]])
+    logits = hardened_logits(model, samples_of(history[0].tolist(), length=5), codes, codes[None])
+    scores = sum(
+        scores.log_softmax(-1).gather(2, codes[None, :, position, None])[..., 0]
+        for position, scores in enumerate(logits)
     )
+    source, mask = embed_hard_history(model, codes[history][..., :LEVELS], torch.tensor([5]))
+    repeats = Repeats.of(model, history, torch.tensor([5]))
+    torch.testing.assert_close(scores, exact_scores(model, codes, source, mask, repeats=repeats))
 
 
 def test_deepspeed_and_torch_train_alike():

@@ -23,7 +23,7 @@ from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training import joint as joint_module
 from unigrec.core.training import student
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
-from unigrec.core.training.joint import JointData, joint_losses, new_unified, parameter_groups, train_joint
+from unigrec.core.training.joint import JointData, joint_losses, new_unified, train_joint, trained_groups
 from unigrec.core.training.loop import Run
 from unigrec.core.training.samples import make_samples
 
@@ -66,7 +66,7 @@ def batch_losses(params: JointParams, distil: bool) -> dict[str, torch.Tensor]:
     return joint_losses(
         model,
         samples,
-        torch.as_tensor(codes)[samples.targets],
+        torch.as_tensor(codes),
         data=data,
         params=params,
         temperature=params.temperature_start,
@@ -152,11 +152,11 @@ def test_the_projections_are_trained():
 def test_every_parameter_is_in_one_group_and_the_tokenizer_has_its_own_rate():
     params = joint_params()
     model = start(params)
-    rest, tokenizer = parameter_groups(model, params)
+    rest, repeat, tokenizer = trained_groups(model, params)
     assert {id(p) for p in tokenizer["params"]} == {id(p) for p in model.tokenizer.parameters()}
-    both = [id(p) for p in rest["params"] + tokenizer["params"]]
+    every = [id(p) for group in (rest, repeat, tokenizer) for p in group["params"]]
     fitted = {id(p) for p in model.teacher_to_code.parameters()}
-    assert sorted(both) == sorted(id(p) for p in model.parameters() if id(p) not in fitted)
+    assert sorted(every) == sorted(id(p) for p in model.parameters() if id(p) not in fitted)
     assert (rest["lr"], tokenizer["lr"]) == (params.recommender_lr, params.tokenizer_lr)
     assert rest["weight_decay"] == tokenizer["weight_decay"] == params.weight_decay
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from support.small import sequences_of
 from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, tiny_run, tiny_sequences
 from unigrec.base.errors import TrainingError
 from unigrec.core.retrieval.dense import teacher_scores
+from unigrec.core.sequences import Sequences
 from unigrec.core.training.teacher import new_teacher, next_item_loss, train_teacher, validation_metrics
 
 
@@ -26,12 +28,13 @@ def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():
         for end in range(1, int(length)):
             # The loss places a sequence's last input last, so shorter prefixes are read from the whole sequence.
             hidden = model(row[None, : length - 1], length[None] - 1)[0, end - 1]
-            each.append(F.cross_entropy(model.scores(hidden), row[end]))
+            each.append(F.cross_entropy(hidden @ model.item_table().T, row[end]))
     torch.testing.assert_close(next_item_loss(model, items, lengths), torch.stack(each).mean())
 
 
 def test_it_learns_what_follows_what_and_keeps_its_best_weights():
-    trained = run(epochs=40, patience=40, lr=0.01, content=False)  # content gives most of it away at once
+    # Content, and the rule that nothing comes twice, would give most of it away at once.
+    trained = run(epochs=40, patience=40, lr=0.01, content=False, architecture="sasrec", repeat_bias=False)
     found = [row["validation_ndcg_at_10"] for row in trained.history]
     assert max(found) > 2 * found[0]
     assert trained.history[-1]["loss"] < 0.7 * trained.history[0]["loss"]
@@ -41,7 +44,7 @@ def test_it_learns_what_follows_what_and_keeps_its_best_weights():
 @pytest.mark.parametrize("architecture", ["sasrec", "bsarec"])
 def test_content_helps_from_the_start_and_is_folded_into_the_embeddings(architecture):
     with_content, without = (
-        run(epochs=2, content=content, architecture=architecture, filter_components=2) for content in (True, False)
+        run(epochs=2, content=content, architecture=architecture, repeat_bias=False) for content in (True, False)
     )
     assert with_content.history[0]["validation_ndcg_at_10"] > without.history[0]["validation_ndcg_at_10"]
     assert set(with_content.model.state_dict()) == set(without.model.state_dict())
@@ -69,6 +72,23 @@ def test_scores_are_those_of_the_last_item_alone():
     padded = teacher_scores(model, items, np.array([3, 2]), device=CPU)
     alone = teacher_scores(model, items[1:, :2], np.array([2]), device=CPU)
     torch.testing.assert_close(padded[1:], alone)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_the_bias_says_whether_customers_come_back_for_the_same_thing(comes_back: bool):
+    params = tiny_params(teacher={"epochs": 30, "validate_every": 30, "history": 10}).teacher
+    weights = train_teacher(shop(comes_back), None, params, run=tiny_run()).model.repeat_bias.weight
+    assert (weights[1:4] > 0.5).all() if comes_back else (weights[1:4] < -0.5).all()
+
+
+def shop(comes_back: bool) -> Sequences:
+    """200 customers with eight purchases each: of eight different items, or of a few that they buy again and again."""
+    generator = np.random.default_rng(0)
+    users = []
+    for _ in range(200):
+        own = generator.permutation(ITEMS)[: 4 if comes_back else 8]
+        users.append(np.r_[own, generator.permutation(own)].tolist() if comes_back else own.tolist())
+    return sequences_of(*users, items=ITEMS)
 
 
 def test_a_learning_rate_that_blows_up_says_so():

@@ -21,6 +21,7 @@ from unigrec.core.models.cpu import fused
 from unigrec.core.models.cpu.blocked import is_long
 from unigrec.core.models.cpu.operators import linear, uses_cpu_backward
 from unigrec.core.models.layers import Dropout, Linear, RMSNorm, attend
+from unigrec.core.models.repeat_bias import RepeatBias
 
 START = 0  # row of the token table: the decoder's first input
 
@@ -33,6 +34,7 @@ class RecommenderConfig:
         disambiguation: number of disambiguation codes, which tell colliding items apart; 0 for none.
         causal: if true, the tokens of an item attend only to tokens of that and of earlier items. One pass over a
             sequence then encodes each of its prefixes.
+        repeat_bias: add a learned number to the last code's logit of the history's own items.
         buckets: number of relative position buckets. max_distance: distance from which all share the last bucket.
     """
 
@@ -47,6 +49,7 @@ class RecommenderConfig:
     codebook_size: int
     disambiguation: int
     causal: bool = False
+    repeat_bias: bool = False
     buckets: int = 32
     max_distance: int = 128
 
@@ -76,6 +79,7 @@ class Recommender(nn.Module):
         self.token_table = nn.Embedding(config.vocabulary, config.d_model)
         self.encoder = Stack(config, config.encoder_layers, decoder=False)
         self.decoder = Stack(config, config.decoder_layers, decoder=True)
+        self.repeat_bias = RepeatBias() if config.repeat_bias else None
         nn.init.normal_(self.token_table.weight, std=1.0)
         offsets = [1]
         for size in config.code_sizes:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrec.core.models.layers import Dropout
+from unigrec.core.models.repeat_bias import RepeatBias
 
 
 class SASRec(nn.Module):
@@ -26,6 +27,7 @@ class SASRec(nn.Module):
         filter_share: weight of the frequency filter against attention, in [0, 1]; 0 for SASRec.
         filter_components: number of lowest frequencies of a full history that the filter keeps unchanged.
         content_dim: D, width of the content vectors whose projection is added to the item embeddings; 0 for none.
+        repeat_bias: add a learned number to the scores of the history's own items.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SASRec(nn.Module):
         filter_share: float = 0.0,
         filter_components: int = 1,
         content_dim: int = 0,
+        repeat_bias: bool = False,
     ):
         super().__init__()
         self.history = history
@@ -51,6 +54,7 @@ class SASRec(nn.Module):
             [Block(d_model, heads, dropout, filter_share=filter_share, kernel=kernel) for _ in range(blocks)]
         )
         self.content_projection = nn.Linear(content_dim, d_model, bias=False) if content_dim else None
+        self.repeat_bias = RepeatBias() if repeat_bias else None
         self.content: Tensor | None
         self.register_buffer("content", None, persistent=False)
         nn.init.normal_(self.item_embedding.weight, std=0.02)
@@ -84,9 +88,12 @@ class SASRec(nn.Module):
             hidden = block(hidden)
         return hidden
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Logits over the catalogue: (..., E) -> (..., N)."""
-        return hidden @ self.item_table().T
+    def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Logits over the catalogue after each history: (B, T), (B,) -> (B, N)."""
+        logits = self.last_hidden(items, lengths) @ self.item_table().T
+        if self.repeat_bias is None:
+            return logits
+        return logits.scatter_add(1, items, self.repeat_bias(items, lengths[:, None])[:, 0])
 
     def last_hidden(self, items: Tensor, lengths: Tensor) -> Tensor:
         """The state after the last item of each history: (B, T), (B,) -> (B, E)."""

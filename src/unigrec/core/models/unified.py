@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unigrec.core.models.linear_map import ridge_regression
 from unigrec.core.models.recommender import Recommender
+from unigrec.core.models.repeat_bias import RepeatBias
 from unigrec.core.models.tokenizers.residual import Tokenizer
 
 
@@ -66,6 +67,7 @@ class UnifiedModel(nn.Module):
         autocast: bool = False,
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
+        history_codes: Tensor | None = None,
     ) -> JointOutput:
         """One pass over a batch.
 
@@ -79,6 +81,7 @@ class UnifiedModel(nn.Module):
             fixed: (M, L, K) identifiers to use instead of the tokenizer's; the tokenizer is not run.
             distillation_temperature: temperature of the codebook assignments of history and teacher; None: no
                 distillation.
+            history_codes: (B, n, T) identifiers of the history's items, which a recommender with a repeat bias needs.
         """
         reconstructed = None
         if fixed is None:
@@ -91,6 +94,10 @@ class UnifiedModel(nn.Module):
             readable, exists = readable_tokens(lengths, counts, mask, levels=tokens.shape[1])
             output = decode_targets(self.recommender, memory, readable, exists=exists, codes=codes)  # (P, R, T, E)
             logits = [self.recommender.position_logits(output[:, :, p], p).float() for p in range(codes.shape[2])]
+        if self.recommender.repeat_bias is not None:
+            assert history_codes is not None
+            bonus = repeat_bonus(self.recommender.repeat_bias, history, lengths, counts=counts, codes=history_codes)
+            logits[-1] = add_repeat_bonus(logits[-1], *bonus, decoded=codes)
         history_log_probabilities = teacher_log_probabilities = None
         if distillation_temperature is not None:
             states = memory.float()
@@ -126,6 +133,32 @@ def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) 
     last = (lengths - counts)[:, None] + slots  # (B, m) index of the item before each target
     item = torch.arange(mask.shape[1], device=mask.device) // levels  # (S,)
     return (item <= last[..., None]) & mask[:, None], exists
+
+
+def repeat_bonus(
+    bias: RepeatBias, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For each target, the identifiers of its history's items, and what a repeat adds to each: (P, n, T), (P, n).
+
+    history: (B, n) numbers of items, equal for equal items. lengths, counts: as in `UnifiedModel.forward`.
+    codes: (B, n, T) identifiers of these items.
+    """
+    slots = torch.arange(max(counts.tolist(), default=0), device=history.device)
+    exists = slots < counts[:, None]
+    values = bias(history, (lengths - counts)[:, None] + slots + 1)[exists]
+    return codes.repeat_interleave(counts, dim=0), values
+
+
+def add_repeat_bonus(logits: Tensor, history_codes: Tensor, values: Tensor, decoded: Tensor) -> Tensor:
+    """Logits of the last code, with the bonus of those items of the history that share all codes before it.
+
+    Args:
+        logits: (P, R, K) of the last position. decoded: (P, R, T) identifiers that are decoded.
+        history_codes: (P, n, T). values: (P, n), 0 where a place adds nothing.
+    """
+    same = (decoded[:, :, None, :-1] == history_codes[:, None, :, :-1]).all(-1)  # (P, R, n)
+    code = history_codes[:, None, :, -1].expand(same.shape)
+    return logits.scatter_add(2, code, torch.where(same, values[:, None], 0.0))
 
 
 def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, exists: Tensor, codes: Tensor) -> Tensor:

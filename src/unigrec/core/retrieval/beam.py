@@ -17,6 +17,20 @@ from unigrec.core.retrieval.decoder_cache import DecoderCache
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 
 
+class Repeats(NamedTuple):
+    """What a recommender with a repeat bias adds to the items of each history."""
+
+    items: Tensor  # (B, n) catalogue indices, padded with any item
+    values: Tensor  # (B, n), 0 where a place adds nothing
+
+    @classmethod
+    def of(cls, recommender: Recommender, items: Tensor, lengths: Tensor) -> Repeats | None:
+        """Of histories (B, n), padded on the right by lengths (B,); None without a repeat bias."""
+        if recommender.repeat_bias is None:
+            return None
+        return cls(items, recommender.repeat_bias(items, lengths[:, None])[:, 0])
+
+
 class BeamResult(NamedTuple):
     """Ranked items, W at most. A place without a permitted item holds -1 and score -inf."""
 
@@ -32,6 +46,7 @@ def beam_search(
     mask: Tensor,
     beam: int,
     restriction: Restriction | None = None,
+    repeats: Repeats | None = None,
 ) -> BeamResult:
     """The `beam` best items for each history by summed log-probability.
 
@@ -39,9 +54,10 @@ def beam_search(
     the cross-attention are computed once per history: its beams are query positions.
 
     Args:
-        source: (B, S, E) embedded history. mask: (B, S).
+        source: (B, S, E) embedded history. mask: (B, S). repeats: what the last code's logits get for the history's
+            items.
     """
-    return beam_searches(recommender, tree, source, mask, beam, [restriction])[0]
+    return beam_searches(recommender, tree, source, mask, beam, [restriction], repeats=repeats)[0]
 
 
 @torch.inference_mode()
@@ -52,6 +68,7 @@ def beam_searches(
     mask: Tensor,
     beam: int,
     restrictions: Sequence[Restriction | None],
+    repeats: Repeats | None = None,
 ) -> list[BeamResult]:
     """What `beam_search` returns for each of several restrictions, at little more than the cost of one.
 
@@ -68,7 +85,10 @@ def beam_searches(
     for depth in range(tree.depth):
         # Score every child of every beam.
         below = tree.levels[depth + 1]
-        log_p = recommender.position_logits(output, depth).float().log_softmax(-1)  # (B, W, K)
+        logits = recommender.position_logits(output, depth).float()  # (B, W, K)
+        if repeats is not None and depth + 1 == tree.depth:
+            logits = add_at_leaves(logits, tree, nodes, repeats)
+        log_p = logits.log_softmax(-1)
         children, parent, exists = tree.children(depth, nodes, scores > float("-inf"))  # (B, C) each
         code = parent * log_p.shape[-1] + below.code[children]
         total = scores.gather(1, parent) + log_p.flatten(1).gather(1, code)
@@ -89,6 +109,17 @@ def beam_searches(
             output = cache.step(recommender.token_table(row))
     ranked = [(tree.order[children.gather(1, picked)], scores) for scores, picked in kept]
     return [BeamResult(items.masked_fill(scores == float("-inf"), -1), scores) for items, scores in ranked]
+
+
+def add_at_leaves(logits: Tensor, tree: PrefixTree, nodes: Tensor, repeats: Repeats) -> Tensor:
+    """Logits of the last code below each node, with the bonus of the history's items among its leaves.
+
+    logits (B, W, K). nodes (B, W), of the last depth but one.
+    """
+    leaves = tree.rank[repeats.items]  # (B, n)
+    below = tree.parents(leaves)[:, None] == nodes[:, :, None]  # (B, W, n)
+    code = tree.levels[-1].code[leaves][:, None].expand(below.shape)
+    return logits.scatter_add(2, code, torch.where(below, repeats.values[:, None], 0.0))
 
 
 def merge_beams(total: Tensor, kept: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -113,18 +144,30 @@ def merge_beams(total: Tensor, kept: Sequence[tuple[Tensor, Tensor]]) -> tuple[T
 
 
 @torch.no_grad()
-def exact_scores(recommender: Recommender, codes: Tensor, source: Tensor, mask: Tensor, chunk: int = 1024) -> Tensor:
+def exact_scores(
+    recommender: Recommender,
+    codes: Tensor,
+    source: Tensor,
+    mask: Tensor,
+    repeats: Repeats | None = None,
+    chunk: int = 1024,
+) -> Tensor:
     """Log-probability of every item by plain teacher forcing: (N, T) codes -> (B, N). The tests' oracle."""
     memory = recommender.encode(source, mask)
     rows = []
-    for user_memory, user_mask in zip(memory, mask, strict=True):
+    for user, (user_memory, user_mask) in enumerate(zip(memory, mask, strict=True)):
         parts = []
         for part in codes.split(chunk):
             expanded = user_memory.expand(len(part), -1, -1), user_mask.expand(len(part), -1)
             output = recommender.decode(*expanded, part)
             score = torch.zeros(len(part), device=codes.device)
             for position in range(codes.shape[1]):
-                log_p = recommender.position_logits(output[:, position], position).float().log_softmax(-1)
+                logits = recommender.position_logits(output[:, position], position).float()
+                if repeats is not None and position + 1 == codes.shape[1]:
+                    for item, value in zip(repeats.items[user], repeats.values[user], strict=True):
+                        siblings = (part[:, :-1] == codes[item, :-1]).all(1)
+                        logits[siblings, codes[item, -1]] += value
+                log_p = logits.log_softmax(-1)
                 score = score + log_p.gather(1, part[:, position : position + 1])[:, 0]
             parts.append(score)
         rows.append(torch.cat(parts))

@@ -13,5 +13,4 @@ from unigrec.core.models.sasrec import SASRec
 def teacher_scores(model: SASRec, items: np.ndarray, lengths: np.ndarray, device: torch.device) -> Tensor:
     """Histories (B, T) and lengths (B,) -> (B, N) scores of the next item."""
     model.eval()
-    hidden = model.last_hidden(torch.as_tensor(items, device=device), torch.as_tensor(lengths, device=device))
-    return model.scores(hidden)
+    return model.scores(torch.as_tensor(items, device=device), torch.as_tensor(lengths, device=device))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.unified import embed_hard_history, expand_history
-from unigrec.core.retrieval.beam import BeamResult, beam_searches
+from unigrec.core.retrieval.beam import BeamResult, Repeats, beam_searches
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.sequences import chunks_by_length, pad_rows
 
@@ -90,7 +90,11 @@ class GenerativeRetriever:
     ) -> list[BeamResult]:
         """What `beam_searches` returns for each restriction: items (B, n), padded on the right, and lengths (B,)."""
         source, mask = self.embed(items, lengths)
-        return beam_searches(self.recommender, self.tree, source, mask, beam or self.beam, restrictions)
+        history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
+        repeats = Repeats.of(self.recommender, history, sizes)
+        return beam_searches(
+            self.recommender, self.tree, source, mask, beam or self.beam, restrictions, repeats=repeats
+        )
 
     @torch.no_grad()
     def embed(self, items: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:

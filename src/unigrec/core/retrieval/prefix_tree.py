@@ -60,6 +60,10 @@ class PrefixTree:
     def __len__(self) -> int:
         return len(self.order)
 
+    def parents(self, leaves: Tensor) -> Tensor:
+        """The node of the last depth but one above each leaf (...), a place in `order`."""
+        return torch.searchsorted(self.levels[-2].item_range, leaves.contiguous(), right=True) - 1
+
     def children(self, depth: int, nodes: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The children of the distinct nodes (B, W) that are `alive`, laid end to end.
 

@@ -11,14 +11,21 @@ from torch import Tensor
 
 from unigrec.core.distributed import world_size
 from unigrec.core.models.recommender import Recommender
+from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.models.unified import decode_targets, embed_hard_history, readable_tokens
+from unigrec.core.models.unified import (
+    add_repeat_bonus,
+    decode_targets,
+    embed_hard_history,
+    readable_tokens,
+    repeat_bonus,
+)
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.loop import Run, Trained
 from unigrec.core.training.ranking_targets import codes_to_decode, decoder_losses
-from unigrec.core.training.samples import make_samples
+from unigrec.core.training.samples import Samples, make_samples
 from unigrec.core.training.student import StudentTraining
 from unigrec.core.training.student_validation import hard_tokens
 
@@ -65,9 +72,9 @@ def train_finetune(
     torch.manual_seed(run.seed)
     disambiguation = int(codes[:, -1].max()) + 1 if codes.shape[1] > recommender.config.levels else 0
     model = fit_disambiguation(recommender, disambiguation).to(run.device)
-    group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
+    groups = parameter_groups(model, lr=params.lr, weight_decay=params.weight_decay)
     student = StudentTraining(
-        engine=make_engine(params.engine, model, [group], batch_size=params.batch_size),
+        engine=make_engine(params.engine, model, groups, batch_size=params.batch_size),
         recommender=model,
         sequences=sequences,
         params=params,
@@ -91,13 +98,11 @@ class _Finetuning:
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(self.student.training_samples[batch], self.student.run.device)
-        history, codes = self.codes[samples.items[samples.history]], self.codes[samples.targets]
+        codes = self.codes[samples.targets]
         scale = world_size() / len(samples.batch_targets)
         ranking = self.student.ranking_targets(samples, self.codes, step)
         decoded = codes_to_decode(codes, ranking)
-        logits = hardened_logits(
-            self.student.recommender, history, samples.lengths, counts=samples.counts, codes=decoded
-        )
+        logits = hardened_logits(self.student.recommender, samples, self.codes, decoded)
         of_targets, of_sampled = decoder_losses(logits, codes, ranking)
         recommendation = of_targets.sum() * scale
         if of_sampled is None:
@@ -110,16 +115,18 @@ class _Finetuning:
         return self.student.beam_metrics(hard_tokens(self.student.recommender, self.codes), self.tree)
 
 
-def hardened_logits(
-    model: Recommender, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor
-) -> list[Tensor]:
+def hardened_logits(model: Recommender, samples: Samples, identifiers: Tensor, codes: Tensor) -> list[Tensor]:
     """Logits (P, R, size) per decoder position, after histories of hardened identifiers.
 
-    history: (B, n, at least L) codes, padded by lengths (B,). counts: (B,) targets per history, one after each of its
-    last items. codes: (P, R, T) to decode.
+    identifiers: (N, T) of every item. codes: (P, R, T) to decode.
     """
-    levels = model.config.levels
+    levels, (lengths, counts) = model.config.levels, (samples.lengths, samples.counts)
+    history = identifiers[samples.items[samples.history]]  # (B, n, T)
     source, mask = embed_hard_history(model, history[..., :levels], lengths)  # (B, n * L, E), (B, n * L)
     readable, exists = readable_tokens(lengths, counts, mask, levels=levels)
     output = decode_targets(model, model.encode(source, mask), readable, exists, codes)  # (P, R, T, E)
-    return [model.position_logits(output[:, :, position], position) for position in range(codes.shape[2])]
+    logits = [model.position_logits(output[:, :, position], position) for position in range(codes.shape[2])]
+    if model.repeat_bias is not None:
+        bonus = repeat_bonus(model.repeat_bias, samples.history, lengths, counts=counts, codes=history)
+        logits[-1] = add_repeat_bonus(logits[-1], *bonus, decoded=codes)
+    return logits

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unigrec.base.errors import TrainingError
 from unigrec.core.distributed import gather_rows, global_sum, world_size
@@ -19,6 +19,7 @@ from unigrec.core.identifiers.collisions import disambiguate, hard_codes, resolv
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import contrastive_loss, reconstruction_loss, symmetric_kl, uniformity_loss
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
@@ -77,9 +78,9 @@ def new_unified(
 
 
 def joint_losses(
-    model: torch.nn.Module,
+    model: nn.Module,
     samples: Samples,
-    codes: Tensor,
+    identifiers: Tensor,
     data: JointData,
     params: JointParams,
     temperature: float,
@@ -90,12 +91,12 @@ def joint_losses(
     """All losses of a batch; `loss` is their weighted sum. Its gradient, averaged over ranks, is the global batch's.
 
     Args:
-        model: a UnifiedModel, or an engine around one. codes: (P, T) codes of the targets.
+        model: a UnifiedModel, or an engine around one. identifiers: (N, T) codes of every item.
         temperature: of the soft identifiers. distil: whether the distillation losses are part of the sum already.
         ranking: the teacher's, if it is distilled too.
         fixed: (M, L, K) identifiers of the samples' distinct items, if the tokenizer is not trained.
     """
-    embeddings = data.embeddings[samples.items]
+    embeddings, codes = data.embeddings[samples.items], identifiers[samples.targets]
     distil_tokenizer = distil and params.w_tokenizer_distillation > 0
     output: JointOutput = model(
         embeddings,
@@ -108,6 +109,7 @@ def joint_losses(
         autocast=params.precision == "bf16",
         fixed=fixed,
         distillation_temperature=params.distillation_temperature if distil_tokenizer else None,
+        history_codes=identifiers[samples.items[samples.history]],
     )
     size, ranks = len(samples.batch_targets), world_size()
     of_targets, of_sampled = decoder_losses(output.logits, codes, ranking)
@@ -154,13 +156,12 @@ def fixed_identifiers(tokenizer: Tokenizer, embeddings: Tensor, temperature: flo
     return tokenizer.quantize_soft(latent, temperature).probabilities
 
 
-def parameter_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
+def trained_groups(model: UnifiedModel, params: JointParams) -> list[dict[str, Any]]:
     """What is trained. The tokenizer is a group of its own: its learning rate is smaller by orders of magnitude."""
-    tokenizer = list(model.tokenizer.parameters())
-    inside = {id(parameter) for parameter in tokenizer}
-    rest = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
-    groups = [{"params": rest, "lr": params.recommender_lr, "weight_decay": params.weight_decay}]
+    parts = nn.ModuleList(part for part in model.children() if part is not model.tokenizer)
+    groups = parameter_groups(parts, lr=params.recommender_lr, weight_decay=params.weight_decay)
     if params.tokenizer == "trained":
+        tokenizer = list(model.tokenizer.parameters())
         groups.append({"params": tokenizer, "lr": params.tokenizer_lr, "weight_decay": params.weight_decay})
     return groups
 
@@ -187,7 +188,7 @@ def train_joint(
     model = model.to(run.device)
     model.fit_teacher_projection(data.embeddings, data.teacher)
     student = StudentTraining(
-        engine=make_engine(params.engine, model, parameter_groups(model, params), batch_size=params.batch_size),
+        engine=make_engine(params.engine, model, trained_groups(model, params), batch_size=params.batch_size),
         recommender=model.recommender,
         sequences=data.sequences,
         params=params,
@@ -271,7 +272,7 @@ class _JointTraining:
         return joint_losses(
             self.student.engine.forward,
             samples,
-            self.codes[samples.targets],
+            self.codes,
             data=self.data,
             params=self.params,
             temperature=self.temperature,

@@ -68,8 +68,11 @@ class TeacherRanking:
         assert self.codes is not None, "call use_identifiers first"
         steps = torch.arange(history.shape[1], device=history.device)
         has_target = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
-        states = self.teacher(history, lengths)[has_target]
-        probabilities = (states @ self.table.T).softmax(-1)  # (P, N), items in the tree's order
+        logits = self.teacher(history, lengths)[has_target] @ self.table.T  # (P, N), items in the tree's order
+        if self.teacher.repeat_bias is not None:
+            bias = self.teacher.repeat_bias(history, (steps + 1).expand(len(history), -1))[has_target]  # (P, n)
+            logits.scatter_add_(1, self.tree.rank[history].repeat_interleave(counts, dim=0), bias)
+        probabilities = logits.softmax(-1)
         sampled, cumulative = sample_items(probabilities, uniform)
         targets = code_distributions(self.tree, cumulative, sampled, sizes=self.sizes)
         return Ranking(self.codes[self.tree.order[sampled]], targets)

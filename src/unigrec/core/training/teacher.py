@@ -10,7 +10,8 @@ from torch import Tensor
 
 from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
-from unigrec.core.losses import catalogue_cross_entropy
+from unigrec.core.losses import Bonus, catalogue_cross_entropy
+from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.dense import teacher_scores
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
@@ -32,7 +33,7 @@ def teacher_shape(params: TeacherParams) -> dict[str, Any]:
     """The arguments that rebuild a trained teacher, without the number of items."""
     bsarec = params.architecture == "bsarec"
     return {
-        **params.model_dump(include={"d_model", "blocks", "heads", "history", "dropout"}),
+        **params.model_dump(include={"d_model", "blocks", "heads", "history", "dropout", "repeat_bias"}),
         "filter_share": params.filter_share if bsarec else 0.0,
         "filter_components": params.filter_components,
     }
@@ -55,8 +56,8 @@ def train_teacher(
     else:
         model = new_teacher(sequences.catalogue_size, params)
     model = model.to(run.device)
-    group = {"params": list(model.parameters()), "lr": params.lr, "weight_decay": params.weight_decay}
-    engine = make_engine("torch", model, [group], batch_size=params.batch_size)
+    groups = parameter_groups(model, lr=params.lr, weight_decay=params.weight_decay)
+    engine = make_engine("torch", model, groups, batch_size=params.batch_size)
     users = np.flatnonzero(sequences.train_ends - sequences.offsets[:-1] >= 2)
     lengths = np.minimum((sequences.train_ends - sequences.offsets[:-1])[users], params.history + 1)
 
@@ -80,10 +81,15 @@ def train_teacher(
 
 def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross entropy over the whole catalogue at every position: items (B, T + 1) and their lengths -> scalar."""
-    table = model.item_table()
-    hidden = model(items[:, :-1], lengths - 1, table)
-    mask = torch.arange(items.shape[1] - 1, device=items.device) < (lengths - 1)[:, None]
-    return catalogue_cross_entropy(hidden[mask], table, items[:, 1:][mask], smoothing=smoothing)
+    table, read = model.item_table(), items[:, :-1]
+    hidden = model(read, lengths - 1, table)
+    steps = torch.arange(read.shape[1], device=items.device)
+    mask = steps < (lengths - 1)[:, None]
+    bonus = None
+    if model.repeat_bias is not None:
+        values = model.repeat_bias(read, (steps + 1).expand(len(read), -1))[mask]  # (P, T)
+        bonus = Bonus(read[:, None].expand(-1, len(steps), -1)[mask], values)
+    return catalogue_cross_entropy(hidden[mask], table, items[:, 1:][mask], smoothing=smoothing, bonus=bonus)
 
 
 @torch.no_grad()
