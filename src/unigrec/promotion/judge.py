@@ -17,7 +17,7 @@ from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
 from unigrec.base.paths import Artifacts
-from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, does_not_load
+from unigrec.core.decisions.comparison import OVER_CHAMPION, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision, Outcome
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
@@ -68,14 +68,14 @@ class Judgement(NamedTuple):
     def outcome(self) -> Outcome:
         """`promote`; `keep` if only the margin over the champion is missing; else `refuse`."""
         refusing = [gate.name for gate in self.decision.gates if not gate.passed and not gate.informational]
-        return Outcome.KEEP if refusing == [MARGIN] else Outcome.REFUSE if refusing else Outcome.PROMOTE
+        return Outcome.KEEP if refusing == [OVER_CHAMPION] else Outcome.REFUSE if refusing else Outcome.PROMOTE
 
     @property
     def reason(self) -> str:
         """One line: the gates that refuse, or the margin over the champion."""
         gates = self.decision.gates
         told = [gate for gate in gates if not gate.passed and not gate.informational]
-        told = told or [gate for gate in gates if gate.name == MARGIN]
+        told = told or [gate for gate in gates if gate.name == OVER_CHAMPION]
         return "; ".join(f"{gate.name}: {gate.reason}" for gate in told) or "is the first champion"
 
     def as_dict(self) -> dict[str, Any]:
