@@ -134,7 +134,7 @@ def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
             "rows": files.read_json(artifacts.validated)["rows"],
             "origin": serving.origin,
             "snapshot": files.read_json(artifacts.source).get("snapshot", {}).get("id"),
-            "until": last_interaction(),
+            "until": last_interaction(artifacts),
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
@@ -142,9 +142,9 @@ def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
     }
 
 
-def last_interaction() -> int:
+def last_interaction(artifacts: Artifacts) -> int:
     """Unix seconds of the newest interaction in the prepared data. Raises UnigrecError when there is none."""
-    return int(files.read_arrays(Artifacts().sequences)["timestamps"].max())
+    return int(files.read_arrays(artifacts.sequences)["timestamps"].max())
 
 
 def open_bundle(folder: Path) -> dict[str, Any]:
