@@ -291,7 +291,7 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
         }
         for protocol in Protocol
     }
-    files.write_json(artifacts.evaluate / "student_against.json", comparison)
+    files.write_json(artifacts.evaluate / paths.AGAINST_FILE, comparison)
     save_ranks(artifacts.evaluate, sequences, users, ranks=ranks, cutoffs=params.evaluate.cutoffs)
 
 

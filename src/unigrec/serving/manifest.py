@@ -41,7 +41,10 @@ MAX_FILES = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # Files of each stage that the experiment tracker shows.
-REPORTED = ("metrics.json", "history.json", "health.json", "decision.json", "slices.json", "student_against.json")
+REPORTED = {
+    *(paths.METRICS_FILE, paths.HISTORY_FILE, paths.HEALTH_FILE),
+    *(paths.DECISION_FILE, paths.SLICES_FILE, paths.AGAINST_FILE),
+}
 
 
 class Serving(NamedTuple):
