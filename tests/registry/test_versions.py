@@ -131,6 +131,21 @@ def test_a_project_that_was_moved_has_its_models_and_says_what_registering_needs
         load_bundle(params, "1")
 
 
+def test_a_copied_project_says_what_registering_needs_and_leaves_the_first_as_it_is(
+    params, tmp_path, monkeypatch, unchecked
+):
+    register(make_bundle(), params)
+    copy = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-copy"))
+    (copy / "mlflow.db").rename(copy / "copy.db")  # a name of its own, since MLflow keeps a connection per address
+    monkeypatch.chdir(copy)
+    before = set(tmp_path.rglob("*"))
+    copied = params.model_copy(update={"tracking_uri": "sqlite:///copy.db"})
+    with pytest.raises(UnigrecError, match=f"keeps its files in {tmp_path}/mlruns.*copied.*unigrec configure --set"):
+        register(make_bundle(seed=1), copied)
+    assert register(make_bundle(seed=1), copied.model_copy(update={"experiment": "another"})).version == "2"
+    assert set(tmp_path.rglob("*")) == before
+
+
 def test_what_was_fetched_of_a_version_is_kept_as_long_as_its_bundle(params, unchecked):
     register(make_bundle(), params)
     bundle = load_bundle(params, "1")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+SQLITE = "sqlite:///"
+MLFLOW_FOLDER = "mlruns"  # MLflow makes it where a SQLite store is used, for the files of runs and models
 BUNDLE_TAG = "bundle_id"
 DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that MLflow shows on the page of a run
 METRICS_PER_CALL = 1000  # limits of the tracker
@@ -155,7 +157,25 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
             f"experiment {name!r} keeps its files in {place}, which is gone; if the project's folder was moved, move "
             "it back, or name another experiment: unigrec configure --set register.experiment=NAME"
         )
+    project = _project_of(client.tracking_uri)
+    if project is not None and place.parent.name == MLFLOW_FOLDER and place.parent.parent.resolve() != project:
+        raise UnigrecError(
+            f"experiment {name!r} keeps its files in {place}, outside of {project}: the project's folder was copied; "
+            "name another experiment: unigrec configure --set register.experiment=NAME"
+        )
     return found.experiment_id
+
+
+def _project_of(uri: str) -> Path | None:
+    """The folder in which MLflow makes its own, if the address is a relative path to a SQLite file; else None.
+
+    The store of a copied project was copied with it, and holds absolute paths into the first project. In the worktree
+    of a scheduled run, the file is a link to that of the repository.
+    """
+    file = Path(os.path.normpath(uri.removeprefix(SQLITE)))
+    if not uri.startswith(SQLITE) or file.is_absolute() or ".." in file.parts:
+        return None
+    return file.resolve().parents[len(file.parts) - 1]
 
 
 def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
