@@ -61,7 +61,9 @@ def test_what_the_stages_report_is_shown_by_dvc():
     )
 
 
-def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_kept_weights(tmp_path, monkeypatch):
+def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_kept_weights(
+    tmp_path, monkeypatch, without_pictures
+):
     params = write_project(tmp_path, {"joint": {"temperature_start": 0.5, "temperature_end": 0.001}})
     monkeypatch.chdir(tmp_path)
     scores = iter([0.5, 0.2, 0.1])  # the first epoch is the best
@@ -76,7 +78,7 @@ def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_ke
     assert report["soft_hard_disagreement"] == curve["soft_hard_disagreement"] > 0.0
 
 
-def test_a_joint_phase_of_an_earlier_version_must_run_again(tmp_path, monkeypatch):
+def test_a_joint_phase_of_an_earlier_version_must_run_again(tmp_path, monkeypatch, without_pictures):
     params = write_project(tmp_path, {"joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
     stages.run_stage("joint", params)

@@ -28,9 +28,10 @@ from unigrec.registry.versions import VERDICT_TAG
 
 
 @pytest.fixture(scope="module")
-def three_versions(tmp_path_factory) -> Path:
-    """A store with versions 1 to 3; making its tables takes seconds: once."""
+def three_versions(tmp_path_factory, empty_store) -> Path:
+    """A store with versions 1 to 3."""
     folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_store, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         add_versions(store(folder), 3)
@@ -361,7 +362,13 @@ def test_a_promotion_waits_for_another_one_and_says_for_whom(params, capsys):
     assert f"waiting for process {os.getpid()}, up to 30 s" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("races", [2, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize(
+    "races",
+    [
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ],
+)
 def test_two_promotions_at_once_leave_one_champion_and_an_audit_that_agrees(params, tmp_path, races):
     """A process and a thread of this one promote versions 2 and 3 at the same moment; then version 1 is restored."""
     promoted(params, "1")

@@ -176,8 +176,9 @@ def broken(folder: Path) -> Path:
 def test_a_challenger_that_does_not_load_is_refused_and_a_champion_that_does_not_is_no_decision(monkeypatch):
     good = make_bundle(GOOD)
     bad = broken(make_bundle(OTHER))
-    monkeypatch.setattr(judging, "probe", probing.probe)  # in a process of its own, as it is
-    found = judged(bad, good)
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "probe", probing.probe)  # in a process of its own, as it is
+        found = judged(bad, good)
     assert (found.outcome, refusing(found)) == ("refuse", ["loads"])
     assert "not finite" in found.reason
     assert "nothing else was measured" in markdown(found)

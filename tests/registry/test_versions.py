@@ -18,6 +18,7 @@ from unigrec.registry import versions as registry
 from unigrec.registry.tracking import mlflow_client
 from unigrec.registry.versions import load_bundle, locate, register, version_of
 from unigrec.serving.manifest import open_bundle
+from unigrec.serving.probe import ProbeError
 
 BROKEN_MODEL = """
 from mlflow.models import set_model
@@ -79,8 +80,14 @@ def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatc
             register(folder, params)
     assert aliases(params) == {}
     assert not paths.REFERENCE.exists()
-    with pytest.raises(UnigrecError, match="does not load"):  # asked again, the version is still no good
+
+    def still_broken(*_: object, **__: object) -> None:
+        raise ProbeError("it does not load")
+
+    monkeypatch.setattr(registry, "ask_stored", still_broken)
+    with pytest.raises(UnigrecError, match="was registered, but it does not load"):  # it is asked again
         register(folder, params)
+    assert aliases(params) == {}
 
 
 def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unchecked):

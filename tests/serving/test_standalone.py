@@ -47,8 +47,9 @@ class Registered:
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory) -> Iterator[Registered]:
+def registered(tmp_path_factory, empty_store) -> Iterator[Registered]:
     folder = tmp_path_factory.mktemp("registered")
+    shutil.copy(empty_store, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

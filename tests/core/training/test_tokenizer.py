@@ -110,7 +110,7 @@ def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, mon
     assert (Artifacts().tokenizer / "annealing.png").is_file()
 
 
-def test_the_stages_after_the_teacher_read_its_part_of_the_item_vectors(tmp_path, monkeypatch):
+def test_the_stages_after_the_teacher_read_its_part_of_the_item_vectors(tmp_path, monkeypatch, without_pictures):
     params = write_project(tmp_path, {"tokenizer": {"collaborative_weight": 1.0}, "joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
     content = outputs.load_embeddings(Artifacts())

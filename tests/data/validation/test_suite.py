@@ -337,6 +337,7 @@ def test_an_expectation_that_raises_is_reported_with_its_reason():
     assert "nowhere" in finding["reason"]
 
 
+@pytest.mark.slow  # tests/faults/test_data_battery.py asks the same of a command in its own process
 def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     shutil.copy(PARAMS_FILE, tmp_path)
     interactions, items = good_tables()
