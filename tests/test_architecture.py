@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,9 +59,19 @@ UNSAFE_CALLS = {
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
-def imports(path: Path, with_types: bool = True) -> Iterator[str]:
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports(path: Path, with_types: bool = True) -> tuple[str, ...]:
     """Dotted names that a file imports, those inside functions too; `a.b.c` for `from a.b import c`."""
-    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    return tuple(read_imports(path, with_types))
+
+
+def read_imports(path: Path, with_types: bool) -> Iterator[str]:
+    nodes: list[ast.AST] = [tree_of(path)]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):
@@ -150,7 +161,7 @@ def test_a_stage_depends_on_all_code_that_computes_in_it(stage):
 
 def stage_imports(stage: str) -> Iterator[str]:
     """What a stage's function imports, and those functions of stages.py that it calls."""
-    tree = ast.parse((PACKAGE / "pipeline/stages.py").read_text(encoding="utf-8"))
+    tree = tree_of(PACKAGE / "pipeline/stages.py")
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     wanted, done = [stage], set()
     while wanted:
@@ -190,7 +201,7 @@ def test_nothing_is_built_on_benchmarks():
 @pytest.mark.parametrize("path", [*MODULES.values(), *FLOWS, *BENCHMARKS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_pickled_evaluated_or_given_to_a_shell(path):
     found = {name for name in imports(path) if within(name, PICKLES)}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             if called in UNSAFE_CALLS:

@@ -174,7 +174,7 @@ def _read_rung(home: Path) -> Measured:
     }
     return Measured(
         ranks={protocol: table[f"student_{protocol}"].to_numpy() for protocol in Protocol},
-        slices=files.read_json(home / "evaluate/slices.json"),
+        slices=files.read_json(home / "evaluate" / paths.SLICES_FILE),
         seconds=done["joint"]["seconds"] + done["finetune"]["seconds"],
         made_by=(done["joint"]["code"], done["joint"]["device"]),
         identifiers=identifiers,
@@ -185,7 +185,7 @@ def _read_baselines(out: Path, params: Params, data: Data) -> dict[str, Measured
     folder = runs.baselines_folder(out, params, data)
     if not is_done(folder):
         return {}
-    table, rows = files.read_table(folder / paths.RANKS_FILE), files.read_json(folder / "slices.json")
+    table, rows = files.read_table(folder / paths.RANKS_FILE), files.read_json(folder / paths.SLICES_FILE)
     done = files.read_json(runs.teacher_folder(out, params, data) / DONE_FILE)
     return {
         name: Measured(

@@ -16,11 +16,11 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.git import PARAMS
 from unigrec.config.schema import read_mapping
+from unigrec.registry.tracking import SQLITE
 
 DATA = paths.CURRENT.parent
 FOLDERS = (paths.BUNDLES, paths.COMPARISONS, paths.REFERENCE.parent)
 FILES = (paths.AUDIT, paths.PROMOTION_LOCK)  # never replaced, only appended to or locked, so a link stays a link
-SQLITE = "sqlite:///"
 
 
 def share_state(root: Path, tree: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.git import PARAMS
 
 app = typer.Typer(
     add_completion=False,
@@ -21,7 +22,6 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
-DEFAULT_PARAMS = Path("params.yaml")
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "evaluate", "gate"),
@@ -35,7 +35,7 @@ MODELS = "Models"
 @app.command(rich_help_panel=PROJECT)
 def stage(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"Its name in dvc.yaml: {', '.join(STAGES)}.")],
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Run one stage, as `dvc repro` does: read files below artifacts/, write files below artifacts/."""
     from unigrec.base.launcher import run_and_end
@@ -70,7 +70,7 @@ def configure(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, as joint.epochs=20; repeatable.")
     ] = None,
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Change values in params.yaml and keep its comments; without an option, print the present values."""
     from unigrec.config.edit import configure as rewrite
@@ -101,7 +101,7 @@ def fetch(
 
 
 @app.command(rich_help_panel=DATA)
-def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def snapshot(params: ParamsFile = PARAMS) -> None:
     """Make the delivery in snapshot.incoming the next snapshot of the data; exit code 3 if it is not valid."""
     from unigrec.base.lock import exclusive
     from unigrec.base.process import keep_quiet
@@ -117,7 +117,7 @@ def snapshot(params: ParamsFile = DEFAULT_PARAMS) -> None:
 def warm_start(
     model: Annotated[str, typer.Option("--from", help="Alias, version number, or folder of a bundle.")] = "champion",
     cold: Annotated[bool, typer.Option("--cold", help="Start from scratch instead.")] = False,
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Let the next training start from a model, so that items keep most of their identifiers."""
     from unigrec.commands import bundles
@@ -139,7 +139,7 @@ def gate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for comparison.json and comparison.md (default: state/gate/...).")
     ] = None,
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Print the gates' decision on the last run, or compare two bundles on the test users of the prepared data.
 
@@ -156,7 +156,7 @@ def gate(
 
 
 @app.command(rich_help_panel=MODELS)
-def bundle(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def bundle(params: ParamsFile = PARAMS) -> None:
     """Assemble the trained model as a bundle and print its folder, without registering it."""
     from unigrec.commands import bundles
     from unigrec.config.schema import load_params
@@ -169,7 +169,7 @@ def register(
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle (state/bundles/...); by default, one is assembled from the artifacts.")
     ] = None,
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Register the trained model with its metrics; `challenger` points to it if its gates passed."""
     from unigrec.commands import bundles
@@ -181,7 +181,7 @@ def register(
 @app.command(rich_help_panel=MODELS)
 def promote(
     version: Annotated[str | None, typer.Option(help="The model version; without it, the challenger.")] = None,
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Make a version champion if it passes the gates against the champion (`unigrec gate`), or as the first model.
 
@@ -204,7 +204,7 @@ def rollback(
         str | None, typer.Option(help="A version that was champion before; by default, the previous champion.")
     ] = None,
     why: Annotated[str, typer.Option(help="The reason, for the audit and the version's tags.")] = "no reason was given",
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Return to the previous champion, at once and without a comparison; a second call changes nothing."""
     from unigrec.commands import promotion
@@ -230,7 +230,7 @@ def recommend(
     ] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Do not recommend these: as --allow.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    params: ParamsFile = DEFAULT_PARAMS,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Print recommended items with titles and scores, by default from the registered champion."""
     from unigrec.commands.recommend import print_recommendations

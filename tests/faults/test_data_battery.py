@@ -28,8 +28,16 @@ ACCEPTED = [case for case in CASES if case.exit_code == EXIT_OK]
 STAGES = ("ingest", "validate", "prepare")
 
 
+@pytest.fixture(scope="module")
+def params_file(tmp_path_factory) -> Path:
+    """Params that read the folder `data`."""
+    file = Path(shutil.copy(PARAMS_FILE, tmp_path_factory.mktemp("params")))
+    configure(file, settings=["ingest.source=folder", "ingest.path=data"])
+    return file
+
+
 @pytest.fixture
-def stage(tmp_path, monkeypatch):
+def stage(tmp_path, monkeypatch, params_file):
     """A function that runs the command of a stage in this process; returns its exit code and its output."""
 
     def run_and_go_on(work) -> None:
@@ -48,7 +56,7 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "run_and_end", run_and_go_on)
     monkeypatch.setattr(process, "die_with_parent", lambda: None)
     monkeypatch.chdir(tmp_path)
-    shutil.copy(PARAMS_FILE, tmp_path)
+    shutil.copy(params_file, tmp_path)
     return run
 
 
@@ -68,7 +76,6 @@ def run(case: Case, stage, folder: Path, stages: Sequence[str]) -> tuple[int, st
     """Run stages until one fails; returns its exit code, or 0, and the output of all."""
     folder.mkdir()
     case.breaks(folder)
-    configure(Path("params.yaml"), settings=["ingest.source=folder", "ingest.path=data"])
     said = ""
     for name in stages:
         code, words = stage(name)

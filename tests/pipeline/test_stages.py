@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 
+from support.gate_figures import GOOD_HEALTH
 from support.project import PARAMS_FILE, ROOT
 from support.tiny_training import write_project
 from unigrec.base import files, paths
@@ -12,8 +13,7 @@ from unigrec.base.paths import Artifacts
 from unigrec.base.process import training_device
 from unigrec.commands.bundles import COLD_START
 from unigrec.config.edit import SAMPLE_SOURCE
-from unigrec.config.schema import GateParams, load_params
-from unigrec.core.decisions.gates import identifier_notes
+from unigrec.config.schema import load_params
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.training import joint
 from unigrec.pipeline import outputs, stages
@@ -61,7 +61,9 @@ def test_what_the_stages_report_is_shown_by_dvc():
     )
 
 
-def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_kept_weights(tmp_path, monkeypatch):
+def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_kept_weights(
+    tmp_path, monkeypatch, without_pictures
+):
     params = write_project(tmp_path, {"joint": {"temperature_start": 0.5, "temperature_end": 0.001}})
     monkeypatch.chdir(tmp_path)
     scores = iter([0.5, 0.2, 0.1])  # the first epoch is the best
@@ -76,7 +78,7 @@ def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_ke
     assert report["soft_hard_disagreement"] == curve["soft_hard_disagreement"] > 0.0
 
 
-def test_a_joint_phase_of_an_earlier_version_must_run_again(tmp_path, monkeypatch):
+def test_a_joint_phase_of_an_earlier_version_must_run_again(tmp_path, monkeypatch, without_pictures):
     params = write_project(tmp_path, {"joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
     stages.run_stage("joint", params)
@@ -88,24 +90,22 @@ def test_a_joint_phase_of_an_earlier_version_must_run_again(tmp_path, monkeypatc
         stages.run_stage("harden", params)
 
 
-class Recorded:
-    """Params that remember which keys were read."""
+def test_the_gate_prints_the_targets_of_the_tokenizer_before_the_joint_phase(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    artifacts = Artifacts()
+    files.write_json(artifacts.evaluate / paths.METRICS_FILE, {})
+    files.write_json(artifacts.harden / paths.HEALTH_FILE, {})
+    files.write_json(artifacts.tokenizer / paths.HEALTH_FILE, GOOD_HEALTH | {"soft_hard_disagreement": 0.5})
+    stages.run_stage("gate", load_params(PARAMS_FILE))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith("tokenizer: target met: ") for line in lines] == [True, True, False, True]
+    assert lines[2].startswith("tokenizer: target missed: share of items whose soft and hard codes differ")
 
-    def __init__(self, params: GateParams):
-        self.params, self.keys = params, set()
 
-    def __getattr__(self, key: str):
-        self.keys.add(f"gate.{key}")
-        return getattr(self.params, key)
-
-
-def test_dvc_yaml_names_the_targets_that_tokenizer_and_joint_show():
-    gate = Recorded(load_params(PARAMS_FILE).gate)
-    identifier_notes({}, gate)
+def test_a_threshold_makes_no_other_stage_than_gate_run_again():
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert len(gate.keys) == 4
-    assert gate.keys <= set(graph["tokenizer"]["params"])
-    assert "gate.note_max_soft_hard_disagreement" in graph["joint"]["params"]
+    readers = {name for name, stage in graph.items() for key in stage["params"] if key.split(".")[0] == "gate"}
+    assert readers == {"gate"}
 
 
 @pytest.mark.parametrize(("origin", "compared"), [("folder: shop", True), ("sample: generator", False)])

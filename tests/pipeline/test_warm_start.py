@@ -183,7 +183,9 @@ def hand_on() -> None:
     files.write_json(Artifacts().warm_start / "bundle.json", {"bundle": "that"})
 
 
-def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_cold_one(tmp_path, one_thread):
+def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_cold_one(
+    tmp_path, one_thread, without_pictures
+):
     changes = {
         "tokenizer": {"collaborative_weight": 1.0, "epochs": 2, "codebook_size": 12},
         "joint": {"epochs": 1, "engine": "torch", "tokenizer_lr": 1e-6},

@@ -22,7 +22,7 @@ from unigrec.core.evaluation.ranking import student_ranks
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.pipeline.outputs import load_sequences
 from unigrec.promotion import judge as judging
-from unigrec.promotion.judge import Judgement, Settings, histories, judge, ranks_of, today
+from unigrec.promotion.judge import Judgement, Settings, Today, histories, judge, ranks_of, today
 from unigrec.promotion.report import markdown
 from unigrec.serving import probe as probing
 from unigrec.serving.bundle import Bundle
@@ -45,7 +45,11 @@ def judged(challenger: Path, champion: Path | None, users: int = 0, **changes: o
     params = load_params(Path("params.yaml"))
     settings = Settings(params.gate, params.promotion.model_copy(update=changes), params.seed)
     old = None if champion is None else Subject("old", champion)
-    return judge(Subject("new", challenger), old, today(load_sequences(Artifacts()), users, params.seed), settings)
+    return judge(Subject("new", challenger), old, now(users, params.seed), settings)
+
+
+def now(users: int, seed: int) -> Today:
+    return today(Artifacts(), load_sequences(Artifacts()), users, seed)
 
 
 def refusing(judgement: Judgement) -> list[str]:
@@ -54,14 +58,14 @@ def refusing(judgement: Judgement) -> list[str]:
 
 def test_ranks_are_those_that_evaluation_finds():
     bundle = Bundle.load(make_bundle(OTHER))
-    now = today(load_sequences(Artifacts()), 0, 1)
+    measured = now(0, 1)
     serving = bundle.serving
     student = GenerativeRetriever.hardened(bundle.recommender, bundle.identifiers, serving.history, serving.beam)
-    expected = student_ranks(student, now.sequences, now.users)
-    assert len(now.users) == USERS
+    expected = student_ranks(student, measured.sequences, measured.users)
+    assert len(measured.users) == USERS
     for protocol in ("unmasked", "masked"):
         found = expected["student", protocol]
-        assert ranks_of(bundle, now, protocol).tolist() == np.where(found > 10, 0, found).tolist()
+        assert ranks_of(bundle, measured, protocol).tolist() == np.where(found > 10, 0, found).tolist()
 
 
 def test_better_equal_and_worse():
@@ -112,7 +116,7 @@ def rename_items(folder: Path, names: dict[str, str]) -> Path:
 
 def test_catalogues_may_differ_and_an_unknown_item_is_not_found():
     good = make_bundle(GOOD)
-    targets = histories(today(load_sequences(Artifacts()), 0, 1), np.arange(USERS))[1]
+    targets = histories(now(0, 1), np.arange(USERS))[1]
     wanted = max(set(targets), key=targets.count)
     older = rename_items(good, {wanted: "an item of the past"})
     found = judged(good, older)
@@ -146,9 +150,8 @@ def test_a_sample_of_users_is_seeded_and_said():
     found = judged(good, other, users=15)
     assert (found.facts["users"], found.facts["users_there_are"]) == (15, USERS)
     assert "15 of 40 (a sample)" in markdown(found)
-    sequences = load_sequences(Artifacts())
-    assert today(sequences, 15, 1).users.tolist() == today(sequences, 15, 1).users.tolist()
-    assert today(sequences, 15, 1).users.tolist() != today(sequences, 15, 2).users.tolist()
+    assert now(15, 1).users.tolist() == now(15, 1).users.tolist()
+    assert now(15, 1).users.tolist() != now(15, 2).users.tolist()
 
 
 def test_a_bundle_of_newer_data_than_what_is_prepared_is_not_judged():
@@ -173,8 +176,9 @@ def broken(folder: Path) -> Path:
 def test_a_challenger_that_does_not_load_is_refused_and_a_champion_that_does_not_is_no_decision(monkeypatch):
     good = make_bundle(GOOD)
     bad = broken(make_bundle(OTHER))
-    monkeypatch.setattr(judging, "probe", probing.probe)  # in a process of its own, as it is
-    found = judged(bad, good)
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "probe", probing.probe)  # in a process of its own, as it is
+        found = judged(bad, good)
     assert (found.outcome, refusing(found)) == ("refuse", ["loads"])
     assert "not finite" in found.reason
     assert "nothing else was measured" in markdown(found)

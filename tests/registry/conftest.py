@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
 from unigrec.config.schema import RegisterParams
 from unigrec.registry import versions as registry
-from unigrec.registry.tracking import mlflow_client
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """Making the tables takes seconds: once."""
-    folder = tmp_path_factory.mktemp("store")
-    params = RegisterParams(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="e", model_name="m")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with mlflow_client(params):
-            pass
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

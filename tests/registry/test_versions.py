@@ -18,6 +18,7 @@ from unigrec.registry import versions as registry
 from unigrec.registry.tracking import mlflow_client
 from unigrec.registry.versions import load_bundle, locate, register, version_of
 from unigrec.serving.manifest import open_bundle
+from unigrec.serving.probe import ProbeError
 
 BROKEN_MODEL = """
 from mlflow.models import set_model
@@ -79,8 +80,14 @@ def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatc
             register(folder, params)
     assert aliases(params) == {}
     assert not paths.REFERENCE.exists()
-    with pytest.raises(UnigrecError, match="does not load"):  # asked again, the version is still no good
+
+    def still_broken(*_: object, **__: object) -> None:
+        raise ProbeError("it does not load")
+
+    monkeypatch.setattr(registry, "ask_stored", still_broken)
+    with pytest.raises(UnigrecError, match="was registered, but it does not load"):  # it is asked again
         register(folder, params)
+    assert aliases(params) == {}
 
 
 def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unchecked):
@@ -129,6 +136,21 @@ def test_a_project_that_was_moved_has_its_models_and_says_what_registering_needs
     shutil.rmtree(folder)
     with pytest.raises(UnigrecError, match=r"version 1: its files are gone.*move it back"):
         load_bundle(params, "1")
+
+
+def test_a_copied_project_says_what_registering_needs_and_leaves_the_first_as_it_is(
+    params, tmp_path, monkeypatch, unchecked
+):
+    register(make_bundle(), params)
+    copy = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-copy"))
+    (copy / "mlflow.db").rename(copy / "copy.db")  # a name of its own, since MLflow keeps a connection per address
+    monkeypatch.chdir(copy)
+    before = set(tmp_path.rglob("*"))
+    copied = params.model_copy(update={"tracking_uri": "sqlite:///copy.db"})
+    with pytest.raises(UnigrecError, match=f"keeps its files in {tmp_path}/mlruns.*copied.*unigrec configure --set"):
+        register(make_bundle(seed=1), copied)
+    assert register(make_bundle(seed=1), copied.model_copy(update={"experiment": "another"})).version == "2"
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_what_was_fetched_of_a_version_is_kept_as_long_as_its_bundle(params, unchecked):

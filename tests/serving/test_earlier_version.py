@@ -25,10 +25,11 @@ KEPT = Path(__file__).with_name("version_of_a1817b7")
 
 
 @pytest.fixture
-def params(tmp_path, monkeypatch) -> RegisterParams:
+def params(tmp_path, monkeypatch, empty_store) -> RegisterParams:
     """A project whose store holds the kept version as challenger, in the layout of that commit."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path)
     # The whole path: MLflow keeps a connection per address, and another test's store may have had the relative one.
     text = PARAMS_FILE.read_text(encoding="utf-8").replace("sqlite:///mlflow.db", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(text, encoding="utf-8")

@@ -59,19 +59,20 @@ def agrees(params: RegisterParams) -> list[audit.Change]:
     return done
 
 
-def main(folder: str, version: str, races: int) -> None:
-    """A racer: promotes its version at the same moment as the others, `races` times, and writes each outcome.
+def race(folder: str, version: str, races: int) -> None:
+    """A racer: promotes its version at the same moment as the other, `races` times, and writes each outcome.
 
     A race begins when the folder holds the file `go.N`; the racer then writes `VERSION.N`.
     """
     params = store(Path(folder))
-    print("ready", flush=True)
-    for race in range(races):
-        while not Path(f"go.{race}").exists():
+    for number in range(races):
+        while not Path(f"go.{number}").exists():
             time.sleep(0.001)
         done = promote(params, slowly, version, wait_seconds=120.0)
-        files.write_text(Path(f"{version}.{race}"), f"{done.moved} {done.champion}")
+        files.write_text(Path(f"{version}.{number}"), f"{done.moved} {done.champion}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    aliases(store(Path(sys.argv[1])))  # MLflow is imported now, not in the first race
+    print("ready", flush=True)
+    race(sys.argv[1], sys.argv[2], int(sys.argv[3]))

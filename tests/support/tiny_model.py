@@ -135,8 +135,8 @@ def _write_evaluation(passed: bool, ranks: list[int]) -> None:
         Artifacts().evaluate / paths.RANKS_FILE, pa.table({name: list(values) for name, values in table.items()})
     )
     interval = {"difference": 0.05, "low": 0.01, "high": 0.09, "p_not_better": 0.0}
-    files.write_json(Artifacts().evaluate / "student_against.json", {"unmasked": {"teacher": interval}})
+    files.write_json(Artifacts().evaluate / paths.AGAINST_FILE, {"unmasked": {"teacher": interval}})
     row = {"slice": "cold target: unseen in training", "users": 3, "model": "student", "protocol": "masked"}
-    files.write_json(Artifacts().evaluate / "slices.json", [row | found])
+    files.write_json(Artifacts().evaluate / paths.SLICES_FILE, [row | found])
     gate = {"name": "ndcg_at_10", "value": 0.25, "threshold": 0.1, "passed": passed, "reason": "a | reason"}
     files.write_json(Artifacts().decision, {"passed": passed, "gates": [gate]})

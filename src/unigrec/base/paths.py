@@ -15,8 +15,10 @@ METRICS_FILE = "metrics.json"  # the stage's closing figures
 IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
 HEALTH_FILE = "health.json"
 COLLABORATIVE_FILE = "collaborative.safetensors"  # part float32 (N, E): what the tokenizer reads of the teacher
+DECISION_FILE = "decision.json"  # every gate with its value, threshold and reason
 SLICES_FILE = "slices.json"  # rows {slice, users, model, protocol, recall_at_10, ndcg_at_10}
 USAGE_FILE = "codebook_usage.json"  # rows {level, rank, usage}: the share of items per codeword
+AGAINST_FILE = "student_against.json"  # {protocol: {model: bootstrap interval of the student's NDCG@10 minus its}}
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 # What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.
 STATE = Path("state")
@@ -70,4 +72,4 @@ class Artifacts:
     harden = _Inside("harden")
     finetune = _Inside("finetune")
     evaluate = _Inside("evaluate")
-    decision = _Inside("gate", "decision.json")
+    decision = _Inside("gate", DECISION_FILE)

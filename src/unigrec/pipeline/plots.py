@@ -36,7 +36,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
 }
-LINEAR_BELOW = 0.001  # share of items where a logarithmic axis becomes linear, if the target is zero
+LINEAR_BELOW = 0.001  # share of items where a logarithmic axis becomes linear
 METRIC_NAMES = {f"{name.lower()}_at_{GATED_CUTOFF}": f"{name}@{GATED_CUTOFF}" for name in ("Recall", "NDCG")}
 
 
@@ -72,13 +72,12 @@ def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
                 axes.set_ylim(0, max(1.1 * max(values), 1e-6))
 
 
-def annealing(history: Rows, codebook_size: int, target: float, path: Path) -> None:
+def annealing(history: Rows, codebook_size: int, path: Path) -> None:
     """Draw the tokenizer's training: collisions by temperature, entropy per level and disagreement by epoch.
 
     Args:
         history: rows with "epoch", "temperature" and the figures of `identifier_curve`; other rows are ignored.
         codebook_size: K.
-        target: share of items whose soft and hard codes may differ; a dotted line.
         path: the PNG to write.
 
     Raises:
@@ -95,16 +94,15 @@ def annealing(history: Rows, codebook_size: int, target: float, path: Path) -> N
         axes.set_xlabel("temperature")
         axes.set_title("items that share all codes")
         _entropy_panel(figure.add_subplot(1, 3, 2), history, codebook_size)
-        _disagreement_panel(figure.add_subplot(1, 3, 3), history, target)
+        _disagreement_panel(figure.add_subplot(1, 3, 3), history)
 
 
-def identifiers_over_epochs(history: Rows, codebook_size: int, target: float, path: Path) -> None:
+def identifiers_over_epochs(history: Rows, codebook_size: int, path: Path) -> None:
     """Draw the joint phase: churn and entropy per level, collisions and disagreement, by epoch.
 
     Args:
         history: rows with "epoch" and the figures of `identifier_curve`.
         codebook_size: K.
-        target: as in `annealing`.
         path: the PNG to write.
 
     Raises:
@@ -127,7 +125,7 @@ def identifiers_over_epochs(history: Rows, codebook_size: int, target: float, pa
         _epochs(collisions)
         collisions.set_ylim(0, max(0.05, 1.1 * max(rates)))
         collisions.yaxis.set_major_formatter(_percent)
-        _disagreement_panel(figure.add_subplot(2, 2, 4), history, target)
+        _disagreement_panel(figure.add_subplot(2, 2, 4), history)
 
 
 def _lines_per_level(axes: Axes, history: Rows, prefix: str) -> None:
@@ -151,14 +149,13 @@ def _entropy_panel(axes: Axes, history: Rows, codebook_size: int) -> None:
     axes.set_title("entropy of the codes, bits (dotted: even use)")
 
 
-def _disagreement_panel(axes: Axes, history: Rows, target: float) -> None:
+def _disagreement_panel(axes: Axes, history: Rows) -> None:
     epochs, shares = _points(history, "epoch", "soft_hard_disagreement")
     axes.plot(epochs, shares, color=LINE_COLOURS[0], marker=_marker(shares), markersize=3.5)
-    axes.axhline(target, color="#555555", linestyle=":", linewidth=1.2)
-    axes.set_yscale("symlog", linthresh=target or LINEAR_BELOW)  # shows zero, below the target
+    axes.set_yscale("symlog", linthresh=LINEAR_BELOW)  # shows zero
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(_percent)
-    axes.set_title("soft and hard codes differ (dotted: target)")
+    axes.set_title("soft and hard codes differ")
     _epochs(axes)
 
 

@@ -291,17 +291,23 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
         }
         for protocol in Protocol
     }
-    files.write_json(artifacts.evaluate / "student_against.json", comparison)
+    files.write_json(artifacts.evaluate / paths.AGAINST_FILE, comparison)
     save_ranks(artifacts.evaluate, sequences, users, ranks=ranks, cutoffs=params.evaluate.cutoffs)
 
 
 def gate(params: Params, artifacts: Artifacts) -> None:
-    """Compare the metrics with the gates. A refusal is written, not raised: an experiment keeps its metrics."""
-    from unigrec.core.decisions.gates import decide
+    """Compare the metrics with the gates. A refusal is written, not raised: an experiment keeps its metrics.
+
+    The targets of the tokenizer before the joint phase are printed here: if its own stage read them, the trainings
+    would run again for a change of a target.
+    """
+    from unigrec.core.decisions.gates import decide, identifier_notes
 
     metrics = files.read_json(artifacts.evaluate / paths.METRICS_FILE)
     decision = decide(metrics, files.read_json(artifacts.harden / paths.HEALTH_FILE), params.gate)
     files.write_json(artifacts.decision, decision.as_dict())
+    for note in identifier_notes(files.read_json(artifacts.tokenizer / paths.HEALTH_FILE), params.gate):
+        print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
 
 
 WITHOUT_RUN = {stage.__name__: stage for stage in (ingest, validate, prepare, warm_start, embed, gate)}
@@ -353,22 +359,19 @@ def _settings(stage: str, params: Params, artifacts: Artifacts) -> Any:
 
 
 def _show(stage: str, params: Params, artifacts: Artifacts) -> None:
-    """Pictures of what the stage has written, and for the tokenizer a line per target of its identifiers."""
-    from unigrec.core.decisions.gates import identifier_notes
+    """Draw what the stage has written."""
     from unigrec.core.evaluation.protocol import Protocol
     from unigrec.pipeline import plots
 
-    folder, target = artifacts.folder(stage), params.gate.note_max_soft_hard_disagreement
+    folder = artifacts.folder(stage)
     if stage in TRAININGS:
         history = files.read_json(folder / paths.HISTORY_FILE)
         if any(row["step"] for row in history):  # a warm start may leave a network as it was
             plots.training_curves(history, folder / "curves.png", TRAININGS[stage])
     if stage == "tokenizer":
-        plots.annealing(history, params.tokenizer.codebook_size, target, folder / "annealing.png")
-        for note in identifier_notes(files.read_json(folder / paths.HEALTH_FILE), params.gate):
-            print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
+        plots.annealing(history, params.tokenizer.codebook_size, folder / "annealing.png")
     if stage == "joint":
-        plots.identifiers_over_epochs(history, params.tokenizer.codebook_size, target, folder / "identifiers.png")
+        plots.identifiers_over_epochs(history, params.tokenizer.codebook_size, folder / "identifiers.png")
     if stage == "harden":
         plots.codebook_usage(files.read_json(folder / paths.USAGE_FILE), folder / "codebook_usage.png")
     if stage == "evaluate":

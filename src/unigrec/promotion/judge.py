@@ -9,6 +9,7 @@ Shapes: U test users, N items, T codes per identifier, L levels.
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,7 @@ import numpy as np
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
-from unigrec.base.paths import Artifacts
-from unigrec.core.decisions.comparison import MARGIN, Candidate, Pair, compare, does_not_load
+from unigrec.core.decisions.comparison import OVER_CHAMPION, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision, Outcome
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
@@ -32,6 +32,7 @@ from unigrec.serving.manifest import Subject, last_interaction
 from unigrec.serving.probe import ProbeError, probe
 
 if TYPE_CHECKING:
+    from unigrec.base.paths import Artifacts
     from unigrec.config.schema import GateParams, PromotionParams
     from unigrec.core.sequences import Sequences
 
@@ -54,6 +55,7 @@ class Today(NamedTuple):
     item_ids: list[str]  # (N,)
     test_set: str  # a bundle of the same data has this hash in its manifest
     until: int  # unix seconds of the newest interaction
+    folder: Path  # where the prepared data lie
 
 
 class Judgement(NamedTuple):
@@ -68,14 +70,14 @@ class Judgement(NamedTuple):
     def outcome(self) -> Outcome:
         """`promote`; `keep` if only the margin over the champion is missing; else `refuse`."""
         refusing = [gate.name for gate in self.decision.gates if not gate.passed and not gate.informational]
-        return Outcome.KEEP if refusing == [MARGIN] else Outcome.REFUSE if refusing else Outcome.PROMOTE
+        return Outcome.KEEP if refusing == [OVER_CHAMPION] else Outcome.REFUSE if refusing else Outcome.PROMOTE
 
     @property
     def reason(self) -> str:
         """One line: the gates that refuse, or the margin over the champion."""
         gates = self.decision.gates
         told = [gate for gate in gates if not gate.passed and not gate.informational]
-        told = told or [gate for gate in gates if gate.name == MARGIN]
+        told = told or [gate for gate in gates if gate.name == OVER_CHAMPION]
         return "; ".join(f"{gate.name}: {gate.reason}" for gate in told) or "is the first champion"
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class Judgement(NamedTuple):
         return names | self.facts | self.decision.as_dict()
 
 
-def today(sequences: Sequences, max_users: int, seed: int) -> Today:
+def today(artifacts: Artifacts, sequences: Sequences, max_users: int, seed: int) -> Today:
     """Test users of the prepared data; more than `max_users` of them (0: no limit) are sampled with the seed.
 
     Raises:
@@ -92,11 +94,13 @@ def today(sequences: Sequences, max_users: int, seed: int) -> Today:
     """
     users = sequences.evaluation_users()
     if not len(users):
-        raise UnigrecError(f"{Artifacts().sequences}: no user has a test item; run `dvc repro prepare` on more data")
+        raise UnigrecError(f"{artifacts.sequences}: no user has a test item; run `dvc repro prepare` on more data")
     users = sample(users, max_users or len(users), seed)
-    ids = files.read_table(Artifacts().catalogue, ["item_id"])["item_id"].to_pylist()
-    test_set = sha256_of(Artifacts().sequences, Artifacts().catalogue)
-    return Today(sequences, users, ids, test_set=test_set, until=last_interaction())
+    ids = files.read_table(artifacts.catalogue, ["item_id"])["item_id"].to_pylist()
+    test_set = sha256_of(artifacts.sequences, artifacts.catalogue)
+    return Today(
+        sequences, users, ids, test_set=test_set, until=last_interaction(artifacts), folder=artifacts.sequences.parent
+    )
 
 
 def judge(challenger: Subject, champion: Subject | None, now: Today, settings: Settings) -> Judgement:
@@ -199,7 +203,7 @@ def _load(subject: Subject, now: Today) -> Bundle:
     until = bundle.manifest["data"].get("until")  # absent from bundles of earlier versions
     if isinstance(until, int) and until > now.until:
         raise UnigrecError(
-            f"{subject.name} was made of data up to {_date(until)}, but {Artifacts().sequences.parent} ends at "
+            f"{subject.name} was made of data up to {_date(until)}, but {now.folder} ends at "
             f"{_date(now.until)}: it may have been trained on today's test items; bring the data up to date first "
             "(`dvc pull`, or `dvc repro prepare`)"
         )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
-from unigrec.core.decisions.comparison import MARGIN, SLICE
+from unigrec.core.decisions.comparison import OVER_CHAMPION, SLICE
 from unigrec.core.decisions.gates import Outcome, gate_rows, gate_verdict
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def _setting(judgement: Judgement) -> str:
 
 def _ordered(gates: list[Gate]) -> list[Gate]:
     """Gates that refuse, then the margin over the champion, then the others in their order, slices last."""
-    return sorted(gates, key=lambda gate: (gate.passed or gate.informational, gate.name != MARGIN, SLICE in gate.name))
+    return sorted(
+        gates, key=lambda gate: (gate.passed or gate.informational, gate.name != OVER_CHAMPION, SLICE in gate.name)
+    )
 
 
 def _row(gate: Gate) -> list[str]:

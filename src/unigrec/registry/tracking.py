@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrec.base import files
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import holds_credentials, masked, split_credentials
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+SQLITE = "sqlite:///"
+MLFLOW_FOLDER = "mlruns"  # MLflow makes it where a SQLite store is used, for the files of runs and models
 BUNDLE_TAG = "bundle_id"
 DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that MLflow shows on the page of a run
 METRICS_PER_CALL = 1000  # limits of the tracker
@@ -123,7 +125,7 @@ def log_run(client: MlflowClient, experiment: str, folder: Path, manifest: dict[
     for kind, place in (("*.png", "plots"), ("*.json", "report")):
         for path in sorted(report.rglob(kind)):
             client.log_artifact(run_id, str(path), f"{place}/{path.parent.name}")
-    for path in report.glob("*/decision.json"):
+    for path in report.glob(f"*/{paths.DECISION_FILE}"):
         client.set_tag(
             run_id, DESCRIPTION_TAG, markdown_table(["gate", "", "reason"], gate_rows(files.read_json(path)))
         )
@@ -155,7 +157,25 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
             f"experiment {name!r} keeps its files in {place}, which is gone; if the project's folder was moved, move "
             "it back, or name another experiment: unigrec configure --set register.experiment=NAME"
         )
+    project = _project_of(client.tracking_uri)
+    if project is not None and place.parent.name == MLFLOW_FOLDER and place.parent.parent.resolve() != project:
+        raise UnigrecError(
+            f"experiment {name!r} keeps its files in {place}, outside of {project}: the project's folder was copied; "
+            "name another experiment: unigrec configure --set register.experiment=NAME"
+        )
     return found.experiment_id
+
+
+def _project_of(uri: str) -> Path | None:
+    """The folder in which MLflow makes its own, if the address is a relative path to a SQLite file; else None.
+
+    The store of a copied project was copied with it, and holds absolute paths into the first project. In the worktree
+    of a scheduled run, the file is a link to that of the repository.
+    """
+    file = Path(os.path.normpath(uri.removeprefix(SQLITE)))
+    if not uri.startswith(SQLITE) or file.is_absolute() or ".." in file.parts:
+        return None
+    return file.resolve().parents[len(file.parts) - 1]
 
 
 def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
@@ -172,20 +192,20 @@ def _closing_metrics(report: Path) -> list[Metric]:
     A name that is in both files is logged once: the store accepts one value per name and time.
     """
     figures: dict[str, dict[str, Any]] = {}
-    for path in sorted([*report.glob("*/metrics.json"), *report.glob("*/health.json")]):
+    for path in sorted([*report.glob(f"*/{paths.METRICS_FILE}"), *report.glob(f"*/{paths.HEALTH_FILE}")]):
         figures.setdefault(path.parent.name, {}).update(files.read_json(path))
     return [metric for stage, found in figures.items() for metric in _metrics(stage, found, step=0)]
 
 
 def _intervals(report: Path) -> Iterator[Metric]:
     """Bootstrap intervals, as `evaluate.student_against.<protocol>.<model>.low` and so on."""
-    for path in report.glob("*/student_against.json"):
+    for path in report.glob(f"*/{paths.AGAINST_FILE}"):
         yield from _metrics(f"{path.parent.name}.student_against", files.read_json(path), step=0)
 
 
 def _slices(report: Path) -> Iterator[Metric]:
     """Metrics of each slice of users, as `evaluate.slice.<slice>.<model>.<protocol>.<name>`."""
-    for path in report.glob("*/slices.json"):
+    for path in report.glob(f"*/{paths.SLICES_FILE}"):
         for row in files.read_json(path):
             words = re.sub(r"[^a-z0-9]+", "_", row["slice"].lower())
             figures = {name: value for name, value in row.items() if name not in ("slice", "model", "protocol")}
@@ -196,7 +216,7 @@ def _curves(report: Path) -> list[Metric]:
     """Every row of history.json, as `<stage>.curve.<name>` at the row's step."""
     return [
         metric
-        for path in sorted(report.glob("*/history.json"))
+        for path in sorted(report.glob(f"*/{paths.HISTORY_FILE}"))
         for index, row in enumerate(files.read_json(path))
         for metric in _metrics(
             f"{path.parent.name}.curve",

@@ -41,7 +41,10 @@ MAX_FILES = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # Files of each stage that the experiment tracker shows.
-REPORTED = ("metrics.json", "history.json", "health.json", "decision.json", "slices.json", "student_against.json")
+REPORTED = {
+    *(paths.METRICS_FILE, paths.HISTORY_FILE, paths.HEALTH_FILE),
+    *(paths.DECISION_FILE, paths.SLICES_FILE, paths.AGAINST_FILE),
+}
 
 
 class Serving(NamedTuple):
@@ -134,7 +137,7 @@ def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
             "rows": files.read_json(artifacts.validated)["rows"],
             "origin": serving.origin,
             "snapshot": files.read_json(artifacts.source).get("snapshot", {}).get("id"),
-            "until": last_interaction(),
+            "until": last_interaction(artifacts),
         },
         "git_commit": git_commit(),
         "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
@@ -142,9 +145,9 @@ def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
     }
 
 
-def last_interaction() -> int:
+def last_interaction(artifacts: Artifacts) -> int:
     """Unix seconds of the newest interaction in the prepared data. Raises UnigrecError when there is none."""
-    return int(files.read_arrays(Artifacts().sequences)["timestamps"].max())
+    return int(files.read_arrays(artifacts.sequences)["timestamps"].max())
 
 
 def open_bundle(folder: Path) -> dict[str, Any]:

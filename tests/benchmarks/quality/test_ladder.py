@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 
 import pytest
@@ -18,6 +19,7 @@ NAMES = profile_names(ROOT / PROFILES)
 RUNGS = {rung.name: rung for rung in read_ladder(ROOT / LADDER)}
 
 
+@functools.cache  # YAML takes its time, and the tests below ask for the same params again and again
 def params_of(name: str, profile: str = "small", *settings: str) -> Params:
     return rung_params(profile_params(ROOT, profile), RUNGS[name], list(settings), 1)
 

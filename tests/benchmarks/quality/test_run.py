@@ -126,7 +126,7 @@ def test_a_table_of_nothing_says_what_is_left(tmp_path, capsys):
     assert "--table" not in last
 
 
-@pytest.mark.parametrize("questions", [4, 17])
+@pytest.mark.parametrize("questions", [pytest.param(4, marks=pytest.mark.slow), 17])
 def test_stopped_again_and_again_it_ends_with_the_bits_of_an_unbroken_run(
     questions, finished, tmp_path, monkeypatch, capsys
 ):
@@ -253,6 +253,7 @@ def test_artifacts_that_are_not_there(tmp_path):
         quality.run(tiny_arguments(tmp_path, tmp_path / "out"))
 
 
+@pytest.mark.slow  # tests/test_architecture.py reads the imports
 def test_a_machine_with_torch_and_little_else_runs_it(finished, tmp_path):
     code = f"""
 import sys

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from support.tiny_pipeline import inside
 from support.tiny_training import CPU, tiny_data, tiny_params, tiny_run, tiny_tokenizer, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import JointParams
+from unigrec.config.schema import JointParams, load_params
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.models.tokenizers.residual import Tokenizer
@@ -26,6 +30,7 @@ from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
 from unigrec.core.training.joint import JointData, joint_losses, new_unified, train_joint, trained_groups
 from unigrec.core.training.loop import Run
 from unigrec.core.training.samples import make_samples
+from unigrec.pipeline import stages
 
 DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")
 # At the usual temperature the tokenizer's distillation turns rounding into real differences within epochs.
@@ -258,8 +263,8 @@ def assert_alike(history, other_history, weights, other_weights) -> None:
         torch.testing.assert_close(weight, other_weights[name], rtol=0, atol=1e-5, msg=name)
 
 
-# Several processes: the real command, in a project of its own. 121 samples in batches of 24 leave one sample for the
-# last batch: the second rank has none.
+# Several processes: the real command, in a project of its own; one rank runs in this process. 121 samples in batches of
+# 24 leave one sample for the last batch: the second rank has none.
 SPREAD = {"batch_size": 24, **WARM, "recommender": {"dropout": 0.0}}
 
 
@@ -268,13 +273,20 @@ def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120, env=dict(os.environ))
 
 
+def alone(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
+    """The stage in this process."""
+    with inside(folder), redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors:
+        stages.run_stage(stage, load_params(folder / "params.yaml"))
+    return subprocess.CompletedProcess(stage, 0, output.getvalue(), errors.getvalue())
+
+
 def outputs(
     folder: Path, engine: str, processes: int, causal: bool
 ) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """History and weights of the stage. It prints one line per epoch for any number of ranks."""
     spread = SPREAD | {"recommender": {"dropout": 0.0, "causal": causal}}
     write_project(folder, {"joint": {**spread, "engine": engine, "processes": processes}})
-    done = command(folder, "joint")
+    done = alone(folder, "joint") if processes == 1 else command(folder, "joint")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     lines = done.stderr.splitlines()
     assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
@@ -297,7 +309,7 @@ def check_two_ranks(folder: Path, engine: str, causal: bool) -> None:
     assert_alike(history, other_history, weights, other_weights=other)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path, causal):
     check_two_ranks(tmp_path, "torch", causal)
 
@@ -310,15 +322,15 @@ def test_two_ranks_give_the_losses_and_weights_of_one_on_deepspeed(tmp_path):
 @pytest.mark.slow
 def test_two_ranks_finetune_like_one_on_deepspeed(tmp_path):
     histories = []
-    for engine, processes in (("torch", 1), ("deepspeed", 2)):
-        folder = tmp_path / engine
-        changes = {"joint": {**SPREAD, "engine": "torch"}, "finetune": {"engine": engine, "batch_size": 24}}
-        write_project(folder, changes)
-        for stage in ("joint", "harden"):
-            assert command(folder, stage).returncode == 0
-        changes["joint"]["processes"] = processes
-        write_project(folder, changes)
-        done = command(folder, "finetune")
+    changes = {"joint": {**SPREAD, "engine": "torch"}, "finetune": {"engine": "torch", "batch_size": 24}}
+    write_project(tmp_path / "torch", changes)
+    for stage in ("joint", "harden"):
+        alone(tmp_path / "torch", stage)
+    shutil.copytree(tmp_path / "torch", tmp_path / "deepspeed")
+    changes["joint"]["processes"], changes["finetune"]["engine"] = 2, "deepspeed"
+    write_project(tmp_path / "deepspeed", changes)
+    for folder, run_in in ((tmp_path / "torch", alone), (tmp_path / "deepspeed", command)):
+        done = run_in(folder, "finetune")
         assert done.returncode == 0, done.stderr
         histories.append(history_of(folder / Artifacts().finetune))
     for row, other in zip(*histories, strict=True):

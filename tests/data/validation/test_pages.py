@@ -147,7 +147,16 @@ def test_a_page_of_real_tables_loads_nothing_and_runs_nothing_of_the_data(tmp_pa
     folder = tmp_path / "validate"
     with pytest.raises(Exception, match="the data breaks"):
         validate_tables(
-            log, items, params, ("title",), k_core=1, reference=None, drift="first", folder=folder, data="<b>mine</b>"
+            log,
+            items,
+            params,
+            ("title",),
+            k_core=1,
+            reference=None,
+            drift="first",
+            folder=folder,
+            validated=None,
+            data="<b>mine</b>",
         )
     (page_file,) = (folder / "data_docs").iterdir()
     text = page_file.read_text(encoding="utf-8")

@@ -57,7 +57,28 @@ def run(
     reference: dict[str, int] | None = None,
     drift: Drift | str = FIRST,
 ) -> dict:
-    return validate_tables(pa.table(interactions), pa.table(items), PARAMS, TEXT_COLUMNS, 3, reference, drift)
+    return check(pa.table(interactions), pa.table(items), reference=reference, drift=drift)
+
+
+def check(
+    interactions: pa.Table,
+    items: pa.Table,
+    text_columns: tuple[str, ...] = TEXT_COLUMNS,
+    reference: dict[str, int] | None = None,
+    drift: Drift | str = FIRST,
+) -> dict:
+    return validate_tables(
+        interactions,
+        items,
+        PARAMS,
+        text_columns,
+        k_core=3,
+        reference=reference,
+        drift=drift,
+        folder=Artifacts().folder("validate"),
+        validated=Artifacts().validated,
+        data="a test",
+    )
 
 
 def run_bad(
@@ -191,9 +212,7 @@ def test_tables_without_any_text_column():
 
 def test_without_text_columns_nothing_is_asked_of_texts():
     interactions, items = good_tables()
-    result = validate_tables(
-        pa.table(interactions), pa.table({"item_id": items["item_id"]}), PARAMS, (), 3, None, FIRST
-    )
+    result = check(pa.table(interactions), pa.table({"item_id": items["item_id"]}), text_columns=())
     reasons = [finding["reason"] for finding in result["expectations"]]
     assert reasons.count("not checked: embed.text_columns is empty") == 2
 
@@ -234,9 +253,9 @@ def test_empty_tables_fail_without_a_crash():
     schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
     items = pa.table({"item_id": pa.array([], pa.string()), "title": pa.array([], pa.string())})
     with pytest.raises(InvalidDataError, match="there are at least 50 interactions; found 0"):
-        validate_tables(schema.empty_table(), items, PARAMS, TEXT_COLUMNS, 3, None, FIRST)
+        check(schema.empty_table(), items)
     with pytest.raises(InvalidDataError, match="there is a column user_id"):
-        validate_tables(pa.table({}), pa.table({}), PARAMS, TEXT_COLUMNS, 3, None, FIRST)
+        check(pa.table({}), pa.table({}))
 
 
 def test_one_time_per_user_is_a_warning_that_stops_nothing(caplog):
@@ -306,18 +325,19 @@ def test_odd_ids_are_fine():
 def test_kinds_of_text_that_arrow_tells_apart_are_one_kind():
     interactions, items = (pa.table(columns) for columns in good_tables())
     kinds = pa.schema([("item_id", pa.large_string()), ("title", pa.string_view()), ("brand", pa.null())])
-    assert validate_tables(interactions, items.cast(kinds), PARAMS, TEXT_COLUMNS, 3, None, FIRST)["passed"]
+    assert check(interactions, items.cast(kinds))["passed"]
 
 
 def test_an_expectation_that_raises_is_reported_with_its_reason():
     import pandas as pd
 
-    check = Check("users", "a name", "ExpectColumnSumToBeBetween", {"column": "nowhere", "min_value": 1})
-    (finding,) = _run({"users": pd.DataFrame({"user_id": ["u"]})}, [check])
+    asked = Check("users", "a name", "ExpectColumnSumToBeBetween", {"column": "nowhere", "min_value": 1})
+    (finding,) = _run({"users": pd.DataFrame({"user_id": ["u"]})}, [asked])
     assert finding["success"] is False
     assert "nowhere" in finding["reason"]
 
 
+@pytest.mark.slow  # tests/faults/test_data_battery.py asks the same of a command in its own process
 def test_the_command_ends_with_exit_code_3_and_names_the_expectation(tmp_path):
     shutil.copy(PARAMS_FILE, tmp_path)
     interactions, items = good_tables()

@@ -16,7 +16,7 @@ from unigrec.core.evaluation.bootstrap import bootstrap_means
 if TYPE_CHECKING:
     from unigrec.config.schema import GateParams, PromotionParams
 
-MARGIN = "margin_over_champion"
+OVER_CHAMPION = "margin_over_champion"
 SLICE = "slice: "
 
 
@@ -89,11 +89,13 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
     """
     new, old = pair.challenger, pair.champion
     if not (np.isfinite(new).all() and np.isfinite(old).all() and len(new)):
-        return Gate(MARGIN, None, params.max_p, False, "NDCG@10 against the champion is missing or not a finite number")
+        return Gate(
+            OVER_CHAMPION, None, params.max_p, False, "NDCG@10 against the champion is missing or not a finite number"
+        )
     difference = new - old
     if not difference.any():
         return Gate(
-            MARGIN, 1.0, params.max_p, False, f"a tie: NDCG@10 {new.mean():.4f}, equal for each of {_users(new)}"
+            OVER_CHAMPION, 1.0, params.max_p, False, f"a tie: NDCG@10 {new.mean():.4f}, equal for each of {_users(new)}"
         )
     bound = 0.0 if params.mode == "better" else -params.max_loss * float(old.mean())
     means = bootstrap_means(difference, params.resamples, seed)
@@ -102,7 +104,7 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
     low, high = np.quantile(means, [0.025, 0.975])
     doubt = "no better" if params.mode == "better" else f"worse by {params.max_loss:.1%} or more"
     return Gate(
-        MARGIN,
+        OVER_CHAMPION,
         p,
         params.max_p,
         passed,

@@ -1,4 +1,4 @@
-"""What the tokenizer reads of each item: its content and teacher embeddings.
+"""What the tokenizer reads of the teacher, in addition to each item's content embedding.
 
 Shapes: N items, D and E numbers per embedding.
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 from unigrec.core.models.linear_map import ridge_regression
 
 
-def item_vectors(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
-    """What the tokenizer reads of each item: its content embedding, followed by its teacher embedding.
+def collaborative_part(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
+    """The teacher's part of what the tokenizer reads of each item; it follows the content embedding.
 
     Items that are bought by the same users then share codes, in addition to items with similar descriptions. The
     published tokenizer reads content alone; ETEGRec (arXiv 2409.05546) reads collaborative embeddings too.
@@ -23,15 +23,8 @@ def item_vectors(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
             and scaled so that its total variance is `weight` squared times that of the content.
 
     Returns:
-        (N, D + E), or the content itself if the weight is 0.
+        (N, E), or (N, 0) if the weight is 0.
     """
-    if weight == 0.0:
-        return content
-    return torch.cat([content, collaborative_part(content, teacher, weight)], dim=1)
-
-
-def collaborative_part(content: Tensor, teacher: Tensor, weight: float) -> Tensor:
-    """The teacher's part of `item_vectors`: (N, E), or (N, 0) if the weight is 0."""
     if weight == 0.0:
         return content[:, :0]
     centred = teacher - teacher.mean(0)
@@ -40,7 +33,7 @@ def collaborative_part(content: Tensor, teacher: Tensor, weight: float) -> Tenso
 
 
 def continued_part(teacher: Tensor, part: Tensor, known: np.ndarray, ridge: float = 1e-2) -> Tensor:
-    """The teacher's part of `item_vectors` if the training continues an earlier tokenizer.
+    """The same part if the training continues an earlier tokenizer.
 
     Two separately trained teachers agree at best up to a linear map. With today's teacher, the tokenizer would read
     other vectors for every item, and every identifier would change. So known items keep the vectors that the tokenizer

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 CLOCK_SLACK = 86_400  # seconds that a timestamp may lie ahead of this machine's clock
 EXAMPLES = 5  # shown of each expectation's unexpected values
 LONGEST = 120  # characters of an example
-
-RESULTS, VALIDATED = Artifacts().folder("validate"), Artifacts().validated
 log = logging.getLogger(__name__)
 
 
@@ -60,9 +58,9 @@ def validate_tables(
     k_core: int,
     reference: dict[str, int] | None,
     drift: Drift | str,
-    folder: Path = RESULTS,
-    validated: Path | None = VALIDATED,
-    data: str = "",
+    folder: Path,
+    validated: Path | None,
+    data: str,
 ) -> dict[str, Any]:
     """Check the two tables and write `result.json`, the Data Docs and, when all is well, `validated.json`.
 
