@@ -47,7 +47,7 @@ run: $(INSTALLED)  ## run everything, from data to a registered model, and print
 serve-local: $(INSTALLED)  ## run Prefect with its schedules, a worker and MLflow on 127.0.0.1 until Ctrl-C; see docs/operations.md
 	@exec $(BIN)/python -m flows.services --open --worker $(ARGS)
 
-test: $(INSTALLED)  ## run the unit tests (a minute or two); a subset: make test ARGS="-k gates"
+test: $(INSTALLED)  ## run the unit tests (three minutes on one core); a subset: make test ARGS="-k gates"
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(INSTALLED)  ## run the slow tests: whole pipelines, killed processes

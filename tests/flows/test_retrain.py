@@ -16,7 +16,16 @@ from flows.stages.processes import StageError
 from prefect.states import Failed
 
 from flows import retrain
-from support.flow_project import EVERY_STAGE, MAKE_MODEL, STAGE, make_project, make_three_stages, reproduce, versions
+from support.flow_project import (
+    EVERY_STAGE,
+    MAKE_MODEL,
+    STAGE,
+    make_project,
+    make_three_stages,
+    reproduce,
+    reproduce_here,
+    versions,
+)
 from support.living import processes_of, wait_for
 from support.project import PARAMS_FILE, ROOT
 from unigrec.base import files
@@ -51,7 +60,7 @@ def test_only_what_a_signal_ended_is_tried_again(error, again):
 
 
 def test_what_a_killed_dvc_was_writing_is_put_right_before_the_next_try(project, monkeypatch):
-    reproduce(["first", "second"])
+    reproduce_here(["first", "second"])
 
     def killed(stage: str, emit: object) -> bool:
         (project / "dvc.lock").write_text("")  # as DVC empties it before it writes it again
@@ -182,8 +191,14 @@ def test_of_two_that_start_at_the_same_moment_one_works_and_the_other_says_who(t
     assert (processes_of(folder), open_runs(folder)) == ([], [])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_leaves_nothing_running_and_the_next_one_finishes(model_project, number):
     (model_project / "started").unlink(missing_ok=True)
     process = start(model_project, "slow")

@@ -77,10 +77,10 @@ def test_the_kept_version_is_what_that_commit_made():
 
 
 def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, monkeypatch):
+    # No process per request; tests/flows/test_promote.py has real ones.
+    monkeypatch.setattr(judge, "probe", lambda *_, limit: [1.0])
     write_data(data_seed=0)  # the kept model finds each user's test item
     assert "PASSED" in invoke("gate", "--challenger", "challenger", "--champion", "none")
-    # From here on without a process per request; the command above had a real one.
-    monkeypatch.setattr(judge, "probe", lambda *_, limit: [1.0])
     assert "version 1 is champion" in invoke("promote")
 
     (kept,) = (KEPT / "model/artifacts").iterdir()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from support.tiny_pipeline import inside
 from support.tiny_training import CPU, tiny_data, tiny_params, tiny_run, tiny_tokenizer, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
+from unigrec.base.launcher import run_ranks
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import JointParams, load_params
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
@@ -263,9 +265,12 @@ def assert_alike(history, other_history, weights, other_weights) -> None:
         torch.testing.assert_close(weight, other_weights[name], rtol=0, atol=1e-5, msg=name)
 
 
-# Several processes: the real command, in a project of its own; one rank runs in this process. 121 samples in batches of
-# 24 leave one sample for the last batch: the second rank has none.
+# Several processes, in a project of their own; one rank runs in this process. The slow tests run the real command. 121
+# samples in batches of 24 leave one sample for the last batch: the second rank has none.
 SPREAD = {"batch_size": 24, **WARM, "recommender": {"dropout": 0.0}}
+
+
+RunIn = Callable[[Path, str], subprocess.CompletedProcess[str]]
 
 
 def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
@@ -281,12 +286,12 @@ def alone(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
 
 
 def outputs(
-    folder: Path, engine: str, processes: int, causal: bool
+    folder: Path, engine: str, processes: int, causal: bool, run_in: RunIn
 ) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """History and weights of the stage. It prints one line per epoch for any number of ranks."""
     spread = SPREAD | {"recommender": {"dropout": 0.0, "causal": causal}}
     write_project(folder, {"joint": {**spread, "engine": engine, "processes": processes}})
-    done = alone(folder, "joint") if processes == 1 else command(folder, "joint")
+    done = run_in(folder, "joint")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     lines = done.stderr.splitlines()
     assert [line.split("/")[0] for line in lines] == [f"joint: epoch {epoch}" for epoch in (1, 2, 3)], done.stderr
@@ -300,23 +305,33 @@ def history_of(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-def check_two_ranks(folder: Path, engine: str, causal: bool) -> None:
+def check_two_ranks(folder: Path, engine: str, causal: bool, run_in: RunIn) -> None:
     found = [
-        outputs(folder / name, kind, ranks, causal=causal)
-        for name, kind, ranks in (("1", "torch", 1), ("2", engine, 2))
+        outputs(folder / name, kind, ranks, causal=causal, run_in=how)
+        for name, kind, ranks, how in (("1", "torch", 1, alone), ("2", engine, 2, run_in))
     ]
     (history, weights), (other_history, other) = found
     assert_alike(history, other_history, weights, other_weights=other)
 
 
-@pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path, causal):
-    check_two_ranks(tmp_path, "torch", causal)
+def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path, capfd):
+    def launch(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
+        """As the command does, in this process, which has torch already."""
+        with inside(folder):
+            run_ranks(["-m", "unigrec.cli", "stage", stage], 2)
+        return subprocess.CompletedProcess(stage, 0, *capfd.readouterr())
+
+    check_two_ranks(tmp_path, "torch", causal=True, run_in=launch)
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_losses_and_weights_of_one_without_causality(tmp_path):
+    check_two_ranks(tmp_path, "torch", causal=False, run_in=command)
 
 
 @pytest.mark.slow
 def test_two_ranks_give_the_losses_and_weights_of_one_on_deepspeed(tmp_path):
-    check_two_ranks(tmp_path, "deepspeed", causal=True)
+    check_two_ranks(tmp_path, "deepspeed", causal=True, run_in=command)
 
 
 @pytest.mark.slow

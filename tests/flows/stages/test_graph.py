@@ -10,7 +10,7 @@ import yaml
 from dvc.repo import Repo
 from flows.stages.graph import cache_folder, read_graph
 
-from support.flow_project import make_three_stages, reproduce
+from support.flow_project import make_three_stages, reproduce, reproduce_here
 from support.project import ROOT
 from unigrec.base.errors import UnigrecError
 
@@ -46,7 +46,7 @@ def test_order_downstream_and_what_is_stale(project):
         {"first": {"second", "third"}, "second": {"third"}, "third": set()},
         {"first", "second", "third"},
     )
-    assert reproduce(["first", "second", "third"]) == [True, True, True]
+    reproduce_here(["first", "second", "third"])
     assert read_graph().stale == set()
     (project / "status").write_text("00")
     assert read_graph().stale == {"third"}
@@ -58,7 +58,7 @@ def test_a_folder_without_a_pipeline_is_an_error_in_words(tmp_path):
 
 
 def test_two_folders_with_one_cache_share_what_stages_made(project, tmp_path_factory, monkeypatch):
-    reproduce(["first"])
+    reproduce_here(["first"])
     other = tmp_path_factory.mktemp("other")
     shutil.copy(project / "a", other)
     shutil.copy(project / "dvc.yaml", other)

@@ -14,7 +14,7 @@ from flows.stages.graph import read_graph
 from flows.stages.processes import StageError, child_environment, run_stage, run_streamed, start_supervised, stop
 
 from flows.stages import processes
-from support.flow_project import make_three_stages, reproduce
+from support.flow_project import make_three_stages, reproduce_here
 from support.living import processes_of, wait_for
 from support.project import ROOT
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA
@@ -44,7 +44,7 @@ def two_done(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make_three_stages(folder)
-        reproduce(["first", "second"])
+        reproduce_here(["first", "second"])
     return folder
 
 
