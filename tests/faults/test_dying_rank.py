@@ -54,9 +54,15 @@ def rank_of(process: int) -> str | None:
     return next((value.removeprefix(b"RANK=").decode() for value in variables if value.startswith(b"RANK=")), None)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("engine", "rank"), [("torch", "1"), ("torch", "0"), ("deepspeed", "1")])
+@pytest.mark.parametrize(
+    ("engine", "rank"),
+    [
+        pytest.param("torch", "1", marks=pytest.mark.slow),
+        pytest.param("torch", "0", marks=pytest.mark.long),
+        pytest.param("deepspeed", "1", marks=pytest.mark.slow),
+    ],
+)
 def test_the_others_stop_and_the_run_goes_on_from_the_checkpoint(tmp_path, engine, rank):
     whole, killed = project(tmp_path / "whole", engine), project(tmp_path / "killed", engine)
     finish(whole)

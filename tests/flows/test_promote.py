@@ -11,11 +11,13 @@ import pytest
 from flows.promote import promote_and_show
 
 from flows import promote
+from support.command_line import invoke
 from support.project import PARAMS_FILE, ROOT
 from support.tiny_model import make_bundle
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK
 from unigrec.config.schema import load_params
 from unigrec.promotion.champion import Promotion
+from unigrec.registry import versions
 
 PARAMS = load_params(PARAMS_FILE)
 
@@ -41,24 +43,32 @@ def test_the_state_says_what_became_of_it_and_the_page_is_kept(monkeypatch, done
 @pytest.mark.timeout(900)
 def test_the_flow_promotes_once_and_without_data_decides_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(PARAMS_FILE, tmp_path / "params.yaml")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(versions, "_check_loads", lambda *_: None)  # in a process of its own, which takes seconds
+    # The whole path: MLflow keeps a connection per address.
+    text = PARAMS_FILE.read_text(encoding="utf-8").replace("sqlite:///mlflow.db", f"sqlite:///{tmp_path}/mlflow.db")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'src'}"
 
-    def run(*command: str) -> tuple[int, str]:
+    def promoted(*version: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=240
+            [sys.executable, "-m", "flows.promote", *version],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
         return done.returncode, done.stdout + done.stderr
 
     make_bundle()
-    assert run("unigrec.cli", "register")[0] == EXIT_OK
-    code, output = run("flows.promote")
+    assert invoke("register")[0] == EXIT_OK
+    code, output = promoted()
     assert (code, "Promoted: version 1: is the first champion" in output) == (EXIT_OK, True), output
-    code, output = run("flows.promote", "1")
+    code, output = promoted("1")
     assert (code, "Kept: version 1: is the champion already" in output) == (EXIT_OK, True), output
     make_bundle(seed=1)
-    assert run("unigrec.cli", "register")[0] == EXIT_OK
+    assert invoke("register")[0] == EXIT_OK
     shutil.rmtree(tmp_path / "artifacts/prepare")
-    code, output = run("flows.promote")
+    code, output = promoted()
     assert (code, "error: " in output, "dvc repro prepare" in output) == (EXIT_BAD_INPUT, True, True), output

@@ -165,7 +165,7 @@ def test_no_stored_code_runs_in_our_processes(registered, tmp_path):
     assert sys.path == path
 
 
-@pytest.mark.slow
+@pytest.mark.long  # it installs an environment
 @pytest.mark.timeout(900)
 def test_it_answers_in_a_fresh_environment_made_from_its_own_requirements(registered, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}

@@ -21,8 +21,14 @@ def test_a_stage_is_stopped_after_its_first_step(tmp_path: Path, stage: str, eng
     usage = run_command([sys.executable, "-c", UNTIL_FIRST_STEP, "stage", stage], folder=tmp_path, quiet=True)
     assert usage.code == FIRST_STEP
     assert sorted(tmp_path.rglob("*")) == before  # no epoch was finished, so nothing was saved
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_before_its_first_step_keeps_its_exit_code(tmp_path: Path):
+    write_project(tmp_path)
     (tmp_path / Artifacts().embeddings).unlink()
-    assert run_command([sys.executable, "-c", UNTIL_FIRST_STEP, "stage", stage], folder=tmp_path, quiet=True).code == 2
+    command = [sys.executable, "-c", UNTIL_FIRST_STEP, "stage", "teacher"]
+    assert run_command(command, folder=tmp_path, quiet=True).code == 2
 
 
 def test_a_command_that_ends_otherwise_is_no_figure(tmp_path: Path):

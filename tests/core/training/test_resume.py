@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from support.tiny_pipeline import inside
 from support.tiny_training import write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import load_params
+from unigrec.pipeline import stages
 from unigrec.pipeline.stage_key import stage_key
 
 # The stage itself, but it saves after every step, as a stage of hours saves after every few steps.
@@ -142,8 +144,8 @@ def test_a_stage_killed_twice_ends_with_the_bits_of_an_undisturbed_one(tmp_path,
     folders = tmp_path / "whole", tmp_path / "killed"
     for folder in folders:
         write_project(folder, changes)
-    whole = run_stage(folders[0], stage)
-    assert whole.wait() == 0, whole.stderr.read()
+    with inside(folders[0]):
+        stages.run_stage(stage, load_params(Path("params.yaml")))
     checkpoints = folders[1] / paths.CHECKPOINTS / stage
     for step in steps:
         kill_after_a_checkpoint_of(run_stage(folders[1], stage), checkpoints, step)
