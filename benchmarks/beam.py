@@ -71,12 +71,13 @@ def main() -> None:
     options = parser.parse_args()
     try:
         data, device = load_data(options.artifacts), training_device()
-        rung = Artifacts(options.rung)
-        recommender, codes = outputs.load_recommender(rung), outputs.load_codes(rung)
+        read = files.read_json(options.rung / "params.json")
+        student = Artifacts(options.rung.absolute().parents[1] / read["student"])
+        recommender, codes = outputs.load_recommender(student), outputs.load_codes(student)
         beams = [int(part) for part in options.beams.split(",")]
         users = data.sequences.evaluation_users()
         drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
-        history = files.read_json(options.rung / "params.json")["params"]["joint"]["history"]
+        history = read["params"]["joint"]["history"]
         retriever = GenerativeRetriever.hardened(recommender, codes, history, beam=max(beams), device=device)
         print(compare(retriever, codes, data.sequences, users=drawn, beams=beams))
     except UnigrecError as error:

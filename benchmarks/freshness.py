@@ -25,7 +25,7 @@ from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import read_mapping
-from unigrec.core.evaluation.protocol import Protocol
+from unigrec.core.evaluation.protocol import SHIPPED, Protocol
 from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.pipeline import outputs
 
@@ -79,8 +79,8 @@ def table(results: list[dict[str, Any]]) -> str:
     header += ["another identifier", "churn per level", "CPU s", "tokenizer, joint, finetune"]
     rows = []
     for result in results:
-        student = result["metrics"]["student"]
-        scores = [student[protocol][name] for protocol in Protocol for name in ("ndcg_at_10", "recall_at_10")]
+        shipped = result["metrics"][SHIPPED]
+        scores = [shipped[protocol][name] for protocol in Protocol for name in ("ndcg_at_10", "recall_at_10")]
         scores.append(result["metrics"]["teacher"][Protocol.UNMASKED]["ndcg_at_10"])
         churn = "-" if result["start_churn"] is None else " / ".join(f"{share:.1%}" for share in result["start_churn"])
         changed = "-" if result["start_changed"] is None else f"{result['start_changed']:.1%}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.quality.__main__ import ROOT, Stop, as_command, work_through
 from benchmarks.quality.ladder import LADDER, chosen_rungs, profile_params, read_ladder, rung_params
-from benchmarks.quality.runs import rung_folder, rung_steps
+from benchmarks.quality.runs import rung_steps, student_folder
 from benchmarks.quality.steps import Session, code_version, load_data
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, UnigrecError
@@ -26,7 +26,7 @@ from unigrec.core.training.checkpoint import Stopped
 
 SPACE = ROOT / "infra/search.yaml"
 SELECTS = "validation_ndcg_at_10"
-EVALUATE = 1  # the last step of a rung, which ranks the test items
+AFTER = ("rank", "evaluate")  # steps after the training; the last one ranks the test items
 Space = dict[str, dict[str, Any]]
 
 
@@ -83,9 +83,9 @@ def finished(study: Any) -> int:
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
 
 
-def validation(home: Path) -> float:
-    """The best validation NDCG of a rung's finetuning, which includes the weights of the joint phase as a candidate."""
-    history = files.read_json(home / "finetune" / paths.HISTORY_FILE)
+def validation(student: Path) -> float:
+    """The best validation NDCG of the finetuning, which includes the weights of the joint phase as a candidate."""
+    history = files.read_json(student / "finetune" / paths.HISTORY_FILE)
     return max(row[SELECTS] for row in history if SELECTS in row)
 
 
@@ -135,10 +135,10 @@ def run(given: list[str]) -> int:
     def attempt(chosen: dict[str, Any]) -> float | None:
         """Train a trial; returns its validation NDCG, or None if its training failed."""
         params = rung_params(values, rung._replace(params=rung.params | chosen), options.set, options.seed)
-        steps = rung_steps(options.out, rung.name, params, data)[:-EVALUATE]
+        steps = [step for step in rung_steps(options.out, rung.name, params, data) if step.folder.name not in AFTER]
         if work_through(steps, session, lambda step: None):
             return None
-        return validation(rung_folder(options.out, rung.name, params, data))
+        return validation(student_folder(options.out, params, data))
 
     with stop.listening(), suppress(Stopped):
         while finished(study) < options.trials:

@@ -206,7 +206,7 @@ TINY = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # eleven stages, each a process of its own
+@pytest.mark.timeout(1200)  # thirteen stages, each a process of its own
 def test_a_whole_run_leaves_no_pickle_and_no_secret(tmp_path):
     """The project's own graph, on little data, with secrets in its environment."""
     raw = yaml.safe_load(PARAMS_FILE.read_text())

@@ -16,14 +16,18 @@ import numpy as np
 from benchmarks.quality.steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, StepArtifacts, key_of
 from unigrec.base import files
 from unigrec.config.schema import Params
-from unigrec.core.evaluation.ranking import Baselines, Ranks, student_ranks
+from unigrec.core.evaluation.protocol import SHIPPED, Protocol
+from unigrec.core.evaluation.ranking import Baselines, Ranks, fused_ranks, student_ranks
 from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
 from unigrec.core.sequences import in_chunks
 from unigrec.core.training.checkpoint import Stopped
 from unigrec.pipeline import outputs, stages
 
 SHARED = 2  # the first steps of every rung: the teacher, and its ranking with the baselines
-SECTIONS = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate")
+TRAINING = ("teacher", "tokenizer", "joint", "harden", "finetune")
+SECTIONS = (*TRAINING, "rank", "evaluate")
 COLD_START = Path(__file__).with_name("cold_start")  # stands for the stage warm_start: a rung continues from no bundle
 WITHOUT_EFFECT = {"joint": {"processes"}, "evaluate": {"batch_size", "bootstrap_resamples"}}
 
@@ -58,21 +62,32 @@ def baselines_folder(out: Path, params: Params, data: Data) -> Path:
     return seed_folder(out, params.seed) / f"baselines-{key}"
 
 
+def student_folder(out: Path, params: Params, data: Data) -> Path:
+    values = read_params(params)
+    key = key_of(params.seed, {name: values[name] for name in TRAINING}, data.fingerprint)
+    return seed_folder(out, params.seed) / f"student-{key}"
+
+
 def rung_folder(out: Path, rung: str, params: Params, data: Data) -> Path:
     return seed_folder(out, params.seed) / rung / key_of(params.seed, read_params(params), data.fingerprint)
 
 
 def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
     """All steps that a rung needs with one seed, in order; steps that several rungs share have the same folder."""
-    home = rung_folder(out, rung, params, data)
+    home, student = rung_folder(out, rung, params, data), student_folder(out, params, data)
     teacher, tokenizer = teacher_folder(out, params, data), tokenizer_folder(out, params, data)
     shared = {name: data.artifacts.folder(name) for name in ("prepare", "embed")} | {"warm_start": COLD_START}
-    artifacts = StepArtifacts(home, shared | {"teacher": teacher, "tokenizer": tokenizer})
+    trained = {"teacher": teacher, "tokenizer": tokenizer} | {
+        name: student / name for name in ("joint", "harden", "finetune")
+    }
+    artifacts = StepArtifacts(home, shared | trained)
     seed, here = f"seed {params.seed}", f"seed {params.seed}, {rung}"
 
     def step(name: str, folder: Path, run: Callable[[Step, Session, Clock], None], *needs: str) -> Step:
         return Step(name, folder, run, params=params, artifacts=artifacts, needs=tuple(map(artifacts.folder, needs)))
 
+    parts = ("harden", "finetune", "teacher")
+    ranking = [step(f"{here}: rank", artifacts.rank, run_rank, *parts)] if is_ranked(params) else []
     return [
         step(f"{seed}: teacher", teacher, run_teacher),
         step(f"{seed}: baselines", baselines_folder(out, params, data), run_baselines, "teacher"),
@@ -80,8 +95,14 @@ def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
         step(f"{here}: joint", artifacts.joint, run_joint, "teacher", "tokenizer"),
         step(f"{here}: harden", artifacts.harden, run_harden, "joint", "teacher"),
         step(f"{here}: finetune", artifacts.finetune, run_finetune, "joint", "harden", "teacher"),
-        step(f"{here}: evaluate", artifacts.evaluate, run_evaluate, "harden", "finetune"),
+        *ranking,
+        step(f"{here}: evaluate", artifacts.evaluate, run_evaluate, *parts, *(["rank"] if ranking else [])),
     ]
+
+
+def is_ranked(params: Params) -> bool:
+    """Whether a rung ships more than the generative part."""
+    return params.rank.by != RankBy.GENERATIVE
 
 
 def run_teacher(step: Step, session: Session, clock: Clock) -> None:
@@ -93,8 +114,6 @@ def run_tokenizer(step: Step, session: Session, clock: Clock) -> None:
 
 
 def run_joint(step: Step, session: Session, clock: Clock) -> None:
-    read = {"params": read_params(step.params), "data": session.data.fingerprint}
-    files.write_json(step.folder.parent / "params.json", read)
     stages.joint(step.params, step.artifacts, step.training(session, clock, step.params.joint.epochs))
 
 
@@ -107,16 +126,46 @@ def run_finetune(step: Step, session: Session, clock: Clock) -> None:
 
 
 def run_baselines(step: Step, session: Session, clock: Clock) -> None:
-    teacher = outputs.load_teacher(step.artifacts)
-    baselines = Baselines(session.data.sequences, teacher, step.params.joint.history, session.device)
+    sequences = session.data.sequences
+    baselines = Baselines(
+        sequences,
+        step.params.joint.history,
+        teacher=outputs.load_teacher(step.artifacts),
+        neighbours=count_neighbours(sequences, session.data.embeddings),
+        device=session.device,
+    )
     _rank(step, session, baselines.ranks)
 
 
+def run_rank(step: Step, session: Session, clock: Clock) -> None:
+    stages.rank(step.params, step.artifacts, step.training(session, clock, epochs=0))
+
+
 def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
-    recommender, codes = outputs.load_recommender(step.artifacts), outputs.load_codes(step.artifacts)
-    history, beam = step.params.joint.history, step.params.evaluate.beam
-    student = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=session.device)
-    _rank(step, session, lambda users: student_ranks(student, session.data.sequences, users))
+    read = {"params": read_params(step.params), "data": session.data.fingerprint}
+    made_of = {"student": step.artifacts.finetune.parent.name, "teacher": step.artifacts.teacher.name}
+    files.write_json(step.folder.parent / "params.json", read | made_of)
+    sequences = session.data.sequences
+    if not is_ranked(step.params):
+        recommender, codes = outputs.load_recommender(step.artifacts), outputs.load_codes(step.artifacts)
+        history, beam = step.params.joint.history, step.params.evaluate.beam
+        student = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=session.device)
+        _rank(step, session, lambda users: _with_shipped(student_ranks(student, sequences, users), "student"))
+        return
+    retriever = stages.fused_retriever(step.params, step.artifacts, session.device)
+    shipped = MODEL_OF[outputs.load_fusion(step.artifacts).by]
+    baselines = Baselines(sequences, step.params.joint.history, teacher=retriever.dense.model, device=session.device)
+
+    def ranks(users: np.ndarray) -> Ranks:
+        found = fused_ranks(retriever, sequences, users)
+        return _with_shipped(found | baselines.ranks(users) if shipped == "teacher" else found, shipped)
+
+    _rank(step, session, ranks)
+
+
+def _with_shipped(ranks: Ranks, model: str) -> Ranks:
+    """The ranks, and again those of the shipped model under that name."""
+    return ranks | {(SHIPPED, protocol): ranks[model, protocol] for protocol in Protocol}
 
 
 def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) -> None:

@@ -15,15 +15,15 @@ from scipy import stats
 from benchmarks.quality import runs
 from benchmarks.quality.ladder import Rung
 from benchmarks.quality.markdown import markdown
-from benchmarks.quality.steps import DONE_FILE, Data, is_done
+from benchmarks.quality.steps import DONE_FILE, Data, is_done, key_of
 from unigrec.base import files, paths
 from unigrec.config.profiles import leaves
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.bootstrap import paired_bootstrap
 from unigrec.core.evaluation.metrics import ndcg, recall
-from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
 
-BASELINES = ("popularity", "cooccurrence", "teacher")
+BASELINES = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher")
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "recall_at_5": lambda ranks: recall(ranks, 5),
     "recall_at_10": lambda ranks: recall(ranks, 10),
@@ -63,16 +63,20 @@ def make_table(
     found = {int(folder.name[5:]) for folder in out.glob("seed-*") if re.fullmatch(r"seed-\d+", folder.name)}
     models: dict[str, Seeds] = {}
     notes: list[str] = []
+    teachers: dict[str, str] = {}  # of rungs that have another teacher than the last rung: its label
     params = {(rung.name, seed): params_of(rung, seed) for rung in ladder for seed in sorted(found | set(seeds))}
     for (rung, seed), own in params.items():
         home = runs.rung_folder(out, rung, own, data)
         notes += [f"seed {seed}, {rung}: {note}" for note in _others(home, own, data)]
         for name, measured in _read_baselines(out, own, data).items():
-            models.setdefault(name, {})[seed] = measured
+            label = name
+            if name == "teacher" and teacher_params(own) != teacher_params(params[ladder[-1].name, seed]):
+                label = teachers.setdefault(key_of(teacher_params(own)), f"teacher of {rung}")
+            models.setdefault(label, {})[seed] = measured
         if is_done(home / "evaluate"):
-            models.setdefault(rung, {})[seed] = _read_rung(home)
+            models.setdefault(rung, {})[seed] = _read_rung(home, runs.student_folder(out, own, data))
     resamples = next(iter(params.values())).evaluate.bootstrap_resamples
-    order = [name for name in (*BASELINES, *(rung.name for rung in ladder)) if name in models]
+    order = [name for name in (*BASELINES, *teachers.values(), *(rung.name for rung in ladder)) if name in models]
     models = {name: models[name] for name in order}
     rungs = {rung.name: rung for rung in ladder}
     figures = {
@@ -89,6 +93,11 @@ def make_table(
     with files.atomic_path(out / "table.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return text
+
+
+def teacher_params(params: Params) -> dict[str, Any]:
+    """What a teacher's results depend on, besides seed and data."""
+    return runs.read_params(params)["teacher"]
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def _slices(models: dict[str, Seeds], protocol: str) -> list[dict[str, Any]]:
         gathered: dict[str, list[float]] = {}
         for one in measured.values():
             for row in one.slices:
-                if row["protocol"] == protocol and row["model"] in (name, "student"):
+                if row["protocol"] == protocol and row["model"] in (name.split(" of ")[0], SHIPPED):
                     rows.setdefault(row["slice"], {"slice": row["slice"], "users": row["users"], "ndcg_at_10": {}})
                     gathered.setdefault(row["slice"], []).append(row["ndcg_at_10"])
         for which, values in gathered.items():
@@ -161,11 +170,11 @@ def _slices(models: dict[str, Seeds], protocol: str) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _read_rung(home: Path) -> Measured:
+def _read_rung(home: Path, student: Path) -> Measured:
     table = files.read_table(home / "evaluate" / paths.RANKS_FILE)
-    done = {step: files.read_json(home / step / DONE_FILE) for step in ("joint", "finetune", "evaluate")}
-    health = files.read_json(home / "harden" / paths.HEALTH_FILE)
-    joint, finetune = (files.read_json(home / step / paths.HISTORY_FILE) for step in ("joint", "finetune"))
+    done = {step: files.read_json(student / step / DONE_FILE) for step in ("joint", "finetune")}
+    health = files.read_json(student / "harden" / paths.HEALTH_FILE)
+    joint, finetune = (files.read_json(student / step / paths.HISTORY_FILE) for step in ("joint", "finetune"))
     levels = len(health["entropy_bits"])
     identifiers = {key: health[key] for key in ("collision_rate", "entropy_bits", "soft_hard_disagreement")} | {
         "churn": [joint[-1][f"churn_level_{level + 1}"] for level in range(levels)],
@@ -173,7 +182,7 @@ def _read_rung(home: Path) -> Measured:
         "finetune": _best(finetune),
     }
     return Measured(
-        ranks={protocol: table[f"student_{protocol}"].to_numpy() for protocol in Protocol},
+        ranks={protocol: table[f"{SHIPPED}_{protocol}"].to_numpy() for protocol in Protocol},
         slices=files.read_json(home / "evaluate" / paths.SLICES_FILE),
         seconds=done["joint"]["seconds"] + done["finetune"]["seconds"],
         made_by=(done["joint"]["code"], done["joint"]["device"]),

@@ -209,7 +209,7 @@ class PlainCache:
         bias = stack.memory_bias(mask, 1, memory.dtype)
         self.read = [(*layer.cross_keys_values(memory), bias) for layer in self.layers]
         positions = len(model.config.code_sizes)
-        self.bias = stack.bias(positions, positions, memory.device)[0]  # (H, positions, positions)
+        self.bias = stack.bias(positions, memory.device)[0]  # (H, positions, positions)
         self.past: list[Any] = [(None, None)] * len(self.layers)  # (B, W, H, t, d) keys and values of a layer
         self.position = 0
 

@@ -19,8 +19,9 @@ from unigrec.base.process import keep_memory, training_device
 from unigrec.core.evaluation.metrics import seen_before
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.beam import BeamResult
-from unigrec.core.retrieval.generative import CPU_BATCH, GenerativeRetriever
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.prefix_tree import Restriction
+from unigrec.core.retrieval.retriever import CPU_BATCH
 from unigrec.core.sequences import Sequences, chunks_by_length, in_chunks
 
 if TYPE_CHECKING:

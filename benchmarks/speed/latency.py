@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks.speed.harness import Options, Table, in_child, say
 from benchmarks.speed.served import UNTRAINED, item_id, serving_params, write_bundle
 from benchmarks.speed.shapes import learning_data
+from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.sequences import Sequences
 from unigrec.serving.bundle import Bundle
 
@@ -26,6 +28,8 @@ FORMS: dict[str, dict[str, Any]] = {  # form of a request -> what is special abo
     "only what is in stock, half of the items": {"allow": 0.5},
     "one item denied": {"deny": True},
     "no history": {"empty": True},
+    "ranked by the dense part": {"rank_by": RankBy.DENSE},
+    "ranked by all parts": {"rank_by": RankBy.FUSED},
 }
 
 
@@ -83,7 +87,9 @@ def serve(
 
 def answered(bundle: Bundle, beam: int, requests: list[dict[str, Any]]) -> dict[str, list[float]]:
     """Wall and CPU seconds of each request after the warm-up."""
-    bundle.serving, k = bundle.serving._replace(beam=beam), min(10, beam)
+    generative, k = bundle.retrievers[RankBy.GENERATIVE], min(10, beam)
+    assert isinstance(generative, GenerativeRetriever)
+    generative.beam = beam
     taken: dict[str, list[float]] = {"wall": [], "cpu": []}
     for request in requests:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -105,7 +111,7 @@ def requests_of(sequences: Sequences, count: int, form: dict[str, Any]) -> list[
         start, end = sequences.offsets[user : user + 2]
         history = [] if form.get("empty") else [item_id(item) for item in sequences.items[start : end - 1]]
         call: dict[str, Any] = {"histories": [history + ["unknown"] * form.get("unknown", False)]}
-        call["exclude_history"] = form.get("exclude_history", False)
+        call |= {name: form[name] for name in ("exclude_history", "rank_by") if name in form}
         if "allow" in form:
             call["allow"] = stock
         if "deny" in form:

@@ -17,10 +17,17 @@ from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.teacher import build_teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.retrieval.fused import Weights
+from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.core.training.teacher import teacher_config
 from unigrec.serving.manifest import Serving, assemble
+from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one
+SUCCESSORS = 8  # counted per item
 UNTRAINED = "Weights are random, not trained. The codes of an item are random too, level by level."
 
 
@@ -84,9 +91,23 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         files.write_json(Artifacts().joint / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
         files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
         files.write_table(Artifacts().catalogue, pa.table(catalogue))
+        _write_ranking(items, shape["embedding_dim"], params)
         _write_reports()
         serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")
         return assemble(ROOT / "params.yaml", serving).absolute()
+
+
+def _write_ranking(items: int, content_dim: int, params: Params) -> None:
+    """Write the other parts of the fused ranking. Requests that do not say are answered by the generative part."""
+    config = teacher_config(items, params.teacher)
+    files.write_tensors(Artifacts().teacher / paths.MODEL_FILE, build_teacher(config).state_dict())
+    files.write_json(Artifacts().teacher / paths.MODEL_CONFIG_FILE, config)
+    following = torch.randint(items, (items * SUCCESSORS,))
+    content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
+    starts, often = torch.arange(items + 1) * SUCCESSORS, torch.rand(len(following))
+    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(starts, following, often, content))
+    fusion = Fusion(RankBy.GENERATIVE, Weights((0.5, 0.5, 0.5), follows=1.0, alike=1.0))
+    files.write_json(Artifacts().rank / paths.FUSION_FILE, fusion.as_dict())
 
 
 def _write_reports() -> None:

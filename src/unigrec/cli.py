@@ -12,6 +12,7 @@ import typer
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.git import PARAMS
+from unigrec.core.retrieval.rank_by import RankBy
 
 app = typer.Typer(
     add_completion=False,
@@ -24,7 +25,7 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
-    *("tokenizer", "joint", "harden", "finetune", "evaluate", "gate"),
+    *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
 )
 OVER_RANKS = {"joint", "finetune"}  # stages that joint.processes spreads over several processes
 DATA = "Data"
@@ -229,6 +230,7 @@ def recommend(
         list[str] | None, typer.Option(help="Recommend only these: an id, or a file with one id per line; repeatable.")
     ] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Do not recommend these: as --allow.")] = None,
+    rank_by: Annotated[RankBy | None, typer.Option(help="What ranks the items; by default, what was best.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -236,7 +238,16 @@ def recommend(
     from unigrec.commands.recommend import print_recommendations
     from unigrec.config.schema import load_params
 
-    print_recommendations(load_params(params), model, history, k=k, allow=allow or [], deny=deny or [], as_json=as_json)
+    print_recommendations(
+        load_params(params),
+        model,
+        history,
+        k=k,
+        allow=allow or [],
+        deny=deny or [],
+        rank_by=rank_by,
+        as_json=as_json,
+    )
 
 
 def main() -> None:

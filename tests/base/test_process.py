@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from unigrec.base.process import DVC_STAGE
+from unigrec.base.process import DVC_STAGE, free_cores, use_threads
 
 # A stage that has only just started when its parent is gone.
 LATE = """
@@ -60,3 +61,28 @@ print(given_back, faults_of_a_step())
 def test_memory_that_is_kept_is_not_fetched_from_the_kernel_again():
     given_back, kept = map(int, subprocess.check_output([sys.executable, "-c", KEEP]).split())
     assert kept < 1000 < 10_000 < given_back  # pages
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_cores_that_others_hold_are_not_free():
+    cores = len(os.sched_getaffinity(0))
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores + 1)]
+    try:
+        assert free_cores() == 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, [3]), ({"OMP_NUM_THREADS": "2"}, [])])
+def test_a_stage_computes_with_as_many_threads_as_params_say_unless_the_environment_says_else(
+    monkeypatch, given, expected
+):
+    called: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", called.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    use_threads(3)
+    assert called == expected

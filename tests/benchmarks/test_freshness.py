@@ -29,7 +29,7 @@ def write_run(folder: Path, ids: list[str], codes: list[list[int]]) -> Path:
     files.write_table(folder / Artifacts().catalogue, pa.table({"item_id": ids}))
     files.write_tensors(folder / Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": np.array(codes, np.int32)})
     scores = {"ndcg_at_10": 0.25, "recall_at_10": 0.5}
-    metrics = {model: {"unmasked": scores, "masked": scores} for model in ("student", "teacher")}
+    metrics = {model: {"unmasked": scores, "masked": scores} for model in ("shipped", "teacher")}
     files.write_json(folder / Artifacts().evaluate / paths.METRICS_FILE, metrics)
     return folder
 
@@ -41,4 +41,4 @@ def test_identifiers_are_compared_by_item_and_shown_with_quality_and_time(tmp_pa
     assert (results["start_items"], results["start_changed"]) == (2, 0.5)
     assert results["start_churn"] == pytest.approx([0.0, 0.5])
     row = table([results]).splitlines()[-1]
-    assert row == "| warm | 0.2500 | 0.5000 | 0.2500 | 0.5000 | 0.2500 | 50.0% | 0.0% / 50.0% | 120 | 30 |"
+    assert row == "| warm | 0.2500 | 0.5000 | 0.2500 | 0.5000 | 0.2500 | 50.0% | 0.0% / 50.0% | 130 | 30 |"

@@ -58,6 +58,21 @@ def test_a_list_as_editors_write_it_denies_every_item_in_it(registered, monkeypa
     assert {item["item_id"] for item in items} == set(item_ids()) - {"P3", "P4"}
 
 
+def test_what_ranks_the_items_may_be_named(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    found = {by: recommended("--history", "P3", "--rank-by", by)["items"] for by in ("generative", "dense", "fused")}
+    assert recommended("--history", "P3")["items"] == found["generative"]  # what this bundle ships
+    assert found["dense"] != found["generative"] != found["fused"] != found["dense"]
+
+
+def test_an_unknown_way_to_rank_is_refused_with_those_that_there_are(registered, monkeypatch):
+    monkeypatch.chdir(registered)
+    code, output = invoke("recommend", "--history", "P3", "--rank-by", "best")
+    words = " ".join(output.split())
+    assert code == 2, output
+    assert "'best' is not one of 'fused', 'generative', 'dense'" in words
+
+
 def test_ids_that_the_catalogue_does_not_know_are_counted_on_standard_error(registered, monkeypatch):
     monkeypatch.chdir(registered)
     options = ["--deny", "P4", "--deny", "gone", "--deny", "gone", "--allow", "P3", "--allow", " P5 "]

@@ -19,6 +19,7 @@ from support.small import plain_tokenizer
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import PrepareParams
 from unigrec.core.decisions.gates import Decision, decide
+from unigrec.core.evaluation.protocol import Protocol
 from unigrec.core.identifiers.collisions import collision_rate, disambiguate, last_level_distances, reassign
 from unigrec.core.sequences import Sequences
 from unigrec.data.prepare import Prepared, prepare_tables
@@ -170,31 +171,54 @@ def test_reassignment_changes_the_last_level_at_most_and_counts_what_it_costs(se
 
 # --- gates ----------------------------------------------------------------------------------------------------------
 
-MODELS = ("student", "popularity", "cooccurrence", "teacher")
+MODELS = ("shipped", "popularity", "cooccurrence", "neighbours", "teacher")
 shares = st.floats(0.0, 1.0)
+UNCERTAIN = 0.05  # half-width of the intervals
 figures = st.fixed_dictionaries(
     {
-        **{(model, name): shares for model in MODELS for name in ("recall_at_10", "ndcg_at_10")},
+        **{
+            (model, protocol, name): shares
+            for model in MODELS
+            for protocol in Protocol
+            for name in ("recall_at_10", "ndcg_at_10")
+        },
         "collision_rate": shares,
         "codebook_utilisation": st.lists(shares, min_size=1, max_size=3),
     }
 )
-RAISED = ("student", "recall_at_10"), ("student", "ndcg_at_10")
-LOWERED = ("popularity", "ndcg_at_10"), ("cooccurrence", "ndcg_at_10"), ("teacher", "ndcg_at_10"), "collision_rate"
+RAISED = tuple(("shipped", protocol, name) for protocol in Protocol for name in ("recall_at_10", "ndcg_at_10"))
+LOWERED = *((model, protocol, "ndcg_at_10") for model in MODELS[1:] for protocol in Protocol), "collision_rate"
 
 
-def decision_on(found: dict[Any, Any]) -> Decision:
+def intervals(found: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Of shipped less teacher, as if each were measured with the same uncertainty."""
+    bounds = {}
+    for protocol in Protocol:
+        difference = found["shipped", protocol, "ndcg_at_10"] - found["teacher", protocol, "ndcg_at_10"]
+        bounds[protocol] = {"teacher": {"low": difference - UNCERTAIN, "high": difference + UNCERTAIN}}
+    return bounds
+
+
+def decision_on(found: dict[Any, Any], against: dict[str, dict[str, Any]] | None = None) -> Decision:
     metrics: dict = {}
     for key, value in found.items():
         if isinstance(key, tuple):
-            metrics.setdefault(key[0], {}).setdefault("unmasked", {})[key[1]] = value
-    return decide(metrics, {key: value for key, value in found.items() if isinstance(key, str)}, LIMITS)
+            model, protocol, name = key
+            metrics.setdefault(model, {}).setdefault(protocol, {})[name] = value
+    health = {key: value for key, value in found.items() if isinstance(key, str)}
+    return decide(metrics, intervals(found) if against is None else against, health, LIMITS)
 
 
 @cache
 def good() -> dict[Any, Any]:
-    found: dict[Any, Any] = {(model, name): 0.1 for model in MODELS for name in ("recall_at_10", "ndcg_at_10")}
-    found |= {("student", "ndcg_at_10"): 0.2, "collision_rate": 0.0, "codebook_utilisation": [1.0, 1.0]}
+    found: dict[Any, Any] = {
+        (model, protocol, name): 0.1
+        for model in MODELS
+        for protocol in Protocol
+        for name in ("recall_at_10", "ndcg_at_10")
+    }
+    found |= {("shipped", protocol, "ndcg_at_10"): 0.2 for protocol in Protocol}
+    found |= {"collision_rate": 0.0, "codebook_utilisation": [1.0, 1.0]}
     assert decision_on(found).passed
     return found
 
@@ -222,7 +246,19 @@ def test_a_better_figure_never_turns_a_pass_into_a_refusal(found, key, other):
 )
 def test_what_is_no_finite_number_never_passes(key, broken):
     value = [1.0, broken] if key == "codebook_utilisation" else broken
-    assert not decision_on({**good(), key: value}).passed
+    assert not decision_on({**good(), key: value}, intervals(good())).passed
+
+
+@bounded
+@given(
+    protocol=st.sampled_from(Protocol),
+    bound=st.sampled_from(["low", "high"]),
+    broken=st.sampled_from([math.nan, math.inf, -math.inf, None, "0.5", True, [], {}]),
+)
+def test_an_interval_without_a_finite_bound_never_passes(protocol, bound, broken):
+    against = intervals(good())
+    against[protocol]["teacher"][bound] = broken
+    assert not decision_on(good(), against).passed
 
 
 @bounded

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from flows.services import services
 
+from support.flow_project import EVERY_STAGE
 from support.project import PARAMS_FILE, ROOT
 from unigrec.config.schema import load_params
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
@@ -29,7 +30,6 @@ sys.path.insert(0, {tests!r})
 from support.tiny_model import write_artifacts
 write_artifacts(0, True, None, 0)
 """
-STAGES = ["ingest", "prepare", "embed", "teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate"]
 GH = """#!/bin/sh
 echo "$@" > "$COMMENTED"
 for last; do :; done
@@ -69,7 +69,7 @@ def proposed(tmp_path_factory, values) -> Path:
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(PARAMS_FILE, folder)
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
-    outs = [*(f"artifacts/{name}" for name in STAGES), "artifacts/validated.json"]
+    outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
     stage = {"cmd": "python make_model.py", "deps": ["make_model.py"], "params": ["seed"], "outs": outs}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"model": stage}}))
     (folder / ".gitignore").write_text("/artifacts/\n/state/\n/build/\n")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from unigrec.base.errors import UnigrecError
 from unigrec.pipeline import plots
+from unigrec.pipeline.summary import MODELS
 
 HISTORY: list[dict] = [
     {"epoch": 0, "step": 0, "validation_ndcg_at_10": 0.01},
@@ -175,6 +176,19 @@ def test_quality_bars_show_unmasked_first_as_the_tables_do(tmp_path, drawn):
     figures = {"recall_at_10": 0.1, "ndcg_at_10": 0.05}
     plots.quality_bars({"student": {"masked": figures, "unmasked": figures}}, tmp_path / "plot.png")
     assert [text.get_text() for text in drawn[0].axes[0].get_xticklabels()] == ["unmasked", "masked"]
+
+
+def test_what_is_shipped_is_one_of_the_models_and_is_not_drawn_twice(tmp_path, drawn):
+    plots.quality_bars(METRICS | {"shipped": METRICS["student"]}, tmp_path / "plot.png")
+    slices = [*SLICES, *(row | {"model": "shipped"} for row in SLICES if row["model"] == "student")]
+    plots.metrics_by_slice(slices, tmp_path / "other.png")
+    bars, by_slice = (figure.axes[0].get_legend_handles_labels()[1] for figure in drawn)
+    assert (bars, by_slice) == (["popularity", "student"], ["teacher", "student"])
+
+
+def test_every_model_of_the_closing_report_has_a_colour_of_its_own():
+    assert list(plots.MODEL_COLOURS) == list(MODELS)
+    assert len(set(plots.MODEL_COLOURS.values())) == len(MODELS)
 
 
 def test_importing_the_module_loads_no_matplotlib():

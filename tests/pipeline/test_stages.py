@@ -94,6 +94,7 @@ def test_the_gate_prints_the_targets_of_the_tokenizer_before_the_joint_phase(tmp
     monkeypatch.chdir(tmp_path)
     artifacts = Artifacts()
     files.write_json(artifacts.evaluate / paths.METRICS_FILE, {})
+    files.write_json(artifacts.evaluate / paths.AGAINST_FILE, {})
     files.write_json(artifacts.harden / paths.HEALTH_FILE, {})
     files.write_json(artifacts.tokenizer / paths.HEALTH_FILE, GOOD_HEALTH | {"soft_hard_disagreement": 0.5})
     stages.run_stage("gate", load_params(PARAMS_FILE))

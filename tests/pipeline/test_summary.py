@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.tiny_model import write_artifacts
+from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
 from unigrec.pipeline.summary import Summary, markdown, next_steps, print_summary, summarise
 
 
@@ -32,6 +36,32 @@ def test_the_closing_report_says_everything(tmp_path, monkeypatch, capsys):
     text = markdown(summary())
     assert r"a \| reason" in text
     assert all(line.count("|") >= 3 for line in text.splitlines() if line.startswith("|"))
+
+
+@pytest.mark.parametrize(
+    ("by", "label"), [("fused", "fused"), ("generative", "generative (the student)"), ("dense", "dense (the teacher)")]
+)
+def test_the_model_that_answers_requests_is_marked_and_no_other(tmp_path, monkeypatch, by, label):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    fusion = Artifacts().rank / paths.FUSION_FILE
+    files.write_json(fusion, files.read_json(fusion) | {"by": by})
+    marked = [line.split("|")[1].strip() for line in markdown(summary()).splitlines() if "shipped" in line]
+    assert marked == [f"{label} <- shipped"]
+
+
+def test_every_measured_model_has_a_row_with_its_own_figures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    file = Artifacts().evaluate / paths.METRICS_FILE
+    metrics = files.read_json(file)
+    for number, model in enumerate(metrics):
+        scores = {"recall_at_10": number / 10, "ndcg_at_10": number / 100}
+        metrics[model] = {"unmasked": scores, "masked": scores}
+    files.write_json(file, metrics)
+    rows = [line.split("|")[2].strip() for line in markdown(summary()).splitlines() if line.count("|") == 6]
+    others = [f"{metrics[model]['unmasked']['recall_at_10']:.4f}" for model in metrics if model != "shipped"]
+    assert sorted(row for row in rows if row.startswith("0.")) == sorted(others)
 
 
 def test_the_next_steps_can_be_pasted(tmp_path, monkeypatch):

@@ -96,6 +96,7 @@ def test_what_cannot_be_started_from_is_refused():
 def params_like_the_bundle(**changes) -> Params:
     """The committed params with the shape of `tiny_model`'s networks, and what it says of the text encoder."""
     shape = {"d_model": 8, "d_ff": 16, "heads": 2, "d_kv": 4, "encoder_layers": 1, "decoder_layers": 1, "causal": False}
+    shape["merge"] = False
     values = {f"joint.recommender.{name}": value for name, value in shape.items()}
     tokenizer = {"code_dim": 4, "hidden": [8], "levels": 2, "codebook_size": 4, "collaborative_weight": 0.0}
     values |= {f"tokenizer.{name}": value for name, value in tokenizer.items()}
@@ -115,11 +116,16 @@ def test_params_of_another_shape_are_named_each():
         check_shapes(Artifacts(), params.embed, params.tokenizer, joint=params.joint, harden=params.harden)
 
     check()
+    config = Artifacts().warm_start / bundle_files.RECOMMENDER_CONFIG
+    earlier = {name: value for name, value in files.read_json(config).items() if name not in ("merge", "repeat_bias")}
+    files.write_json(config, earlier)
+    check()
     check(**{"joint.recommender.dropout": 0.3, "tokenizer.epochs": 7})
     wrong = {
         "tokenizer.codebook_size": 8,
         "tokenizer.collaborative_weight": 1.0,
         "joint.recommender.d_ff": 32,
+        "joint.recommender.merge": True,
         "harden.resolution": "reassign",
         "embed.text_columns": ["title", "brand"],
     }
@@ -129,6 +135,7 @@ def test_params_of_another_shape_are_named_each():
         "tokenizer.codebook_size is 4 there, 8 in params",
         "a collaborative part (tokenizer.collaborative_weight) is False there, True in params",
         "joint.recommender.d_ff is 16 there, 32 in params",
+        "joint.recommender.merge is False there, True in params",
         "harden.resolution is disambiguate there, reassign in params",
         "embed.text_columns is ['title'] there, ['title', 'brand'] in params",
         COLD,

@@ -20,13 +20,14 @@ from unigrec.base.paths import Artifacts
 from unigrec.config.schema import load_params
 from unigrec.core.evaluation.ranking import student_ranks
 from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.pipeline.outputs import load_sequences
 from unigrec.promotion import judge as judging
 from unigrec.promotion.judge import Judgement, Settings, Today, histories, judge, ranks_of, today
 from unigrec.promotion.report import markdown
 from unigrec.serving import probe as probing
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.manifest import Subject
+from unigrec.serving.manifest import RANKING, Subject
 
 GOOD, OTHER = 0, 1  # seeds: the data favour the first
 
@@ -68,18 +69,44 @@ def test_ranks_are_those_that_evaluation_finds():
         assert ranks_of(bundle, measured, protocol).tolist() == np.where(found > 10, 0, found).tolist()
 
 
+@pytest.mark.parametrize("by", [RankBy.DENSE, RankBy.FUSED])
+def test_a_bundle_is_measured_by_what_answers_its_requests(by: RankBy):
+    folder = make_bundle(OTHER)
+    path = folder / "fusion.json"
+    files.write_json(path, files.read_json(path) | {"by": by})
+    resign(folder)
+    bundle, measured = Bundle.load(folder), now(0, 1)
+    before, targets = histories(measured, measured.users)
+    for protocol in ("unmasked", "masked"):
+        answers = bundle.recommend(before, 10, exclude_history=protocol == "masked", rank_by=by)
+        found = [[item.item_id for item in answer.items] for answer in answers]
+        expected = [
+            items.index(target) + 1 if target in items else 0 for items, target in zip(found, targets, strict=True)
+        ]
+        assert ranks_of(bundle, measured, protocol).tolist() == expected
+
+
+def test_a_champion_of_an_earlier_version_is_measured_by_its_recommender():
+    challenger, champion = make_bundle(GOOD), make_bundle(OTHER)
+    for name in RANKING:
+        (champion / name).unlink()
+    resign(champion)
+    found = judged(challenger, champion)
+    assert (found.outcome, Bundle.load(champion).ranks_by) == ("promote", RankBy.GENERATIVE)
+
+
 def test_better_equal_and_worse():
     good, worse = make_bundle(GOOD), make_bundle(OTHER)
     equal = make_bundle(GOOD, ranks=[3] * USERS)  # the same model in another bundle
     assert equal != good
     better = judged(good, worse)
-    assert (better.outcome, better.facts["metrics"]["student"]["ndcg_at_10"]) == ("promote", 1.0)
+    assert (better.outcome, better.facts["metrics"]["shipped"]["ndcg_at_10"]) == ("promote", 1.0)
     assert judged(equal, good).outcome == "keep"
     assert "a tie" in judged(equal, good).reason
     back = judged(worse, good)
     assert "margin_over_champion" in refusing(back)
     assert back.facts["metrics"]["champion"]["ndcg_at_10"] == 1.0
-    assert 0.0 < back.facts["metrics"]["student"]["ndcg_at_10"] < 1.0
+    assert 0.0 < back.facts["metrics"]["shipped"]["ndcg_at_10"] < 1.0
     json.dumps(better.as_dict(), allow_nan=False)
 
 

@@ -38,5 +38,7 @@ def test_its_parameters_are_the_fields_of_a_request():
         "allow": [],  # MLflow has no null for a list
         "deny": [],
         "exclude_history": asked.exclude_history,
+        "rank_by": "",  # nor for a text
     }
+    assert asked.rank_by is None
     assert {"histories", *found} == set(Request.model_fields)

@@ -41,8 +41,8 @@ def test_the_run_holds_what_a_person_decides_on(params, unchecked):
     with mlflow_client(params) as client:
         run = client.get_run(client.get_model_version("tiny", "1").run_id)
         reports = {file.path for file in client.list_artifacts(run.info.run_id, "report/evaluate")}
-    assert run.data.metrics["evaluate.student_against.unmasked.teacher.low"] == 0.01
-    assert run.data.metrics["evaluate.slice.cold_target_unseen_in_training.student.masked.ndcg_at_10"] == 0.25
-    assert run.data.metrics["evaluate.slice.cold_target_unseen_in_training.student.masked.users"] == 3
+    assert run.data.metrics["evaluate.shipped_against.unmasked.teacher.low"] == 0.01
+    assert run.data.metrics["evaluate.slice.cold_target_unseen_in_training.shipped.masked.ndcg_at_10"] == 0.25
+    assert run.data.metrics["evaluate.slice.cold_target_unseen_in_training.shipped.masked.users"] == 3
     assert r"| ndcg_at_10 | REFUSED | a \| reason |" in run.data.tags["mlflow.note.content"]
-    assert {f"report/evaluate/{name}.json" for name in ("metrics", "slices", "student_against")} <= reports
+    assert {f"report/evaluate/{name}.json" for name in ("metrics", "slices", "shipped_against")} <= reports

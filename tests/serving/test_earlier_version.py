@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from support.project import PARAMS_FILE
 from support.tiny_model import make_bundle, write_data
 from unigrec.base import paths
+from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
 from unigrec.config.schema import RegisterParams, load_params
 from unigrec.promotion import judge
@@ -88,6 +89,10 @@ def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, mon
     answer = json.loads(invoke("recommend", "--history", "P3,gone", "-k", "3", "--json"))
     assert [item["item_id"] for item in answer["items"]] == [item.item_id for item in expected.items]
     assert answer["unknown"] == 1
+    named = invoke("recommend", "--history", "P3,gone", "-k", "3", "--json", "--rank-by", "generative")
+    assert json.loads(named) == answer
+    with pytest.raises(UnigrecError, match="this bundle, of an earlier version, ranks by generative only"):
+        invoke("recommend", "--history", "P3", "--rank-by", "fused")
 
     # The newer version is loaded back in tests/serving/test_standalone.py.
     monkeypatch.setattr(registry, "_check_loads", lambda *_: None)

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from unigrec.base.errors import UnigrecError
+from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.schema import Answer, RecommendedItem, Request
 
@@ -29,9 +30,15 @@ def test_ids_are_text_whole_numbers_become_text_and_a_null_stays():
     assert (asked.allow, asked.deny) == ({"5"}, {"b"})
 
 
+@pytest.mark.parametrize("by", ["fused", "generative", "dense"])
+def test_a_way_to_rank_is_given_by_its_name_or_left_open(by: str):
+    assert Request.parse(histories=[], rank_by=by).rank_by is RankBy(by)
+    assert Request.parse(histories=[], rank_by=None).rank_by is None
+
+
 def test_json_is_read_as_python_is():
-    text = '{"histories": [["a", 3, null]], "k": 2, "deny": ["b"], "exclude_history": true}'
-    expected = Request(histories=[["a", 3, None]], k=2, deny=["b"], exclude_history=True)
+    text = '{"histories": [["a", 3, null]], "k": 2, "deny": ["b"], "exclude_history": true, "rank_by": "dense"}'
+    expected = Request(histories=[["a", 3, None]], k=2, deny=["b"], exclude_history=True, rank_by=RankBy.DENSE)
     assert Request.model_validate_json(text) == expected
 
 
@@ -50,6 +57,9 @@ def test_json_is_read_as_python_is():
         ({"histories": [], "allow": "abc"}, "allow: "),
         ({"histories": [], "deny": [None]}, "deny.0: "),
         ({"histories": [], "exclude_history": "yes"}, "exclude_history: "),
+        ({"histories": [], "rank_by": "best"}, "rank_by: Input should be 'fused', 'generative' or 'dense'"),
+        ({"histories": [], "rank_by": ""}, "rank_by: Input should be 'fused', 'generative' or 'dense'"),
+        ({"histories": [], "rank_by": ["dense"]}, "rank_by: "),
         ({"histories": [], "surprise": 1}, "surprise: "),
     ],
 )

@@ -29,6 +29,9 @@ REQUESTS = {
     "allow": ([HISTORY, ["gone"]], {"k": 3, "allow": ["P10", "P11", "квас", "gone"]}),
     "deny": ([HISTORY, ["gone"]], {"k": 3, "deny": ["P8", "P11", "gone"]}),
     "exclude_history": ([HISTORY], {"k": 12, "exclude_history": True}),
+    "ranked by the dense part": ([HISTORY, ["gone"]], {"k": 12, "rank_by": "dense"}),
+    "ranked by all parts": ([HISTORY, ["P4"]], {"k": 12, "rank_by": "fused"}),
+    "ranked as validation chose": ([HISTORY], {"k": 12, "rank_by": ""}),
     "all": ([HISTORY], {"k": 2, "allow": ["P3", "P8", "P9", "P7"], "deny": ["P9"], "exclude_history": True}),
 }
 
@@ -84,7 +87,8 @@ def assert_equal_to_the_bundles(given: list[Any], folder: Path) -> None:
     bundle = Bundle.load(folder)
     for (name, (histories, params)), (status, rows) in zip(REQUESTS.items(), given, strict=True):
         assert status == 200, (name, rows)
-        for row, expected in zip(rows, bundle.recommend(histories, **params), strict=True):
+        known = params | {"rank_by": params.get("rank_by") or None}
+        for row, expected in zip(rows, bundle.recommend(histories, **known), strict=True):
             assert row["item_ids"] == [item.item_id for item in expected.items], name
             assert row["titles"] == [item.title for item in expected.items], name
             assert row["scores"] == pytest.approx([item.score for item in expected.items], abs=1e-5), name
@@ -106,6 +110,8 @@ def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp
         "too few": body([HISTORY], {"k": 0}),
         "nothing allowed": body([HISTORY], {"allow": ["gone"]}),
         "a text as list": body([HISTORY], {"deny": "P3"}),
+        "an unknown way to rank": body([HISTORY], {"rank_by": "best"}),
+        "a number as a way to rank": body([HISTORY], {"rank_by": 3}),
     }
     bodies = [*(body(*request) for request in REQUESTS.values()), *odd.values()]
     given = answers(sys.executable, registered.model, tmp_path, bodies, PYTHONPATH=str(tmp_path))
@@ -128,6 +134,8 @@ def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp
         "too few": "k: Input should be greater than or equal to 1",
         "nothing allowed": "leave no item",
         "a text as list": "deny",
+        "an unknown way to rank": "rank_by: Input should be 'fused', 'generative' or 'dense'",
+        "a number as a way to rank": "rank_by",
     }.items():
         status, message = found[name]
         assert (status, words in message) == (400, True), (name, message)

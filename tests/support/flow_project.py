@@ -54,7 +54,8 @@ if mode.isdigit():
 write_artifacts(0, mode == "good", None, 0)
 """
 STAGE = "python make_model.py || exit $?"  # so that every shell waits for it instead of replacing itself with it
-EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "evaluate", "gate"]
+EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "rank", "evaluate"]
+EVERY_STAGE += ["gate"]
 
 
 def versions(folder: Path) -> list[tuple[int, str]]:

@@ -10,7 +10,8 @@ PARAMS = GateParams(
     min_ndcg_at_10=0.01,
     min_margin_over_popularity=0.1,
     min_margin_over_cooccurrence=-0.2,
-    max_drop_below_teacher=0.3,
+    min_margin_over_neighbours=0.0,
+    max_drop_below_teacher=0.1,
     max_collision_rate=0.2,
     min_codebook_utilisation=0.5,
     note_max_gini_of_first_level=0.4,
@@ -37,6 +38,16 @@ def good_metrics() -> dict:
     return {
         "popularity": scores(0.04, 0.02),
         "cooccurrence": scores(0.08, 0.04),
+        "neighbours": scores(0.08, 0.04),
         "teacher": scores(0.10, 0.05),
-        "student": scores(0.09, 0.045),
+        "shipped": scores(0.11, 0.055),
     }
+
+
+def against_teacher(ndcg: float, uncertain: float = 0.002) -> dict:
+    """The interval of a shipped ranking with that NDCG@10 less the teacher of `good_metrics`."""
+    bounds = {"low": ndcg - 0.05 - uncertain, "high": ndcg - 0.05 + uncertain}
+    return {protocol: {"teacher": bounds} for protocol in ("unmasked", "masked")}
+
+
+GOOD_INTERVALS = against_teacher(0.055)

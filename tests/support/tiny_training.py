@@ -20,7 +20,7 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.joint import JointData
 from unigrec.core.training.loop import Run
-from unigrec.core.training.teacher import new_teacher, teacher_shape
+from unigrec.core.training.teacher import new_teacher, teacher_config
 from unigrec.core.training.tokenizer import new_tokenizer
 
 ITEMS, USERS, WIDTH = 24, 40, 8
@@ -60,6 +60,7 @@ TINY = {
     },
     "harden": {"resolution": "disambiguate"},  # four codewords per level are too few to tell the items apart
     "finetune": {"epochs": 2, "batch_size": 32, "patience": 100},
+    "rank": {"validation_users": 30},
     "evaluate": {"bootstrap_resamples": 2000},
 }
 
@@ -118,6 +119,7 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     shutil.copy(ROOT / "dvc.yaml", folder)
     params, sequences = parse_params(values), tiny_sequences()
     arrays = {"items": sequences.items.astype(np.int32), "offsets": sequences.offsets}
+    arrays["timestamps"] = np.arange(len(sequences.items))
     files.write_tensors(folder / Artifacts().sequences, arrays)
     ids = [f"i{item}" for item in range(ITEMS)]
     files.write_table(
@@ -129,8 +131,8 @@ def write_project(folder: Path, changes: dict[str, Any] | None = None) -> Params
     files.write_tensors(
         folder / Artifacts().teacher / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict()
     )
-    shape = teacher_shape(params.teacher)
-    files.write_json(folder / Artifacts().teacher / paths.MODEL_CONFIG_FILE, {"items": ITEMS, **shape})
+    config = teacher_config(ITEMS, params.teacher)
+    files.write_json(folder / Artifacts().teacher / paths.MODEL_CONFIG_FILE, config)
     shape = params.tokenizer.model_dump(include={"code_dim", "hidden", "levels", "codebook_size"})
     files.write_tensors(folder / Artifacts().tokenizer / paths.MODEL_FILE, tiny_tokenizer().state_dict())
     files.write_json(folder / Artifacts().tokenizer / paths.MODEL_CONFIG_FILE, {"embedding_dim": WIDTH, **shape})

@@ -266,7 +266,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UnigrecError(f"{path}: no such file; run the stage that writes it (`dvc repro`)") from error
-    except (OSError, ValueError, ArrowException, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, ArrowException, SafetensorError) as error:
         raise UnigrecError(f"{path}: damaged or not of the expected format: {error}") from error
 
 

@@ -16,9 +16,11 @@ IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
 HEALTH_FILE = "health.json"
 COLLABORATIVE_FILE = "collaborative.safetensors"  # part float32 (N, E): what the tokenizer reads of the teacher
 DECISION_FILE = "decision.json"  # every gate with its value, threshold and reason
+AGAINST_FILE = "shipped_against.json"  # {protocol: {model: paired bootstrap of the shipped model's NDCG@10 less its}}
 SLICES_FILE = "slices.json"  # rows {slice, users, model, protocol, recall_at_10, ndcg_at_10}
 USAGE_FILE = "codebook_usage.json"  # rows {level, rank, usage}: the share of items per codeword
-AGAINST_FILE = "student_against.json"  # {protocol: {model: bootstrap interval of the student's NDCG@10 minus its}}
+NEIGHBOURS_FILE = "neighbours.safetensors"  # what follows an item, and content: see serving/ranking_parts.py
+FUSION_FILE = "fusion.json"  # what ranks the items, the weights of the fused score, and the figures that chose them
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 # What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.
 STATE = Path("state")
@@ -71,5 +73,6 @@ class Artifacts:
     joint = _Inside("joint")
     harden = _Inside("harden")
     finetune = _Inside("finetune")
+    rank = _Inside("rank")
     evaluate = _Inside("evaluate")
     decision = _Inside("gate", DECISION_FILE)

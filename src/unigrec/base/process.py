@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 DVC_STAGE = "DVC_STAGE"  # set by DVC for the commands that it starts
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.3  # of observation to count free cores
 # Parameters of glibc's mallopt, with values: free memory at the end of the heap that is returned to the kernel (-1:
 # never), growth of the heap per request, and the size from which a block is mapped alone (and returned when freed).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, -1), (-2, 64 << 20), (-3, 1 << 30)
@@ -41,6 +43,35 @@ def keep_memory() -> None:
     if mallopt is not None:
         for parameter, value in (_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD):
             mallopt(parameter, value)
+
+
+def use_threads(threads: int) -> None:
+    """Compute with so many threads; 0: as many as there are free cores. OMP_NUM_THREADS in the environment wins.
+
+    The threads of a product wait for each other. If another process holds the core of one of them, a step of a small
+    model takes several times as long as with a single thread.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or free_cores())
+
+
+def free_cores() -> int:
+    """Cores that other processes leave free now, at least 1 (Linux only; elsewhere, all cores)."""
+    if not sys.platform.startswith("linux"):
+        return os.cpu_count() or 1
+    before = _busy_seconds()
+    time.sleep(_LOOK_SECONDS)
+    busy = (_busy_seconds() - before) / _LOOK_SECONDS
+    return max(1, round(len(os.sched_getaffinity(0)) - busy))
+
+
+def _busy_seconds() -> float:
+    """Seconds of work of all cores since the machine started."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _idle, _wait, irq, softirq, *_ = map(int, file.readline().split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def training_device() -> torch.device:

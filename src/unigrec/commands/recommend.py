@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from unigrec.config.schema import Params
+    from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.serving.schema import Answer
 
 LISTS = (".txt", ".csv")  # a value that ends so is meant as a file
@@ -26,6 +27,7 @@ def print_recommendations(
     k: int,
     allow: Sequence[str],
     deny: Sequence[str],
+    rank_by: RankBy | None,
     as_json: bool,
 ) -> None:
     """Print recommendations for one history.
@@ -39,7 +41,7 @@ def print_recommendations(
     history = parse_ids(histories, bundle.index_of)
     allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
     denied = read_ids("--deny", deny, bundle.index_of)
-    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied)
+    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, rank_by=rank_by)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:

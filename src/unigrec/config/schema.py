@@ -118,6 +118,7 @@ class WarmStartParams(Section):
 
 
 class TeacherParams(Section):
+    members: Annotated[int, Field(ge=1, le=16)]
     architecture: Literal["sasrec", "bsarec"]
     filter_share: Share
     filter_components: Count
@@ -170,6 +171,7 @@ class RecommenderParams(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     causal: bool
     repeat_bias: bool
+    merge: bool
 
 
 class JointParams(Section):
@@ -219,6 +221,11 @@ class FinetuneParams(Section):
     validate_every: Count
 
 
+class RankParams(Section):
+    by: Literal["best", "fused", "generative", "dense"]
+    validation_users: Count
+
+
 class EvaluateParams(Section):
     beam: Count
     batch_size: Count
@@ -232,7 +239,8 @@ class GateParams(Section):
     min_ndcg_at_10: Share
     min_margin_over_popularity: float
     min_margin_over_cooccurrence: float
-    max_drop_below_teacher: float
+    min_margin_over_neighbours: float
+    max_drop_below_teacher: NonNegative
     max_collision_rate: Share
     min_codebook_utilisation: Share
     note_max_gini_of_first_level: Share
@@ -278,6 +286,7 @@ class Params(Section):
 
     profile: str
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+    threads: Annotated[int, Field(ge=0, le=1024)]
     snapshot: SnapshotParams
     ingest: IngestParams
     validation: Annotated[ValidateParams, Field(alias="validate")]
@@ -289,6 +298,7 @@ class Params(Section):
     joint: JointParams
     harden: HardenParams
     finetune: FinetuneParams
+    rank: RankParams
     evaluate: EvaluateParams
     gate: GateParams
     promotion: PromotionParams

@@ -41,6 +41,7 @@ class Sequences(NamedTuple):
     items: np.ndarray  # (n,) int64
     offsets: np.ndarray  # (U + 1,) int64, user u has items[offsets[u] : offsets[u + 1]]
     catalogue_size: int
+    timestamps: np.ndarray | None = None  # (n,) unix seconds of each interaction, where they are known
 
     @property
     def lengths(self) -> np.ndarray:
@@ -175,6 +176,14 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.n
     for row, items in zip(padded, rows, strict=True):
         row[: len(items)] = items
     return padded, lengths
+
+
+def last_items(items: np.ndarray, lengths: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last `count` items of each row: (B, T) padded on the right and (B,) lengths -> the same with T <= count."""
+    short = np.minimum(lengths, count)
+    steps = np.arange(min(items.shape[1], count))
+    index = np.minimum((lengths - short)[:, None] + steps, max(items.shape[1] - 1, 0))
+    return np.take_along_axis(items, index, axis=1), short
 
 
 def sample(values: np.ndarray, count: int, seed: int) -> np.ndarray:

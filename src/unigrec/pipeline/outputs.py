@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from unigrec.core.evaluation.ranking import Ranks
     from unigrec.core.identifiers.collisions import Resolved
     from unigrec.core.models.recommender import Recommender
-    from unigrec.core.models.sasrec import SASRec
+    from unigrec.core.models.teacher import Teacher
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.models.unified import UnifiedModel
+    from unigrec.core.retrieval.neighbours import Neighbours
     from unigrec.core.sequences import Sequences
     from unigrec.core.training.loop import Trained
+    from unigrec.serving.ranking_parts import Fusion
 
 
 def load_sequences(artifacts: Artifacts) -> Sequences:
@@ -31,7 +33,7 @@ def load_sequences(artifacts: Artifacts) -> Sequences:
 
     arrays = files.read_arrays(artifacts.sequences)
     items = files.read_table(artifacts.catalogue, ["item_index"]).num_rows
-    return Sequences(arrays["items"].astype(np.int64), arrays["offsets"], items)
+    return Sequences(arrays["items"].astype(np.int64), arrays["offsets"], items, timestamps=arrays["timestamps"])
 
 
 def load_embeddings(artifacts: Artifacts) -> torch.Tensor:
@@ -57,13 +59,27 @@ def load_codes(artifacts: Artifacts) -> np.ndarray:
     return files.read_arrays(artifacts.harden / paths.IDENTIFIERS_FILE)["codes"].astype("int64")
 
 
-def load_teacher(artifacts: Artifacts) -> SASRec:
+def load_teacher(artifacts: Artifacts) -> Teacher:
     """The trained teacher."""
-    from unigrec.core.models.sasrec import SASRec
-    from unigrec.serving.networks import load_network
+    from unigrec.serving.networks import load_teacher as load
 
     folder = artifacts.teacher
-    return load_network(lambda config: SASRec(**config), folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
+    return load(folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
+
+
+def load_neighbours(artifacts: Artifacts) -> Neighbours:
+    """Successors and content of every item."""
+    from unigrec.serving.ranking_parts import read_neighbours
+
+    items = files.read_table(artifacts.catalogue, ["item_index"]).num_rows
+    return read_neighbours(artifacts.rank / paths.NEIGHBOURS_FILE, items)
+
+
+def load_fusion(artifacts: Artifacts) -> Fusion:
+    """What ranks the items, and the weights of the fused score."""
+    from unigrec.serving.ranking_parts import read_fusion
+
+    return read_fusion(artifacts.rank / paths.FUSION_FILE)
 
 
 def load_tokenizer(artifacts: Artifacts) -> Tokenizer:

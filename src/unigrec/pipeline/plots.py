@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, Any]]
 
 # Each model has one colour in all pictures; none relies on red against green (Okabe and Ito's palette).
-MODEL_COLOURS = {"popularity": "#999999", "cooccurrence": "#56B4E9", "teacher": "#E69F00", "student": "#0072B2"}
+MODEL_COLOURS = {
+    "popularity": "#999999",
+    "cooccurrence": "#56B4E9",
+    "last_item": "#CCCCCC",
+    "neighbours": "#009E73",
+    "teacher": "#E69F00",
+    "student": "#0072B2",
+    "fused": "#D55E00",
+}
 LINE_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 STYLE: dict[Any, Any] = {
     "font.size": 10,

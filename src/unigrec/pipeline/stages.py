@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
-from unigrec.base.process import training_device
+from unigrec.base.process import training_device, use_threads
 from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
 from unigrec.pipeline.outputs import (
     load_codes,
     load_embeddings,
+    load_fusion,
     load_item_ids,
     load_item_vectors,
+    load_neighbours,
     load_recommender,
     load_sequences,
     load_teacher,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
     from unigrec.core.models.tokenizers.residual import Tokenizer
+    from unigrec.core.retrieval.fused import FusedRetriever
     from unigrec.core.sequences import Sequences
     from unigrec.core.training.loop import Run
     from unigrec.data.drift import Drift
@@ -133,11 +136,11 @@ def embed(params: Params, artifacts: Artifacts) -> None:
 
 def teacher(params: Params, artifacts: Artifacts, run: Run) -> None:
     """Train the collaborative teacher; the joint phase distils its item embeddings."""
-    from unigrec.core.training.teacher import teacher_shape, train_teacher
+    from unigrec.core.training.teacher import teacher_config, train_teacher
 
     sequences = load_sequences(artifacts)
     trained = train_teacher(sequences, load_embeddings(artifacts), params.teacher, run=run)
-    save_trained(artifacts.teacher, trained, {"items": sequences.catalogue_size, **teacher_shape(params.teacher)})
+    save_trained(artifacts.teacher, trained, teacher_config(sequences.catalogue_size, params.teacher))
 
 
 def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:
@@ -150,7 +153,7 @@ def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:
     part = read_of_teacher(
         artifacts,
         load_embeddings(artifacts),
-        load_teacher(artifacts).item_embedding.weight.detach(),
+        load_teacher(artifacts).item_vectors(),
         weight=params.tokenizer.collaborative_weight,
         item_ids=load_item_ids(artifacts),
     )
@@ -167,7 +170,7 @@ def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 def joint(params: Params, artifacts: Artifacts, run: Run) -> None:
     """Train tokenizer and recommender end to end; under torchrun, rank 0 writes."""
-    from unigrec.core.distributed import rank
+    from unigrec.core import distributed
     from unigrec.core.training.joint import JointData, train_joint
     from unigrec.pipeline.warm_start import earlier_identifiers, started_recommender
 
@@ -176,7 +179,7 @@ def joint(params: Params, artifacts: Artifacts, run: Run) -> None:
     data = JointData(
         load_sequences(artifacts),
         load_item_vectors(artifacts),
-        ranker.item_embedding.weight.detach(),
+        ranker.item_vectors(),
         ranker=ranker,
         earlier=earlier,
     )
@@ -188,7 +191,7 @@ def joint(params: Params, artifacts: Artifacts, run: Run) -> None:
         run=run,
         recommender=None if earlier is None else started_recommender(artifacts, settings.recommender.dropout),
     )
-    if rank() == 0:
+    if distributed.rank() == 0:
         recommender: Any = trained.model.recommender
         config = {
             "recommender": recommender.config.to_dict(),
@@ -243,7 +246,7 @@ def identifier_health(
 
 def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
     """Train the recommender on the hardened identifiers; under torchrun, rank 0 writes."""
-    from unigrec.core.distributed import rank
+    from unigrec.core import distributed
     from unigrec.core.training.finetune import train_finetune
 
     trained = train_finetune(
@@ -255,39 +258,78 @@ def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
         run=run,
         teacher=load_teacher(artifacts),
     )
-    if rank() == 0:
+    if distributed.rank() == 0:
         model: Any = trained.model
         save_trained(artifacts.finetune, trained, model.config.to_dict())
 
 
-def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Rank every user's test item with student, teacher and baselines, in both protocols."""
-    from unigrec.core.evaluation.bootstrap import paired_bootstrap
-    from unigrec.core.evaluation.metrics import ndcg
-    from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
-    from unigrec.core.evaluation.ranking import rank_test_items
+def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
+    """Count neighbours, fit the weights of the fused ranking to validation users, and choose what is shipped."""
+    from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+    from unigrec.core.sequences import sample
+    from unigrec.core.training.fusion import choose_ranking, validation_candidates
+    from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
     sequences = load_sequences(artifacts)
+    neighbours = count_neighbours(sequences, load_embeddings(artifacts))
+    write_neighbours(artifacts.rank / paths.NEIGHBOURS_FILE, neighbours)
+    retriever = fused_retriever(params, artifacts, run.device)
+    users = sample(sequences.evaluation_users(), params.rank.validation_users, run.seed)
+    chosen = choose_ranking(validation_candidates(retriever, sequences, users), params.rank.by, run.seed)
+    figures = {"users": len(users), "validation_ndcg_at_10": chosen.validation}
+    files.write_json(artifacts.rank / paths.FUSION_FILE, Fusion(chosen.by, chosen.weights).as_dict() | figures)
+    found = ", ".join(f"{by} {value:.4f}" for by, value in chosen.validation.items())
+    print(f"rank: ranking by {chosen.by}; validation NDCG@10: {found}")
+
+
+def fused_retriever(params: Params, artifacts: Artifacts, device: torch.device) -> FusedRetriever:
+    """As `retriever_of`, for these params."""
+    return retriever_of(artifacts, params.joint.history, beam=params.evaluate.beam, device=device)
+
+
+def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.device) -> FusedRetriever:
+    """All trained parts together, with the weights of the fused score if the stage `rank` has written them."""
+    from unigrec.core.retrieval.dense import DenseRetriever
+    from unigrec.core.retrieval.fused import FusedRetriever, popularity_thirds
+    from unigrec.core.retrieval.generative import GenerativeRetriever
+
+    recommender, codes = load_recommender(artifacts), load_codes(artifacts)
+    generative = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device)
+    dense = DenseRetriever(load_teacher(artifacts), generative.tree, device)
+    third = popularity_thirds(load_sequences(artifacts).train_counts())
+    weights = load_fusion(artifacts).weights if (artifacts.rank / paths.FUSION_FILE).is_file() else None
+    return FusedRetriever(generative, dense, load_neighbours(artifacts), third=third, weights=weights)
+
+
+def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
+    """Rank every user's test item with the fused ranking, its parts and the baselines, in both protocols."""
+    from unigrec.core.evaluation.bootstrap import paired_bootstrap
+    from unigrec.core.evaluation.metrics import ndcg
+    from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
+    from unigrec.core.evaluation.ranking import Baselines, rank_test_items
+    from unigrec.core.retrieval.rank_by import MODEL_OF
+
+    sequences, retriever = load_sequences(artifacts), fused_retriever(params, artifacts, run.device)
     users = sequences.evaluation_users()
-    ranks = rank_test_items(
+    baselines = Baselines(
         sequences,
-        users,
-        load_teacher(artifacts),
-        recommender=load_recommender(artifacts),
-        codes=load_codes(artifacts),
-        params=params.evaluate,
-        history=params.joint.history,
+        params.joint.history,
+        teacher=load_teacher(artifacts),
+        neighbours=load_neighbours(artifacts),
         device=run.device,
     )
+    ranks = rank_test_items(sequences, users, retriever, baselines, batch_size=params.evaluate.batch_size)
+    shipped = MODEL_OF[load_fusion(artifacts).by]
+    ranks |= {(SHIPPED, protocol): ranks[shipped, protocol] for protocol in Protocol}
     comparison = {
         protocol: {
             other: paired_bootstrap(
-                ndcg(ranks["student", protocol], GATED_CUTOFF),
+                ndcg(ranks[SHIPPED, protocol], GATED_CUTOFF),
                 ndcg(ranks[other, protocol], GATED_CUTOFF),
                 params.evaluate.bootstrap_resamples,
                 seed=run.seed,
             )
-            for other in ("popularity", "cooccurrence", "teacher")
+            for other in ("popularity", "cooccurrence", "last_item", "neighbours", "teacher", "student")
         }
         for protocol in Protocol
     }
@@ -303,15 +345,19 @@ def gate(params: Params, artifacts: Artifacts) -> None:
     """
     from unigrec.core.decisions.gates import decide, identifier_notes
 
-    metrics = files.read_json(artifacts.evaluate / paths.METRICS_FILE)
-    decision = decide(metrics, files.read_json(artifacts.harden / paths.HEALTH_FILE), params.gate)
+    decision = decide(
+        files.read_json(artifacts.evaluate / paths.METRICS_FILE),
+        files.read_json(artifacts.evaluate / paths.AGAINST_FILE),
+        files.read_json(artifacts.harden / paths.HEALTH_FILE),
+        params=params.gate,
+    )
     files.write_json(artifacts.decision, decision.as_dict())
     for note in identifier_notes(files.read_json(artifacts.tokenizer / paths.HEALTH_FILE), params.gate):
         print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
 
 
 WITHOUT_RUN = {stage.__name__: stage for stage in (ingest, validate, prepare, warm_start, embed, gate)}
-WITH_RUN = {stage.__name__: stage for stage in (teacher, tokenizer, joint, harden, finetune, evaluate)}
+WITH_RUN = {stage.__name__: stage for stage in (teacher, tokenizer, joint, harden, finetune, rank, evaluate)}
 
 
 def run_stage(name: str, params: Params) -> None:
@@ -326,13 +372,13 @@ def run_stage(name: str, params: Params) -> None:
         return
     import shutil
 
-    from unigrec.core.distributed import leave_process_group, rank
+    from unigrec.core import distributed
 
     WITH_RUN[name](params, artifacts, _run(name, params, artifacts))
-    if rank() == 0:
+    if distributed.rank() == 0:
         _show(name, params, artifacts)
         shutil.rmtree(paths.CHECKPOINTS / name, ignore_errors=True)
-    leave_process_group()
+    distributed.leave_process_group()
 
 
 def _run(stage: str, params: Params, artifacts: Artifacts) -> Run:
@@ -340,6 +386,7 @@ def _run(stage: str, params: Params, artifacts: Artifacts) -> Run:
     from unigrec.core.training.checkpoint import CheckpointFolder
     from unigrec.core.training.loop import Run
 
+    use_threads(params.threads)
     if stage not in TRAININGS:
         return Run(params.seed, training_device(), log=lambda step, metrics: None)
     key = stage_key(stage, params.model_dump(mode="json", by_alias=True))

@@ -16,9 +16,18 @@ from unigrec.base.masking import masked
 from unigrec.base.paths import Artifacts
 from unigrec.core.decisions.gates import gate_rows
 from unigrec.core.evaluation.protocol import Protocol
-from unigrec.pipeline.outputs import load_item_ids
+from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
+from unigrec.pipeline.outputs import load_fusion, load_item_ids
 
-MODELS = {"popularity": "popularity", "cooccurrence": "co-occurrence", "teacher": "teacher", "student": "student"}
+MODELS = {
+    "popularity": "popularity",
+    "cooccurrence": "co-occurrence",
+    "last_item": "last items again",
+    "neighbours": "neighbours",
+    "teacher": "dense (the teacher)",
+    "student": "generative (the student)",
+    "fused": "fused",
+}
 DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it by default
 EXAMPLE_ITEMS = 3  # of a real user's history, for the printed command
 
@@ -28,6 +37,7 @@ class Summary(NamedTuple):
 
     sizes: dict[str, dict[str, int]]  # before and after filtering: users, items, interactions
     metrics: dict[str, Any]
+    ranks_by: str  # what ranks the items of a request
     decision: dict[str, Any]
     model: str  # name and version in the registry
     aliases: list[str]
@@ -46,6 +56,7 @@ def summarise(
     return Summary(
         sizes={when: stats[when] for when in ("before", "after")},
         metrics=files.read_json(artifacts.evaluate / paths.METRICS_FILE),
+        ranks_by=load_fusion(artifacts).by,
         decision=files.read_json(artifacts.decision),
         model=model,
         aliases=aliases,
@@ -119,7 +130,7 @@ def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
             ["", *(f"{protocol} {name}" for protocol in Protocol for name in ("R@10", "NDCG@10"))],
             [
                 [
-                    label,
+                    label + (" <- shipped" if MODEL_OF[RankBy(summary.ranks_by)] == model else ""),
                     *(
                         f"{summary.metrics[model][protocol][name]:.4f}"
                         for protocol in Protocol

@@ -105,8 +105,12 @@ def _asked(tokenizer: TokenizerParams, joint: JointParams) -> dict[str, Any]:
 
 
 def _found(artifacts: Artifacts) -> dict[str, Any]:
+    from unigrec.core.models.recommender import RecommenderConfig
+
     tokenizer = files.read_json(artifacts.warm_start / names.TOKENIZER_CONFIG)
-    recommender = files.read_json(artifacts.warm_start / names.RECOMMENDER_CONFIG)
+    # A bundle of an earlier version lacks the keys that came later.
+    config = RecommenderConfig(**files.read_json(artifacts.warm_start / names.RECOMMENDER_CONFIG))
+    recommender = config.to_dict()
     found = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
     found["a collaborative part (tokenizer.collaborative_weight)"] = load_known(artifacts).collaborative.shape[1] > 0
     found["harden.resolution"] = "disambiguate" if recommender["disambiguation"] else "reassign"

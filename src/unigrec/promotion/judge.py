@@ -20,7 +20,7 @@ from unigrec.base.files import sha256_of
 from unigrec.core.decisions.comparison import OVER_CHAMPION, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision, Outcome
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
-from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
 from unigrec.core.evaluation.ranking import Baselines
 from unigrec.core.evaluation.slices import slices
 from unigrec.core.identifiers.churn import churn_against, known_codes
@@ -132,7 +132,7 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
     new = _load(challenger, now)
     old = None if champion is None else _load(champion, now)
     ranks = ranks_of(new, now, protocol)
-    metrics = _baselines(now, protocol, new.serving.history) | {"student": ranking_metrics(ranks, [GATED_CUTOFF])}
+    metrics = _baselines(now, protocol, new.serving.history) | {SHIPPED: ranking_metrics(ranks, [GATED_CUTOFF])}
     candidate = Candidate(
         new.manifest["gates_passed"] is True,
         {model: {protocol: found} for model, found in metrics.items()},
@@ -177,7 +177,7 @@ def ranks_of(bundle: Bundle, now: Today, protocol: str) -> np.ndarray:
 
 
 def _baselines(now: Today, protocol: str, history: int) -> dict[str, dict[str, float]]:
-    baselines = Baselines(now.sequences, None, history)
+    baselines = Baselines(now.sequences, history)
     pieces = [baselines.ranks(users) for users in in_chunks(now.users, USERS_AT_ONCE)]
     return {
         model: ranking_metrics(np.concatenate([piece[model, protocol] for piece in pieces]), [GATED_CUTOFF])

@@ -13,6 +13,7 @@ from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.core.decisions.comparison import OVER_CHAMPION, SLICE
 from unigrec.core.decisions.gates import Outcome, gate_rows, gate_verdict
+from unigrec.core.evaluation.protocol import SHIPPED
 
 if TYPE_CHECKING:
     from unigrec.base.errors import UnigrecError
@@ -24,7 +25,7 @@ OUTCOMES = {
     Outcome.KEEP: "NOT PROMOTED: nothing is wrong with it, but it is no better than the champion",
     Outcome.REFUSE: "REFUSED",
 }
-MODELS = {"student": "challenger", "champion": "champion", "cooccurrence": "co-occurrence", "popularity": "popularity"}
+MODELS = {SHIPPED: "challenger", "champion": "champion", "cooccurrence": "co-occurrence", "popularity": "popularity"}
 
 
 def write(folder: Path, judgement: Judgement) -> None:

@@ -92,8 +92,8 @@ def signature() -> ModelSignature:
     Output: `item_ids`, `titles` and `scores` (log-probabilities), best first; `unknown`, how many ids of the history
     the catalogue does not hold; `by_popularity`, true if no id is known and these are the most popular items.
 
-    Parameters, as in `Bundle.recommend`: `k`; `allow` and `deny`, lists of item ids; `exclude_history`. MLflow has no
-    null for a list, so an empty `allow` means that every item is allowed.
+    Parameters, as in `Bundle.recommend`: `k`; `allow` and `deny`, lists of item ids; `exclude_history`; `rank_by`.
+    MLflow has no null: an empty `allow` means that every item is allowed, an empty `rank_by` what validation chose.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -120,6 +120,7 @@ def signature() -> ModelSignature:
                 ParamSpec("allow", DataType.string, [], shape=(-1,)),
                 ParamSpec("deny", DataType.string, [], shape=(-1,)),
                 ParamSpec("exclude_history", DataType.boolean, defaults["exclude_history"]),
+                ParamSpec("rank_by", DataType.string, ""),
             ]
         ),
     )

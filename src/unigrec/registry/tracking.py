@@ -198,9 +198,9 @@ def _closing_metrics(report: Path) -> list[Metric]:
 
 
 def _intervals(report: Path) -> Iterator[Metric]:
-    """Bootstrap intervals, as `evaluate.student_against.<protocol>.<model>.low` and so on."""
+    """Bootstrap intervals, as `evaluate.shipped_against.<protocol>.<model>.low` and so on."""
     for path in report.glob(f"*/{paths.AGAINST_FILE}"):
-        yield from _metrics(f"{path.parent.name}.student_against", files.read_json(path), step=0)
+        yield from _metrics(f"{path.parent.name}.shipped_against", files.read_json(path), step=0)
 
 
 def _slices(report: Path) -> Iterator[Metric]:

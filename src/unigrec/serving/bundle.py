@@ -6,6 +6,9 @@
     tokenizer.safetensors      weights; the config is tokenizer.json
     identifiers.safetensors    codes int32 (N, T): T is L, or L + 1 with a disambiguation code
     collaborative.safetensors  part float32 (N, E): the tokenizer's input from the teacher, for a warm start
+    dense.safetensors          weights of the dense part, which is the teacher; the config is dense.json
+    neighbours.safetensors     what follows an item, and content vectors (unigrec.serving.ranking_parts)
+    fusion.json                what ranks the items, and the weights of the fused ranking
     catalogue.parquet          item_index, item_id, text columns, train_count
     ranks.parquet              rank of each user's test item in the run, for the record
     text_encoder/              embeds the texts of new items
@@ -27,10 +30,14 @@ import torch
 
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
+from unigrec.core.retrieval.dense import DenseRetriever
+from unigrec.core.retrieval.fused import FusedRetriever, popularity_thirds
 from unigrec.core.retrieval.generative import GenerativeRetriever
-from unigrec.serving.manifest import IDENTIFIERS, RECOMMENDER, RECOMMENDER_CONFIG, Serving, open_bundle
+from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.core.retrieval.retriever import Retriever
+from unigrec.serving.manifest import FUSION, IDENTIFIERS, RECOMMENDER, RECOMMENDER_CONFIG, Serving, open_bundle
 from unigrec.serving.networks import load_recommender
-from unigrec.serving.parts import check_catalogue, check_tokenizer, read_catalogue, read_codes
+from unigrec.serving.parts import Ranking, check_catalogue, check_tokenizer, read_catalogue, read_codes, read_ranking
 from unigrec.serving.schema import Answer, RecommendedItem
 
 if TYPE_CHECKING:
@@ -47,12 +54,15 @@ class Bundle:
         recommender: Recommender,
         codes: np.ndarray,
         catalogue: pa.Table,
+        ranking: Ranking | None = None,
     ):
-        """codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. `load` has checked both."""
+        """codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. `load` has checked all parts.
+
+        ranking: the parts of the fused ranking, which bundles of earlier versions lack.
+        """
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.identifiers = codes
-        self.retriever = GenerativeRetriever.hardened(recommender, codes, self.serving.history, self.serving.beam)
         self.item_ids: list[str] = catalogue["item_id"].to_pylist()
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
         # An Arrow column: a million titles take no more memory than their letters.
@@ -60,6 +70,15 @@ class Bundle:
         counts = torch.as_tensor(catalogue["train_count"].to_numpy().astype(np.float64))
         self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so always finite
         self.most_popular = counts.sort(descending=True, stable=True).indices  # (N,)
+        generative = GenerativeRetriever.hardened(recommender, codes, self.serving.history, self.serving.beam)
+        self.retrievers: dict[RankBy, Retriever] = {RankBy.GENERATIVE: generative}
+        self.ranks_by = RankBy.GENERATIVE  # where a request does not say
+        if ranking is not None:
+            self.ranks_by = ranking.fusion.by
+            dense = DenseRetriever(ranking.dense, generative.tree, generative.device)
+            third = popularity_thirds(catalogue["train_count"].to_numpy())
+            fused = FusedRetriever(generative, dense, ranking.neighbours, third=third, weights=ranking.fusion.weights)
+            self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
 
     @property
     def id(self) -> str:
@@ -80,8 +99,16 @@ class Bundle:
         codes = read_codes(folder, recommender.config)
         check_catalogue(folder, catalogue, len(codes))
         check_tokenizer(folder, recommender.config)
+        ranking = read_ranking(folder, len(codes)) if FUSION in manifest["files"] else None
         try:
-            return cls(folder, manifest, recommender.requires_grad_(False), codes=codes, catalogue=catalogue)
+            return cls(
+                folder,
+                manifest,
+                recommender.requires_grad_(False),
+                codes=codes,
+                catalogue=catalogue,
+                ranking=ranking,
+            )
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
 
@@ -92,6 +119,7 @@ class Bundle:
         allow: Collection[str] | None = None,
         deny: Collection[str] | None = None,
         exclude_history: bool = False,
+        rank_by: RankBy | None = None,
     ) -> list[Answer]:
         """The k best items for each history.
 
@@ -99,21 +127,29 @@ class Bundle:
         items are returned and marked as such, since a shop has to show something to a new visitor.
 
         Args:
-            histories: item ids, oldest first; the last `serving.history` known ones are read. None is an unknown item.
+            histories: item ids, oldest first; the last known ones are read. None is an unknown item.
             k: 1 to the size of the catalogue.
             allow: the only items that may be recommended. deny: items that may not. Unknown ids in both are ignored.
             exclude_history: do not recommend the items of a history for it.
+            rank_by: what ranks the items; None: `ranks_by`.
 
         Raises:
-            UnigrecError: k is out of range, or allow and deny leave nothing.
+            UnigrecError: k is out of range, allow and deny leave nothing, or the bundle cannot rank so.
         """
         if not 1 <= k <= len(self.item_ids):
             raise UnigrecError(f"k = {k}: expected 1 to {len(self.item_ids)}, the size of the catalogue")
+        by = rank_by or self.ranks_by
+        if by not in self.retrievers:
+            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
         allowed = self._allowed(allow, deny)
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
         unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
         asked = [row for row, history in enumerate(known) if history]
-        answers = self._search([known[row] for row in asked], k, allowed, exclude_history=exclude_history)
+        histories_asked = [known[row] for row in asked]
+        best = self.retrievers[by].retrieve(
+            histories_asked, k, allowed, denied=histories_asked if exclude_history else None
+        )
+        answers = [self._named(*row) for row in zip(best.items.tolist(), best.scores.tolist(), strict=True)]
         found = dict(zip(asked, answers, strict=True))
         popular = self._popular(k, allowed) if len(asked) < len(known) else ()
         return [
@@ -131,13 +167,6 @@ class Bundle:
         if not allowed.any():
             raise UnigrecError("the allow- and deny-list leave no item of the catalogue to recommend")
         return allowed
-
-    def _search(
-        self, known: list[list[int]], k: int, allowed: torch.Tensor | None, exclude_history: bool
-    ) -> list[tuple[RecommendedItem, ...]]:
-        """Beam search for histories of catalogue indices, none of them empty."""
-        found = self.retriever.retrieve(known, k, allowed, denied=known if exclude_history else None)
-        return [self._named(*row) for row in zip(found.items.tolist(), found.scores.tolist(), strict=True)]
 
     def _popular(self, k: int, allowed: torch.Tensor | None) -> tuple[RecommendedItem, ...]:
         ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]

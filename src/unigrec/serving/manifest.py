@@ -32,7 +32,11 @@ REQUIRED = {
     *(PARAMS, RECOMMENDER, RECOMMENDER_CONFIG, TOKENIZER, TOKENIZER_CONFIG),
     *(IDENTIFIERS, CATALOGUE, RANKS),
 }
-OPTIONAL = {COLLABORATIVE}  # bundles of earlier versions lack it
+# The parts of the fused ranking. Bundles of earlier versions lack them, and rank by the recommender alone.
+DENSE, DENSE_CONFIG = "dense.safetensors", "dense.json"
+NEIGHBOURS, FUSION = paths.NEIGHBOURS_FILE, paths.FUSION_FILE
+RANKING = {DENSE, DENSE_CONFIG, NEIGHBOURS, FUSION}
+OPTIONAL = {COLLABORATIVE} | RANKING  # bundles of earlier versions lack them
 FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -43,14 +47,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Files of each stage that the experiment tracker shows.
 REPORTED = {
     *(paths.METRICS_FILE, paths.HISTORY_FILE, paths.HEALTH_FILE),
-    *(paths.DECISION_FILE, paths.SLICES_FILE, paths.AGAINST_FILE),
+    *(paths.DECISION_FILE, paths.SLICES_FILE, paths.AGAINST_FILE, paths.FUSION_FILE),
 }
 
 
 class Serving(NamedTuple):
     """The params that recommending needs. They stand apart, since a bundle outlives changes of params.yaml's schema."""
 
-    history: int  # number of items of a history that the recommender reads
+    history: int  # number of items of a history that the recommender reads; the dense part has a number of its own
     beam: int
     text_columns: list[str]
     origin: str  # where the training data came from
@@ -96,6 +100,10 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         (artifacts.finetune / paths.MODEL_CONFIG_FILE, RECOMMENDER_CONFIG),
         (artifacts.harden / paths.IDENTIFIERS_FILE, IDENTIFIERS),
         (artifacts.tokenizer / paths.COLLABORATIVE_FILE, COLLABORATIVE),
+        (artifacts.teacher / paths.MODEL_FILE, DENSE),
+        (artifacts.teacher / paths.MODEL_CONFIG_FILE, DENSE_CONFIG),
+        (artifacts.rank / paths.NEIGHBOURS_FILE, NEIGHBOURS),
+        (artifacts.rank / paths.FUSION_FILE, FUSION),
         (artifacts.catalogue, CATALOGUE),
         (artifacts.evaluate / paths.RANKS_FILE, RANKS),
     ):
@@ -109,7 +117,7 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
     )
     files.write_json(folder / TOKENIZER_CONFIG, files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)["tokenizer"])
-    names = ("teacher", "tokenizer", "joint", "harden", "finetune", "evaluate", "gate")
+    names = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate")
     stages = [artifacts.folder(name) for name in names]
     for needed in (artifacts.text_encoder, *stages):
         if not needed.is_dir():
@@ -160,7 +168,9 @@ def open_bundle(folder: Path) -> dict[str, Any]:
     manifest = _read_manifest(folder / MANIFEST)
     listed: dict[str, str] = manifest["files"]
     present = _present(folder)
-    missing = sorted((REQUIRED | set(listed)) - present)
+    # The parts of the fused ranking are all there, or none of them is.
+    needed = REQUIRED | (RANKING if RANKING & set(listed) else set())
+    missing = sorted((needed | set(listed)) - present)
     unknown = sorted(present - set(listed))
     if missing:
         raise UnigrecError(f"{folder}: the bundle lacks {', '.join(missing[:5])}")

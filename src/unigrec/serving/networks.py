@@ -10,6 +10,7 @@ from torch import nn
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.teacher import Teacher, build_teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
 
 if TYPE_CHECKING:
@@ -74,4 +75,14 @@ def load_tokenizer(weights_file: Path, config_file: Path) -> Tokenizer:
         weights_file,
         config_file,
         count_layers=lambda config: len(config["hidden"]),
+    )
+
+
+def load_teacher(weights_file: Path, config_file: Path) -> Teacher:
+    """As `load_network`."""
+    return load_network(
+        build_teacher,
+        weights_file,
+        config_file,
+        count_layers=lambda config: config["blocks"] * config.get("members", 1),
     )

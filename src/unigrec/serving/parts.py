@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +11,26 @@ import pyarrow.compute as pc
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.serving.manifest import CATALOGUE, IDENTIFIERS, TOKENIZER, TOKENIZER_CONFIG
+from unigrec.serving.manifest import (
+    CATALOGUE,
+    DENSE,
+    DENSE_CONFIG,
+    FUSION,
+    IDENTIFIERS,
+    NEIGHBOURS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from unigrec.serving.networks import load_tokenizer
+from unigrec.serving.ranking_parts import read_dense, read_fusion, read_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unigrec.core.models.recommender import RecommenderConfig
+    from unigrec.core.models.teacher import Teacher
+    from unigrec.core.retrieval.neighbours import Neighbours
+    from unigrec.serving.ranking_parts import Fusion
 
 CATALOGUE_COLUMNS = ["item_index", "item_id", "train_count"]
 
@@ -37,6 +50,23 @@ def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
     table = files.read_table(path, CATALOGUE_COLUMNS)
     _check_types(path, table)
     return table.append_column("title", pa.repeat("", table.num_rows))
+
+
+class Ranking(NamedTuple):
+    """The parts of the fused ranking that are not in every bundle."""
+
+    dense: Teacher
+    neighbours: Neighbours
+    fusion: Fusion
+
+
+def read_ranking(folder: Path, items: int) -> Ranking:
+    """Raises UnigrecError when a file is broken, or not of a catalogue of that many items."""
+    return Ranking(
+        read_dense(folder / DENSE, folder / DENSE_CONFIG, items).requires_grad_(False),
+        read_neighbours(folder / NEIGHBOURS, items),
+        read_fusion(folder / FUSION),
+    )
 
 
 def _check_types(path: Path, table: pa.Table) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from unigrec.base.errors import UnigrecError
+from unigrec.core.retrieval.rank_by import RankBy
 
 
 def _as_text(value: Any) -> str | None:
@@ -35,6 +36,9 @@ class Request(BaseModel):
     allow: frozenset[ItemId] | None = Field(None, description="Only these items are recommended; null: all may be.")
     deny: frozenset[ItemId] | None = Field(None, description="These items are not recommended.")
     exclude_history: StrictBool = Field(False, description="No item of a history is recommended for it.")
+    rank_by: RankBy | None = Field(
+        None, description="What ranks the items: fused, generative or dense; null: what validation chose."
+    )
 
     @classmethod
     def parse(cls, **values: Any) -> Self:
@@ -55,7 +59,9 @@ class RecommendedItem(BaseModel):
     item_id: str
     title: str
     score: float = Field(
-        description="A log-probability: of the item's identifier given the history, or of its share of interactions."
+        description="Higher is better. generative: the log-probability of the item's identifier given the history; "
+        "dense: that of the item; fused: a weighted sum of both and of the neighbours' terms. Among the most popular "
+        "items: the log of its share of interactions."
     )
 
 

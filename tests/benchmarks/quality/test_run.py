@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.quality.runs import run_joint
 from benchmarks.quality.steps import StepArtifacts
 
@@ -23,12 +26,18 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import EvaluateParams
 from unigrec.core.evaluation.protocol import Protocol
-from unigrec.core.evaluation.ranking import rank_test_items
+from unigrec.core.evaluation.ranking import Baselines, Ranks, rank_test_items
+from unigrec.core.retrieval.dense import DenseRetriever
+from unigrec.core.retrieval.fused import FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
+from unigrec.core.sequences import Sequences
 from unigrec.pipeline import outputs
 
 # Packages that a machine with only the training dependencies lacks.
+
 ABSENT = ("yaml", "typer", "sklearn", "matplotlib", "mlflow", "prefect", "dvc", "great_expectations", "rich")
 
 
@@ -50,6 +59,16 @@ def home(out: Path, rung: str) -> Path:
     return folder
 
 
+def student(out: Path, rung: str) -> Path:
+    """The folder of the rung's training."""
+    return out / "seed-1" / json.loads((home(out, rung) / "params.json").read_text())["student"]
+
+
+def kinds(out: Path) -> list[str]:
+    """What lies in the folder of the seed."""
+    return [folder.name.partition("-")[0] for folder in sorted((out / "seed-1").iterdir())]
+
+
 class StopsAfter:
     """Stands in for --minutes: returns False `questions` times, then True."""
 
@@ -63,23 +82,22 @@ class StopsAfter:
 
 def test_each_rung_has_its_results_and_steps_that_are_alike_are_shared(finished):
     _, out = finished
-    kinds = [folder.name.partition("-")[0] for folder in sorted((out / "seed-1").iterdir())]
-    assert kinds == ["M0", "M5", "baselines", "teacher", "tokenizer", "tokenizer"]
+    assert kinds(out) == ["M0", "M5", "baselines", *["student"] * 2, "teacher", *["tokenizer"] * 2]
     for rung in ("M0", "M5"):
         assert (home(out, rung) / "evaluate" / paths.METRICS_FILE).is_file()
         assert json.loads((home(out, rung) / "params.json").read_text())["params"]["joint"]["epochs"] == 3
+        assert [folder.name for folder in home(out, rung).iterdir() if folder.is_dir()] == ["evaluate"]
+    assert student(out, "M0") != student(out, "M5")
     assert not list(out.rglob("checkpoint"))
 
 
 def test_the_teacher_alone_is_trained_and_shown_with_the_baselines(tmp_path, capsys):
     arguments = tiny_arguments(tiny_artifacts(tmp_path), tmp_path / "out", "--teacher")
     assert quality.run(arguments) == 0
-    assert sorted(folder.name.partition("-")[0] for folder in (tmp_path / "out/seed-1").iterdir()) == [
-        "baselines",
-        "teacher",
-    ]
+    assert kinds(tmp_path / "out") == [*["baselines"] * 2, *["teacher"] * 2]
     shown = capsys.readouterr().out
     assert "| teacher |" in shown
+    assert "| teacher of M0 |" in shown
     assert "left:" not in shown
 
 
@@ -89,18 +107,96 @@ def test_ranks_are_those_of_the_evaluation_stage(finished):
     (teacher,) = (out / "seed-1").glob("teacher-*")
     (baselines,) = (out / "seed-1").glob("baselines-*")
     rung = home(out, "M5")
-    of_rung = StepArtifacts(rung, {"teacher": teacher})
-    models = outputs.load_teacher(of_rung), outputs.load_recommender(of_rung), outputs.load_codes(of_rung)
-    params = EvaluateParams(beam=30, batch_size=7, cutoffs=(10,), bootstrap_resamples=100)
+    trained = StepArtifacts(student(out, "M5"), {"teacher": teacher})
+    expected = ranks_of(trained, sequences, outputs.load_embeddings(Artifacts(artifacts)))
     users = sequences.evaluation_users()
-    expected = rank_test_items(sequences, users, *models, params, 5)
     table, others = (files.read_table(folder / paths.RANKS_FILE) for folder in (rung / "evaluate", baselines))
     assert table["user_index"].to_pylist() == users.tolist()
-    for (model, protocol), ranks in expected.items():
-        stored = (table if model == "student" else others)[f"{model}_{protocol}"].to_numpy()
-        assert np.array_equal(stored, ranks), (model, protocol)
-    assert {name for name, _ in expected} == {"student", "teacher", "popularity", "cooccurrence"}
-    assert {protocol for _, protocol in expected} == set(Protocol)
+    stored = {name: others[name].to_numpy() for name in others.column_names}
+    stored |= {name: table[name].to_numpy() for name in table.column_names}
+    del stored["user_index"], stored["item_index"]
+    models = {"shipped": "student"}  # under their names in the evaluation
+    compared = {name: name.rpartition("_")[::2] for name in stored}
+    for name, (model, protocol) in compared.items():
+        assert np.array_equal(stored[name], expected[models.get(model, model), protocol]), name
+    every = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher", "student", "shipped")
+    assert set(compared.values()) == {(model, protocol) for model in every for protocol in Protocol}
+
+
+def ranks_of(trained: Artifacts, sequences: Sequences, embeddings: torch.Tensor) -> Ranks:
+    """What the stage `evaluate` computes of a teacher and a student. The weights of the fused ranking are drawn."""
+    neighbours, teacher = count_neighbours(sequences, embeddings), outputs.load_teacher(trained)
+    cpu = torch.device("cpu")
+    generative = GenerativeRetriever.hardened(
+        outputs.load_recommender(trained), outputs.load_codes(trained), 5, beam=30, device=cpu
+    )
+    dense = DenseRetriever(teacher, generative.tree, cpu)
+    weights = Weights((0.5, 1.0, 1.5), follows=1.0, alike=1.0)
+    third = popularity_thirds(sequences.train_counts())
+    retriever = FusedRetriever(generative, dense, neighbours, third, weights)
+    baselines = Baselines(sequences, 5, teacher=teacher, neighbours=neighbours)
+    return rank_test_items(sequences, sequences.evaluation_users(), retriever, baselines, batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def fused(finished, tmp_path_factory) -> tuple[Path, Path, str]:
+    """Artifacts, the results of M10 to M13 with one seed, and what was printed. Tests must not change them."""
+    out, printed = tmp_path_factory.mktemp("fused") / "out", io.StringIO()
+    with redirect_stdout(printed):
+        assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M12,M13")) == 0
+    return finished[0], out, printed.getvalue()
+
+
+def test_rungs_that_differ_in_what_ranks_share_their_training(fused):
+    _, out, _ = fused
+    assert kinds(out) == [
+        "M10",
+        "M12",
+        "M13",
+        *["baselines"] * 2,
+        *["student"] * 2,
+        *["teacher"] * 2,
+        "tokenizer",  # at this size it does not read the teacher
+    ]
+    assert student(out, "M13") == student(out, "M12") != student(out, "M10")
+    steps = {
+        rung: {folder.name for folder in home(out, rung).iterdir() if folder.is_dir()} for rung in ("M10", "M12", "M13")
+    }
+    assert steps == {"M10": {"evaluate"}, "M12": {"evaluate"}, "M13": {"rank", "evaluate"}}
+
+
+@pytest.mark.parametrize("rung", ["M12", "M13"])
+def test_a_rung_ships_what_it_ranks_by(fused, rung):
+    _, out, _ = fused
+    table = files.read_table(home(out, rung) / "evaluate" / paths.RANKS_FILE)
+    shipped = "student"
+    if rung == "M13":
+        shipped = MODEL_OF[RankBy(files.read_json(home(out, rung) / "rank" / paths.FUSION_FILE)["by"])]
+    for protocol in Protocol:
+        assert table[f"shipped_{protocol}"].to_pylist() == table[f"{shipped}_{protocol}"].to_pylist()
+    fused_too = {name for name in table.column_names if name.startswith("fused")}
+    assert fused_too == ({f"fused_{protocol}" for protocol in Protocol} if rung == "M13" else set())
+
+
+@pytest.mark.parametrize("by", ["fused", "dense"])
+def test_a_rung_that_is_told_what_to_rank_by_ships_that(finished, fused, tmp_path, by):
+    out = shutil.copytree(fused[1], tmp_path / "out")
+    shutil.rmtree(out / "seed-1/M13")
+    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M13", rank={"by": by})) == 0
+    table = files.read_table(home(out, "M13") / "evaluate" / paths.RANKS_FILE)
+    model = MODEL_OF[RankBy(by)]
+    for protocol in Protocol:
+        assert table[f"shipped_{protocol}"].to_pylist() == table[f"{model}_{protocol}"].to_pylist()
+
+
+def test_two_teachers_have_two_rows(fused):
+    _, out, printed = fused
+    rows = [row["model"] for row in files.read_json(out / "table.json")["protocols"]["unmasked"]]
+    baselines = ["popularity", "cooccurrence", "last_item", "neighbours"]
+    assert rows == [*baselines, "teacher", "teacher of M0", "M10", "M12", "M13"]
+    assert "| teacher of M0 |" in printed
+    lines = {line.split("|")[1].strip(): line for line in printed.splitlines() if line.startswith("| teacher")}
+    assert lines["teacher"].split("|")[2:] != lines["teacher of M0"].split("|")[2:]
 
 
 def test_a_second_call_does_nothing_and_prints_the_same_table(finished, capsys, monkeypatch):
@@ -175,7 +271,7 @@ def test_a_signal_stops_it_and_the_exit_code_says_so(finished, tmp_path, monkeyp
     before = signal.getsignal(signal.SIGTERM)
     assert quality.run(tiny_arguments(artifacts, tmp_path / "out", "--rungs", "M0")) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
-    assert list((tmp_path / "out/seed-1/M0").rglob("checkpoint/*.safetensors"))
+    assert list((tmp_path / "out/seed-1").glob("student-*/joint/checkpoint/*.safetensors"))
     assert "left: seed 1: M0" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -189,7 +285,7 @@ def test_results_of_changed_params_are_neither_used_nor_mixed_in(finished, tmp_p
     assert len(list((out / "seed-1/M0").iterdir())) == 2
     assert len(list((out / "seed-1").glob("teacher-*"))) == 1  # the teacher does not depend on the section finetune
     figures = files.read_json(out / "table.json")
-    assert [row["model"] for row in figures["protocols"]["masked"]][3:] == ["M0"]
+    assert [row["model"] for row in figures["protocols"]["masked"]][-1] == "M0"
     assert figures["protocols"]["unmasked"][0]["model"] == "popularity"
 
 
@@ -214,10 +310,11 @@ def test_changed_data_is_other_results(finished, tmp_path, capsys):
 
 def test_what_another_process_does_is_left_to_it(finished, tmp_path, monkeypatch, capsys):
     artifacts, out = finished[0], copy_of(finished[1], tmp_path)
-    busy = home(out, "M0") / "joint"
+    busy = student(out, "M0") / "joint"
     for rung in ("M0", "M5"):
-        for step in ("joint", "harden", "finetune", "evaluate"):
-            (home(out, rung) / step / "done.json").unlink()
+        for step in ("joint", "harden", "finetune"):
+            (student(out, rung) / step / "done.json").unlink()
+        (home(out, rung) / "evaluate/done.json").unlink()
     monkeypatch.setattr(quality, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(quality, "Stop", lambda minutes: Pausing(1000))
     arguments = tiny_arguments(artifacts, out, "--rungs", "M0,M5")
@@ -236,7 +333,7 @@ def test_a_failed_step_is_reported_and_the_others_go_on(finished, tmp_path, caps
     printed = capsys.readouterr().out
     assert "failed: seed 1: tokenizer-" in printed
     assert "tokenizer.codebook_size = 1000, but the catalogue has 24 items" in printed
-    assert "| teacher |" in printed
+    assert "| teacher of M0 |" in printed
 
 
 @pytest.mark.parametrize(
@@ -290,7 +387,7 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(tmp_path):
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert quality.run(tiny_arguments(artifacts, whole, "--rungs", "M0,M7", **changes)) == 0
-    for where in ("teacher-*/checkpoint", "M7/*/joint/checkpoint"):
+    for where in ("teacher-*/checkpoint", "student-*/joint/checkpoint"):
         process, deadline = start(killed), time.monotonic() + 120
         while not list((killed / "seed-1").glob(f"{where}/[!.]*.safetensors")):
             assert process.poll() is None, process.stderr.read()

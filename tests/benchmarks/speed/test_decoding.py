@@ -10,7 +10,7 @@ from benchmarks.speed.served import item_id, serving_params, write_bundle
 
 from benchmarks.speed import decoding, growth, latency
 from support.small import random_sequences
-from unigrec.core.retrieval.generative import CPU_BATCH
+from unigrec.core.retrieval.retriever import CPU_BATCH
 from unigrec.serving.bundle import Bundle
 
 

@@ -71,7 +71,7 @@ def test_a_better_challenger_passes_with_a_reason_for_every_gate():
     ("change", "expected"),
     [
         ({"own_decision": False}, ["own_decision"]),
-        ({"metrics": good_metrics() | {"student": good_metrics()["popularity"]}}, ["margin_over_popularity"]),
+        ({"metrics": good_metrics() | {"shipped": good_metrics()["popularity"]}}, ["margin_over_popularity"]),
         ({"health": GOOD_HEALTH | {"collision_rate": 0.9}}, ["collision_rate"]),
         ({"latency_ms": [5.0] * 9 + [2000.0]}, ["latency_p95"]),
         ({"latency_ms": [100.0] * 10}, []),
@@ -90,7 +90,7 @@ def test_each_gate_on_the_challenger_itself(change, expected):
 def test_a_missing_figure_refuses():
     assert {"recall_at_10", "ndcg_at_10"} <= set(refusing(decided(CANDIDATE._replace(metrics={}))))
     assert "codebook_utilisation" in refusing(decided(CANDIDATE._replace(health={})))
-    broken = good_metrics() | {"student": {"unmasked": {"recall_at_10": 0.5, "ndcg_at_10": float("nan")}}}
+    broken = good_metrics() | {"shipped": {"unmasked": {"recall_at_10": 0.5, "ndcg_at_10": float("nan")}}}
     assert {"finite", "ndcg_at_10"} <= set(refusing(decided(CANDIDATE._replace(metrics=broken))))
 
 
@@ -98,7 +98,7 @@ def test_the_first_model_has_floors_and_budgets_but_nobody_to_beat():
     decision = compare(CANDIDATE, None, LIMITS, PARAMS, seed=1)
     assert decision.passed
     assert not {"margin_over_champion", "churn"} & {gate.name for gate in decision.gates}
-    weak = good_metrics() | {"student": {"unmasked": {"recall_at_10": 0.019, "ndcg_at_10": 0.045}}}
+    weak = good_metrics() | {"shipped": {"unmasked": {"recall_at_10": 0.019, "ndcg_at_10": 0.045}}}
     assert refusing(compare(CANDIDATE._replace(metrics=weak), None, LIMITS, PARAMS, 1)) == ["recall_at_10"]
 
 

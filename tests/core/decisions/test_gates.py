@@ -9,43 +9,64 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.gate_figures import GOOD_HEALTH, PARAMS, good_metrics, scores
+from support.gate_figures import GOOD_HEALTH, GOOD_INTERVALS, PARAMS, against_teacher, good_metrics, scores
 from unigrec.core.decisions.gates import decide
 
 
-def refused(metrics: dict, health: dict) -> list[str]:
-    return [gate.name for gate in decide(metrics, health, PARAMS).gates if not gate.passed and not gate.informational]
+def refused(metrics: dict, health: dict, against: dict = GOOD_INTERVALS) -> list[str]:
+    decision = decide(metrics, against, health, PARAMS)
+    return [gate.name for gate in decision.gates if not gate.passed and not gate.informational]
 
 
 def missed(health: dict) -> list[str]:
-    decision = decide(good_metrics(), health, PARAMS)
+    decision = decide(good_metrics(), GOOD_INTERVALS, health, PARAMS)
     assert decision.passed, "an informational gate refuses nothing"
     return [gate.name for gate in decision.gates if gate.informational and not gate.passed]
 
 
 def test_a_good_model_passes_every_gate_with_a_reason_each():
-    decision = decide(good_metrics(), GOOD_HEALTH, PARAMS)
+    decision = decide(good_metrics(), GOOD_INTERVALS, GOOD_HEALTH, PARAMS)
     assert decision.passed
-    assert len({gate.name for gate in decision.gates}) == len(decision.gates) == 12
-    assert [gate.informational for gate in decision.gates] == [False] * 8 + [True] * 4
+    assert len({gate.name for gate in decision.gates}) == len(decision.gates) == 13
+    assert [gate.informational for gate in decision.gates] == [False] * 9 + [True] * 4
     assert all(gate.passed for gate in decision.gates)
     assert all(gate.reason for gate in decision.gates)
     json.dumps(decision.as_dict(), allow_nan=False)
 
 
+MARGINS = [f"margin_over_{model}" for model in ("popularity", "cooccurrence", "neighbours")]
+
+
+@pytest.mark.parametrize("protocols", [("unmasked",), ("masked",), ("unmasked", "masked")])
 @pytest.mark.parametrize(
-    ("student", "expected"),
+    ("shipped", "expected"),
     [
-        ((0.019, 0.045), ["recall_at_10"]),
-        ((0.09, 0.0219), ["margin_over_popularity", "margin_over_cooccurrence", "drop_below_teacher"]),
-        ((0.09, 0.0319), ["margin_over_cooccurrence", "drop_below_teacher"]),
-        ((0.09, 0.034), ["drop_below_teacher"]),
-        ((0.09, 0.0351), []),
+        ((0.019, 0.055), ["recall_at_10"]),
+        ((0.09, 0.0219), [*MARGINS, "drop_below_teacher"]),
+        ((0.09, 0.0319), [*MARGINS[1:], "drop_below_teacher"]),
+        ((0.09, 0.0399), [MARGINS[2], "drop_below_teacher"]),
+        ((0.09, 0.0429), ["drop_below_teacher"]),
+        ((0.09, 0.0431), []),
     ],
 )
-def test_each_threshold_is_held(student, expected):
-    metrics = good_metrics() | {"student": scores(*student)}
-    assert refused(metrics, GOOD_HEALTH) == expected
+def test_each_threshold_is_held_in_every_protocol(shipped, expected, protocols):
+    metrics, against = good_metrics(), against_teacher(0.055)
+    for protocol in protocols:
+        metrics["shipped"][protocol] = scores(*shipped)[protocol]
+        against[protocol] = against_teacher(shipped[1])[protocol]
+    assert refused(metrics, GOOD_HEALTH, against) == expected
+
+
+def test_a_drop_that_chance_explains_is_none():
+    metrics = good_metrics() | {"shipped": scores(0.09, 0.044)}
+    wide, narrow = against_teacher(0.044, uncertain=0.0011), against_teacher(0.044, uncertain=0.0009)
+    assert refused(metrics, GOOD_HEALTH, wide) == []
+    assert refused(metrics, GOOD_HEALTH, narrow) == ["drop_below_teacher"]
+
+
+@pytest.mark.parametrize("against", [{}, {"unmasked": {}}, {"unmasked": {"teacher": {"low": 0.0, "high": None}}}, None])
+def test_without_an_interval_there_is_no_verdict_on_the_drop(against):
+    assert refused(good_metrics(), GOOD_HEALTH, against) == ["drop_below_teacher"]
 
 
 @pytest.mark.parametrize(
@@ -90,19 +111,19 @@ def test_health_of_an_earlier_version_passes_without_the_new_figures():
 
 def test_the_worst_level_is_named():
     health = GOOD_HEALTH | {"codebook_utilisation": [0.9, 0.4, 0.45]}
-    reasons = [gate.reason for gate in decide(good_metrics(), health, PARAMS).gates if not gate.passed]
+    reasons = [gate.reason for gate in decide(good_metrics(), GOOD_INTERVALS, health, PARAMS).gates if not gate.passed]
     assert len(reasons) == 1
     assert "level 2" in reasons[0]
 
 
-def test_only_the_chosen_protocol_is_read():
+def test_the_reason_names_the_protocol_with_the_worst_figure():
     metrics = good_metrics()
-    metrics["student"]["masked"] = {"recall_at_10": 0.0, "ndcg_at_10": 0.0}
-    assert decide(metrics, GOOD_HEALTH, PARAMS).passed
-    assert not decide(metrics, GOOD_HEALTH, PARAMS.model_copy(update={"protocol": "masked"})).passed
+    metrics["shipped"]["masked"]["ndcg_at_10"] = 0.05
+    gates = {gate.name: gate for gate in decide(metrics, GOOD_INTERVALS, GOOD_HEALTH, PARAMS).gates}
+    assert gates["margin_over_cooccurrence"].reason.startswith("masked NDCG@10 0.0500 is +25.0%")
 
 
-@pytest.mark.parametrize("model", ["popularity", "cooccurrence", "teacher", "student"])
+@pytest.mark.parametrize("model", ["popularity", "cooccurrence", "neighbours", "teacher", "shipped"])
 @pytest.mark.parametrize("value", ["absent", None, float("nan"), True, "0.5"])
 def test_a_missing_or_broken_figure_refuses(model, value):
     metrics = copy.deepcopy(good_metrics())
@@ -114,21 +135,23 @@ def test_a_missing_or_broken_figure_refuses(model, value):
 
 
 def test_nothing_at_all_is_refused_without_an_exception():
-    assert not decide({}, {}, PARAMS).passed
+    assert not decide({}, {}, {}, PARAMS).passed
 
 
 def test_a_baseline_that_scores_nothing_asks_for_any_score():
     metrics = good_metrics() | {"popularity": scores(0.0, 0.0)}
-    assert decide(metrics, GOOD_HEALTH, PARAMS).passed
+    assert decide(metrics, GOOD_INTERVALS, GOOD_HEALTH, PARAMS).passed
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_a_better_student_never_loses_a_gate(first, second):
+def test_a_better_ranking_never_loses_a_gate(first, second):
     low, high = sorted((first, second))
     passed = [
         {
             gate.name
-            for gate in decide(good_metrics() | {"student": scores(v, v)}, GOOD_HEALTH, PARAMS).gates
+            for gate in decide(
+                good_metrics() | {"shipped": scores(v, v)}, against_teacher(v), GOOD_HEALTH, PARAMS
+            ).gates
             if gate.passed
         }
         for v in (low, high)

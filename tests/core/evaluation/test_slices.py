@@ -28,3 +28,12 @@ def test_slices_by_hand():
     assert found["history: up to 5 items"].tolist() == [False, True, True]
     assert found["history: 6 to 10 items"].tolist() == [True, False, False]
     assert found["target popularity: highest third of items"].tolist() == [True, False, False]
+
+
+def test_with_timestamps_targets_of_the_same_day_are_told_from_later_ones():
+    sequences = sequences_of([0, 1, 2], [0, 1, 3], items=4)
+    day = 86400
+    found = slices(sequences._replace(timestamps=np.array([0, 5, day - 1, 0, day - 1, day])), np.array([0, 1]))
+    assert found["target on the day of the item before"].tolist() == [True, False]
+    assert found["target on a later day"].tolist() == [False, True]
+    assert not any("day" in name for name in slices(sequences, np.array([0, 1])))

@@ -81,7 +81,7 @@ def test_encoder_output_equals_t5_at_every_real_token():
 def test_decoder_output_and_logits_of_each_position_equal_t5():
     ours, theirs = pair()
     source, mask = source_and_mask()
-    output = ours.decode(ours.encode(source, mask), mask, CODES)
+    output = ours.decode(ours.encode(source, mask), mask, CODES[:, None])[:, 0]
     expected = theirs(
         inputs_embeds=source,
         attention_mask=mask.long(),
@@ -99,7 +99,7 @@ def test_decoder_output_and_logits_of_each_position_equal_t5():
 def test_gradients_of_the_recommendation_loss_equal_those_of_t5():
     ours, theirs = pair()
     source, mask = source_and_mask()
-    output = ours.decode(ours.encode(source, mask), mask, CODES)
+    output = ours.decode(ours.encode(source, mask), mask, CODES[:, None])[:, 0]
     logits = [ours.position_logits(output[:, position], position) for position in range(4)]
     recommendation_loss([scores.float() for scores in logits], CODES).sum().backward()
     scores = theirs(inputs_embeds=source, attention_mask=mask.long(), decoder_input_ids=decoder_input(ours)).logits

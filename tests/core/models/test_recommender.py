@@ -56,9 +56,9 @@ def test_a_decoder_position_sees_only_the_codes_before_it():
     recommender = small_recommender()
     source, mask = torch.randn(1, 6, 12), padded([6], 6)
     memory = recommender.encode(source, mask)
-    base = recommender.decode(memory, mask, torch.tensor([[0, 1, 2]]))
-    last = recommender.decode(memory, mask, torch.tensor([[0, 1, 3]]))
-    middle = recommender.decode(memory, mask, torch.tensor([[0, 2, 2]]))
+    base = recommender.decode(memory, mask, torch.tensor([[[0, 1, 2]]]))[:, 0]
+    last = recommender.decode(memory, mask, torch.tensor([[[0, 1, 3]]]))[:, 0]
+    middle = recommender.decode(memory, mask, torch.tensor([[[0, 2, 2]]]))[:, 0]
     assert torch.equal(last, base)  # the last code is a target, never an input
     torch.testing.assert_close(middle[:, :2], base[:, :2])
     assert (middle[:, 2] - base[:, 2]).abs().max() > 1e-3
@@ -66,7 +66,7 @@ def test_a_decoder_position_sees_only_the_codes_before_it():
 
 def test_padding_of_the_history_does_not_change_the_decoder_whatever_it_holds():
     recommender = small_recommender()
-    source, codes = torch.randn(1, 6, 12), torch.tensor([[0, 1, 2]])
+    source, codes = torch.randn(1, 6, 12), torch.tensor([[[0, 1, 2]]])
     alone = recommender.decode(recommender.encode(source, padded([6], 6)), padded([6], 6), codes)
     longer = torch.cat([source, 100 * torch.randn(1, 9, 12)], dim=1)
     mask = padded([6], 15)
@@ -76,7 +76,7 @@ def test_padding_of_the_history_does_not_change_the_decoder_whatever_it_holds():
 def test_the_order_of_the_history_matters():
     recommender = small_recommender()
     source, mask = torch.randn(1, 6, 12), padded([6], 6)
-    codes = torch.tensor([[0, 1, 2]])
+    codes = torch.tensor([[[0, 1, 2]]])
     turned = recommender.decode(recommender.encode(source.flip(1), mask), mask, codes)
     assert (turned - recommender.decode(recommender.encode(source, mask), mask, codes)).abs().max() > 1e-3
 

@@ -82,7 +82,7 @@ def plain_beam(recommender: Recommender, codes: np.ndarray, source: Tensor, mask
         for score, prefix in prefixes:
             filled = torch.tensor([[*prefix] + [0] * (codes.shape[1] - depth)])
             with torch.no_grad():
-                output = recommender.decode(recommender.encode(source, mask), mask, filled)[:, depth]
+                output = recommender.decode(recommender.encode(source, mask), mask, filled[:, None])[:, 0, depth]
                 log_p = recommender.position_logits(output, depth).log_softmax(-1)[0]
             following = {tuple(code[: depth + 1].tolist()) for code in codes if tuple(code[:depth].tolist()) == prefix}
             grown += [(score + float(log_p[child[-1]]), child) for child in following]

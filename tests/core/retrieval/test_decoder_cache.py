@@ -21,7 +21,7 @@ def test_cached_steps_equal_teacher_forcing():
     recommender, (source, mask) = small_recommender(), histories()
     with torch.no_grad():
         memory = recommender.encode(source, mask)
-        expected = recommender.decode(memory, mask, codes)
+        expected = recommender.decode(memory, mask, codes[:, None])[:, 0]
         cache = DecoderCache(recommender, memory, mask)
         hidden = recommender.token_table.weight[START].expand(USERS, 1, -1)
         for position in range(3):

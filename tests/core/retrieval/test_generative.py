@@ -11,8 +11,9 @@ from torch import Tensor
 from support.small_catalogue import catalogue, recommender_of
 from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import exact_scores
-from unigrec.core.retrieval.generative import CPU_BATCH, GPU_BATCH, GenerativeRetriever
+from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
+from unigrec.core.retrieval.retriever import CPU_BATCH, GPU_BATCH
 from unigrec.core.sequences import pad_rows
 
 ITEMS, HISTORY, LEVELS = 20, 4, 2

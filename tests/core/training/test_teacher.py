@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from support.small import sequences_of
 from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, tiny_run, tiny_sequences
 from unigrec.base.errors import TrainingError
-from unigrec.core.retrieval.dense import teacher_scores
 from unigrec.core.sequences import Sequences
+from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
+from unigrec.core.training.loop import Trained
 from unigrec.core.training.teacher import new_teacher, next_item_loss, train_teacher, validation_metrics
 
 
@@ -66,14 +67,6 @@ def test_same_seed_same_bits():
     assert other.history != first.history
 
 
-def test_scores_are_those_of_the_last_item_alone():
-    model = new_teacher(ITEMS, tiny_params().teacher)
-    items = np.array([[3, 4, 5], [3, 4, 0]])
-    padded = teacher_scores(model, items, np.array([3, 2]), device=CPU)
-    alone = teacher_scores(model, items[1:, :2], np.array([2]), device=CPU)
-    torch.testing.assert_close(padded[1:], alone)
-
-
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_the_bias_says_whether_customers_come_back_for_the_same_thing(comes_back: bool):
     params = tiny_params(teacher={"epochs": 30, "validate_every": 30, "history": 10}).teacher
@@ -89,6 +82,40 @@ def shop(comes_back: bool) -> Sequences:
         own = generator.permutation(ITEMS)[: 4 if comes_back else 8]
         users.append(np.r_[own, generator.permutation(own)].tolist() if comes_back else own.tolist())
     return sequences_of(*users, items=ITEMS)
+
+
+def test_members_are_trained_one_after_the_other_and_the_first_is_the_teacher_that_trains_alone():
+    alone, both = run(), run(members=2)
+    weights, of_both = alone.model.state_dict(), both.model.state_dict()
+    assert all(torch.equal(of_both[f"members.0.{name}"], value) for name, value in weights.items())
+    assert not all(torch.equal(of_both[f"members.1.{name}"], value) for name, value in weights.items())
+    assert [row["member"] for row in both.history if "member" in row] == [1] * 4 + [2] * 4
+    assert [row["epoch"] for row in both.history] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    measured = validation_metrics(both.model, tiny_sequences(), CPU)
+    assert measured == {name: both.kept[name] for name in measured}
+
+
+def test_an_ensemble_that_is_stopped_while_its_second_member_trains_ends_with_the_same_bits(tmp_path):
+    params = tiny_params(teacher={"members": 2}).teacher
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 18  # it is asked four times per epoch, in four epochs per member
+
+    def attempt() -> Trained:
+        checkpoints = CheckpointFolder(tmp_path, "key", every_seconds=0.0, stop=stop)
+        return train_teacher(
+            tiny_sequences(), tiny_embeddings(), params, run=tiny_run()._replace(checkpoints=checkpoints)
+        )
+
+    with pytest.raises(Stopped):
+        attempt()
+    assert (tmp_path / "part-1").is_dir()
+    again, whole = attempt(), run(members=2)
+    assert again.history == whole.history
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 
 
 def test_a_learning_rate_that_blows_up_says_so():

@@ -61,7 +61,7 @@ def compare(
     gates = [
         Gate("loads", 1.0, 1.0, True, f"a fresh process loads it and gets {len(candidate.latency_ms)} full answers"),
         _own_decision(candidate.own_decision),
-        *floors(candidate.metrics, candidate.health, limits),
+        *floors(candidate.metrics, candidate.health, limits, (limits.protocol,)),
         _latency(candidate.latency_ms, params.max_latency_ms),
         _budget("size", "the bundle's folder", candidate.size_mb, params.max_size_mb, "MB"),
     ]

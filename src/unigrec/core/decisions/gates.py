@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from unigrec.core.evaluation.protocol import SHIPPED, Protocol
 
 if TYPE_CHECKING:
     from unigrec.config.schema import GateParams
@@ -55,10 +57,13 @@ class Rule(NamedTuple):
 
 
 AT_LEAST, AT_MOST = ("reaches", "is below"), ("is within", "is above")  # the verdict on a figure that passes, or fails
-FLOOR = "{what} {value:.4f} {verdict} the floor {threshold:.4f}"
+FLOOR = "{protocol} {what} {value:.4f} {verdict} the floor {threshold:.4f}"
 TARGET = "{what}: {value:.4f} {verdict} the target {threshold:.4f}"
-MARGIN = "student NDCG@10 {ndcg:.4f} is {value:+.1%} against {model} {against:.4f}; required: {threshold:+.1%}"
-DROP = "student NDCG@10 {ndcg:.4f} is {change:+.1%} against the teacher {against:.4f}; allowed: {allowed:+.1%}"
+MARGIN = "{protocol} NDCG@10 {ndcg:.4f} is {value:+.1%} against {model} {against:.4f}; required: {threshold:+.1%}"
+DROP = (
+    "{protocol} NDCG@10 {ndcg:.4f} is {change:+.1%} against the teacher {against:.4f} (95 % interval {low:+.1%} to "
+    "{high:+.1%}); lost beyond chance: {value:.1%}, allowed: {threshold:.1%}"
+)
 COLLISIONS = "{value:.1%} of the items share all codes with another; allowed up to {threshold:.1%}"
 UTILISATION = "level {level} uses the least of its codebook, {value:.1%}; required: {threshold:.1%}"
 ENTROPY = "level {level} has the least entropy, {value:.1%} of log2 K; target: {threshold:.1%}"
@@ -67,11 +72,12 @@ HITS_KEPT = (
     "target: {threshold:.0%}"
 )
 RULES = {
-    "recall_at_10": Rule(AT_LEAST, "student Recall@10", FLOOR),
-    "ndcg_at_10": Rule(AT_LEAST, "student NDCG@10", FLOOR),
-    "margin_over_popularity": Rule(AT_LEAST, "NDCG@10 of {lacking}", MARGIN),
-    "margin_over_cooccurrence": Rule(AT_LEAST, "NDCG@10 of {lacking}", MARGIN),
-    "drop_below_teacher": Rule(AT_MOST, "NDCG@10 of {lacking}", DROP),
+    "recall_at_10": Rule(AT_LEAST, "Recall@10", FLOOR),
+    "ndcg_at_10": Rule(AT_LEAST, "NDCG@10", FLOOR),
+    "margin_over_popularity": Rule(AT_LEAST, "{protocol} NDCG@10 of {lacking}", MARGIN),
+    "margin_over_cooccurrence": Rule(AT_LEAST, "{protocol} NDCG@10 of {lacking}", MARGIN),
+    "margin_over_neighbours": Rule(AT_LEAST, "{protocol} NDCG@10 of {lacking}", MARGIN),
+    "drop_below_teacher": Rule(AT_MOST, "{protocol} NDCG@10 of {lacking}", DROP),
     "collision_rate": Rule(AT_MOST, "collision rate", COLLISIONS),
     "codebook_utilisation": Rule(AT_LEAST, "codebook utilisation of every level", UTILISATION),
     "gini_of_first_level": Rule(AT_MOST, "Gini of the items per first code", TARGET),
@@ -81,12 +87,18 @@ RULES = {
 }
 
 
-def decide(metrics: Metrics, health: dict[str, Any], params: GateParams) -> Decision:
-    """Compare the student's metrics and the health of its identifiers with the thresholds.
+def decide(
+    metrics: Metrics, against: dict[str, dict[str, Any]], health: dict[str, Any], params: GateParams
+) -> Decision:
+    """Compare the metrics of the shipped ranking and the health of its identifiers with the thresholds.
+
+    Of figures that every protocol has, the worst counts.
 
     Args:
         metrics: {model: {protocol: {"recall_at_10": share, "ndcg_at_10": share}}} for the models popularity,
-            cooccurrence, teacher and student; `params.protocol` names the protocol to read.
+            cooccurrence, neighbours, teacher and shipped, in both protocols.
+        against: {protocol: {"teacher": {"low": difference, "high": difference}}}, the 95 % interval of shipped less
+            teacher in NDCG@10, over the same users.
         health: what `identifiers.health` returns; `collision_rate` (share of items) and `codebook_utilisation` (share
             of used codewords per level) can refuse, the rest is for the informational gates.
         params: the thresholds.
@@ -95,22 +107,38 @@ def decide(metrics: Metrics, health: dict[str, Any], params: GateParams) -> Deci
         Every gate with its value, threshold and reason, the informational ones last. A missing or non-finite figure
         refuses the model; it never raises and never passes silently.
     """
-    gates = [*floors(metrics, health, params), _drop_below_teacher(metrics, params)]
+    gates = [
+        *floors(metrics, health, params, tuple(Protocol)),
+        _worst([_margin("neighbours", metrics, protocol, params.min_margin_over_neighbours) for protocol in Protocol]),
+        _worst([_drop_below_teacher(metrics, against, protocol, params) for protocol in Protocol]),
+    ]
     return Decision(all(gate.passed for gate in gates), [*gates, *identifier_notes(health, params)])
 
 
-def floors(metrics: Metrics, health: dict[str, Any], params: GateParams) -> list[Gate]:
+def floors(metrics: Metrics, health: dict[str, Any], params: GateParams, protocols: Sequence[str]) -> list[Gate]:
     """The requirements that need no other trained model: floors, margins over the baselines, identifier health.
 
-    Args and missing figures: as for `decide`; the metrics need no teacher.
+    Args and missing figures: as for `decide`; metrics are needed of popularity, cooccurrence and shipped, in the given
+    protocols.
     """
-    recall, ndcg = (_metric(metrics, "student", params, name) for name in ("recall_at_10", "ndcg_at_10"))
+
+    def floor(name: str, threshold: float) -> Gate:
+        return _worst(
+            [
+                _gate(name, _metric(metrics, SHIPPED, protocol, name), threshold, protocol=protocol)
+                for protocol in protocols
+            ]
+        )
+
+    def margin(model: str, threshold: float) -> Gate:
+        return _worst([_margin(model, metrics, protocol, threshold) for protocol in protocols])
+
     return [
         _finite(metrics, health),
-        _gate("recall_at_10", recall, params.min_recall_at_10),
-        _gate("ndcg_at_10", ndcg, params.min_ndcg_at_10),
-        _margin("popularity", metrics, params, params.min_margin_over_popularity),
-        _margin("cooccurrence", metrics, params, params.min_margin_over_cooccurrence),
+        floor("recall_at_10", params.min_recall_at_10),
+        floor("ndcg_at_10", params.min_ndcg_at_10),
+        margin("popularity", params.min_margin_over_popularity),
+        margin("cooccurrence", params.min_margin_over_cooccurrence),
         _gate("collision_rate", _number(health.get("collision_rate")), params.max_collision_rate),
         _worst_level("codebook_utilisation", health, params.min_codebook_utilisation),
     ]
@@ -156,23 +184,45 @@ def _figures(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def _margin(model: str, metrics: Metrics, params: GateParams, threshold: float) -> Gate:
+def _worst(gates: list[Gate]) -> Gate:
+    """Of one gate in several protocols, one that refuses if any does, else the one with the worst figure."""
+    sign = 1.0 if RULES[gates[0].name].relation is AT_LEAST else -1.0
+    return min(gates, key=lambda gate: (gate.passed, gate.value is not None, sign * (gate.value or 0.0)))
+
+
+def _margin(model: str, metrics: Metrics, protocol: str, threshold: float) -> Gate:
     name = f"margin_over_{model}"
-    ndcg, against = (_metric(metrics, which, params, "ndcg_at_10") for which in ("student", model))
+    ndcg, against = (_metric(metrics, which, protocol, "ndcg_at_10") for which in (SHIPPED, model))
     if ndcg is None or against is None:
-        return _gate(name, None, threshold, lacking="student" if ndcg is None else model)
+        return _gate(name, None, threshold, protocol=protocol, lacking=SHIPPED if ndcg is None else model)
     if against <= 0.0:  # no relative margin exists over a baseline that scores nothing
-        return Gate(name, None, threshold, ndcg > 0.0, f"{model} scores 0; student NDCG@10 is {ndcg:.4f}")
-    return _gate(name, ndcg / against - 1.0, threshold, model=model, ndcg=ndcg, against=against)
+        return Gate(name, None, threshold, ndcg > 0.0, f"{model} scores 0; {protocol} NDCG@10 is {ndcg:.4f}")
+    return _gate(name, ndcg / against - 1.0, threshold, protocol=protocol, model=model, ndcg=ndcg, against=against)
 
 
-def _drop_below_teacher(metrics: Metrics, params: GateParams) -> Gate:
+def _drop_below_teacher(
+    metrics: Metrics, against: dict[str, dict[str, Any]], protocol: str, params: GateParams
+) -> Gate:
+    """What the shipped ranking certainly loses against the teacher: a difference that chance explains is no loss."""
     name, threshold = "drop_below_teacher", params.max_drop_below_teacher
-    ndcg, teacher = (_metric(metrics, which, params, "ndcg_at_10") for which in ("student", "teacher"))
-    if ndcg is None or teacher is None:
-        return _gate(name, None, threshold, lacking="student" if ndcg is None else "teacher")
-    value = 1.0 - ndcg / teacher if teacher > 0.0 else 0.0
-    return _gate(name, value, threshold, ndcg=ndcg, against=teacher, change=-value, allowed=-threshold)
+    ndcg, teacher = (_metric(metrics, which, protocol, "ndcg_at_10") for which in (SHIPPED, "teacher"))
+    bounds = against.get(protocol, {}).get("teacher", {}) if isinstance(against, dict) else {}
+    low, high = (_number(bounds.get(name)) for name in ("low", "high"))
+    if ndcg is None or teacher is None or low is None or high is None:
+        lacking = SHIPPED if ndcg is None else "teacher" if teacher is None else "shipped less teacher, its interval,"
+        return _gate(name, None, threshold, protocol=protocol, lacking=lacking)
+    scale = teacher if teacher > 0.0 else 1.0
+    return _gate(
+        name,
+        max(0.0, -high / scale),
+        threshold,
+        protocol=protocol,
+        ndcg=ndcg,
+        against=teacher,
+        change=(ndcg - teacher) / scale,
+        low=low / scale,
+        high=high / scale,
+    )
 
 
 def _hit_rate_kept(health: dict[str, Any], threshold: float) -> Gate:
@@ -192,9 +242,9 @@ def _worst_level(name: str, health: dict[str, Any], threshold: float) -> Gate:
     return _gate(name, worst, threshold, level=0 if worst is None else levels.index(worst) + 1)
 
 
-def _metric(metrics: Metrics, model: str, params: GateParams, name: str) -> float | None:
+def _metric(metrics: Metrics, model: str, protocol: str, name: str) -> float | None:
     found: Any = metrics
-    for key in (model, params.protocol, name):
+    for key in (model, protocol, name):
         if not isinstance(found, dict):
             return None
         found = found.get(key)

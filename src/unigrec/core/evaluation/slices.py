@@ -13,15 +13,21 @@ from unigrec.core.evaluation.metrics import ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.sequences import Sequences
 
+SECONDS_PER_DAY = 86400
+
 
 def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
-    """Named (U,) masks over test users: popularity tercile of the target, history length, cold targets."""
+    """Named (U,) masks over test users: popularity tercile of the target, history length, cold targets, same day.
+
+    What goes into a basket and what comes at the next visit are two questions: with timestamps, targets on the day of
+    the item before are a slice, and the others too.
+    """
     test = sequences.held_out(users, "test", 1)
     counts = sequences.train_counts()
     popularity = counts[test.targets]
     history = sequences.lengths[users] - 1
     low, high = np.quantile(np.sort(counts), [1 / 3, 2 / 3])
-    return {
+    found = {
         "target popularity: lowest third of items": popularity <= low,
         "target popularity: middle third of items": (popularity > low) & (popularity <= high),
         "target popularity: highest third of items": popularity > high,
@@ -31,6 +37,12 @@ def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
         "cold target: fewer than 5 training interactions": popularity < 5,
         "cold target: unseen in training": popularity == 0,
     }
+    if sequences.timestamps is not None:
+        days = sequences.timestamps // SECONDS_PER_DAY
+        last = sequences.offsets[users + 1] - 1
+        same = days[last] == days[last - 1]
+        found |= {"target on the day of the item before": same, "target on a later day": ~same}
+    return found
 
 
 def metrics_by_slice(ranks: dict[tuple[str, str], np.ndarray], masks: dict[str, np.ndarray]) -> list[dict[str, Any]]:

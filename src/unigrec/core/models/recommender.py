@@ -35,6 +35,7 @@ class RecommenderConfig:
         causal: if true, the tokens of an item attend only to tokens of that and of earlier items. One pass over a
             sequence then encodes each of its prefixes.
         repeat_bias: add a learned number to the last code's logit of the history's own items.
+        merge: the encoder reads one token per item, projected from those of its levels, instead of one per level.
         buckets: number of relative position buckets. max_distance: distance from which all share the last bucket.
     """
 
@@ -50,6 +51,7 @@ class RecommenderConfig:
     disambiguation: int
     causal: bool = False
     repeat_bias: bool = False
+    merge: bool = False
     buckets: int = 32
     max_distance: int = 128
 
@@ -57,6 +59,11 @@ class RecommenderConfig:
     def code_sizes(self) -> list[int]:
         """Number of codes that each decoder position chooses from."""
         return [self.codebook_size] * self.levels + ([self.disambiguation] if self.disambiguation else [])
+
+    @property
+    def tokens_per_item(self) -> int:
+        """Tokens that the encoder reads per item."""
+        return 1 if self.merge else self.levels
 
     @property
     def vocabulary(self) -> int:
@@ -80,6 +87,10 @@ class Recommender(nn.Module):
         self.encoder = Stack(config, config.encoder_layers, decoder=False)
         self.decoder = Stack(config, config.decoder_layers, decoder=True)
         self.repeat_bias = RepeatBias() if config.repeat_bias else None
+        width = config.levels * config.d_model
+        self.merged = Linear(width, config.d_model, bias=False) if config.merge else None
+        if self.merged is not None:
+            nn.init.normal_(self.merged.weight, std=width**-0.5)
         nn.init.normal_(self.token_table.weight, std=1.0)
         offsets = [1]
         for size in config.code_sizes:
@@ -118,19 +129,27 @@ class Recommender(nn.Module):
         shift = torch.tensor(self.offsets[: codes.shape[-1]], device=codes.device)
         return self.token_table(codes + shift)
 
+    def item_tokens(self, tokens: Tensor) -> Tensor:
+        """What the encoder reads of items, from the tokens of their levels: (..., L, E) -> (..., L or 1, E)."""
+        return tokens if self.merged is None else self.merged(tokens.flatten(-2))[..., None, :]
+
     def encode(self, source: Tensor, mask: Tensor) -> Tensor:
         """Encoder output: source (B, S, E), mask (B, S) true where a token exists -> (B, S, E)."""
         return self.encoder(source, mask)
 
     def decode(self, memory: Tensor, mask: Tensor, codes: Tensor) -> Tensor:
-        """Teacher forcing: codes (B, T) -> decoder output (B, T, E). Position l reads the codes before it.
+        """Teacher forcing: codes (B, R, T) of R identifiers per target -> decoder output (B, R, T, E).
 
-        With memory (B, S, E) and mask (B, m, S), a history has m targets, and the mask tells which tokens each target
-        may read. With R identifiers per target: codes (B * m * R, T) -> (B * m * R, T, E).
+        Position l reads the codes before it, of its own identifier. The first position reads none, so it is computed
+        once for all identifiers of a target. With memory (M, S, E) and mask (M, m, S), a history has m targets, B = M *
+        m in all, and the mask tells which tokens each of them may read.
         """
-        start = self.token_table.weight[START].expand(len(codes), 1, -1)
-        inputs = torch.cat([start, self.embed_codes(codes[:, :-1])], dim=1)
-        return self.decoder(inputs, None, memory, mask)
+        B, R, T = codes.shape
+        start = self.token_table.weight[START].expand(B, 1, -1)
+        inputs = torch.cat([start, self.embed_codes(codes[..., :-1]).flatten(1, 2)], dim=1)  # (B, 1 + R * (T - 1), E)
+        output = self.decoder(inputs, None, memory, mask, identifiers=R)
+        first, rest = output[:, None, :1].expand(-1, R, -1, -1), output[:, 1:].unflatten(1, (R, T - 1))
+        return torch.cat([first, rest], dim=2)
 
     def position_logits(self, output: Tensor, position: int) -> Tensor:
         """Logits over the codes of a position, from the decoder output there: (..., E) -> (..., size of its range)."""
@@ -143,11 +162,12 @@ class Stack(nn.Module):
     def __init__(self, config: RecommenderConfig, layers: int, decoder: bool):
         super().__init__()
         self.is_decoder = decoder
-        self.causal_group = config.levels if config.causal and not decoder else 0  # tokens per item, or 0: not causal
+        # Tokens per item, or 0: not causal.
+        self.causal_group = config.tokens_per_item if config.causal and not decoder else 0
         self.buckets, self.max_distance = config.buckets, config.max_distance
         self.position_bias = nn.Embedding(config.buckets, config.heads)
         # A causal encoder does not know which item is the last. This bias tells the decoder how far back an item is.
-        self.levels = config.levels
+        self.tokens_per_item = config.tokens_per_item
         self.recency_bias = nn.Embedding(config.buckets, config.heads) if decoder and config.causal else None
         self.layers = nn.ModuleList([Layer(config, decoder) for _ in range(layers)])
         self.norm = RMSNorm(config.d_model)
@@ -165,34 +185,50 @@ class Stack(nn.Module):
         bias = additive_mask(mask, dtype)
         if self.recency_bias is not None:
             tokens = torch.arange(mask.shape[-1], device=mask.device)
-            items_back = (mask.sum(-1, keepdim=True) - 1 - tokens) // self.levels  # 0 for the last readable item
+            last = mask.sum(-1, keepdim=True) - 1
+            items_back = (last - tokens) // self.tokens_per_item  # 0 for the last readable item
             recency = self.recency_bias(items_back.clamp(0, self.buckets - 1))
             recency = recency.movedim(-1, 1)  # (M, H, S) or (M, H, m, S)
             bias = bias + (recency if mask.dim() == 3 else recency[:, :, None]).to(dtype)
         return bias if mask.dim() == 2 else bias.repeat_interleave(steps, dim=2)
 
-    def bias(self, queries: int, keys: int, device: torch.device) -> Tensor:
-        """Relative position bias (1, H, queries, keys); causal in the decoder, over items in a causal encoder."""
-        query = torch.arange(queries, device=device)[:, None]
-        key = torch.arange(keys, device=device)[None, :]
+    def bias(self, tokens: int, device: torch.device, identifiers: int = 1) -> Tensor:
+        """Relative position bias (1, H, tokens, tokens); causal in the decoder, over items in a causal encoder.
+
+        identifiers: in the decoder, number of identifiers that follow the first position, each blind to the others.
+        """
+        place = torch.arange(tokens, device=device)
+        position, branch = place, torch.zeros_like(place)  # of each token in its identifier, and which one it is
+        if identifiers > 1 and tokens > 1:
+            length = (tokens - 1) // identifiers
+            position = torch.where(place > 0, (place - 1) % length + 1, 0)
+            branch = torch.where(place > 0, (place - 1) // length, -1)
+        query, key = position[:, None], position[None, :]
         distance = key - query
         bucket = relative_bucket(distance, not self.is_decoder, self.buckets, max_distance=self.max_distance)
         bias = self.position_bias(bucket).permute(2, 0, 1)[None]
         if self.is_decoder:
-            bias = bias.masked_fill(distance > 0, float("-inf"))
+            other = (branch[:, None] != branch) & (key > 0)
+            bias = bias.masked_fill((distance > 0) | other, float("-inf"))
         elif self.causal_group:
             bias = bias.masked_fill(key // self.causal_group > query // self.causal_group, float("-inf"))
         return bias
 
     def forward(
-        self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        identifiers: int = 1,
     ) -> Tensor:
         """One pass: hidden (B, T, E), mask (B, T) true where a token exists -> (B, T, E).
 
         memory: (M, S, E), each read by B / M consecutive rows of `hidden`.
         memory_mask: (M, S), or (M, m, S), where each of the m masks holds for B / (M * m) consecutive rows.
+        identifiers: as in `bias`.
         """
-        bias = self.bias(hidden.shape[1], hidden.shape[1], hidden.device).to(hidden.dtype)
+        bias = self.bias(hidden.shape[1], hidden.device, identifiers).to(hidden.dtype)
         key_mask = mask if uses_cpu_backward(hidden) and is_long(*bias.shape[2:]) else None
         if mask is not None and key_mask is None:
             bias = bias + additive_mask(mask, hidden.dtype)

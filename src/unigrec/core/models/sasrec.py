@@ -95,6 +95,19 @@ class SASRec(nn.Module):
             return logits
         return logits.scatter_add(1, items, self.repeat_bias(items, lengths[:, None])[:, 0])
 
+    def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """Logits over the catalogue at the places of the mask: (B, T), (B,), (B, T) -> (P, N), row by row."""
+        logits = self.forward(items, lengths)[mask] @ self.item_table().T
+        if self.repeat_bias is None:
+            return logits
+        ends = torch.arange(1, items.shape[1] + 1, device=items.device).expand(len(items), -1)
+        bias = self.repeat_bias(items, ends)[mask]  # (P, T)
+        return logits.scatter_add(1, items.repeat_interleave(mask.sum(1), dim=0), bias)
+
+    def item_vectors(self) -> Tensor:
+        """(N, E) the item embeddings, without gradients."""
+        return self.item_table().detach()
+
     def last_hidden(self, items: Tensor, lengths: Tensor) -> Tensor:
         """The state after the last item of each history: (B, T), (B,) -> (B, E)."""
         return self.forward(items, lengths)[torch.arange(len(items), device=items.device), lengths - 1]

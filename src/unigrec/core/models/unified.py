@@ -87,11 +87,11 @@ class UnifiedModel(nn.Module):
         if fixed is None:
             soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
             fixed, reconstructed = soft.probabilities, self.tokenizer.decode(soft.quantized)
-        tokens = self.recommender.embed_soft(fixed)  # (M, L, E)
+        tokens = self.recommender.item_tokens(self.recommender.embed_soft(fixed))  # (M, L or 1, E)
         source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
-            readable, exists = readable_tokens(lengths, counts, mask, levels=tokens.shape[1])
+            readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=tokens.shape[1])
             output = decode_targets(self.recommender, memory, readable, exists=exists, codes=codes)  # (P, R, T, E)
             logits = [self.recommender.position_logits(output[:, :, p], p).float() for p in range(codes.shape[2])]
         if self.recommender.repeat_bias is not None:
@@ -118,12 +118,12 @@ class UnifiedModel(nn.Module):
         return self.tokenizer.quantize_soft(latent, temperature).log_probabilities
 
 
-def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, tokens_per_item: int) -> tuple[Tensor, Tensor]:
     """Which tokens each target may read: those of the items before it.
 
     Args:
         lengths: (B,) items per history. counts: (B,) targets per history, one after each of its last `counts` items.
-        mask: (B, S), true where a token exists. levels: tokens per item.
+        mask: (B, S), true where a token exists.
 
     Returns:
         (B, m, S), true where a target may read a token; (B, m), true where a target exists.
@@ -131,7 +131,7 @@ def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, levels: int) 
     slots = torch.arange(max(counts.tolist(), default=0), device=mask.device)
     exists = slots < counts[:, None]
     last = (lengths - counts)[:, None] + slots  # (B, m) index of the item before each target
-    item = torch.arange(mask.shape[1], device=mask.device) // levels  # (S,)
+    item = torch.arange(mask.shape[1], device=mask.device) // tokens_per_item  # (S,)
     return (item <= last[..., None]) & mask[:, None], exists
 
 
@@ -165,21 +165,21 @@ def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, e
     """Decoder outputs (P, R, T, E) from memory (B, S, E), readable (B, m, S), exists (B, m), codes (P, R, T)."""
     padded = codes.new_zeros(exists.numel(), *codes.shape[1:])
     padded[exists.flatten()] = codes
-    output = recommender.decode(memory, readable, padded.flatten(0, 1))
-    return output.unflatten(0, padded.shape[:2])[exists.flatten()]
+    return recommender.decode(memory, readable, padded)[exists.flatten()]
 
 
 def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Item tokens (M, L, E), history (B, n) and lengths (B,) -> source (B, n * L, E) and mask (B, n * L)."""
+    """Item tokens (M, L or 1, E), history (B, n) and lengths (B,) -> source (B, S, E) and mask (B, S)."""
     return tokens[history].flatten(1, 2), token_mask(lengths, history.shape[1], tokens.shape[1])
 
 
 def embed_hard_history(recommender: Recommender, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """As `expand_history`, from the first L codes of each item of the histories: (B, n, L)."""
-    return recommender.embed_codes(codes).flatten(1, 2), token_mask(lengths, *codes.shape[1:])
+    tokens = recommender.item_tokens(recommender.embed_codes(codes))
+    return tokens.flatten(1, 2), token_mask(lengths, *tokens.shape[1:3])
 
 
-def token_mask(lengths: Tensor, items: int, levels: int) -> Tensor:
-    """Mask (B, items * levels), true where a token exists, from lengths (B,) in items with `levels` tokens each."""
+def token_mask(lengths: Tensor, items: int, tokens_per_item: int) -> Tensor:
+    """Mask (B, items * tokens_per_item), true where a token exists, from lengths (B,) in items."""
     steps = torch.arange(items, device=lengths.device)
-    return (steps < lengths[:, None]).repeat_interleave(levels, dim=1)
+    return (steps < lengths[:, None]).repeat_interleave(tokens_per_item, dim=1)

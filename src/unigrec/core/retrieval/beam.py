@@ -66,17 +66,18 @@ def beam_searches(
     tree: PrefixTree,
     source: Tensor,
     mask: Tensor,
-    beam: int,
+    beam: int | Sequence[int],
     restrictions: Sequence[Restriction | None],
     repeats: Repeats | None = None,
 ) -> list[BeamResult]:
     """What `beam_search` returns for each of several restrictions, at little more than the cost of one.
 
-    The searches share the encoder pass. A prefix that several of them follow is decoded once: W is the number of
-    different prefixes in all searches.
+    beam: one width for all searches, or one for each. They share the encoder pass. A prefix that several of them follow
+    is decoded once: W is the number of different prefixes in all searches.
     """
     memory = recommender.encode(source, mask)
-    cache = DecoderCache(recommender, memory, mask, queries=1 + beam * (tree.depth - 1))
+    beams = [beam] * len(restrictions) if isinstance(beam, int) else beam
+    cache = DecoderCache(recommender, memory, mask, queries=1 + max(beams) * (tree.depth - 1))
     B, device = len(memory), memory.device
     nodes = torch.zeros(B, 1, dtype=torch.long, device=device)
     scores = torch.zeros(B, 1, device=device)
@@ -94,12 +95,12 @@ def beam_searches(
         total = scores.gather(1, parent) + log_p.flatten(1).gather(1, code)
         # Each search keeps its best children among those that lead to an item it permits.
         kept = []
-        for restriction, followed in zip(restrictions, in_search, strict=True):
+        for width, restriction, followed in zip(beams, restrictions, in_search, strict=True):
             permitted = exists & followed.gather(1, parent)
             if restriction is not None:
                 permitted &= restriction.alive(below.item_range[children], below.item_range[children + 1])
             found = total.masked_fill(~permitted, float("-inf"))
-            kept.append(found.topk(min(beam, found.shape[1]), dim=-1))
+            kept.append(found.topk(min(width, found.shape[1]), dim=-1))
         # Decode one more code of what any search keeps.
         if depth + 1 < tree.depth:
             scores, picked, in_search = merge_beams(total, kept)
@@ -159,7 +160,7 @@ def exact_scores(
         parts = []
         for part in codes.split(chunk):
             expanded = user_memory.expand(len(part), -1, -1), user_mask.expand(len(part), -1)
-            output = recommender.decode(*expanded, part)
+            output = recommender.decode(*expanded, part[:, None])[:, 0]
             score = torch.zeros(len(part), device=codes.device)
             for position in range(codes.shape[1]):
                 logits = recommender.position_logits(output[:, position], position).float()

@@ -1,4 +1,4 @@
-"""Item-item co-occurrence in users' histories, and popularity.
+"""Item-item co-occurrence in users' histories, direct successors, and popularity.
 
 Shapes: U users, N items, B histories, R items whose neighbours are wanted.
 """
@@ -97,15 +97,40 @@ def nearest_items(incidence: csr_array, items: np.ndarray, count: int) -> csr_ar
         # Integers divided by integers: equal cosines are equal here, to the last bit.
         square = times.data.astype(np.int64) ** 2 / (popularity[block][row] * popularity[other])
         square[other == block[row]] = 0.0
-        # Drop what is below the `count` largest of its row before sorting; ties with the last of them stay.
-        near = np.flatnonzero((square >= _largest(square, times.indptr, count)[row]) & (square > 0.0))
-        near = near[np.lexsort((other[near], -square[near], row[near]))]
-        sizes = np.bincount(row[near], minlength=len(block))
-        near = near[np.arange(len(near)) - np.repeat(np.cumsum(sizes) - sizes, sizes) < count]
-        starts = np.r_[0, np.cumsum(np.minimum(sizes, count))]
-        cosines = np.sqrt(square[near]).astype(np.float32)
-        blocks.append(csr_array((cosines, other[near], starts), shape=times.shape))
+        near = largest_of_rows(csr_array((square, other, times.indptr), shape=times.shape), count)
+        near.data = np.sqrt(near.data).astype(np.float32)
+        blocks.append(near)
     return vstack(blocks, format="csr")
+
+
+def count_successors(sequences: Sequences) -> csr_array:
+    """(N, N) how often an item comes directly after another in the training part, `NEIGHBOURS` per row.
+
+    Values are log(1 + n), relative to the largest of the row.
+    """
+    positions = sequences.windows()  # every training item that has one before it
+    pairs = sequences.items[positions - 1], sequences.items[positions]
+    size = sequences.catalogue_size
+    counts = csr_array((np.ones(len(positions), np.float32), pairs), shape=(size, size))
+    counts.sum_duplicates()
+    counts.data = np.log1p(counts.data)
+    row = np.repeat(np.arange(size), np.diff(counts.indptr))
+    most = np.zeros(size, np.float32)
+    np.maximum.at(most, row, counts.data)
+    counts.data /= most[row]
+    return largest_of_rows(counts, NEIGHBOURS)
+
+
+def largest_of_rows(values: csr_array, count: int) -> csr_array:
+    """The `count` largest values of each row, if above 0: the largest first, of equal ones the lower column."""
+    row = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
+    # Drop what is below the `count` largest of its row before sorting; ties with the last of them stay.
+    near = np.flatnonzero((values.data >= _largest(values.data, values.indptr, count)[row]) & (values.data > 0.0))
+    near = near[np.lexsort((values.indices[near], -values.data[near], row[near]))]
+    sizes = np.bincount(row[near], minlength=values.shape[0])
+    near = near[np.arange(len(near)) - np.repeat(np.cumsum(sizes) - sizes, sizes) < count]
+    starts = np.r_[0, np.cumsum(np.minimum(sizes, count))]
+    return csr_array((values.data[near], values.indices[near], starts), shape=values.shape)
 
 
 def _largest(values: np.ndarray, starts: np.ndarray, count: int) -> np.ndarray:

@@ -109,7 +109,7 @@ class DecoderCache:
         bias = stack.memory_bias(mask, 1, memory.dtype)
         self.cross = [cross_attention_for(layer.cross_attention, memory, bias, queries) for layer in layers]
         positions = len(config.code_sizes)
-        bias = stack.bias(positions, positions, memory.device)[0]  # (H, positions, positions)
+        bias = stack.bias(positions, memory.device)[0]  # (H, positions, positions)
         self.bias = bias.movedim(0, -1).to(memory.dtype)  # (query, key, H)
         # A (B, W, H, d) per step in each layer. All beams of a user share the first step, for which W is 1.
         self.keys: list[list[Tensor]] = [[] for _ in layers]

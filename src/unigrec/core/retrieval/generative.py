@@ -1,13 +1,11 @@
 """The generative retriever: from histories to items, by beam search over the prefix tree of all semantic IDs.
 
-Any other retriever takes the same call: histories, k and what may be recommended -> items and scores.
-
 Shapes: B histories of up to n items, N items, T codes of an identifier, L levels, E d_model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,14 +15,11 @@ from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.unified import embed_hard_history, expand_history
 from unigrec.core.retrieval.beam import BeamResult, Repeats, beam_searches
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
-from unigrec.core.sequences import chunks_by_length, pad_rows
-
-CPU = torch.device("cpu")
-CPU_BATCH = 64  # histories: what a step computes stays near the processor, and products are large enough
-GPU_BATCH = 256
+from unigrec.core.retrieval.retriever import CPU, Retriever
+from unigrec.core.sequences import last_items
 
 
-class GenerativeRetriever:
+class GenerativeRetriever(Retriever):
     """A recommender with the identifiers of its catalogue.
 
     Args:
@@ -34,8 +29,8 @@ class GenerativeRetriever:
     """
 
     def __init__(self, recommender: Recommender, tree: PrefixTree, read: Tensor, history: int, beam: int):
-        self.recommender, self.tree, self.read = recommender, tree, read
-        self.history, self.beam, self.device = history, beam, read.device
+        super().__init__(tree, history, read.device)
+        self.recommender, self.read, self.beam = recommender, read, beam
 
     @classmethod
     def hardened(
@@ -45,40 +40,8 @@ class GenerativeRetriever:
         read = torch.as_tensor(codes[:, : recommender.config.levels], device=device)
         return cls(recommender.to(device).eval(), PrefixTree(codes, device), read, history=history, beam=beam)
 
-    def retrieve(
-        self,
-        histories: Sequence[Sequence[int]],
-        k: int,
-        allowed: Tensor | None = None,
-        denied: Sequence[Sequence[int]] | None = None,
-    ) -> BeamResult:
-        """The k best items for each history, and their scores: (B, k) twice.
-
-        Args:
-            histories: item indices, oldest first, none empty.
-            allowed: (N,) whether an item may be recommended at all. denied: for each history, items that may not.
-        """
-        found = BeamResult(
-            torch.full((len(histories), k), -1, device=self.device),
-            torch.full((len(histories), k), float("-inf"), device=self.device),
-        )
-        for rows in self.batches(np.array([len(items) for items in histories])):
-            items, lengths = pad_rows([histories[row][-self.history :] for row in rows], fill=0)
-            restriction = None
-            if allowed is not None or denied is not None:
-                unwanted = None
-                if denied is not None:
-                    padded, _ = pad_rows([denied[row] for row in rows], fill=-1)
-                    unwanted = torch.as_tensor(padded, device=self.device)
-                restriction = Restriction(self.tree, allowed, unwanted)
-            (best,) = self.search(items, lengths, [restriction], max(k, self.beam))
-            width = min(k, best.items.shape[1])
-            found.items[rows, :width], found.scores[rows, :width] = best.items[:, :width], best.scores[:, :width]
-        return found
-
-    def batches(self, lengths: np.ndarray, most: int = GPU_BATCH) -> Iterator[np.ndarray]:
-        """Rows to search together: sorted by their `lengths` (B,), as many as suit the device, at most `most`."""
-        return chunks_by_length(lengths, min(CPU_BATCH, most) if self.device.type == "cpu" else most)
+    def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
+        return self.search(items, lengths, [restriction], max(k, self.beam))[0]
 
     @torch.inference_mode()
     def search(
@@ -86,9 +49,13 @@ class GenerativeRetriever:
         items: np.ndarray,
         lengths: np.ndarray,
         restrictions: Sequence[Restriction | None] = (None,),
-        beam: int | None = None,
+        beam: int | Sequence[int] | None = None,
     ) -> list[BeamResult]:
-        """What `beam_searches` returns for each restriction: items (B, n), padded on the right, and lengths (B,)."""
+        """What `beam_searches` returns for each restriction: items (B, n), padded on the right, and lengths (B,).
+
+        Of longer histories the end is read. beam: one width for all restrictions, or one for each.
+        """
+        items, lengths = last_items(items, lengths, self.history)
         source, mask = self.embed(items, lengths)
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
         repeats = Repeats.of(self.recommender, history, sizes)

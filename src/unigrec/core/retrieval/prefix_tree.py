@@ -89,10 +89,25 @@ class PrefixTree:
 
 
 class Restriction:
-    """Which items may be recommended: those allowed to everybody, less those denied to each user."""
+    """Which items may be recommended: those allowed to everybody, less those denied to each user.
 
-    def __init__(self, tree: PrefixTree, allowed: Tensor | None = None, denied: Tensor | None = None):
-        """allowed: (N,) bool by catalogue index. denied: (B, D) catalogue indices, padded with -1; may repeat."""
+    Args:
+        allowed: (N,) bool by catalogue index.
+        denied: (B, D) catalogue indices, padded with -1; may repeat.
+        only: (B, M) the only items for each user, in place of the other two; padded with -1; may repeat.
+    """
+
+    def __init__(
+        self,
+        tree: PrefixTree,
+        allowed: Tensor | None = None,
+        denied: Tensor | None = None,
+        only: Tensor | None = None,
+    ):
+        self._allowed, self._denied, self._items = allowed, denied, len(tree)
+        self.only = None
+        if only is not None:
+            self.only = torch.where(only >= 0, tree.rank[only.clamp_min(0)], len(tree)).sort(-1).values.contiguous()
         self.allowed_before = None
         if allowed is not None:
             counts = allowed[tree.order].long().cumsum(0)
@@ -109,6 +124,8 @@ class Restriction:
 
     def alive(self, low: Tensor, high: Tensor) -> Tensor:
         """Whether one of the sorted items low .. high may be recommended: (B, X) twice -> (B, X)."""
+        if self.only is not None:
+            return torch.searchsorted(self.only, high.contiguous()) > torch.searchsorted(self.only, low.contiguous())
         left = high - low
         if self.allowed_before is not None:
             left = self.allowed_before[high] - self.allowed_before[low]
@@ -118,3 +135,13 @@ class Restriction:
             )
             left = left - inside
         return left > 0
+
+    def permitted(self, rows: int) -> Tensor:
+        """(B, N) whether each item, by catalogue index, may be recommended to each of the `rows` users."""
+        device = next(part.device for part in (self._allowed, self._denied) if part is not None)
+        result = torch.ones(rows, self._items + 1, dtype=torch.bool, device=device)
+        if self._allowed is not None:
+            result[:, :-1] = self._allowed
+        if self._denied is not None:
+            result.scatter_(1, torch.where(self._denied >= 0, self._denied, self._items), False)
+        return result[:, :-1]

@@ -37,15 +37,20 @@ class CheckpointFolder:
     """
 
     def __init__(self, folder: Path, key: str, every_seconds: float, stop: Callable[[], bool] = never):
+        self.folder, self.key = folder, key
         self.path = folder / f"{key}.safetensors"
         self.every_seconds = every_seconds
         self.stop = stop
+
+    def part(self, number: int) -> CheckpointFolder:
+        """Where one of several trainings under the same key keeps its own checkpoint."""
+        return CheckpointFolder(self.folder / f"part-{number}", self.key, self.every_seconds, self.stop)
 
     def save(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Replace the last checkpoint by this one. numbers: values that JSON can hold."""
         write_tensors(self.path, tensors, {"numbers": json.dumps(numbers, allow_nan=False)})
         for other in self.path.parent.iterdir():
-            if other != self.path:
+            if other != self.path and other.is_file():
                 other.unlink()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

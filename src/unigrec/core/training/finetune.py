@@ -12,7 +12,7 @@ from torch import Tensor
 from unigrec.core.distributed import world_size
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.sasrec import SASRec
+from unigrec.core.models.teacher import Teacher
 from unigrec.core.models.unified import (
     add_repeat_bonus,
     decode_targets,
@@ -59,7 +59,7 @@ def train_finetune(
     params: FinetuneParams,
     joint_params: JointParams,
     run: Run,
-    teacher: SASRec | None = None,
+    teacher: Teacher | None = None,
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising. The recommender as given is a candidate too.
 
@@ -123,8 +123,8 @@ def hardened_logits(model: Recommender, samples: Samples, identifiers: Tensor, c
     levels, (lengths, counts) = model.config.levels, (samples.lengths, samples.counts)
     history = identifiers[samples.items[samples.history]]  # (B, n, T)
     source, mask = embed_hard_history(model, history[..., :levels], lengths)  # (B, n * L, E), (B, n * L)
-    readable, exists = readable_tokens(lengths, counts, mask, levels=levels)
-    output = decode_targets(model, model.encode(source, mask), readable, exists, codes)  # (P, R, T, E)
+    readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=model.config.tokens_per_item)
+    output = decode_targets(model, model.encode(source, mask), readable, exists=exists, codes=codes)  # (P, R, T, E)
     logits = [model.position_logits(output[:, :, position], position) for position in range(codes.shape[2])]
     if model.repeat_bias is not None:
         bonus = repeat_bonus(model.repeat_bias, samples.history, lengths, counts=counts, codes=history)

@@ -20,7 +20,7 @@ from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import contrastive_loss, reconstruction_loss, symmetric_kl, uniformity_loss
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.sasrec import SASRec
+from unigrec.core.models.teacher import Teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
 from unigrec.core.retrieval.prefix_tree import PrefixTree
@@ -43,7 +43,7 @@ class JointData(NamedTuple):
     sequences: Sequences
     embeddings: Tensor  # (N, D) item embeddings
     teacher: Tensor  # (N, teacher dimension) the teacher's item embeddings
-    ranker: SASRec | None = None  # the teacher itself, if its ranking is distilled too
+    ranker: Teacher | None = None  # the teacher itself, if its ranking is distilled too
     earlier: np.ndarray | None = None  # (N, L) identifiers of the bundle that a warm start continues; -1: none
 
 

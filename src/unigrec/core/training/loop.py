@@ -40,6 +40,14 @@ class Run(NamedTuple):
     log: Log
     checkpoints: CheckpointFolder | None = None
 
+    def part(self, number: int) -> Run:
+        """The run of one of several trainings, with a seed and checkpoints of its own. Part 0 has those of the run."""
+        if number == 0:
+            return self
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]) % 2**31
+        checkpoints = None if self.checkpoints is None else self.checkpoints.part(number)
+        return self._replace(seed=seed, checkpoints=checkpoints)
+
 
 class Trained(NamedTuple):
     """A trained network and its curves.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unigrec.core.distributed import rank
 from unigrec.core.losses import ranking_distillation_loss, recommendation_loss
-from unigrec.core.models.sasrec import SASRec
+from unigrec.core.models.teacher import Teacher
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.training.samples import Samples
 
@@ -40,7 +40,7 @@ class TeacherRanking:
         seed: of the sampled items, together with the step. They are the same for any number of ranks.
     """
 
-    def __init__(self, teacher: SASRec, sizes: list[int], items: int, seed: int):
+    def __init__(self, teacher: Teacher, sizes: list[int], items: int, seed: int):
         self.teacher, self.sizes, self.items, self.seed = teacher.eval(), sizes, items, seed
         self.codes: Tensor | None = None
 
@@ -49,7 +49,6 @@ class TeacherRanking:
         if self.codes is not codes:
             self.codes = codes
             self.tree = PrefixTree(codes.cpu().numpy(), codes.device)
-            self.table = self.teacher.item_table().detach()[self.tree.order]  # (N, E)
 
     def rank_samples(self, samples: Samples, step: int) -> Ranking:
         """The ranking for this rank's training samples."""
@@ -68,11 +67,8 @@ class TeacherRanking:
         assert self.codes is not None, "call use_identifiers first"
         steps = torch.arange(history.shape[1], device=history.device)
         has_target = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
-        logits = self.teacher(history, lengths)[has_target] @ self.table.T  # (P, N), items in the tree's order
-        if self.teacher.repeat_bias is not None:
-            bias = self.teacher.repeat_bias(history, (steps + 1).expand(len(history), -1))[has_target]  # (P, n)
-            logits.scatter_add_(1, self.tree.rank[history].repeat_interleave(counts, dim=0), bias)
-        probabilities = logits.softmax(-1)
+        logits = self.teacher.scores_at(history, lengths, has_target)
+        probabilities = logits[:, self.tree.order].softmax(-1)  # (P, N), items in the tree's order
         sampled, cumulative = sample_items(probabilities, uniform)
         targets = code_distributions(self.tree, cumulative, sampled, sizes=self.sizes)
         return Ranking(self.codes[self.tree.order[sampled]], targets)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.models.sasrec import SASRec
+from unigrec.core.models.teacher import Teacher
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import Engine
@@ -40,7 +40,7 @@ class StudentTraining:
     params: JointParams | FinetuneParams
     joint_params: JointParams
     run: Run
-    teacher: SASRec | None
+    teacher: Teacher | None
 
     def __post_init__(self) -> None:
         config, shared, run = self.recommender.config, self.joint_params, self.run

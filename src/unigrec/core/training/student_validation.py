@@ -19,18 +19,18 @@ from unigrec.core.sequences import Sequences, sample
 def soft_tokens(
     tokenizer: Tokenizer, recommender: Recommender, embeddings: Tensor, temperature: float, chunk: int = 16384
 ) -> Tensor:
-    """Input tokens of every item from its soft identifier: (N, D) -> (N, L, E)."""
+    """Input tokens of every item from its soft identifier: (N, D) -> (N, L or 1, E)."""
     parts = [
         recommender.embed_soft(tokenizer.quantize_soft(tokenizer.encoder(part), temperature).probabilities)
         for part in embeddings.split(chunk)
     ]
-    return torch.cat(parts)
+    return recommender.item_tokens(torch.cat(parts))
 
 
 @torch.no_grad()
 def hard_tokens(recommender: Recommender, codes: Tensor) -> Tensor:
-    """Input tokens of every item from its first L codes: (N, T) -> (N, L, E)."""
-    return recommender.embed_codes(codes[:, : recommender.config.levels])
+    """Input tokens of every item from its first L codes: (N, T) -> (N, L or 1, E)."""
+    return recommender.item_tokens(recommender.embed_codes(codes[:, : recommender.config.levels]))
 
 
 def sampled_users(sequences: Sequences, count: int, seed: int) -> np.ndarray:

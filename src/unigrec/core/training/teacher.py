@@ -13,7 +13,7 @@ from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.losses import Bonus, catalogue_cross_entropy
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.retrieval.dense import teacher_scores
+from unigrec.core.models.teacher import Teacher, TeacherEnsemble
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
@@ -25,12 +25,12 @@ EVALUATION_BATCH = 512  # users
 
 
 def new_teacher(items: int, params: TeacherParams, content_dim: int = 0) -> SASRec:
-    """An untrained teacher of the size that params ask for."""
+    """An untrained member of the size that params ask for."""
     return SASRec(items, content_dim=content_dim, **teacher_shape(params))
 
 
 def teacher_shape(params: TeacherParams) -> dict[str, Any]:
-    """The arguments that rebuild a trained teacher, without the number of items."""
+    """The arguments that rebuild a trained member, without the number of items."""
     bsarec = params.architecture == "bsarec"
     return {
         **params.model_dump(include={"d_model", "blocks", "heads", "history", "dropout", "repeat_bias"}),
@@ -39,16 +39,35 @@ def teacher_shape(params: TeacherParams) -> dict[str, Any]:
     }
 
 
-def train_teacher(
-    sequences: Sequences,
-    embeddings: Tensor | None,
-    params: TeacherParams,
-    run: Run,
-) -> Trained:
-    """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights.
+def teacher_config(items: int, params: TeacherParams) -> dict[str, Any]:
+    """What `build_teacher` rebuilds a trained teacher from."""
+    return {"items": items, "members": params.members, **teacher_shape(params)}
 
-    embeddings: (N, D) item embeddings. If `params.content` is set, the teacher's own embeddings are added to them.
+
+def train_teacher(sequences: Sequences, embeddings: Tensor | None, params: TeacherParams, run: Run) -> Trained:
+    """Train every member of the teacher, one after the other.
+
+    The history has the rows of all members, with their number, and the validation of them all as the last row.
+
+    Args:
+        embeddings: (N, D) item embeddings. If `params.content` is set, the teacher's own embeddings are added to them.
     """
+    trained = [train_member(sequences, embeddings, params, run.part(number)) for number in range(params.members)]
+    if len(trained) == 1:
+        return trained[0]
+    ensemble = TeacherEnsemble([member.model for member in trained]).to(run.device)  # type: ignore[misc]
+    history: list[dict[str, float]] = []
+    for number, member in enumerate(trained, start=1):
+        epoch, step = (history[-1]["epoch"], history[-1]["step"]) if history else (0, 0)
+        rows = [row | {"epoch": row["epoch"] + epoch, "step": row["step"] + step} for row in member.history]
+        history += [row | {"member": number} for row in rows]
+    last = {name: history[-1][name] for name in ("epoch", "step")} if history else {"epoch": 0, "step": 0}
+    kept = last | validation_metrics(ensemble, sequences, run.device)
+    return Trained(ensemble, [*history, kept], kept)
+
+
+def train_member(sequences: Sequences, embeddings: Tensor | None, params: TeacherParams, run: Run) -> Trained:
+    """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights. Arguments as above."""
     torch.manual_seed(run.seed)
     if embeddings is not None and params.content:
         model = new_teacher(sequences.catalogue_size, params, embeddings.shape[1])
@@ -93,13 +112,14 @@ def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: flo
 
 
 @torch.no_grad()
-def validation_metrics(model: SASRec, sequences: Sequences, device: torch.device) -> dict[str, float]:
+def validation_metrics(model: Teacher, sequences: Sequences, device: torch.device) -> dict[str, float]:
     """Metrics of the unmasked ranking of the whole catalogue, over every user's validation item."""
+    model.eval()
     users = sequences.evaluation_users()
     ranks = []
     for chunk in in_chunks(users, EVALUATION_BATCH):
         held_out = sequences.held_out(chunk, "validation", model.history)
-        scores = teacher_scores(model, held_out.items, held_out.lengths, device=device)
+        scores = model.scores(*(torch.as_tensor(part, device=device) for part in (held_out.items, held_out.lengths)))
         ranks.append(rank_in_scores(scores, torch.as_tensor(held_out.targets, device=device)).cpu().numpy())
     metrics = ranking_metrics(np.concatenate(ranks), [GATED_CUTOFF])
     return {f"validation_{name}": value for name, value in metrics.items()}

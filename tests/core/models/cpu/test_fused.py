@@ -288,7 +288,7 @@ def test_half_precision_keeps_the_residual_stream_in_single_precision(long, monk
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             memory = recommender.encode(source, mask)
-            output = recommender.decode(memory, mask, torch.tensor(np.eye(3, dtype=np.int64)))
+            output = recommender.decode(memory, mask, torch.tensor(np.eye(3, dtype=np.int64))[:, None])[:, 0]
         results.append((memory, output))
     for half, full in zip(*results, strict=True):
         assert half.dtype == torch.float32
@@ -300,7 +300,7 @@ def test_a_rank_without_rows_has_gradients_of_zero(long, monkeypatch):
     monkeypatch.setattr(blocked, "LONG", 0 if long else blocked.LONG)
     recommender = small_recommender(dropout=0.1).train()
     memory = recommender.encode(torch.zeros(0, 6, 12), torch.zeros(0, 6, dtype=torch.bool))
-    output = recommender.decode(memory, torch.zeros(0, 6, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.long))
-    (output.sum() + sum(recommender.position_logits(output[:, p], p).sum() for p in range(3))).backward()
+    output = recommender.decode(memory, torch.zeros(0, 6, dtype=torch.bool), torch.zeros(0, 1, 3, dtype=torch.long))
+    (output.sum() + sum(recommender.position_logits(output[:, 0, p], p).sum() for p in range(3))).backward()
     for parameter in recommender.parameters():
         assert parameter.grad is None or float(parameter.grad.abs().sum()) == 0.0

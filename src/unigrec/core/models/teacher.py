@@ -1,0 +1,55 @@
+"""The teacher as the other stages see it: one SASRec, or several that differ in their seed alone.
+
+Networks of different seeds make different mistakes, so the mean of their log-probabilities ranks better than each.
+
+Shapes: B histories of up to T items, P targets, N items, E width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unigrec.core.models.sasrec import SASRec
+
+
+class TeacherEnsemble(nn.Module):
+    """Several teachers of one catalogue. It has the interface of `SASRec` that retrieval and distillation use."""
+
+    def __init__(self, members: Sequence[SASRec]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @property
+    def history(self) -> int:
+        return self._all[0].history
+
+    @property
+    def _all(self) -> list[SASRec]:
+        return [member for member in self.members if isinstance(member, SASRec)]
+
+    def item_vectors(self) -> Tensor:
+        """(N, E) of the first member: the members' spaces have nothing to do with each other."""
+        return self._all[0].item_vectors()
+
+    def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Mean log-probability of each item after each history: (B, T), (B,) -> (B, N)."""
+        return torch.stack([member.scores(items, lengths).log_softmax(-1) for member in self._all]).mean(0)
+
+    def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """As `SASRec.scores_at`, the mean of log-probabilities."""
+        return torch.stack([member.scores_at(items, lengths, mask).log_softmax(-1) for member in self._all]).mean(0)
+
+
+Teacher = SASRec | TeacherEnsemble
+
+
+def build_teacher(config: dict[str, Any]) -> Teacher:
+    """An untrained teacher. config: the arguments of `SASRec`, and `members`."""
+    shape = dict(config)
+    count = shape.pop("members", 1)
+    members = [SASRec(**shape) for _ in range(count)]
+    return members[0] if len(members) == 1 else TeacherEnsemble(members)

@@ -1,0 +1,146 @@
+"""The fused retriever: candidates of the dense scorer, the generative retriever and the neighbours, ranked by all.
+
+    score(i) = log p_dense(i) + a(popularity third of i) * log p_generative(i) + l * follows(last, i) + m * cos(last, i)
+
+Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
+users (`fit_weights`). Each candidate has its exact scores: the dense ones by one product over the catalogue, the
+generative one by a search that is restricted to the candidates.
+
+Shapes: B histories, N items, C candidates, F = 4 features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.core.retrieval.beam import BeamResult
+from unigrec.core.retrieval.dense import DenseRetriever
+from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.prefix_tree import Restriction
+from unigrec.core.retrieval.retriever import Retriever
+
+FEATURES = ("dense", "generative", "follows", "alike")
+FROM_DENSE, FROM_NEIGHBOURS = 40, 10  # candidates of each kind; the beam gives its own
+THIRDS = 3
+
+
+class Weights(NamedTuple):
+    """Weights of the fused score, next to 1 for the dense part."""
+
+    generative: tuple[float, float, float]  # for items of the lowest, middle and highest third by popularity
+    follows: float
+    alike: float
+
+    def of_features(self) -> Tensor:
+        """(3, F) per popularity third."""
+        rows = [[1.0, generative, self.follows, self.alike] for generative in self.generative]
+        return torch.tensor(rows)
+
+
+class Candidates(NamedTuple):
+    """Items that may be ranked high, each once per row."""
+
+    items: Tensor  # (B, C) catalogue indices; -1 for none
+    features: Tensor  # (B, C, F), in the order of `FEATURES`; 0 for none
+
+    def ranked(self, weights: Tensor, third: Tensor) -> BeamResult:
+        """Sorted by the weighted sum of their features; of equal sums, the lower item index first.
+
+        weights: (3, F). third: (N,) of each item.
+        """
+        items, order = self.items.sort(-1)
+        features = self.features.gather(1, order[..., None].expand(self.features.shape))
+        scores = (features * weights[third[items.clamp_min(0)]]).sum(-1).masked_fill(items < 0, float("-inf"))
+        scores, order = scores.sort(dim=-1, descending=True, stable=True)
+        return BeamResult(items.gather(1, order), scores)
+
+
+def popularity_thirds(train_counts: np.ndarray) -> np.ndarray:
+    """(N,) 0, 1 or 2: the third of the catalogue that an item belongs to, by its training interactions."""
+    bounds = np.quantile(np.sort(train_counts), [1 / 3, 2 / 3])
+    return np.searchsorted(bounds, train_counts, side="left")
+
+
+class Found(NamedTuple):
+    """What a search finds."""
+
+    beam: BeamResult  # of the generative retriever alone
+    candidates: Candidates  # its items among them
+
+
+class FusedRetriever(Retriever):
+    """A generative and a dense retriever and neighbours of one catalogue.
+
+    Args:
+        third: (N,) popularity third of each item.
+        weights: None while they are not known yet: then only `search` can be used.
+    """
+
+    def __init__(
+        self,
+        generative: GenerativeRetriever,
+        dense: DenseRetriever,
+        neighbours: Neighbours,
+        third: np.ndarray,
+        weights: Weights | None = None,
+    ):
+        super().__init__(generative.tree, max(generative.history, dense.history), generative.device)
+        self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
+        self.third = torch.as_tensor(third, device=self.device)
+        self.weights = None if weights is None else weights.of_features().to(self.device)
+
+    def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
+        (found,) = self.search(items, lengths, [restriction], k)
+        return self.ranked(found.candidates)
+
+    def ranked(self, candidates: Candidates) -> BeamResult:
+        """The candidates, sorted by their fused score."""
+        assert self.weights is not None
+        return candidates.ranked(self.weights, self.third)
+
+    @torch.inference_mode()
+    def search(
+        self, items: np.ndarray, lengths: np.ndarray, restrictions: Sequence[Restriction | None] = (None,), k: int = 0
+    ) -> list[Found]:
+        """Candidates for each restriction: items (B, n), padded on the right, and lengths (B,), none 0.
+
+        k: at least so many candidates, if the restriction leaves them.
+        """
+        log_dense = self.dense.scores(items, lengths)  # (B, N)
+        last = torch.as_tensor(items[np.arange(len(items)), lengths - 1], device=self.device)
+        follows, alike = self.neighbours.following(last), self.neighbours.alike(last)
+        pools = []
+        for restriction in restrictions:
+            permitted = None if restriction is None else restriction.permitted(len(items))
+            likely = _best(log_dense, max(FROM_DENSE, k), float("-inf"), permitted)
+            near = [_best(scores, FROM_NEIGHBOURS, 0.0, permitted) for scores in (follows, alike)]
+            pools.append(torch.cat([likely, *near], dim=1))
+        # One pass of the decoder serves the beam and the candidates of the others.
+        beam = max(k, self.generative.beam)
+        searches = [*restrictions, *(Restriction(self.tree, only=pool) for pool in pools)]
+        widths = [beam] * len(pools) + [pool.shape[1] for pool in pools]
+        found = self.generative.search(items, lengths, searches, widths)
+        results = []
+        for free, pooled in zip(found[: len(pools)], found[len(pools) :], strict=True):
+            repeated = (pooled.items[:, :, None] == free.items[:, None]).any(-1)
+            chosen = torch.cat([free.items, pooled.items.masked_fill(repeated, -1)], dim=1)
+            index = chosen.clamp_min(0)
+            generative = torch.cat([free.scores, pooled.scores], dim=1)
+            features = [log_dense.gather(1, index), generative, follows.gather(1, index), alike.gather(1, index)]
+            stacked = torch.stack(features, -1).masked_fill((chosen < 0)[..., None], 0.0)
+            results.append(Found(free, Candidates(chosen, stacked)))
+        return results
+
+
+def _best(scores: Tensor, count: int, above: float, permitted: Tensor | None) -> Tensor:
+    """(B, count) the items of the highest scores; -1 where fewer are permitted and have a score above the bound."""
+    if permitted is not None:
+        scores = scores.masked_fill(~permitted, float("-inf"))
+    best = scores.topk(min(count, scores.shape[1]), dim=-1)
+    return best.indices.masked_fill(best.values <= above, -1)

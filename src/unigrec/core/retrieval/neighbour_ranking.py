@@ -1,0 +1,49 @@
+"""Neighbours counted in a log, and the catalogue ranked by neighbours alone: the honest baseline of a trained model.
+
+The ranking by collaborative and content neighbours of the last items is that of STAR (arXiv 2410.16458); the term for
+direct successors is added.
+
+Shapes: N items, D content dimensions, B histories.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unigrec.core.retrieval.cooccurrence import Cooccurrence, count_successors
+from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.sequences import Histories, Sequences
+
+RECENT = 3  # items of a history that are read, the last ones
+DECAY = 0.4  # of an item's weight, per item after it
+CONTENT_SHARE = 0.5  # of the similarity; the rest is co-occurrence
+
+
+def count_neighbours(sequences: Sequences, embeddings: Tensor) -> Neighbours:
+    """From the training part of the sequences and the item embeddings (N, D). Values are rounded as in files."""
+    successors = count_successors(sequences)
+    starts, items = (torch.as_tensor(part, dtype=torch.int64) for part in (successors.indptr, successors.indices))
+    weights, content = torch.as_tensor(successors.data), F.normalize(embeddings, dim=1)
+    return Neighbours(starts, items, weights.half().float(), content.half().float())
+
+
+class NeighbourRanking:
+    """Ranks the catalogue by neighbours alone."""
+
+    def __init__(self, neighbours: Neighbours, cooccurrence: Cooccurrence):
+        self.neighbours, self.cooccurrence = neighbours, cooccurrence
+
+    def scores(self, histories: Histories) -> Tensor:
+        """(B, N) for histories of at least one item each."""
+        items, lengths = torch.as_tensor(histories.items), torch.as_tensor(histories.lengths)
+        scores = self.neighbours.following(items.gather(1, lengths[:, None] - 1)[:, 0])
+        for back in range(min(RECENT, items.shape[1])):
+            rows = (lengths > back).nonzero()[:, 0]
+            recent = items[rows, lengths[rows] - 1 - back]
+            counted = torch.from_numpy(self.cooccurrence.nearest[recent.numpy()].toarray())
+            similarity = CONTENT_SHARE * self.neighbours.alike(recent) + (1.0 - CONTENT_SHARE) * counted
+            weights = DECAY**back / lengths[rows].clamp_max(RECENT)
+            scores[rows] += weights[:, None] * similarity
+        return scores

@@ -1,0 +1,167 @@
+"""The weights of the fused ranking, fitted to the NDCG@10 of validation users.
+
+Shapes: U users, C candidates, F features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.core.evaluation.metrics import ndcg
+from unigrec.core.evaluation.protocol import GATED_CUTOFF
+from unigrec.core.retrieval.fused import FEATURES, THIRDS, Candidates, FusedRetriever, Weights
+from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.core.sequences import Sequences
+
+DENSE, GENERATIVE, FOLLOWS, ALIKE = (FEATURES.index(name) for name in ("dense", "generative", "follows", "alike"))
+STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # weights that are tried
+SWEEPS = 3  # over all weights; a sweep that changes nothing is the last
+FOLDS = 2
+
+
+class Validation(NamedTuple):
+    """The candidates of validation users."""
+
+    candidates: Candidates  # (U, C)
+    targets: Tensor  # (U,) the item that came next
+    third: Tensor  # (N,) popularity third of each item
+
+    def rows(self, rows: Tensor) -> Validation:
+        """Some of the users."""
+        items, features = self.candidates
+        return Validation(Candidates(items[rows], features[rows]), self.targets[rows], self.third)
+
+
+class Chosen(NamedTuple):
+    """What ranks the items, and why."""
+
+    by: RankBy
+    weights: Weights
+    validation: dict[str, float]  # NDCG@10 of every way to rank; of the fused one without optimism
+
+
+def choose_ranking(validation: Validation, by: str, seed: int) -> Chosen:
+    """Fit the weights; rank as `by` says, or by what is best on the validation users if it says `best`.
+
+    The fused ranking is judged by weights that were fitted to other users. If it is not better than each of its parts,
+    the better part is chosen.
+    """
+    found = {RankBy.FUSED: cross_fitted_gains(validation, seed)} | gains_of_parts(validation)
+    means = {str(one): float(gain.mean()) for one, gain in found.items()}
+    # The parts come first: a tie chooses the simpler ranking.
+    chosen = max(reversed(found), key=lambda one: means[one]) if by == "best" else RankBy(by)
+    return Chosen(chosen, fit_weights(validation), means)
+
+
+def gains(validation: Validation, weights: Weights) -> np.ndarray:
+    """(U,) NDCG@10 of each user under these weights."""
+    return _Objective(validation).gains(_flat(weights))
+
+
+def fit_weights(validation: Validation) -> Weights:
+    """Weights with the best mean NDCG@10: one at a time, over `STEPS`, until a sweep changes nothing.
+
+    The generative weight is first the same for all thirds. Of equal gains the smaller weight is taken.
+    """
+    objective = _Objective(validation)
+    values = torch.tensor([0.5] * THIRDS + [1.0, 1.0], dtype=torch.float64)  # so that files show 0.6 as 0.6
+    groups = [[0, 1, 2], [3], [4], [0], [1], [2]]
+    for _ in range(SWEEPS):
+        before = values.clone()
+        for group in groups:
+            values = objective.best(values, group)
+        if torch.equal(before, values):
+            break
+    generative, (follows, alike) = values[:THIRDS].tolist(), values[THIRDS:].tolist()
+    return Weights((generative[0], generative[1], generative[2]), follows, alike)
+
+
+def cross_fitted_gains(validation: Validation, seed: int) -> np.ndarray:
+    """(U,) NDCG@10 of each user under weights that were fitted to other users: an estimate without optimism."""
+    users = len(validation.targets)
+    fold = torch.as_tensor(np.random.default_rng(seed).permutation(users) % FOLDS)
+    found = np.zeros(users)
+    for number in range(FOLDS):
+        inside = fold == number
+        found[inside.numpy()] = gains(validation.rows(inside), fit_weights(validation.rows(~inside)))
+    return found
+
+
+def validation_candidates(retriever: FusedRetriever, sequences: Sequences, users: np.ndarray) -> Validation:
+    """Candidates for the validation items of the users, unmasked."""
+    parts: list[tuple[np.ndarray, Candidates, Tensor]] = []
+    for rows in retriever.batches(sequences.lengths[users]):
+        histories = sequences.held_out(users[rows], "validation", retriever.history)
+        (found,) = retriever.search(histories.items, histories.lengths)
+        parts.append((rows, found.candidates, torch.as_tensor(histories.targets)))
+    width = max(candidates.items.shape[1] for _, candidates, _ in parts)
+    items = torch.full((len(users), width), -1)
+    features, targets = torch.zeros(len(users), width, len(FEATURES)), torch.zeros(len(users), dtype=torch.int64)
+    for rows, candidates, of_rows in parts:
+        count = candidates.items.shape[1]
+        items[rows, :count], features[rows, :count] = candidates.items.cpu(), candidates.features.cpu()
+        targets[rows] = of_rows
+    return Validation(Candidates(items, features), targets, retriever.third.cpu())
+
+
+def gains_of_parts(validation: Validation) -> dict[RankBy, np.ndarray]:
+    """(U,) NDCG@10 of each user if the candidates are ranked by one part alone."""
+    items, features = validation.candidates
+    parts = {RankBy.GENERATIVE: GENERATIVE, RankBy.DENSE: DENSE}
+    alone = {}
+    for by, place in parts.items():
+        of_part = torch.zeros_like(features)
+        of_part[..., DENSE] = features[..., place]
+        alone[by] = gains(Validation(Candidates(items, of_part), *validation[1:]), Weights((0.0, 0.0, 0.0), 0.0, 0.0))
+    return alone
+
+
+class _Objective:
+    """Mean NDCG@10 as a function of five weights: the generative one per third, follows, alike.
+
+    The features are laid out once, as one column per weight.
+    """
+
+    def __init__(self, validation: Validation):
+        items, features = validation.candidates
+        third = validation.third[items.clamp_min(0)]
+        columns = [features[..., GENERATIVE].masked_fill(third != number, 0.0) for number in range(THIRDS)]
+        self.columns = [*columns, features[..., FOLLOWS], features[..., ALIKE]]  # each (U, C)
+        self.fixed = features[..., DENSE].masked_fill(items < 0, float("-inf"))
+        is_target = items == validation.targets[:, None]
+        self.found = is_target.any(1)
+        self.place = is_target.long().argmax(1)[:, None]
+        self.lower = items < validation.targets[:, None]  # of equal scores the lower item index comes first
+
+    def best(self, values: Tensor, group: list[int]) -> Tensor:
+        """The weights (5,) with those of the group set to the best of `STEPS`."""
+        rest = self._scores([0.0 if place in group else value for place, value in enumerate(values.tolist())])
+        column = torch.stack([self.columns[place] for place in group]).sum(0)
+        means = [float(self._gains(rest + step * column).mean()) for step in STEPS]
+        changed = values.clone()
+        changed[group] = STEPS[int(np.argmax(means))]
+        return changed
+
+    def gains(self, values: Tensor) -> np.ndarray:
+        return self._gains(self._scores(values.tolist()))
+
+    def _scores(self, values: list[float]) -> Tensor:
+        scores = self.fixed.clone()
+        for value, column in zip(values, self.columns, strict=True):
+            scores.add_(column, alpha=value)
+        return scores
+
+    def _gains(self, scores: Tensor) -> np.ndarray:
+        own = scores.gather(1, self.place)
+        # As in `rank_in_scores`: a score that is no number, or equal for all items, never looks good.
+        before = ~(scores <= own) | ((scores == own) & self.lower)
+        ranks = torch.where(self.found, before.sum(1) + 1, 0)
+        return ndcg(ranks.numpy(), GATED_CUTOFF)
+
+
+def _flat(weights: Weights) -> Tensor:
+    return torch.tensor([*weights.generative, weights.follows, weights.alike], dtype=torch.float64)

@@ -1,0 +1,123 @@
+"""The fused retriever: exact scores of every candidate, restrictions, and the weighted sum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from support.small import random_sequences
+from support.small_catalogue import catalogue, recommender_of
+from unigrec.core.models.sasrec import SASRec
+from unigrec.core.retrieval.beam import Repeats, exact_scores
+from unigrec.core.retrieval.dense import DenseRetriever
+from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+from unigrec.core.retrieval.prefix_tree import Restriction
+
+ITEMS, HISTORY = 150, 4
+CODES = catalogue(ITEMS, seed=0, levels=3)
+SEQUENCES = random_sequences(80, ITEMS, 9)
+
+
+@pytest.fixture(scope="module")
+def retriever() -> FusedRetriever:
+    recommender = recommender_of(CODES, repeat_bias=True).eval()
+    torch.nn.init.normal_(recommender.repeat_bias.weight)
+    torch.manual_seed(0)
+    model = SASRec(ITEMS, 8, 1, 2, history=6, dropout=0.5, repeat_bias=True)
+    embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
+    generative = GenerativeRetriever.hardened(recommender, CODES, HISTORY, beam=7)
+    third = popularity_thirds(SEQUENCES.train_counts())
+    weights = Weights((0.5, 1.0, 2.0), follows=1.5, alike=3.0)
+    dense = DenseRetriever(model, generative.tree, generative.device)
+    return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), third, weights)
+
+
+@torch.no_grad()
+def exact_features(retriever: FusedRetriever, items: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """(B, N, F), each user by itself."""
+    rows, recommender = [], retriever.generative.recommender
+    for row, length in zip(items, lengths, strict=True):
+        short, long = (torch.as_tensor(row[:length][-count:])[None] for count in (HISTORY, 6))
+        source, mask = retriever.generative.embed(short.numpy(), np.array([short.shape[1]]))
+        repeats = Repeats.of(recommender, short, torch.tensor([short.shape[1]]))
+        generative = exact_scores(recommender, torch.as_tensor(CODES), source, mask, repeats=repeats)[0]
+        dense = retriever.dense.model.scores(long, torch.tensor([long.shape[1]]))[0].log_softmax(-1)
+        last = torch.as_tensor(row[length - 1 : length])
+        neighbours = retriever.neighbours.following(last)[0], retriever.neighbours.alike(last)[0]
+        rows.append(torch.stack([dense, generative, *neighbours], dim=-1))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_every_candidate_has_its_exact_features_once_and_none_is_forbidden(retriever, restricted: bool):
+    users = SEQUENCES.evaluation_users()[:20]
+    histories = SEQUENCES.held_out(users, "test", 8)
+    allowed = torch.arange(ITEMS) % 3 != 0
+    denied = torch.as_tensor(histories.items)
+    restriction = Restriction(retriever.generative.tree, allowed, denied) if restricted else None
+    found = retriever.search(histories.items, histories.lengths, [restriction])[0].candidates
+    expected = exact_features(retriever, histories.items, histories.lengths)
+    assert found.features.shape[-1] == len(FEATURES)
+    for row, items in enumerate(found.items):
+        kept = items[items >= 0]
+        assert len(kept.unique()) == len(kept) >= 40
+        torch.testing.assert_close(found.features[row, items >= 0], expected[row, kept], rtol=1e-4, atol=1e-4)
+        if restricted:
+            assert allowed[kept].all()
+            assert not torch.isin(kept, denied[row]).any()
+
+
+def test_the_best_of_every_part_are_candidates(retriever):
+    histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
+    found = retriever.search(histories.items, histories.lengths)[0].candidates
+    exact = exact_features(retriever, histories.items, histories.lengths)
+    for name, count in {"dense": 40, "follows": 1, "alike": 10}.items():
+        top = exact[..., FEATURES.index(name)].topk(count)
+        for row in range(len(top.indices)):
+            wanted = top.indices[row][(top.values[row] > 0) | (name == "dense")]
+            assert torch.isin(wanted, found.items[row]).all(), name
+
+
+def test_a_wide_pool_ranks_as_the_whole_catalogue_does(retriever):
+    histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
+    ranked = retriever.best(histories.items, histories.lengths, None, k=ITEMS)
+    exact = exact_features(retriever, histories.items, histories.lengths)
+    scores = (exact * retriever.weights[retriever.third]).sum(-1)
+    torch.testing.assert_close(ranked.scores[:, :ITEMS], scores.sort(descending=True).values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        scores.gather(1, ranked.items[:, :ITEMS]), ranked.scores[:, :ITEMS], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_lists_of_a_request_are_those_of_the_search_whatever_the_batches(retriever):
+    users = SEQUENCES.evaluation_users()[:9]
+    histories = SEQUENCES.held_out(users, "test", 8)
+    lists = [row[:length].tolist() for row, length in zip(histories.items, histories.lengths, strict=True)]
+    found = retriever.retrieve(lists, k=5, denied=lists)
+    for row, one in enumerate(lists):
+        alone = retriever.retrieve([one], k=5, denied=[one])
+        assert alone.items[0].tolist() == found.items[row].tolist()
+        assert not set(one) & set(alone.items[0].tolist())
+
+
+def test_the_dense_retriever_ranks_by_its_log_probabilities(retriever):
+    found = retriever.dense.retrieve([[3, 1, 4], [1, 5, 9, 2, 6, 5, 3]], k=4, allowed=torch.arange(ITEMS) > 9)
+    scores = retriever.dense.model.scores(torch.tensor([[5, 9, 2, 6, 5, 3][-6:]]), torch.tensor([6]))[0].log_softmax(-1)
+    scores[:10] = float("-inf")
+    assert found.items[1].tolist() == scores.topk(4).indices.tolist()
+    torch.testing.assert_close(found.scores[1], scores.topk(4).values)
+
+
+def test_equal_scores_are_ranked_by_item_and_no_item_comes_last():
+    items = torch.tensor([[5, -1, 2, 9]])
+    ranked = Candidates(items, torch.zeros(1, 4, 4)).ranked(torch.ones(3, 4), torch.zeros(10, dtype=torch.long))
+    assert ranked.items.tolist() == [[2, 5, 9, -1]]
+    assert ranked.scores[0, -1] == float("-inf")
+
+
+def test_thirds_split_the_catalogue_by_popularity():
+    assert popularity_thirds(np.array([9, 1, 5, 2, 8, 4])).tolist() == [2, 0, 1, 0, 2, 1]
+    assert popularity_thirds(np.zeros(4, np.int64)).tolist() == [0, 0, 0, 0]

@@ -1,0 +1,269 @@
+"""The weights of the fused ranking: planted ones are found, ties are modest, and nobody is judged by an own fit."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from support.small import random_sequences
+from support.small_catalogue import catalogue, recommender_of
+from unigrec.core.evaluation.metrics import ndcg, rank_in_list
+from unigrec.core.models.sasrec import SASRec
+from unigrec.core.retrieval.dense import DenseRetriever
+from unigrec.core.retrieval.fused import Candidates, FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.core.training import fusion
+from unigrec.core.training.fusion import (
+    ALIKE,
+    DENSE,
+    FOLLOWS,
+    GENERATIVE,
+    STEPS,
+    Validation,
+    choose_ranking,
+    cross_fitted_gains,
+    fit_weights,
+    gains,
+    gains_of_parts,
+    validation_candidates,
+)
+
+USERS, ITEMS = 60, 30
+THIRD = torch.arange(ITEMS) % 3
+NOTHING = Weights((0.0, 0.0, 0.0), 0.0, 0.0)
+
+
+def blank(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Candidates (all items, in an order of their own per user), their place per item, features of 0, and targets."""
+    generator = torch.Generator().manual_seed(seed)
+    items = torch.stack([torch.randperm(ITEMS, generator=generator) for _ in range(USERS)])
+    targets = torch.randint(ITEMS, (USERS,), generator=generator)
+    return items, items.argsort(1), torch.zeros(USERS, ITEMS, 4), targets
+
+
+def validation_of(items: Tensor, features: Tensor, targets: Tensor) -> Validation:
+    return Validation(Candidates(items, features), targets, THIRD)
+
+
+def with_signal(place: int, users: Tensor | None = None, seed: int = 0) -> Validation:
+    """Dense scores that are noise, and one feature that is 1 at the target (of some users, if given), else 0."""
+    items, places, features, targets = blank(seed)
+    features[..., DENSE] = torch.randn(USERS, ITEMS, generator=torch.Generator().manual_seed(seed))
+    at_target = torch.zeros(USERS, ITEMS).scatter_(1, places.gather(1, targets[:, None]), 1.0)
+    features[..., place] = at_target if users is None else at_target * users[:, None]
+    return validation_of(items, features, targets)
+
+
+def test_gains_are_those_of_the_ranked_candidates():
+    items, _, features, targets = blank()
+    features = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+    items[:, 20:] = -1  # so that some targets are not found
+    features[:, 20:] = 0.0
+    weights = Weights((0.3, 1.0, 2.0), follows=0.5, alike=1.5)
+    found = validation_of(items, features, targets)
+    ranked = found.candidates.ranked(weights.of_features(), THIRD)
+    expected = ndcg(rank_in_list(ranked.items, targets).numpy(), 10)
+    assert gains(found, weights).tolist() == expected.tolist()
+    assert 0 < (expected == 0).sum() < USERS
+
+
+@pytest.mark.parametrize(("place", "name"), [(FOLLOWS, "follows"), (ALIKE, "alike")])
+def test_a_feature_that_knows_the_target_gets_weight_and_one_that_says_nothing_gets_none(place, name):
+    found = with_signal(place)
+    weights = fit_weights(found)
+    assert getattr(weights, name) >= 2.0
+    others = {"generative": (0.0, 0.0, 0.0), "follows": 0.0, "alike": 0.0}
+    del others[name]
+    assert {key: getattr(weights, key) for key in others} == others
+    assert gains(found, weights).mean() > 0.95 > gains(found, NOTHING).mean()
+
+
+@pytest.mark.parametrize("right", [0, 1, 2])
+def test_a_third_in_which_the_generative_part_is_right_gets_its_weight_and_the_others_get_none(right):
+    """In this third it lifts the target. In the others it lifts every item but the target."""
+    items, places, features, targets = blank()
+    generator = torch.Generator().manual_seed(2)
+    features[..., DENSE] = torch.randn(USERS, ITEMS, generator=generator)
+    is_target = torch.zeros(USERS, ITEMS).scatter_(1, places.gather(1, targets[:, None]), 1.0)
+    inside = THIRD[items] == right
+    of_right, of_others = 3.0 * is_target, torch.rand(USERS, ITEMS, generator=generator) * (1.0 - is_target)
+    features[..., GENERATIVE] = torch.where(inside, of_right, of_others)
+    weights = fit_weights(validation_of(items, features, targets))
+    assert weights.generative[right] >= 1.0
+    assert [weights.generative[third] for third in range(3) if third != right] == [0.0, 0.0]
+
+
+def test_a_weight_between_two_mistakes_is_found():
+    """Half of the users need more than 0.5 of the generative part, half of them less than 1."""
+    items, places, features, targets = blank()
+    rival = (targets + 3) % ITEMS  # of the same third
+    at = {"target": places.gather(1, targets[:, None]), "rival": places.gather(1, rival[:, None])}
+    even = (torch.arange(USERS) % 2 == 0)[:, None]
+    dense = torch.full((USERS, ITEMS), -9.0)
+    dense.scatter_(1, at["target"], torch.where(even, 0.0, 0.95)).scatter_(1, at["rival"], torch.where(even, 0.55, 0.0))
+    generative = torch.zeros(USERS, ITEMS)
+    generative.scatter_(1, at["target"], torch.where(even, 1.0, 0.0))
+    generative.scatter_(1, at["rival"], torch.where(even, 0.0, 1.0))
+    features[..., DENSE], features[..., GENERATIVE] = dense, generative
+    found = validation_of(items, features, targets)
+    weights = fit_weights(found)
+    assert set(weights.generative) <= {0.6, 0.8}
+    assert gains(found, weights).mean() == 1.0
+
+
+def test_of_equal_gains_the_smaller_weight_is_taken():
+    items, places, features, targets = blank()
+    features[..., DENSE] = torch.zeros(USERS, ITEMS).scatter_(1, places.gather(1, targets[:, None]), 100.0)
+    features[..., 1:] = torch.rand(USERS, ITEMS, 3, generator=torch.Generator().manual_seed(0))
+    assert fit_weights(validation_of(items, features, targets)) == NOTHING
+    assert STEPS[0] == 0.0
+    assert list(STEPS) == sorted(STEPS)
+
+
+def test_the_fit_is_no_worse_than_any_single_step_from_it():
+    generator = torch.Generator().manual_seed(4)
+    items, _, _, targets = blank()
+    features = torch.randn(USERS, ITEMS, 4, generator=generator)
+    features[..., GENERATIVE] += 2.0 * (items == targets[:, None])
+    found = validation_of(items, features, targets)
+    fitted = fit_weights(found)
+    best = gains(found, fitted).mean()
+    for step in STEPS:
+        for third in range(3):
+            generative = [*fitted.generative]
+            generative[third] = step
+            assert gains(found, fitted._replace(generative=tuple(generative))).mean() <= best + 1e-12
+        assert gains(found, fitted._replace(follows=step)).mean() <= best + 1e-12
+        assert gains(found, fitted._replace(alike=step)).mean() <= best + 1e-12
+
+
+def test_a_user_s_own_fold_does_not_choose_the_weights_that_judge_it(monkeypatch):
+    fitted_to: list[Tensor] = []
+
+    def remember(part: Validation) -> Weights:
+        fitted_to.append(part.targets)
+        return NOTHING
+
+    monkeypatch.setattr(fusion, "fit_weights", remember)
+    found = with_signal(FOLLOWS)._replace(targets=torch.arange(USERS) % ITEMS)
+    numbered = Validation(found.candidates, torch.arange(USERS), found.third)  # so that a target names its user
+    cross_fitted_gains(numbered, seed=3)
+    folds = [set(users.tolist()) for users in fitted_to]
+    assert len(folds) == 2
+    assert folds[0] & folds[1] == set()
+    assert folds[0] | folds[1] == set(range(USERS))
+
+
+def test_cross_fitted_gains_do_not_rise_with_what_only_a_user_s_own_fold_knows():
+    """The feature knows the target in one fold and the opposite in the other: each fit is wrong for the other fold."""
+    seed = 5
+    fold = torch.as_tensor(np.random.default_rng(seed).permutation(USERS) % 2)
+    found = with_signal(FOLLOWS, users=torch.where(fold == 0, 1.0, -1.0))
+    own = [fit_weights(found.rows(fold == number)) for number in (0, 1)]
+    assert own[0].follows > 0.0 == own[1].follows
+    judged = cross_fitted_gains(found, seed)
+    for number, other in ((0, 1), (1, 0)):
+        inside = fold == number
+        assert judged[inside.numpy()].tolist() == gains(found.rows(inside), own[other]).tolist()
+    optimistic = np.concatenate([gains(found.rows(fold == number), own[number]) for number in (0, 1)])
+    assert judged.mean() < optimistic.mean()
+    assert cross_fitted_gains(found, seed).tolist() == judged.tolist()
+
+
+def part_scores(dense_right: Tensor, generative_right: Tensor) -> Validation:
+    """Parts that put the target first for some users, and last for the others."""
+    items, places, features, targets = blank()
+    for place, right in ((DENSE, dense_right), (GENERATIVE, generative_right)):
+        scores = torch.rand(USERS, ITEMS, generator=torch.Generator().manual_seed(place))
+        features[..., place] = scores.scatter_(
+            1, places.gather(1, targets[:, None]), torch.where(right, 2.0, -1.0)[:, None]
+        )
+    return validation_of(items, features, targets)
+
+
+def test_each_part_alone_is_measured_by_its_own_scores():
+    some, few = torch.arange(USERS) < 40, torch.arange(USERS) < 10
+    found = gains_of_parts(part_scores(dense_right=some, generative_right=few))
+    assert found[RankBy.DENSE].tolist() == some.double().tolist()
+    assert found[RankBy.GENERATIVE].tolist() == few.double().tolist()
+
+
+@pytest.mark.parametrize(("dense", "generative", "better"), [(60, 20, "dense"), (0, 60, "generative")])
+def test_the_better_part_is_kept_when_the_fused_ranking_is_no_better(dense, generative, better):
+    users = torch.arange(USERS)
+    chosen = choose_ranking(part_scores(users < dense, users < generative), "best", seed=0)
+    assert chosen.by == better
+    assert chosen.validation[better] == 1.0 >= chosen.validation["fused"]
+
+
+def test_the_fused_ranking_is_chosen_when_each_part_knows_what_the_other_does_not():
+    found = with_signal(FOLLOWS)
+    chosen = choose_ranking(found, "best", seed=0)
+    assert chosen.by == RankBy.FUSED
+    assert chosen.validation["fused"] > max(chosen.validation["dense"], chosen.validation["generative"])
+    assert chosen.validation["fused"] == cross_fitted_gains(found, 0).mean()
+    assert chosen.weights == fit_weights(found)
+
+
+@pytest.mark.parametrize("by", RankBy)
+def test_what_the_params_name_is_chosen_and_the_weights_are_fitted_all_the_same(by: str):
+    found = with_signal(FOLLOWS)
+    chosen, best = choose_ranking(found, str(by), seed=0), choose_ranking(found, "best", seed=0)
+    assert chosen == best._replace(by=by)
+    assert set(chosen.validation) == {"fused", "generative", "dense"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_a_part_that_tells_no_items_apart_is_not_chosen(value: float):
+    found = part_scores(torch.ones(USERS, dtype=torch.bool), torch.ones(USERS, dtype=torch.bool))
+    found.candidates.features[..., DENSE] = value
+    measured = gains_of_parts(found)
+    assert measured[RankBy.DENSE].mean() < 0.5 < measured[RankBy.GENERATIVE].mean()
+
+
+CODES = catalogue(ITEMS, seed=0, levels=3)
+
+
+def test_validation_candidates_are_those_of_a_search_per_user():
+    sequences = random_sequences(30, ITEMS, 9)
+    recommender = recommender_of(CODES).eval()
+    torch.manual_seed(0)
+    model = SASRec(ITEMS, 8, 1, 2, history=6, dropout=0.5)
+    generative = GenerativeRetriever.hardened(recommender, CODES, 4, beam=3)
+    neighbours = count_neighbours(sequences, torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0)))
+    third = popularity_thirds(sequences.train_counts())
+    dense = DenseRetriever(model, generative.tree, generative.device)
+    retriever = FusedRetriever(generative, dense, neighbours, third)
+    users = sequences.evaluation_users()[::2]
+    found = validation_candidates(retriever, sequences, users)
+    assert found.third.tolist() == third.tolist()
+    assert len(found.targets) == len(users)
+    for row, user in enumerate(users):
+        start, end = sequences.offsets[user : user + 2]
+        before = sequences.items[start : end - 2][-6:]
+        (alone,) = retriever.search(before[None], np.array([len(before)]))
+        expected = {
+            int(item): feature
+            for item, feature in zip(alone.candidates.items[0], alone.candidates.features[0], strict=True)
+            if item >= 0
+        }
+        items, features = found.candidates.items[row], found.candidates.features[row]
+        assert sorted(items[items >= 0].tolist()) == sorted(expected)
+        assert found.targets[row] == sequences.items[end - 2]
+        for item, feature in zip(items.tolist(), features, strict=True):
+            torch.testing.assert_close(feature, expected.get(item, torch.zeros(4)), rtol=1e-4, atol=1e-4)
+
+
+def test_rows_are_the_same_users_everywhere():
+    found = with_signal(ALIKE)
+    kept = copy.deepcopy(found).rows(torch.arange(USERS) % 7 == 0)
+    for place, user in enumerate(range(0, USERS, 7)):
+        assert kept.targets[place] == found.targets[user]
+        assert torch.equal(kept.candidates.items[place], found.candidates.items[user])
+        assert torch.equal(kept.candidates.features[place], found.candidates.features[user])

@@ -1,0 +1,100 @@
+"""The stage rank, and what follows from it: the bundle answers requests as the stage evaluate has measured them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support.tiny_pipeline import DATA_STAGES, MODEL_STAGES, inside, outputs, params, run, write_shop
+from unigrec.base import files, paths
+from unigrec.base.paths import Artifacts
+from unigrec.commands.bundles import assemble
+from unigrec.config.edit import configure
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
+from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
+from unigrec.core.sequences import sample
+from unigrec.core.training.fusion import choose_ranking, validation_candidates
+from unigrec.pipeline import stages
+from unigrec.pipeline.outputs import load_embeddings, load_fusion, load_neighbours, load_sequences
+from unigrec.promotion.judge import ranks_of, today
+from unigrec.serving.bundle import Bundle
+
+PARAMS = Path("params.yaml")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Iterator[Path]:
+    """A project in which every stage has run, without pictures. Tests run the stages from `rank` on again."""
+    folder = tmp_path_factory.mktemp("project") / "shop"
+    write_shop(folder)
+    with inside(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "_show", lambda *_: None)
+        run(*DATA_STAGES, *MODEL_STAGES)
+        yield folder
+
+
+def rank_by(by: str) -> None:
+    configure(PARAMS, settings=[f"rank.by={by}"])
+    run("rank", "evaluate")
+
+
+@pytest.mark.parametrize("by", RankBy)
+def test_a_bundle_ranks_as_the_stage_evaluate_does(shop, by: RankBy):
+    rank_by(by)
+    bundle = Bundle.load(assemble(params(), PARAMS))
+    assert bundle.ranks_by == by
+    sequences = load_sequences(Artifacts())
+    now = today(Artifacts(), sequences, max_users=0, seed=0)
+    measured = files.read_table(Artifacts().evaluate / paths.RANKS_FILE)
+    assert measured["user_index"].to_pylist() == now.users.tolist()
+    for protocol in Protocol:
+        shipped, own = (measured[f"{model}_{protocol}"].to_numpy() for model in ("shipped", MODEL_OF[by]))
+        assert shipped.tolist() == own.tolist()
+        found = ranks_of(bundle, now, protocol)
+        assert found.tolist() == np.where(shipped > GATED_CUTOFF, 0, shipped).tolist()
+        assert (found > 0).any()
+
+
+def test_metrics_and_intervals_are_those_of_what_is_shipped(shop):
+    rank_by("dense")
+    metrics = files.read_json(Artifacts().evaluate / paths.METRICS_FILE)
+    assert metrics["shipped"] == metrics["teacher"]
+    against = files.read_json(Artifacts().evaluate / paths.AGAINST_FILE)
+    for protocol in Protocol:
+        assert against[protocol]["teacher"]["difference"] == 0.0
+        for other, interval in against[protocol].items():
+            expected = metrics["shipped"][protocol]["ndcg_at_10"] - metrics[other][protocol]["ndcg_at_10"]
+            assert interval["difference"] == pytest.approx(expected), other
+            assert interval["low"] <= interval["difference"] <= interval["high"]
+        assert set(against[protocol]) == set(metrics) - {"shipped", "fused"}
+
+
+def test_the_stage_writes_what_was_counted_and_fitted_and_says_why(shop, capsys):
+    rank_by("best")
+    artifacts, sequences = Artifacts(), load_sequences(Artifacts())
+    counted, found = count_neighbours(sequences, load_embeddings(artifacts)), load_neighbours(artifacts)
+    for name in ("starts", "items", "weights", "content"):
+        assert torch.equal(getattr(found, name), getattr(counted, name)), name
+    retriever = stages.fused_retriever(params(), artifacts, torch.device("cpu"))
+    users = sample(sequences.evaluation_users(), params().rank.validation_users, params().seed)
+    assert len(users) < len(sequences.evaluation_users())
+    chosen = choose_ranking(validation_candidates(retriever, sequences, users), "best", params().seed)
+    assert load_fusion(artifacts) == (chosen.by, chosen.weights)
+    written = files.read_json(artifacts.rank / paths.FUSION_FILE)
+    assert (written["users"], written["validation_ndcg_at_10"]) == (len(users), chosen.validation)
+    printed = capsys.readouterr().out
+    assert f"rank: ranking by {chosen.by}" in printed
+    assert f"fused {chosen.validation['fused']:.4f}" in printed
+
+
+def test_the_same_inputs_give_the_same_bytes(shop):
+    rank_by("best")
+    first = outputs("rank") | outputs("evaluate")
+    rank_by("best")
+    assert outputs("rank") | outputs("evaluate") == first
+    assert {path.name for path in outputs("rank")} == {paths.NEIGHBOURS_FILE, paths.FUSION_FILE}
