@@ -22,10 +22,10 @@ from unigrec.pipeline.outputs import load_fusion, load_item_ids
 MODELS = {
     "popularity": "popularity",
     "cooccurrence": "co-occurrence",
-    "last_item": "last items again",
+    "last_item": "last item",
     "neighbours": "neighbours",
-    "teacher": "dense (the teacher)",
-    "student": "generative (the student)",
+    "teacher": "teacher",
+    "student": "student",
     "fused": "fused",
 }
 DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it by default
@@ -126,11 +126,12 @@ def _sections(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
             ],
         ),
         (
-            "Recall@10 and NDCG@10 over the whole catalogue (unmasked: seen items may be recommended again)",
+            "Recall@10 and NDCG@10 over the whole catalogue (unmasked: seen items may be recommended again; "
+            "*: what answers requests)",
             ["", *(f"{protocol} {name}" for protocol in Protocol for name in ("R@10", "NDCG@10"))],
             [
                 [
-                    label + (" <- shipped" if MODEL_OF[RankBy(summary.ranks_by)] == model else ""),
+                    label + (" *" if MODEL_OF[RankBy(summary.ranks_by)] == model else ""),
                     *(
                         f"{summary.metrics[model][protocol][name]:.4f}"
                         for protocol in Protocol
