@@ -6,6 +6,7 @@ matters most. Shapes: B users, T positions, E width, N items, D content dimensio
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -103,6 +104,14 @@ class SASRec(nn.Module):
         ends = torch.arange(1, items.shape[1] + 1, device=items.device).expand(len(items), -1)
         bias = self.repeat_bias(items, ends)[mask]  # (P, T)
         return logits.scatter_add(1, items.repeat_interleave(mask.sum(1), dim=0), bias)
+
+    @torch.no_grad()
+    def reordered(self, order: Tensor) -> SASRec:
+        """The same trained model of the catalogue in another order: its item i is item order[i] of this one. (N,)."""
+        assert self.content_projection is None, "only for a model without content"
+        copied = copy.deepcopy(self)
+        copied.item_embedding.weight.copy_(self.item_embedding.weight[order])
+        return copied
 
     def item_vectors(self) -> Tensor:
         """(N, E) the item embeddings, without gradients."""

@@ -1,6 +1,7 @@
 """The teacher as the other stages see it: one SASRec, or several that differ in their seed alone.
 
-Networks of different seeds make different mistakes, so the mean of their log-probabilities ranks better than each.
+Networks of different seeds make different mistakes, so the mean of their scores ranks better than each. A mean of
+logits is a mean of log-probabilities, but for a constant per history.
 
 Shapes: B histories of up to T items, P targets, N items, E width.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unigrec.core.models.sasrec import SASRec
@@ -36,12 +36,22 @@ class TeacherEnsemble(nn.Module):
         return self._all[0].item_vectors()
 
     def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Mean log-probability of each item after each history: (B, T), (B,) -> (B, N)."""
-        return torch.stack([member.scores(items, lengths).log_softmax(-1) for member in self._all]).mean(0)
+        """Mean of the members' logits after each history: (B, T), (B,) -> (B, N)."""
+        return self._mean([member.scores(items, lengths) for member in self._all])
 
     def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """As `SASRec.scores_at`, the mean of log-probabilities."""
-        return torch.stack([member.scores_at(items, lengths, mask).log_softmax(-1) for member in self._all]).mean(0)
+        """As `SASRec.scores_at`, the mean of the members' logits."""
+        return self._mean([member.scores_at(items, lengths, mask) for member in self._all])
+
+    def reordered(self, order: Tensor) -> TeacherEnsemble:
+        """As `SASRec.reordered`."""
+        return TeacherEnsemble([member.reordered(order) for member in self._all])
+
+    def _mean(self, scores: list[Tensor]) -> Tensor:
+        total = scores[0].clone()
+        for one in scores[1:]:
+            total += one
+        return total / len(scores)
 
 
 Teacher = SASRec | TeacherEnsemble

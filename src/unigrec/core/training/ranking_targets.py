@@ -49,6 +49,7 @@ class TeacherRanking:
         if self.codes is not codes:
             self.codes = codes
             self.tree = PrefixTree(codes.cpu().numpy(), codes.device)
+            self.in_tree_order = self.teacher.reordered(self.tree.order)
 
     def rank_samples(self, samples: Samples, step: int) -> Ranking:
         """The ranking for this rank's training samples."""
@@ -67,8 +68,8 @@ class TeacherRanking:
         assert self.codes is not None, "call use_identifiers first"
         steps = torch.arange(history.shape[1], device=history.device)
         has_target = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
-        logits = self.teacher.scores_at(history, lengths, has_target)
-        probabilities = logits[:, self.tree.order].softmax(-1)  # (P, N), items in the tree's order
+        logits = self.in_tree_order.scores_at(self.tree.rank[history], lengths, has_target)
+        probabilities = logits.softmax(-1)  # (P, N), items in the tree's order
         sampled, cumulative = sample_items(probabilities, uniform)
         targets = code_distributions(self.tree, cumulative, sampled, sizes=self.sizes)
         return Ranking(self.codes[self.tree.order[sampled]], targets)
