@@ -48,10 +48,10 @@ class TeacherEnsemble(nn.Module):
         return TeacherEnsemble([member.reordered(order) for member in self._all])
 
     def _mean(self, scores: list[Tensor]) -> Tensor:
-        total = scores[0].clone()
+        total = scores[0]
         for one in scores[1:]:
-            total += one
-        return total / len(scores)
+            total = total.add_(one)
+        return total.div_(len(scores))
 
 
 Teacher = SASRec | TeacherEnsemble

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unigrec.core.distributed import rank
@@ -98,7 +97,9 @@ def sample_items(probabilities: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor
     probabilities (P, N), uniform random numbers in [0, 1) as float64 (P, R) -> (P, R) columns of the sampled items, and
     float64 (P, N + 1) cumulative probabilities.
     """
-    cumulative = F.pad(probabilities.double().cumsum(1), (1, 0))
+    cumulative = probabilities.new_empty(len(probabilities), probabilities.shape[1] + 1, dtype=torch.float64)
+    cumulative[:, 0] = 0.0
+    torch.cumsum(probabilities, 1, dtype=torch.float64, out=cumulative[:, 1:])
     columns = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True) - 1
     return columns.clamp(0, probabilities.shape[1] - 1), cumulative
 
