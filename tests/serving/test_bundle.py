@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from support.tiny_model import ITEMS, LEVELS, bundle_in, item_ids
+from support.tiny_model import ITEMS, LEVELS, item_ids
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import exact_scores
 from unigrec.serving.bundle import Bundle
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory) -> Path:
-    return bundle_in(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def folder(pristine, tmp_path) -> Path:
-    return shutil.copytree(pristine, tmp_path / pristine.name)
 
 
 @pytest.fixture(scope="module")

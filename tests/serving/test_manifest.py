@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from support.bundles import resign
 from support.project import PARAMS_FILE
-from support.tiny_model import SERVING, bundle_in, make_bundle
+from support.tiny_model import SERVING, make_bundle
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.manifest import assemble
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory) -> Path:
-    return bundle_in(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def folder(pristine, tmp_path) -> Path:
-    return shutil.copytree(pristine, tmp_path / pristine.name)
 
 
 def test_equal_artifacts_make_the_same_bundle(tmp_path, monkeypatch, pristine):

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from support.bundles import resign
-from support.tiny_model import ITEMS, bundle_in
+from support.tiny_model import ITEMS
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.serving.bundle import Bundle
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory) -> Path:
-    return bundle_in(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def folder(pristine, tmp_path) -> Path:
-    return shutil.copytree(pristine, tmp_path / pristine.name)
 
 
 @pytest.mark.parametrize(("columns", "shown"), [({"brand": "title"}, "title 3"), ({}, "")])

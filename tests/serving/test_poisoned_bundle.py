@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from support.tiny_model import bundle_in
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.embedding.encoder import load_encoder
@@ -31,16 +29,6 @@ class Bomb:
 
     def __reduce__(self):
         return os.mkdir, (str(self.mark),)
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory) -> Path:
-    return bundle_in(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def folder(pristine, tmp_path) -> Path:
-    return shutil.copytree(pristine, tmp_path / pristine.name)
 
 
 def forge(folder: Path, name: str, content: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from support.bundles import resign
-from support.tiny_model import DENSE_SHAPE, HISTORY, ITEMS, WEIGHTS, bundle_in, item_ids
+from support.tiny_model import DENSE_SHAPE, HISTORY, ITEMS, WEIGHTS, item_ids
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.sasrec import SASRec
@@ -24,16 +23,6 @@ from unigrec.serving.ranking_parts import read_fusion, read_neighbours, write_ne
 PARTS = ["dense.json", "dense.safetensors", "fusion.json", "neighbours.safetensors"]
 EARLIER = Path(__file__).with_name("version_of_a1817b7") / "model/artifacts/155f41e72037e854"
 ASKED = ["P3", "a,b", "P5", "квас", "P7"]  # longer than what the dense part reads
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory) -> Path:
-    return bundle_in(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def folder(pristine, tmp_path) -> Path:
-    return shutil.copytree(pristine, tmp_path / pristine.name)
 
 
 def scores_of(bundle: Bundle, by: RankBy | None = None, **options: Any) -> dict[str, float]:

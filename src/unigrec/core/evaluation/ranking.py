@@ -9,7 +9,7 @@ Shapes: U users, B users of a batch, N items.
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,16 +18,19 @@ from torch import Tensor
 from unigrec.core.evaluation.metrics import rank_in_list, rank_in_scores, seen_before
 from unigrec.core.evaluation.protocol import Protocol
 from unigrec.core.models.teacher import Teacher
+from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores
 from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import NeighbourRanking
 from unigrec.core.retrieval.neighbours import Neighbours
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
-from unigrec.core.retrieval.retriever import CPU
+from unigrec.core.retrieval.retriever import CPU, Retriever
 from unigrec.core.sequences import Histories, Sequences, chunks_by_length
 
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 if not found
+
+Lists = Callable[[Histories, list[Restriction | None]], list[dict[str, BeamResult]]]
 
 
 def rank_test_items(
@@ -104,18 +107,38 @@ def last_items_again(histories: Histories, popularity: Tensor) -> Tensor:
 
 def fused_ranks(retriever: FusedRetriever, sequences: Sequences, users: np.ndarray) -> Ranks:
     """Rank of each user's test item by student and fused, by protocol."""
-    names = itertools.product(("student", "fused"), Protocol)
-    found: Ranks = {name: np.zeros(len(users), np.int64) for name in names}
+
+    def lists(histories: Histories, restrictions: list[Restriction | None]) -> list[dict[str, BeamResult]]:
+        searched = retriever.search(histories.items, histories.lengths, restrictions)
+        return [{"student": one.beam, "fused": retriever.ranked(one.candidates)} for one in searched]
+
+    return _ranks_in_lists(retriever, sequences, users, lists)
+
+
+def student_ranks(retriever: GenerativeRetriever, sequences: Sequences, users: np.ndarray) -> Ranks:
+    """Rank of each user's test item by the student alone, by protocol."""
+
+    def lists(histories: Histories, restrictions: list[Restriction | None]) -> list[dict[str, BeamResult]]:
+        return [{"student": one} for one in retriever.search(histories.items, histories.lengths, restrictions)]
+
+    return _ranks_in_lists(retriever, sequences, users, lists)
+
+
+def _ranks_in_lists(retriever: Retriever, sequences: Sequences, users: np.ndarray, lists: Lists) -> Ranks:
+    """Rank of each user's test item in each model's list, by protocol.
+
+    lists: histories and restrictions -> for each restriction, the list of each model.
+    """
+    ranks: Ranks = {}
     for rows in retriever.batches(sequences.lengths[users], most=len(users)):
         histories = sequences.held_out(users[rows], "test", retriever.history)
         targets = torch.as_tensor(histories.targets, device=retriever.device)
         restrictions = protocol_restrictions(retriever.tree, sequences, users[rows])
-        searched = retriever.search(histories.items, histories.lengths, list(restrictions.values()))
-        for protocol, one in zip(restrictions, searched, strict=True):
-            lists = {"student": one.beam, "fused": retriever.ranked(one.candidates)}
-            for model, ranked in lists.items():
-                found[model, protocol][rows] = rank_in_list(ranked.items, targets).cpu().numpy()
-    return found
+        for protocol, of_models in zip(restrictions, lists(histories, list(restrictions.values())), strict=True):
+            for model, ranked in of_models.items():
+                found = ranks.setdefault((model, protocol), np.zeros(len(users), np.int64))
+                found[rows] = rank_in_list(ranked.items, targets).cpu().numpy()
+    return ranks
 
 
 def protocol_restrictions(
@@ -124,16 +147,3 @@ def protocol_restrictions(
     """What each protocol leaves to recommend for the test items."""
     seen = seen_before(sequences, users, "test").to(tree.order.device)
     return {Protocol.UNMASKED: None, Protocol.MASKED: Restriction(tree, denied=seen)}
-
-
-def student_ranks(retriever: GenerativeRetriever, sequences: Sequences, users: np.ndarray) -> Ranks:
-    """Rank of each user's test item by the student alone, by protocol."""
-    found: Ranks = {("student", protocol): np.zeros(len(users), np.int64) for protocol in Protocol}
-    for rows in retriever.batches(sequences.lengths[users], most=len(users)):
-        histories = sequences.held_out(users[rows], "test", retriever.history)
-        targets = torch.as_tensor(histories.targets, device=retriever.device)
-        restrictions = protocol_restrictions(retriever.tree, sequences, users[rows])
-        lists = retriever.search(histories.items, histories.lengths, list(restrictions.values()))
-        for protocol, one in zip(restrictions, lists, strict=True):
-            found["student", protocol][rows] = rank_in_list(one.items, targets).cpu().numpy()
-    return found

@@ -11,6 +11,7 @@ import numpy as np
 
 from unigrec.core.evaluation.metrics import ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
+from unigrec.core.retrieval.fused import popularity_thirds
 from unigrec.core.sequences import Sequences
 
 SECONDS_PER_DAY = 86400
@@ -26,11 +27,11 @@ def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
     counts = sequences.train_counts()
     popularity = counts[test.targets]
     history = sequences.lengths[users] - 1
-    low, high = np.quantile(np.sort(counts), [1 / 3, 2 / 3])
+    third = popularity_thirds(counts)[test.targets]
     found = {
-        "target popularity: lowest third of items": popularity <= low,
-        "target popularity: middle third of items": (popularity > low) & (popularity <= high),
-        "target popularity: highest third of items": popularity > high,
+        "target popularity: lowest third of items": third == 0,
+        "target popularity: middle third of items": third == 1,
+        "target popularity: highest third of items": third == 2,
         "history: up to 5 items": history <= 5,
         "history: 6 to 10 items": (history > 5) & (history <= 10),
         "history: more than 10 items": history > 10,
