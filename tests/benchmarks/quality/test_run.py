@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from benchmarks.quality.runs import run_joint
@@ -139,16 +138,15 @@ def ranks_of(trained: Artifacts, sequences: Sequences, embeddings: torch.Tensor)
 
 
 @pytest.fixture(scope="module")
-def fused(finished, tmp_path_factory) -> tuple[Path, Path, str]:
-    """Artifacts, the results of M10 to M13 with one seed, and what was printed. Tests must not change them."""
-    out, printed = tmp_path_factory.mktemp("fused") / "out", io.StringIO()
-    with redirect_stdout(printed):
-        assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M12,M13")) == 0
-    return finished[0], out, printed.getvalue()
+def fused(finished, tmp_path_factory) -> tuple[Path, Path]:
+    """Artifacts and the results of M10 to M13 with one seed. Tests must not change them."""
+    out = tmp_path_factory.mktemp("fused") / "out"
+    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M12,M13")) == 0
+    return finished[0], out
 
 
 def test_rungs_that_differ_in_what_ranks_share_their_training(fused):
-    _, out, _ = fused
+    _, out = fused
     assert kinds(out) == [
         "M10",
         "M12",
@@ -167,7 +165,7 @@ def test_rungs_that_differ_in_what_ranks_share_their_training(fused):
 
 @pytest.mark.parametrize("rung", ["M12", "M13"])
 def test_a_rung_ships_what_it_ranks_by(fused, rung):
-    _, out, _ = fused
+    _, out = fused
     table = files.read_table(home(out, rung) / "evaluate" / paths.RANKS_FILE)
     shipped = "student"
     if rung == "M13":
@@ -189,14 +187,21 @@ def test_a_rung_that_is_told_what_to_rank_by_ships_that(finished, fused, tmp_pat
         assert table[f"shipped_{protocol}"].to_pylist() == table[f"{model}_{protocol}"].to_pylist()
 
 
-def test_two_teachers_have_two_rows(fused):
-    _, out, printed = fused
-    rows = [row["model"] for row in files.read_json(out / "table.json")["protocols"]["unmasked"]]
+def test_two_teachers_have_two_rows(finished, fused, tmp_path, capsys):
+    out = shutil.copytree(fused[1], tmp_path / "out")
+    (of_first,) = (finished[1] / "seed-1").glob("baselines-*")  # M0 has the same teacher there
+    file = out / "seed-1" / of_first.name / paths.RANKS_FILE
+    table = files.read_table(file)
+    place = table.column_names.index("teacher_unmasked")
+    first = pa.array(np.ones(len(table)), table.schema.field(place).type)  # every test item on the first place
+    files.write_table(file, table.set_column(place, "teacher_unmasked", first))
+    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M12,M13", "--table")) == 0
+    assert "| teacher of M0 |" in capsys.readouterr().out
+    rows = {row["model"]: row for row in files.read_json(out / "table.json")["protocols"]["unmasked"]}
     baselines = ["popularity", "cooccurrence", "last_item", "neighbours"]
-    assert rows == [*baselines, "teacher", "teacher of M0", "M10", "M12", "M13"]
-    assert "| teacher of M0 |" in printed
-    lines = {line.split("|")[1].strip(): line for line in printed.splitlines() if line.startswith("| teacher")}
-    assert lines["teacher"].split("|")[2:] != lines["teacher of M0"].split("|")[2:]
+    assert list(rows) == [*baselines, "teacher", "teacher of M0", "M10", "M12", "M13"]
+    assert rows["teacher of M0"]["ndcg_at_10"]["mean"] == 1.0
+    assert rows["teacher"]["ndcg_at_10"]["mean"] < 1.0
 
 
 def test_a_second_call_does_nothing_and_prints_the_same_table(finished, capsys, monkeypatch):
