@@ -172,6 +172,7 @@ class RecommenderParams(Section):
     causal: bool
     repeat_bias: bool
     merge: bool
+    decoder: Literal["beam", "set"]
 
 
 class JointParams(Section):
