@@ -10,6 +10,9 @@ INSTALLED := $(VENV)/.installed
 # The interpreter that makes the virtual environment: make run PYTHON=/path/to/python3.12
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 
+# Tests of one file stay in one process: they share what is slow to make. One process: make test PARALLEL=
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
@@ -47,11 +50,11 @@ run: $(INSTALLED)  ## run everything, from data to a registered model, and print
 serve-local: $(INSTALLED)  ## run Prefect with its schedules, a worker and MLflow on 127.0.0.1 until Ctrl-C; see docs/operations.md
 	@exec $(BIN)/python -m flows.services --open --worker $(ARGS)
 
-test: $(INSTALLED)  ## run the unit tests (three minutes on one core); a subset: make test ARGS="-k gates"
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## run the unit tests (some minutes); a subset: make test ARGS="-k gates"
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(INSTALLED)  ## run the slow tests: whole pipelines, killed processes
-	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' $(ARGS)
 
 test-long: $(INSTALLED)  ## run the long tests (about an hour): dozens of kills, scheduled runs, servers that die
 	@$(BIN)/python -m pytest -m long $(ARGS)
