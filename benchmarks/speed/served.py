@@ -16,8 +16,8 @@ from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
+from unigrec.core.models.ensemble import build_teacher
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
-from unigrec.core.models.teacher import build_teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours

@@ -14,7 +14,7 @@ import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.core.models.teacher import Teacher
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours
 from unigrec.core.retrieval.rank_by import RankBy

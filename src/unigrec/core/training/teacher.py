@@ -11,9 +11,9 @@ from torch import Tensor
 from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.losses import Bonus, catalogue_cross_entropy
+from unigrec.core.models.ensemble import Teacher, TeacherEnsemble
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.models.teacher import Teacher, TeacherEnsemble
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
