@@ -48,7 +48,7 @@ def measure(retriever: FusedRetriever, data: Data) -> tuple[Metrics, dict[str, W
     sequences, users = data.sequences, data.sequences.evaluation_users()
     validation = validation_candidates(retriever, sequences, users)
     weights = {
-        name: fit_weights(Validation(only(validation.candidates, parts), *validation[1:]))
+        name: fit_weights(Validation(only(validation.candidates, parts), validation.targets))
         for name, parts in PARTS.items()
     }
     ranks = {(name, protocol): np.zeros(len(users), np.int64) for name in PARTS for protocol in Protocol}
@@ -60,7 +60,7 @@ def measure(retriever: FusedRetriever, data: Data) -> tuple[Metrics, dict[str, W
         for protocol, found in zip(restrictions, searched, strict=True):
             for name, parts in PARTS.items():
                 flat = weights[name].of_features().to(retriever.device)
-                ranked = only(found.candidates, parts).ranked(flat, retriever.third)
+                ranked = only(found.candidates, parts).ranked(flat)
                 ranks[name, protocol][rows] = rank_in_list(ranked.items, targets).cpu().numpy()
     metrics: Metrics = {name: {} for name in PARTS}
     for (name, protocol), found_ranks in ranks.items():

@@ -16,8 +16,8 @@ from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
+from unigrec.core.models.ensemble import build_teacher
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
-from unigrec.core.models.teacher import build_teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours
@@ -106,7 +106,7 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
     content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
     starts, often = torch.arange(items + 1) * SUCCESSORS, torch.rand(len(following))
     write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(starts, following, often, content))
-    fusion = Fusion(RankBy.GENERATIVE, Weights((0.5, 0.5, 0.5), follows=1.0, alike=1.0))
+    fusion = Fusion(RankBy.GENERATIVE, Weights(0.5, follows=1.0, alike=1.0))
     files.write_json(Artifacts().rank / paths.FUSION_FILE, fusion.as_dict())
 
 

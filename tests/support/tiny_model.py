@@ -33,7 +33,7 @@ HISTORY = 4  # number of items per user before the test item
 SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
 DENSE_SHAPE = {"items": ITEMS, "d_model": 8, "blocks": 1, "heads": 2, "history": 3, "dropout": 0.1}
 DENSE_SHAPE |= {"filter_share": 0.5, "filter_components": 2, "repeat_bias": True}
-WEIGHTS = Weights((0.5, 1.0, 1.5), follows=1.0, alike=0.5)
+WEIGHTS = Weights(0.5, follows=1.0, alike=0.5)
 TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
 
 

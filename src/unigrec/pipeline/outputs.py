@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from unigrec.base.paths import Artifacts
     from unigrec.core.evaluation.ranking import Ranks
     from unigrec.core.identifiers.collisions import Resolved
+    from unigrec.core.models.ensemble import Teacher
     from unigrec.core.models.recommender import Recommender
-    from unigrec.core.models.teacher import Teacher
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.models.unified import UnifiedModel
     from unigrec.core.retrieval.neighbours import Neighbours

@@ -290,15 +290,14 @@ def fused_retriever(params: Params, artifacts: Artifacts, device: torch.device) 
 def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.device) -> FusedRetriever:
     """All trained parts together, with the weights of the fused score if the stage `rank` has written them."""
     from unigrec.core.retrieval.dense import DenseRetriever
-    from unigrec.core.retrieval.fused import FusedRetriever, popularity_thirds
+    from unigrec.core.retrieval.fused import FusedRetriever
     from unigrec.core.retrieval.generative import GenerativeRetriever
 
     recommender, codes = load_recommender(artifacts), load_codes(artifacts)
     generative = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device)
     dense = DenseRetriever(load_teacher(artifacts), generative.tree, device)
-    third = popularity_thirds(load_sequences(artifacts).train_counts())
     weights = load_fusion(artifacts).weights if (artifacts.rank / paths.FUSION_FILE).is_file() else None
-    return FusedRetriever(generative, dense, load_neighbours(artifacts), third=third, weights=weights)
+    return FusedRetriever(generative, dense, load_neighbours(artifacts), weights)
 
 
 def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:

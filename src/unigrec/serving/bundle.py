@@ -31,7 +31,7 @@ import torch
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FusedRetriever, popularity_thirds
+from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
@@ -76,8 +76,7 @@ class Bundle:
         if ranking is not None:
             self.ranks_by = ranking.fusion.by
             dense = DenseRetriever(ranking.dense, generative.tree, generative.device)
-            third = popularity_thirds(catalogue["train_count"].to_numpy())
-            fused = FusedRetriever(generative, dense, ranking.neighbours, third=third, weights=ranking.fusion.weights)
+            fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights)
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
 
     @property

@@ -11,7 +11,7 @@ from support.small_catalogue import catalogue, recommender_of
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.beam import Repeats, exact_scores
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.prefix_tree import Restriction
@@ -29,10 +29,9 @@ def retriever() -> FusedRetriever:
     model = SASRec(ITEMS, 8, 1, 2, history=6, dropout=0.5, repeat_bias=True)
     embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
     generative = GenerativeRetriever.hardened(recommender, CODES, HISTORY, beam=7)
-    third = popularity_thirds(SEQUENCES.train_counts())
-    weights = Weights((0.5, 1.0, 2.0), follows=1.5, alike=3.0)
+    weights = Weights(0.5, follows=1.5, alike=3.0)
     dense = DenseRetriever(model, generative.tree, generative.device)
-    return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), third, weights)
+    return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), weights)
 
 
 @torch.no_grad()
@@ -85,7 +84,7 @@ def test_a_wide_pool_ranks_as_the_whole_catalogue_does(retriever):
     histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
     ranked = retriever.best(histories.items, histories.lengths, None, k=ITEMS)
     exact = exact_features(retriever, histories.items, histories.lengths)
-    scores = (exact * retriever.weights[retriever.third]).sum(-1)
+    scores = (exact * retriever.weights).sum(-1)
     torch.testing.assert_close(ranked.scores[:, :ITEMS], scores.sort(descending=True).values, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         scores.gather(1, ranked.items[:, :ITEMS]), ranked.scores[:, :ITEMS], rtol=1e-4, atol=1e-4
@@ -113,11 +112,6 @@ def test_the_dense_retriever_ranks_by_its_log_probabilities(retriever):
 
 def test_equal_scores_are_ranked_by_item_and_no_item_comes_last():
     items = torch.tensor([[5, -1, 2, 9]])
-    ranked = Candidates(items, torch.zeros(1, 4, 4)).ranked(torch.ones(3, 4), torch.zeros(10, dtype=torch.long))
+    ranked = Candidates(items, torch.zeros(1, 4, 4)).ranked(torch.ones(4))
     assert ranked.items.tolist() == [[2, 5, 9, -1]]
     assert ranked.scores[0, -1] == float("-inf")
-
-
-def test_thirds_split_the_catalogue_by_popularity():
-    assert popularity_thirds(np.array([9, 1, 5, 2, 8, 4])).tolist() == [2, 0, 1, 0, 2, 1]
-    assert popularity_thirds(np.zeros(4, np.int64)).tolist() == [0, 0, 0, 0]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unigrec.core.distributed import world_size
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.teacher import Teacher
 from unigrec.core.models.unified import (
     decode_targets,
     embed_hard_history,

@@ -18,9 +18,9 @@ from unigrec.core.distributed import gather_rows, global_sum, world_size
 from unigrec.core.identifiers.collisions import disambiguate, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import contrastive_loss, reconstruction_loss, symmetric_kl, uniformity_loss
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.teacher import Teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
 from unigrec.core.retrieval.prefix_tree import PrefixTree

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unigrec.core.distributed import rank
 from unigrec.core.losses import ranking_distillation_loss, recommendation_loss
-from unigrec.core.models.teacher import Teacher
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.training.samples import Samples
 

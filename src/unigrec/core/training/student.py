@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.models.teacher import Teacher
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import Engine

@@ -11,9 +11,9 @@ from torch import Tensor
 from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.losses import Bonus, catalogue_cross_entropy
+from unigrec.core.models.ensemble import Teacher, TeacherEnsemble
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.models.teacher import Teacher, TeacherEnsemble
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
@@ -102,12 +102,8 @@ def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: flo
     """Cross entropy over the whole catalogue at every position: items (B, T + 1) and their lengths -> scalar."""
     table, read = model.item_table(), items[:, :-1]
     hidden = model(read, lengths - 1, table)
-    steps = torch.arange(read.shape[1], device=items.device)
-    mask = steps < (lengths - 1)[:, None]
-    bonus = None
-    if model.repeat_bias is not None:
-        values = model.repeat_bias(read, (steps + 1).expand(len(read), -1))[mask]  # (P, T)
-        bonus = Bonus(read[:, None].expand(-1, len(steps), -1)[mask], values)
+    mask = torch.arange(read.shape[1], device=items.device) < (lengths - 1)[:, None]
+    bonus = None if model.repeat_bias is None else Bonus(*model.repeat_bias.at_places(read, mask))
     return catalogue_cross_entropy(hidden[mask], table, items[:, 1:][mask], smoothing=smoothing, bonus=bonus)
 
 
