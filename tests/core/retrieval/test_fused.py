@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,7 @@ def exact_features(retriever: FusedRetriever, items: np.ndarray, lengths: np.nda
         dense = retriever.dense.model.scores(long, torch.tensor([long.shape[1]]))[0].log_softmax(-1)
         last = torch.as_tensor(row[length - 1 : length])
         neighbours = retriever.neighbours.following(last)[0], retriever.neighbours.alike(last)[0]
+        generative = generative.clamp_min(math.log(0.01))  # in a catalogue of 150 items
         rows.append(torch.stack([dense, generative, *neighbours], dim=-1))
     return torch.stack(rows)
 
@@ -115,3 +118,16 @@ def test_equal_scores_are_ranked_by_item_and_no_item_comes_last():
     ranked = Candidates(items, torch.zeros(1, 4, 4)).ranked(torch.ones(4))
     assert ranked.items.tolist() == [[2, 5, 9, -1]]
     assert ranked.scores[0, -1] == float("-inf")
+
+
+def test_below_five_times_chance_the_generative_part_tells_items_alike():
+    codes = catalogue(1000, seed=0, levels=4)
+    generative = GenerativeRetriever.hardened(recommender_of(codes).eval(), codes, HISTORY, beam=7)
+    dense = DenseRetriever(SASRec(1000, 8, 1, 2, history=6, dropout=0.5), generative.tree, generative.device)
+    sequences = random_sequences(80, 1000, 9)
+    retriever = FusedRetriever(generative, dense, count_neighbours(sequences, torch.randn(1000, 5)))
+    histories = sequences.held_out(sequences.evaluation_users()[:20], "test", 8)
+    (found,) = retriever.search(histories.items, histories.lengths)
+    known = found.candidates.features[..., FEATURES.index("generative")][found.candidates.items >= 0]
+    assert known.min() == pytest.approx(math.log(5 / 1000))
+    assert found.beam.scores.max() == known.max() > known.min()

@@ -1,16 +1,18 @@
 """The fused retriever: candidates of the dense scorer, the generative retriever and the neighbours, ranked by all.
 
-    score(i) = log p_dense(i) + a * log p_generative(i) + l * follows(last, i) + m * cos(last, i)
+    score(i) = log p_dense(i) + a * log max(p_generative(i), floor) + l * follows(last, i) + m * cos(last, i)
 
 Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
-users (`fit_weights`). Each candidate has its exact scores: the dense ones by one product over the catalogue, the
-generative one by a search that is restricted to the candidates.
+users (`fit_weights`). The generative part knows rare items badly: below the floor its probabilities tell nothing. Each
+candidate has its exact scores: the dense ones by one product over the catalogue, the generative one by a search that is
+restricted to the candidates.
 
 Shapes: B histories, N items, C candidates, F = 4 features.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +28,7 @@ from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.retrieval.retriever import Retriever
 
 FEATURES = ("dense", "generative", "follows", "alike")
+FLOOR_ODDS, HIGHEST_FLOOR = 5.0, 0.01  # the floor: that many times chance, at most that probability
 FROM_DENSE, FROM_NEIGHBOURS = 40, 10  # candidates of each kind; the beam gives its own
 
 
@@ -80,6 +83,7 @@ class FusedRetriever(Retriever):
         super().__init__(generative.tree, max(generative.history, dense.history), generative.device)
         self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
         self.weights = None if weights is None else weights.of_features().to(self.device)
+        self.floor = math.log(min(FLOOR_ODDS / len(generative.tree), HIGHEST_FLOOR))
 
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         (found,) = self.search(items, lengths, [restriction], k)
@@ -117,7 +121,7 @@ class FusedRetriever(Retriever):
             repeated = (pooled.items[:, :, None] == free.items[:, None]).any(-1)
             chosen = torch.cat([free.items, pooled.items.masked_fill(repeated, -1)], dim=1)
             index = chosen.clamp_min(0)
-            generative = torch.cat([free.scores, pooled.scores], dim=1)
+            generative = torch.cat([free.scores, pooled.scores], dim=1).clamp_min(self.floor)
             features = [log_dense.gather(1, index), generative, follows.gather(1, index), alike.gather(1, index)]
             stacked = torch.stack(features, -1).masked_fill((chosen < 0)[..., None], 0.0)
             results.append(Found(free, Candidates(chosen, stacked)))

@@ -5,6 +5,7 @@ Shapes: U users, C candidates, F features.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from unigrec.core.sequences import Sequences
 
 DENSE, GENERATIVE, FOLLOWS, ALIKE = (FEATURES.index(name) for name in ("dense", "generative", "follows", "alike"))
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # weights that are tried
+STARTS = (0.3, 0.8, 2.0)  # of each weight, in all combinations: the best of them is where the sweeps begin
 SWEEPS = 3  # over all weights; a sweep that changes nothing is the last
 FOLDS = 2
 
@@ -67,7 +69,8 @@ def fit_weights(validation: Validation) -> Weights:
     Of equal gains the smaller weight is taken.
     """
     objective = _Objective(validation)
-    weights = Weights(generative=0.5, follows=1.0, alike=1.0)
+    starts = [Weights(*values) for values in itertools.product(STARTS, repeat=len(Weights._fields))]
+    weights = max(starts, key=lambda one: float(objective.gains(one).mean()))
     for _ in range(SWEEPS):
         before = weights
         for name in Weights._fields:
