@@ -56,6 +56,14 @@ class Data(NamedTuple):
     fingerprint: dict[str, str]  # hashes of both
 
 
+def finished_rung(rung: Path, data: Data) -> StepArtifacts:
+    """The stages' folders of a finished rung, OUT/seed-1/M13/KEY. Raises UnigrecError if it is none."""
+    read, home = files.read_json(rung / "params.json"), rung.absolute().parents[1]
+    places = {name: home / read["student"] / name for name in ("joint", "harden", "finetune")}
+    places |= {"prepare": data.artifacts.folder("prepare"), "teacher": home / read["teacher"]}
+    return StepArtifacts(rung.absolute(), places)
+
+
 @dataclass(frozen=True)
 class Session:
     """What all steps of one process have in common."""

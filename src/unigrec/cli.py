@@ -250,6 +250,40 @@ def recommend(
     )
 
 
+@app.command(rich_help_panel=MODELS)
+def similar(
+    item: Annotated[str, typer.Option(help="Id of the item to be replaced.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
+    allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the items most like one: of its kind, the nearest texts first."""
+    from unigrec.commands.related import print_similar
+    from unigrec.config.schema import load_params
+
+    print_similar(load_params(params), model, item, k=k, allow=allow or [], deny=deny or [], as_json=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+def complement(
+    basket: Annotated[list[str], typer.Option(help="Item ids, as the history of `recommend`.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
+    allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print what is bought together with the items of a basket, of other kinds, and how often."""
+    from unigrec.commands.related import print_complements
+    from unigrec.config.schema import load_params
+
+    print_complements(load_params(params), model, basket, k=k, allow=allow or [], deny=deny or [], as_json=as_json)
+
+
 def main() -> None:
     """Entry point: an error that a person can act on is printed without a traceback, and has its own exit code."""
     os.environ.setdefault("DO_NOT_TRACK", "1")

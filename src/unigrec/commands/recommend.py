@@ -6,12 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unigrec.base.errors import UnigrecError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from unigrec.config.schema import Params
     from unigrec.core.retrieval.rank_by import RankBy
@@ -100,21 +100,28 @@ def _lines(option: str, value: str, known: Collection[str]) -> list[str]:
 
 
 def _print_table(answer: Answer, asked: int) -> None:
+    if answer.by_popularity:
+        print("No item of the history is in the catalogue: these are the most popular items.")
+    elif answer.unknown:
+        print(f"{answer.unknown} of {asked} items of the history are not in the catalogue and were left out.")
+    print_items(answer.items, {})
+
+
+def print_items(items: Sequence[Any], more: dict[str, Callable[[Any], str]]) -> None:
+    """Print a table of items with `item_id`, `title` and `score`. more: further columns, by their headers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if answer.by_popularity:
-        console.print("No item of the history is in the catalogue: these are the most popular items.")
-    elif answer.unknown:
-        console.print(f"{answer.unknown} of {asked} items of the history are not in the catalogue and were left out.")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in (("", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for place, item in enumerate(answer.items, start=1):
-        table.add_row(str(place), *(_plain(text) for text in (item.item_id, item.title)), f"{item.score:.3f}")
-    console.print(table)
+    for header in more:
+        table.add_column(header, overflow="fold")
+    for place, item in enumerate(items, start=1):
+        texts = (item.item_id, item.title, f"{item.score:.3f}", *(value(item) for value in more.values()))
+        table.add_row(str(place), *(_plain(text) for text in texts))
+    Console(highlight=False).print(table)
 
 
 def _plain(text: str) -> str:

@@ -264,15 +264,18 @@ def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 
 def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Count neighbours, fit the weights of the fused ranking to validation users, and choose what is shipped."""
+    """Count neighbours and baskets, fit the fused ranking's weights to validation users, and choose what is shipped."""
+    from unigrec.core.retrieval.basket_counts import count_baskets
     from unigrec.core.retrieval.neighbour_ranking import count_neighbours
     from unigrec.core.sequences import sample
     from unigrec.core.training.fusion import choose_ranking, validation_candidates
+    from unigrec.serving.basket_file import write_baskets
     from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
     sequences = load_sequences(artifacts)
     neighbours = count_neighbours(sequences, load_embeddings(artifacts))
     write_neighbours(artifacts.rank / paths.NEIGHBOURS_FILE, neighbours)
+    write_baskets(artifacts.rank / paths.BASKETS_FILE, count_baskets(sequences))
     retriever = fused_retriever(params, artifacts, run.device)
     users = sample(sequences.evaluation_users(), params.rank.validation_users, run.seed)
     chosen = choose_ranking(validation_candidates(retriever, sequences, users), params.rank.by, run.seed)
