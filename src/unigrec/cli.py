@@ -23,6 +23,10 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--filter", help='Only items that this holds for: brand = "Canon" and not categories has "Ink".'),
+]
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
@@ -230,6 +234,7 @@ def recommend(
         list[str] | None, typer.Option(help="Recommend only these: an id, or a file with one id per line; repeatable.")
     ] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Do not recommend these: as --allow.")] = None,
+    where: Where = None,
     rank_by: Annotated[RankBy | None, typer.Option(help="What ranks the items; by default, what was best.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     params: ParamsFile = PARAMS,
@@ -245,6 +250,7 @@ def recommend(
         k=k,
         allow=allow or [],
         deny=deny or [],
+        filter=where,
         rank_by=rank_by,
         as_json=as_json,
     )
@@ -257,6 +263,7 @@ def similar(
     model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
     allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    where: Where = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -264,7 +271,9 @@ def similar(
     from unigrec.commands.related import print_similar
     from unigrec.config.schema import load_params
 
-    print_similar(load_params(params), model, item, k=k, allow=allow or [], deny=deny or [], as_json=as_json)
+    print_similar(
+        load_params(params), model, item, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
+    )
 
 
 @app.command(rich_help_panel=MODELS)
@@ -274,6 +283,7 @@ def complement(
     model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
     allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    where: Where = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -281,7 +291,9 @@ def complement(
     from unigrec.commands.related import print_complements
     from unigrec.config.schema import load_params
 
-    print_complements(load_params(params), model, basket, k=k, allow=allow or [], deny=deny or [], as_json=as_json)
+    print_complements(
+        load_params(params), model, basket, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
+    )
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ def print_recommendations(
     k: int,
     allow: Sequence[str],
     deny: Sequence[str],
+    filter: str | None,
     rank_by: RankBy | None,
     as_json: bool,
 ) -> None:
@@ -41,7 +42,7 @@ def print_recommendations(
     history = parse_ids(histories, bundle.index_of)
     allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
     denied = read_ids("--deny", deny, bundle.index_of)
-    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, rank_by=rank_by)
+    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, filter=filter, rank_by=rank_by)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:

@@ -15,12 +15,20 @@ if TYPE_CHECKING:
 
 
 def print_similar(
-    params: Params, model: str, item: str, k: int, allow: Sequence[str], deny: Sequence[str], as_json: bool
+    params: Params,
+    model: str,
+    item: str,
+    k: int,
+    allow: Sequence[str],
+    deny: Sequence[str],
+    filter: str | None,
+    as_json: bool,
 ) -> None:
     """Print the items most like one. model: alias, version number, or a bundle's folder. allow, deny: as `read_ids`."""
     bundle = load_bundle(params.register_, model)
     allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
-    answer = bundle.similar(item, k, allow=allowed, deny=read_ids("--deny", deny, bundle.index_of))
+    denied = read_ids("--deny", deny, bundle.index_of)
+    answer = bundle.similar(item, k, allow=allowed, deny=denied, filter=filter)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:
@@ -28,14 +36,21 @@ def print_similar(
 
 
 def print_complements(
-    params: Params, model: str, basket: Sequence[str], k: int, allow: Sequence[str], deny: Sequence[str], as_json: bool
+    params: Params,
+    model: str,
+    basket: Sequence[str],
+    k: int,
+    allow: Sequence[str],
+    deny: Sequence[str],
+    filter: str | None,
+    as_json: bool,
 ) -> None:
     """Print what is bought with the items of a basket. basket: as `parse_ids`. Further arguments: as above."""
     bundle = load_bundle(params.register_, model)
     allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
     denied = read_ids("--deny", deny, bundle.index_of)
     items = parse_ids(basket, bundle.index_of)
-    answer = bundle.complement(items, k, allow=allowed, deny=denied)
+    answer = bundle.complement(items, k, allow=allowed, deny=denied, filter=filter)
     if as_json:
         print(answer.model_dump_json(indent=2))
         return

@@ -32,6 +32,9 @@ class AnyRequest(BaseModel):
     k: StrictInt = Field(10, ge=1, description="Number of items per answer.")
     allow: frozenset[ItemId] | None = Field(None, description="Only these items are recommended; null: all may be.")
     deny: frozenset[ItemId] | None = Field(None, description="These items are not recommended.")
+    filter: str | None = Field(
+        None, description='Only items that this holds for, as brand = "Canon" and price < 20; null: all may be.'
+    )
 
     @classmethod
     def parse(cls, **values: Any) -> Self:
