@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
     sequences: Sequences
     embeddings: Tensor  # (N, D)
-    fingerprint: dict[str, str]  # hashes of both
+    fingerprint: dict[str, str]  # hashes of both, and of the items
 
 
 def finished_rung(rung: Path, data: Data) -> StepArtifacts:
@@ -149,7 +149,8 @@ def load_data(folder: Path) -> Data:
     """From a project's artifacts folder; the outputs of `prepare` and `embed` are read. Raises UnigrecError."""
     artifacts = Artifacts(folder)
     loaded = outputs.load_sequences(artifacts), outputs.load_embeddings(artifacts)
-    hashes = {path.parent.name: files.sha256(path)[:12] for path in (artifacts.sequences, artifacts.embeddings)}
+    read = {"prepare": artifacts.sequences, "items": artifacts.catalogue, "embed": artifacts.embeddings}
+    hashes = {name: files.sha256(path)[:12] for name, path in read.items()}
     return Data(artifacts, *loaded, hashes)
 
 

@@ -123,6 +123,8 @@ class TeacherParams(Section):
     filter_share: Share
     filter_components: Count
     content: bool
+    fields: Names
+    field_weight: NonNegative
     d_model: Count
     blocks: Count
     heads: Count

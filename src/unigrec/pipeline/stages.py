@@ -139,8 +139,23 @@ def teacher(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core.training.teacher import teacher_config, train_teacher
 
     sequences = load_sequences(artifacts)
-    trained = train_teacher(sequences, load_embeddings(artifacts), params.teacher, run=run)
+    fields = _item_fields(params.teacher.fields, artifacts)
+    trained = train_teacher(sequences, load_embeddings(artifacts), params.teacher, run=run, fields=fields)
     save_trained(artifacts.teacher, trained, teacher_config(sequences.catalogue_size, params.teacher))
+
+
+def _item_fields(names: tuple[str, ...], artifacts: Artifacts) -> list[torch.Tensor]:
+    """(N, V) classes per usable column of the items. Raises UnigrecError for a column that is not there."""
+    import torch
+
+    from unigrec.data.fields import item_fields
+
+    if not names:
+        return []
+    fields = item_fields(files.read_table(artifacts.catalogue), names)
+    for note in fields.notes:
+        print(f"teacher: {note}")
+    return [torch.as_tensor(classes) for classes in fields.classes]
 
 
 def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:

@@ -71,7 +71,7 @@ def test_items_keep_texts_join_lists_and_drop_the_rest(tmp_path):
     assert source.items.to_pydict() == {
         "item_id": ["1", "2"],
         "title": ["T", None],
-        "tags": ["x, y", None],
+        "tags": ["x | y", None],
         "brand": ["b", "b"],
         "description": [None, None],
     }

@@ -23,7 +23,7 @@ from unigrec.data.sources.source import Source, provenance
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138; as milliseconds, March 1973
-LIST_SEPARATOR = ", "
+LIST_SEPARATOR = " | "  # as in the texts of the other sources; data/fields.py reads it
 CSV_BLOCK_BYTES = 2 * MAX_LINE_BYTES  # a row must lie within one block
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}  # bits of a float: from this number on it skips integers
