@@ -106,6 +106,8 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
     files.write_table(artifacts.users, prepared.users)
     files.write_table(artifacts.catalogue, prepared.catalogue)
     files.write_json(artifacts.prepare_stats, prepared.stats)
+    for warning in prepared.stats["warnings"]:
+        print(f"warning: {warning}")
 
 
 def warm_start(params: Params, artifacts: Artifacts) -> None:
