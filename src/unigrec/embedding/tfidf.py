@@ -27,7 +27,8 @@ def word_pattern() -> str:
     codes = (code for code in range(LAST_MARK) if code not in VARIATION_SELECTORS)
     marks = "".join(chr(code) for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc"))
     letters = rf"[^\W{CHARACTERS}]+"
-    return rf"[{CHARACTERS}]|{letters}(?:[{JOINERS}]*[{marks}]+(?:{letters})?|[{JOINERS}]+{letters})*"
+    goes_on = rf"[{JOINERS}]*[{marks}]+(?:{letters})?|[{JOINERS}]+{letters}"
+    return rf"[{CHARACTERS}]|{letters}(?:(?![ -~])(?:{goes_on}))*"  # the lookahead only saves time: ASCII has no marks
 
 
 def _plain(text: str) -> str:
