@@ -83,7 +83,7 @@ def _drift(lineage: dict[str, Any] | None) -> Drift | str:
 
     if lineage is None:
         return "the data is no snapshot (see: unigrec snapshot)"
-    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift(**lineage["drift"])
+    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift.of_lineage(lineage["drift"])
 
 
 def reference_sizes(origin: str) -> dict[str, int] | None:
