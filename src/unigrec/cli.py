@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from unigrec.base import paths
-from unigrec.base.errors import UnigrecError
+from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.base.git import PARAMS
 from unigrec.core.retrieval.rank_by import RankBy
 
@@ -306,6 +307,11 @@ def main() -> None:
 
         report(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # most checks of a path raise it
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: too long for the name of a file or folder", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,23 @@ def test_the_closing_report_says_everything(tmp_path, monkeypatch, capsys):
     assert all(line.count("|") >= 3 for line in text.splitlines() if line.startswith("|"))
 
 
+def test_the_number_of_warnings_and_the_first_few_are_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    print_summary(summary())
+    assert "Warnings" not in capsys.readouterr().out
+    for file, found in ((Artifacts().source, ["first"]), (Artifacts().prepare_stats, ["[b]", "third", "fourth"])):
+        files.write_json(file, files.read_json(file) | {"warnings": found})
+    print_summary(summary())
+    printed = capsys.readouterr().out
+    assert "Warnings about the data: 4" in printed
+    assert [word in printed for word in ("  first", "  [b]", "  third", "fourth", "and 1 more")] == [True] * 3 + [
+        False,
+        True,
+    ]
+    assert "- fourth" in markdown(summary())
+
+
 @pytest.mark.parametrize(("by", "label"), [("fused", "fused"), ("generative", "student"), ("dense", "teacher")])
 def test_the_model_that_answers_requests_is_marked_and_no_other(tmp_path, monkeypatch, by, label):
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.serving.schema import Answer
 
-LISTS = (".txt", ".csv")  # a value that ends so is meant as a file
+# A value that ends so is meant as a file.
+LISTS = re.compile(r"\.(txt|text|csv|tsv|tab|json|jsonl|ndjson|lst|list|ids|dat|log|md|xlsx?|parquet|gz|zip)", re.I)
 
 
 def print_recommendations(
@@ -83,6 +85,8 @@ def read_ids(option: str, values: Sequence[str], known: Collection[str]) -> set[
     # Blanks around an id come from the file's editor, unless the catalogue has them too.
     found = [item if item in known else item.strip() for value in values for item in _lines(option, value, known)]
     ids = {item for item in found if item}
+    if values and not ids:
+        print(f"{option}: holds no item id", file=sys.stderr)
     unknown = sum(item not in known for item in ids)
     if unknown:
         print(f"{option}: {unknown} of {len(ids)} item ids are not in the catalogue", file=sys.stderr)
@@ -90,14 +94,21 @@ def read_ids(option: str, values: Sequence[str], known: Collection[str]) -> set[
 
 
 def _lines(option: str, value: str, known: Collection[str]) -> list[str]:
-    if not os.path.isfile(value):  # Path.is_file raises where a name is too long for a file
-        if value not in known and ("/" in value or value.lower().endswith(LISTS)):
+    """The lines of a file, or the value itself if it is an id. A value that names a file and an id is the file."""
+    if not os.path.exists(value) or (os.path.isdir(value) and value in known):  # Path.exists raises for a long name
+        looks_like_file = "/" in value or os.sep in value or LISTS.fullmatch(os.path.splitext(value)[1])
+        if value not in known and looks_like_file:
             raise UnigrecError(f"{option} {value}: no such file, and no item of the catalogue has this id")
         return [value]
+    if os.path.isdir(value):
+        raise UnigrecError(f"{option} {value}: a folder; name a file in it with one item id per line")
     try:
-        return Path(value).read_text(encoding="utf-8-sig").splitlines()  # editors may write a byte order mark
+        text = Path(value).read_text(encoding="utf-8-sig")  # editors may write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UnigrecError(f"{option} {value}: expected UTF-8 text with one item id per line: {error}") from error
+    if "\0" in text:
+        raise UnigrecError(f"{option} {value}: expected UTF-8 text with one item id per line, found binary data")
+    return text.split("\n")  # splitlines would also cut at separators that an id may hold
 
 
 def _print_table(answer: Answer, asked: int) -> None:

@@ -83,7 +83,7 @@ def _drift(lineage: dict[str, Any] | None) -> Drift | str:
 
     if lineage is None:
         return "the data is no snapshot (see: unigrec snapshot)"
-    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift(**lineage["drift"])
+    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift.of_lineage(lineage["drift"])
 
 
 def reference_sizes(origin: str) -> dict[str, int] | None:
@@ -106,6 +106,8 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
     files.write_table(artifacts.users, prepared.users)
     files.write_table(artifacts.catalogue, prepared.catalogue)
     files.write_json(artifacts.prepare_stats, prepared.stats)
+    for warning in prepared.stats["warnings"]:
+        print(f"warning: {warning}")
 
 
 def warm_start(params: Params, artifacts: Artifacts) -> None:

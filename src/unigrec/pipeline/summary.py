@@ -29,6 +29,7 @@ MODELS = {
     "fused": "fused",
 }
 DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it by default
+SHOWN_WARNINGS = 3
 EXAMPLE_ITEMS = 3  # of a real user's history, for the printed command
 
 
@@ -45,6 +46,7 @@ class Summary(NamedTuple):
     seconds: dict[str, float | None]
     example: list[str]  # the last items of a real user
     tracking_uri: str
+    warnings: list[str]  # of the data: signs that it was misread
 
 
 def summarise(
@@ -64,6 +66,7 @@ def summarise(
         seconds=seconds,
         example=_example_history(),
         tracking_uri=masked(tracking_uri),
+        warnings=[*files.read_json(artifacts.source).get("warnings", []), *stats.get("warnings", [])],
     )
 
 
@@ -78,6 +81,8 @@ def print_summary(summary: Summary) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+    for line in _warnings(summary):
+        console.print(line, markup=False)
     console.print(f"[bold]Registered[/bold]  {summary.model}, {_aliases(summary)}: {summary.verdict}\n")
     console.print("[bold]Where to look next[/bold]  (the programs are in .venv/bin)")
     for what, command in next_steps(summary):
@@ -90,8 +95,24 @@ def markdown(summary: Summary) -> str:
     parts = []
     for title, header, rows in _sections(summary):
         parts.append(f"## {title}\n\n{markdown_table(header, rows)}")
+    if summary.warnings:
+        parts.append("## Warnings about the data\n\n" + "\n".join(f"- {line}" for line in summary.warnings))
     parts.append(f"## Registered\n\n{summary.model}, {_aliases(summary)}: {summary.verdict}")
     return "\n\n".join(parts) + "\n"
+
+
+def _warnings(summary: Summary) -> list[str]:
+    """The number of warnings and the first few, or nothing."""
+    count = len(summary.warnings)
+    if not count:
+        return []
+    rest = [f"  and {count - SHOWN_WARNINGS} more: {Artifacts().prepare_stats}"] * (count > SHOWN_WARNINGS)
+    return [
+        f"Warnings about the data: {count}",
+        *(f"  {line}" for line in summary.warnings[:SHOWN_WARNINGS]),
+        *rest,
+        "",
+    ]
 
 
 def next_steps(summary: Summary) -> list[tuple[str, str]]:
