@@ -34,7 +34,8 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
     from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
 
     before = current_snapshot()
-    now = next_snapshot(before, read_incoming(params.snapshot, params.ingest), params.snapshot.mode)
+    arrived = read_incoming(params.snapshot, params.ingest, params.embed.text_columns)
+    now = next_snapshot(before, arrived, params.snapshot.mode)
     if before is not None and now.id == before.id:
         incoming = params.snapshot.incoming
         return Taken(False, f"{incoming}: nothing new compared with snapshot {now.id}: nothing to train on")
@@ -47,6 +48,7 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
         f"{folder}: {rows['interactions']:,} interactions ({added['interactions']:,} new, {added['repeated']:,} were "
         f"there already), {rows['users']:,} users, {rows['items']:,} items; before it: {now.lineage['parent']}"
     )
+    said = "\n".join((*arrived.warnings, said))
     if not reads_snapshots(params):
         advice = f"to let it read the snapshots: unigrec configure --data {paths.CURRENT}"
         said += f"\nthe pipeline reads {params.ingest.origin}; {advice}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +41,10 @@ class Snapshot(NamedTuple):
     lineage: dict[str, Any]
 
 
-def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
+def read_incoming(params: SnapshotParams, ingest: IngestParams, text_columns: Sequence[str] = ()) -> Source:
     """Read a whole delivery. Files with names that the source does not know, also temporary ones, are ignored.
+
+    text_columns: as in `load_source`.
 
     Raises:
         UnigrecError: there is no delivery, it cannot be read, or a file in it changed while it was read.
@@ -50,7 +53,7 @@ def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
     if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder (snapshot.incoming); put the delivery's files there")
     before = _state_of(folder)
-    source = load_source(ingest.model_copy(update={"source": params.source, "path": params.incoming}), seed=0)
+    source = load_source(ingest.model_copy(update={"source": params.source, "path": params.incoming}), 0, text_columns)
     changed = sorted(str(path) for path, state in set(before.items()) ^ set(_state_of(folder).items()) if state)
     if changed:
         raise UnigrecError(
@@ -120,7 +123,8 @@ def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapsh
         "id": content_id(interactions, items),
         "parent": None if before is None else before.id,
         "mode": mode,
-        "delivery": arrived.provenance | {"time_range": time_range(arrived.interactions)},
+        "delivery": arrived.provenance
+        | {"time_range": time_range(arrived.interactions), "warnings": list(arrived.warnings)},
         "added": added,
         "rows": {
             "interactions": interactions.num_rows,
