@@ -34,7 +34,7 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
     from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
 
     before = current_snapshot()
-    arrived = read_incoming(params.snapshot, params.ingest, params.embed.text_columns)
+    arrived = read_incoming(params.snapshot, params.ingest, params.embed.text_columns, first=before is None)
     now = next_snapshot(before, arrived, params.snapshot.mode)
     if before is not None and now.id == before.id:
         incoming = params.snapshot.incoming

@@ -22,12 +22,18 @@ from unigrec.data.sources.source import Source, provenance
 from unigrec.data.sources.tables import Columns, interactions_of, items_of
 
 MAX_SHOWN = 10  # names of a folder in an error
+NO_INTERACTIONS = pa.table(
+    {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string()), "timestamp": pa.array([], pa.int64())}
+)
+NO_ITEMS = NO_INTERACTIONS.select(["item_id"])
 
 
-def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str]) -> Source:
+def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str], *, partial: bool = False) -> Source:
     """Read interactions and items from a folder.
 
-    text_columns: columns that describe the items, read as text whatever they hold.
+    Args:
+        text_columns: columns that describe the items, read as text whatever they hold.
+        partial: one of the two may be missing; its table is then empty.
 
     Raises:
         UnigrecError: a file is missing, damaged or ambiguous, or a named column is not there.
@@ -38,13 +44,22 @@ def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str])
         lineage = files.read_json(folder / paths.LINEAGE_FILE)
         params = params.model_copy(update={"columns": ColumnsParams(), "where": "", "min_rating": 0.0})
         notes += lineage["delivery"].get("warnings", [])
-    found = {name: find_dataset(folder, name) for name in ("interactions", "items")}
-    parts = {name: parts_of(path) for name, path in found.items()}
+    missing = [name for name in ("interactions", "items") if not _candidates(folder, name)] if partial else []
+    if len(missing) == 1:
+        notes.append(f"the delivery holds no {missing[0]}: those of the snapshot before are kept")
+    else:
+        missing = []
+    parts = {
+        name: [] if name in missing else parts_of(find_dataset(folder, name)) for name in ("interactions", "items")
+    }
 
     columns = Columns.of(params)
-    interactions = interactions_of(_read_interactions(parts["interactions"], columns, notes), columns, notes)
-    raw, repeated = _read_items(parts["items"], columns, text_columns, notes=notes)
-    items, dropped = items_of(raw, columns, text_columns)
+    interactions, items, dropped, repeated = NO_INTERACTIONS, NO_ITEMS, [], []
+    if parts["interactions"]:
+        interactions = interactions_of(_read_interactions(parts["interactions"], columns, notes), columns, notes)
+    if parts["items"]:
+        raw, repeated = _read_items(parts["items"], columns, text_columns, notes=notes)
+        items, dropped = items_of(raw, columns, text_columns)
     described = [describe(part.file, folder) for part in (*parts["interactions"], *parts["items"])]
     extra = {"files": described, "dropped_item_columns": [*dropped, *repeated]}
     if lineage is not None:
@@ -54,12 +69,7 @@ def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str])
 
 def find_dataset(folder: Path, name: str) -> Path:
     """The file or folder of parts with this name. Raises UnigrecError if there is none, or more than one."""
-    endings = ("", *FORMATS, *(f"{ending}{packed}" for ending in FORMATS for packed in PACKED_SUFFIXES))
-    candidates = [folder / f"{name}{ending}" for ending in endings]
-    for path in candidates:
-        if path.is_symlink() and not path.exists():
-            raise UnigrecError(f"{path}: a link that leads nowhere; bring back what it names, or put the file here")
-    present = [path for path in candidates if (path.is_dir() if path.suffix == "" else path.exists())]
+    present = _candidates(folder, name)
     if not present:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:MAX_SHOWN]) or "nothing"
         raise UnigrecError(
@@ -70,6 +80,16 @@ def find_dataset(folder: Path, name: str) -> Path:
         names = " and ".join(path.name for path in present)
         raise UnigrecError(f"{folder}: holds both {names}; remove the one that is not meant")
     return present[0]
+
+
+def _candidates(folder: Path, name: str) -> list[Path]:
+    """Files and folders with this name and an ending of a known format. Raises UnigrecError for a dangling link."""
+    endings = ("", *FORMATS, *(f"{ending}{packed}" for ending in FORMATS for packed in PACKED_SUFFIXES))
+    candidates = [folder / f"{name}{ending}" for ending in endings]
+    for path in candidates:
+        if path.is_symlink() and not path.exists():
+            raise UnigrecError(f"{path}: a link that leads nowhere; bring back what it names, or put the file here")
+    return [path for path in candidates if (path.is_dir() if path.suffix == "" else path.exists())]
 
 
 def _read_interactions(parts: list[Part], columns: Columns, notes: list[str]) -> list[tuple[Part, pa.Table]]:
