@@ -43,6 +43,7 @@ EDGES = {
     "sentence_transformers": ("embedding",),
     "mlflow": ("registry", "promotion.champion", "serving.pyfunc_model"),
     "httpx": ("data.fetch",),
+    "duckdb": ("data.sources",),
     "matplotlib": ("pipeline.plots",),
     "typer": ("cli",),
 }

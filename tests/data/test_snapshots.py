@@ -52,7 +52,9 @@ def deliver(rows: list[tuple], items: dict) -> None:
 
 
 def take(mode: str = "append") -> Snapshot:
-    now = next_snapshot(current_snapshot(), read_incoming(PARAMS, INGEST), mode)
+    before = current_snapshot()
+    arrived = read_incoming(PARAMS.model_copy(update={"mode": mode}), INGEST, first=before is None)
+    now = next_snapshot(before, arrived, mode)
     write_snapshot(now, None)
     return now
 
@@ -77,6 +79,32 @@ def test_a_delivery_is_appended_without_repeats_and_newer_item_rows_win():
     assert lineage["rows"] == {"interactions": 6, "items": 3, "users": 3}
     assert (lineage["time_range"], lineage["delivery"]["time_range"]) == ([1, 3], [1, 3])
     assert [file["name"] for file in lineage["delivery"]["files"]] == ["interactions.parquet", "items.parquet"]
+
+
+@pytest.mark.parametrize("missing", ["items", "interactions"])
+def test_a_later_delivery_of_one_table_keeps_the_other_one(missing):
+    deliver(FIRST, ITEMS)
+    first = take()
+    deliver([("w", "a", 9)], {"item_id": ["b", "c"], "title": ["B", "C"]})
+    (INCOMING / f"{missing}.parquet").unlink()
+    second = take()
+    if missing == "items":
+        assert rows_of(second) == [*rows_of(first), ("w", "a", 9)]
+        assert second.items.equals(first.items)
+    else:
+        assert rows_of(second) == rows_of(first)
+        assert second.items.to_pydict() == {"item_id": ["a", "b", "c"], "title": ["A", "B", "C"]}
+    warning = f"the delivery holds no {missing}: those of the snapshot before are kept"
+    assert second.lineage["delivery"]["warnings"] == [warning]
+    with pytest.raises(UnigrecError, match=f"holds no {missing}.parquet"):
+        take("replace")
+
+
+def test_the_first_delivery_needs_both_tables():
+    deliver(FIRST, ITEMS)
+    (INCOMING / "items.parquet").unlink()
+    with pytest.raises(UnigrecError, match=r"holds no items\.parquet"):
+        take()
 
 
 def test_the_same_content_is_the_same_snapshot_in_any_files_order_and_number_of_deliveries():

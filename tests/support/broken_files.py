@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -117,6 +118,36 @@ def packed_csv(folder: Path) -> None:
     (folder / "items.csv.gz").write_bytes(gzip.compress(as_csv(items())))
 
 
+def cut_packed_csv(folder: Path) -> None:
+    packed_csv(folder)
+    file = folder / "items.csv.gz"
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def lines_of_json(folder: Path) -> None:
+    for name, columns in (("interactions", interactions()), ("items", items())):
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def cut_lines_of_json(folder: Path) -> None:
+    lines_of_json(folder)
+    file = folder / "interactions.jsonl"
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def table_with_a_log(name: str):
+    """Interactions in two parts, and the log of a table format next to them."""
+
+    def breaks(folder: Path) -> None:
+        parts(*halves())(folder)
+        log = folder / "interactions.parquet" / name
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("{}")
+
+    return breaks
+
+
 def flipped(content: bytes) -> bytes:
     """Flip the bits of some values; header and footer stay intact."""
     return content[:200] + bytes(byte ^ 255 for byte in content[200:260]) + content[260:]
@@ -137,9 +168,10 @@ CASES: list[Case] = [
     refused("a link to itself", link_to_itself, r"items\.parquet: a link that leads nowhere"),
     refused("a link to nothing", link_to_nothing, r"items\.parquet: a link that leads nowhere"),
     refused("a file that may not be read", unreadable, r"items\.parquet: may not be read"),
-    refused("a folder instead of a CSV file", folder_instead_of_csv, r"items\.csv: is a folder; .*a file"),
+    refused("a folder instead of a CSV file", folder_instead_of_csv, r"items\.csv: a folder without \*\.csv parts"),
     refused("a folder of parts without parts", folder_without_parts, r"items\.parquet: a folder without \*\.parquet"),
-    refused("packed CSV", packed_csv, r"holds no items\.parquet .*found: interactions\.csv, items\.csv\.gz"),
+    accepted("packed CSV", packed_csv, items=ITEMS, interactions=ROWS),
+    refused("packed CSV that is cut off", cut_packed_csv, r"items\.csv\.gz: damaged or cut off"),
     # CSV
     refused("an empty file", csv_bytes(lambda _: b""), r"interactions\.csv: the file is empty"),
     refused("blank lines only", csv_bytes(lambda _: b"\n \n\n"), r"interactions\.csv: "),
@@ -155,22 +187,15 @@ CASES: list[Case] = [
     accepted("Windows line ends", csv_bytes(lambda old: old.replace(b"\n", b"\r\n")), interactions=ROWS),
     accepted("line ends of an old Mac", csv_bytes(lambda old: old.replace(b"\n", b"\r")), interactions=ROWS),
     accepted("blank lines between rows", csv_bytes(lambda old: old.replace(b"\n", b"\n\n")), interactions=ROWS),
-    refused("semicolons", csv_bytes(lambda old: old.replace(b",", b";")), "is it separated by commas"),
-    refused("tabs", csv_bytes(lambda old: old.replace(b",", b"\t")), "is it separated by commas"),
+    accepted("semicolons", csv_bytes(lambda old: old.replace(b",", b";")), interactions=ROWS),
+    accepted("tabs", csv_bytes(lambda old: old.replace(b",", b"\t")), interactions=ROWS),
+    accepted("line ends of two kinds", csv_bytes(lambda old: old.replace(b"\n", b"\r\n", 9)), interactions=ROWS),
     refused("a quote that never closes", csv_bytes(lambda old: old + b'"u1,i1,5\n'), r"cannot be read as CSV"),
     refused("a row too short", csv_bytes(lambda old: old + b"u1,i1\n"), "cannot be read as CSV.*Expected 3 columns"),
     refused("a row too long", csv_bytes(lambda old: old + b"u1,i1,5,6\n"), "cannot be read as CSV.*Expected 3 columns"),
     refused("cut off within a row", csv_bytes(lambda old: old[: -len(b",1400059090\n")]), "Expected 3 columns, got 2"),
-    refused(
-        "Latin-1",
-        csv_bytes(reheaded(b"oak", "chêne".encode("latin-1")), "items"),
-        r"items\.csv: column 'title' holds bytes that are no UTF-8",
-    ),
-    refused(
-        "UTF-16",
-        csv_bytes(lambda old: old.decode().encode("utf-16")),
-        r"interactions\.csv: the file is UTF-16; save it as UTF-8",
-    ),
+    accepted("Latin-1", csv_bytes(reheaded(b"oak", "chêne".encode("latin-1")), "items"), items=ITEMS),
+    accepted("UTF-16", csv_bytes(lambda old: old.decode().encode("utf-16")), interactions=ROWS),
     invalid(
         "NUL bytes in an id", csv_bytes(reheaded(b"\nu0,i0,", b"\nu0,i\0,")), r"item.*is in the items table.*i\\u0000"
     ),
@@ -182,7 +207,13 @@ CASES: list[Case] = [
         r"items\.csv: a row is longer than 8,388,608 bytes",
     ),
     accepted("two megabytes in a CSV row", csv_bytes(reheaded(b"oak", b"oak " * 2**19), "items"), items=ITEMS),
+    accepted("JSON lines", lines_of_json, items=ITEMS, interactions=ROWS),
+    refused("JSON lines that are cut off", cut_lines_of_json, r"interactions\.jsonl: cannot be read as JSON lines"),
     # Parquet
+    refused("a Delta table", table_with_a_log("_delta_log/00000000000000000000.json"), "is a Delta table"),
+    refused("an Iceberg table", table_with_a_log("metadata/v1.metadata.json"), "is an Iceberg table"),
+    refused("a Hudi table", table_with_a_log(".hoodie/hoodie.properties"), "is a Hudi table"),
+    refused("the output of a stream", table_with_a_log("_spark_metadata/0"), "is the output of a Spark stream"),
     refused("an empty Parquet file", parquet_bytes(lambda _: b""), r"interactions\.parquet: the file is empty"),
     refused("Parquet cut in half", parquet_bytes(lambda old: old[: len(old) // 2]), "cannot be read as Parquet"),
     refused("Parquet with a bad footer", parquet_bytes(lambda old: old[:-40] + b"x" * 32 + old[-8:]), "as Parquet"),

@@ -35,7 +35,7 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
     from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
 
     before = current_snapshot()
-    arrived = read_incoming(params.snapshot, params.ingest)
+    arrived = read_incoming(params.snapshot, params.ingest, params.embed.text_columns, first=before is None)
     now = next_snapshot(before, arrived, params.snapshot.mode)
     if before is not None and now.id == before.id:
         incoming = params.snapshot.incoming
@@ -49,6 +49,7 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
         f"{folder}: {rows['interactions']:,} interactions ({added['interactions']:,} new, {added['repeated']:,} were "
         f"there already), {rows['users']:,} users, {rows['items']:,} items; before it: {now.lineage['parent']}"
     )
+    said = "\n".join((*arrived.warnings, said))
     if not reads_snapshots(params):
         advice = f"to let it read the snapshots: unigrec configure --data {paths.CURRENT}"
         said += f"\nthe pipeline reads {params.ingest.origin}; {advice}"

@@ -33,10 +33,20 @@ class SampleParams(Section):
     interactions: Count
 
 
+class ColumnsParams(Section):
+    user_id: Annotated[str, Field(min_length=1)] = "user_id"
+    item_id: Annotated[str, Field(min_length=1)] = "item_id"
+    timestamp: Annotated[str, Field(min_length=1)] = "timestamp"
+    items_id: str = ""
+    rating: str = ""
+
+
 class IngestParams(Section):
     source: Source
     path: Annotated[str, Field(min_length=1)]
     min_rating: float
+    columns: ColumnsParams = ColumnsParams()
+    where: str = ""
     sample: SampleParams
 
     @property

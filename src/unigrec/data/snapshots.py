@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +41,14 @@ class Snapshot(NamedTuple):
     lineage: dict[str, Any]
 
 
-def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
+def read_incoming(
+    params: SnapshotParams, ingest: IngestParams, text_columns: Sequence[str] = (), *, first: bool = True
+) -> Source:
     """Read a whole delivery. Files with names that the source does not know, also temporary ones, are ignored.
+
+    Args:
+        text_columns: as in `load_source`.
+        first: there is no snapshot yet. A later delivery that is appended may hold interactions or items alone.
 
     Raises:
         UnigrecError: there is no delivery, it cannot be read, or a file in it changed while it was read.
@@ -50,7 +57,8 @@ def read_incoming(params: SnapshotParams, ingest: IngestParams) -> Source:
     if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder (snapshot.incoming); put the delivery's files there")
     before = _state_of(folder)
-    source = load_source(ingest.model_copy(update={"source": params.source, "path": params.incoming}), seed=0)
+    delivery = ingest.model_copy(update={"source": params.source, "path": params.incoming})
+    source = load_source(delivery, 0, text_columns, partial=params.mode == "append" and not first)
     changed = sorted(str(path) for path, state in set(before.items()) ^ set(_state_of(folder).items()) if state)
     if changed:
         raise UnigrecError(
@@ -120,7 +128,8 @@ def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapsh
         "id": content_id(interactions, items),
         "parent": None if before is None else before.id,
         "mode": mode,
-        "delivery": arrived.provenance | {"time_range": time_range(arrived.interactions)},
+        "delivery": arrived.provenance
+        | {"time_range": time_range(arrived.interactions), "warnings": list(arrived.warnings)},
         "added": added,
         "rows": {
             "interactions": interactions.num_rows,

@@ -52,10 +52,12 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
     """Read the source into `interactions.parquet` and `items.parquet`."""
     from unigrec.data.sources.load import load_source
 
-    source = load_source(params.ingest, params.seed)
+    source = load_source(params.ingest, params.seed, params.embed.text_columns)
     files.write_table(artifacts.interactions, source.interactions)
     files.write_table(artifacts.items, source.items)
-    files.write_json(artifacts.source, source.provenance)
+    files.write_json(artifacts.source, source.provenance | {"warnings": list(source.warnings)})
+    for warning in source.warnings:
+        print(f"ingest: {warning}")
 
 
 def validate(params: Params, artifacts: Artifacts) -> None:

@@ -62,6 +62,18 @@ def test_csv_through_load_source(tmp_path):
     assert [file["name"] for file in source.provenance["files"]] == ["ratings.csv", "movies.csv"]
 
 
+def test_the_release_of_100k_has_names_of_its_own(tmp_path):
+    (tmp_path / "u.data").write_text("196\t242\t3\t881250949\n196\t1\t2\t881250950\n")
+    flags = "|".join("1" if place in (3, 5) else "0" for place in range(19))
+    movies = f"242|Café (1997)|24-Jan-1997||http://x|{flags}\n1|Toy (1995)|||\n"
+    (tmp_path / "u.item").write_bytes(movies.encode("latin-1"))
+    interactions, items, read = read_movielens(tmp_path, 3.0)
+    assert interactions.to_pylist() == [{"user_id": "196", "item_id": "242", "timestamp": 881250949}]
+    assert items["title"].to_pylist() == ["Café (1997)", "Toy (1995)"]
+    assert items["categories"].to_pylist() == ["Animation, Comedy", None]
+    assert [file.name for file in read] == ["u.data", "u.item"]
+
+
 def test_no_rating_left(tmp_path):
     with pytest.raises(UnigrecError, match=r"no rating of at least 6\.0; lower ingest\.min_rating"):
         read_movielens(csv(tmp_path), 6.0)

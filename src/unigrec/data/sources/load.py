@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unigrec.base.errors import UnigrecError
@@ -12,12 +13,29 @@ from unigrec.data.sources.sample import generate_sample
 from unigrec.data.sources.source import Source, provenance
 
 
-def load_source(params: IngestParams, seed: int) -> Source:
+def load_source(params: IngestParams, seed: int, text_columns: Sequence[str] = (), *, partial: bool = False) -> Source:
     """Read the source that params name; only the generated sample uses `seed`.
+
+    Args:
+        text_columns: columns that describe the items (`embed.text_columns`): they are read as text whatever they hold.
+        partial: a folder may hold interactions or items alone; the other table is then empty.
 
     Raises:
         UnigrecError: a file is missing, empty, damaged or not of the source's format.
     """
+    source = _read(params, seed, text_columns, partial=partial)
+    empty = [
+        name
+        for name in text_columns
+        if source.items.num_rows
+        and name in source.items.column_names
+        and source.items[name].null_count == source.items.num_rows
+    ]
+    remarks = [f"items: column {name!r} of embed.text_columns is empty in every row" for name in empty]
+    return source._replace(warnings=tuple(dict.fromkeys((*source.warnings, *remarks))))
+
+
+def _read(params: IngestParams, seed: int, text_columns: Sequence[str], *, partial: bool) -> Source:
     if params.source == "sample":
         interactions, items = generate_sample(params.sample, seed)
         settings = {"seed": seed, **params.sample.model_dump()}
@@ -28,7 +46,7 @@ def load_source(params: IngestParams, seed: int) -> Source:
         found = "is a file" if path.exists() else "does not exist"
         raise UnigrecError(f"{path}: {found}; ingest.path must be the folder that holds the files of {params.source!r}")
     if params.source == "folder":
-        return load_folder(path)
+        return load_folder(path, params, text_columns, partial=partial)
     if params.source == "movielens":
         from unigrec.data.sources.movielens import read_movielens
 

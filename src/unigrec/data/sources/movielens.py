@@ -1,6 +1,7 @@
-"""MovieLens (GroupLens), unpacked: `ratings.dat` and `movies.dat` (ml-1m, ml-10m) or `ratings.csv` and `movies.csv`.
+"""MovieLens (GroupLens), unpacked: `ratings.dat` and `movies.dat` (ml-1m, ml-10m), `ratings.csv` and `movies.csv`
+(ml-20m and later), or `u.data` and `u.item` (ml-100k).
 
-Harper & Konstan, ACM TiiS 2015. The old files separate fields with `::` and have no header.
+Harper & Konstan, ACM TiiS 2015. The old files separate fields with `::`, tabs or bars, and have no header.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from unigrec.data.sources.files import read_lines, readable, refuse_empty
 RATING_TYPES = {"userId": pa.string(), "movieId": pa.string(), "rating": pa.float64(), "timestamp": pa.int64()}
 MOVIE_TYPES = {"movieId": pa.string(), "title": pa.string(), "genres": pa.string()}
 NO_GENRES = "(no genres listed)"
+FILES = (("ratings.dat", "movies.dat"), ("ratings.csv", "movies.csv"), ("u.data", "u.item"))
+GENRES_100K = (  # of the last 19 fields of u.item, each 0 or 1; the first one is "unknown"
+    *("", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
 
 
 def read_movielens(folder: Path, min_rating: float) -> tuple[pa.Table, pa.Table, list[Path]]:
@@ -28,16 +34,21 @@ def read_movielens(folder: Path, min_rating: float) -> tuple[pa.Table, pa.Table,
     Raises:
         UnigrecError: the files are missing, damaged or of another format.
     """
-    suffix = next((suffix for suffix in (".dat", ".csv") if (folder / f"ratings{suffix}").is_file()), None)
-    if suffix is None or not (folder / f"movies{suffix}").is_file():
+    found = [pair for pair in FILES if all((folder / name).is_file() for name in pair)]
+    if not found:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise UnigrecError(
-            f"{folder}: holds neither ratings.dat and movies.dat nor ratings.csv and movies.csv (found: {inside}); "
-            f"give the unpacked folder, as `unigrec fetch --source movielens --category ml-1m --to {folder}` makes it"
+            f"{folder}: holds neither ratings.dat and movies.dat nor ratings.csv and movies.csv nor u.data and u.item "
+            f"(found: {inside}); give the unpacked folder, as `unigrec fetch --source movielens --category ml-1m --to "
+            f"{folder}` makes it"
         )
-    ratings_file, movies_file = folder / f"ratings{suffix}", folder / f"movies{suffix}"
-    ratings = _ratings_dat(ratings_file) if suffix == ".dat" else _csv(ratings_file, RATING_TYPES)
-    movies = _movies_dat(movies_file) if suffix == ".dat" else _csv(movies_file, MOVIE_TYPES)
+    ratings_file, movies_file = (folder / name for name in found[0])
+    if ratings_file.suffix == ".dat":
+        ratings, movies = _ratings_dat(ratings_file), _movies_dat(movies_file)
+    elif ratings_file.suffix == ".csv":
+        ratings, movies = _csv(ratings_file, RATING_TYPES), _csv(movies_file, MOVIE_TYPES)
+    else:
+        ratings, movies = _ratings_100k(ratings_file), _movies_100k(movies_file)
 
     ratings = ratings.filter(pc.greater_equal(ratings["rating"], min_rating))
     if ratings.num_rows == 0:
@@ -84,6 +95,32 @@ def _movies_dat(file: Path) -> pa.Table:
         if len(fields) != len(MOVIE_TYPES):
             raise UnigrecError(f"{file}, line {number}: {line[:80]!r}; expected MovieID::Title::Genres")
         rows.append(dict(zip(MOVIE_TYPES, fields, strict=True)))
+    return pa.Table.from_pylist(rows, pa.schema(list(MOVIE_TYPES.items())))
+
+
+def _ratings_100k(file: Path) -> pa.Table:
+    """Read user, movie, rating and time, separated by tabs."""
+    refuse_empty(file)
+    with readable(file, "user, movie, rating and time, separated by tabs"):
+        return pcsv.read_csv(
+            file,
+            read_options=pcsv.ReadOptions(column_names=list(RATING_TYPES)),
+            parse_options=pcsv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pcsv.ConvertOptions(column_types=RATING_TYPES),
+        )
+
+
+def _movies_100k(file: Path) -> pa.Table:
+    """Read `id|title|date|video date|address|` and a 0 or 1 per genre; in Latin-1. Some copies lack late genres."""
+    rows = []
+    for number, line in read_lines(file):
+        fields = _decode(line).rstrip("\r\n").split("|")
+        if len(fields) < 5:
+            raise UnigrecError(
+                f"{file}, line {number}: {line[:80]!r}; expected id|title|date|video date|address|genres"
+            )
+        genres = [name for name, flag in zip(GENRES_100K, fields[5:], strict=False) if flag == "1" and name]
+        rows.append({"movieId": fields[0], "title": fields[1], "genres": "|".join(genres) or NO_GENRES})
     return pa.Table.from_pylist(rows, pa.schema(list(MOVIE_TYPES.items())))
 
 

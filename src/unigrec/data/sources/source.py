@@ -14,11 +14,13 @@ class Source(NamedTuple):
     items: item_id string, then text columns (string or null); in the order of the source
     provenance: kind of source, files with sha256 and size, row counts, the lineage of a snapshot; no clock, so that
         equal inputs give equal bytes
+    warnings: sentences on what a person should know: what was converted, taken for granted, or is empty
     """
 
     interactions: pa.Table
     items: pa.Table
     provenance: dict
+    warnings: tuple[str, ...] = ()
 
 
 def provenance(source: str, interactions: pa.Table, items: pa.Table, **extra: object) -> dict:

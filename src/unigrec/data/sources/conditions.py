@@ -1,0 +1,81 @@
+"""`ingest.where`: an SQL condition on the rows of interactions, answered by DuckDB without access to files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unigrec.base.errors import UnigrecError
+from unigrec.data.sources.duck import connection
+from unigrec.data.sources.times import WHOLE
+from unigrec.data.sources.values import all_numbers, is_text, plain
+
+TABLE = "interactions"
+
+
+def columns_of(where: str) -> list[str]:
+    """Names of the columns that a condition uses. Raises UnigrecError if it is no condition of SQL."""
+    with connection(external=False) as database:
+        query = f"SELECT 1 FROM {TABLE} WHERE (\n{where}\n)"
+        text = database.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0]
+    tree = json.loads(text)
+    if tree["error"] or len(tree["statements"]) != 1:
+        reason = tree.get("error_message", "it is more than one statement")
+        raise UnigrecError(f"ingest.where = {where!r}: no condition of SQL: {reason}")
+    return list(dict.fromkeys(_references(tree)))
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("class") == "COLUMN_REF":
+            yield node["column_names"][-1]
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _references(child)
+
+
+def rows_where(table: pa.Table, where: str, *, ids: set[str], file: str) -> pa.Table:
+    """The rows that meet a condition, in their order.
+
+    Text of which every value is a number is compared as a number (formats such as CSV have no types), but not the
+    columns `ids`.
+
+    Raises:
+        UnigrecError: a column of the condition is missing, or it compares what cannot be compared.
+    """
+    import duckdb
+
+    asked = {}
+    for name in table.column_names:
+        column = plain(table[name])
+        asked[name] = column if name in ids or not is_text(column.type) else _as_numbers(column.cast(pa.string()))
+    with connection(external=False) as database:
+        database.register(TABLE, pa.table(asked))
+        try:
+            met = database.sql(f"SELECT coalesce((\n{where}\n), false) AS met FROM {TABLE}").to_arrow_table()["met"]
+        except duckdb.Error as error:
+            detail = str(error).strip().splitlines()[0]
+            raise UnigrecError(
+                f"{file}: ingest.where = {where!r} cannot be answered: {detail}; its columns: "
+                f"{', '.join(table.column_names)}"
+            ) from error
+    return table.filter(met)
+
+
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text as numbers where all of it is."""
+    if not all_numbers(column):
+        return column
+    trimmed = pc.utf8_trim_whitespace(column)
+    trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+    if pc.all(pc.match_substring_regex(trimmed, WHOLE)).as_py():
+        try:
+            return pc.replace_substring_regex(trimmed, r"^\+", "").cast(pa.int64())
+        except pa.ArrowInvalid:  # more digits than fit
+            pass
+    return trimmed.cast(pa.float64())

@@ -1,0 +1,155 @@
+"""From raw columns under the shop's names, of any type, to the two tables: shared by the folder and the SQL source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import IngestParams
+from unigrec.data.sources.conditions import rows_where
+from unigrec.data.sources.datasets import Part
+from unigrec.data.sources.times import NUMBER, Place, to_seconds
+from unigrec.data.sources.values import ids, is_number, is_text, plain, texts
+
+Parts = Sequence[tuple[Part, pa.Table]]
+
+
+class Columns(NamedTuple):
+    """How the shop names its columns, and which of its rows count."""
+
+    user_id: str
+    item_id: str
+    timestamp: str
+    items_id: str
+    rating: str
+    min_rating: float
+    where: str
+
+    @classmethod
+    def of(cls, params: IngestParams) -> Columns:
+        names = params.columns
+        return cls(
+            names.user_id,
+            names.item_id,
+            names.timestamp,
+            items_id=names.items_id or names.item_id,
+            rating=names.rating,
+            min_rating=params.min_rating,
+            where=params.where,
+        )
+
+    def of_interactions(self) -> tuple[str, ...]:
+        """Names of the columns that the interactions must have."""
+        needed = (self.user_id, self.item_id, self.timestamp, self.rating)
+        return tuple(dict.fromkeys(name for name in needed if name))
+
+
+def interactions_of(parts: Parts, columns: Columns, notes: list[str]) -> pa.Table:
+    """user_id, item_id and timestamp of the rows that count, in the order of the parts.
+
+    Raises:
+        UnigrecError: a column cannot be read as what it is named for, parts differ in a way that cannot be reconciled,
+            or no row is left.
+    """
+    before = sum(table.num_rows for _, table in parts)
+    chosen = [(part, _rows_that_count(table, columns, str(part.file), notes)) for part, table in parts]
+    if not any(table.num_rows for _, table in chosen):
+        raise UnigrecError(
+            f"{chosen[0][0].file}: none of {before:,} rows is left by ingest.where and ingest.min_rating; loosen them"
+        )
+    _refuse_mixed_ids(chosen, (columns.user_id, columns.item_id))
+    table = {
+        "user_id": _whole_column(chosen, columns.user_id),
+        "item_id": _whole_column(chosen, columns.item_id),
+        "timestamp": _times(chosen, columns.timestamp, notes),
+    }
+    return pa.table(table)
+
+
+def _rows_that_count(table: pa.Table, columns: Columns, file: str, notes: list[str]) -> pa.Table:
+    if columns.where:
+        table = rows_where(table, columns.where, ids={columns.user_id, columns.item_id}, file=file)
+    if not columns.rating:
+        return table
+    ratings = _numbers(table[columns.rating], Place(file, columns.rating))
+    if ratings.null_count:
+        place = Place(file, columns.rating)
+        notes.append(place.remark(f"is empty in {ratings.null_count:,} rows: they are left out"))
+    return table.filter(pc.greater_equal(ratings, columns.min_rating))
+
+
+def _numbers(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
+    """Ratings as float64, blanks and NaN as nulls. Raises UnigrecError for text that is no number."""
+    column = plain(column)
+    if is_text(column.type):
+        column = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+        odd = column.filter(pc.invert(pc.match_substring_regex(column, NUMBER)))
+        if len(odd):
+            raise place.error(f"holds {odd[0].as_py()!r}; ratings are numbers")
+    elif not (is_number(column.type) or pa.types.is_null(column.type)):
+        raise place.error(f"is of type {column.type}; ratings are numbers")
+    column = column.cast(pa.float64())
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+
+
+def _refuse_mixed_ids(parts: Parts, names: tuple[str, ...]) -> None:
+    """Raises UnigrecError if ids are text in one part and numbers in another: they would not meet."""
+    for name in names:
+        kinds = {plain(table[name]).type for _, table in parts}
+        if any(map(is_number, kinds)) and any(map(is_text, kinds)):
+            raise _differ(parts, f"{name} is {' and '.join(sorted(map(str, kinds)))}")
+
+
+def _differ(parts: Parts, what: str) -> UnigrecError:
+    folder = parts[0][0].file.parent
+    return UnigrecError(f"{folder}: the parts differ in their columns: {what}; write all alike")
+
+
+def _whole_column(parts: Parts, name: str) -> pa.ChunkedArray:
+    """Ids of all parts; each is read by its own type."""
+    pieces = [ids(table[name], Place(str(part.file), name)) for part, table in parts]
+    return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string())
+
+
+def _times(parts: Parts, name: str, notes: list[str]) -> pa.ChunkedArray:
+    """Times of all parts at once: their unit is one."""
+    try:
+        raw = pa.concat_tables(
+            [pa.table({name: plain(table[name])}) for _, table in parts], promote_options="permissive"
+        )
+    except pa.ArrowException as error:
+        raise _differ(parts, str(error)) from error
+    file = parts[0][0].file
+    return to_seconds(raw[name], Place(str(file if len(parts) == 1 else file.parent), name), notes)
+
+
+def items_of(parts: Parts, columns: Columns, text_columns: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """item_id and the text columns; the names of those dropped, which are neither text nor asked for.
+
+    Raises:
+        UnigrecError: an id or a named text cannot be read, or ids differ in type between the parts.
+    """
+    _refuse_mixed_ids(parts, (columns.items_id,))
+    names = dict.fromkeys(name for _, table in parts for name in table.column_names)
+    read: dict[str, pa.ChunkedArray] = {"item_id": _whole_column(parts, columns.items_id)}
+    dropped = []
+    for name in names:
+        if name == columns.items_id:
+            continue
+        pieces = [_texts_of(part, table, name, named=name in text_columns) for part, table in parts]
+        if name == "item_id" or any(piece is None for piece in pieces):
+            dropped.append(name)
+        else:
+            read[name] = pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string())  # type: ignore[union-attr]
+    return pa.table(read), dropped
+
+
+def _texts_of(part: Part, table: pa.Table, name: str, named: bool) -> pa.ChunkedArray | None:
+    if name not in table.column_names:
+        return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
+    return texts(table[name], Place(str(part.file), name), named=named, untyped=part.format != "Parquet")
