@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, State
 
-from flows.prefect_server.output import emitter
+from flows.prefect_server.output import stage_output
 from flows.prefect_server.server import run_here
 from flows.promote import promote_and_show
 from flows.stages.graph import read_graph
@@ -24,6 +25,7 @@ from unigrec.base.git import PARAMS
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.commands import bundles, snapshot
+from unigrec.commands.bars import VERBOSE_VARIABLE
 from unigrec.config.schema import Params, load_params
 from unigrec.pipeline.summary import markdown, print_summary, summarise
 from unigrec.registry.tracking import tracking_uri
@@ -43,7 +45,8 @@ def was_killed(task: Any, run: Any, state: State) -> bool:
 def bring_up_to_date(stage: str, stale: bool) -> Any:
     """Bring one stage of dvc.yaml up to date. The task is Cached if the stage's command had no reason to run."""
     try:
-        ran = stale and run_stage(stage, emitter("  "))
+        with stage_output("  ") as emit:
+            ran = stale and run_stage(stage, emit)
     except StageError as error:
         if error.killed:
             read_graph()  # repairs what the killed DVC was writing, for the next try
@@ -154,7 +157,10 @@ def main() -> int:
     """Run the flow in this process. Returns an exit code of errors.py."""
     parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-snapshot", action="store_true", help="train on the data as it is, take no delivery")
+    parser.add_argument("--verbose", action="store_true", help="show every figure of every epoch")
     asked = parser.parse_args()
+    if asked.verbose:
+        os.environ[VERBOSE_VARIABLE] = "1"  # for the stages, which DVC starts
     return run_here(lambda: _report(retrain(take=not asked.no_snapshot, return_state=True)))
 
 

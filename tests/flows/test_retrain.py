@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_what_a_killed_dvc_was_writing_is_put_right_before_the_next_try(project,
         raise StageError(stage, 137)
 
     monkeypatch.setattr(retrain, "run_stage", killed)
-    monkeypatch.setattr(retrain, "emitter", lambda indent: print)
+    monkeypatch.setattr(retrain, "stage_output", lambda indent: nullcontext(print))
     with pytest.raises(StageError):
         bring_up_to_date.fn("second", stale=True)
     assert reproduce(["first", "second"]) == [False, False]
