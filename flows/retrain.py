@@ -27,6 +27,7 @@ from unigrec.base.paths import Artifacts
 from unigrec.commands import bundles, snapshot
 from unigrec.commands.bars import VERBOSE_VARIABLE
 from unigrec.config.schema import Params, load_params
+from unigrec.core.decisions.gates import is_refusing
 from unigrec.pipeline.summary import markdown, print_summary, summarise
 from unigrec.registry.tracking import tracking_uri
 from unigrec.registry.versions import Registration, current_aliases, register
@@ -44,9 +45,11 @@ def was_killed(task: Any, run: Any, state: State) -> bool:
 @task(task_run_name="{stage}", retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=was_killed)
 def bring_up_to_date(stage: str, stale: bool) -> Any:
     """Bring one stage of dvc.yaml up to date. The task is Cached if the stage's command had no reason to run."""
+    if not stale:
+        return Completed(message=f"{stage} is up to date", name=StateName.CACHED)
     try:
         with stage_output("  ") as emit:
-            ran = stale and run_stage(stage, emit)
+            ran = run_stage(stage, emit)
     except StageError as error:
         if error.killed:
             read_graph()  # repairs what the killed DVC was writing, for the next try
@@ -68,7 +71,7 @@ def take_delivery(params: Params) -> Any:
 def read_gates() -> Any:
     """Read what the gates decided. A refusal is a result, not a failure."""
     gates = files.read_json(Artifacts().decision)["gates"]
-    refused = [gate for gate in gates if not gate["passed"] and not gate.get("informational", False)]
+    refused = [gate for gate in gates if is_refusing(gate)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
     return Completed(message=reasons or "every gate passed", name=StateName.REFUSED if refused else StateName.PASSED)
 
