@@ -38,14 +38,14 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary
+run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary; every figure: make run ARGS=--verbose
 	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm.
 	@git rev-parse --git-dir >/dev/null 2>&1 || PATH="$(CURDIR)/$(BIN):$$PATH" dvc config --local core.no_scm true
 	@options=(); \
 	[ -z "$${PROFILE:-}" ] || options+=(--profile "$$PROFILE"); \
 	[ -z "$${DATA:-}" ] || options+=(--data "$$DATA"); \
 	[ $${#options[@]} -eq 0 ] || $(BIN)/unigrec configure "$${options[@]}"
-	@$(BIN)/python -m flows.retrain
+	@$(BIN)/python -m flows.retrain $(ARGS)
 
 serve-local: $(INSTALLED)  ## run Prefect with its schedules, a worker and MLflow on 127.0.0.1 until Ctrl-C; see docs/operations.md
 	@exec $(BIN)/python -m flows.services --open --worker $(ARGS)

@@ -21,12 +21,12 @@ from unigrec import core
 from unigrec.base import files
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
-from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
-from unigrec.core.training.loop import Run
+from unigrec.core.training.loop import Log, Run
 from unigrec.pipeline import outputs
+from unigrec.pipeline.progress import Lines, TrainingProgress
 
 DONE_FILE = "done.json"
 CLOCK_FILE = "clock.json"  # seconds that a step has taken so far, over all processes that worked on it
@@ -114,7 +114,9 @@ class Step:
     def training(self, session: Session, clock: Clock, epochs: int) -> Run:
         """How a stage runs as this step: its checkpoints lie in the step's folder."""
         checkpoints = CheckpointFolder(self.folder / CHECKPOINT, session.code, CHECKPOINT_SECONDS, session.stop)
-        return Run(self.params.seed, session.device, clock.log(self.name, epochs), checkpoints=checkpoints)
+        progress = TrainingProgress(self.name, epochs, Lines())
+        log = clock.saved_by(progress.log)
+        return Run(self.params.seed, session.device, log, checkpoints=checkpoints, tick=progress.tick)
 
 
 def is_done(folder: Path) -> bool:
@@ -134,12 +136,11 @@ class Clock:
     def save(self) -> None:
         files.write_json(self.path, {"seconds": self.seconds()})
 
-    def log(self, name: str, epochs: int) -> Callable[[int, dict[str, float]], None]:
-        """A log that prints a training's progress on stderr and saves the clock."""
-        show = TrainingProgress(name, epochs)
+    def saved_by(self, log: Log) -> Log:
+        """The log of a training, which saves the clock too."""
 
         def both(step: int, metrics: dict[str, float]) -> None:
-            show(step, metrics)
+            log(step, metrics)
             self.save()
 
         return both

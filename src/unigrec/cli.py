@@ -42,8 +42,15 @@ MODELS = "Models"
 def stage(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"Its name in dvc.yaml: {', '.join(STAGES)}.")],
     params: ParamsFile = PARAMS,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", envvar="UNIGREC_VERBOSE", help="Show every figure of every epoch."),
+    ] = False,
 ) -> None:
-    """Run one stage, as `dvc repro` does: read files below artifacts/, write files below artifacts/."""
+    """Run one stage, as `dvc repro` does: read files below artifacts/, write files below artifacts/.
+
+    A training shows a bar on a terminal, and lines in a log.
+    """
     from unigrec.base.launcher import run_and_end
     from unigrec.base.process import die_with_parent, keep_quiet
 
@@ -51,17 +58,22 @@ def stage(
         raise UnigrecError(f"no stage {name!r}; there are {', '.join(STAGES)}")
     die_with_parent()
     keep_quiet()
-    run_and_end(lambda: _run_stage(name, params))
+    run_and_end(lambda: _run_stage(name, params, verbose))
 
 
-def _run_stage(name: str, params_file: Path) -> None:
+def _run_stage(name: str, params_file: Path, verbose: bool) -> None:
     from unigrec.base.launcher import is_rank, run_ranks
+    from unigrec.commands import bars
     from unigrec.config.schema import load_params
-    from unigrec.pipeline.stages import run_stage
+    from unigrec.pipeline.stages import TRAININGS, run_stage
 
     params = load_params(params_file)
     if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
-        run_ranks(["-m", "unigrec.cli", "stage", name, "--params", str(params_file)], params.joint.processes)
+        options = ["--params", str(params_file), *(["--verbose"] if verbose else [])]
+        run_ranks(["-m", "unigrec.cli", "stage", name, *options], params.joint.processes)
+    elif name in TRAININGS:
+        with bars.screen(verbose) as screen:
+            run_stage(name, params, screen, verbose)
     else:
         run_stage(name, params)
 

@@ -122,6 +122,12 @@ def load_recommender(artifacts: Artifacts) -> Recommender:
     return networks.load_recommender(folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
 
 
+def data_warnings(artifacts: Artifacts) -> list[str]:
+    """Sentences that reading and preparing wrote about data that may not mean what it seems to."""
+    found = (files.read_json(path).get("warnings", []) for path in (artifacts.source, artifacts.prepare_stats))
+    return list(dict.fromkeys(warning for warnings in found for warning in warnings))
+
+
 def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -> None:
     """Write the codes, and the health report last."""
     files.write_tensors(folder / paths.IDENTIFIERS_FILE, {"codes": resolved.codes.astype("int32")})

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.base.process import training_device, use_threads
-from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
 from unigrec.pipeline.outputs import (
     load_codes,
@@ -31,6 +30,7 @@ from unigrec.pipeline.outputs import (
     save_ranks,
     save_trained,
 )
+from unigrec.pipeline.progress import Lines, Screen, TrainingProgress
 from unigrec.pipeline.stage_key import stage_key
 
 if TYPE_CHECKING:
@@ -381,8 +381,10 @@ WITHOUT_RUN = {stage.__name__: stage for stage in (ingest, validate, prepare, wa
 WITH_RUN = {stage.__name__: stage for stage in (teacher, tokenizer, joint, harden, finetune, rank, evaluate)}
 
 
-def run_stage(name: str, params: Params) -> None:
+def run_stage(name: str, params: Params, screen: Screen | None = None, verbose: bool = False) -> None:
     """Run a stage in the project's own `artifacts/`, as one process or, under torchrun, as one rank of several.
+
+    screen: shows a training's progress; None: lines on stderr. verbose: lines hold every figure.
 
     If the stage fails, the process keeps its process group until it ends: ranks that lose a peer crash, and the error
     of the rank that failed must be reported before.
@@ -395,14 +397,14 @@ def run_stage(name: str, params: Params) -> None:
 
     from unigrec.core import distributed
 
-    WITH_RUN[name](params, artifacts, _run(name, params, artifacts))
+    WITH_RUN[name](params, artifacts, _run(name, params, artifacts, screen=screen or Lines(), verbose=verbose))
     if distributed.rank() == 0:
         _show(name, params, artifacts)
         shutil.rmtree(paths.CHECKPOINTS / name, ignore_errors=True)
     distributed.leave_process_group()
 
 
-def _run(stage: str, params: Params, artifacts: Artifacts) -> Run:
+def _run(stage: str, params: Params, artifacts: Artifacts, screen: Screen, verbose: bool) -> Run:
     """A training has a checkpoint, keyed by everything that `dvc.yaml` lists as its input."""
     from unigrec.core.training.checkpoint import CheckpointFolder
     from unigrec.core.training.loop import Run
@@ -412,8 +414,10 @@ def _run(stage: str, params: Params, artifacts: Artifacts) -> Run:
         return Run(params.seed, training_device(), log=lambda step, metrics: None)
     key = stage_key(stage, params.model_dump(mode="json", by_alias=True))
     checkpoints = CheckpointFolder(paths.CHECKPOINTS / stage, key, CHECKPOINT_SECONDS)
-    log = TrainingProgress(stage, _settings(stage, params, artifacts).epochs)
-    return Run(params.seed, training_device(), log, checkpoints=checkpoints)
+    parts = params.teacher.members if stage == "teacher" else 1
+    epochs = _settings(stage, params, artifacts).epochs
+    progress = TrainingProgress(stage, epochs, screen, parts=parts, verbose=verbose)
+    return Run(params.seed, training_device(), progress.log, checkpoints=checkpoints, tick=progress.tick)
 
 
 def _settings(stage: str, params: Params, artifacts: Artifacts) -> Any:
