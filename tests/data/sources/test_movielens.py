@@ -70,7 +70,7 @@ def test_the_release_of_100k_has_names_of_its_own(tmp_path):
     interactions, items, read = read_movielens(tmp_path, 3.0)
     assert interactions.to_pylist() == [{"user_id": "196", "item_id": "242", "timestamp": 881250949}]
     assert items["title"].to_pylist() == ["Café (1997)", "Toy (1995)"]
-    assert items["categories"].to_pylist() == ["Animation, Comedy", None]
+    assert items["categories"].to_pylist() == ["Animation | Comedy", None]
     assert [file.name for file in read] == ["u.data", "u.item"]
 
 

@@ -54,7 +54,9 @@ def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str],
     }
 
     columns = Columns.of(params)
-    interactions, items, dropped, repeated = NO_INTERACTIONS, NO_ITEMS, [], []
+    interactions, items = NO_INTERACTIONS, NO_ITEMS
+    dropped: list[str] = []
+    repeated: list[str] = []
     if parts["interactions"]:
         interactions = interactions_of(_read_interactions(parts["interactions"], columns, notes), columns, notes)
     if parts["items"]:
