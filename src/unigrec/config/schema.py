@@ -43,6 +43,11 @@ class ColumnsParams(Section):
     rating: str = ""
 
 
+class FilesParams(Section):
+    interactions: Annotated[str, Field(min_length=1)] = "interactions"
+    items: Annotated[str, Field(min_length=1)] = "items"
+
+
 class SqlParams(Section):
     interactions: str = ""
     items: str = ""
@@ -61,6 +66,7 @@ class IngestParams(Section):
     source: Source
     path: Annotated[str, Field(min_length=1)]
     min_rating: float
+    files: FilesParams = FilesParams()
     columns: ColumnsParams = ColumnsParams()
     where: str = ""
     sql: SqlParams = SqlParams()
