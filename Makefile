@@ -10,6 +10,9 @@ INSTALLED := $(VENV)/.installed
 # The interpreter that makes the virtual environment: make run PYTHON=/path/to/python3.12
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 
+# Tests of one file stay in one process: they share what is slow to make. One process: make test PARALLEL=
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
@@ -35,7 +38,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary
+run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary; every figure: make run ARGS=--verbose
 	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm.
 	@git rev-parse --git-dir >/dev/null 2>&1 || PATH="$(CURDIR)/$(BIN):$$PATH" dvc config --local core.no_scm true
 	@options=(); \
@@ -44,16 +47,16 @@ run: $(INSTALLED)  ## run everything, from data to a registered model, and print
 	[ $${#options[@]} -eq 0 ] || $(BIN)/unigrec configure "$${options[@]}"
 	@# Own names of files and columns, if they have one reading alone.
 	@[ -z "$${DATA:-}" ] || [ "$$DATA" = sample ] || $(BIN)/unigrec look "$$DATA" --write
-	@$(BIN)/python -m flows.retrain
+	@$(BIN)/python -m flows.retrain $(ARGS)
 
 serve-local: $(INSTALLED)  ## run Prefect with its schedules, a worker and MLflow on 127.0.0.1 until Ctrl-C; see docs/operations.md
 	@exec $(BIN)/python -m flows.services --open --worker $(ARGS)
 
-test: $(INSTALLED)  ## run the unit tests (three minutes on one core); a subset: make test ARGS="-k gates"
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## run the unit tests (some minutes); a subset: make test ARGS="-k gates"
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(INSTALLED)  ## run the slow tests: whole pipelines, killed processes
-	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' $(ARGS)
 
 test-long: $(INSTALLED)  ## run the long tests (about an hour): dozens of kills, scheduled runs, servers that die
 	@$(BIN)/python -m pytest -m long $(ARGS)

@@ -19,7 +19,7 @@ keep_quiet()
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.quality.steps import Data, StepArtifacts, load_data  # noqa: E402
+from benchmarks.quality.steps import Data, finished_rung, load_data  # noqa: E402
 from unigrec.base import files  # noqa: E402
 from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noqa: E402
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol  # noqa: E402
@@ -48,7 +48,7 @@ def measure(retriever: FusedRetriever, data: Data) -> tuple[Metrics, dict[str, W
     sequences, users = data.sequences, data.sequences.evaluation_users()
     validation = validation_candidates(retriever, sequences, users)
     weights = {
-        name: fit_weights(Validation(only(validation.candidates, parts), *validation[1:]))
+        name: fit_weights(Validation(only(validation.candidates, parts), validation.targets))
         for name, parts in PARTS.items()
     }
     ranks = {(name, protocol): np.zeros(len(users), np.int64) for name in PARTS for protocol in Protocol}
@@ -60,7 +60,7 @@ def measure(retriever: FusedRetriever, data: Data) -> tuple[Metrics, dict[str, W
         for protocol, found in zip(restrictions, searched, strict=True):
             for name, parts in PARTS.items():
                 flat = weights[name].of_features().to(retriever.device)
-                ranked = only(found.candidates, parts).ranked(flat, retriever.third)
+                ranked = only(found.candidates, parts).ranked(flat)
                 ranks[name, protocol][rows] = rank_in_list(ranked.items, targets).cpu().numpy()
     metrics: Metrics = {name: {} for name in PARTS}
     for (name, protocol), found_ranks in ranks.items():
@@ -78,11 +78,8 @@ def main() -> None:
         found = []
         for rung in options.rungs:
             read = files.read_json(rung / "params.json")
-            home = rung.absolute().parents[1]
-            places = {name: home / read["student"] / name for name in ("joint", "harden", "finetune")}
-            places |= {"prepare": data.artifacts.folder("prepare"), "teacher": home / read["teacher"]}
             history, beam = read["params"]["joint"]["history"], read["params"]["evaluate"]["beam"]
-            retriever = retriever_of(StepArtifacts(rung.absolute(), places), history, beam=beam, device=device)
+            retriever = retriever_of(finished_rung(rung, data), history, beam=beam, device=device)
             metrics, weights = measure(retriever, data)
             found.append(metrics)
             for name, fitted in weights.items():

@@ -20,6 +20,7 @@ from flows.prefect_server.notifications import arrange, check_address
 from flows.prefect_server.server import check_health
 from flows.stages.processes import child_environment
 from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
 from unigrec.base.masking import WEBHOOK_VARIABLE, masked
 
 DEPLOYMENTS = Path("prefect.yaml")
@@ -54,6 +55,8 @@ def _make_pool() -> None:
 def main() -> int:
     """Register everything. Returns an exit code of errors.py."""
     address = os.environ.get(WEBHOOK_VARIABLE) or None
+    ask_this_machine_directly()
+    drop_proxies_that_httpx_refuses()
     try:
         check_address(address)
         register()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, State
 
-from flows.prefect_server.output import emitter
+from flows.prefect_server.output import stage_output
 from flows.prefect_server.server import run_here
 from flows.promote import promote_and_show
 from flows.stages.graph import read_graph
@@ -24,7 +25,9 @@ from unigrec.base.git import PARAMS
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.commands import bundles, snapshot
+from unigrec.commands.bars import VERBOSE_VARIABLE
 from unigrec.config.schema import Params, load_params
+from unigrec.core.decisions.gates import is_refusing
 from unigrec.pipeline.summary import markdown, print_summary, summarise
 from unigrec.registry.tracking import tracking_uri
 from unigrec.registry.versions import Registration, current_aliases, register
@@ -42,8 +45,11 @@ def was_killed(task: Any, run: Any, state: State) -> bool:
 @task(task_run_name="{stage}", retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=was_killed)
 def bring_up_to_date(stage: str, stale: bool) -> Any:
     """Bring one stage of dvc.yaml up to date. The task is Cached if the stage's command had no reason to run."""
+    if not stale:
+        return Completed(message=f"{stage} is up to date", name=StateName.CACHED)
     try:
-        ran = stale and run_stage(stage, emitter("  "))
+        with stage_output("  ") as emit:
+            ran = run_stage(stage, emit)
     except StageError as error:
         if error.killed:
             read_graph()  # repairs what the killed DVC was writing, for the next try
@@ -65,7 +71,7 @@ def take_delivery(params: Params) -> Any:
 def read_gates() -> Any:
     """Read what the gates decided. A refusal is a result, not a failure."""
     gates = files.read_json(Artifacts().decision)["gates"]
-    refused = [gate for gate in gates if not gate["passed"] and not gate.get("informational", False)]
+    refused = [gate for gate in gates if is_refusing(gate)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
     return Completed(message=reasons or "every gate passed", name=StateName.REFUSED if refused else StateName.PASSED)
 
@@ -154,7 +160,10 @@ def main() -> int:
     """Run the flow in this process. Returns an exit code of errors.py."""
     parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-snapshot", action="store_true", help="train on the data as it is, take no delivery")
+    parser.add_argument("--verbose", action="store_true", help="show every figure of every epoch")
     asked = parser.parse_args()
+    if asked.verbose:
+        os.environ[VERBOSE_VARIABLE] = "1"  # for the stages, which DVC starts
     return run_here(lambda: _report(retrain(take=not asked.no_snapshot, return_state=True)))
 
 

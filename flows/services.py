@@ -31,6 +31,7 @@ from flows.prefect_server.runs import sweep
 from flows.prefect_server.server import free_port, wait_until_healthy
 from flows.stages.processes import child_environment, start_supervised, stop
 from unigrec.base.errors import UnigrecError
+from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
 from unigrec.base.masking import WEBHOOK_VARIABLE, masked
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
 
@@ -62,6 +63,7 @@ def services(folder: Path, user: str, password: str | None) -> Iterator[Services
         UnigrecError: a server does not start; the message names its log.
     """
     _check_password(password)
+    ask_this_machine_directly()
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -214,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="*", help="run it next to the services, and stop them when it has ended")
     asked = parser.parse_args(arguments)
     user, password = os.environ.get(USER_VARIABLE, "admin"), os.environ.get(PASSWORD_VARIABLE, "")
+    drop_proxies_that_httpx_refuses()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager stops us as Ctrl-C does
     try:
         with ExitStack() as stack:

@@ -1,14 +1,19 @@
-"""The command line and dvc.yaml name the same stages."""
+"""The command line: its stages are those of dvc.yaml, and names of files may be too long."""
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
 import yaml
 
 from support.command_line import invoke
-from support.project import ROOT
+from support.project import PARAMS_FILE, ROOT
 from unigrec import cli
 from unigrec.base.errors import EXIT_BAD_INPUT
 from unigrec.pipeline import stages
+
+LONG = "x" * 300
 
 
 def test_a_stage_has_one_name_in_dvc_yaml_on_the_command_line_and_as_a_function():
@@ -28,3 +33,25 @@ def test_the_help_has_one_line_for_all_stages():
     assert code == 0
     assert "stage " in output
     assert "tokenizer" not in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["configure", "--data", LONG],
+        ["configure", "--profile", LONG],
+        ["configure", "--params", LONG],
+        ["recommend", "--history", "a", "--params", LONG],
+        ["register", "--params", f"./{LONG}/{LONG}"],
+        ["fetch", "--source", "amazon-2014", "--category", "Beauty", "--to", LONG, "--base-url", "http://127.0.0.1:9"],
+        ["gate", "--challenger", LONG, "--params", LONG],
+    ],
+    ids=lambda arguments: " ".join(word[:10] for word in arguments),
+)
+def test_a_name_that_is_too_long_for_a_file_is_bad_input(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PARAMS_FILE, tmp_path)
+    monkeypatch.setattr("sys.argv", ["unigrec", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err.startswith("error: ")) == (EXIT_BAD_INPUT, True)

@@ -11,7 +11,7 @@ from unigrec.config.schema import Params, parse_params, read_mapping
 
 LADDER = Path("infra/ladder.yaml")  # in the project's folder, like params.yaml and the profiles
 FROM_PROFILE = "profile"  # as a value in the ladder: not what the rung inherits, but the profile's value
-KEYS = {"description", "published", "against", "params"}
+KEYS = {"description", "published", "against", "parts", "params"}
 
 
 class Rung(NamedTuple):
@@ -22,6 +22,7 @@ class Rung(NamedTuple):
     params: dict[str, Any]  # dotted keys, those of `against` among them
     against: str | None  # an earlier rung
     published: dict[str, float]  # metric -> value
+    parts: tuple[str, ...] = ()  # baselines that it is compared with too
 
 
 def read_ladder(path: Path) -> list[Rung]:
@@ -36,7 +37,8 @@ def read_ladder(path: Path) -> list[Rung]:
         params = (rungs[against].params if against else {}) | dict(leaves(entry.get("params", {})))
         params = {key: value for key, value in params.items() if value != FROM_PROFILE}
         description, published = entry.get("description", ""), entry.get("published", {})
-        rungs[str(name)] = Rung(str(name), description, params, against=against, published=published)
+        parts = tuple(entry.get("parts", ()))
+        rungs[str(name)] = Rung(str(name), description, params, against=against, published=published, parts=parts)
     return list(rungs.values())
 
 

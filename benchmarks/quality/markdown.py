@@ -12,11 +12,13 @@ NOTHING = "-"
 
 
 def markdown(figures: dict[str, Any]) -> str:
-    """Quality by protocol, identifiers, slices by protocol, notes; or one line if nothing is finished yet."""
+    """All tables, those of quality and slices by protocol, and notes; or one line if nothing is finished yet."""
     parts = []
     for protocol, rows in figures["protocols"].items():
         if rows:
             parts += [f"## {protocol}", _quality(rows, with_published=protocol == Protocol.UNMASKED)]
+        if over := figures["parts"].get(protocol):
+            parts += [f"## Over its parts, {protocol}", _over_parts(over)]
     if figures["identifiers"]:
         parts += ["## Identifiers", _identifiers(figures["identifiers"])]
     for protocol, rows in figures["slices"].items():
@@ -37,10 +39,7 @@ def _quality(rows: list[dict[str, Any]], with_published: bool) -> str:
         cells = [row["model"], row["description"], *(_measured(row[metric]) for metric in METRICS)]
         cells.append(str(len(row["seeds"])))
         if difference:
-            users = difference["over_users"]
-            count = len(difference["seeds"])
-            by_users = f"{users['difference']:+.4f} [{users['low']:+.4f}, {users['high']:+.4f}]"
-            cells += [f"{row['against']} ({count})", _measured(difference["over_seeds"], "+"), by_users]
+            cells += [f"{row['against']} ({len(difference['seeds'])})", *_differences(difference)]
         else:
             cells += [NOTHING] * 3
         cells.append(NOTHING if row["training_seconds"] is None else f"{row['training_seconds']:.1f}")
@@ -49,6 +48,24 @@ def _quality(rows: list[dict[str, Any]], with_published: bool) -> str:
             cells.append(" / ".join(f"{published[m]:.4f}" for m in METRICS) if published else NOTHING)
         lines.append(cells)
     return markdown_table(head, lines)
+
+
+def _over_parts(rows: list[dict[str, Any]]) -> str:
+    head = ["", "over", *(f"{METRICS[m]} by {of}" for m in ("recall_at_10", "ndcg_at_10") for of in ("seeds", "users"))]
+    lines = []
+    for row in rows:
+        cells = [row["model"], row["against"]]
+        for metric in ("recall_at_10", "ndcg_at_10"):
+            cells += _differences(row[metric]) if row[metric] else [NOTHING] * 2
+        lines.append(cells)
+    return markdown_table(head, lines)
+
+
+def _differences(difference: dict[str, Any]) -> list[str]:
+    """A difference with its interval over seeds, and with that over users."""
+    users = difference["over_users"]
+    by_users = f"{users['difference']:+.4f} [{users['low']:+.4f}, {users['high']:+.4f}]"
+    return [_measured(difference["over_seeds"], "+"), by_users]
 
 
 def _identifiers(rows: list[dict[str, Any]]) -> str:

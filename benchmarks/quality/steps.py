@@ -21,12 +21,12 @@ from unigrec import core
 from unigrec.base import files
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
-from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
-from unigrec.core.training.loop import Run
+from unigrec.core.training.loop import Log, Run
 from unigrec.pipeline import outputs
+from unigrec.pipeline.progress import Lines, TrainingProgress
 
 DONE_FILE = "done.json"
 CLOCK_FILE = "clock.json"  # seconds that a step has taken so far, over all processes that worked on it
@@ -53,7 +53,15 @@ class Data(NamedTuple):
 
     sequences: Sequences
     embeddings: Tensor  # (N, D)
-    fingerprint: dict[str, str]  # hashes of both
+    fingerprint: dict[str, str]  # hashes of both, and of the items
+
+
+def finished_rung(rung: Path, data: Data) -> StepArtifacts:
+    """The stages' folders of a finished rung, OUT/seed-1/M13/KEY. Raises UnigrecError if it is none."""
+    read, home = files.read_json(rung / "params.json"), rung.absolute().parents[1]
+    places = {name: home / read["student"] / name for name in ("joint", "harden", "finetune")}
+    places |= {"prepare": data.artifacts.folder("prepare"), "teacher": home / read["teacher"]}
+    return StepArtifacts(rung.absolute(), places)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,9 @@ class Step:
     def training(self, session: Session, clock: Clock, epochs: int) -> Run:
         """How a stage runs as this step: its checkpoints lie in the step's folder."""
         checkpoints = CheckpointFolder(self.folder / CHECKPOINT, session.code, CHECKPOINT_SECONDS, session.stop)
-        return Run(self.params.seed, session.device, clock.log(self.name, epochs), checkpoints=checkpoints)
+        progress = TrainingProgress(self.name, epochs, Lines())
+        log = clock.saved_by(progress.log)
+        return Run(self.params.seed, session.device, log, checkpoints=checkpoints, tick=progress.tick)
 
 
 def is_done(folder: Path) -> bool:
@@ -126,12 +136,11 @@ class Clock:
     def save(self) -> None:
         files.write_json(self.path, {"seconds": self.seconds()})
 
-    def log(self, name: str, epochs: int) -> Callable[[int, dict[str, float]], None]:
-        """A log that prints a training's progress on stderr and saves the clock."""
-        show = TrainingProgress(name, epochs)
+    def saved_by(self, log: Log) -> Log:
+        """The log of a training, which saves the clock too."""
 
         def both(step: int, metrics: dict[str, float]) -> None:
-            show(step, metrics)
+            log(step, metrics)
             self.save()
 
         return both
@@ -141,7 +150,8 @@ def load_data(folder: Path) -> Data:
     """From a project's artifacts folder; the outputs of `prepare` and `embed` are read. Raises UnigrecError."""
     artifacts = Artifacts(folder)
     loaded = outputs.load_sequences(artifacts), outputs.load_embeddings(artifacts)
-    hashes = {path.parent.name: files.sha256(path)[:12] for path in (artifacts.sequences, artifacts.embeddings)}
+    read = {"prepare": artifacts.sequences, "items": artifacts.catalogue, "embed": artifacts.embeddings}
+    hashes = {name: files.sha256(path)[:12] for name, path in read.items()}
     return Data(artifacts, *loaded, hashes)
 
 

@@ -21,7 +21,7 @@ from unigrec.config.profiles import leaves
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.bootstrap import paired_bootstrap
 from unigrec.core.evaluation.metrics import ndcg, recall
-from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
+from unigrec.core.evaluation.protocol import SHIPPED, Protocol
 
 BASELINES = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher")
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -84,6 +84,7 @@ def make_table(
             protocol: [_row(name, rungs.get(name), models, protocol, resamples) for name in models]
             for protocol in Protocol
         },
+        "parts": {protocol: _over_parts(rungs, models, protocol, resamples) for protocol in Protocol},
         "identifiers": [_identifiers(name, models[name]) for name in models if name in rungs],
         "slices": {protocol: _slices(models, protocol) for protocol in Protocol},
         "notes": notes + _mixtures(models),
@@ -126,15 +127,33 @@ def _row(name: str, rung: Rung | None, models: dict[str, Seeds], protocol: str, 
     return row
 
 
-def _difference(own: Seeds, other: Seeds, protocol: str, resamples: int) -> dict[str, Any] | None:
-    """NDCG@10 minus the other model's, for seeds that both have: over seeds, and over users (means over seeds)."""
+def _difference(
+    own: Seeds, other: Seeds, protocol: str, resamples: int, metric: str = "ndcg_at_10"
+) -> dict[str, Any] | None:
+    """The metric minus the other model's, for seeds that both have: over seeds, and over users (means over seeds)."""
     seeds = sorted(set(own) & set(other))
     if not seeds:
         return None
-    gains, reference = (np.stack([ndcg(side[s].ranks[protocol], GATED_CUTOFF) for s in seeds]) for side in (own, other))
+    of_users = METRICS[metric]
+    gains, reference = (np.stack([of_users(side[s].ranks[protocol]) for s in seeds]) for side in (own, other))
     over_seeds = interval([float(value) for value in (gains - reference).mean(1)])
     over_users = paired_bootstrap(gains.mean(0), reference.mean(0), resamples, BOOTSTRAP_SEED)
     return {"seeds": seeds, "over_seeds": over_seeds, "over_users": over_users}
+
+
+def _over_parts(
+    rungs: dict[str, Rung], models: dict[str, Seeds], protocol: str, resamples: int
+) -> list[dict[str, Any]]:
+    """A row for each rung and each of its parts, with the difference in both metrics at 10."""
+    pairs = [(name, part) for name, rung in rungs.items() for part in rung.parts if name in models and part in models]
+    return [
+        {"model": name, "against": part}
+        | {
+            metric: _difference(models[name], models[part], protocol, resamples, metric=metric)
+            for metric in ("recall_at_10", "ndcg_at_10")
+        }
+        for name, part in pairs
+    ]
 
 
 def _identifiers(name: str, measured: Seeds) -> dict[str, Any]:

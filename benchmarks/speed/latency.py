@@ -27,6 +27,7 @@ FORMS: dict[str, dict[str, Any]] = {  # form of a request -> what is special abo
     "without what is in the history": {"exclude_history": True},
     "only what is in stock, half of the items": {"allow": 0.5},
     "one item denied": {"deny": True},
+    "a filter that half of the items pass": {"half": True},
     "no history": {"empty": True},
     "ranked by the dense part": {"rank_by": RankBy.DENSE},
     "ranked by all parts": {"rank_by": RankBy.FUSED},
@@ -114,6 +115,8 @@ def requests_of(sequences: Sequences, count: int, form: dict[str, Any]) -> list[
         call |= {name: form[name] for name in ("exclude_history", "rank_by") if name in form}
         if "allow" in form:
             call["allow"] = stock
+        if "half" in form:
+            call["filter"] = f"item_index < {sequences.catalogue_size // 2} and not title is null"
         if "deny" in form:
             call["deny"] = [item_id(0)]
         calls.append(call)

@@ -16,13 +16,15 @@ from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
+from unigrec.core.models.ensemble import build_teacher
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
-from unigrec.core.models.teacher import build_teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.retrieval.baskets import Baskets
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.training.teacher import teacher_config
+from unigrec.serving.basket_file import write_baskets
 from unigrec.serving.manifest import Serving, assemble
 from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
@@ -106,7 +108,10 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
     content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
     starts, often = torch.arange(items + 1) * SUCCESSORS, torch.rand(len(following))
     write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(starts, following, often, content))
-    fusion = Fusion(RankBy.GENERATIVE, Weights((0.5, 0.5, 0.5), follows=1.0, alike=1.0))
+    ones = np.ones(len(following), np.int64)
+    baskets = Baskets(starts.numpy(), following.numpy(), ones, np.full(items, SUCCESSORS), items, by_day=True)
+    write_baskets(Artifacts().rank / paths.BASKETS_FILE, baskets)
+    fusion = Fusion(RankBy.GENERATIVE, Weights(0.5, follows=1.0, alike=1.0))
     files.write_json(Artifacts().rank / paths.FUSION_FILE, fusion.as_dict())
 
 

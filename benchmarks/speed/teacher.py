@@ -20,7 +20,7 @@ from unigrec.config.schema import TeacherParams
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.sequences import bucketed_batches
 from unigrec.core.training.engine import CLIP_NORM, make_engine
-from unigrec.core.training.teacher import new_teacher, next_item_loss
+from unigrec.core.training.teacher import new_teacher, next_items
 
 OURS, BSAREC, PADDED, MASKED = "ours, SASRec", "ours, BSARec", "public parts", "public parts, logits without padding"
 ROWS = (OURS, BSAREC, PADDED, MASKED)
@@ -140,7 +140,7 @@ class Ours:
 
     def step(self, items: np.ndarray, lengths: np.ndarray) -> float:
         """Train on (B, T + 1) items and their lengths; returns the loss."""
-        loss = next_item_loss(self.model, torch.as_tensor(items), torch.as_tensor(lengths))
+        loss = next_items(self.model, torch.as_tensor(items), torch.as_tensor(lengths)).loss()
         self.engine.step(loss)
         return float(loss.detach())
 

@@ -29,6 +29,7 @@ from flows.prefect_server.runs import sweep
 from flows.stages.processes import start_supervised, stop
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
+from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
 from unigrec.base.masking import masked
 
 START_SECONDS = 120.0
@@ -44,6 +45,7 @@ START_LOCK = "start.lock"  # there too: servers that start at once would migrate
 
 def run_here(job: Callable[[], int]) -> int:
     """Run a flow's command with a server to report to. Returns its exit code, or one of errors.py."""
+    drop_proxies_that_httpx_refuses()
     try:
         with prefect_server():
             return job()
@@ -64,6 +66,7 @@ def prefect_server() -> Iterator[None]:
     Raises:
         UnigrecError: the server does not answer, at the start or later.
     """
+    ask_this_machine_directly()
     PREFECT_HOME.value().mkdir(parents=True, exist_ok=True)
     with _own_server() if not PREFECT_API_URL.value() else nullcontext():
         url = masked(str(PREFECT_API_URL.value()))

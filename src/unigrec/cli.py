@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from unigrec.base import paths
-from unigrec.base.errors import UnigrecError
+from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.base.git import PARAMS
 from unigrec.core.retrieval.rank_by import RankBy
 
@@ -23,6 +24,10 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--filter", help='Only items that this holds for: brand = "Canon" and not categories has "Ink".'),
+]
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
@@ -37,8 +42,15 @@ MODELS = "Models"
 def stage(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"Its name in dvc.yaml: {', '.join(STAGES)}.")],
     params: ParamsFile = PARAMS,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", envvar="UNIGREC_VERBOSE", help="Show every figure of every epoch."),
+    ] = False,
 ) -> None:
-    """Run one stage, as `dvc repro` does: read files below artifacts/, write files below artifacts/."""
+    """Run one stage, as `dvc repro` does: read files below artifacts/, write files below artifacts/.
+
+    A training shows a bar on a terminal, and lines in a log.
+    """
     from unigrec.base.launcher import run_and_end
     from unigrec.base.process import die_with_parent, keep_quiet
 
@@ -46,17 +58,22 @@ def stage(
         raise UnigrecError(f"no stage {name!r}; there are {', '.join(STAGES)}")
     die_with_parent()
     keep_quiet()
-    run_and_end(lambda: _run_stage(name, params))
+    run_and_end(lambda: _run_stage(name, params, verbose))
 
 
-def _run_stage(name: str, params_file: Path) -> None:
+def _run_stage(name: str, params_file: Path, verbose: bool) -> None:
     from unigrec.base.launcher import is_rank, run_ranks
+    from unigrec.commands import bars
     from unigrec.config.schema import load_params
-    from unigrec.pipeline.stages import run_stage
+    from unigrec.pipeline.stages import TRAININGS, run_stage
 
     params = load_params(params_file)
     if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
-        run_ranks(["-m", "unigrec.cli", "stage", name, "--params", str(params_file)], params.joint.processes)
+        options = ["--params", str(params_file), *(["--verbose"] if verbose else [])]
+        run_ranks(["-m", "unigrec.cli", "stage", name, *options], params.joint.processes)
+    elif name in TRAININGS:
+        with bars.screen(verbose) as screen:
+            run_stage(name, params, screen, verbose)
     else:
         run_stage(name, params)
 
@@ -243,6 +260,7 @@ def recommend(
         list[str] | None, typer.Option(help="Recommend only these: an id, or a file with one id per line; repeatable.")
     ] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Do not recommend these: as --allow.")] = None,
+    where: Where = None,
     rank_by: Annotated[RankBy | None, typer.Option(help="What ranks the items; by default, what was best.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     params: ParamsFile = PARAMS,
@@ -258,8 +276,49 @@ def recommend(
         k=k,
         allow=allow or [],
         deny=deny or [],
+        filter=where,
         rank_by=rank_by,
         as_json=as_json,
+    )
+
+
+@app.command(rich_help_panel=MODELS)
+def similar(
+    item: Annotated[str, typer.Option(help="Id of the item to be replaced.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
+    allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    where: Where = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the items most like one: of its kind, the nearest texts first."""
+    from unigrec.commands.related import print_similar
+    from unigrec.config.schema import load_params
+
+    print_similar(
+        load_params(params), model, item, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
+    )
+
+
+@app.command(rich_help_panel=MODELS)
+def complement(
+    basket: Annotated[list[str], typer.Option(help="Item ids, as the history of `recommend`.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
+    allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    where: Where = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print what is bought together with the items of a basket, of other kinds, and how often."""
+    from unigrec.commands.related import print_complements
+    from unigrec.config.schema import load_params
+
+    print_complements(
+        load_params(params), model, basket, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
     )
 
 
@@ -273,6 +332,11 @@ def main() -> None:
 
         report(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # most checks of a path raise it
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: too long for the name of a file or folder", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 
 import pytest
 from typer.testing import CliRunner
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 from support.command_line import invoke
 from support.tiny_model import item_ids
 from unigrec.base import paths
-from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, UnigrecError
 from unigrec.cli import app
 from unigrec.commands.recommend import parse_ids, read_ids
 
@@ -81,12 +83,54 @@ def test_ids_that_the_catalogue_does_not_know_are_counted_on_standard_error(regi
     assert {item["item_id"] for item in json.loads(done.stdout)["items"]} == {"P3", "P5"}
 
 
-@pytest.mark.parametrize("value", ["deny.txt", "DENY.CSV", "lists/deny", "./P3", f"/{'x' * 300}"])
+@pytest.mark.parametrize("value", ["deny.txt", "DENY.CSV", "d.tsv", "lists/deny", "./P3", f"/{'x' * 300}"])
 def test_a_list_that_is_no_file_is_bad_input(registered, monkeypatch, value):
     monkeypatch.chdir(registered)
     for option in ("--allow", "--deny"):
         code, output = invoke("recommend", "--history", "P3", option, value)
         assert (code, f"{option} {value}: no such file" in output) == (2, True), output
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "a folder"),
+        (b"P3\n\x00\x01P4\n", "binary"),
+        ("P3\n".encode("utf-16"), "UTF-8"),
+        ("кв\n".encode("cp1251"), "UTF-8"),
+        (b"PAR1\x15\x04\xff\xfe", "UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--allow", "--deny"])
+def test_what_is_no_list_of_ids_is_bad_input(tmp_path, monkeypatch, option, content, says):
+    monkeypatch.chdir(tmp_path)
+    if content is None:
+        (tmp_path / "ids").mkdir()
+    else:
+        (tmp_path / "ids").write_bytes(content)
+    with pytest.raises(UnigrecError, match=f"{option} ids: .*{says}") as caught:
+        read_ids(option, ["ids"], {"P3"})
+    assert caught.value.exit_code == EXIT_BAD_INPUT
+
+
+def test_an_empty_list_gets_a_word(tmp_path, capsys):
+    (tmp_path / "ids").write_bytes(b"\xef\xbb\xbf\r\n \r\n")
+    assert read_ids("--deny", [str(tmp_path / "ids")], {"P3"}) == set()
+    assert capsys.readouterr().err == "--deny: holds no item id\n"
+
+
+def test_a_list_may_come_through_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as a shell's <(...)
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("P3\nP4\n",))
+    writer.start()
+    assert read_ids("--deny", [str(tmp_path / "pipe")], {"P3", "P4"}) == {"P3", "P4"}
+    writer.join()
+
+
+def test_ids_may_hold_separators_of_other_scripts(tmp_path):
+    (tmp_path / "ids").write_text("a\u2028b\nc\x1cd\n", encoding="utf-8")
+    known = {"a\u2028b", "c\x1cd"}
+    assert read_ids("--allow", [str(tmp_path / "ids")], known) == known
 
 
 def test_an_id_may_look_like_a_file_and_hold_blanks_around_it():

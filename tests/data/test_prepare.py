@@ -17,11 +17,11 @@ from unigrec.config.schema import IngestParams, PrepareParams, SampleParams
 from unigrec.data.prepare import prepare_tables
 from unigrec.data.sources.load import load_source
 
-ANY_SIZE = PrepareParams(k_core=1, min_users_after=1, min_items_after=1)
+ANY_SIZE = PrepareParams(k_core=1, ties="given", max_user_interactions=0, min_users_after=1, min_items_after=1)
 
 
 def params(k: int) -> PrepareParams:
-    return PrepareParams(k_core=k, min_users_after=1, min_items_after=1)
+    return PrepareParams(k_core=k, ties="given", max_user_interactions=0, min_users_after=1, min_items_after=1)
 
 
 def log(rows: list[tuple[str, str, int]]) -> pa.Table:
@@ -61,12 +61,17 @@ def brute_force(rows: list[tuple[str, str, int]], k: int) -> dict[str, list[tupl
 
 @settings(max_examples=150, deadline=None)
 @given(
-    rows=st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz"), st.integers(0, 3)), max_size=60),
+    rows=st.lists(
+        st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz"), st.integers(0, 3)), min_size=1, max_size=60
+    ),
     k=st.integers(1, 4),
 )
 def test_equals_brute_force(rows, k):
     expected = brute_force(rows, k)
-    if not expected:
+    lengths = [len(sequence) for sequence in expected.values()]
+    if max(lengths, default=0) < 3 or not {2, *range(4, 61)} & set(lengths):
+        with pytest.raises(UnigrecError, match="prepare: "):  # nobody is left, or can be evaluated or trained on
+            prepare_tables(log(rows), catalogue_of(rows), params(k))
         return
     prepared = prepare_tables(log(rows), catalogue_of(rows), params(k))
     assert by_user(prepared) == expected
@@ -81,9 +86,9 @@ def test_equals_brute_force(rows, k):
 def test_k_core_needs_several_rounds():
     # A chain: dropping the lonely item takes its user below 2, which takes the next item, and so on.
     chain = [(f"u{n}", f"i{n + step}", n) for n in range(6) for step in (0, 1)]
-    square = [(user, item, 100) for user in ("x", "y") for item in ("p", "q")]
-    prepared = prepare_tables(log(chain + square), catalogue_of(chain + square), params(2))
-    assert by_user(prepared) == {"x": [("p", 100), ("q", 100)], "y": [("p", 100), ("q", 100)]}
+    block = [(user, item, 100) for user in ("x", "y") for item in ("p", "q", "r", "s")]
+    prepared = prepare_tables(log(chain + block), catalogue_of(chain + block), params(2))
+    assert by_user(prepared) == {user: [(item, 100) for item in "pqrs"] for user in ("x", "y")}
     assert len(prepared.stats["k_core_rounds"]) > 2
     assert sum(prepared.stats["k_core_rounds"]) == len(chain)
 
@@ -95,15 +100,74 @@ def test_ties_keep_the_given_order():
     assert prepared.stats["adjacent_tie_share"] == pytest.approx(3 / 4)
 
 
+def test_shuffled_ties_ignore_the_order_of_the_rows_and_tell_nothing_of_the_item():
+    rows = [(f"u{u}", f"i{n}", n // 10) for u in range(40) for n in range(20)]
+    shuffled = ANY_SIZE.model_copy(update={"ties": "shuffled"})
+    one, other = (prepare_tables(log(order), catalogue_of(rows), shuffled) for order in (rows, rows[::-1]))
+    assert by_user(one) == by_user(other)
+    orders = {tuple(item for item, _ in sequence) for sequence in by_user(one).values()}
+    assert len(orders) == 40  # each user has their own
+    assert all(sorted(times) == times for times in ([t for _, t in s] for s in by_user(one).values()))
+    assert one.stats["ordered_tie_share"] < 0.6
+    assert not one.stats["warnings"]
+    fewer = prepare_tables(log(rows[:400]), catalogue_of(rows), shuffled)  # other users do not change an order
+    assert by_user(fewer) == {user: by_user(one)[user] for user in by_user(fewer)}
+
+
+def test_of_a_user_with_too_many_interactions_the_latest_count():
+    rows = [("robot", f"i{n % 7}", n) for n in range(90)] + [(f"u{u}", f"i{n}", n) for u in range(5) for n in range(7)]
+    whole, capped = (
+        prepare_tables(log(rows), catalogue_of(rows), ANY_SIZE.model_copy(update={"max_user_interactions": maximum}))
+        for maximum in (0, 10)
+    )
+    assert by_user(capped) == by_user(whole) | {"robot": by_user(whole)["robot"][-10:]}
+    assert [prepared.stats["beyond_max_user_interactions"] for prepared in (whole, capped)] == [0, 80]
+
+
+def test_a_limit_that_nobody_reaches_changes_nothing():
+    rows = [(f"u{u}", f"i{(u * 7 + n) % 11}", n // 2) for u in range(9) for n in range(8)]
+    one, other = (
+        prepare_tables(log(rows), catalogue_of(rows), params(3).model_copy(update={"max_user_interactions": maximum}))
+        for maximum in (0, 8)
+    )
+    assert by_user(one) == by_user(other)
+    assert one.stats == other.stats
+
+
+@pytest.mark.parametrize(
+    ("each", "k", "says"),
+    [
+        ([2] * 60, 1, "60 users, 0 can be evaluated"),
+        ([2] * 60, 2, "60 users, 0 can be evaluated"),
+        ([1] * 60, 1, "60 users, 0 can be evaluated"),
+        ([2] * 60 + [5] * 49, 1, "109 users, 49 can be evaluated"),
+        ([3] * 60, 3, "60 users, 0 can be trained on"),
+        ([3] * 60 + [4] * 49, 1, "109 users, 49 can be trained on"),
+    ],
+)
+def test_histories_that_are_too_short_to_evaluate_or_train_are_refused(each, k, says):
+    rows = [(f"u{user}", f"i{n}", n) for user, length in enumerate(each) for n in range(length)]
+    least = params(k).model_copy(update={"min_users_after": 50})
+    with pytest.raises(UnigrecError, match=f"{says}, fewer than prepare.min_users_after = 50.*longer histories"):
+        prepare_tables(log(rows), catalogue_of(rows), least)
+
+
+@pytest.mark.parametrize("each", [[2] * 50 + [3] * 50, [4] * 50, [1] * 9 + [5] * 50])
+def test_histories_that_just_suffice_are_taken(each):
+    rows = [(f"u{user}", f"i{n}", n) for user, length in enumerate(each) for n in range(length)]
+    prepared = prepare_tables(log(rows), catalogue_of(rows), params(1).model_copy(update={"min_users_after": 50}))
+    assert prepared.stats["held_out_users"] == 50
+
+
 def test_exact_duplicates_are_one_interaction_and_repeats_at_other_times_are_not():
-    rows = [("u", "a", 1), ("u", "b", 1), ("u", "a", 1), ("u", "a", 2)]
+    rows = [("u", "a", 1), ("u", "b", 1), ("u", "a", 1), ("u", "a", 2), ("u", "c", 3)]
     prepared = prepare_tables(log(rows), catalogue_of(rows), ANY_SIZE)
-    assert by_user(prepared)["u"] == [("a", 1), ("b", 1), ("a", 2)]
+    assert by_user(prepared)["u"] == [("a", 1), ("b", 1), ("a", 2), ("c", 3)]
     assert prepared.stats["duplicates_removed"] == 1
 
 
 def test_ties_between_users_are_no_ties():
-    rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 2), ("v", "b", 3)]
+    rows = [(user, item, first + n) for user, first in (("u", 1), ("v", 4)) for n, item in enumerate("abcd")]
     assert prepare_tables(log(rows), catalogue_of(rows), ANY_SIZE).stats["adjacent_tie_share"] == 0.0
 
 
@@ -119,7 +183,7 @@ def test_ids_of_any_writing_are_kept_and_sorted_by_bytes():
 
 
 def test_types_and_indices_are_the_documented_ones():
-    rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 3)]
+    rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 3), ("u", "a", 4), ("u", "b", 5)]
     prepared = prepare_tables(log(rows), catalogue_of(rows), ANY_SIZE)
     kinds = {name: array.dtype for name, array in prepared.sequences.items()}
     assert kinds == {"items": np.int32, "timestamps": np.int64, "offsets": np.int64}
@@ -159,7 +223,7 @@ def test_nothing_left_names_the_rounds_and_what_to_change():
 
 def test_too_few_items_left():
     rows = [(f"u{u}", f"i{n}", n) for u in range(8) for n in range(6)]
-    least = PrepareParams(k_core=5, min_users_after=5, min_items_after=20)
+    least = PrepareParams(k_core=5, ties="given", max_user_interactions=0, min_users_after=5, min_items_after=20)
     with pytest.raises(UnigrecError, match=r"left 6 items, fewer than prepare.min_items_after = 20"):
         prepare_tables(log(rows), catalogue_of(rows), least)
 

@@ -16,11 +16,12 @@ from unigrec.base import files, paths
 from unigrec.base.errors import BusyError, InvalidDataError, TrainingError, UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
-from unigrec.base.progress import TrainingProgress
 from unigrec.commands import bundles
 from unigrec.core.training.engine import TorchEngine
+from unigrec.core.training.loop import Moment
 from unigrec.pipeline import stages
 from unigrec.pipeline.outputs import load_embeddings
+from unigrec.pipeline.progress import Lines, TrainingProgress
 
 HOUR = 3600.0
 
@@ -67,10 +68,13 @@ def test_a_clock_that_goes_backwards_within_a_training_changes_no_bit(tmp_path, 
 
 def test_progress_counts_seconds_that_no_clock_takes_back(monkeypatch, capsys):
     go_backwards(monkeypatch)
-    progress = TrainingProgress("toy", 3, every=0.0)
+    progress = TrainingProgress("toy", 3, Lines(), every=0.0)
     for epoch in (1, 2, 3):
-        progress(epoch, {"epoch": epoch, "step": epoch, "loss": 1.0})
-    assert capsys.readouterr().err.splitlines() == [f"toy: epoch {epoch}/3  0 s  loss 1" for epoch in (1, 2, 3)]
+        for batch in (1, 2):
+            progress.tick(Moment(0, epoch, 3, batch, 2, best=float("-inf")))
+        progress.log(epoch, {"epoch": epoch, "step": epoch, "loss": 1.0})
+    expected = [f"toy: epoch {epoch}/3  loss 1.0000  left 0:00" for epoch in (1, 2, 3)]
+    assert capsys.readouterr().err.splitlines() == expected
 
 
 def test_a_lock_of_tomorrow_locks_nothing_and_today_s_still_does(tmp_path, monkeypatch):

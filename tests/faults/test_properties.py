@@ -36,9 +36,10 @@ def prepared_of(rows: list[Row], k: int) -> Prepared:
     users, item_ids, times = zip(*rows, strict=True)
     interactions = pa.table({"user_id": users, "item_id": item_ids, "timestamp": pa.array(times, pa.int64())})
     items = pa.table({"item_id": list("zyxwvu"), "title": list("ZYXWVU")})
+    params = PrepareParams(k_core=k, ties="given", max_user_interactions=0, min_users_after=1, min_items_after=1)
     try:
-        return prepare_tables(interactions, items, PrepareParams(k_core=k, min_users_after=1, min_items_after=1))
-    except UnigrecError:  # no interaction is left; see tests/data/test_prepare.py
+        return prepare_tables(interactions, items, params)
+    except UnigrecError:  # too little is left; see tests/data/test_prepare.py
         assume(False)
         raise
 

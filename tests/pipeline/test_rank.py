@@ -97,4 +97,4 @@ def test_the_same_inputs_give_the_same_bytes(shop):
     first = outputs("rank") | outputs("evaluate")
     rank_by("best")
     assert outputs("rank") | outputs("evaluate") == first
-    assert {path.name for path in outputs("rank")} == {paths.NEIGHBOURS_FILE, paths.FUSION_FILE}
+    assert {path.name for path in outputs("rank")} == {paths.NEIGHBOURS_FILE, paths.BASKETS_FILE, paths.FUSION_FILE}

@@ -1,22 +1,28 @@
 """What the stages settle before they train."""
 
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 import torch
 import yaml
 
 from support.gate_figures import GOOD_HEALTH
 from support.project import PARAMS_FILE, ROOT
-from support.tiny_training import write_project
+from support.tiny_training import tiny_run, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.base.process import training_device
 from unigrec.commands.bundles import COLD_START
 from unigrec.config.edit import SAMPLE_SOURCE
-from unigrec.config.schema import load_params
+from unigrec.config.schema import Params, load_params
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.training import joint
 from unigrec.pipeline import outputs, stages
+
+COLUMNS = {"brand": 3, "title": 1000}  # different values per column
 
 
 @pytest.fixture
@@ -115,3 +121,44 @@ def test_sizes_are_compared_with_a_registered_run_of_the_same_source_only(tmp_pa
     files.write_json(paths.REFERENCE, {"origin": origin, "users": 1, "items": 2, "interactions": 3})
     expected = {"users": 1, "items": 2, "interactions": 3} if compared else None
     assert stages.reference_sizes("folder: shop") == expected
+
+
+def with_brands(folder: Path, fields: list[str]) -> Params:
+    """A project whose items have a column of brands, and one of texts that all differ."""
+    params = write_project(folder, {"teacher": {"fields": fields, "epochs": 1}})
+    catalogue = files.read_table(folder / Artifacts().catalogue)
+    brands, titles = ([f"{name} {item % count}" for item in range(len(catalogue))] for name, count in COLUMNS.items())
+    table = catalogue.append_column("brand", pa.array(brands)).append_column("title", pa.array(titles))
+    files.write_table(folder / Artifacts().catalogue, table)
+    return params
+
+
+def trained_teacher(folder: Path, params: Params) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Weights and history that the stage writes."""
+    artifacts = Artifacts(folder / Artifacts().root)
+    stages.teacher(params, artifacts, tiny_run())
+    history = files.read_json(artifacts.teacher / paths.HISTORY_FILE)
+    return files.read_tensors(artifacts.teacher / paths.MODEL_FILE), history
+
+
+def test_the_teacher_predicts_the_fields_that_params_name_and_its_files_are_as_without(tmp_path, capsys):
+    plain, _ = trained_teacher(tmp_path, with_brands(tmp_path, []))
+    weights, history = trained_teacher(tmp_path, with_brands(tmp_path, ["brand", "title"]))
+    assert 0.0 < history[-1]["field_loss"] < 2.0  # one head, for three brands
+    assert weights.keys() == plain.keys()
+    assert "teacher: warning: field title is ignored" in capsys.readouterr().out
+
+
+def test_a_field_without_a_usable_value_trains_the_teacher_that_has_none(tmp_path):
+    plain, history = trained_teacher(tmp_path, with_brands(tmp_path, []))
+    weights, with_title = trained_teacher(tmp_path, with_brands(tmp_path, ["title"]))
+    assert with_title == history
+    assert all(torch.equal(weights[name], value) for name, value in plain.items())
+
+
+def test_a_field_that_the_items_do_not_have_is_refused_before_training(tmp_path):
+    params = with_brands(tmp_path, ["brand", "colour"])
+    shutil.rmtree(tmp_path / Artifacts().teacher)
+    with pytest.raises(UnigrecError, match="no column 'colour'; their columns are: brand, title"):
+        trained_teacher(tmp_path, params)
+    assert not (tmp_path / Artifacts().teacher).exists()

@@ -17,25 +17,59 @@ def summary(**changes) -> Summary:
     return made._replace(**changes)
 
 
-def test_the_closing_report_says_everything(tmp_path, monkeypatch, capsys):
+def test_the_closing_screen_has_data_quality_gates_version_and_time(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     write_artifacts(0, True, None, 0)
     print_summary(summary())
     printed = capsys.readouterr().out
     for part in (
-        "co-occurrence",
+        "shipped: student",
         "0.2500",
-        "a | reason",
-        "3.2",
-        "cached",
+        "1 passed",
         "version 3, alias challenger",
+        "0:03; cached: gate",
         "dvc plots show",
     ):
         assert part in printed
+    assert "Warnings" not in printed
+    assert len(printed.splitlines()) <= 30  # one screen
+
+
+def test_the_screen_has_few_models_and_the_artifact_has_all_models_gates_and_durations(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    print_summary(summary())
+    assert "co-occurrence" not in capsys.readouterr().out
     text = markdown(summary())
-    assert r"a \| reason" in text
+    for part in ("co-occurrence", r"a \| reason", "| joint | 3.2 |", "| gate | cached |"):
+        assert part in text
     assert all(line.count("|") >= 3 for line in text.splitlines() if line.startswith("|"))
+
+
+def test_the_screen_gives_the_reason_of_a_gate_that_refuses_and_counts_missed_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, False, None, 0)
+    target = {"name": "target", "passed": False, "reason": "far [off]", "informational": True}
+    shown = summary(verdict="[/] is text, no markup")
+    shown.decision["gates"].append(target)
+    print_summary(shown)
+    printed = capsys.readouterr().out
+    assert "1 of 1 refused; 1 of 1 targets missed" in printed
+    assert "ndcg_at_10: a | reason" in printed
+    assert "far [off]" not in printed
+    assert "[/] is text, no markup" in printed
+
+
+def test_warnings_about_the_data_are_counted_on_the_screen_and_listed_in_the_artifact(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    files.write_json(Artifacts().source, {"source": "test", "warnings": ["half of the rows are alike", "so it is"]})
+    stats = files.read_json(Artifacts().prepare_stats)
+    files.write_json(Artifacts().prepare_stats, stats | {"warnings": ["so it is", "one user has all items"]})
+    print_summary(summary())
+    assert "3 about the data" in capsys.readouterr().out
+    assert "- half of the rows are alike\n- so it is\n- one user has all items" in markdown(summary())
 
 
 @pytest.mark.parametrize(("by", "label"), [("fused", "fused"), ("generative", "student"), ("dense", "teacher")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from support.tiny_model import DENSE_SHAPE, HISTORY, ITEMS, WEIGHTS, item_ids
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.retrieval.fused import popularity_thirds
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.ranking_parts import read_fusion, read_neighbours, write_neighbours
@@ -41,11 +41,9 @@ def test_each_way_to_rank_gives_the_scores_of_its_parts(pristine):
         log_dense = model.scores(items[:, -3:], torch.tensor([3]))[0].log_softmax(-1)
     neighbours = read_neighbours(pristine / "neighbours.safetensors", ITEMS)
     follows, alike = (feature(items[:, -1])[0] for feature in (neighbours.following, neighbours.alike))
-    third = popularity_thirds(files.read_table(pristine / "catalogue.parquet")["train_count"].to_numpy())
-    assert set(third) == {0, 1, 2}
     for index, item in enumerate(item_ids()):
         assert dense[item] == pytest.approx(float(log_dense[index]), abs=1e-5)
-        weighted = WEIGHTS.generative[third[index]] * generative[item]
+        weighted = WEIGHTS.generative * max(generative[item], math.log(0.01))  # the floor of a small catalogue
         near = WEIGHTS.follows * float(follows[index]) + WEIGHTS.alike * float(alike[index])
         assert fused[item] == pytest.approx(dense[item] + weighted + near, abs=1e-4)
 
@@ -199,12 +197,13 @@ def test_neighbours_that_are_none(folder, changes, message):
         pytest.param({"follows": -INFINITE}, id="minus infinity"),
         pytest.param({"follows": 1e300}, id="beyond single precision"),
         pytest.param({"follows": 10**400}, id="a number beyond all"),
-        pytest.param({"generative": 1.0}, id="one weight for three thirds"),
+        pytest.param({"generative": [1.0, 1.0, 0.5]}, id="thirds with different weights"),
+        pytest.param({"generative": []}, id="no third"),
         pytest.param({"generative": [1.0, 1.0]}, id="two thirds"),
         pytest.param({"generative": [1.0] * 4}, id="four thirds"),
         pytest.param({"generative": [1.0, 1.0, NAN]}, id="no number for a third"),
         pytest.param({"generative": [1.0, 1.0, 10**400]}, id="a number beyond all for a third"),
-        pytest.param({"generative": None}, id="a null for all thirds"),
+        pytest.param({"generative": None}, id="a null for the generative part"),
     ],
 )
 def test_weights_that_are_none(folder, weights):
@@ -241,6 +240,15 @@ def test_what_the_stage_notes_next_to_the_weights_is_passed_over(pristine, tmp_p
     files.write_json(tmp_path / "fusion.json", fusion)
     assert read_fusion(tmp_path / "fusion.json") == read_fusion(pristine / "fusion.json")
     assert read_fusion(tmp_path / "fusion.json").weights == WEIGHTS
+
+
+def test_a_bundle_whose_generative_weight_is_written_once_per_third_ranks_as_one_with_the_weight_alone(folder):
+    once = scores_of(Bundle.load(folder), RankBy.FUSED)
+    weights = WEIGHTS._asdict() | {"generative": [WEIGHTS.generative] * 3}  # as earlier versions wrote it
+    files.write_json(folder / "fusion.json", {"by": "fused", "weights": weights})
+    resign(folder)
+    assert read_fusion(folder / "fusion.json").weights == WEIGHTS
+    assert scores_of(Bundle.load(folder)) == once
 
 
 def write_dense(folder: Path, weights: dict[str, torch.Tensor], shape: dict[str, Any]) -> None:

@@ -11,16 +11,23 @@ from pydantic import ValidationError
 from unigrec.base.errors import UnigrecError
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.schema import Answer, RecommendedItem, Request
+from unigrec.serving.schema import Answer, ComplementRequest, RecommendedItem, Request, SimilarRequest
 
 
-def test_a_request_has_the_parameters_of_recommend_with_their_defaults():
-    parameters = dict(inspect.signature(Bundle.recommend).parameters)
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [
+        (Bundle.recommend, Request.parse(histories=[])),
+        (Bundle.similar, SimilarRequest.parse(item="a")),
+        (Bundle.complement, ComplementRequest.parse(basket=["a"])),
+    ],
+)
+def test_a_request_has_the_parameters_of_its_method_with_their_defaults(method, asked):
+    parameters = dict(inspect.signature(method).parameters)
     del parameters["self"]
-    assert list(parameters) == list(Request.model_fields)
-    asked = Request.parse(histories=[])
+    assert set(parameters) == set(type(asked).model_fields)
     for name, parameter in parameters.items():
-        if name != "histories":
+        if parameter.default is not inspect.Parameter.empty:
             assert getattr(asked, name) == parameter.default, name
 
 

@@ -20,11 +20,13 @@ from unigrec.core.identifiers.collisions import Resolved, disambiguate
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.retrieval.basket_counts import count_baskets
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.pipeline.outputs import load_sequences
+from unigrec.serving.basket_file import write_baskets
 from unigrec.serving.manifest import Serving, assemble
 from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
@@ -33,7 +35,7 @@ HISTORY = 4  # number of items per user before the test item
 SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
 DENSE_SHAPE = {"items": ITEMS, "d_model": 8, "blocks": 1, "heads": 2, "history": 3, "dropout": 0.1}
 DENSE_SHAPE |= {"filter_share": 0.5, "filter_components": 2, "repeat_bias": True}
-WEIGHTS = Weights((0.5, 1.0, 1.5), follows=1.0, alike=0.5)
+WEIGHTS = Weights(0.5, follows=1.0, alike=0.5)
 TOKENIZER_SHAPE = {"embedding_dim": 6, "code_dim": 4, "hidden": [8], "levels": LEVELS, "codebook_size": CODEWORDS}
 
 
@@ -143,6 +145,7 @@ def tiny_rows() -> dict[str, int]:
 def _write_ranking(seed: int) -> None:
     content = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(seed))
     write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, count_neighbours(load_sequences(Artifacts()), content))
+    write_baskets(Artifacts().rank / paths.BASKETS_FILE, count_baskets(load_sequences(Artifacts())))
     files.write_json(Artifacts().rank / paths.FUSION_FILE, Fusion(RankBy.GENERATIVE, WEIGHTS).as_dict())
 
 

@@ -20,6 +20,7 @@ AGAINST_FILE = "shipped_against.json"  # {protocol: {model: paired bootstrap of 
 SLICES_FILE = "slices.json"  # rows {slice, users, model, protocol, recall_at_10, ndcg_at_10}
 USAGE_FILE = "codebook_usage.json"  # rows {level, rank, usage}: the share of items per codeword
 NEIGHBOURS_FILE = "neighbours.safetensors"  # what follows an item, and content: see serving/ranking_parts.py
+BASKETS_FILE = "baskets.safetensors"  # items that are bought together: see serving/basket_file.py
 FUSION_FILE = "fusion.json"  # what ranks the items, the weights of the fused score, and the figures that chose them
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 # What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.

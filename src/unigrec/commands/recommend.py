@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unigrec.base.errors import UnigrecError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from unigrec.config.schema import Params
     from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.serving.schema import Answer
 
-LISTS = (".txt", ".csv")  # a value that ends so is meant as a file
+# A value that ends so is meant as a file.
+LISTS = re.compile(r"\.(txt|text|csv|tsv|tab|json|jsonl|ndjson|lst|list|ids|dat|log|md|xlsx?|parquet|gz|zip)", re.I)
 
 
 def print_recommendations(
@@ -27,6 +29,7 @@ def print_recommendations(
     k: int,
     allow: Sequence[str],
     deny: Sequence[str],
+    filter: str | None,
     rank_by: RankBy | None,
     as_json: bool,
 ) -> None:
@@ -41,7 +44,7 @@ def print_recommendations(
     history = parse_ids(histories, bundle.index_of)
     allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
     denied = read_ids("--deny", deny, bundle.index_of)
-    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, rank_by=rank_by)
+    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, filter=filter, rank_by=rank_by)
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:
@@ -82,6 +85,8 @@ def read_ids(option: str, values: Sequence[str], known: Collection[str]) -> set[
     # Blanks around an id come from the file's editor, unless the catalogue has them too.
     found = [item if item in known else item.strip() for value in values for item in _lines(option, value, known)]
     ids = {item for item in found if item}
+    if values and not ids:
+        print(f"{option}: holds no item id", file=sys.stderr)
     unknown = sum(item not in known for item in ids)
     if unknown:
         print(f"{option}: {unknown} of {len(ids)} item ids are not in the catalogue", file=sys.stderr)
@@ -89,32 +94,46 @@ def read_ids(option: str, values: Sequence[str], known: Collection[str]) -> set[
 
 
 def _lines(option: str, value: str, known: Collection[str]) -> list[str]:
-    if not os.path.isfile(value):  # Path.is_file raises where a name is too long for a file
-        if value not in known and ("/" in value or value.lower().endswith(LISTS)):
+    """The lines of a file, or the value itself if it is an id. A value that names a file and an id is the file."""
+    if not os.path.exists(value) or (os.path.isdir(value) and value in known):  # Path.exists raises for a long name
+        looks_like_file = "/" in value or os.sep in value or LISTS.fullmatch(os.path.splitext(value)[1])
+        if value not in known and looks_like_file:
             raise UnigrecError(f"{option} {value}: no such file, and no item of the catalogue has this id")
         return [value]
+    if os.path.isdir(value):
+        raise UnigrecError(f"{option} {value}: a folder; name a file in it with one item id per line")
     try:
-        return Path(value).read_text(encoding="utf-8-sig").splitlines()  # editors may write a byte order mark
+        text = Path(value).read_text(encoding="utf-8-sig")  # editors may write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UnigrecError(f"{option} {value}: expected UTF-8 text with one item id per line: {error}") from error
+    if "\0" in text:
+        raise UnigrecError(f"{option} {value}: expected UTF-8 text with one item id per line, found binary data")
+    return text.split("\n")  # splitlines would also cut at separators that an id may hold
 
 
 def _print_table(answer: Answer, asked: int) -> None:
+    if answer.by_popularity:
+        print("No item of the history is in the catalogue: these are the most popular items.")
+    elif answer.unknown:
+        print(f"{answer.unknown} of {asked} items of the history are not in the catalogue and were left out.")
+    print_items(answer.items, {})
+
+
+def print_items(items: Sequence[Any], more: dict[str, Callable[[Any], str]]) -> None:
+    """Print a table of items with `item_id`, `title` and `score`. more: further columns, by their headers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if answer.by_popularity:
-        console.print("No item of the history is in the catalogue: these are the most popular items.")
-    elif answer.unknown:
-        console.print(f"{answer.unknown} of {asked} items of the history are not in the catalogue and were left out.")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in (("", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for place, item in enumerate(answer.items, start=1):
-        table.add_row(str(place), *(_plain(text) for text in (item.item_id, item.title)), f"{item.score:.3f}")
-    console.print(table)
+    for header in more:
+        table.add_column(header, overflow="fold")
+    for place, item in enumerate(items, start=1):
+        texts = (item.item_id, item.title, f"{item.score:.3f}", *(value(item) for value in more.values()))
+        table.add_row(str(place), *(_plain(text) for text in texts))
+    Console(highlight=False).print(table)
 
 
 def _plain(text: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from unigrec.config.schema import Params
     from unigrec.data.drift import Drift
     from unigrec.data.snapshots import Snapshot
+    from unigrec.data.sources.source import Source
 
 
 class Taken(NamedTuple):
@@ -39,7 +40,7 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
     if before is not None and now.id == before.id:
         incoming = params.snapshot.incoming
         return Taken(False, f"{incoming}: nothing new compared with snapshot {now.id}: nothing to train on")
-    drift = _accept(params, before, now)
+    drift = _accept(params, before, now, arrived=arrived)
     # Before the data moves: if the process dies in between, the next one finds the delivery new again.
     start = f"\n{_from_champion(params, params_file)}" if params.snapshot.start == "champion" else ""
     folder = write_snapshot(now, None if drift is None else drift._asdict())
@@ -69,7 +70,7 @@ def reads_snapshots(params: Params) -> bool:
     return params.ingest.source == "folder" and Path(params.ingest.path) == paths.CURRENT
 
 
-def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | None:
+def _accept(params: Params, before: Snapshot | None, now: Snapshot, arrived: Source) -> Drift | None:
     """Validate the next snapshot; returns its drift from the one before. Raises InvalidDataError."""
     from unigrec.data.drift import measure_drift
     from unigrec.data.validation.suite import validate_tables
@@ -77,7 +78,9 @@ def _accept(params: Params, before: Snapshot | None, now: Snapshot) -> Drift | N
 
     columns, drift = params.embed.text_columns, None
     if before is not None:
-        drift = measure_drift((before.interactions, before.items), (now.interactions, now.items), columns)
+        appended = (arrived.interactions, arrived.items) if params.snapshot.mode == "append" else None
+        tables = (before.interactions, before.items), (now.interactions, now.items)
+        drift = measure_drift(*tables, text_columns=columns, appended=appended)
     reference = reference_sizes(params.ingest.origin)
     try:
         validate_tables(

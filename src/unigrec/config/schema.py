@@ -130,8 +130,19 @@ class ValidateParams(Section):
 
 class PrepareParams(Section):
     k_core: Count
+    ties: Literal["given", "shuffled"]
+    max_user_interactions: Annotated[int, Field(ge=0)]
     min_users_after: Count
     min_items_after: Count
+
+    @model_validator(mode="after")
+    def _cap_leaves_enough(self) -> PrepareParams:
+        least = max(self.k_core, 3)
+        if 0 < self.max_user_interactions < least:
+            raise ValueError(
+                f"max_user_interactions ({self.max_user_interactions}) must be 0 (no limit) or at least {least}"
+            )
+        return self
 
 
 class EmbedParams(Section):
@@ -162,6 +173,8 @@ class TeacherParams(Section):
     filter_share: Share
     filter_components: Count
     content: bool
+    fields: Names
+    field_weight: NonNegative
     d_model: Count
     blocks: Count
     heads: Count
@@ -211,6 +224,7 @@ class RecommenderParams(Section):
     causal: bool
     repeat_bias: bool
     merge: bool
+    decoder: Literal["beam", "set"]
 
 
 class JointParams(Section):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+SECONDS_PER_DAY = 86400
 POOL = 64  # batches per pool; samples are sorted by length inside a pool: little padding, yet shuffled batches
 
 
@@ -70,6 +71,18 @@ class Sequences(NamedTuple):
         positions = np.flatnonzero(self.is_training())
         starts = np.repeat(self.offsets[:-1], self.lengths)[positions]
         return positions[positions > starts]
+
+    def days(self) -> np.ndarray | None:
+        """(n,) number of the day of each interaction, or None where times do not tell days.
+
+        Some data sets have numbers of order as times, or one time per user: no user then has two days.
+        """
+        if self.timestamps is None:
+            return None
+        days = self.timestamps // SECONDS_PER_DAY
+        inside = np.ones(max(len(days) - 1, 0), bool)  # neighbours of one user
+        inside[self.offsets[1:-1][(self.offsets[1:-1] > 0) & (self.offsets[1:-1] < len(days))] - 1] = False
+        return days if (np.diff(days)[inside] > 0).any() else None
 
     def segments(self, history: int) -> np.ndarray:
         """(R, 3) pieces of training sequences in which each training target occurs once: start, end, targets.

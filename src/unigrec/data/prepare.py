@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import PrepareParams
+from unigrec.data.warning_signs import find_signs, null_texts, null_words
 
 HELD_OUT = 2  # the last interaction of a user is the test, the one before it the validation
 SHOWN_ROUNDS = 12  # of the k-core, in an error message
@@ -25,7 +26,8 @@ class Prepared(NamedTuple):
         user u owns [offsets[u], offsets[u+1])
     users: user_index int32, user_id string; index = rank of the id in byte order
     catalogue: item_index int32, item_id string, the text columns, train_count int32 (training interactions of the item)
-    stats: sizes before and after, rows removed per k-core round, lengths, density, share of ties
+    stats: sizes before and after, rows removed per k-core round, lengths, density, share of ties, figures of
+        `warning_signs.find_signs`, and `warnings`: a sentence per sign that the data was misread
     """
 
     sequences: dict[str, np.ndarray]
@@ -49,43 +51,58 @@ def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParam
     """Filter to the k-core, order by time and map ids to integers.
 
     Rows equal in user, item and time are one interaction. Users and items with fewer than `params.k_core` interactions
-    are removed, round after round, until all have enough. A user's interactions are ordered by time; those with the
-    same time keep the order of the source, so a source that knows their order should write it.
+    are removed, round after round, until all have enough. A user's interactions are ordered by time. Those with the
+    same time keep the order of the source, so a source that knows their order should write it; or, with `params.ties`
+    shuffled, a hash of user and item decides. Of a user with more than `params.max_user_interactions`, only the latest
+    count.
 
     Args:
         interactions: user_id string, item_id string, timestamp int64 (unix seconds).
         items: item_id string and text columns.
 
     Raises:
-        UnigrecError: an id or time is missing, an item is unknown or defined twice, or fewer users or items than
-            `params.min_users_after` and `params.min_items_after` are left.
+        UnigrecError: an id or time is missing, an item is unknown or defined twice, fewer users or items than
+            `params.min_users_after` and `params.min_items_after` are left, or fewer users than that have enough
+            interactions to be evaluated or to be trained on.
     """
     _refuse_nulls(interactions, items)
     users, user_ids = _index(interactions["user_id"])
     chosen, item_ids = _index(interactions["item_id"])
     _check_items(chosen, item_ids, items["item_id"])
-    log = _in_order(InteractionLog(users, chosen, interactions["timestamp"].to_numpy()))
+    log = InteractionLog(users, chosen, interactions["timestamp"].to_numpy())
+    warnings = [
+        *null_words("user_id", user_ids, np.bincount(users, minlength=len(user_ids))),
+        *null_words("item_id", item_ids, np.bincount(chosen, minlength=len(item_ids))),
+        *null_texts(items),
+    ]
+    log = _in_order(log, _tie_keys(log, user_ids, item_ids) if params.ties == "shuffled" else None)
     before = {"users": len(user_ids), "items": len(item_ids), "interactions": len(log.users)}
 
     log = _drop_duplicates(log)
     duplicates = before["interactions"] - len(log.users)
+    log, capped = _keep_latest(log, params.max_user_interactions)
     log, rounds = filter_k_core(log, params.k_core)
     _refuse_too_small(log, rounds, before["interactions"], params)
+    _refuse_too_short(np.bincount(log.users), params)
 
     user_index, user_ids = _renumber(log.users, user_ids)
     item_index, item_ids = _renumber(log.items, item_ids)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user_index, minlength=len(user_ids)))]).astype(np.int64)
     sequences = {"items": item_index, "timestamps": log.timestamps, "offsets": offsets}
 
+    signs = find_signs(sequences, user_ids, item_ids)
     indices = pa.array(np.arange(len(user_ids), dtype=np.int32))
     train_count = _train_count(item_index, offsets, len(item_ids))
     stats = {
         "before": before,
         "after": _sizes(log),
         "duplicates_removed": duplicates,
+        "beyond_max_user_interactions": capped,
         "k_core": params.k_core,
         "k_core_rounds": rounds,
         **_shape(sequences, len(item_ids)),
+        **signs.figures,
+        "warnings": warnings + signs.warnings,
     }
     users_table = pa.table({"user_index": indices, "user_id": user_ids})
     return Prepared(sequences, users_table, _catalogue(items, item_ids, train_count), stats)
@@ -123,8 +140,18 @@ def _index(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     return rank[encoded.indices.to_numpy(zero_copy_only=False)], encoded.dictionary.take(order)
 
 
-def _in_order(log: InteractionLog) -> InteractionLog:
-    """Sort by user, then by time; rows equal in both keep the given order."""
+def _tie_keys(log: InteractionLog, user_ids: pa.Array, item_ids: pa.Array) -> np.ndarray:
+    """A hash of each row's user and item, uint64 (n,): the same in any order and next to any other rows."""
+    from pandas.util import hash_array
+
+    users, items = (hash_array(ids.to_numpy(zero_copy_only=False), categorize=False) for ids in (user_ids, item_ids))
+    return hash_array(users[log.users] * np.uint64(31) + items[log.items])  # unsigned: it wraps around
+
+
+def _in_order(log: InteractionLog, tie_keys: np.ndarray | None) -> InteractionLog:
+    """Sort by user, then by time; rows equal in both go by `tie_keys` (n,), or else keep the given order."""
+    if tie_keys is not None:
+        log = log.take(np.argsort(tie_keys, kind="stable"))
     by_time = np.argsort(log.timestamps, kind="stable")
     return log.take(by_time[np.argsort(log.users[by_time], kind="stable")])
 
@@ -145,6 +172,16 @@ def _drop_duplicates(log: InteractionLog) -> InteractionLog:
     keep = np.ones(len(log.users), dtype=bool)
     keep[rows[order[1:][repeats]]] = False
     return log.take(keep)
+
+
+def _keep_latest(log: InteractionLog, maximum: int) -> tuple[InteractionLog, int]:
+    """The last `maximum` interactions of each user (0: all of them), and how many others there were."""
+    lengths = np.bincount(log.users)
+    if not maximum or lengths.max(initial=0) <= maximum:
+        return log, 0
+    from_the_end = np.cumsum(lengths)[log.users] - np.arange(len(log.users))  # 1 is a user's last
+    kept = log.take(from_the_end <= maximum)
+    return kept, len(log.users) - len(kept.users)
 
 
 def filter_k_core(log: InteractionLog, k: int) -> tuple[InteractionLog, list[int]]:
@@ -173,6 +210,23 @@ def _refuse_too_small(log: InteractionLog, rounds: list[int], before: int, param
                 f"prepare: {params.k_core}-core filtering left {sizes[what]:,} {what}, fewer than "
                 f"prepare.min_{what}_after = {minimum:,}. Of {before:,} interactions the rounds removed: {shown}. "
                 f"Bring more interactions, or lower prepare.k_core or prepare.min_{what}_after in params.yaml"
+            )
+
+
+def _refuse_too_short(lengths: np.ndarray, params: PrepareParams) -> None:
+    """lengths: (U,) interactions per user that is left; 0 for others."""
+    evaluated = lengths > HELD_OUT
+    # A training target needs an item before it. Users who are not evaluated train with all that they have.
+    trained = lengths - HELD_OUT * evaluated >= 2
+    for what, users, needs in (
+        ("evaluated", evaluated, "three interactions: one to begin with, one for validation, one for the test"),
+        ("trained on", trained, "two interactions besides those of validation and test"),
+    ):
+        if (count := int(np.count_nonzero(users))) < params.min_users_after:
+            raise UnigrecError(
+                f"prepare: of {np.count_nonzero(lengths):,} users, {count:,} can be {what}, fewer than "
+                f"prepare.min_users_after = {params.min_users_after:,}; that takes {needs}. Bring longer histories, or "
+                "lower prepare.min_users_after in params.yaml (but not to what nobody reaches)"
             )
 
 

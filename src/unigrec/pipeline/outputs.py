@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from unigrec.base.paths import Artifacts
     from unigrec.core.evaluation.ranking import Ranks
     from unigrec.core.identifiers.collisions import Resolved
+    from unigrec.core.models.ensemble import Teacher
     from unigrec.core.models.recommender import Recommender
-    from unigrec.core.models.teacher import Teacher
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.models.unified import UnifiedModel
     from unigrec.core.retrieval.neighbours import Neighbours
@@ -120,6 +120,12 @@ def load_recommender(artifacts: Artifacts) -> Recommender:
 
     folder = artifacts.finetune
     return networks.load_recommender(folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
+
+
+def data_warnings(artifacts: Artifacts) -> list[str]:
+    """Sentences that reading and preparing wrote about data that may not mean what it seems to."""
+    found = (files.read_json(path).get("warnings", []) for path in (artifacts.source, artifacts.prepare_stats))
+    return list(dict.fromkeys(warning for warnings in found for warning in warnings))
 
 
 def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -> None:

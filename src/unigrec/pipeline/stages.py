@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.base.process import training_device, use_threads
-from unigrec.base.progress import TrainingProgress
 from unigrec.config.schema import Params
 from unigrec.pipeline.outputs import (
     load_codes,
@@ -31,6 +30,7 @@ from unigrec.pipeline.outputs import (
     save_ranks,
     save_trained,
 )
+from unigrec.pipeline.progress import Lines, Screen, TrainingProgress
 from unigrec.pipeline.stage_key import stage_key
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _drift(lineage: dict[str, Any] | None) -> Drift | str:
 
     if lineage is None:
         return "the data is no snapshot (see: unigrec snapshot)"
-    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift(**lineage["drift"])
+    return FIRST_SNAPSHOT if lineage["drift"] is None else Drift.of_lineage(lineage["drift"])
 
 
 def reference_sizes(origin: str) -> dict[str, int] | None:
@@ -108,6 +108,8 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
     files.write_table(artifacts.users, prepared.users)
     files.write_table(artifacts.catalogue, prepared.catalogue)
     files.write_json(artifacts.prepare_stats, prepared.stats)
+    for warning in prepared.stats["warnings"]:
+        print(f"warning: {warning}")
 
 
 def warm_start(params: Params, artifacts: Artifacts) -> None:
@@ -141,8 +143,23 @@ def teacher(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core.training.teacher import teacher_config, train_teacher
 
     sequences = load_sequences(artifacts)
-    trained = train_teacher(sequences, load_embeddings(artifacts), params.teacher, run=run)
+    fields = _item_fields(params.teacher.fields, artifacts)
+    trained = train_teacher(sequences, load_embeddings(artifacts), params.teacher, run=run, fields=fields)
     save_trained(artifacts.teacher, trained, teacher_config(sequences.catalogue_size, params.teacher))
+
+
+def _item_fields(names: tuple[str, ...], artifacts: Artifacts) -> list[torch.Tensor]:
+    """(N, V) classes per usable column of the items. Raises UnigrecError for a column that is not there."""
+    import torch
+
+    from unigrec.data.fields import item_fields
+
+    if not names:
+        return []
+    fields = item_fields(files.read_table(artifacts.catalogue), names)
+    for note in fields.notes:
+        print(f"teacher: {note}")
+    return [torch.as_tensor(classes) for classes in fields.classes]
 
 
 def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:
@@ -266,15 +283,18 @@ def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 
 def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Count neighbours, fit the weights of the fused ranking to validation users, and choose what is shipped."""
+    """Count neighbours and baskets, fit the fused ranking's weights to validation users, and choose what is shipped."""
+    from unigrec.core.retrieval.basket_counts import count_baskets
     from unigrec.core.retrieval.neighbour_ranking import count_neighbours
     from unigrec.core.sequences import sample
     from unigrec.core.training.fusion import choose_ranking, validation_candidates
+    from unigrec.serving.basket_file import write_baskets
     from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
     sequences = load_sequences(artifacts)
     neighbours = count_neighbours(sequences, load_embeddings(artifacts))
     write_neighbours(artifacts.rank / paths.NEIGHBOURS_FILE, neighbours)
+    write_baskets(artifacts.rank / paths.BASKETS_FILE, count_baskets(sequences))
     retriever = fused_retriever(params, artifacts, run.device)
     users = sample(sequences.evaluation_users(), params.rank.validation_users, run.seed)
     chosen = choose_ranking(validation_candidates(retriever, sequences, users), params.rank.by, run.seed)
@@ -292,15 +312,14 @@ def fused_retriever(params: Params, artifacts: Artifacts, device: torch.device) 
 def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.device) -> FusedRetriever:
     """All trained parts together, with the weights of the fused score if the stage `rank` has written them."""
     from unigrec.core.retrieval.dense import DenseRetriever
-    from unigrec.core.retrieval.fused import FusedRetriever, popularity_thirds
+    from unigrec.core.retrieval.fused import FusedRetriever
     from unigrec.core.retrieval.generative import GenerativeRetriever
 
     recommender, codes = load_recommender(artifacts), load_codes(artifacts)
     generative = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device)
     dense = DenseRetriever(load_teacher(artifacts), generative.tree, device)
-    third = popularity_thirds(load_sequences(artifacts).train_counts())
     weights = load_fusion(artifacts).weights if (artifacts.rank / paths.FUSION_FILE).is_file() else None
-    return FusedRetriever(generative, dense, load_neighbours(artifacts), third=third, weights=weights)
+    return FusedRetriever(generative, dense, load_neighbours(artifacts), weights)
 
 
 def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
@@ -362,8 +381,10 @@ WITHOUT_RUN = {stage.__name__: stage for stage in (ingest, validate, prepare, wa
 WITH_RUN = {stage.__name__: stage for stage in (teacher, tokenizer, joint, harden, finetune, rank, evaluate)}
 
 
-def run_stage(name: str, params: Params) -> None:
+def run_stage(name: str, params: Params, screen: Screen | None = None, verbose: bool = False) -> None:
     """Run a stage in the project's own `artifacts/`, as one process or, under torchrun, as one rank of several.
+
+    screen: shows a training's progress; None: lines on stderr. verbose: lines hold every figure.
 
     If the stage fails, the process keeps its process group until it ends: ranks that lose a peer crash, and the error
     of the rank that failed must be reported before.
@@ -376,14 +397,14 @@ def run_stage(name: str, params: Params) -> None:
 
     from unigrec.core import distributed
 
-    WITH_RUN[name](params, artifacts, _run(name, params, artifacts))
+    WITH_RUN[name](params, artifacts, _run(name, params, artifacts, screen=screen or Lines(), verbose=verbose))
     if distributed.rank() == 0:
         _show(name, params, artifacts)
         shutil.rmtree(paths.CHECKPOINTS / name, ignore_errors=True)
     distributed.leave_process_group()
 
 
-def _run(stage: str, params: Params, artifacts: Artifacts) -> Run:
+def _run(stage: str, params: Params, artifacts: Artifacts, screen: Screen, verbose: bool) -> Run:
     """A training has a checkpoint, keyed by everything that `dvc.yaml` lists as its input."""
     from unigrec.core.training.checkpoint import CheckpointFolder
     from unigrec.core.training.loop import Run
@@ -393,8 +414,10 @@ def _run(stage: str, params: Params, artifacts: Artifacts) -> Run:
         return Run(params.seed, training_device(), log=lambda step, metrics: None)
     key = stage_key(stage, params.model_dump(mode="json", by_alias=True))
     checkpoints = CheckpointFolder(paths.CHECKPOINTS / stage, key, CHECKPOINT_SECONDS)
-    log = TrainingProgress(stage, _settings(stage, params, artifacts).epochs)
-    return Run(params.seed, training_device(), log, checkpoints=checkpoints)
+    parts = params.teacher.members if stage == "teacher" else 1
+    epochs = _settings(stage, params, artifacts).epochs
+    progress = TrainingProgress(stage, epochs, screen, parts=parts, verbose=verbose)
+    return Run(params.seed, training_device(), progress.log, checkpoints=checkpoints, tick=progress.tick)
 
 
 def _settings(stage: str, params: Params, artifacts: Artifacts) -> Any:

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 PACKAGE = unigrec.__name__
 SOURCES = Path(unigrec.__file__).parents[1]
 # Imports of the carried code, which are also enough for `mlflow models serve`. MLflow's full package adds 90 more.
-REQUIREMENTS = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch")
+REQUIREMENTS = (
+    "lark",
+    "mlflow-skinny",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "ruamel.yaml",
+    "safetensors",
+    "torch",
+)
 LOAD_SECONDS = 600.0
 
 
@@ -92,8 +102,9 @@ def signature() -> ModelSignature:
     Output: `item_ids`, `titles` and `scores` (log-probabilities), best first; `unknown`, how many ids of the history
     the catalogue does not hold; `by_popularity`, true if no id is known and these are the most popular items.
 
-    Parameters, as in `Bundle.recommend`: `k`; `allow` and `deny`, lists of item ids; `exclude_history`; `rank_by`.
-    MLflow has no null: an empty `allow` means that every item is allowed, an empty `rank_by` what validation chose.
+    Parameters, as in `Bundle.recommend`: `k`; `allow` and `deny`, lists of item ids; `exclude_history`; `rank_by`;
+    `filter`. MLflow has no null: an empty `allow` or `filter` means that every item is allowed, an empty `rank_by` what
+    validation chose.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -121,6 +132,7 @@ def signature() -> ModelSignature:
                 ParamSpec("deny", DataType.string, [], shape=(-1,)),
                 ParamSpec("exclude_history", DataType.boolean, defaults["exclude_history"]),
                 ParamSpec("rank_by", DataType.string, ""),
+                ParamSpec("filter", DataType.string, ""),
             ]
         ),
     )

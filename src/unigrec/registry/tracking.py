@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.loopback import ask_this_machine_directly
 from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import holds_credentials, masked, split_credentials
 from unigrec.base.process import keep_quiet
@@ -58,6 +59,7 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
         UnigrecError: the store does not answer or refuses, here or inside the block.
     """
     keep_quiet()
+    ask_this_machine_directly()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default backs off for four minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -9,6 +9,7 @@
     dense.safetensors          weights of the dense part, which is the teacher; the config is dense.json
     neighbours.safetensors     what follows an item, and content vectors (unigrec.serving.ranking_parts)
     fusion.json                what ranks the items, and the weights of the fused ranking
+    baskets.safetensors        items that are bought together (unigrec.serving.basket_file)
     catalogue.parquet          item_index, item_id, text columns, train_count
     ranks.parquet              rank of each user's test item in the run, for the record
     text_encoder/              embeds the texts of new items
@@ -31,17 +32,31 @@ import torch
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FusedRetriever, popularity_thirds
+from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.serving.manifest import FUSION, IDENTIFIERS, RECOMMENDER, RECOMMENDER_CONFIG, Serving, open_bundle
+from unigrec.serving.basket_file import read_baskets
+from unigrec.serving.filters import CatalogueFilter
+from unigrec.serving.manifest import (
+    BASKETS,
+    CATALOGUE,
+    FUSION,
+    IDENTIFIERS,
+    RECOMMENDER,
+    RECOMMENDER_CONFIG,
+    Serving,
+    open_bundle,
+)
 from unigrec.serving.networks import load_recommender
 from unigrec.serving.parts import Ranking, check_catalogue, check_tokenizer, read_catalogue, read_codes, read_ranking
-from unigrec.serving.schema import Answer, RecommendedItem
+from unigrec.serving.related import RelatedItems
+from unigrec.serving.schema import Answer, ComplementAnswer, RecommendedItem, SimilarAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from unigrec.core.retrieval.baskets import Baskets
 
 
 class Bundle:
@@ -55,10 +70,11 @@ class Bundle:
         codes: np.ndarray,
         catalogue: pa.Table,
         ranking: Ranking | None = None,
+        baskets: Baskets | None = None,
     ):
         """codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. `load` has checked all parts.
 
-        ranking: the parts of the fused ranking, which bundles of earlier versions lack.
+        ranking: the parts of the fused ranking. baskets: counted pairs. Bundles of earlier versions lack them.
         """
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
@@ -76,9 +92,11 @@ class Bundle:
         if ranking is not None:
             self.ranks_by = ranking.fusion.by
             dense = DenseRetriever(ranking.dense, generative.tree, generative.device)
-            third = popularity_thirds(catalogue["train_count"].to_numpy())
-            fused = FusedRetriever(generative, dense, ranking.neighbours, third=third, weights=ranking.fusion.weights)
+            fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights)
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
+        content = torch.zeros(len(codes), 1) if ranking is None else ranking.neighbours.content
+        self._filter = CatalogueFilter(folder / CATALOGUE)
+        self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
 
     @property
     def id(self) -> str:
@@ -100,6 +118,7 @@ class Bundle:
         check_catalogue(folder, catalogue, len(codes))
         check_tokenizer(folder, recommender.config)
         ranking = read_ranking(folder, len(codes)) if FUSION in manifest["files"] else None
+        baskets = read_baskets(folder / BASKETS, len(codes)) if BASKETS in manifest["files"] else None
         try:
             return cls(
                 folder,
@@ -108,6 +127,7 @@ class Bundle:
                 codes=codes,
                 catalogue=catalogue,
                 ranking=ranking,
+                baskets=baskets,
             )
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
@@ -120,6 +140,7 @@ class Bundle:
         deny: Collection[str] | None = None,
         exclude_history: bool = False,
         rank_by: RankBy | None = None,
+        filter: str | None = None,
     ) -> list[Answer]:
         """The k best items for each history.
 
@@ -132,16 +153,18 @@ class Bundle:
             allow: the only items that may be recommended. deny: items that may not. Unknown ids in both are ignored.
             exclude_history: do not recommend the items of a history for it.
             rank_by: what ranks the items; None: `ranks_by`.
+            filter: an expression over the catalogue's columns (`unigrec.serving.filters`); only items that it holds
+                for are recommended.
 
         Raises:
-            UnigrecError: k is out of range, allow and deny leave nothing, or the bundle cannot rank so.
+            UnigrecError: k is out of range, allow, deny and filter leave nothing, the filter is not understood, or the
+                bundle cannot rank so.
         """
-        if not 1 <= k <= len(self.item_ids):
-            raise UnigrecError(f"k = {k}: expected 1 to {len(self.item_ids)}, the size of the catalogue")
+        self._check_k(k)
         by = rank_by or self.ranks_by
         if by not in self.retrievers:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
-        allowed = self._allowed(allow, deny)
+        allowed = self._allowed(allow, deny, filter)
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
         unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
         asked = [row for row, history in enumerate(known) if history]
@@ -157,15 +180,74 @@ class Bundle:
             for row in range(len(known))
         ]
 
-    def _allowed(self, allow: Collection[str] | None, deny: Collection[str] | None) -> torch.Tensor | None:
+    def similar(
+        self,
+        item: str,
+        k: int = 10,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] | None = None,
+        filter: str | None = None,
+    ) -> SimilarAnswer:
+        """The k items most like one: those of its kind, by their identifiers, with the nearest texts first.
+
+        Args:
+            item: its id. k, allow, deny, filter: as in `recommend`.
+
+        Raises:
+            UnigrecError: the catalogue does not hold the item, or as `recommend`.
+        """
+        self._check_k(k)
+        if item not in self.index_of:
+            raise UnigrecError(f"no item {item!r} in the catalogue")
+        return self._related.similar(self.index_of[item], k, self._allowed_array(allow, deny, filter))
+
+    def complement(
+        self,
+        basket: Sequence[str],
+        k: int = 10,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] | None = None,
+        filter: str | None = None,
+    ) -> ComplementAnswer:
+        """The k items that are bought with the basket's items more often than chance, and are of other kinds.
+
+        Args:
+            basket: item ids; unknown ones are counted and left out. k, allow, deny, filter: as in `recommend`.
+
+        Raises:
+            UnigrecError: no item of the basket is known, the bundle is of an earlier version, or as `recommend`.
+        """
+        self._check_k(k)
+        known = [self.index_of[item] for item in basket if item in self.index_of]
+        if not known:
+            raise UnigrecError("no item of the basket is in the catalogue")
+        return self._related.complement(
+            known, k, self._allowed_array(allow, deny, filter), unknown=len(basket) - len(known)
+        )
+
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= len(self.item_ids):
+            raise UnigrecError(f"k = {k}: expected 1 to {len(self.item_ids)}, the size of the catalogue")
+
+    def _allowed_array(
+        self, allow: Collection[str] | None, deny: Collection[str] | None, filter: str | None
+    ) -> np.ndarray | None:
+        allowed = self._allowed(allow, deny, filter)
+        return None if allowed is None else allowed.numpy()
+
+    def _allowed(
+        self, allow: Collection[str] | None, deny: Collection[str] | None, filter: str | None
+    ) -> torch.Tensor | None:
         """(N,) bool, or None if every item is allowed."""
-        if allow is None and not deny:
+        if allow is None and not deny and filter is None:
             return None
         allowed = torch.full((len(self.item_ids),), allow is None)
         allowed[[self.index_of[item] for item in allow or () if item in self.index_of]] = True
         allowed[[self.index_of[item] for item in deny or () if item in self.index_of]] = False
+        if filter is not None:
+            allowed &= torch.from_numpy(self._filter.mask(filter))
         if not allowed.any():
-            raise UnigrecError("the allow- and deny-list leave no item of the catalogue to recommend")
+            raise UnigrecError("the allow-list, the deny-list and the filter leave no item of the catalogue")
         return allowed
 
     def _popular(self, k: int, allowed: torch.Tensor | None) -> tuple[RecommendedItem, ...]:
@@ -175,7 +257,10 @@ class Bundle:
     def _named(self, items: list[int], scores: list[float]) -> tuple[RecommendedItem, ...]:
         """Items for catalogue indices and scores; -1 stands for no item."""
         return tuple(
-            RecommendedItem(item_id=self.item_ids[item], title=self.titles[item].as_py(), score=score)
+            RecommendedItem(item_id=self.item_ids[item], title=self._title(item), score=score)
             for item, score in zip(items, scores, strict=True)
             if item >= 0
         )
+
+    def _title(self, index: int) -> str:
+        return self.titles[index].as_py()

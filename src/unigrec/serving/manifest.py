@@ -36,7 +36,8 @@ REQUIRED = {
 DENSE, DENSE_CONFIG = "dense.safetensors", "dense.json"
 NEIGHBOURS, FUSION = paths.NEIGHBOURS_FILE, paths.FUSION_FILE
 RANKING = {DENSE, DENSE_CONFIG, NEIGHBOURS, FUSION}
-OPTIONAL = {COLLABORATIVE} | RANKING  # bundles of earlier versions lack them
+BASKETS = paths.BASKETS_FILE
+OPTIONAL = {COLLABORATIVE, BASKETS} | RANKING  # bundles of earlier versions lack them
 FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -104,6 +105,7 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         (artifacts.teacher / paths.MODEL_CONFIG_FILE, DENSE_CONFIG),
         (artifacts.rank / paths.NEIGHBOURS_FILE, NEIGHBOURS),
         (artifacts.rank / paths.FUSION_FILE, FUSION),
+        (artifacts.rank / paths.BASKETS_FILE, BASKETS),
         (artifacts.catalogue, CATALOGUE),
         (artifacts.evaluate / paths.RANKS_FILE, RANKS),
     ):

@@ -9,8 +9,8 @@ from torch import nn
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.core.models.ensemble import Teacher, build_teacher
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
-from unigrec.core.models.teacher import Teacher, build_teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from unigrec.serving.ranking_parts import read_dense, read_fusion, read_neighbou
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from unigrec.core.models.ensemble import Teacher
     from unigrec.core.models.recommender import RecommenderConfig
-    from unigrec.core.models.teacher import Teacher
     from unigrec.core.retrieval.neighbours import Neighbours
     from unigrec.serving.ranking_parts import Fusion
 

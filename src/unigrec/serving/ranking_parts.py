@@ -14,7 +14,7 @@ import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.core.models.teacher import Teacher
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours
 from unigrec.core.retrieval.rank_by import RankBy
@@ -47,14 +47,23 @@ def read_fusion(path: Path) -> Fusion:
     values = files.read_json(path)
     try:
         weights = values["weights"]
-        low, middle, high = (float(weight) for weight in weights["generative"])
         follows, alike = (float(weights[name]) for name in ("follows", "alike"))
-        fusion = Fusion(RankBy(values["by"]), Weights((low, middle, high), follows, alike))
+        fusion = Fusion(RankBy(values["by"]), Weights(_generative_weight(weights["generative"]), follows, alike))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UnigrecError(f"{path}: no weights of a fused ranking: {error!r}") from error
     if not fusion.weights.of_features().isfinite().all():
         raise UnigrecError(f"{path}: weights that are not finite: {weights}")
     return fusion
+
+
+def _generative_weight(value: Any) -> float:
+    """Earlier versions wrote the weight three times: per third of the catalogue by popularity."""
+    if not isinstance(value, list):
+        return float(value)
+    lowest, middle, highest = map(float, value)
+    if not lowest == middle == highest:
+        raise ValueError(f"three generative weights that differ: {value}")
+    return lowest
 
 
 def write_neighbours(path: Path, neighbours: Neighbours) -> None:

@@ -24,20 +24,16 @@ ItemId = Annotated[str, BeforeValidator(_as_text)]
 ItemIdOrNull = Annotated[str | None, BeforeValidator(_as_text)]
 
 
-class Request(BaseModel):
-    """What `Bundle.recommend` takes, field by field: `bundle.recommend(**dict(request))`."""
+class AnyRequest(BaseModel):
+    """What every request has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    histories: tuple[tuple[ItemIdOrNull, ...], ...] = Field(
-        description="One list of item ids per answer, oldest first. A null counts as an unknown item."
-    )
     k: StrictInt = Field(10, ge=1, description="Number of items per answer.")
     allow: frozenset[ItemId] | None = Field(None, description="Only these items are recommended; null: all may be.")
     deny: frozenset[ItemId] | None = Field(None, description="These items are not recommended.")
-    exclude_history: StrictBool = Field(False, description="No item of a history is recommended for it.")
-    rank_by: RankBy | None = Field(
-        None, description="What ranks the items: fused, generative or dense; null: what validation chose."
+    filter: str | None = Field(
+        None, description='Only items that this holds for, as brand = "Canon" and price < 20; null: all may be.'
     )
 
     @classmethod
@@ -49,6 +45,30 @@ class Request(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise UnigrecError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+class SimilarRequest(AnyRequest):
+    """What `Bundle.similar` takes, field by field."""
+
+    item: ItemId = Field(description="The item to be replaced.")
+
+
+class ComplementRequest(AnyRequest):
+    """What `Bundle.complement` takes, field by field."""
+
+    basket: tuple[ItemId, ...] = Field(min_length=1, description="The items that others shall go with.")
+
+
+class Request(AnyRequest):
+    """What `Bundle.recommend` takes, field by field: `bundle.recommend(**dict(request))`."""
+
+    histories: tuple[tuple[ItemIdOrNull, ...], ...] = Field(
+        description="One list of item ids per answer, oldest first. A null counts as an unknown item."
+    )
+    exclude_history: StrictBool = Field(False, description="No item of a history is recommended for it.")
+    rank_by: RankBy | None = Field(
+        None, description="What ranks the items: fused, generative or dense; null: what validation chose."
+    )
 
 
 class RecommendedItem(BaseModel):
@@ -80,3 +100,49 @@ class Answer(BaseModel):
 # As a table, answers have one row per history: a list per field of an item, and a value per other field.
 ITEM_COLUMNS = {name: f"{name}s" for name in RecommendedItem.model_fields}  # field -> column
 ANSWER_COLUMNS = tuple(name for name in Answer.model_fields if name != "items")
+
+
+class SimilarItem(BaseModel):
+    """One item like the asked one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    item_id: str
+    title: str
+    score: float = Field(description="Cosine of the items' texts.")
+    shared_codes: int = Field(description="First codes of the identifier that are the same: more, a nearer kind.")
+
+
+class SimilarAnswer(BaseModel):
+    """The answer for one item."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    items: tuple[SimilarItem, ...] = Field(description="At most k distinct items, best first.")
+
+
+class ComplementItem(BaseModel):
+    """One item that goes with a basket."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    item_id: str
+    title: str
+    score: float = Field(description="Sum of the lifts with the items of the basket; above 0: more often than chance.")
+    together: dict[str, int] = Field(description="Item of the basket -> number of baskets with it and this item.")
+
+
+class ComplementAnswer(BaseModel):
+    """The answer for one basket."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    items: tuple[ComplementItem, ...] = Field(description="At most k distinct items, best first.")
+    unknown: int = Field(description="How many items of the basket the catalogue does not hold.")
+    by_day: bool = Field(
+        description="True if a counted basket is what a user bought in a day. False: the log does not tell days, so it "
+        "is all that a user bought."
+    )
+    stand_ins: tuple[str, ...] = Field(
+        description="Items of the basket that were never bought with another; the baskets of items like them count."
+    )

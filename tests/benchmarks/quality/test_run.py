@@ -28,7 +28,7 @@ from unigrec.base.paths import Artifacts
 from unigrec.core.evaluation.protocol import Protocol
 from unigrec.core.evaluation.ranking import Baselines, Ranks, rank_test_items
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.fused import FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
@@ -130,9 +130,8 @@ def ranks_of(trained: Artifacts, sequences: Sequences, embeddings: torch.Tensor)
         outputs.load_recommender(trained), outputs.load_codes(trained), 5, beam=30, device=cpu
     )
     dense = DenseRetriever(teacher, generative.tree, cpu)
-    weights = Weights((0.5, 1.0, 1.5), follows=1.0, alike=1.0)
-    third = popularity_thirds(sequences.train_counts())
-    retriever = FusedRetriever(generative, dense, neighbours, third, weights)
+    weights = Weights(0.5, follows=1.0, alike=1.0)
+    retriever = FusedRetriever(generative, dense, neighbours, weights)
     baselines = Baselines(sequences, 5, teacher=teacher, neighbours=neighbours)
     return rank_test_items(sequences, sequences.evaluation_users(), retriever, baselines, batch_size=7)
 

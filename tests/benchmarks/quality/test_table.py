@@ -64,12 +64,26 @@ def test_the_users_interval_is_narrow_where_all_users_gain_alike():
     assert users["low"] == users["high"] == pytest.approx(1 - 1 / math.log2(3))
 
 
+def test_a_rung_is_compared_with_its_parts_in_both_metrics():
+    rungs = {"B": B._replace(parts=("teacher", "neighbours"))}
+    models = {"teacher": {1: measured(2, 2)}, "B": {1: measured(1, 11)}}  # no neighbours: no row
+    (row,) = quality_table._over_parts(rungs, models, "unmasked", 200)
+    assert (row["model"], row["against"]) == ("B", "teacher")
+    assert row["recall_at_10"]["over_users"]["difference"] == -0.5
+    assert row["ndcg_at_10"]["over_users"]["difference"] == pytest.approx(0.5 - 1 / math.log2(3))
+    figures = {"protocols": {"unmasked": []}, "parts": {"unmasked": [row]}, "identifiers": [], "slices": {}}
+    text = markdown(figures | {"notes": []})
+    assert "## Over its parts, unmasked" in text
+    assert "| B | teacher | -0.5000 | -0.5000 [" in text
+
+
 def test_the_page_keeps_the_protocols_apart_and_published_values_to_the_unmasked():
     published = dict.fromkeys(("recall_at_5", "recall_at_10", "ndcg_at_5", "ndcg_at_10"), 0.0346)
     models = {"A": {1: measured(1, 0), 2: measured(1, 0)}}
     rung = A._replace(published=published)
     protocols = {name: [quality_table._row("A", rung, models, name, 200)] for name in ("unmasked", "masked")}
-    text = markdown({"protocols": protocols, "identifiers": [], "slices": {}, "notes": ["one", "two"]})
+    empty = {"parts": {}, "identifiers": [], "slices": {}}
+    text = markdown({"protocols": protocols, **empty, "notes": ["one", "two"]})
     unmasked, masked = text.split("## masked")
     assert "0.0346 / 0.0346 / 0.0346 / 0.0346" in unmasked
     assert "published (Beauty, paper-size)" not in masked

@@ -30,7 +30,7 @@ def project(tmp_path_factory) -> Path:
 def test_pandas_finds_the_same_sequences_and_counts(project: Path):
     pandas_prepare(str(project))
     theirs = {name: pq.read_table(project / PANDAS / f"{name}.parquet") for name in ("sequences", "users", "items")}
-    params = PrepareParams(k_core=5, min_users_after=1, min_items_after=1)
+    params = PrepareParams(k_core=5, ties="given", max_user_interactions=0, min_users_after=1, min_items_after=1)
     ours = prepare_tables(
         files.read_table(project / Artifacts().interactions), files.read_table(project / Artifacts().items), params
     )

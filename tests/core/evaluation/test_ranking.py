@@ -19,7 +19,7 @@ from unigrec.core.models.unified import expand_history
 from unigrec.core.retrieval.beam import exact_scores
 from unigrec.core.retrieval.cooccurrence import Cooccurrence
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.fused import FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import NeighbourRanking, count_neighbours
 from unigrec.core.retrieval.retriever import CPU
@@ -30,7 +30,7 @@ ITEMS, HISTORY, LONG = 20, 4, 6
 CODES = disambiguate(np.random.default_rng(0).integers(0, 4, (ITEMS, 2)), np.zeros(ITEMS)).codes
 RECOMMENDER = small_recommender(levels=2, disambiguation=int(CODES[:, -1].max()) + 1)
 CONTENT = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
-WEIGHTS = Weights((0.5, 1.0, 2.0), follows=1.5, alike=3.0)
+WEIGHTS = Weights(0.5, follows=1.5, alike=3.0)
 MODELS = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher", "student", "fused")
 
 
@@ -43,8 +43,7 @@ def retriever_of(sequences: Sequences, beam: int, device: torch.device = CPU) ->
     recommender = copy.deepcopy(RECOMMENDER)
     generative = GenerativeRetriever.hardened(recommender, CODES, HISTORY, beam=beam, device=device)
     dense = DenseRetriever(teacher().train(), generative.tree, device)
-    third = popularity_thirds(sequences.train_counts())
-    return FusedRetriever(generative, dense, count_neighbours(sequences, CONTENT), third, WEIGHTS)
+    return FusedRetriever(generative, dense, count_neighbours(sequences, CONTENT), WEIGHTS)
 
 
 def ranks(sequences: Sequences, beam: int, batch_size: int = 7, device: torch.device = CPU) -> Ranks:
@@ -74,8 +73,7 @@ def plain_scores(sequences: Sequences) -> dict[str, Tensor]:
     student = exact_scores(RECOMMENDER, torch.as_tensor(CODES), source, mask)
     neighbours = count_neighbours(sequences, CONTENT)
     last = torch.as_tensor(short.items[np.arange(len(users)), short.lengths - 1])
-    weight = torch.tensor(WEIGHTS.generative)[popularity_thirds(sequences.train_counts())]
-    fused = dense.log_softmax(-1) + weight * student
+    fused = dense.log_softmax(-1) + WEIGHTS.generative * student
     fused += WEIGHTS.follows * neighbours.following(last) + WEIGHTS.alike * neighbours.alike(last)
     return {
         "popularity": torch.as_tensor(sequences.train_counts()).float().expand(len(users), -1),

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from support.small import random_sequences, sequences_of
-from unigrec.core.evaluation.slices import slices
+from unigrec.core.evaluation.slices import popularity_thirds, slices
+
+
+def test_thirds_split_the_catalogue_by_popularity():
+    assert popularity_thirds(np.array([9, 1, 5, 2, 8, 4])).tolist() == [2, 0, 1, 0, 2, 1]
+    assert popularity_thirds(np.zeros(4, np.int64)).tolist() == [0, 0, 0, 0]
 
 
 def test_each_family_of_slices_is_a_partition_of_the_users():

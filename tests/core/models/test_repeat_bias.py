@@ -29,6 +29,15 @@ def test_padding_changes_nothing_even_where_it_names_an_item_of_the_history():
     assert found.tolist() == [[[2.0, 1.0, 0.0, 0.0]]] * 2
 
 
+def test_at_the_places_of_a_mask_it_is_that_of_the_history_up_to_them():
+    bias = RepeatBias()
+    bias.weight.data = torch.arange(1.0, BUCKETS + 1)
+    histories, mask = torch.tensor([[3, 4, 3], [5, 0, 0]]), torch.tensor([[True, False, True], [True, False, False]])
+    items, values = bias.at_places(histories, mask)
+    assert items.tolist() == [[3, 4, 3], [3, 4, 3], [5, 0, 0]]
+    assert values.tolist() == [[1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [1.0, 0.0, 0.0]]
+
+
 def test_an_empty_batch_of_histories_has_an_empty_bias():
     assert RepeatBias()(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 1)).shape == (2, 1, 0)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from unigrec.core.models.sasrec import FrequencyFilter, SASRec, low_pass_kernel
-from unigrec.core.training.teacher import next_item_loss
+from unigrec.core.training.teacher import next_items
 
 
 def teacher(blocks: int = 2, history: int = 6, **options) -> SASRec:
@@ -93,7 +93,7 @@ def test_next_item_loss_is_the_mean_over_real_positions_of_the_whole_catalogue_c
                 for item, place in last.items():
                     logits[item] += model.repeat_bias.weight[step - place]
             terms.append(F.cross_entropy(logits[None], items[row, step + 1 : step + 2]))
-    expected, found = torch.stack(terms).mean(), next_item_loss(model, items, lengths)
+    expected, found = torch.stack(terms).mean(), next_items(model, items, lengths).loss()
     torch.testing.assert_close(found, expected)
     parameters = list(model.parameters())
     gradients = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found, expected))

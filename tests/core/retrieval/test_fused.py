@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from support.small_catalogue import catalogue, recommender_of
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.beam import Repeats, exact_scores
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.prefix_tree import Restriction
@@ -29,10 +31,9 @@ def retriever() -> FusedRetriever:
     model = SASRec(ITEMS, 8, 1, 2, history=6, dropout=0.5, repeat_bias=True)
     embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
     generative = GenerativeRetriever.hardened(recommender, CODES, HISTORY, beam=7)
-    third = popularity_thirds(SEQUENCES.train_counts())
-    weights = Weights((0.5, 1.0, 2.0), follows=1.5, alike=3.0)
+    weights = Weights(0.5, follows=1.5, alike=3.0)
     dense = DenseRetriever(model, generative.tree, generative.device)
-    return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), third, weights)
+    return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), weights)
 
 
 @torch.no_grad()
@@ -47,6 +48,7 @@ def exact_features(retriever: FusedRetriever, items: np.ndarray, lengths: np.nda
         dense = retriever.dense.model.scores(long, torch.tensor([long.shape[1]]))[0].log_softmax(-1)
         last = torch.as_tensor(row[length - 1 : length])
         neighbours = retriever.neighbours.following(last)[0], retriever.neighbours.alike(last)[0]
+        generative = generative.clamp_min(math.log(0.01))  # in a catalogue of 150 items
         rows.append(torch.stack([dense, generative, *neighbours], dim=-1))
     return torch.stack(rows)
 
@@ -85,7 +87,7 @@ def test_a_wide_pool_ranks_as_the_whole_catalogue_does(retriever):
     histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
     ranked = retriever.best(histories.items, histories.lengths, None, k=ITEMS)
     exact = exact_features(retriever, histories.items, histories.lengths)
-    scores = (exact * retriever.weights[retriever.third]).sum(-1)
+    scores = (exact * retriever.weights).sum(-1)
     torch.testing.assert_close(ranked.scores[:, :ITEMS], scores.sort(descending=True).values, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         scores.gather(1, ranked.items[:, :ITEMS]), ranked.scores[:, :ITEMS], rtol=1e-4, atol=1e-4
@@ -113,11 +115,19 @@ def test_the_dense_retriever_ranks_by_its_log_probabilities(retriever):
 
 def test_equal_scores_are_ranked_by_item_and_no_item_comes_last():
     items = torch.tensor([[5, -1, 2, 9]])
-    ranked = Candidates(items, torch.zeros(1, 4, 4)).ranked(torch.ones(3, 4), torch.zeros(10, dtype=torch.long))
+    ranked = Candidates(items, torch.zeros(1, 4, 4)).ranked(torch.ones(4))
     assert ranked.items.tolist() == [[2, 5, 9, -1]]
     assert ranked.scores[0, -1] == float("-inf")
 
 
-def test_thirds_split_the_catalogue_by_popularity():
-    assert popularity_thirds(np.array([9, 1, 5, 2, 8, 4])).tolist() == [2, 0, 1, 0, 2, 1]
-    assert popularity_thirds(np.zeros(4, np.int64)).tolist() == [0, 0, 0, 0]
+def test_below_five_times_chance_the_generative_part_tells_items_alike():
+    codes = catalogue(1000, seed=0, levels=4)
+    generative = GenerativeRetriever.hardened(recommender_of(codes).eval(), codes, HISTORY, beam=7)
+    dense = DenseRetriever(SASRec(1000, 8, 1, 2, history=6, dropout=0.5), generative.tree, generative.device)
+    sequences = random_sequences(80, 1000, 9)
+    retriever = FusedRetriever(generative, dense, count_neighbours(sequences, torch.randn(1000, 5)))
+    histories = sequences.held_out(sequences.evaluation_users()[:20], "test", 8)
+    (found,) = retriever.search(histories.items, histories.lengths)
+    known = found.candidates.features[..., FEATURES.index("generative")][found.candidates.items >= 0]
+    assert known.min() == pytest.approx(math.log(5 / 1000))
+    assert found.beam.scores.max() == known.max() > known.min()

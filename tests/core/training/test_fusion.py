@@ -14,7 +14,7 @@ from support.small_catalogue import catalogue, recommender_of
 from unigrec.core.evaluation.metrics import ndcg, rank_in_list
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import Candidates, FusedRetriever, Weights, popularity_thirds
+from unigrec.core.retrieval.fused import Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import RankBy
@@ -35,8 +35,7 @@ from unigrec.core.training.fusion import (
 )
 
 USERS, ITEMS = 60, 30
-THIRD = torch.arange(ITEMS) % 3
-NOTHING = Weights((0.0, 0.0, 0.0), 0.0, 0.0)
+NOTHING = Weights(0.0, 0.0, 0.0)
 
 
 def blank(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -48,7 +47,7 @@ def blank(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def validation_of(items: Tensor, features: Tensor, targets: Tensor) -> Validation:
-    return Validation(Candidates(items, features), targets, THIRD)
+    return Validation(Candidates(items, features), targets)
 
 
 def with_signal(place: int, users: Tensor | None = None, seed: int = 0) -> Validation:
@@ -65,40 +64,29 @@ def test_gains_are_those_of_the_ranked_candidates():
     features = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
     items[:, 20:] = -1  # so that some targets are not found
     features[:, 20:] = 0.0
-    weights = Weights((0.3, 1.0, 2.0), follows=0.5, alike=1.5)
+    weights = Weights(0.3, follows=0.5, alike=1.5)
     found = validation_of(items, features, targets)
-    ranked = found.candidates.ranked(weights.of_features(), THIRD)
+    ranked = found.candidates.ranked(weights.of_features())
     expected = ndcg(rank_in_list(ranked.items, targets).numpy(), 10)
     assert gains(found, weights).tolist() == expected.tolist()
     assert 0 < (expected == 0).sum() < USERS
 
 
-@pytest.mark.parametrize(("place", "name"), [(FOLLOWS, "follows"), (ALIKE, "alike")])
+@pytest.mark.parametrize(("place", "name"), [(GENERATIVE, "generative"), (FOLLOWS, "follows"), (ALIKE, "alike")])
 def test_a_feature_that_knows_the_target_gets_weight_and_one_that_says_nothing_gets_none(place, name):
     found = with_signal(place)
     weights = fit_weights(found)
     assert getattr(weights, name) >= 2.0
-    others = {"generative": (0.0, 0.0, 0.0), "follows": 0.0, "alike": 0.0}
+    others = {"generative": 0.0, "follows": 0.0, "alike": 0.0}
     del others[name]
     assert {key: getattr(weights, key) for key in others} == others
     assert gains(found, weights).mean() > 0.95 > gains(found, NOTHING).mean()
 
 
-def test_all_thirds_have_one_generative_weight_even_where_it_is_right_in_one_of_them():
-    """In the first third it lifts the target. In the others it says nothing."""
-    items, places, features, targets = blank()
-    is_target = torch.zeros(USERS, ITEMS).scatter_(1, places.gather(1, targets[:, None]), 1.0)
-    features[..., DENSE] = torch.randn(USERS, ITEMS, generator=torch.Generator().manual_seed(2))
-    features[..., GENERATIVE] = torch.where(THIRD[items] == 0, 3.0 * is_target, 0.0)
-    weights = fit_weights(validation_of(items, features, targets))
-    assert weights.generative[0] >= 1.0
-    assert len(set(weights.generative)) == 1
-
-
 def test_a_weight_between_two_mistakes_is_found():
     """Half of the users need more than 0.5 of the generative part, half of them less than 1."""
     items, places, features, targets = blank()
-    rival = (targets + 3) % ITEMS  # of the same third
+    rival = (targets + 3) % ITEMS
     at = {"target": places.gather(1, targets[:, None]), "rival": places.gather(1, rival[:, None])}
     even = (torch.arange(USERS) % 2 == 0)[:, None]
     dense = torch.full((USERS, ITEMS), -9.0)
@@ -109,7 +97,7 @@ def test_a_weight_between_two_mistakes_is_found():
     features[..., DENSE], features[..., GENERATIVE] = dense, generative
     found = validation_of(items, features, targets)
     weights = fit_weights(found)
-    assert set(weights.generative) <= {0.6, 0.8}
+    assert weights.generative in {0.6, 0.8}
     assert gains(found, weights).mean() == 1.0
 
 
@@ -131,12 +119,8 @@ def test_the_fit_is_no_worse_than_any_single_step_from_it():
     fitted = fit_weights(found)
     best = gains(found, fitted).mean()
     for step in STEPS:
-        for third in range(3):
-            generative = [*fitted.generative]
-            generative[third] = step
-            assert gains(found, fitted._replace(generative=tuple(generative))).mean() <= best + 1e-12
-        assert gains(found, fitted._replace(follows=step)).mean() <= best + 1e-12
-        assert gains(found, fitted._replace(alike=step)).mean() <= best + 1e-12
+        for name in Weights._fields:
+            assert gains(found, fitted._replace(**{name: step})).mean() <= best + 1e-12
 
 
 def test_a_user_s_own_fold_does_not_choose_the_weights_that_judge_it(monkeypatch):
@@ -148,7 +132,7 @@ def test_a_user_s_own_fold_does_not_choose_the_weights_that_judge_it(monkeypatch
 
     monkeypatch.setattr(fusion, "fit_weights", remember)
     found = with_signal(FOLLOWS)._replace(targets=torch.arange(USERS) % ITEMS)
-    numbered = Validation(found.candidates, torch.arange(USERS), found.third)  # so that a target names its user
+    numbered = Validation(found.candidates, torch.arange(USERS))  # so that a target names its user
     cross_fitted_gains(numbered, seed=3)
     folds = [set(users.tolist()) for users in fitted_to]
     assert len(folds) == 2
@@ -233,12 +217,10 @@ def test_validation_candidates_are_those_of_a_search_per_user():
     model = SASRec(ITEMS, 8, 1, 2, history=6, dropout=0.5)
     generative = GenerativeRetriever.hardened(recommender, CODES, 4, beam=3)
     neighbours = count_neighbours(sequences, torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0)))
-    third = popularity_thirds(sequences.train_counts())
     dense = DenseRetriever(model, generative.tree, generative.device)
-    retriever = FusedRetriever(generative, dense, neighbours, third)
+    retriever = FusedRetriever(generative, dense, neighbours)
     users = sequences.evaluation_users()[::2]
     found = validation_candidates(retriever, sequences, users)
-    assert found.third.tolist() == third.tolist()
     assert len(found.targets) == len(users)
     for row, user in enumerate(users):
         start, end = sequences.offsets[user : user + 2]

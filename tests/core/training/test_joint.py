@@ -24,6 +24,7 @@ from unigrec.base.paths import Artifacts
 from unigrec.config.schema import JointParams, load_params
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
+from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training import joint as joint_module
@@ -210,6 +211,18 @@ def test_reassigned_identifiers_have_no_disambiguation_code():
         tiny_tokenizer(), np.zeros((24, 2), np.int64), params.joint, teacher_dim=8, resolution="reassign"
     )
     assert model.recommender.config.disambiguation == 0
+
+
+def test_a_set_decoder_learns_the_target_and_the_teachers_distribution():
+    data = tiny_data()
+    teacher = SASRec(data.sequences.catalogue_size, d_model=8, blocks=1, heads=2, history=6, dropout=0.0)
+    changes = {"recommender": {"decoder": "set"}, "w_ranking_distillation": 1.0, "schedule": "constant"}
+    trained = run(joint_params(**changes, epochs=6, recommender_lr=0.02, patience=6), data._replace(ranker=teacher))
+    losses = [row["loss"] for row in trained.history]
+    assert losses[-1] < 0.9 * losses[0]
+    assert {"recommendation_loss", "ranking_distillation_loss", "validation_ndcg_at_10"} <= set(trained.history[0])
+    queries = start(joint_params(**changes)).recommender.queries
+    assert not torch.equal(trained.model.recommender.queries.weight, queries.weight)
 
 
 def test_same_seed_same_bits_and_another_seed_others():

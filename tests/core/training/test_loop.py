@@ -11,7 +11,7 @@ from torch import nn
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import TorchEngine
-from unigrec.core.training.loop import Phase, Run, train
+from unigrec.core.training.loop import Moment, Phase, Run, train
 
 BATCHES = 4
 CPU = torch.device("cpu")
@@ -36,6 +36,7 @@ class Toy:
         self.scores, self.validated, self.steps, self.seen = scores, [], [], []
         self.interrupt_at, self.nan_at = interrupt_at, nan_at
         self.logged: list[tuple[int, dict[str, float]]] = []
+        self.ticks: list[Moment] = []
         self.phase = Phase(
             name="toy",
             epochs=epochs,
@@ -74,7 +75,7 @@ class Toy:
         return torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
 
     def run(self, checkpoints=None):
-        return train(self.phase, self.engine, Run(self.seed, CPU, self.log, checkpoints=checkpoints))
+        return train(self.phase, self.engine, Run(self.seed, CPU, self.log, checkpoints, tick=self.ticks.append))
 
     def log(self, step, metrics):
         self.logged.append((step, metrics))
@@ -91,6 +92,23 @@ def test_an_epoch_is_a_row_of_mean_losses_and_opening_figures():
     assert history[0]["loss"] == pytest.approx(history[0]["other_loss"])
     assert toy.logged == [(4, history[0]), (8, history[1])]
     assert toy.steps == [(batch, batch - 1) for batch in range(1, 9)]
+
+
+def test_each_step_is_a_tick_with_the_best_validation_before_it():
+    toy = Toy(epochs=3, scores=[0.2, 0.1, 0.3])
+    toy.run()
+    assert [(at.epoch, at.batch) for at in toy.ticks] == [(e, b) for e in (1, 2, 3) for b in range(1, BATCHES + 1)]
+    assert [at.best for at in toy.ticks[::BATCHES]] == [-math.inf, 0.2, 0.2]
+    assert [at.done for at in toy.ticks] == pytest.approx([step / 12 for step in range(1, 13)])
+
+
+def test_a_part_of_a_training_says_its_number_in_each_tick(tmp_path):
+    ticks: list[Moment] = []
+    run = Run(0, CPU, lambda step, metrics: None, tick=ticks.append)
+    for number in (0, 1):
+        toy = Toy(epochs=1)
+        train(toy.phase, toy.engine, run.part(number))
+    assert [at.part for at in ticks] == [0] * BATCHES + [1] * BATCHES
 
 
 def test_closing_figures_are_of_the_weights_after_the_epochs_last_step():

@@ -13,12 +13,15 @@ from unigrec.base.errors import TrainingError
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
 from unigrec.core.training.loop import Trained
-from unigrec.core.training.teacher import new_teacher, next_item_loss, train_teacher, validation_metrics
+from unigrec.core.training.teacher import new_teacher, next_items, train_teacher, validation_metrics
+
+# Items that follow each other share their brand. Every fifth item has none.
+BRANDS = torch.where(torch.arange(ITEMS) % 5 == 4, -1, torch.arange(ITEMS) // 6)[:, None]
 
 
-def run(seed: int = 7, **changes):
+def run(seed: int = 7, fields: tuple[torch.Tensor, ...] = (), **changes):
     params = tiny_params(teacher=changes).teacher
-    return train_teacher(tiny_sequences(), tiny_embeddings(), params, run=tiny_run(seed))
+    return train_teacher(tiny_sequences(), tiny_embeddings(), params, run=tiny_run(seed), fields=fields)
 
 
 def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():
@@ -30,7 +33,7 @@ def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():
             # The loss places a sequence's last input last, so shorter prefixes are read from the whole sequence.
             hidden = model(row[None, : length - 1], length[None] - 1)[0, end - 1]
             each.append(F.cross_entropy(hidden @ model.item_table().T, row[end]))
-    torch.testing.assert_close(next_item_loss(model, items, lengths), torch.stack(each).mean())
+    torch.testing.assert_close(next_items(model, items, lengths).loss(), torch.stack(each).mean())
 
 
 def test_it_learns_what_follows_what_and_keeps_its_best_weights():
@@ -114,6 +117,40 @@ def test_an_ensemble_that_is_stopped_while_its_second_member_trains_ends_with_th
         attempt()
     assert (tmp_path / "part-1").is_dir()
     again, whole = attempt(), run(members=2)
+    assert again.history == whole.history
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
+
+
+def test_heads_for_fields_learn_change_the_teacher_and_are_dropped():
+    plain, trained = run(), run(fields=(BRANDS,))
+    shapes = [{name: value.shape for name, value in one.model.state_dict().items()} for one in (plain, trained)]
+    assert shapes[0] == shapes[1]
+    found = [row["field_loss"] for row in trained.history]
+    assert found[-1] < 0.95 * found[0]
+    assert all("field_loss" not in row for row in plain.history)
+    assert not torch.equal(trained.model.item_vectors(), plain.model.item_vectors())
+    best = max(row["validation_ndcg_at_10"] for row in trained.history)
+    assert validation_metrics(trained.model, tiny_sequences(), CPU)["validation_ndcg_at_10"] == best
+
+
+def test_heads_of_no_weight_leave_the_teacher_and_its_random_stream_as_they_are():
+    plain, weightless = run(), run(fields=(BRANDS,), field_weight=0.0)
+    weights = plain.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in weightless.model.state_dict().items())
+    assert [row["loss"] for row in weightless.history] == [row["loss"] for row in plain.history]
+
+
+def test_a_teacher_with_heads_that_is_stopped_ends_with_the_same_bits(tmp_path):
+    answers = iter([False] * 5 + [True])
+    checkpoints = CheckpointFolder(tmp_path, "key", every_seconds=0.0, stop=lambda: next(answers, False))
+    params, resumable = tiny_params().teacher, tiny_run()._replace(checkpoints=checkpoints)
+
+    def attempt() -> Trained:
+        return train_teacher(tiny_sequences(), tiny_embeddings(), params, run=resumable, fields=(BRANDS,))
+
+    with pytest.raises(Stopped):
+        attempt()
+    again, whole = attempt(), run(fields=(BRANDS,))
     assert again.history == whole.history
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 

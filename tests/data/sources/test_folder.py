@@ -74,7 +74,7 @@ def test_items_keep_texts_join_lists_and_drop_the_rest(tmp_path):
     assert source.items.to_pydict() == {
         "item_id": ["1", "2"],
         "title": ["T", None],
-        "tags": ["x, y", None],
+        "tags": ["x | y", None],
         "brand": ["b", "b"],
         "description": [None, None],
     }
@@ -378,7 +378,7 @@ def test_columns_that_describe_the_items_are_text_whatever_they_look_like(tmp_pa
         pa.array([["x", "y"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
         pa.array([[["x"], [None, "y"]]]),
         pa.array([[[["x"]], [["y"]]]], pa.large_list(pa.list_(pa.list_(pa.large_string())))),
-        pa.array([b"x, y"], pa.binary()),
+        pa.array([b"x | y"], pa.binary()),
         pa.array([[b"x", b"y"]], pa.list_(pa.binary())),
         pa.array([{"a": "x", "b": "y"}]),
         pa.array([[{"name": "x"}, {"name": "y"}]]),
@@ -387,7 +387,7 @@ def test_columns_that_describe_the_items_are_text_whatever_they_look_like(tmp_pa
 )
 def test_nested_texts_and_bytes_are_read(tmp_path, titles):
     source = load(folder_of(tmp_path, items={"item_id": ["a"], "title": titles}))
-    assert source.items["title"].to_pylist() == ["x, y"]
+    assert source.items["title"].to_pylist() == ["x | y"]
 
 
 def test_bytes_that_are_no_text_are_an_error_where_they_were_asked_for(tmp_path):
@@ -421,7 +421,7 @@ def test_json_lines_keep_ids_as_they_are_written_and_join_lists(tmp_path):
     )
     source = load(tmp_path)
     assert source.interactions["user_id"].to_pylist() == ["12345678901234567890123"]
-    assert source.items.to_pydict() == {"item_id": ["007", "7"], "title": ["x, y", "z"]}
+    assert source.items.to_pydict() == {"item_id": ["007", "7"], "title": ["x | y", "z"]}
     (tmp_path / "interactions.jsonl.gz").unlink()
     (tmp_path / "interactions.json").write_text(f"[{lines[1]}]")
     assert load(tmp_path).interactions["timestamp"].to_pylist() == [MOMENT]

@@ -40,7 +40,7 @@ def test_dat(tmp_path, encoding):
         "timestamp": [978300760, 978302109, 978298413],
     }
     assert items.to_pylist() == [
-        {"item_id": "661", "title": "James and the Giant Peach (1996)", "categories": "Animation, Children's"},
+        {"item_id": "661", "title": "James and the Giant Peach (1996)", "categories": "Animation | Children's"},
         {"item_id": "1193", "title": "Misérables: Part 2, Les (1995)", "categories": "Drama"},
     ]
     assert [file.name for file in files] == ["ratings.dat", "movies.dat"]
@@ -56,7 +56,7 @@ def test_csv_through_load_source(tmp_path):
         "timestamp": [978300760, 978298413],
     }
     assert source.items.to_pylist() == [
-        {"item_id": "661", "title": "Peach, Giant (1996)", "categories": "Animation, Children"},
+        {"item_id": "661", "title": "Peach, Giant (1996)", "categories": "Animation | Children"},
         {"item_id": "1193", "title": "NULL", "categories": None},
     ]
     assert [file["name"] for file in source.provenance["files"]] == ["ratings.csv", "movies.csv"]
@@ -70,7 +70,7 @@ def test_the_release_of_100k_has_names_of_its_own(tmp_path):
     interactions, items, read = read_movielens(tmp_path, 3.0)
     assert interactions.to_pylist() == [{"user_id": "196", "item_id": "242", "timestamp": 881250949}]
     assert items["title"].to_pylist() == ["Café (1997)", "Toy (1995)"]
-    assert items["categories"].to_pylist() == ["Animation, Comedy", None]
+    assert items["categories"].to_pylist() == ["Animation | Comedy", None]
     assert [file.name for file in read] == ["u.data", "u.item"]
 
 

@@ -12,7 +12,7 @@ from unigrec.data.sources.sample import generate_sample
 from unigrec.data.sources.sample_words import LEAVES
 
 DEFAULT = SampleParams(users=2000, items=800, interactions=20_000)
-CORE = PrepareParams(k_core=5, min_users_after=1, min_items_after=1)
+CORE = PrepareParams(k_core=5, ties="given", max_user_interactions=0, min_users_after=1, min_items_after=1)
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,11 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
+def is_refusing(gate: dict[str, Any]) -> bool:
+    """Whether a gate of a decision refuses the model."""
+    return not gate["passed"] and not gate.get("informational", False)  # absent from decisions of earlier versions
+
+
 def gate_rows(decision: dict[str, Any]) -> list[list[str]]:
     """A decision's gates as rows of name, verdict and reason."""
     return [[gate["name"], gate_verdict(gate), gate["reason"]] for gate in decision["gates"]]
@@ -271,6 +276,6 @@ def gate_rows(decision: dict[str, Any]) -> list[list[str]]:
 
 def gate_verdict(gate: dict[str, Any]) -> str:
     """`pass` or `REFUSED`; for an informational gate, whether its target was met."""
-    if gate.get("informational", False):  # absent from decisions of earlier versions
+    if gate.get("informational", False):
         return "note: met" if gate["passed"] else "note: missed"
     return "pass" if gate["passed"] else "REFUSED"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unigrec.core.evaluation.metrics import rank_in_list, rank_in_scores, seen_before
 from unigrec.core.evaluation.protocol import Protocol
-from unigrec.core.models.teacher import Teacher
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores
 from unigrec.core.retrieval.fused import FusedRetriever

@@ -1,6 +1,6 @@
 """Metrics by slice of the users.
 
-Shapes: U test users.
+Shapes: U test users, N items.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import numpy as np
 
 from unigrec.core.evaluation.metrics import ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
-from unigrec.core.retrieval.fused import popularity_thirds
 from unigrec.core.sequences import Sequences
 
-SECONDS_PER_DAY = 86400
+
+def popularity_thirds(train_counts: np.ndarray) -> np.ndarray:
+    """(N,) 0, 1 or 2: the third of the catalogue that an item belongs to, by its training interactions."""
+    bounds = np.quantile(np.sort(train_counts), [1 / 3, 2 / 3])
+    return np.searchsorted(bounds, train_counts, side="left")
 
 
 def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
@@ -38,8 +41,8 @@ def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
         "cold target: fewer than 5 training interactions": popularity < 5,
         "cold target: unseen in training": popularity == 0,
     }
-    if sequences.timestamps is not None:
-        days = sequences.timestamps // SECONDS_PER_DAY
+    days = sequences.days()
+    if days is not None:
         last = sequences.offsets[users + 1] - 1
         same = days[last] == days[last - 1]
         if not same.all():  # some data sets have numbers of order as timestamps

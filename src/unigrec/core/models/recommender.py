@@ -10,8 +10,9 @@ Shapes: B sequences, S source tokens, T target positions, H heads, E d_model, V 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class RecommenderConfig:
             sequence then encodes each of its prefixes.
         repeat_bias: add a learned number to the last code's logit of the history's own items.
         merge: the encoder reads one token per item, projected from those of its levels, instead of one per level.
+        decoder: beam: each code depends on the codes before it, and items are found by beam search. set: the codes do
+            not depend on each other, so one pass scores every item.
         buckets: number of relative position buckets. max_distance: distance from which all share the last bucket.
     """
 
@@ -52,6 +55,7 @@ class RecommenderConfig:
     causal: bool = False
     repeat_bias: bool = False
     merge: bool = False
+    decoder: Literal["beam", "set"] = "beam"
     buckets: int = 32
     max_distance: int = 128
 
@@ -77,15 +81,21 @@ class RecommenderConfig:
 class Recommender(nn.Module):
     """An encoder of the soft identifiers of a history and a decoder of the next item's codes.
 
-    Decoder position l chooses among the codes of level l only: its cross entropy is over the range of that level.
+    Decoder position l chooses among the codes of level l only. With `decoder="beam"` its cross entropy is over the
+    range of that level. With `decoder="set"` an item's score is the sum of its codes' logits, and the only cross
+    entropy is over the catalogue.
     """
 
     def __init__(self, config: RecommenderConfig):
         super().__init__()
+        if config.decoder not in ("beam", "set"):
+            raise ValueError(f"the decoder is {config.decoder!r}; it can be beam or set")
         self.config = config
         self.token_table = nn.Embedding(config.vocabulary, config.d_model)
         self.encoder = Stack(config, config.encoder_layers, decoder=False)
         self.decoder = Stack(config, config.decoder_layers, decoder=True)
+        # What the positions of a set decoder read: codes tell them nothing.
+        self.queries = nn.Embedding(len(config.code_sizes), config.d_model) if config.decoder == "set" else None
         self.repeat_bias = RepeatBias() if config.repeat_bias else None
         width = config.levels * config.d_model
         self.merged = Linear(width, config.d_model, bias=False) if config.merge else None
@@ -141,15 +151,43 @@ class Recommender(nn.Module):
         """Teacher forcing: codes (B, R, T) of R identifiers per target -> decoder output (B, R, T, E).
 
         Position l reads the codes before it, of its own identifier. The first position reads none, so it is computed
-        once for all identifiers of a target. With memory (M, S, E) and mask (M, m, S), a history has m targets, B = M *
-        m in all, and the mask tells which tokens each of them may read.
+        once for all identifiers of a target. A set decoder reads no codes: R is 1 in its output. With memory (M, S, E)
+        and mask (M, m, S), a history has m targets, B = M * m in all, and the mask tells which tokens each may read.
         """
         B, R, T = codes.shape
+        if self.config.decoder == "set":
+            return self.decode_set(memory, mask)[:, None]
         start = self.token_table.weight[START].expand(B, 1, -1)
         inputs = torch.cat([start, self.embed_codes(codes[..., :-1]).flatten(1, 2)], dim=1)  # (B, 1 + R * (T - 1), E)
         output = self.decoder(inputs, None, memory, mask, identifiers=R)
         first, rest = output[:, None, :1].expand(-1, R, -1, -1), output[:, 1:].unflatten(1, (R, T - 1))
         return torch.cat([first, rest], dim=2)
+
+    def decode_set(self, memory: Tensor, mask: Tensor) -> Tensor:
+        """The output of a set decoder, (B, T, E), for memory and mask as in `decode`."""
+        assert self.queries is not None
+        targets = mask.shape[:-1].numel()
+        return self.decoder(self.queries.weight.expand(targets, -1, -1), None, memory, mask)
+
+    def choices(self, identifiers: Tensor) -> Tensor:
+        """What the decoder chooses from, step by step, for each item: (N, T) identifiers -> (N, T or 1).
+
+        That is a code per position; for a set decoder, the item.
+        """
+        if self.queries is None:
+            return identifiers
+        return torch.arange(len(identifiers), device=identifiers.device)[:, None]
+
+    def choice_logits(self, output: Tensor, identifiers: Tensor | None) -> list[Tensor]:
+        """Logits for each choice: decoder output (P, R, T, E) -> (P, R, number of choices) each.
+
+        identifiers: (N, T) of the catalogue, which a set decoder needs.
+        """
+        logits = [self.position_logits(output[:, :, place], place) for place in range(output.shape[2])]
+        if self.queries is None:
+            return logits
+        assert identifiers is not None
+        return [sum_of_codes(torch.cat(logits, dim=-1).flatten(0, 1), identifiers, self.config.code_sizes)[:, None]]
 
     def position_logits(self, output: Tensor, position: int) -> Tensor:
         """Logits over the codes of a position, from the decoder output there: (..., E) -> (..., size of its range)."""
@@ -405,6 +443,16 @@ class Attention(nn.Module):
         """Queries from hidden (B, T, E), key and value (B, H, S, d_kv), bias as in `attend` -> (B, T, E)."""
         context = attend(self.split(self.query(hidden)), key, value, bias=bias, dropout=self.dropout)
         return self.out(context.transpose(1, 2).flatten(-2))
+
+
+def sum_of_codes(logits: Tensor, identifiers: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Scores of all items: the sum of their codes' logits.
+
+    logits: (P, sum of sizes), position by position. identifiers: (N, T). sizes: codes of each position. -> (P, N).
+    """
+    shift = torch.tensor([0, *sizes[:-1]], device=identifiers.device).cumsum(0)
+    # As the sum of rows of a table, the sum and its gradient read and write whole rows.
+    return F.embedding_bag(identifiers + shift, logits.T.contiguous(), mode="sum").T
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

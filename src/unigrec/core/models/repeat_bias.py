@@ -4,7 +4,7 @@ In many shops nobody buys the same item twice; in others most purchases are repe
 state and item embeddings cannot learn either. So eight numbers are learned, one per number of steps since the item came
 last. Both the teacher and the recommender have them.
 
-Shapes: B histories of n items, m ends per history, P rows.
+Shapes: B histories of n items, m ends per history, P places of a mask.
 """
 
 from __future__ import annotations
@@ -38,6 +38,18 @@ class RepeatBias(nn.Module):
         """
         buckets, counts = repeat_buckets(items, ends)
         return torch.where(counts, self.weight[buckets], 0.0)
+
+    def at_places(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What is added to the scores after each place of the mask.
+
+        Args:
+            items: (B, n) item indices. mask: (B, n) places; the items up to a place have happened.
+
+        Returns:
+            (P, n) items and (P, n) their bias, row by row of the mask. Zeros stand for no item, as in `forward`.
+        """
+        ends = torch.arange(1, items.shape[1] + 1, device=items.device).expand(len(items), -1)
+        return items.repeat_interleave(mask.sum(1), dim=0), self(items, ends)[mask]
 
 
 def repeat_buckets(items: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,9 +101,7 @@ class SASRec(nn.Module):
         logits = self.forward(items, lengths)[mask] @ self.item_table().T
         if self.repeat_bias is None:
             return logits
-        ends = torch.arange(1, items.shape[1] + 1, device=items.device).expand(len(items), -1)
-        bias = self.repeat_bias(items, ends)[mask]  # (P, T)
-        return logits.scatter_add_(1, items.repeat_interleave(mask.sum(1), dim=0), bias)
+        return logits.scatter_add_(1, *self.repeat_bias.at_places(items, mask))
 
     @torch.no_grad()
     def reordered(self, order: Tensor) -> SASRec:

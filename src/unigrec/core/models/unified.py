@@ -21,7 +21,7 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 class JointOutput(NamedTuple):
     """The outputs that the losses need, all float32."""
 
-    logits: list[Tensor]  # a (P, R, size of its range) tensor per decoder position
+    logits: list[Tensor]  # a (P, R, size of its range) tensor per decoder position; for a set decoder one, (P, 1, N)
     probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
     reconstructed: Tensor | None  # (M, D); None if the tokenizer is not run
     history_log_probabilities: Tensor | None  # (P, L, K) of the encoded history; None without distillation
@@ -67,7 +67,8 @@ class UnifiedModel(nn.Module):
         autocast: bool = False,
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
-        history_codes: Tensor | None = None,
+        identifiers: Tensor | None = None,
+        items: Tensor | None = None,
     ) -> JointOutput:
         """One pass over a batch.
 
@@ -75,13 +76,15 @@ class UnifiedModel(nn.Module):
             embeddings: (M, D) of the distinct items.
             history: (B, n) rows of `embeddings`, padded on the right. lengths: (B,) items per history.
             counts: (B,) targets per history: one target after each of its last `counts` items.
-            codes: (P, R, T) to decode, first those of the target. Targets are in the order of histories, then of items.
+            codes: (P, R, T) choices to decode, first those of the target. Targets are in the order of histories, then
+                of items.
             teacher: (P, teacher dimension), the teacher embeddings of the targets.
             autocast: run the transformer in bfloat16; the tokenizer and its softmax stay in single precision.
             fixed: (M, L, K) identifiers to use instead of the tokenizer's; the tokenizer is not run.
             distillation_temperature: temperature of the codebook assignments of history and teacher; None: no
                 distillation.
-            history_codes: (B, n, T) identifiers of the history's items, which a recommender with a repeat bias needs.
+            identifiers: (N, T) of the whole catalogue. items: (M,) catalogue indices of the distinct items. A
+                recommender with a repeat bias or a set decoder needs both.
         """
         reconstructed = None
         if fixed is None:
@@ -93,11 +96,20 @@ class UnifiedModel(nn.Module):
             memory = self.recommender.encode(source, mask)
             readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=tokens.shape[1])
             output = decode_targets(self.recommender, memory, readable, exists=exists, codes=codes)  # (P, R, T, E)
-            logits = [self.recommender.position_logits(output[:, :, p], p).float() for p in range(codes.shape[2])]
+            logits = self.recommender.choice_logits(output, identifiers)
+        logits = [scores.float() for scores in logits]
         if self.recommender.repeat_bias is not None:
-            assert history_codes is not None
-            bonus = repeat_bonus(self.recommender.repeat_bias, history, lengths, counts=counts, codes=history_codes)
-            logits[-1] = add_repeat_bonus(logits[-1], *bonus, decoded=codes)
+            assert items is not None
+            assert identifiers is not None
+            logits = with_repeat_bias(
+                self.recommender,
+                logits,
+                items[history],
+                lengths=lengths,
+                counts=counts,
+                codes=codes,
+                identifiers=identifiers,
+            )
         history_log_probabilities = teacher_log_probabilities = None
         if distillation_temperature is not None:
             states = memory.float()
@@ -135,6 +147,26 @@ def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, tokens_per_it
     return (item <= last[..., None]) & mask[:, None], exists
 
 
+def with_repeat_bias(
+    recommender: Recommender,
+    logits: list[Tensor],
+    history: Tensor,
+    lengths: Tensor,
+    counts: Tensor,
+    codes: Tensor,
+    identifiers: Tensor,
+) -> list[Tensor]:
+    """The logits of the choices, with what a repeat adds to the last choice of each item of the history.
+
+    logits: (P, R, number of choices) per choice. history: (B, n) catalogue indices. lengths, counts, codes and
+    identifiers: as in `UnifiedModel.forward`.
+    """
+    assert recommender.repeat_bias is not None
+    chosen = recommender.choices(identifiers)[history]
+    bonus = repeat_bonus(recommender.repeat_bias, history, lengths, counts=counts, codes=chosen)
+    return [*logits[:-1], add_repeat_bonus(logits[-1], *bonus, decoded=codes)]
+
+
 def repeat_bonus(
     bias: RepeatBias, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -162,7 +194,10 @@ def add_repeat_bonus(logits: Tensor, history_codes: Tensor, values: Tensor, deco
 
 
 def decode_targets(recommender: Recommender, memory: Tensor, readable: Tensor, exists: Tensor, codes: Tensor) -> Tensor:
-    """Decoder outputs (P, R, T, E) from memory (B, S, E), readable (B, m, S), exists (B, m), codes (P, R, T)."""
+    """Decoder outputs (P, R, T, E) from memory (B, S, E), readable (B, m, S), exists (B, m), codes (P, R, T).
+
+    R and T of the outputs are as `Recommender.decode` says.
+    """
     padded = codes.new_zeros(exists.numel(), *codes.shape[1:])
     padded[exists.flatten()] = codes
     return recommender.decode(memory, readable, padded)[exists.flatten()]

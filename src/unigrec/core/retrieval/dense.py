@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.core.models.teacher import Teacher
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.retrieval.retriever import Retriever

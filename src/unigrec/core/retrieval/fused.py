@@ -1,16 +1,18 @@
 """The fused retriever: candidates of the dense scorer, the generative retriever and the neighbours, ranked by all.
 
-    score(i) = log p_dense(i) + a(popularity third of i) * log p_generative(i) + l * follows(last, i) + m * cos(last, i)
+    score(i) = log p_dense(i) + a * log max(p_generative(i), floor) + l * follows(last, i) + m * cos(last, i)
 
 Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
-users (`fit_weights`). Each candidate has its exact scores: the dense ones by one product over the catalogue, the
-generative one by a search that is restricted to the candidates.
+users (`fit_weights`). The generative part knows rare items badly: below the floor its probabilities tell nothing. Each
+candidate has its exact scores: the dense ones by one product over the catalogue, the generative one by a search that is
+restricted to the candidates.
 
 Shapes: B histories, N items, C candidates, F = 4 features.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,21 +28,20 @@ from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.retrieval.retriever import Retriever
 
 FEATURES = ("dense", "generative", "follows", "alike")
+FLOOR_ODDS, HIGHEST_FLOOR = 5.0, 0.01  # the floor: that many times chance, at most that probability
 FROM_DENSE, FROM_NEIGHBOURS = 40, 10  # candidates of each kind; the beam gives its own
-THIRDS = 3
 
 
 class Weights(NamedTuple):
     """Weights of the fused score, next to 1 for the dense part."""
 
-    generative: tuple[float, float, float]  # for items of the lowest, middle and highest third by popularity
+    generative: float
     follows: float
     alike: float
 
     def of_features(self) -> Tensor:
-        """(3, F) per popularity third."""
-        rows = [[1.0, generative, self.follows, self.alike] for generative in self.generative]
-        return torch.tensor(rows)
+        """(F,) in the order of `FEATURES`."""
+        return torch.tensor([1.0, *self])
 
 
 class Candidates(NamedTuple):
@@ -49,22 +50,13 @@ class Candidates(NamedTuple):
     items: Tensor  # (B, C) catalogue indices; -1 for none
     features: Tensor  # (B, C, F), in the order of `FEATURES`; 0 for none
 
-    def ranked(self, weights: Tensor, third: Tensor) -> BeamResult:
-        """Sorted by the weighted sum of their features; of equal sums, the lower item index first.
-
-        weights: (3, F). third: (N,) of each item.
-        """
+    def ranked(self, weights: Tensor) -> BeamResult:
+        """Sorted by the weighted sum of their features; of equal sums, the lower item index first. weights: (F,)."""
         items, order = self.items.sort(-1)
         features = self.features.gather(1, order[..., None].expand(self.features.shape))
-        scores = (features * weights[third[items.clamp_min(0)]]).sum(-1).masked_fill(items < 0, float("-inf"))
+        scores = (features * weights).sum(-1).masked_fill(items < 0, float("-inf"))
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
         return BeamResult(items.gather(1, order), scores)
-
-
-def popularity_thirds(train_counts: np.ndarray) -> np.ndarray:
-    """(N,) 0, 1 or 2: the third of the catalogue that an item belongs to, by its training interactions."""
-    bounds = np.quantile(np.sort(train_counts), [1 / 3, 2 / 3])
-    return np.searchsorted(bounds, train_counts, side="left")
 
 
 class Found(NamedTuple):
@@ -78,7 +70,6 @@ class FusedRetriever(Retriever):
     """A generative and a dense retriever and neighbours of one catalogue.
 
     Args:
-        third: (N,) popularity third of each item.
         weights: None while they are not known yet: then only `search` can be used.
     """
 
@@ -87,13 +78,12 @@ class FusedRetriever(Retriever):
         generative: GenerativeRetriever,
         dense: DenseRetriever,
         neighbours: Neighbours,
-        third: np.ndarray,
         weights: Weights | None = None,
     ):
         super().__init__(generative.tree, max(generative.history, dense.history), generative.device)
         self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
-        self.third = torch.as_tensor(third, device=self.device)
         self.weights = None if weights is None else weights.of_features().to(self.device)
+        self.floor = math.log(min(FLOOR_ODDS / len(generative.tree), HIGHEST_FLOOR))
 
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         (found,) = self.search(items, lengths, [restriction], k)
@@ -102,7 +92,7 @@ class FusedRetriever(Retriever):
     def ranked(self, candidates: Candidates) -> BeamResult:
         """The candidates, sorted by their fused score."""
         assert self.weights is not None
-        return candidates.ranked(self.weights, self.third)
+        return candidates.ranked(self.weights)
 
     @torch.inference_mode()
     def search(
@@ -131,7 +121,7 @@ class FusedRetriever(Retriever):
             repeated = (pooled.items[:, :, None] == free.items[:, None]).any(-1)
             chosen = torch.cat([free.items, pooled.items.masked_fill(repeated, -1)], dim=1)
             index = chosen.clamp_min(0)
-            generative = torch.cat([free.scores, pooled.scores], dim=1)
+            generative = torch.cat([free.scores, pooled.scores], dim=1).clamp_min(self.floor)
             features = [log_dense.gather(1, index), generative, follows.gather(1, index), alike.gather(1, index)]
             stacked = torch.stack(features, -1).masked_fill((chosen < 0)[..., None], 0.0)
             results.append(Found(free, Candidates(chosen, stacked)))

@@ -1,5 +1,7 @@
 """The generative retriever: from histories to items, by beam search over the prefix tree of all semantic IDs.
 
+A set decoder scores the whole catalogue in one pass instead, and is exact.
+
 Shapes: B histories of up to n items, N items, T codes of an identifier, L levels, E d_model.
 """
 
@@ -16,6 +18,7 @@ from unigrec.core.models.unified import embed_hard_history, expand_history
 from unigrec.core.retrieval.beam import BeamResult, Repeats, beam_searches
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.retrieval.retriever import CPU, Retriever
+from unigrec.core.retrieval.set_scan import scan_catalogue
 from unigrec.core.sequences import last_items
 
 
@@ -59,9 +62,8 @@ class GenerativeRetriever(Retriever):
         source, mask = self.embed(items, lengths)
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
         repeats = Repeats.of(self.recommender, history, sizes)
-        return beam_searches(
-            self.recommender, self.tree, source, mask, beam or self.beam, restrictions, repeats=repeats
-        )
+        find = beam_searches if self.recommender.config.decoder == "beam" else scan_catalogue
+        return find(self.recommender, self.tree, source, mask, beam or self.beam, restrictions, repeats=repeats)
 
     @torch.no_grad()
     def embed(self, items: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,7 @@ class PrefixTree:
         rank = np.empty_like(order)
         rank[order] = np.arange(items)
         self.rank = torch.as_tensor(rank, device=device)  # (N,) sorted place of each catalogue index
+        self.codes = torch.as_tensor(codes, device=device)  # (N, T) in catalogue order
 
     def __len__(self) -> int:
         return len(self.order)
@@ -104,7 +105,7 @@ class Restriction:
         denied: Tensor | None = None,
         only: Tensor | None = None,
     ):
-        self._allowed, self._denied, self._items = allowed, denied, len(tree)
+        self._allowed, self._denied, self._only, self._items = allowed, denied, only, len(tree)
         self.only = None
         if only is not None:
             self.only = torch.where(only >= 0, tree.rank[only.clamp_min(0)], len(tree)).sort(-1).values.contiguous()
@@ -138,8 +139,10 @@ class Restriction:
 
     def permitted(self, rows: int) -> Tensor:
         """(B, N) whether each item, by catalogue index, may be recommended to each of the `rows` users."""
-        device = next(part.device for part in (self._allowed, self._denied) if part is not None)
+        device = next(part.device for part in (self._allowed, self._denied, self._only) if part is not None)
         result = torch.ones(rows, self._items + 1, dtype=torch.bool, device=device)
+        if self._only is not None:
+            return (~result).scatter_(1, torch.where(self._only >= 0, self._only, self._items), True)[:, :-1]
         if self._allowed is not None:
             result[:, :-1] = self._allowed
         if self._denied is not None:

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from unigrec.core.distributed import world_size
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.teacher import Teacher
 from unigrec.core.models.unified import (
-    add_repeat_bonus,
     decode_targets,
     embed_hard_history,
     readable_tokens,
-    repeat_bonus,
+    with_repeat_bias,
 )
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
@@ -98,7 +97,7 @@ class _Finetuning:
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(self.student.training_samples[batch], self.student.run.device)
-        codes = self.codes[samples.targets]
+        codes = self.student.recommender.choices(self.codes)[samples.targets]
         scale = world_size() / len(samples.batch_targets)
         ranking = self.student.ranking_targets(samples, self.codes, step)
         decoded = codes_to_decode(codes, ranking)
@@ -116,17 +115,17 @@ class _Finetuning:
 
 
 def hardened_logits(model: Recommender, samples: Samples, identifiers: Tensor, codes: Tensor) -> list[Tensor]:
-    """Logits (P, R, size) per decoder position, after histories of hardened identifiers.
+    """Logits (P, R, number of choices) per choice, after histories of hardened identifiers.
 
-    identifiers: (N, T) of every item. codes: (P, R, T) to decode.
+    identifiers: (N, T) of every item. codes: (P, R, T) choices to decode.
     """
     levels, (lengths, counts) = model.config.levels, (samples.lengths, samples.counts)
     history = identifiers[samples.items[samples.history]]  # (B, n, T)
     source, mask = embed_hard_history(model, history[..., :levels], lengths)  # (B, n * L, E), (B, n * L)
     readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=model.config.tokens_per_item)
     output = decode_targets(model, model.encode(source, mask), readable, exists=exists, codes=codes)  # (P, R, T, E)
-    logits = [model.position_logits(output[:, :, position], position) for position in range(codes.shape[2])]
-    if model.repeat_bias is not None:
-        bonus = repeat_bonus(model.repeat_bias, samples.history, lengths, counts=counts, codes=history)
-        logits[-1] = add_repeat_bonus(logits[-1], *bonus, decoded=codes)
-    return logits
+    logits = model.choice_logits(output, identifiers)
+    if model.repeat_bias is None:
+        return logits
+    items = samples.items[samples.history]
+    return with_repeat_bias(model, logits, items, lengths=lengths, counts=counts, codes=codes, identifiers=identifiers)

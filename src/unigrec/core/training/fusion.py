@@ -5,6 +5,7 @@ Shapes: U users, C candidates, F features.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from unigrec.core.evaluation.metrics import ndcg
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
-from unigrec.core.retrieval.fused import FEATURES, THIRDS, Candidates, FusedRetriever, Weights
+from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.sequences import Sequences
 
 DENSE, GENERATIVE, FOLLOWS, ALIKE = (FEATURES.index(name) for name in ("dense", "generative", "follows", "alike"))
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # weights that are tried
+STARTS = (0.3, 0.8, 2.0)  # of each weight, in all combinations: the best of them is where the sweeps begin
 SWEEPS = 3  # over all weights; a sweep that changes nothing is the last
 FOLDS = 2
 
@@ -28,12 +30,11 @@ class Validation(NamedTuple):
 
     candidates: Candidates  # (U, C)
     targets: Tensor  # (U,) the item that came next
-    third: Tensor  # (N,) popularity third of each item
 
     def rows(self, rows: Tensor) -> Validation:
         """Some of the users."""
         items, features = self.candidates
-        return Validation(Candidates(items[rows], features[rows]), self.targets[rows], self.third)
+        return Validation(Candidates(items[rows], features[rows]), self.targets[rows])
 
 
 class Chosen(NamedTuple):
@@ -59,26 +60,24 @@ def choose_ranking(validation: Validation, by: str, seed: int) -> Chosen:
 
 def gains(validation: Validation, weights: Weights) -> np.ndarray:
     """(U,) NDCG@10 of each user under these weights."""
-    return _Objective(validation).gains(_flat(weights))
+    return _Objective(validation).gains(weights)
 
 
 def fit_weights(validation: Validation) -> Weights:
     """Weights with the best mean NDCG@10: one at a time, over `STEPS`, until a sweep changes nothing.
 
-    The generative weight is the same for all popularity thirds. A log-probability is negative, so a larger weight for a
-    third would lower all its items: it would be a bias by popularity. Of equal gains the smaller weight is taken.
+    Of equal gains the smaller weight is taken.
     """
     objective = _Objective(validation)
-    values = torch.tensor([0.5] * THIRDS + [1.0, 1.0], dtype=torch.float64)  # so that files show 0.6 as 0.6
-    groups = [[0, 1, 2], [3], [4]]
+    starts = [Weights(*values) for values in itertools.product(STARTS, repeat=len(Weights._fields))]
+    weights = max(starts, key=lambda one: float(objective.gains(one).mean()))
     for _ in range(SWEEPS):
-        before = values.clone()
-        for group in groups:
-            values = objective.best(values, group)
-        if torch.equal(before, values):
+        before = weights
+        for name in Weights._fields:
+            weights = objective.best(weights, name)
+        if weights == before:
             break
-    generative, (follows, alike) = values[:THIRDS].tolist(), values[THIRDS:].tolist()
-    return Weights((generative[0], generative[1], generative[2]), follows, alike)
+    return weights
 
 
 def cross_fitted_gains(validation: Validation, seed: int) -> np.ndarray:
@@ -106,7 +105,7 @@ def validation_candidates(retriever: FusedRetriever, sequences: Sequences, users
         count = candidates.items.shape[1]
         items[rows, :count], features[rows, :count] = candidates.items.cpu(), candidates.features.cpu()
         targets[rows] = of_rows
-    return Validation(Candidates(items, features), targets, retriever.third.cpu())
+    return Validation(Candidates(items, features), targets)
 
 
 def gains_of_parts(validation: Validation) -> dict[RankBy, np.ndarray]:
@@ -117,43 +116,35 @@ def gains_of_parts(validation: Validation) -> dict[RankBy, np.ndarray]:
     for by, place in parts.items():
         of_part = torch.zeros_like(features)
         of_part[..., DENSE] = features[..., place]
-        alone[by] = gains(Validation(Candidates(items, of_part), *validation[1:]), Weights((0.0, 0.0, 0.0), 0.0, 0.0))
+        alone[by] = gains(Validation(Candidates(items, of_part), validation.targets), Weights(0.0, 0.0, 0.0))
     return alone
 
 
 class _Objective:
-    """Mean NDCG@10 as a function of five weights: the generative one per third, follows, alike.
-
-    The features are laid out once, as one column per weight.
-    """
+    """Mean NDCG@10 as a function of the weights. The features are laid out once, as one column per weight."""
 
     def __init__(self, validation: Validation):
         items, features = validation.candidates
-        third = validation.third[items.clamp_min(0)]
-        columns = [features[..., GENERATIVE].masked_fill(third != number, 0.0) for number in range(THIRDS)]
-        self.columns = [*columns, features[..., FOLLOWS], features[..., ALIKE]]  # each (U, C)
+        self.columns = {name: features[..., FEATURES.index(name)].contiguous() for name in Weights._fields}  # (U, C)
         self.fixed = features[..., DENSE].masked_fill(items < 0, float("-inf"))
         is_target = items == validation.targets[:, None]
         self.found = is_target.any(1)
         self.place = is_target.long().argmax(1)[:, None]
         self.lower = items < validation.targets[:, None]  # of equal scores the lower item index comes first
 
-    def best(self, values: Tensor, group: list[int]) -> Tensor:
-        """The weights (5,) with those of the group set to the best of `STEPS`."""
-        rest = self._scores([0.0 if place in group else value for place, value in enumerate(values.tolist())])
-        column = torch.stack([self.columns[place] for place in group]).sum(0)
-        means = [float(self._gains(rest + step * column).mean()) for step in STEPS]
-        changed = values.clone()
-        changed[group] = STEPS[int(np.argmax(means))]
-        return changed
+    def best(self, weights: Weights, name: str) -> Weights:
+        """The weights with the named one set to the best of `STEPS`."""
+        rest = self._scores(weights._replace(**{name: 0.0}))
+        means = [float(self._gains(rest + step * self.columns[name]).mean()) for step in STEPS]
+        return weights._replace(**{name: STEPS[int(np.argmax(means))]})
 
-    def gains(self, values: Tensor) -> np.ndarray:
-        return self._gains(self._scores(values.tolist()))
+    def gains(self, weights: Weights) -> np.ndarray:
+        return self._gains(self._scores(weights))
 
-    def _scores(self, values: list[float]) -> Tensor:
+    def _scores(self, weights: Weights) -> Tensor:
         scores = self.fixed.clone()
-        for value, column in zip(values, self.columns, strict=True):
-            scores.add_(column, alpha=value)
+        for name, weight in weights._asdict().items():
+            scores.add_(self.columns[name], alpha=weight)
         return scores
 
     def _gains(self, scores: Tensor) -> np.ndarray:
@@ -162,7 +153,3 @@ class _Objective:
         before = ~(scores <= own) | ((scores == own) & self.lower)
         ranks = torch.where(self.found, before.sum(1) + 1, 0)
         return ndcg(ranks.numpy(), GATED_CUTOFF)
-
-
-def _flat(weights: Weights) -> Tensor:
-    return torch.tensor([*weights.generative, weights.follows, weights.alike], dtype=torch.float64)

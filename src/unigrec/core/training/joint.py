@@ -18,9 +18,9 @@ from unigrec.core.distributed import gather_rows, global_sum, world_size
 from unigrec.core.identifiers.collisions import disambiguate, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import contrastive_loss, reconstruction_loss, symmetric_kl, uniformity_loss
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.teacher import Teacher
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
 from unigrec.core.retrieval.prefix_tree import PrefixTree
@@ -87,6 +87,7 @@ def joint_losses(
     distil: bool,
     ranking: Ranking | None = None,
     fixed: Tensor | None = None,
+    choices: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch; `loss` is their weighted sum. Its gradient, averaged over ranks, is the global batch's.
 
@@ -95,8 +96,10 @@ def joint_losses(
         temperature: of the soft identifiers. distil: whether the distillation losses are part of the sum already.
         ranking: the teacher's, if it is distilled too.
         fixed: (M, L, K) identifiers of the samples' distinct items, if the tokenizer is not trained.
+        choices: (N, T) what the decoder chooses for every item, if that is not its codes (`Recommender.choices`).
     """
-    embeddings, codes = data.embeddings[samples.items], identifiers[samples.targets]
+    embeddings = data.embeddings[samples.items]
+    codes = (identifiers if choices is None else choices)[samples.targets]
     distil_tokenizer = distil and params.w_tokenizer_distillation > 0
     output: JointOutput = model(
         embeddings,
@@ -109,7 +112,8 @@ def joint_losses(
         autocast=params.precision == "bf16",
         fixed=fixed,
         distillation_temperature=params.distillation_temperature if distil_tokenizer else None,
-        history_codes=identifiers[samples.items[samples.history]],
+        identifiers=identifiers,
+        items=samples.items,
     )
     size, ranks = len(samples.batch_targets), world_size()
     of_targets, of_sampled = decoder_losses(output.logits, codes, ranking)
@@ -279,6 +283,7 @@ class _JointTraining:
             distil=step >= self.distillation_start,
             ranking=self.student.ranking_targets(samples, self.codes, step),
             fixed=fixed,
+            choices=self.student.recommender.choices(self.codes),
         )
 
     def validate(self) -> dict[str, float]:

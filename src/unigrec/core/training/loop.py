@@ -25,6 +25,34 @@ from unigrec.core.training.engine import Engine
 Log = Callable[[int, dict[str, float]], None]  # step, metrics
 
 
+class Moment(NamedTuple):
+    """How far a training is, after one of its steps.
+
+    Attributes:
+        part: number of this training, if it is one of several. epoch, batch: this one's number, from 1.
+        best: highest validation so far; -inf if there was none.
+    """
+
+    part: int
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    best: float
+
+    @property
+    def done(self) -> float:
+        """Finished share of the run, in (0, 1]. A run that stops early ends before it is 1."""
+        return (self.epoch - 1 + self.batch / self.batches) / self.epochs
+
+
+Tick = Callable[[Moment], None]
+
+
+def unseen(moment: Moment) -> None:
+    """The tick of a run that nobody watches."""
+
+
 class Run(NamedTuple):
     """How a training runs: everything that is neither its data nor its params.
 
@@ -33,12 +61,16 @@ class Run(NamedTuple):
         device: where the network and its batches lie.
         log: called after each epoch, on rank 0.
         checkpoints: where the training saves its state and resumes from it. None: it saves nothing.
+        tick: called after each step, on rank 0; it costs time in every step.
+        number: of this training, if it is one of several.
     """
 
     seed: int
     device: torch.device
     log: Log
     checkpoints: CheckpointFolder | None = None
+    tick: Tick = unseen
+    number: int = 0
 
     def part(self, number: int) -> Run:
         """The run of one of several trainings, with a seed and checkpoints of its own. Part 0 has those of the run."""
@@ -46,7 +78,7 @@ class Run(NamedTuple):
             return self
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]) % 2**31
         checkpoints = None if self.checkpoints is None else self.checkpoints.part(number)
-        return self._replace(seed=seed, checkpoints=checkpoints)
+        return self._replace(seed=seed, checkpoints=checkpoints, number=number)
 
 
 class Trained(NamedTuple):
@@ -156,6 +188,9 @@ class _Training:
         while progress.batch < len(batches):
             done = (progress.epoch + progress.batch / len(batches)) / phase.epochs
             self.step(batches[progress.batch], done)
+            if rank() == 0:
+                epoch, batch = progress.epoch + 1, progress.batch
+                self.run.tick(Moment(self.run.number, epoch, phase.epochs, batch, len(batches), best=progress.best))
             self.save_when_due()
         # The epoch's row: mean losses, the phase's figures, validation metrics.
         row: dict[str, float] = {"epoch": progress.epoch + 1, "step": progress.step}

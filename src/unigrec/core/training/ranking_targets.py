@@ -6,7 +6,8 @@ teacher would recommend. The cross entropy of two distributions over items is, w
     - sum_i p(i) log q(i) = - sum_l E_{i ~ p} [ sum_c p(c | codes of i before l) log q(c | codes of i before l) ]
 
 So the decoder is run on items that are sampled from the teacher. Its target at each position is the teacher's
-distribution over the next code. Shapes: P training samples, R sampled items, N items, T decoder positions.
+distribution over the next code. A set decoder scores all items at once, so its target is the teacher's distribution
+over items as it is. Shapes: P training samples, R sampled items, N items, T decoder positions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from unigrec.core.distributed import rank
 from unigrec.core.losses import ranking_distillation_loss, recommendation_loss
-from unigrec.core.models.teacher import Teacher
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.training.samples import Samples
 
@@ -27,8 +28,9 @@ from unigrec.core.training.samples import Samples
 class Ranking(NamedTuple):
     """The teacher's ranking after each training sample."""
 
-    codes: Tensor  # (P, R, T) identifiers of items that are sampled from the teacher's distribution
-    targets: list[Tensor]  # (P, R, size) per position: the teacher's distribution over the next code; rows sum to 1
+    codes: Tensor  # (P, R, T) identifiers of items that are sampled from the teacher's distribution; none for a set
+    targets: list[Tensor]  # (P, R, size) per position: the teacher's distribution over the next code; rows sum to 1.
+    # For a set decoder: (P, 1, N), the distribution over items.
 
 
 class TeacherRanking:
@@ -65,13 +67,35 @@ class TeacherRanking:
         history: (B, n) catalogue indices, padded on the right by lengths (B,). uniform: (P, R) as in `sample_items`.
         """
         assert self.codes is not None, "call use_identifiers first"
-        steps = torch.arange(history.shape[1], device=history.device)
-        has_target = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
-        logits = self.in_tree_order.scores_at(self.tree.rank[history], lengths, has_target)
-        probabilities = logits.softmax(-1)  # (P, N), items in the tree's order
+        # (P, N), items in the tree's order
+        probabilities = probabilities_after(self.in_tree_order, self.tree.rank[history], lengths, counts)
         sampled, cumulative = sample_items(probabilities, uniform)
         targets = code_distributions(self.tree, cumulative, sampled, sizes=self.sizes)
         return Ranking(self.codes[self.tree.order[sampled]], targets)
+
+
+class TeacherDistribution:
+    """A frozen teacher as targets for a set decoder, which scores the whole catalogue."""
+
+    def __init__(self, teacher: Teacher):
+        self.teacher = teacher.eval()
+
+    def use_identifiers(self, codes: Tensor) -> None:
+        """The same for all identifiers."""
+
+    @torch.no_grad()
+    def rank_samples(self, samples: Samples, step: int) -> Ranking:
+        """The distribution over items after this rank's training samples. It is the same at any step."""
+        history = samples.items[samples.history]
+        probabilities = probabilities_after(self.teacher, history, samples.lengths, samples.counts)
+        return Ranking(samples.targets.new_empty(len(probabilities), 0, 1), [probabilities[:, None]])
+
+
+def probabilities_after(teacher: Teacher, history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+    """(P, N) the teacher's distribution after each of the last `counts` (B,) items of histories (B, n)."""
+    steps = torch.arange(history.shape[1], device=history.device)
+    has_target = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
+    return teacher.scores_at(history, lengths, has_target).softmax(-1)
 
 
 def codes_to_decode(codes: Tensor, ranking: Ranking | None) -> Tensor:
@@ -83,12 +107,14 @@ def codes_to_decode(codes: Tensor, ranking: Ranking | None) -> Tensor:
 def decoder_losses(logits: list[Tensor], codes: Tensor, ranking: Ranking | None) -> tuple[Tensor, Tensor | None]:
     """(P,) recommendation loss and (P,) ranking distillation loss of each sample. The latter is None without a ranking.
 
-    logits: (P, 1 + R, size) per position, for `codes_to_decode` of these codes and this ranking.
+    logits: (P, 1 + R, size) per position, for `codes_to_decode` of these codes and this ranking. A set decoder has one
+        (P, 1, N) for both losses.
     """
     recommendation = recommendation_loss([scores[:, 0] for scores in logits], codes)
     if ranking is None:
         return recommendation, None
-    return recommendation, ranking_distillation_loss([scores[:, 1:] for scores in logits], ranking.targets).mean(1)
+    distilled = [scores[:, -target.shape[1] :] for scores, target in zip(logits, ranking.targets, strict=True)]
+    return recommendation, ranking_distillation_loss(distilled, ranking.targets).mean(1)
 
 
 def sample_items(probabilities: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.models.teacher import Teacher
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import Engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
-from unigrec.core.training.ranking_targets import Ranking, TeacherRanking
+from unigrec.core.training.ranking_targets import Ranking, TeacherDistribution, TeacherRanking
 from unigrec.core.training.samples import Samples, TrainingSamples
 from unigrec.core.training.schedules import rate_factor
 from unigrec.core.training.student_validation import beam_metrics, sampled_users
@@ -46,10 +46,14 @@ class StudentTraining:
         config, shared, run = self.recommender.config, self.joint_params, self.run
         self.training_samples = TrainingSamples(self.sequences, shared.history, config.causal)
         self.users = sampled_users(self.sequences, shared.validation_users, run.seed)
-        self.teacher_ranking = None
+        self.teacher_ranking: TeacherRanking | TeacherDistribution | None = None
         if self.teacher is not None and self.params.w_ranking_distillation:
             teacher = self.teacher.to(run.device)
-            self.teacher_ranking = TeacherRanking(teacher, config.code_sizes, shared.ranking_samples, seed=run.seed)
+            self.teacher_ranking = (
+                TeacherDistribution(teacher)
+                if config.decoder == "set"
+                else TeacherRanking(teacher, config.code_sizes, shared.ranking_samples, seed=run.seed)
+            )
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         return self.training_samples.batches(self.params.batch_size, self.run.seed, epoch)

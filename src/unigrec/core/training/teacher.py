@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.losses import Bonus, catalogue_cross_entropy
+from unigrec.core.models.ensemble import Teacher, TeacherEnsemble
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.models.teacher import Teacher, TeacherEnsemble
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
 from unigrec.core.training.engine import make_engine
+from unigrec.core.training.fields import FieldHeads
 from unigrec.core.training.loop import Phase, Run, Trained, train
 
 if TYPE_CHECKING:
     from unigrec.config.schema import TeacherParams
 
 EVALUATION_BATCH = 512  # users
+FieldClasses = Sequence[Tensor]
 
 
 def new_teacher(items: int, params: TeacherParams, content_dim: int = 0) -> SASRec:
@@ -44,15 +47,20 @@ def teacher_config(items: int, params: TeacherParams) -> dict[str, Any]:
     return {"items": items, "members": params.members, **teacher_shape(params)}
 
 
-def train_teacher(sequences: Sequences, embeddings: Tensor | None, params: TeacherParams, run: Run) -> Trained:
+def train_teacher(
+    sequences: Sequences, embeddings: Tensor | None, params: TeacherParams, run: Run, fields: FieldClasses = ()
+) -> Trained:
     """Train every member of the teacher, one after the other.
 
     The history has the rows of all members, with their number, and the validation of them all as the last row.
 
     Args:
         embeddings: (N, D) item embeddings. If `params.content` is set, the teacher's own embeddings are added to them.
+        fields: (N, V) int64 per field, the classes of each item; -1 for none. Those of the next item are predicted too.
     """
-    trained = [train_member(sequences, embeddings, params, run.part(number)) for number in range(params.members)]
+    trained = [
+        train_member(sequences, embeddings, params, run.part(number), fields=fields) for number in range(params.members)
+    ]
     if len(trained) == 1:
         return trained[0]
     ensemble = TeacherEnsemble([member.model for member in trained]).to(run.device)  # type: ignore[misc]
@@ -66,7 +74,9 @@ def train_teacher(sequences: Sequences, embeddings: Tensor | None, params: Teach
     return Trained(ensemble, [*history, kept], kept)
 
 
-def train_member(sequences: Sequences, embeddings: Tensor | None, params: TeacherParams, run: Run) -> Trained:
+def train_member(
+    sequences: Sequences, embeddings: Tensor | None, params: TeacherParams, run: Run, fields: FieldClasses
+) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights. Arguments as above."""
     torch.manual_seed(run.seed)
     if embeddings is not None and params.content:
@@ -75,8 +85,10 @@ def train_member(sequences: Sequences, embeddings: Tensor | None, params: Teache
     else:
         model = new_teacher(sequences.catalogue_size, params)
     model = model.to(run.device)
-    groups = parameter_groups(model, lr=params.lr, weight_decay=params.weight_decay)
-    engine = make_engine("torch", model, groups, batch_size=params.batch_size)
+    heads = FieldHeads(fields, params.d_model).to(run.device) if fields else None
+    trainee = nn.ModuleDict({"teacher": model, "heads": heads}) if heads else model
+    groups = parameter_groups(trainee, lr=params.lr, weight_decay=params.weight_decay)
+    engine = make_engine("torch", trainee, groups, batch_size=params.batch_size)
     users = np.flatnonzero(sequences.train_ends - sequences.offsets[:-1] >= 2)
     lengths = np.minimum((sequences.train_ends - sequences.offsets[:-1])[users], params.history + 1)
 
@@ -84,7 +96,12 @@ def train_member(sequences: Sequences, embeddings: Tensor | None, params: Teache
         items, sizes = (
             torch.as_tensor(part, device=run.device) for part in sequences.training_batch(users[batch], params.history)
         )
-        return {"loss": next_item_loss(model, items, sizes, smoothing=params.label_smoothing)}
+        found = next_items(model, items, sizes)
+        loss = found.loss(params.label_smoothing)
+        if heads is None:
+            return {"loss": loss}
+        field_loss = heads(found.hidden, found.targets)
+        return {"loss": loss + params.field_weight * field_loss, "field_loss": field_loss}
 
     phase = Phase(
         name="teacher",
@@ -98,17 +115,26 @@ def train_member(sequences: Sequences, embeddings: Tensor | None, params: Teache
     return train(phase, engine, run)._replace(model=model.without_content())
 
 
-def next_item_loss(model: SASRec, items: Tensor, lengths: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross entropy over the whole catalogue at every position: items (B, T + 1) and their lengths -> scalar."""
+class NextItems(NamedTuple):
+    """The places of a batch that have a next item, and what its loss needs. P places, N items, E width."""
+
+    hidden: Tensor  # (P, E)
+    targets: Tensor  # (P,) the next item
+    table: Tensor  # (N, E) item embeddings
+    bonus: Bonus | None  # of the repeat bias
+
+    def loss(self, smoothing: float = 0.0) -> Tensor:
+        """Mean cross entropy over the whole catalogue, a scalar."""
+        return catalogue_cross_entropy(self.hidden, self.table, self.targets, smoothing=smoothing, bonus=self.bonus)
+
+
+def next_items(model: SASRec, items: Tensor, lengths: Tensor) -> NextItems:
+    """All places but the last of each sequence: items (B, T + 1), padded on the right, and their lengths (B,)."""
     table, read = model.item_table(), items[:, :-1]
     hidden = model(read, lengths - 1, table)
-    steps = torch.arange(read.shape[1], device=items.device)
-    mask = steps < (lengths - 1)[:, None]
-    bonus = None
-    if model.repeat_bias is not None:
-        values = model.repeat_bias(read, (steps + 1).expand(len(read), -1))[mask]  # (P, T)
-        bonus = Bonus(read[:, None].expand(-1, len(steps), -1)[mask], values)
-    return catalogue_cross_entropy(hidden[mask], table, items[:, 1:][mask], smoothing=smoothing, bonus=bonus)
+    mask = torch.arange(read.shape[1], device=items.device) < (lengths - 1)[:, None]
+    bonus = None if model.repeat_bias is None else Bonus(*model.repeat_bias.at_places(read, mask))
+    return NextItems(hidden[mask], items[:, 1:][mask], table, bonus)
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def read_movielens(folder: Path, min_rating: float) -> tuple[pa.Table, pa.Table,
     interactions = ratings.select(["userId", "movieId", "timestamp"]).rename_columns(
         ["user_id", "item_id", "timestamp"]
     )
-    genres = pc.replace_substring(movies["genres"], "|", ", ")
+    genres = pc.replace_substring(movies["genres"], "|", " | ")
     genres = pc.if_else(pc.equal(genres, NO_GENRES), pa.scalar(None, pa.string()), genres)
     items = pa.table({"item_id": movies["movieId"], "title": movies["title"], "categories": genres})
     return interactions, items, [ratings_file, movies_file]

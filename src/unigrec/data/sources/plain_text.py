@@ -144,8 +144,9 @@ def write_plain(file: Path, encoding: str, to: Path) -> None:
     errors = "replace" if encoding == WESTERN else "strict"
     try:
         with unpacked(file) as stream, to.open("w", encoding="utf-8", newline="\n") as out:
-            readable: Any = _Readable(stream)
-            text = io.TextIOWrapper(readable, encoding=encoding, errors=errors, newline=None)
+            text = io.TextIOWrapper(
+                io.BufferedReader(_Readable(stream)), encoding=encoding, errors=errors, newline=None
+            )
             while part := text.read(CHUNK_BYTES):
                 out.write(part)
     except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.data.sources.duck import query_tables
 from unigrec.data.sources.times import NUMBER, Place
 
-LIST_SEPARATOR = ", "
+LIST_SEPARATOR = " | "  # as in the texts of the other sources; data/fields.py reads it
 EXACT_BELOW = {16: 2**11, 32: 2**24, 64: 2**53}  # bits of a float: from this number on it skips integers
 
 

@@ -161,7 +161,7 @@ DRIFT_FIGURES = {
     ),
     "new_users": DriftFigure(
         "at most {0} of the users are new",
-        "{new_users_count:,} of {users:,}; before: {users_before:,} users",
+        "{new_users_count:,} of {new_users_of:,}; before: {users_before:,} users",
         "user ids in another form (prefix, hash, leading zeros)",
     ),
     "lost_users": DriftFigure(
@@ -171,7 +171,7 @@ DRIFT_FIGURES = {
     ),
     "new_items": DriftFigure(
         "at most {0} of the items are new",
-        "{new_items_count:,} of {items:,}; before: {items_before:,} items",
+        "{new_items_count:,} of {new_items_of:,}; before: {items_before:,} items",
         "item ids in another form, or variants listed as items",
     ),
     "lost_items": DriftFigure(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unigrec.core.models.ensemble import TeacherEnsemble, build_teacher
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.models.teacher import TeacherEnsemble, build_teacher
 
 ITEMS, LENGTHS = torch.tensor([[3, 1, 3, 5], [2, 6, 0, 0]]), torch.tensor([4, 2])
 

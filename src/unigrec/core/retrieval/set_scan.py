@@ -1,0 +1,55 @@
+"""The search of a set decoder: one pass scores every item, so what it finds is exact.
+
+Shapes: B users, S tokens of a history, E d_model, W items to find, N items, T codes of an identifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unigrec.core.models.recommender import Recommender
+from unigrec.core.retrieval.beam import BeamResult, Repeats
+from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
+
+
+@torch.inference_mode()
+def scan_catalogue(
+    recommender: Recommender,
+    tree: PrefixTree,
+    source: Tensor,
+    mask: Tensor,
+    widths: int | Sequence[int],
+    restrictions: Sequence[Restriction | None],
+    repeats: Repeats | None = None,
+) -> list[BeamResult]:
+    """For each restriction the best items and their log-probabilities. Arguments as in `beam_searches`.
+
+    widths: how many items to find, one number for all restrictions or one for each.
+    """
+    scores = catalogue_scores(recommender, tree.codes, source, mask, repeats)
+    found = []
+    for width, restriction in zip(
+        [widths] * len(restrictions) if isinstance(widths, int) else widths, restrictions, strict=True
+    ):
+        permitted = scores
+        if restriction is not None:
+            permitted = scores.masked_fill(~restriction.permitted(len(scores)), float("-inf"))
+        best = permitted.topk(min(width, permitted.shape[1]), dim=-1)
+        found.append(BeamResult(best.indices.masked_fill(best.values == float("-inf"), -1), best.values))
+    return found
+
+
+@torch.inference_mode()
+def catalogue_scores(
+    recommender: Recommender, codes: Tensor, source: Tensor, mask: Tensor, repeats: Repeats | None = None
+) -> Tensor:
+    """Log-probability of every item: codes (N, T), source (B, S, E), mask (B, S) -> (B, N)."""
+    output = recommender.decode_set(recommender.encode(source, mask), mask)
+    (logits,) = recommender.choice_logits(output[:, None], codes)
+    logits = logits[:, 0].float()
+    if repeats is not None:
+        logits = logits.scatter_add(1, repeats.items, repeats.values)
+    return logits.log_softmax(-1)

@@ -1,0 +1,43 @@
+"""Heads that predict fields of the next item, such as its brand, while the teacher is trained.
+
+An item with few interactions shares its brand with items that have many. The state thus learns from more examples what
+kind of item comes next. The heads are dropped after training.
+
+Shapes: N items, V classes of the item that has most, C classes, P places, E width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class FieldHeads(nn.Module):
+    """A linear head per field.
+
+    Args:
+        fields: (N, V) int64 per field, the classes of each item; -1 for none.
+        d_model: E.
+    """
+
+    def __init__(self, fields: Sequence[Tensor], d_model: int):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(d_model, int(classes.max()) + 1) for classes in fields])
+        for number, classes in enumerate(fields):
+            self.register_buffer(f"classes_{number}", classes, persistent=False)
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy of the next items' classes, summed over fields: states (P, E), next items (P,) -> scalar.
+
+        What is to be predicted is uniform over the classes of an item. Places whose item has none do not count.
+        """
+        total = hidden.new_zeros(())
+        for number, head in enumerate(self.heads):
+            classes = self.get_buffer(f"classes_{number}")[targets]  # (P, V)
+            counts = (classes >= 0).any(1)
+            classes, states = classes[counts], hidden[counts]
+            exists = classes >= 0
+            log_p = head(states).log_softmax(-1).gather(1, classes.clamp_min(0))  # (P, V)
+            total -= (log_p * exists / exists.sum(1, keepdim=True)).sum() / counts.sum().clamp_min(1)
+        return total

@@ -1,0 +1,200 @@
+"""Signs of misread data: what the stage `prepare` warns of, though no expectation is broken.
+
+Each warning is a plain sentence with its figure. docs/own-data.md lists them. Shapes: U users, N items, n interactions,
+P pairs of neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# What programs write for a missing value when they make it a text, in lower case.
+NULL_WORDS = ("nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "nil", "undefined", "(null)")
+MAX_NULL_WORD_SHARE = 0.005  # of the rows
+MAX_USER_SHARE = 0.05  # of the interactions by one user, if that is more than ten times the mean too
+MAX_TIMES_MEAN = 10
+MAX_TARGET_SHARE = 0.1  # of the test items that are one item
+MIN_TARGETS = 10  # users with that test item; among fewer, the share may be chance
+QUICK_SECONDS = 60
+MAX_QUICK_SHARE = 0.05  # of the interactions that repeat the item before them within QUICK_SECONDS
+DAY = 86_400  # seconds
+MAX_ECHO_SHARE = 0.1  # of the interactions that come again after one and the same time of less than a day
+MAX_REPEATED_TEST_SHARE = 0.3  # of the test items that equal the item before them
+MIN_TIES = 50  # fewer say nothing about their order
+MIN_TIE_SHARE = 0.01  # of the neighbours, or of the test items
+MAX_ORDERED_SHARE = 0.65  # of the ties that follow one order of the items; without an order it is one half
+DEVIATIONS = 5  # standard deviations by which the share must differ from one half
+
+
+class Signs(NamedTuple):
+    """Figures for stats.json, and a sentence for each that is out of bounds."""
+
+    figures: dict[str, float]
+    warnings: list[str]
+
+
+def null_words(column: str, values: pa.Array, counts: np.ndarray) -> list[str]:
+    """Warn of values that are the text of a missing value, such as "nan".
+
+    Args:
+        values: the distinct texts of a column. counts: rows of each.
+    """
+    short = pc.fill_null(pc.less_equal(pc.utf8_length(values), 2 + max(map(len, NULL_WORDS))), False)
+    rows = np.flatnonzero(short.to_numpy(zero_copy_only=False))
+    total, found = max(int(counts.sum()), 1), []
+    for row, text in zip(rows, values.take(pa.array(rows)).to_pylist(), strict=True):
+        if text.strip().lower() in NULL_WORDS and counts[row] / total > MAX_NULL_WORD_SHARE:
+            found.append(
+                f"{counts[row] / total:.1%} of the rows have the {column} {text!r}, which looks like a missing value "
+                "that was written as text: leave such values empty"
+            )
+    return found
+
+
+def null_texts(items: pa.Table) -> list[str]:
+    """As `null_words`, for every text column of the items."""
+    found = []
+    for name in items.column_names:
+        column = items[name].combine_chunks()
+        if name == "item_id" or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        counted = pc.value_counts(column)
+        found += null_words(name, counted.field("values"), counted.field("counts").to_numpy())
+    return found
+
+
+def find_signs(sequences: dict[str, np.ndarray], user_ids: pa.Array, item_ids: pa.Array) -> Signs:
+    """Look for all other signs in prepared sequences: arrays as in `Prepared`, ids (U,) and (N,) in byte order."""
+    offsets, items, times = (sequences[name] for name in ("offsets", "items", "timestamps"))
+    items = items.astype(np.int64)
+    inside = np.ones(len(items) - 1, bool)  # (P,) neighbours of one user
+    inside[offsets[1:-1] - 1] = False
+    last = offsets[1:][np.diff(offsets) > 2] - 1  # positions of the test items
+    parts = (
+        _heavy_users(np.diff(offsets), user_ids),
+        _dominant_target(items[last], item_ids),
+        _repeats(items, times, inside=inside, last=last),
+        _echoes(items, times, offsets),
+        _tie_order(items, times, inside=inside, last=last, item_ids=item_ids),
+    )
+    figures = {name: value for part in parts for name, value in part.figures.items()}
+    return Signs(figures, [warning for part in parts for warning in part.warnings])
+
+
+def _heavy_users(lengths: np.ndarray, user_ids: pa.Array) -> Signs:
+    shares = lengths / lengths.sum()
+    heavy = np.flatnonzero((shares > MAX_USER_SHARE) & (lengths > MAX_TIMES_MEAN * lengths.mean()))
+    warnings = [
+        f"user {user_ids[user].as_py()!r} has {shares[user]:.1%} of the interactions: if it is a robot or stands for "
+        "many people, remove it, or limit it with prepare.max_user_interactions"
+        for user in heavy[np.argsort(-shares[heavy], kind="stable")].tolist()
+    ]
+    return Signs({"max_user_share": float(shares.max())}, warnings)
+
+
+def _dominant_target(targets: np.ndarray, item_ids: pa.Array) -> Signs:
+    counts = np.bincount(targets, minlength=1)
+    item, share = int(counts.argmax()), float(counts.max() / max(len(targets), 1))
+    if share <= MAX_TARGET_SHARE or counts[item] < MIN_TARGETS:
+        return Signs({"max_target_share": share}, [])
+    sentence = (
+        f"item {item_ids[item].as_py()!r} is the test item of {share:.1%} of the users: a model that always begins "
+        "with it has that Recall@10; if nobody chooses it (a voucher, a fee), remove it"
+    )
+    return Signs({"max_target_share": share}, [sentence])
+
+
+def _repeats(items: np.ndarray, times: np.ndarray, inside: np.ndarray, last: np.ndarray) -> Signs:
+    """Neighbours that are one item, in all and among the test items."""
+    again = inside & (items[1:] == items[:-1])
+    quick = float(np.count_nonzero(again & (np.diff(times) <= QUICK_SECONDS)) / len(items))
+    test = float(again[last - 1].mean()) if len(last) else 0.0
+    warnings = []
+    if quick > MAX_QUICK_SHARE:
+        warnings.append(
+            f"{quick:.1%} of the interactions repeat the user's item before them within {QUICK_SECONDS} s: the log may "
+            "hold events twice (two trackers, double clicks); keep one of them"
+        )
+    if test > MAX_REPEATED_TEST_SHARE:
+        warnings.append(
+            f"the test item of {test:.1%} of the users is the item before it: unmasked figures mean nothing, since "
+            "repeating the last item reaches them; read the masked ones"
+        )
+    return Signs({"quick_repeat_share": quick, "repeated_test_share": test}, warnings)
+
+
+def _echoes(items: np.ndarray, times: np.ndarray, offsets: np.ndarray) -> Signs:
+    """Interactions that come again after one and the same time: an export that was written twice, with a shift."""
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    pairs = users * (items.max() + 1) + items
+    order = np.argsort(pairs, kind="stable")  # in time order within a user and an item
+    lags = np.diff(times[order])[np.diff(pairs[order]) == 0]
+    values, counts = np.unique(lags[lags < DAY], return_counts=True)
+    share = float(counts.max(initial=0) / len(items))
+    if share <= MAX_ECHO_SHARE:
+        return Signs({"echo_share": share}, [])
+    sentence = (
+        f"{share:.1%} of the interactions come again exactly {values[counts.argmax()]:,} s later (same user and item): "
+        "the log may hold an export twice, or two zones of time; keep one of them"
+    )
+    return Signs({"echo_share": share}, [sentence])
+
+
+def _tie_order(items: np.ndarray, times: np.ndarray, inside: np.ndarray, last: np.ndarray, item_ids: pa.Array) -> Signs:
+    """Whether interactions with one time follow an order of the items, and so decide what the test items are.
+
+    A source that is sorted by item within a time (or by any other of its columns) gives each user the same order of the
+    same items, and a model finds it: on random data it then beats chance.
+    """
+    tied = inside & (np.diff(times) == 0)
+    decided = float(tied[last - 1].mean()) if len(last) else 0.0
+    figures = {"test_tie_share": decided}
+    if (ties := int(np.count_nonzero(tied))) < MIN_TIES:
+        return Signs(figures, [])
+    share_tied = ties / np.count_nonzero(inside)
+    shares = dict(_ordered_shares(items, tied, item_ids))
+    order = max(shares, key=lambda name: abs(shares[name] - 0.5))
+    ordered = max(shares[order], 1 - shares[order])
+    figures["ordered_tie_share"] = ordered
+    if (
+        ordered < MAX_ORDERED_SHARE
+        or ordered - 0.5 < DEVIATIONS * 0.5 / np.sqrt(ties)
+        or max(share_tied, decided) < MIN_TIE_SHARE
+    ):
+        return Signs(figures, [])
+    direction = "one" if order == ANY_ORDER else "ascending" if shares[order] > 0.5 else "descending"
+    days = " (the times are days)" if not (times % DAY).any() else ""
+    sentence = (
+        f"{share_tied:.1%} of a user's neighbouring interactions have one time{days}, and {ordered:.1%} of these are "
+        f"in {direction} order of {order} (by chance: 50%). If the source is sorted by item within a time, that order "
+        f"decides the test item of {decided:.1%} of the users, and a model learns it: write exact times or the true "
+        "order, or set prepare.ties to shuffled"
+    )
+    return Signs(figures, [sentence])
+
+
+BY_ID, BY_NUMBER, ANY_ORDER = "the item id", "the number in the item id", "the items, the same for all users"
+
+
+def _ordered_shares(items: np.ndarray, tied: np.ndarray, item_ids: pa.Array) -> Iterator[tuple[str, float]]:
+    """(order, share of the ties whose second item is the later one in it). tied: (n - 1,) bool."""
+    first, second = items[:-1][tied], items[1:][tied]
+    yield BY_ID, float((second > first).mean())  # the index is the rank of the id in byte order
+    lengths = pc.utf8_length(item_ids).to_numpy(zero_copy_only=False)
+    rank = np.empty(len(lengths), np.int64)
+    rank[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))  # "9" before "10"
+    yield BY_NUMBER, float((rank[second] > rank[first]).mean())
+    # An order by another column: is an item the later one of a tie here, if it is so in the other runs of ties?
+    begins, ends = np.append(tied, False).astype(np.int64), np.insert(tied, 0, False).astype(np.int64)
+    place, number = ends - begins, ends + begins  # a row's own part in its item's sums
+    others = np.bincount(items, number)[items] - number
+    score = (np.bincount(items, place)[items] - place) / np.maximum(others, 1)
+    known = ((others[:-1] > 0) & (others[1:] > 0))[tied]
+    if np.count_nonzero(known) >= MIN_TIES:
+        later, earlier = score[1:][tied][known], score[:-1][tied][known]
+        yield ANY_ORDER, float((later > earlier).mean() + (later == earlier).mean() / 2)

@@ -1,0 +1,41 @@
+"""The counted baskets as a file of a bundle. The file is not trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unigrec.base import files
+from unigrec.base.errors import UnigrecError
+from unigrec.core.retrieval.baskets import Baskets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARRAYS = {"starts": np.int64, "items": np.int32, "counts": np.int32, "item_counts": np.int32, "scale": np.int64}
+
+
+def write_baskets(path: Path, baskets: Baskets) -> None:
+    """`scale` holds the number of baskets, and 1 if a basket is a day's."""
+    arrays = baskets._asdict() | {"scale": [baskets.total, int(baskets.by_day)]}
+    files.write_tensors(path, {name: np.asarray(arrays[name], dtype) for name, dtype in ARRAYS.items()})
+
+
+def read_baskets(path: Path, items: int) -> Baskets:
+    """Raises UnigrecError unless the file holds the baskets of that many items."""
+    arrays = files.read_arrays(path)
+    found = {name: arrays[name].dtype for name in ARRAYS if name in arrays}
+    if found != {name: np.dtype(dtype) for name, dtype in ARRAYS.items()}:
+        raise UnigrecError(f"{path}: expected arrays {list(ARRAYS)} of whole numbers, found {found}")
+    starts, others, counts, item_counts, scale = (arrays[name].astype(np.int64) for name in ARRAYS)
+    shapes = starts.shape == (items + 1,) and item_counts.shape == (items,) and scale.shape == (2,)
+    whole = shapes and others.ndim == 1 and counts.shape == others.shape
+    if not whole or starts[0] != 0 or starts[-1] != len(others) or (np.diff(starts) < 0).any():
+        raise UnigrecError(f"{path}: the baskets are not those of {items} items")
+    if len(others) and not (others.min() >= 0 and others.max() < items and counts.min() > 0 and scale[0] > 0):
+        raise UnigrecError(f"{path}: pairs outside of the catalogue of {items} items, or without a basket")
+    rows = np.repeat(np.arange(items), np.diff(starts))
+    if (item_counts[rows] < counts).any() or (item_counts[others] < counts).any():
+        raise UnigrecError(f"{path}: a pair is in more baskets than one of its items")
+    return Baskets(starts, others, counts, item_counts, total=int(scale[0]), by_day=bool(scale[1]))
