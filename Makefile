@@ -45,6 +45,8 @@ run: $(INSTALLED)  ## run everything, from data to a registered model, and print
 	[ -z "$${PROFILE:-}" ] || options+=(--profile "$$PROFILE"); \
 	[ -z "$${DATA:-}" ] || options+=(--data "$$DATA"); \
 	[ $${#options[@]} -eq 0 ] || $(BIN)/unigrec configure "$${options[@]}"
+	@# Own names of files and columns, if they have one reading alone.
+	@[ -z "$${DATA:-}" ] || [ "$$DATA" = sample ] || $(BIN)/unigrec look "$$DATA" --write
 	@$(BIN)/python -m flows.retrain $(ARGS)
 
 serve-local: $(INSTALLED)  ## run Prefect with its schedules, a worker and MLflow on 127.0.0.1 until Ctrl-C; see docs/operations.md

@@ -119,6 +119,19 @@ def fetch(
 
 
 @app.command(rich_help_panel=DATA)
+def look(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that holds the shop's files.")],
+    write: Annotated[bool, typer.Option("--write", help="Write the proposal into params.yaml.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Propose how to read a folder: which file and which column is what. Exit code 2: with --write, if it is unsure."""
+    from unigrec.commands.look import look_at
+    from unigrec.config.schema import load_params
+
+    print(look_at(folder, load_params(params), params, write))
+
+
+@app.command(rich_help_panel=DATA)
 def snapshot(params: ParamsFile = PARAMS) -> None:
     """Make the delivery in snapshot.incoming the next snapshot of the data; exit code 3 if it is not valid."""
     from unigrec.base.lock import exclusive

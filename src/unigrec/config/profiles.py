@@ -16,6 +16,7 @@ from unigrec.base.files import parse_yaml
 from unigrec.config.schema import read_mapping
 
 SAMPLE = "sample"
+MAPPINGS = {"ingest.sql.attach"}  # keys whose value is a mapping with keys of the user's own: one value
 PROFILES = Path("infra/profiles")  # next to the params file
 
 
@@ -42,7 +43,7 @@ def profile_values(folder: Path, name: str) -> dict[str, Any]:
 def leaves(mapping: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and their values, in order: {"a": {"b": 1}} -> ("a.b", 1). A list is one value."""
     for key, value in mapping.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" not in MAPPINGS:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -57,7 +58,9 @@ def with_values(values: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any
 
     def copied(mapping: dict[str, Any], prefix: str) -> dict[str, Any]:
         return {
-            name: copied(value, f"{prefix}{name}.") if isinstance(value, dict) else wanted.get(f"{prefix}{name}", value)
+            name: copied(value, f"{prefix}{name}.")
+            if isinstance(value, dict) and f"{prefix}{name}" not in MAPPINGS
+            else wanted.get(f"{prefix}{name}", value)
             for name, value in mapping.items()
         }
 

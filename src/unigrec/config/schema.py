@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,8 @@ Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
 Schedule = Literal["constant", "cosine"]
-Source = Literal["sample", "folder", "amazon-2014", "amazon-2023", "movielens"]
+PASSWORD_IN_QUERY = re.compile(r"\b(password|passwd|pwd|secret|session_token)\b\W{0,3}[= ]\s*'?[^\s']", re.IGNORECASE)
+Source = Literal["sample", "folder", "sql", "amazon-2014", "amazon-2023", "movielens"]
 
 
 class Section(BaseModel):
@@ -41,13 +43,40 @@ class ColumnsParams(Section):
     rating: str = ""
 
 
+class FilesParams(Section):
+    interactions: Annotated[str, Field(min_length=1)] = "interactions"
+    items: Annotated[str, Field(min_length=1)] = "items"
+
+
+class SqlParams(Section):
+    interactions: str = ""
+    items: str = ""
+    attach: dict[str, str] = {}
+
+    @field_validator("interactions", "items", "attach")
+    @classmethod
+    def _no_credentials(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        for text in value.values() if isinstance(value, dict) else [value]:
+            if holds_credentials(text) or PASSWORD_IN_QUERY.search(text):
+                raise ValueError("holds a password; give it in the environment: PGPASSWORD, AWS_SECRET_ACCESS_KEY")
+        return value
+
+
 class IngestParams(Section):
     source: Source
     path: Annotated[str, Field(min_length=1)]
     min_rating: float
+    files: FilesParams = FilesParams()
     columns: ColumnsParams = ColumnsParams()
     where: str = ""
+    sql: SqlParams = SqlParams()
     sample: SampleParams
+
+    @model_validator(mode="after")
+    def _queries_for_sql(self) -> IngestParams:
+        if self.source == "sql" and not (self.sql.interactions.strip() and self.sql.items.strip()):
+            raise ValueError("ingest.source: sql needs two queries, ingest.sql.interactions and ingest.sql.items")
+        return self
 
     @property
     def origin(self) -> str:
@@ -57,7 +86,7 @@ class IngestParams(Section):
 
 class SnapshotParams(Section):
     incoming: Annotated[str, Field(min_length=1)]
-    source: Literal["folder", "amazon-2014", "amazon-2023", "movielens"]
+    source: Literal["folder", "sql", "amazon-2014", "amazon-2023", "movielens"]
     mode: Literal["append", "replace"]
     start: Literal["cold", "champion"]
 

@@ -53,11 +53,13 @@ def read_incoming(
     Raises:
         UnigrecError: there is no delivery, it cannot be read, or a file in it changed while it was read.
     """
+    delivery = ingest.model_copy(update={"source": params.source, "path": params.incoming})
+    if params.source == "sql":  # the queries name what is read
+        return load_source(delivery, 0, text_columns)
     folder = Path(params.incoming)
     if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder (snapshot.incoming); put the delivery's files there")
     before = _state_of(folder)
-    delivery = ingest.model_copy(update={"source": params.source, "path": params.incoming})
     source = load_source(delivery, 0, text_columns, partial=params.mode == "append" and not first)
     changed = sorted(str(path) for path, state in set(before.items()) ^ set(_state_of(folder).items()) if state)
     if changed:

@@ -44,13 +44,18 @@ class Dialect(NamedTuple):
 
 
 def read_csv(
-    file: Path, choose: Callable[[list[str]], list[str]], notes: list[str], required: tuple[str, ...] = ()
+    file: Path,
+    choose: Callable[[list[str]], list[str]],
+    notes: list[str],
+    required: tuple[str, ...] = (),
+    limit: int | None = None,
 ) -> pa.Table:
     """Read the columns that `choose` picks from the header's names, as text.
 
     Args:
         required: names that the header must hold under the right delimiter; without them, the delimiter is the one
             under which most rows have as many fields as the header.
+        limit: read the first rows alone.
         notes: what was found out and a person should know is appended.
 
     Raises:
@@ -63,13 +68,13 @@ def read_csv(
             encoding = encoding_of(file)
             plain = _plain_copy(file, encoding, Path(folder), notes)
         try:
-            return _read(file, plain, choose, required)
+            return _read(file, plain, choose, required, limit)
         except _Fixable as problem:
             if plain is not file:
                 raise UnigrecError(f"{file}: cannot be read as CSV: {problem}; write it again, as UTF-8") from problem
             plain = _plain_copy(file, encoding_of(file), Path(folder), notes)
             try:
-                return _read(file, plain, choose, required)
+                return _read(file, plain, choose, required, limit)
             except _Fixable as again:
                 raise UnigrecError(f"{file}: cannot be read as CSV: {again}; write it again, as UTF-8") from again
 
@@ -92,7 +97,9 @@ def _plain_copy(file: Path, encoding: str, folder: Path, notes: list[str]) -> Pa
     return folder / "plain.csv"
 
 
-def _read(file: Path, plain: Path, choose: Callable[[list[str]], list[str]], required: tuple[str, ...]) -> pa.Table:
+def _read(
+    file: Path, plain: Path, choose: Callable[[list[str]], list[str]], required: tuple[str, ...], limit: int | None
+) -> pa.Table:
     with plain.open("rb") as stream:
         head = stream.read(HEAD_BYTES).decode("utf-8", "replace").removeprefix("\ufeff")
     if not head.strip():
@@ -102,7 +109,7 @@ def _read(file: Path, plain: Path, choose: Callable[[list[str]], list[str]], req
     complaint = ""
     for candidate in _ways_to_quote(dialect):
         try:
-            table = _scan(file, plain, dialect=candidate, names=names, chosen=chosen)
+            table = _scan(file, plain, dialect=candidate, names=names, chosen=chosen, limit=limit)
         except _Broken as broken:
             complaint = complaint or str(broken)
             continue
@@ -127,7 +134,9 @@ def _holds_quoted(table: pa.Table) -> bool:
     return any(pc.any(pc.match_substring_regex(column, '^".*"$')).as_py() for column in table.itercolumns())
 
 
-def _scan(file: Path, plain: Path, dialect: Dialect, names: list[str], chosen: list[str]) -> pa.Table:
+def _scan(
+    file: Path, plain: Path, dialect: Dialect, names: list[str], chosen: list[str], limit: int | None
+) -> pa.Table:
     """Read the chosen columns. The number of fields of every row is checked, and that each quote is closed."""
     import duckdb
 
@@ -139,6 +148,7 @@ def _scan(file: Path, plain: Path, dialect: Dialect, names: list[str], chosen: l
         f"columns = {{{columns}}}, delim = {quoted(dialect.delimiter)}, quote = {quoted(dialect.quote)}, "
         f"escape = {quoted(dialect.escape)}, skip = {dialect.skip}, nullstr = '', strict_mode = true, "
         f"null_padding = false, max_line_size = {LONGEST_ROW}, hive_partitioning = false, compression = 'none')"
+        + ("" if limit is None else f" LIMIT {limit}")
     )
     with connection() as database:
         try:

@@ -131,9 +131,13 @@ def _log_of_table(path: Path) -> str | None:
 
 
 def read_part(
-    part: Part, choose: Callable[[list[str]], list[str]], notes: list[str], required: tuple[str, ...] = ()
+    part: Part,
+    choose: Callable[[list[str]], list[str]],
+    notes: list[str],
+    required: tuple[str, ...] = (),
+    limit: int | None = None,
 ) -> pa.Table:
-    """Read the columns that `choose` picks, given all names; those of folders come last.
+    """Read the columns that `choose` picks, given all names; those of folders come last. limit: the first rows alone.
 
     Raises:
         UnigrecError: the part is empty, damaged or of another format.
@@ -150,13 +154,20 @@ def read_part(
     if part.format == "Parquet":
         # ParquetFile, not read_table: the latter turns a folder named `a=b` on the way into a column.
         with readable(part.file, "Parquet"), pq.ParquetFile(part.file) as file:
-            table = file.read(columns=choose_in_file(file.schema_arrow.names))
+            table = _read_parquet(file, choose_in_file(file.schema_arrow.names), limit)
     elif part.format == "JSON lines":
         with readable(part.file, "JSON lines"):
-            table = read_json_lines(part.file, choose_in_file)
+            table = read_json_lines(part.file, choose_in_file, limit)
     else:
         with readable(part.file, "CSV"):
-            table = read_csv(part.file, choose_in_file, notes, required)
+            table = read_csv(part.file, choose_in_file, notes, required=required, limit=limit)
     for name in from_folders:
         table = table.append_column(name, pa.array([part.folders[name]] * table.num_rows, pa.string()))
     return table
+
+
+def _read_parquet(file: pq.ParquetFile, names: list[str], limit: int | None) -> pa.Table:
+    if limit is None:
+        return file.read(columns=names)
+    batch = next(file.iter_batches(batch_size=limit, columns=names), None)
+    return file.schema_arrow.empty_table().select(names) if batch is None else pa.Table.from_batches([batch])

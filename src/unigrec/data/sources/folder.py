@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import ColumnsParams, IngestParams
+from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
 from unigrec.data.sources.conditions import columns_of
 from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
 from unigrec.data.sources.files import describe
@@ -42,16 +42,16 @@ def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str],
     lineage = None
     if (folder / paths.LINEAGE_FILE).is_file():  # a snapshot: its tables have our names and hold the chosen rows
         lineage = files.read_json(folder / paths.LINEAGE_FILE)
-        params = params.model_copy(update={"columns": ColumnsParams(), "where": "", "min_rating": 0.0})
+        ours = {"files": FilesParams(), "columns": ColumnsParams(), "where": "", "min_rating": 0.0}
+        params = params.model_copy(update=ours)
         notes += lineage["delivery"].get("warnings", [])
-    missing = [name for name in ("interactions", "items") if not _candidates(folder, name)] if partial else []
+    names = params.files.model_dump()
+    missing = [kind for kind, name in names.items() if not _candidates(folder, name)] if partial else []
     if len(missing) == 1:
         notes.append(f"the delivery holds no {missing[0]}: those of the snapshot before are kept")
     else:
         missing = []
-    parts = {
-        name: [] if name in missing else parts_of(find_dataset(folder, name)) for name in ("interactions", "items")
-    }
+    parts = {kind: [] if kind in missing else parts_of(find_dataset(folder, name)) for kind, name in names.items()}
 
     columns = Columns.of(params)
     interactions, items = NO_INTERACTIONS, NO_ITEMS

@@ -18,8 +18,8 @@ from unigrec.data.sources.values import leaves
 LARGEST_RECORD = 2**24  # bytes
 
 
-def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]]) -> pa.Table:
-    """Read the columns that `choose` picks from the keys of all records; text, or lists of texts.
+def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit: int | None = None) -> pa.Table:
+    """Read the columns that `choose` picks from the keys of all records; text, or lists of texts; `limit`: first rows.
 
     Raises:
         UnigrecError: the file is empty, damaged, cut off, or holds something else than objects.
@@ -40,7 +40,8 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]]) -> pa.
             chosen = choose(names)
             columns = ", ".join(f"{quoted(name)}: 'JSON'" for name in chosen)
             picked = ", ".join(f"{identifier(name)}->>'$', json_type({identifier(name)})" for name in chosen)
-            read = database.sql(f"SELECT {picked} FROM {scan}, columns = {{{columns}}})").to_arrow_table()
+            first = "" if limit is None else f" LIMIT {limit}"
+            read = database.sql(f"SELECT {picked} FROM {scan}, columns = {{{columns}}}){first}").to_arrow_table()
         except duckdb.Error as error:
             detail = str(error).strip().splitlines()[0].replace(str(plain), file.name)
             raise UnigrecError(

@@ -41,6 +41,10 @@ def _read(params: IngestParams, seed: int, text_columns: Sequence[str], *, parti
         settings = {"seed": seed, **params.sample.model_dump()}
         return Source(interactions, items, provenance("sample", interactions, items, sample=settings))
 
+    if params.source == "sql":
+        from unigrec.data.sources.sql import load_sql
+
+        return load_sql(params, text_columns)
     path = Path(params.path)
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"

@@ -1,0 +1,291 @@
+"""What a folder seems to hold: which file has the interactions, and which column is what, by names and contents.
+
+A proposal is made from the first rows. Where two readings are possible it says so, and proposes none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unigrec.base import paths
+from unigrec.base.errors import UnigrecError
+from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
+from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
+from unigrec.data.sources.tables import Columns, interactions_of, items_of
+from unigrec.data.sources.times import Place, to_seconds
+from unigrec.data.sources.values import ids, texts
+
+HEAD_ROWS = 20_000
+SHOWN_ROWS = 10
+MIN_MEETING = 0.5  # share of the interactions' ids that the items have, from which on the two columns belong together
+EARLIEST = 788_918_400  # 1995: times before it are numbers of another kind
+WORDS = {  # what a column is called, without its separators; the first ones are the most usual
+    "user_id": r"(user|customer|cust|client|visitor|member|buyer|account|reviewer|shopper|session|kunde|kunden|klient)"
+    r"(id|no|nr|num|number|key|code|hash)?|uid",
+    "item_id": r"(item|product|prod|article|artikel|sku|stock|movie|book|goods|offer|track|song|variant|(parent)?asin)"
+    r"(id|no|nr|num|number|key|code)?|isbn|ean|gtin|pid|iid",
+    "timestamp": r"(unix)?(time|timestamp|ts|datetime|date|day)|(order|invoice|purchase|event|review|transaction|visit|"
+    r"click|unixreview|buy|created?|placed|bought)(time|timestamp|ts|date|datetime|at|on)|tdat",
+    "rating": r"rating|ratings|stars|score|overall",
+    "event": r"(event|action|behaviou?r)(type|name)?|type",
+}
+TEXT_WORDS = (
+    r"title|name|(item|product|prod|article)(title|name)|label",
+    r"brand(name)?|manufacturer|maker|vendor|store|author|artist",
+    r"(main)?categor(y|ies)(name|s|path)?|genres?|(product)?type(name)?|(product)?group(name)?|department(name)?|section",
+    r"(long|short|product|detail|item)?desc(ription)?|features?|text|keywords|tags",
+)
+
+
+class Head(NamedTuple):
+    """The first rows of a data set."""
+
+    name: str  # without endings
+    part: Part
+    table: pa.Table
+
+
+class Proposal(NamedTuple):
+    """How to read a folder.
+
+    settings: dotted keys of params.yaml and their values; what is unsure is not among them
+    reasons: a line per decision; remarks: what a person may want to know
+    unsure: questions that only a person can answer
+    rows: the first interactions as they would be taken; None while something is unsure
+    """
+
+    settings: dict[str, Any]
+    reasons: list[str]
+    remarks: list[str]
+    unsure: list[str]
+    rows: pa.Table | None
+
+
+def look(folder: Path, params: IngestParams, text_columns: tuple[str, ...]) -> Proposal:
+    """Propose how to read a folder; names that params have already and the data has too are kept.
+
+    Raises:
+        UnigrecError: no such folder, fewer than two data sets in it, or one that cannot be read.
+    """
+    if not folder.is_dir():
+        raise UnigrecError(f"{folder}: no such folder; name the one that holds the shop's files")
+    if (folder / paths.LINEAGE_FILE).is_file():
+        return Proposal({}, ["a snapshot: its files and columns have our names"], [], [], None)
+    heads = [_head(name, path) for name, path in data_sets(folder).items()]
+    if len(heads) < 2:
+        inside = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+        raise UnigrecError(f"{folder}: needs interactions and items, two files or folders of parts (found: {inside})")
+    reasons: list[str] = []
+    unsure: list[str] = []
+    pair = _which_files(heads, params, unsure)
+    if pair is None:
+        return Proposal({}, reasons, [], unsure, None)
+    log, catalogue = pair
+    reasons += [f"interactions: {log.part.file.name}", f"items: {catalogue.part.file.name}"]
+    columns, remarks = _columns(log, catalogue, params, reasons, unsure)
+    chosen = _text_columns(catalogue, columns.get("items_id", ""), text_columns, unsure)
+    if chosen:
+        reasons.append(f"texts: {', '.join(chosen)}")
+    if unsure:
+        return Proposal({}, reasons, remarks, unsure, None)
+    columns["items_id"] = "" if columns["items_id"] == columns["item_id"] else columns["items_id"]
+    settings: dict[str, Any] = {"ingest.files.interactions": log.name, "ingest.files.items": catalogue.name}
+    settings |= {f"ingest.columns.{name}": value for name, value in columns.items()}
+    settings["embed.text_columns"] = list(chosen)
+    update = {"files": FilesParams(interactions=log.name, items=catalogue.name), "columns": ColumnsParams(**columns)}
+    rows = _rows(log, catalogue, params.model_copy(update=update), chosen, remarks=remarks)
+    return Proposal(settings, reasons, list(dict.fromkeys(remarks)), unsure, rows)
+
+
+def data_sets(folder: Path) -> dict[str, Path]:
+    """Files and folders of parts in a folder, by their names without endings."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "_")):
+            continue
+        name = path.name
+        for packed in PACKED_SUFFIXES:
+            name = name.removesuffix(packed)
+        ending = Path(name).suffix
+        if ending.lower() in FORMATS or (path.is_dir() and not ending):
+            found[name.removesuffix(ending)] = path
+    return found
+
+
+def _head(name: str, path: Path) -> Head:
+    part = parts_of(path)[0]
+    table = read_part(part, lambda names: [n for n in names if n and names.count(n) == 1], [], limit=HEAD_ROWS)
+    return Head(name, part, table)
+
+
+def _bare(name: str) -> str:
+    """A name without case and separators: Customer_No -> customerno."""
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _is_called(name: str, role: str) -> bool:
+    return re.fullmatch(WORDS[role], _bare(name)) is not None
+
+
+def _which_files(heads: list[Head], params: IngestParams, unsure: list[str]) -> tuple[Head, Head] | None:
+    """The interactions are the data set with users and times; the items are one whose ids it names."""
+    by_name = {head.name: head for head in heads}
+    if params.files.interactions in by_name and params.files.items in by_name:
+        return by_name[params.files.interactions], by_name[params.files.items]
+    pairs = [
+        (log, catalogue)
+        for log in heads
+        for catalogue in heads
+        if log is not catalogue and _times(log) and _meeting(log, catalogue) and _is_log(log)
+    ]
+    if len(pairs) == 1:
+        return pairs[0]
+    names = ", ".join(head.name for head in heads)
+    found = "no two of them" if not pairs else "more than one pair of them"
+    unsure.append(
+        f"which of {names} holds the interactions, and which the items: {found} would do; set "
+        "ingest.files.interactions and ingest.files.items"
+    )
+    return None
+
+
+def _is_log(head: Head) -> bool:
+    return any(_is_called(name, "user_id") for name in head.table.column_names)
+
+
+def _ids(head: Head, name: str) -> pa.ChunkedArray | None:
+    try:
+        return ids(head.table[name], Place(str(head.part.file), name))
+    except UnigrecError:
+        return None
+
+
+def _meeting(log: Head, catalogue: Head) -> list[tuple[str, str]]:
+    """Pairs of columns: one in the interactions whose values are mostly ids, each there once, of one in the items."""
+    keys = {}
+    for name in catalogue.table.column_names:
+        values = _ids(catalogue, name)
+        if values is not None and not values.null_count and len(pc.unique(values)) == len(values):
+            keys[name] = pc.unique(values)
+    found = []
+    for name in log.table.column_names:
+        values = _ids(log, name)
+        if values is None or values.null_count == len(values):
+            continue
+        distinct = pc.unique(values).drop_null()
+        for key, known in keys.items():
+            if pc.mean(pc.is_in(distinct, value_set=known).cast(pa.int8())).as_py() >= MIN_MEETING:
+                found.append((name, key))
+    return found
+
+
+def _times(head: Head) -> list[str]:
+    """Columns that can be read as times of a shop."""
+    return [name for name in head.table.column_names if _time_of(head, name) is not None]
+
+
+def _time_of(head: Head, name: str) -> int | None:
+    """The last time of a column; None if it holds no times after 1995."""
+    try:
+        last = pc.max(to_seconds(head.table[name], Place(str(head.part.file), name), [])).as_py()
+    except UnigrecError:
+        return None
+    return last if last is not None and last >= EARLIEST else None
+
+
+def _columns(
+    log: Head, catalogue: Head, params: IngestParams, reasons: list[str], unsure: list[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Names of the columns that are sure, by our names for them; and remarks."""
+    set_already, names = params.columns, log.table.column_names
+    found: dict[str, str] = {}
+    remarks: list[str] = []
+    key = set_already.items_id or set_already.item_id
+    if set_already.item_id in names and key in catalogue.table.column_names:
+        found["item_id"], found["items_id"] = set_already.item_id, key
+    else:
+        pairs = _meeting(log, catalogue)
+        named = [pair for pair in pairs if _is_called(pair[0], "item_id")] or pairs
+        if len(named) == 1:
+            found["item_id"], found["items_id"] = named[0]
+            reasons.append(f"item_id: {named[0][0]} (in the items: {named[0][1]}), by their common values")
+        else:
+            unsure.append(_question("item_id", [pair[0] for pair in named], names))
+    for role in ("user_id", "timestamp"):
+        own = getattr(set_already, role)
+        if own in names:
+            found[role] = own
+            continue
+        left = [name for name in names if name not in found.values()]
+        if role == "timestamp":
+            candidates = [name for name in left if _time_of(log, name) is not None]
+            called = [name for name in left if _is_called(name, role)]
+            candidates = [name for name in candidates if name in called] or candidates or called
+        else:
+            candidates = [name for name in left if _is_called(name, role)]
+        if len(candidates) == 1:
+            found[role] = candidates[0]
+            reasons.append(f"{role}: {candidates[0]}, by its name{' and values' if role == 'timestamp' else ''}")
+        else:
+            unsure.append(_question(role, candidates, names))
+    for name in names:
+        if name not in found.values() and _is_called(name, "rating"):
+            remarks.append(
+                f"{name} looks like a rating: to leave out low ones, set ingest.columns.rating and min_rating"
+            )
+    return found, remarks
+
+
+def _question(role: str, candidates: list[str], names: list[str]) -> str:
+    choice = f"{' or '.join(candidates)}?" if candidates else f"none of {', '.join(names)} looks like it;"
+    return f"which column is the {role}: {choice} set ingest.columns.{role}"
+
+
+def _text_columns(catalogue: Head, key: str, text_columns: tuple[str, ...], unsure: list[str]) -> list[str]:
+    """Columns that describe the items: those of params, or by their names, or all that hold words."""
+    names = [name for name in catalogue.table.column_names if name != key]
+    if present := [name for name in text_columns if name in names]:
+        return list(text_columns) if present else []
+    words = [name for name in names if _holds_words(catalogue, name)]
+    called = [name for pattern in TEXT_WORDS for name in words if re.fullmatch(pattern, _bare(name))]
+    chosen = list(dict.fromkeys(called)) or words
+    if not chosen:
+        unsure.append(
+            f"which columns describe the items: none of {', '.join(names)} holds words; set embed.text_columns"
+        )
+    return chosen
+
+
+def _holds_words(head: Head, name: str) -> bool:
+    untyped = head.part.format != "Parquet"
+    try:
+        column = texts(head.table[name], Place(str(head.part.file), name), named=False, untyped=untyped)
+    except UnigrecError:
+        return False
+    if column is None or column.null_count == len(column):
+        return False
+    words = pc.match_substring_regex(column, r"[^\W\d_]{3}")
+    links = pc.match_substring_regex(column, r"^(https?:|www\.|/)")
+    return (pc.mean(words.cast(pa.int8())).as_py() or 0) > 0.5 > (pc.mean(links.cast(pa.int8())).as_py() or 0)
+
+
+def _rows(log: Head, catalogue: Head, params: IngestParams, chosen: list[str], remarks: list[str]) -> pa.Table:
+    """The first interactions as they would be taken, with the first text of their items."""
+    columns = Columns.of(params)._replace(where="", rating="")
+    taken = interactions_of([(log.part, log.table)], columns, remarks).slice(0, SHOWN_ROWS)
+    items, _ = items_of([(catalogue.part, catalogue.table)], columns, chosen)
+    title = next((name for name in chosen if name in items.column_names), "item_id")
+    at = pc.index_in(taken["item_id"], value_set=items["item_id"].combine_chunks())
+    moments = pc.strftime(taken["timestamp"].cast(pa.timestamp("s")), format="%Y-%m-%d %H:%M:%S")
+    return pa.table(
+        {
+            **dict(zip(("user_id", "item_id"), taken.columns[:2], strict=True)),
+            "time": moments,
+            title: items[title].take(at),
+        }
+    )

@@ -1,0 +1,106 @@
+"""What is proposed for a folder, and what is left to a person."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from support.command_line import invoke
+from support.project import PARAMS_FILE
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK
+from unigrec.config.schema import load_params
+from unigrec.data.sources.load import load_source
+
+ORDERS = "Order;CustomerNo;ProductNo;{time};Qty\n" + "".join(
+    f"{row};00{row % 3};{row % 5};2020-10-{row + 10} 12:00:00;1\n" for row in range(15)
+)
+PRODUCTS = "SKU;Name;Maker;Link;Price\n" + "".join(
+    f"{item};red lamp {item};Nord;https://shop/{item};{item}.5\n" for item in range(5)
+)
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PARAMS_FILE, "params.yaml")
+    Path("shop").mkdir()
+
+
+def write(orders: str = ORDERS.format(time="OrderDate"), products: str = PRODUCTS) -> None:
+    Path("shop/orders.csv").write_text(orders)
+    Path("shop/products.csv").write_text(products)
+
+
+def test_names_of_a_shop_are_proposed_written_and_then_read():
+    write()
+    code, said = invoke("look", "shop")
+    assert code == EXIT_OK
+    assert "item_id: ProductNo (in the items: SKU)" in said
+    assert "000      0        2020-10-10 12:00:00  red lamp 0" in said
+    assert "taken as UTC" in said
+    assert Path("params.yaml").read_text() == PARAMS_FILE.read_text()
+
+    code, said = invoke("look", "shop", "--write")
+    assert code == EXIT_OK
+    assert "ingest.columns.user_id: user_id -> CustomerNo" in said
+    params = load_params(Path("params.yaml"))
+    assert params.embed.text_columns == ("Name", "Maker")
+    source = load_source(params.ingest, 0, params.embed.text_columns)
+    assert (source.interactions.num_rows, source.items.column_names) == (15, ["item_id", "Name", "Maker", "Link"])
+    assert invoke("look", "shop", "--write")[1].endswith("params.yaml: no values changed\n")
+
+
+def test_a_folder_with_our_names_changes_nothing_but_the_path():
+    write(
+        ORDERS.replace("CustomerNo;ProductNo;{time}", "user_id;item_id;timestamp"),
+        PRODUCTS.replace("SKU;Name", "item_id;title"),
+    )
+    Path("shop/orders.csv").rename("shop/interactions.csv")
+    Path("shop/products.csv").rename("shop/items.csv")
+    before = load_params(Path("params.yaml"))
+    assert invoke("look", "shop", "--write")[0] == EXIT_OK
+    after = load_params(Path("params.yaml"))
+    assert (after.ingest.columns, after.embed, after.ingest.path) == (before.ingest.columns, before.embed, "shop")
+
+
+@pytest.mark.parametrize(
+    ("orders", "products", "question"),
+    [
+        (ORDERS.replace("Order;", "ClientId;").format(time="OrderDate"), PRODUCTS, "user_id: ClientId or CustomerNo"),
+        (ORDERS.format(time="When"), PRODUCTS.replace("red lamp", "12").replace("Nord", "7"), "describe the items"),
+        (
+            ORDERS.replace("Qty", "EventDate").replace(";1\n", ";2020-11-01\n").format(time="OrderDate"),
+            PRODUCTS,
+            "timestamp: OrderDate or EventDate",
+        ),
+        (ORDERS.format(time="OrderDate").replace("2020-", "03/04/2020 "), PRODUCTS, "which of orders, products"),
+    ],
+)
+def test_what_has_two_readings_is_asked_and_not_written(orders, products, question):
+    write(orders, products)
+    code, said = invoke("look", "shop")
+    assert (code, question in said) == (EXIT_OK, True), said
+    code, said = invoke("look", "shop", "--write")
+    assert (code, "nothing was written" in said) == (EXIT_BAD_INPUT, True), said
+    assert Path("params.yaml").read_text() == PARAMS_FILE.read_text()
+
+
+def test_a_snapshot_has_our_names_and_keeps_those_of_deliveries():
+    write()
+    invoke("look", "shop", "--write")
+    Path("snapshot").mkdir()
+    Path("snapshot/lineage.json").write_text("{}")
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]}), "snapshot/interactions.parquet")
+    assert invoke("look", "snapshot", "--write")[0] == EXIT_OK
+    assert load_params(Path("params.yaml")).ingest.columns.user_id == "CustomerNo"
+
+
+def test_folders_that_hold_no_two_data_sets():
+    code, said = invoke("look", "shop")
+    assert (code, "needs interactions and items" in said) == (EXIT_BAD_INPUT, True)
+    code, said = invoke("look", "none")
+    assert (code, "no such folder" in said) == (EXIT_BAD_INPUT, True)
