@@ -10,6 +10,9 @@ INSTALLED := $(VENV)/.installed
 # The interpreter that makes the virtual environment: make run PYTHON=/path/to/python3.12
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 
+# The code of this folder, also if the virtual environment was copied from another one with the project.
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
+
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
@@ -36,8 +39,12 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary
-	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm.
-	@git rev-parse --git-dir >/dev/null 2>&1 || PATH="$(CURDIR)/$(BIN):$$PATH" dvc config --local core.no_scm true
+	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm; in one, it would disable `dvc metrics diff`.
+	@if [ -e .git ] && command -v git >/dev/null; then \
+	  ! grep -qs no_scm .dvc/config.local || $(BIN)/python -m dvc config --local --unset core.no_scm; \
+	elif ! git rev-parse --git-dir >/dev/null 2>&1; then \
+	  $(BIN)/python -m dvc config --local core.no_scm true; \
+	fi
 	@options=(); \
 	[ -z "$${PROFILE:-}" ] || options+=(--profile "$$PROFILE"); \
 	[ -z "$${DATA:-}" ] || options+=(--data "$$DATA"); \
