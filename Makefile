@@ -13,6 +13,9 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 # Tests of one file stay in one process: they share what is slow to make. One process: make test PARALLEL=
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
+# The code of this folder, also if the virtual environment was copied from another one with the project.
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
+
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
@@ -39,8 +42,12 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary; every figure: make run ARGS=--verbose
-	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm.
-	@git rev-parse --git-dir >/dev/null 2>&1 || PATH="$(CURDIR)/$(BIN):$$PATH" dvc config --local core.no_scm true
+	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm; in one, it would disable `dvc metrics diff`.
+	@if [ -e .git ] && command -v git >/dev/null; then \
+	  ! grep -qs no_scm .dvc/config.local || $(BIN)/python -m dvc config --local --unset core.no_scm; \
+	elif ! git rev-parse --git-dir >/dev/null 2>&1; then \
+	  $(BIN)/python -m dvc config --local core.no_scm true; \
+	fi
 	@options=(); \
 	[ -z "$${PROFILE:-}" ] || options+=(--profile "$$PROFILE"); \
 	[ -z "$${DATA:-}" ] || options+=(--data "$$DATA"); \

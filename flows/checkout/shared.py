@@ -16,7 +16,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.git import PARAMS
 from unigrec.config.schema import read_mapping
-from unigrec.registry.tracking import SQLITE
+from unigrec.registry.moved_project import SQLITE
 
 DATA = paths.CURRENT.parent
 FOLDERS = (paths.BUNDLES, paths.COMPARISONS, paths.REFERENCE.parent)

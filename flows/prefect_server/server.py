@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFEC
 
 from flows.prefect_server.process_tags import process_tag
 from flows.prefect_server.runs import sweep
+from flows.stages.foreign_clone import foreign_clone
 from flows.stages.processes import start_supervised, stop
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
@@ -47,7 +48,7 @@ def run_here(job: Callable[[], int]) -> int:
     """Run a flow's command with a server to report to. Returns its exit code, or one of errors.py."""
     drop_proxies_that_httpx_refuses()
     try:
-        with prefect_server():
+        with foreign_clone(), prefect_server():
             return job()
     except UnigrecError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)

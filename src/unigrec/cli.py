@@ -12,7 +12,7 @@ import typer
 
 from unigrec.base import paths
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
-from unigrec.base.git import PARAMS
+from unigrec.base.git import PARAMS, trust_clone
 from unigrec.core.retrieval.rank_by import RankBy
 
 app = typer.Typer(
@@ -325,6 +325,7 @@ def complement(
 def main() -> None:
     """Entry point: an error that a person can act on is printed without a traceback, and has its own exit code."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    trust_clone()
     try:
         app()
     except UnigrecError as error:

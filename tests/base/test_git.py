@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+
+import pytest
 
 from unigrec.base import git
 
@@ -25,3 +28,39 @@ def test_the_commit_names_the_code_and_what_a_run_rewrites_is_no_change_of_it(mo
     assert git.git_commit() == commit
     (tmp_path / "code.py").write_text("changed")
     assert git.git_commit() == f"{commit}-dirty"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A repository, with nothing in git's settings in the environment, now or after the test."""
+    for name in ("GIT_CONFIG_COUNT", *(f"GIT_CONFIG_{part}_{n}" for part in ("KEY", "VALUE") for n in range(3))):
+        monkeypatch.setenv(name, "")
+        os.environ.pop(name)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_clone_of_another_user_is_trusted_in_the_environment_alone(clone, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert b"dubious ownership" in git.git(clone, "status").stderr
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "joe")
+    before = {path: path.read_bytes() for path in clone.rglob("*") if path.is_file()}
+    assert git.trust_clone()
+    assert git.trust_clone()
+    assert git.git(clone, "status").returncode == 0
+    assert git.git(clone, "config", "user.name").stdout == b"joe\n"
+    assert os.environ["GIT_CONFIG_COUNT"] == "2"
+    assert {path: path.read_bytes() for path in clone.rglob("*") if path.is_file()} == before
+    (clone / "other").mkdir()
+    subprocess.run(["git", "init", "--quiet", str(clone / "other")], check=True, capture_output=True)
+    assert git.git(clone / "other", "status").returncode != 0  # only this clone is trusted
+
+
+def test_a_clone_of_our_own_and_a_folder_without_git_need_nothing(clone, tmp_path_factory):
+    assert not git.trust_clone()
+    assert not git.trust_clone(tmp_path_factory.mktemp("plain"))
+    assert "GIT_CONFIG_COUNT" not in os.environ

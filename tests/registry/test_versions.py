@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -123,13 +124,13 @@ def test_a_bundle_is_located_without_loading_it(params, tmp_path, unchecked):
         assert (found.name, open_bundle(found.folder)["id"]) == (name, folder.name)
 
 
-def test_a_project_that_was_moved_has_its_models_and_says_what_registering_needs(params, tmp_path, unchecked):
+def test_a_store_whose_files_are_gone_has_its_models_and_says_what_registering_needs(params, tmp_path, unchecked):
     """MLflow stores absolute paths."""
     folder = make_bundle()
     register(folder, params)
     (tmp_path / "mlruns").rename(tmp_path / "elsewhere")
     assert load_bundle(params, "challenger").id == folder.name
-    with pytest.raises(UnigrecError, match=f"keeps its files in {tmp_path}/mlruns.*unigrec configure --set"):
+    with pytest.raises(UnigrecError, match=f"keeps its files in {tmp_path}/mlruns.*gone.*unigrec configure --set"):
         register(make_bundle(seed=1), params)
     assert not (tmp_path / "mlruns").exists()
     assert register(make_bundle(seed=1), params.model_copy(update={"experiment": "another"})).version == "2"
@@ -138,19 +139,85 @@ def test_a_project_that_was_moved_has_its_models_and_says_what_registering_needs
         load_bundle(params, "1")
 
 
-def test_a_copied_project_says_what_registering_needs_and_leaves_the_first_as_it_is(
-    params, tmp_path, monkeypatch, unchecked
+@pytest.fixture
+def own_store(params, tmp_path) -> RegisterParams:
+    """The store as the committed params name it; MLflow keeps a connection per address, so each test has its own."""
+    name = f"{tmp_path.name}.db"
+    (tmp_path / "mlflow.db").rename(tmp_path / name)
+    return params.model_copy(update={"tracking_uri": f"sqlite:///{name}"})
+
+
+def at(folder: Path, store: RegisterParams, monkeypatch) -> RegisterParams:
+    """The params in a folder to which the project went, with a new name of the store (see `own_store`)."""
+    old, new = (
+        Path(uri.removeprefix("sqlite:///")) for uri in (store.tracking_uri, f"sqlite:///{folder.name}-there.db")
+    )
+    (folder / old).rename(folder / new)
+    monkeypatch.chdir(folder)
+    return store.model_copy(update={"tracking_uri": f"sqlite:///{new}"})
+
+
+def files_of(params: RegisterParams, version: str) -> list[str]:
+    """Where MLflow has the run's and the model's files."""
+    with mlflow_client(params) as client:
+        found = client.get_model_version("tiny", version)
+        run = client.get_run(found.run_id)
+        assert client.list_artifacts(run.info.run_id, "report")
+        experiment = client.get_experiment(run.info.experiment_id)
+        model = client.get_logged_model(found.source.rsplit("/")[-1])
+    return [experiment.artifact_location, run.info.artifact_uri, model.artifact_location]
+
+
+@pytest.mark.parametrize("goes", ["moved", "copied"])
+def test_a_project_that_went_to_another_folder_works_there_and_leaves_the_first_as_it_is(
+    own_store, tmp_path, monkeypatch, unchecked, goes
 ):
-    register(make_bundle(), params)
-    copy = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-copy"))
-    (copy / "mlflow.db").rename(copy / "copy.db")  # a name of its own, since MLflow keeps a connection per address
-    monkeypatch.chdir(copy)
+    first = make_bundle()
+    register(first, own_store)
+    there = tmp_path.with_name(f"{tmp_path.name}-there")
+    if goes == "moved":
+        monkeypatch.chdir("/")
+        tmp_path.rename(there)
+    else:
+        shutil.copytree(tmp_path, there)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    params = at(there, own_store, monkeypatch)
+    shutil.rmtree(paths.BUNDLES)  # so that only the store has the files
+    assert load_bundle(params, "challenger").id == first.name
+    assert register(make_bundle(seed=1), params).version == "2"
+    for version in ("1", "2"):
+        assert all(Path(place).is_relative_to(there) for place in files_of(params, version))
+    if goes == "copied":
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_copy_without_the_files_reads_those_of_the_first_project_and_writes_its_own(
+    own_store, tmp_path, monkeypatch, unchecked
+):
+    first = make_bundle()
+    register(first, own_store)
+    store = own_store.tracking_uri.removeprefix("sqlite:///")
+    there = tmp_path.with_name(f"{tmp_path.name}-there")
+    there.mkdir()
+    shutil.copy(tmp_path / store, there)
     before = set(tmp_path.rglob("*"))
-    copied = params.model_copy(update={"tracking_uri": "sqlite:///copy.db"})
-    with pytest.raises(UnigrecError, match=f"keeps its files in {tmp_path}/mlruns.*copied.*unigrec configure --set"):
-        register(make_bundle(seed=1), copied)
-    assert register(make_bundle(seed=1), copied.model_copy(update={"experiment": "another"})).version == "2"
-    assert set(tmp_path.rglob("*")) == before
+    old, new = store, f"{there.name}.db"
+    (there / old).rename(there / new)
+    (tmp_path / new).symlink_to(tmp_path / old)  # in one process, the stores need different names
+    monkeypatch.chdir(there)
+    params = own_store.model_copy(update={"tracking_uri": f"sqlite:///{new}"})
+    assert load_bundle(params, "1").id == first.name
+    assert register(make_bundle(seed=1), params).version == "2"
+    assert all(Path(place).is_relative_to(there) for place in files_of(params, "2"))
+    assert set(tmp_path.rglob("*")) == before | {tmp_path / new}
+
+
+def test_a_place_for_artifacts_that_somebody_chose_stays(own_store, tmp_path, unchecked):
+    chosen = tmp_path.with_name(f"{tmp_path.name}-shared") / "mlruns/1"
+    with mlflow_client(own_store) as client:
+        client.create_experiment("tests", artifact_location=str(chosen))
+    register(make_bundle(), own_store)
+    assert all(Path(place).is_relative_to(chosen) for place in files_of(own_store, "1"))
 
 
 def test_what_was_fetched_of_a_version_is_kept_as_long_as_its_bundle(params, unchecked):

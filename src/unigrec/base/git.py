@@ -25,6 +25,27 @@ def git(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     return subprocess.run(["git", "-C", str(folder), *arguments], env=variables, capture_output=True, check=False)
 
 
+def trust_clone(folder: Path = Path()) -> bool:
+    """Let git work in a clone that belongs to another user, here and in processes started from now on.
+
+    Git refuses such a clone ("dubious ownership"), as in a container that mounts it. We run its code in any case. The
+    setting is in the environment alone: it leaves no trace. Returns whether the clone belongs to another user.
+    """
+    folder = folder.resolve()
+    try:
+        owners = {folder.stat().st_uid, (folder / ".git").stat().st_uid}
+    except OSError:  # no repository
+        return False
+    if owners == {os.geteuid()}:
+        return False
+    given = os.environ.get("GIT_CONFIG_COUNT", "")
+    count = int(given) if given.isdecimal() else 0
+    if str(folder) not in {os.environ.get(f"GIT_CONFIG_VALUE_{number}") for number in range(count)}:
+        os.environ[f"GIT_CONFIG_KEY_{count}"], os.environ[f"GIT_CONFIG_VALUE_{count}"] = "safe.directory", str(folder)
+        os.environ["GIT_CONFIG_COUNT"] = str(count + 1)
+    return True
+
+
 def without_git(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment without the variables that point git to another repository or index."""
     return {name: value for name, value in environment.items() if name not in _LOCAL}

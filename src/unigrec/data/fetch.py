@@ -19,6 +19,7 @@ import httpx
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import atomic_path
+from unigrec.base.loopback import drop_proxies_that_httpx_refuses
 
 OFFICIAL = {
     "amazon-2014": "https://mcauleylab.ucsd.edu/public_datasets/data/amazon/categoryFiles",
@@ -76,6 +77,7 @@ def fetch_source(
     base = (base_url or OFFICIAL[source]).rstrip("/")
     if not base.startswith(("https://", "http://")):
         raise UnigrecError(f"base URL {base!r}: only https and http addresses can be downloaded from")
+    drop_proxies_that_httpx_refuses()
     folder.mkdir(parents=True, exist_ok=True)
     if source == "movielens" and (unpacked := _unpacked(folder)):
         report(f"{folder}: already holds {', '.join(path.name for path in unpacked)}")

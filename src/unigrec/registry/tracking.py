@@ -23,6 +23,7 @@ from unigrec.base.process import keep_quiet
 from unigrec.config.profiles import leaves
 from unigrec.config.schema import read_mapping
 from unigrec.core.decisions.gates import gate_rows
+from unigrec.registry.moved_project import follow_project
 from unigrec.serving.manifest import MANIFEST, PARAMS, REPORT
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-SQLITE = "sqlite:///"
-MLFLOW_FOLDER = "mlruns"  # MLflow makes it where a SQLite store is used, for the files of runs and models
 BUNDLE_TAG = "bundle_id"
 DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that MLflow shows on the page of a run
 METRICS_PER_CALL = 1000  # limits of the tracker
@@ -70,6 +69,7 @@ def mlflow_client(params: RegisterParams, advice: str = "") -> Iterator[MlflowCl
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    follow_project(tracking_uri(params))
     variable = os.environ.get(URI_VARIABLE)
     uri = _settle_credentials(tracking_uri(params))
     mlflow.set_tracking_uri(uri)
@@ -156,28 +156,10 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
     place = Path(found.artifact_location)  # of a local store: absolute
     if place.is_absolute() and not place.is_dir() and client.search_runs([found.experiment_id], max_results=1):
         raise UnigrecError(
-            f"experiment {name!r} keeps its files in {place}, which is gone; if the project's folder was moved, move "
-            "it back, or name another experiment: unigrec configure --set register.experiment=NAME"
-        )
-    project = _project_of(client.tracking_uri)
-    if project is not None and place.parent.name == MLFLOW_FOLDER and place.parent.parent.resolve() != project:
-        raise UnigrecError(
-            f"experiment {name!r} keeps its files in {place}, outside of {project}: the project's folder was copied; "
-            "name another experiment: unigrec configure --set register.experiment=NAME"
+            f"experiment {name!r} keeps its files in {place}, which is gone; bring them back, or name another "
+            "experiment: unigrec configure --set register.experiment=NAME"
         )
     return found.experiment_id
-
-
-def _project_of(uri: str) -> Path | None:
-    """The folder in which MLflow makes its own, if the address is a relative path to a SQLite file; else None.
-
-    The store of a copied project was copied with it, and holds absolute paths into the first project. In the worktree
-    of a scheduled run, the file is a link to that of the repository.
-    """
-    file = Path(os.path.normpath(uri.removeprefix(SQLITE)))
-    if not uri.startswith(SQLITE) or file.is_absolute() or ".." in file.parts:
-        return None
-    return file.resolve().parents[len(file.parts) - 1]
 
 
 def _log_params(client: MlflowClient, run_id: str, path: Path) -> None:
