@@ -22,6 +22,7 @@ PARTS = {
     "compiled": "our CPU kernels against torch.compile, in training and decoding",
     "tokenizer": "an epoch of the tokenizer, compared with a DataLoader loop",
     "teacher": "an epoch of the teacher, compared with padded batches and full logits",
+    "epochs": "an epoch of the joint phase beside one of the teacher, profile small",
     "data": "preparing up to 20 million interactions, compared with pandas",
     "profile": "the operators that take the most time in training and evaluation",
     "latency": "a single request",

@@ -100,11 +100,11 @@ class Row:
 
     def round(self, number: int) -> None:
         for users in self.measured(self.batches(number)):
-            self._step(users)
+            self.step(users)
 
     def longest(self) -> None:
         """Train on the longest batch of an epoch, to measure its memory."""
-        self._step(self.batches(0)[-1])
+        self.step(self.batches(0)[-1])
 
     def share(self) -> float:
         """Share of the epoch's batches that a round runs."""
@@ -126,7 +126,7 @@ class Row:
         count = min(self.most or len(batches), len(batches))
         return [batches[int((place + 0.5) * len(batches) / count)] for place in range(count)]
 
-    def _step(self, users: np.ndarray) -> None:
+    def step(self, users: np.ndarray) -> None:
         self.trainer.step(*self.sequences.training_batch(users, self.params.history))
 
 

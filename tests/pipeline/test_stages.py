@@ -73,7 +73,7 @@ def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_ke
     params = write_project(tmp_path, {"joint": {"temperature_start": 0.5, "temperature_end": 0.001}})
     monkeypatch.chdir(tmp_path)
     scores = iter([0.5, 0.2, 0.1])  # the first epoch is the best
-    monkeypatch.setattr(joint._JointTraining, "validate", lambda training: {"validation_ndcg_at_10": next(scores)})
+    monkeypatch.setattr(joint.JointTraining, "validate", lambda training: {"validation_ndcg_at_10": next(scores)})
     stages.run_stage("joint", params)
     stages.run_stage("harden", params)
     artifacts = Artifacts()

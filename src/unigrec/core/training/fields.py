@@ -1,7 +1,7 @@
 """Heads that predict fields of the next item, such as its brand, while the teacher is trained.
 
-An item with few interactions shares its brand with items that have many. The state thus learns from more examples what
-kind of item comes next. The heads are dropped after training.
+A field has fewer values than there are items, so a state sees more examples of each. The heads are dropped after
+training. What they are worth: docs/RESULTS.md.
 
 Shapes: N items, V classes of the item that has most, C classes, P places, E width.
 """

@@ -200,7 +200,7 @@ def train_joint(
         run=run,
         teacher=data.ranker,
     )
-    training = _JointTraining(student, params, tokenizer, data=data, first_codes=codes, resolution=resolution)
+    training = JointTraining(student, params, tokenizer, data=data, first_codes=codes, resolution=resolution)
     return student.train(
         "joint",
         training.losses,
@@ -214,7 +214,7 @@ def train_joint(
 
 
 @dataclass
-class _JointTraining:
+class JointTraining:
     """The joint phase while it runs.
 
     Target codes and temperature are set at the start of an epoch and hold until its end, so a checkpoint has both.
