@@ -192,3 +192,20 @@ def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order():
     assert set(first) <= set(values.tolist())
     assert (len(first), first != other) == (20, True)
     assert sample(values, 100, 1) is values
+
+
+def test_with_event_types_validation_lies_where_it_is_said_and_the_test_reads_what_is_between():
+    weights = np.array([0, 1, 2, 1, 1, 1, 3, 4], np.float32)
+    events = Sequences(np.arange(8), np.array([0, 6, 8]), 8, weights=weights, validation=np.array([3, -1]))
+    users = events.evaluation_users()
+    assert users.tolist() == [0]
+    validation, test = (events.held_out(users, split, 10) for split in ("validation", "test"))
+    assert (validation.items.tolist(), validation.targets.tolist()) == ([[0, 1, 2]], [3])
+    assert (test.items.tolist(), test.targets.tolist()) == ([[0, 1, 2, 3, 4]], [5])
+    assert events.windows().tolist() == [1, 2, 7]
+    for pieces in (events.segments(10), events.window_segments(10)):
+        batch = events.segment_batch(pieces)
+        assert dict(zip(batch.targets.tolist(), batch.weights.tolist(), strict=True)) == {1: 1, 2: 2, 7: 4}
+    items, _ = events.training_batch(np.array([0, 1]), 10)
+    assert events.training_weights(np.array([0, 1]), 10).shape == items.shape
+    assert events.training_weights(np.array([0, 1]), 10).tolist() == [[0, 1, 2], [3, 4, 0]]

@@ -277,3 +277,66 @@ def test_real_data_has_the_published_figures(name, after, tie_share):
     assert prepared.stats["adjacent_tie_share"] == pytest.approx(tie_share, abs=5e-4)
     assert prepared.stats["length"]["min"] == 5
     assert int(prepared.catalogue["train_count"].to_numpy().sum()) == after["interactions"] - 2 * after["users"]
+
+
+# --- event types -----------------------------------------------------------------------------------------------------
+
+EVENTS = {"purchase": 1.0, "view": 0.2, "return": 0.0}
+VISITS = [  # of one user: what was done with which item, in order
+    *(("view", "a"), ("purchase", "a"), ("view", "b"), ("purchase", "c"), ("view", "d"), ("purchase", "d")),
+    *(("return", "d"), ("view", "e")),
+]
+
+
+def with_events(visits: list[tuple[str, str]] = VISITS, evaluation_event: str = "purchase", repeats: int = 1):
+    rows = [("u", item, time, event) for time, (event, item) in enumerate(visits)] * repeats
+    table = log([row[:3] for row in rows]).append_column("event", pa.array([row[3] for row in rows]))
+    settings_ = ANY_SIZE.model_copy(update={"evaluation_event": evaluation_event})
+    return prepare_tables(table, catalogue_of([row[:3] for row in rows]), settings_, EVENTS)
+
+
+def test_the_last_purchase_is_the_test_item_and_the_one_before_it_the_validation_item():
+    prepared = with_events()
+    assert [item for item, _ in by_user(prepared)["u"]] == ["a", "a", "b", "c", "d", "d"]  # later events are removed
+    sequences = prepared.sequences
+    assert sequences["validation"].tolist() == [3]
+    counts = dict(zip(*(prepared.catalogue[name].to_pylist() for name in ("item_id", "train_count")), strict=True))
+    assert counts == {"a": 2, "b": 1, "c": 0, "d": 0, "e": 0}
+    assert prepared.stats["held_out_users"] == 1
+    # The targets are the purchase of a and the view of b: 1 and 0.2, and 1 on average.
+    np.testing.assert_allclose(sequences["weights"][1:3], [1 / 0.6, 0.2 / 0.6], rtol=1e-6)
+    assert sequences["weights"].dtype == np.float32
+
+
+def test_without_a_named_event_those_with_a_weight_are_evaluated():
+    prepared = with_events([*VISITS[:-1], ("return", "e")], evaluation_event="")
+    assert (len(prepared.sequences["items"]), prepared.sequences["validation"].tolist()) == (6, [4])
+
+
+def test_events_of_one_moment_are_repeats_only_if_they_are_of_one_type():
+    assert with_events(repeats=2).stats["duplicates_removed"] == len(VISITS)
+    rows = [("view", "a"), ("purchase", "a")]
+    table = log([("u", item, 7) for _, item in rows]).append_column("event", pa.array([event for event, _ in rows]))
+    with pytest.raises(UnigrecError, match=r"0 users can be evaluated, .* takes two events 'purchase'"):
+        prepare_tables(
+            table, catalogue_of([("u", "a", 7)]), ANY_SIZE.model_copy(update={"evaluation_event": "purchase"}), EVENTS
+        )
+
+
+def test_a_user_with_one_purchase_trains_with_all_that_was_done():
+    rows = [("u", item, time, event) for time, (event, item) in enumerate(VISITS)]
+    rows += [("v", "a", 1, "view"), ("v", "b", 2, "purchase"), ("v", "c", 3, "view")]
+    table = log([row[:3] for row in rows]).append_column("event", pa.array([row[3] for row in rows]))
+    chosen = ANY_SIZE.model_copy(update={"evaluation_event": "purchase"})
+    prepared = prepare_tables(table, catalogue_of([row[:3] for row in rows]), chosen, EVENTS)
+    assert [item for item, _ in by_user(prepared)["v"]] == ["a", "b", "c"]
+    assert prepared.sequences["validation"].tolist() == [3, -1]
+
+
+def test_without_event_types_there_is_nothing_new_in_the_sequences():
+    rows = [("u", item, time) for time, (_, item) in enumerate(VISITS)]
+    assert set(prepare_tables(log(rows), catalogue_of(rows), ANY_SIZE, {}).sequences) == {
+        "items",
+        "timestamps",
+        "offsets",
+    }

@@ -16,7 +16,10 @@ from unigrec.base.files import parse_yaml
 from unigrec.config.schema import read_mapping
 
 SAMPLE = "sample"
-MAPPINGS = {"ingest.sql.attach"}  # keys whose value is a mapping with keys of the user's own: one value
+MAPPINGS = {
+    "ingest.sql.attach",
+    "ingest.events",
+}  # keys whose value is a mapping with keys of the user's own: one value
 PROFILES = Path("infra/profiles")  # next to the params file
 
 

@@ -41,6 +41,7 @@ class ColumnsParams(Section):
     timestamp: Annotated[str, Field(min_length=1)] = "timestamp"
     items_id: str = ""
     rating: str = ""
+    event: Annotated[str, Field(min_length=1)] = "event"
 
 
 class FilesParams(Section):
@@ -68,9 +69,17 @@ class IngestParams(Section):
     min_rating: float
     files: FilesParams = FilesParams()
     columns: ColumnsParams = ColumnsParams()
+    events: dict[str, NonNegative] = {}
     where: str = ""
     sql: SqlParams = SqlParams()
     sample: SampleParams
+
+    @field_validator("events")
+    @classmethod
+    def _something_to_learn(cls, events: dict[str, float]) -> dict[str, float]:
+        if events and not any(events.values()):
+            raise ValueError("no event has a weight above 0: nothing would be learned")
+        return events
 
     @model_validator(mode="after")
     def _queries_for_sql(self) -> IngestParams:
@@ -129,6 +138,7 @@ class ValidateParams(Section):
 
 
 class PrepareParams(Section):
+    evaluation_event: str = ""
     k_core: Count
     ties: Literal["given", "shuffled"]
     max_user_interactions: Annotated[int, Field(ge=0)]
@@ -356,6 +366,14 @@ class Params(Section):
     gate: GateParams
     promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
+
+    @model_validator(mode="after")
+    def _known_evaluation_event(self) -> Params:
+        event, events = self.prepare.evaluation_event, self.ingest.events
+        if event and event not in events:
+            named = ", ".join(events) or "none"
+            raise ValueError(f"prepare.evaluation_event = {event!r} is not one of ingest.events ({named})")
+        return self
 
     @model_validator(mode="after")
     def _cutoffs_within_beam(self) -> Params:

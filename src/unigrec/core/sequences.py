@@ -30,19 +30,23 @@ class Segments(NamedTuple):
     lengths: np.ndarray  # (B,) int64, items per history
     counts: np.ndarray  # (B,) int64, targets per history
     targets: np.ndarray  # (P,) int64, targets of the first row, then of the next
+    weights: np.ndarray | None = None  # (P,) float32, of the targets; None: 1 each
 
 
 class Sequences(NamedTuple):
     """Items of each user in time order, one user after the other.
 
     Leave-one-out split: the last item is the test item, the last but one the validation item. Users with fewer than
-    three interactions are used for training only.
+    three interactions are used for training only. With event types, the validation item lies at `validation`, and what
+    is between it and the test item is read for the test alone.
     """
 
     items: np.ndarray  # (n,) int64
     offsets: np.ndarray  # (U + 1,) int64, user u has items[offsets[u] : offsets[u + 1]]
     catalogue_size: int
     timestamps: np.ndarray | None = None  # (n,) unix seconds of each interaction, where they are known
+    weights: np.ndarray | None = None  # (n,) float32, of each interaction as a training target, 1 on average; None: 1
+    validation: np.ndarray | None = None  # (U,) int64 position of the validation item, -1 for users without; or None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -52,11 +56,13 @@ class Sequences(NamedTuple):
     @property
     def train_ends(self) -> np.ndarray:
         """(U,) end of each user's training part: the position after the last training interaction."""
+        if self.validation is not None:
+            return np.where(self.validation >= 0, self.validation, self.offsets[1:])
         return np.where(self.lengths >= 3, self.offsets[1:] - 2, self.offsets[1:])
 
     def evaluation_users(self) -> np.ndarray:
         """Indices of the users with a validation and a test item."""
-        return np.flatnonzero(self.lengths >= 3)
+        return np.flatnonzero(self.lengths >= 3 if self.validation is None else self.validation >= 0)
 
     def train_counts(self) -> np.ndarray:
         """(N,) training interactions of each item."""
@@ -107,7 +113,8 @@ class Sequences(NamedTuple):
         batch = self._gather(starts, ends, targets=False)
         first = np.repeat(ends - counts + 1, counts)
         positions = first + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return Segments(batch.items, batch.lengths, counts, self.items[positions])
+        weights = None if self.weights is None else self.weights[positions]
+        return Segments(batch.items, batch.lengths, counts, self.items[positions], weights)
 
     def window_segments(self, history: int) -> np.ndarray:
         """(W, 3) one piece per training target, with the last `history` items before it. Columns as in `segments`."""
@@ -120,6 +127,8 @@ class Sequences(NamedTuple):
         """Histories (at most `history` items) and targets of the users. split: validation or test."""
         back = {"validation": 2, "test": 1}[split]
         positions = self.offsets[users + 1] - back
+        if split == "validation" and self.validation is not None:
+            positions = self.validation[users]
         return self._gather(np.maximum(self.offsets[users], positions - history), positions)
 
     def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +142,16 @@ class Sequences(NamedTuple):
         ends = self.train_ends[users]
         batch = self._gather(np.maximum(self.offsets[users], ends - history - 1), ends, targets=False)
         return batch.items, batch.lengths
+
+    def training_weights(self, users: np.ndarray, history: int) -> np.ndarray | None:
+        """(B, T) float32 weights of the items of `training_batch` as targets, padded with 0; None: 1 each."""
+        if self.weights is None:
+            return None
+        ends = self.train_ends[users]
+        starts = np.maximum(self.offsets[users], ends - history - 1)
+        steps = np.arange(int((ends - starts).max(initial=0)))
+        index = np.minimum(starts[:, None] + steps, len(self.items) - 1)
+        return np.where(steps < (ends - starts)[:, None], self.weights[index], np.float32(0.0))
 
     def _gather(self, starts: np.ndarray, ends: np.ndarray, targets: bool = True) -> Histories:
         """Histories items[start : end], and the items at `ends` as targets."""

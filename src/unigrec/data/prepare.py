@@ -5,6 +5,7 @@ Legend, after filtering: U users, N items, n interactions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ class Prepared(NamedTuple):
     """The outputs of the stage `prepare`.
 
     sequences: items int32 (n,) and timestamps int64 (n,), user after user, each in time order; offsets int64 (U+1,):
-        user u owns [offsets[u], offsets[u+1])
+        user u owns [offsets[u], offsets[u+1]); with event types also weights and validation (`Split`)
     users: user_index int32, user_id string; index = rank of the id in byte order
     catalogue: item_index int32, item_id string, the text columns, train_count int32 (training interactions of the item)
     stats: sizes before and after, rows removed per k-core round, lengths, density, share of ties, figures of
@@ -42,23 +43,28 @@ class InteractionLog(NamedTuple):
     users: np.ndarray  # int32
     items: np.ndarray  # int32
     timestamps: np.ndarray  # int64, unix seconds
+    events: np.ndarray | None = None  # int64, index of the event type in params; None: all rows are of one type
 
     def take(self, rows: np.ndarray) -> InteractionLog:
-        return InteractionLog(self.users[rows], self.items[rows], self.timestamps[rows])
+        events = None if self.events is None else self.events[rows]
+        return InteractionLog(self.users[rows], self.items[rows], self.timestamps[rows], events)
 
 
-def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParams) -> Prepared:
+def prepare_tables(
+    interactions: pa.Table, items: pa.Table, params: PrepareParams, events: Mapping[str, float] | None = None
+) -> Prepared:
     """Filter to the k-core, order by time and map ids to integers.
 
-    Rows equal in user, item and time are one interaction. Users and items with fewer than `params.k_core` interactions
-    are removed, round after round, until all have enough. A user's interactions are ordered by time. Those with the
-    same time keep the order of the source, so a source that knows their order should write it; or, with `params.ties`
-    shuffled, a hash of user and item decides. Of a user with more than `params.max_user_interactions`, only the latest
-    count.
+    Rows equal in user, item, time and event type are one interaction. Users and items with fewer than `params.k_core`
+    interactions are removed, round after round, until all have enough. A user's interactions are ordered by time. Those
+    with the same time keep the order of the source, so a source that knows their order should write it; or, with
+    `params.ties` shuffled, a hash of user and item decides. Of a user with more than `params.max_user_interactions`,
+    only the latest count.
 
     Args:
         interactions: user_id string, item_id string, timestamp int64 (unix seconds).
         items: item_id string and text columns.
+        events: weight of each event type as a training target; interactions then have a column `event`.
 
     Raises:
         UnigrecError: an id or time is missing, an item is unknown or defined twice, fewer users or items than
@@ -69,7 +75,10 @@ def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParam
     users, user_ids = _index(interactions["user_id"])
     chosen, item_ids = _index(interactions["item_id"])
     _check_items(chosen, item_ids, items["item_id"])
-    log = InteractionLog(users, chosen, interactions["timestamp"].to_numpy())
+    types = None
+    if events:
+        types = pc.index_in(interactions["event"], value_set=pa.array(list(events))).to_numpy().astype(np.int64)
+    log = InteractionLog(users, chosen, interactions["timestamp"].to_numpy(), types)
     warnings = [
         *null_words("user_id", user_ids, np.bincount(users, minlength=len(user_ids))),
         *null_words("item_id", item_ids, np.bincount(chosen, minlength=len(item_ids))),
@@ -83,16 +92,21 @@ def prepare_tables(interactions: pa.Table, items: pa.Table, params: PrepareParam
     log, capped = _keep_latest(log, params.max_user_interactions)
     log, rounds = filter_k_core(log, params.k_core)
     _refuse_too_small(log, rounds, before["interactions"], params)
-    _refuse_too_short(np.bincount(log.users), params)
+    if not events:
+        _refuse_too_short(np.bincount(log.users), params)
 
     user_index, user_ids = _renumber(log.users, user_ids)
     item_index, item_ids = _renumber(log.items, item_ids)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user_index, minlength=len(user_ids)))]).astype(np.int64)
     sequences = {"items": item_index, "timestamps": log.timestamps, "offsets": offsets}
+    if events and log.events is not None:
+        sequences = split_by_events(sequences, log.events, events, params.evaluation_event)
+        _refuse_few_evaluated(sequences["validation"], params)
+        item_index, offsets = sequences["items"], sequences["offsets"]
 
     signs = find_signs(sequences, user_ids, item_ids)
     indices = pa.array(np.arange(len(user_ids), dtype=np.int32))
-    train_count = _train_count(item_index, offsets, len(item_ids))
+    train_count = _train_count(item_index, offsets, len(item_ids), sequences.get("validation"))
     stats = {
         "before": before,
         "after": _sizes(log),
@@ -157,14 +171,15 @@ def _in_order(log: InteractionLog, tie_keys: np.ndarray | None) -> InteractionLo
 
 
 def _drop_duplicates(log: InteractionLog) -> InteractionLog:
-    """Keep the first of rows equal in user, item and time. The log is in order: they lie in runs of one time."""
+    """Keep the first of rows equal in user, item, time and event. The log is in order: they lie in runs of one time."""
     # Only rows that share user and time with a neighbour can be duplicates: sort those alone.
     tied = (log.users[1:] == log.users[:-1]) & (log.timestamps[1:] == log.timestamps[:-1])
     rows = np.flatnonzero(np.r_[tied, False] | np.r_[False, tied])
     if not len(rows):
         return log
     run = np.cumsum(np.r_[True, ~tied])[rows]
-    run_and_item = run << 32 | log.items[rows]
+    types = 0 if log.events is None else log.events[rows]
+    run_and_item = run << 32 | (log.items[rows].astype(np.int64) * (np.max(types) + 1) + types)
     order = np.argsort(run_and_item, kind="stable")
     repeats = run_and_item[order[1:]] == run_and_item[order[:-1]]
     if not repeats.any():
@@ -237,8 +252,69 @@ def _renumber(index: np.ndarray, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
     return new_index[index], ids.filter(pa.array(left))
 
 
-def _train_count(items: np.ndarray, offsets: np.ndarray, n_items: int) -> np.ndarray:
-    """Training interactions per item, int32 (N,): all but a user's last two; all of a user with fewer than three."""
+def split_by_events(
+    sequences: dict[str, np.ndarray], types: np.ndarray, events: Mapping[str, float], evaluation_event: str
+) -> dict[str, np.ndarray]:
+    """Let the last event that is evaluated be the test item, and the one before it the validation item.
+
+    Evaluated are events of type `evaluation_event`, or, without one, of types with a weight above 0. What follows a
+    user's test item is removed. Users with fewer than two evaluated events, or none before them, only train.
+
+    Args:
+        sequences: items, timestamps and offsets as in `Prepared`. types: (n,) index of each event's type in `events`.
+
+    Returns:
+        The sequences, with weights float32 (n,), of each event as a training target and 1 on average over all training
+        targets, and validation int64 (U,), the position of the validation item or -1.
+    """
+    offsets, n = sequences["offsets"], len(types)
+    weight = np.array(list(events.values()), np.float32)
+    evaluated = weight > 0 if not evaluation_event else np.array([name == evaluation_event for name in events])
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    places = np.flatnonzero(evaluated[types])
+    count = np.bincount(users[places], minlength=len(offsets) - 1)
+    ends = np.cumsum(count)
+    padded = np.concatenate([[-1, -1], places])  # of a user with enough events, the last two are at ends + 1 and ends
+    test, validation = padded[ends + 1], padded[ends]
+    held_out = (count >= HELD_OUT) & (validation > offsets[:-1])
+
+    keep = ~held_out[users] | (np.arange(n) <= test[users])
+    lengths = np.bincount(users[keep], minlength=len(offsets) - 1)
+    new_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    new_position = np.cumsum(keep) - 1
+    validation = np.where(held_out, new_position[validation], -1).astype(np.int64)
+    kept = {name: sequences[name][keep] for name in ("items", "timestamps")}
+    weights = weight[types[keep]]
+    starts = np.repeat(new_offsets[:-1], lengths)
+    train_ends = np.repeat(np.where(held_out, validation, new_offsets[1:]), lengths)
+    positions = np.arange(len(weights))
+    targets = weights[(positions > starts) & (positions < train_ends)]
+    mean = targets.mean(dtype=np.float64) if len(targets) else 0.0
+    weights = (weights / mean).astype(np.float32) if mean else weights
+    return {**kept, "offsets": new_offsets, "weights": weights, "validation": validation}
+
+
+def _refuse_few_evaluated(validation: np.ndarray, params: PrepareParams) -> None:
+    count = int(np.count_nonzero(validation >= 0))
+    if count < params.min_users_after:
+        event = f"events {params.evaluation_event!r}" if params.evaluation_event else "events with a weight above 0"
+        raise UnigrecError(
+            f"prepare: {count:,} users can be evaluated, fewer than prepare.min_users_after = "
+            f"{params.min_users_after:,}; that takes two {event} and an interaction before them. Bring longer "
+            "histories, or change ingest.events or prepare.evaluation_event"
+        )
+
+
+def _train_count(
+    items: np.ndarray, offsets: np.ndarray, n_items: int, validation: np.ndarray | None = None
+) -> np.ndarray:
+    """Training interactions per item, int32 (N,): all but a user's last two; all of a user with fewer than three.
+
+    validation: as in `split_by_events`; training then ends before it.
+    """
+    if validation is not None:
+        ends = np.repeat(np.where(validation >= 0, validation, offsets[1:]), np.diff(offsets))
+        return np.bincount(items[np.arange(len(items)) < ends], minlength=n_items).astype(np.int32)
     ends = offsets[1:][np.diff(offsets) > HELD_OUT]
     held_out = items[np.concatenate([ends - back for back in range(1, HELD_OUT + 1)])]
     counts = np.bincount(items, minlength=n_items) - np.bincount(held_out, minlength=n_items)
@@ -261,7 +337,7 @@ def _sizes(log: InteractionLog) -> dict[str, int]:
 
 def _shape(sequences: dict[str, np.ndarray], n_items: int) -> dict:
     """Figures of the sequences: lengths, density, and the share of neighbours with equal times (order unknown)."""
-    offsets, timestamps = sequences["offsets"], sequences["timestamps"]
+    offsets, timestamps, validation = sequences["offsets"], sequences["timestamps"], sequences.get("validation")
     lengths = np.diff(offsets)
     inside = np.ones(max(len(timestamps) - 1, 0), dtype=bool)  # neighbours of one user
     inside[offsets[1:-1] - 1] = False
@@ -271,7 +347,7 @@ def _shape(sequences: dict[str, np.ndarray], n_items: int) -> dict:
         "length": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
         "density": len(timestamps) / (len(lengths) * n_items),
         "adjacent_tie_share": ties / pairs if pairs else 0.0,
-        "held_out_users": int(np.count_nonzero(lengths > HELD_OUT)),
+        "held_out_users": int(np.count_nonzero(lengths > HELD_OUT if validation is None else validation >= 0)),
         "first_timestamp": int(timestamps.min()),
         "last_timestamp": int(timestamps.max()),
     }

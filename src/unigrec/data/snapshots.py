@@ -118,6 +118,7 @@ def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapsh
     interactions, items = _plain(arrived.interactions), _plain(arrived.items)
     added = {"interactions": interactions.num_rows, "repeated": 0}
     if before is not None and mode == "append":
+        interactions = _with_columns_of(before.interactions, interactions)
         known = is_known(before.interactions, interactions)
         added = {"interactions": int((~known).sum()), "repeated": int(known.sum())}
         interactions = pa.concat_tables([before.interactions, interactions.filter(pa.array(~known))])
@@ -143,6 +144,19 @@ def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapsh
     return Snapshot(lineage["id"], interactions, items, lineage)
 
 
+def _with_columns_of(before: pa.Table, arrived: pa.Table) -> pa.Table:
+    """The arrived interactions with the columns of those before. Raises UnigrecError if one of them has no events."""
+    if before.column_names == arrived.column_names:
+        return arrived
+    if not arrived.num_rows:
+        return before.slice(0, 0)
+    with_events = "the delivery has" if "event" in arrived.column_names else "the snapshot before has"
+    raise UnigrecError(
+        f"{with_events} event types and the other has none (ingest.events): take a whole delivery once, with "
+        "snapshot.mode: replace"
+    )
+
+
 def _plain(table: pa.Table) -> pa.Table:
     """Cast to the types that all deliveries share: a column of nulls alone becomes text."""
     fields = [(f.name, pa.int64() if f.name == "timestamp" else pa.string()) for f in table.schema]
@@ -150,11 +164,11 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def is_known(before: pa.Table, arrived: pa.Table) -> np.ndarray:
-    """(arrived,) bool: `before` has an interaction with the same user, item and time."""
+    """(arrived,) bool: `before` has an interaction with the same user, item, time and, where there is one, event."""
     rows = pa.concat_tables([before, arrived])
     # Equal rows get equal numbers: a column at a time, pairs of group and value are numbered again.
     groups = np.zeros(rows.num_rows, np.int64)
-    for name in ("user_id", "item_id", "timestamp"):
+    for name in before.column_names:
         column = rows[name].dictionary_encode(null_encoding="encode").combine_chunks()
         index = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         groups = np.unique(groups * (index.max(initial=0) + 1) + index, return_inverse=True)[1]

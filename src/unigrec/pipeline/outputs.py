@@ -33,7 +33,14 @@ def load_sequences(artifacts: Artifacts) -> Sequences:
 
     arrays = files.read_arrays(artifacts.sequences)
     items = files.read_table(artifacts.catalogue, ["item_index"]).num_rows
-    return Sequences(arrays["items"].astype(np.int64), arrays["offsets"], items, timestamps=arrays["timestamps"])
+    return Sequences(
+        arrays["items"].astype(np.int64),
+        arrays["offsets"],
+        items,
+        timestamps=arrays["timestamps"],
+        weights=arrays.get("weights"),
+        validation=arrays.get("validation"),
+    )
 
 
 def load_embeddings(artifacts: Artifacts) -> torch.Tensor:

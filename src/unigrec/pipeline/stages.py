@@ -103,7 +103,7 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
     from unigrec.data.prepare import prepare_tables
 
     tables = files.read_table(artifacts.interactions), files.read_table(artifacts.items)
-    prepared = prepare_tables(*tables, params.prepare)
+    prepared = prepare_tables(*tables, params.prepare, params.ingest.events)
     files.write_tensors(artifacts.sequences, prepared.sequences)
     files.write_table(artifacts.users, prepared.users)
     files.write_table(artifacts.catalogue, prepared.catalogue)

@@ -36,6 +36,28 @@ def test_the_loss_is_the_cross_entropy_of_every_next_item_and_of_no_padding():
     torch.testing.assert_close(next_items(model, items, lengths).loss(), torch.stack(each).mean())
 
 
+def test_weights_of_targets_scale_their_cross_entropy():
+    model = new_teacher(ITEMS, tiny_params().teacher).eval()
+    found = next_items(model, torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]]), torch.tensor([4, 2]))
+    each = torch.stack([found.weighted_loss(torch.eye(4)[place]) * 4 for place in range(4)])
+    torch.testing.assert_close(found.loss(), each.mean())
+    weights = torch.tensor([0.5, 0.0, 2.0, 0.5])
+    torch.testing.assert_close(found.weighted_loss(weights), (weights * each).mean())
+    assert found.weighted_loss(torch.zeros(4)).item() == 0.0
+
+
+def test_a_target_without_weight_is_not_learned():
+    plain = tiny_sequences()
+    weights = (np.arange(len(plain.items)) % 2).astype(np.float32) * 2
+    params, embeddings = tiny_params(teacher={"epochs": 1}).teacher, tiny_embeddings()
+    losses = [
+        train_teacher(sequences, embeddings, params, run=tiny_run(7)).history[0]["loss"]
+        for sequences in (plain, plain._replace(weights=np.ones_like(weights)), plain._replace(weights=weights))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-5)
+
+
 def test_it_learns_what_follows_what_and_keeps_its_best_weights():
     # Content, and the rule that nothing comes twice, would give most of it away at once.
     trained = run(epochs=40, patience=40, lr=0.01, content=False, architecture="sasrec", repeat_bias=False)

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
+from support.source_folder import MOMENT, folder_of, load
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import ColumnsParams, IngestParams, SampleParams
-from unigrec.data.sources.load import load_source
-from unigrec.data.sources.source import Source
-
-SAMPLE = SampleParams(users=40, items=30, interactions=300)
-MOMENT = 1_318_896_000
-
-
-def load(folder: Path, text_columns: tuple[str, ...] = ("title", "brand"), **settings: Any) -> Source:
-    values = {"source": "folder", "path": str(folder), "min_rating": 0.0, "sample": SAMPLE, **settings}
-    return load_source(IngestParams(**values), seed=7, text_columns=text_columns)
-
-
-def folder_of(
-    tmp_path: Path, interactions: dict | pa.Table | None = None, items: dict | pa.Table | None = None
-) -> Path:
-    """A folder of Parquet files; what is not given is a small table that is in order."""
-    if interactions is None:
-        interactions = {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [MOMENT, MOMENT + 1]}
-    if items is None:
-        items = {"item_id": ["a", "b"], "title": ["A thing", None]}
-    for name, table in (("interactions", interactions), ("items", items)):
-        pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), tmp_path / f"{name}.parquet")
-    return tmp_path
+from unigrec.config.schema import ColumnsParams
 
 
 def with_times(tmp_path: Path, times: pa.Array | list) -> Path:
@@ -231,133 +207,10 @@ def test_provenance_describes_content_not_place(tmp_path):
     assert (one.provenance["interactions"], one.provenance["items"]) == (2, 2)
 
 
-def test_a_folder_of_parquet_parts_is_read_in_the_order_of_their_names(tmp_path):
-    folder_of(tmp_path)
-    (tmp_path / "interactions.parquet").unlink()
-    parts = tmp_path / "interactions.parquet"
-    parts.mkdir()
-    for number in (1, 0):
-        part = pa.table({"user_id": [f"u{number}"], "item_id": ["a"], "timestamp": [number]})
-        pq.write_table(part, parts / f"part-{number:05d}.parquet")
-    (parts / "_SUCCESS").touch()
-    source = load(tmp_path)
-    assert source.interactions["user_id"].to_pylist() == ["u0", "u1"]
-    assert [file["name"] for file in source.provenance["files"]][:2] == [
-        "interactions.parquet/part-00000.parquet",
-        "interactions.parquet/part-00001.parquet",
-    ]
-
-
 def test_a_folder_name_that_looks_like_a_partition_adds_no_column(tmp_path):
     inside = tmp_path / "brand=x"
     inside.mkdir()
     assert load(folder_of(inside)).items.column_names == ["item_id", "title"]
-
-
-def parts_in(folder: Path, name: str, parts: dict[str, pa.Table | dict]) -> Path:
-    """Write Parquet parts below a folder that is named as a file; a name may hold folders."""
-    for part, table in parts.items():
-        file = folder / name / part
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), file)
-    return folder
-
-
-def test_numbers_in_the_names_of_parts_count_as_numbers(tmp_path):
-    folder_of(tmp_path)
-    (tmp_path / "interactions.parquet").unlink()
-    names = [f"part.{number}.parquet" for number in range(12)]
-    days = [f"day={day}/data_0_{day % 3}_0.parquet" for day in (9, 10, 100)]
-    parts = {name: {"user_id": [name], "item_id": ["a"], "timestamp": [5]} for name in (*names, *days)}
-    source = load(parts_in(tmp_path, "interactions.parquet", parts))
-    assert source.interactions["user_id"].to_pylist() == [*days, *names]
-
-
-@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_the_order_of_rows_over_several_large_parts_is_that_of_the_source(tmp_path, form):
-    rows, whole = 40_000, tmp_path / f"interactions.{form}"
-    whole.mkdir()
-    for part in range(3):
-        ids = [str(part * rows + row) for row in range(rows)]
-        table = pa.table({"user_id": ids, "item_id": ["a"] * rows, "timestamp": ["7"] * rows})
-        file = whole / f"part-{part}.{form}"
-        if form == "parquet":
-            pq.write_table(table, file, row_group_size=1000)
-        elif form == "csv":
-            pcsv.write_csv(table, file)
-        else:
-            file.write_text("".join(f'{{"user_id":{i},"item_id":"a","timestamp":7}}\n' for i in ids))
-    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
-    assert load(tmp_path).interactions["user_id"].to_pylist() == [str(row) for row in range(3 * rows)]
-
-
-def test_what_folders_are_named_for_is_a_column_and_the_file_wins(tmp_path):
-    folder_of(tmp_path, {"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": [1, 2, 3]})
-    (tmp_path / "items.parquet").unlink()
-    parts = {
-        "brand=Nord%2FSee/part-0.parquet": {"item_id": ["a"], "title": ["A"]},
-        "brand=__HIVE_DEFAULT_PARTITION__/part-0.parquet": {"item_id": ["b"], "title": ["B"]},
-        "brand=Kiro/part-0.parquet": {"item_id": ["c"], "title": ["C"], "brand": ["Kiro & sons"]},
-    }
-    items = load(parts_in(tmp_path, "items.parquet", parts)).items.to_pylist()
-    assert {row["item_id"]: row["brand"] for row in items} == {"a": "Nord/See", "b": None, "c": "Kiro & sons"}
-
-
-def test_parts_may_differ_in_columns_that_nobody_reads(tmp_path):
-    folder_of(tmp_path)
-    (tmp_path / "items.parquet").unlink()
-    (tmp_path / "interactions.parquet").unlink()
-    items = [
-        {"item_id": [1], "title": ["A"], "price": [1], "rank": [7], "brand": pa.nulls(1)},
-        {"item_id": [2.0], "title": pa.array(["B"]).dictionary_encode(), "price": [1.5], "rank": ["none"]},
-    ]
-    log = [
-        {"user_id": [1], "item_id": [1], "timestamp": pa.array([MOMENT], pa.timestamp("s", "UTC")), "price": ["x"]},
-        {"user_id": [2], "item_id": [2], "timestamp": pa.array([MOMENT * 10**9], pa.timestamp("ns", "UTC"))},
-    ]
-    for name, tables in (("items", items), ("interactions", log)):
-        parts_in(tmp_path, f"{name}.parquet", {f"{number}.parquet": table for number, table in enumerate(tables)})
-    source = load(tmp_path)
-    assert source.items.to_pydict() == {"item_id": ["1", "2"], "title": ["A", "B"], "brand": [None, None]}
-    assert source.provenance["dropped_item_columns"] == ["price", "rank"]
-    assert source.interactions["timestamp"].to_pylist() == [MOMENT, MOMENT]
-
-
-@pytest.mark.parametrize(
-    ("log", "what"),
-    [
-        ("_delta_log/00000000000000000000.json", "a Delta table"),
-        ("metadata/00000-9f3c.metadata.json", "an Iceberg table"),
-        (".hoodie/hoodie.properties", "a Hudi table"),
-        ("a=1/.hoodie_partition_metadata", "part of a Hudi table"),
-        ("_spark_metadata/0", "the output of a Spark stream"),
-        ("delta_0000001_0000002_0000/part-0.parquet", "a transactional Hive table"),
-    ],
-)
-def test_a_table_whose_log_says_which_files_are_live_is_refused(tmp_path, log, what):
-    folder_of(tmp_path)
-    (tmp_path / "interactions.parquet").rename(tmp_path / "part-0.parquet")
-    (tmp_path / "interactions.parquet").mkdir()
-    (tmp_path / "part-0.parquet").rename(tmp_path / "interactions.parquet/part-0.parquet")
-    load(tmp_path)
-    file = tmp_path / "interactions.parquet" / log
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("{}")
-    with pytest.raises(UnigrecError, match=rf"interactions\.parquet: is {what} .*Export it as plain Parquet"):
-        load(tmp_path)
-
-
-def test_files_that_databricks_removed_by_its_log_are_not_read_in_silence(tmp_path):
-    folder_of(tmp_path)
-    (tmp_path / "interactions.parquet").unlink()
-    row = {"user_id": ["u"], "item_id": ["a"], "timestamp": [1]}
-    parts_in(tmp_path, "interactions.parquet", {"part-0.parquet": row, "part-1.parquet": row})
-    log = tmp_path / "interactions.parquet/_committed_42"
-    log.write_text('{"added": ["part-1.parquet"], "removed": ["part-9.parquet"]}')
-    assert load(tmp_path).interactions.num_rows == 2
-    log.write_text('{"added": ["part-1.parquet"], "removed": ["part-0.parquet"]}')
-    with pytest.raises(UnigrecError, match="is a folder of Databricks with removed files"):
-        load(tmp_path)
 
 
 def test_columns_that_describe_the_items_are_text_whatever_they_look_like(tmp_path):
@@ -407,24 +260,6 @@ def test_what_was_converted_is_said_with_the_files_name_and_not_its_place(tmp_pa
     source = load(with_times(tmp_path, [MOMENT * 1000 + 7]))
     assert source.warnings == ("interactions.parquet: column 'timestamp' holds milliseconds: divided by 1,000",)
     assert source.interactions["timestamp"].to_pylist() == [MOMENT]
-
-
-def test_json_lines_keep_ids_as_they_are_written_and_join_lists(tmp_path):
-    lines = [
-        '{"user_id": 12345678901234567890123, "item_id": "007", "timestamp": 1318896000}',
-        '{"user_id": "u", "item_id": 7, "timestamp": "2011-10-18T00:00:00Z", "more": {"a": 1}}',
-    ]
-    with gzip.open(tmp_path / "interactions.jsonl.gz", "wt") as file:
-        file.write(lines[0] + "\n")
-    (tmp_path / "items.ndjson").write_text(
-        '{"item_id": "007", "title": ["x", ["y", null]], "price": 5}\n{"item_id": 7, "title": "z", "price": null}\n'
-    )
-    source = load(tmp_path)
-    assert source.interactions["user_id"].to_pylist() == ["12345678901234567890123"]
-    assert source.items.to_pydict() == {"item_id": ["007", "7"], "title": ["x | y", "z"]}
-    (tmp_path / "interactions.jsonl.gz").unlink()
-    (tmp_path / "interactions.json").write_text(f"[{lines[1]}]")
-    assert load(tmp_path).interactions["timestamp"].to_pylist() == [MOMENT]
 
 
 def test_own_names_ratings_and_a_condition(tmp_path):
@@ -528,3 +363,19 @@ def test_broken_csv(tmp_path, content, words):
     (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
     with pytest.raises(UnigrecError, match=words):
         load(tmp_path)
+
+
+def test_events_travel_as_a_column_and_an_unknown_one_is_refused_by_name(tmp_path):
+    rows = [("u", "a", 1, "view"), ("u", "a", 1, "purchase"), ("u", "b", 2, "view")]
+    log = dict(zip(("user_id", "item_id", "timestamp", "kind"), zip(*rows, strict=True), strict=True))
+    folder, columns = folder_of(tmp_path, log), ColumnsParams(event="kind")
+    assert load(folder).interactions.column_names == ["user_id", "item_id", "timestamp"]
+    source = load(folder, columns=columns, events={"view": 0.2, "purchase": 1})
+    assert source.interactions["event"].to_pylist() == ["view", "purchase", "view"]
+    with pytest.raises(
+        UnigrecError, match=r"column 'kind' holds 'view' \(2 rows\), which ingest\.events does not name"
+    ):
+        load(folder, columns=columns, events={"purchase": 1})
+    assert load(folder, columns=columns, events={"purchase": 1}, where="kind <> 'view'").interactions.num_rows == 1
+    with pytest.raises(UnigrecError, match="no column 'event'"):
+        load(folder, events={"purchase": 1})

@@ -103,10 +103,10 @@ class _Finetuning:
         decoded = codes_to_decode(codes, ranking)
         logits = hardened_logits(self.student.recommender, samples, self.codes, decoded)
         of_targets, of_sampled = decoder_losses(logits, codes, ranking)
-        recommendation = of_targets.sum() * scale
+        recommendation = samples.weighted(of_targets).sum() * scale
         if of_sampled is None:
             return {"loss": recommendation}
-        distillation = of_sampled.sum() * scale
+        distillation = samples.weighted(of_sampled).sum() * scale
         total = recommendation + self.params.w_ranking_distillation * distillation
         return {"loss": total, "recommendation_loss": recommendation, "ranking_distillation_loss": distillation}
 

@@ -117,7 +117,7 @@ def joint_losses(
     )
     size, ranks = len(samples.batch_targets), world_size()
     of_targets, of_sampled = decoder_losses(output.logits, codes, ranking)
-    losses = {"recommendation_loss": of_targets.sum() * ranks / size}
+    losses = {"recommendation_loss": samples.weighted(of_targets).sum() * ranks / size}
     if output.reconstructed is not None:
         share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
         losses["reconstruction_loss"] = (share * reconstruction_loss(output.reconstructed, embeddings)).sum() * ranks
@@ -133,7 +133,7 @@ def joint_losses(
             states, data.teacher[targets], targets, temperature=params.contrast_temperature
         )
     if of_sampled is not None:
-        losses["ranking_distillation_loss"] = of_sampled.sum() * ranks / size
+        losses["ranking_distillation_loss"] = samples.weighted(of_sampled).sum() * ranks / size
     weights = loss_weights(params)
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total, **losses}

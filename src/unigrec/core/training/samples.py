@@ -24,6 +24,11 @@ class Samples(NamedTuple):
     batch_targets: Tensor  # targets of the whole global batch, in rank order
     batch_sizes: list[int]  # number of targets per rank
     batch_occurrences: int  # occurrences in the whole global batch
+    weights: Tensor | None = None  # (P,) of the targets; None: 1 each
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        """Losses of the targets (P,), each times its weight."""
+        return losses if self.weights is None else losses * self.weights
 
 
 def make_samples(batch: Segments, device: torch.device) -> Samples:
@@ -51,6 +56,7 @@ def make_samples(batch: Segments, device: torch.device) -> Samples:
         batch_targets=tensor(batch.targets),
         batch_sizes=[int(ends[part.stop] - ends[part.start]) for part in slices],
         batch_occurrences=int(batch.lengths.sum() + batch.counts.sum()),
+        weights=None if batch.weights is None else tensor(batch.weights[ends[rows.start] : ends[rows.stop]]),
     )
 
 

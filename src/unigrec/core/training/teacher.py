@@ -97,7 +97,14 @@ def train_member(
             torch.as_tensor(part, device=run.device) for part in sequences.training_batch(users[batch], params.history)
         )
         found = next_items(model, items, sizes)
-        loss = found.loss(params.label_smoothing)
+        weights = sequences.training_weights(users[batch], params.history)
+        loss = (
+            found.loss(params.label_smoothing)
+            if weights is None
+            else found.weighted_loss(
+                torch.as_tensor(weights[:, 1:], device=run.device)[found.mask], params.label_smoothing
+            )
+        )
         if heads is None:
             return {"loss": loss}
         field_loss = heads(found.hidden, found.targets)
@@ -122,10 +129,22 @@ class NextItems(NamedTuple):
     targets: Tensor  # (P,) the next item
     table: Tensor  # (N, E) item embeddings
     bonus: Bonus | None  # of the repeat bias
+    mask: Tensor  # (B, T) bool: the places of the batch
 
     def loss(self, smoothing: float = 0.0) -> Tensor:
         """Mean cross entropy over the whole catalogue, a scalar."""
         return catalogue_cross_entropy(self.hidden, self.table, self.targets, smoothing=smoothing, bonus=self.bonus)
+
+    def weighted_loss(self, weights: Tensor, smoothing: float = 0.0) -> Tensor:
+        """As `loss`, with each place's cross entropy times its weight (P,), of which there are few distinct ones."""
+        total = self.hidden.sum() * 0.0
+        for weight in weights.unique().tolist():
+            rows = weights == weight
+            bonus = None if self.bonus is None else Bonus(self.bonus.items[rows], self.bonus.values[rows])
+            part = self._replace(hidden=self.hidden[rows], targets=self.targets[rows], bonus=bonus)
+            if weight:
+                total = total + weight * rows.float().mean() * part.loss(smoothing)
+        return total
 
 
 def next_items(model: SASRec, items: Tensor, lengths: Tensor) -> NextItems:
@@ -134,7 +153,7 @@ def next_items(model: SASRec, items: Tensor, lengths: Tensor) -> NextItems:
     hidden = model(read, lengths - 1, table)
     mask = torch.arange(read.shape[1], device=items.device) < (lengths - 1)[:, None]
     bonus = None if model.repeat_bias is None else Bonus(*model.repeat_bias.at_places(read, mask))
-    return NextItems(hidden[mask], items[:, 1:][mask], table, bonus)
+    return NextItems(hidden[mask], items[:, 1:][mask], table, bonus, mask)
 
 
 @torch.no_grad()

@@ -28,6 +28,8 @@ class Columns(NamedTuple):
     rating: str
     min_rating: float
     where: str
+    event: str  # "": all rows are one kind of event
+    events: tuple[str, ...]  # the types that there may be
 
     @classmethod
     def of(cls, params: IngestParams) -> Columns:
@@ -40,11 +42,13 @@ class Columns(NamedTuple):
             rating=names.rating,
             min_rating=params.min_rating,
             where=params.where,
+            event=names.event if params.events else "",
+            events=tuple(params.events),
         )
 
     def of_interactions(self) -> tuple[str, ...]:
         """Names of the columns that the interactions must have."""
-        needed = (self.user_id, self.item_id, self.timestamp, self.rating)
+        needed = (self.user_id, self.item_id, self.timestamp, self.rating, self.event)
         return tuple(dict.fromkeys(name for name in needed if name))
 
 
@@ -67,7 +71,25 @@ def interactions_of(parts: Parts, columns: Columns, notes: list[str]) -> pa.Tabl
         "item_id": _whole_column(chosen, columns.item_id),
         "timestamp": _times(chosen, columns.timestamp, notes),
     }
+    if columns.event:
+        table["event"] = _events(chosen, columns)
     return pa.table(table)
+
+
+def _events(parts: Parts, columns: Columns) -> pa.ChunkedArray:
+    """Event types as text. Raises UnigrecError for one that params do not name, and for rows without one."""
+    found = _whole_column(parts, columns.event)
+    unknown = found.filter(pc.invert(pc.is_in(found, value_set=pa.array(columns.events, pa.string()))))
+    if not len(unknown):
+        return found
+    counts = sorted(unknown.value_counts().to_pylist(), key=lambda pair: -pair["counts"])
+    named = ", ".join(
+        f"{'no value' if p['values'] is None else repr(p['values'])} ({p['counts']:,} rows)" for p in counts[:5]
+    )
+    raise Place(str(parts[0][0].file), columns.event).error(
+        f"holds {named}, which ingest.events does not name ({', '.join(columns.events)}); name it with a weight (0: it "
+        "is read in histories, but never a target), or leave its rows out by ingest.where"
+    )
 
 
 def _rows_that_count(table: pa.Table, columns: Columns, file: str, notes: list[str]) -> pa.Table:

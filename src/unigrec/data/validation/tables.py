@@ -33,6 +33,7 @@ class _Indexed(NamedTuple):
     users: np.ndarray  # (n,) int32
     items: np.ndarray  # (n,) int32
     timestamp: pa.Array  # (n,) int64 or null
+    events: np.ndarray  # (n,) index of the event type; all 0 where there are none
 
 
 def typed(table: pa.Table) -> pa.Table:
@@ -116,7 +117,10 @@ def _index(interactions: pa.Table) -> _Indexed:
     users = _column(interactions, "user_id", "str").dictionary_encode()
     items = _column(interactions, "item_id", "str").dictionary_encode()
     timestamp = _column(interactions, "timestamp", "int64")
-    return _Indexed(users.dictionary, items.dictionary, index(users), index(items), timestamp)
+    events = np.zeros(interactions.num_rows, np.int64)
+    if "event" in interactions.column_names:
+        events = index(pc.dictionary_encode(_column(interactions, "event", "str")))
+    return _Indexed(users.dictionary, items.dictionary, index(users), index(items), timestamp, events)
 
 
 def _is_text(found: pa.DataType) -> bool:
@@ -139,14 +143,15 @@ def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
 
 
 def _repeated(indexed: _Indexed) -> np.ndarray:
-    """(n,) bool: an earlier row has the same user, item and time."""
+    """(n,) bool: an earlier row has the same user, item, time and event."""
     times = pc.fill_null(indexed.timestamp, 0).to_numpy(zero_copy_only=False)
     pairs = indexed.users * np.int64(len(indexed.item_ids) + 1) + indexed.items + 1
     # Equal rows become neighbours; the sort is stable, so the earlier one comes first.
-    order = np.lexsort((times, pairs))
+    order = np.lexsort((indexed.events, times, pairs))
     later, earlier = order[1:], order[:-1]
     seen = np.zeros(len(order), bool)
-    seen[later] = (pairs[later] == pairs[earlier]) & (times[later] == times[earlier])
+    alike = (pairs[later] == pairs[earlier]) & (times[later] == times[earlier])
+    seen[later] = alike & (indexed.events[later] == indexed.events[earlier])
     complete = (
         (indexed.users >= 0) & (indexed.items >= 0) & pc.is_valid(indexed.timestamp).to_numpy(zero_copy_only=False)
     )
