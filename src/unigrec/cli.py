@@ -26,6 +26,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to r
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
+    "report",
 )
 OVER_RANKS = {"joint", "finetune"}  # stages that joint.processes spreads over several processes
 DATA = "Data"
