@@ -24,7 +24,7 @@ from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.base.git import PARAMS
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
-from unigrec.commands import bundles, snapshot
+from unigrec.commands import bundles, reports, snapshot
 from unigrec.commands.bars import VERBOSE_VARIABLE
 from unigrec.config.schema import Params, load_params
 from unigrec.core.decisions.gates import is_refusing
@@ -97,6 +97,18 @@ def promote_model(params: Params, registered: Registration) -> Any:
     return Completed(message=reason, data=reason, name=name)
 
 
+@task(task_run_name="report")
+def publish_report(params: Params, version: str) -> Any:
+    """Publish the report of the version, with what promotion decided. Cached if it was published so before."""
+    before = paths.REPORTS / version / paths.REPORT_PAGE
+    text = before.read_bytes() if before.is_file() else None
+    page = reports.publish_or_warn(params, version)
+    if page is None:
+        return Completed(message="no report was published", data=None, name=StateName.SKIPPED)
+    same = page.read_bytes() == text
+    return Completed(message=str(page), data=reports.place(params, version), name=StateName.CACHED if same else None)
+
+
 @flow(name="retrain")
 def retrain(take: bool = True) -> Any:
     """Take what was delivered, bring every stage up to date, then gate, register, promote.
@@ -121,10 +133,11 @@ def retrain(take: bool = True) -> Any:
         passed = _timed(seconds, "gate decision", read_gates).name == StateName.PASSED
         registered = _timed(seconds, "register", register_model, params=params).result()
         verdict = _timed(seconds, "promote", promote_model, params=params, registered=registered).result()
+        report = _timed(seconds, "publish", publish_report, params=params, version=registered.version).result()
         aliases = current_aliases(params.register_, registered.version)
         model = f"{registered.name} version {registered.version}"
         uri = tracking_uri(params.register_)
-        summary = summarise(model, aliases, verdict, seconds=seconds, tracking_uri=uri)
+        summary = summarise(model, aliases, verdict, seconds=seconds, tracking_uri=uri, report=report)
         create_markdown_artifact(markdown(summary), key="retrain-summary", description=model)
         return Completed(message=model, data=summary, name=None if passed else StateName.REFUSED)
 

@@ -1,7 +1,8 @@
 """Links what the worktree of a scheduled run shares with the repository. Everything else in it is the run's own.
 
 Shared: DVC's cache, data/ (but `current` stays as it was when the run began), MLflow's SQLite file, bundles,
-comparisons, audit and the lock of promotions. The run's own: artifacts/, dvc.lock, params.yaml, the lock of its folder.
+comparisons, reports, audit and the lock of promotions. The run's own: artifacts/, dvc.lock, params.yaml, the lock of
+its folder.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from unigrec.config.schema import read_mapping
 from unigrec.registry.moved_project import SQLITE
 
 DATA = paths.CURRENT.parent
-FOLDERS = (paths.BUNDLES, paths.COMPARISONS, paths.REFERENCE.parent)
+FOLDERS = (paths.BUNDLES, paths.COMPARISONS, paths.REPORTS, paths.REFERENCE.parent)
 FILES = (paths.AUDIT, paths.PROMOTION_LOCK)  # never replaced, only appended to or locked, so a link stays a link
 
 

@@ -31,6 +31,7 @@ Where = Annotated[
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
+    "report",
 )
 OVER_RANKS = {"joint", "finetune"}  # stages that joint.processes spreads over several processes
 DATA = "Data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_pipeline import DATA_STAGES, MODEL_STAGES, inside, outputs, params, run, write_shop
+from support.tiny_pipeline import inside, outputs, params, run
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.commands.bundles import assemble
@@ -28,13 +29,11 @@ PARAMS = Path("params.yaml")
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory) -> Iterator[Path]:
-    """A project in which every stage has run, without pictures. Tests run the stages from `rank` on again."""
-    folder = tmp_path_factory.mktemp("project") / "shop"
-    write_shop(folder)
+def shop(finished_run, tmp_path_factory) -> Iterator[Path]:
+    """A project in which every stage has run. Tests run the stages from `rank` on again."""
+    folder = shutil.copytree(finished_run, tmp_path_factory.mktemp("copy") / "shop")
     with inside(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "_show", lambda *_: None)
-        run(*DATA_STAGES, *MODEL_STAGES)
         yield folder
 
 

@@ -55,7 +55,7 @@ write_artifacts(0, mode == "good", None, 0)
 """
 STAGE = "python make_model.py || exit $?"  # so that every shell waits for it instead of replacing itself with it
 EVERY_STAGE = ["finetune", "joint", "teacher", "tokenizer", "harden", "embed", "prepare", "ingest", "rank", "evaluate"]
-EVERY_STAGE += ["gate"]
+EVERY_STAGE += ["gate", "report"]
 
 
 def versions(folder: Path) -> list[tuple[int, str]]:

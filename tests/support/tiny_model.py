@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from support.project import PARAMS_FILE
+from support.report_facts import tiny_facts
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
@@ -86,6 +87,7 @@ def write_artifacts(seed: int, passed: bool, ranks: list[int] | None, data_seed:
         Artifacts().harden / paths.HEALTH_FILE, {"collision_rate": 0.5, "codebook_utilisation": [1.0, 0.5]}
     )
     files.write_json(Artifacts().text_encoder / "settings.json", {"encoder": "tfidf-svd"})
+    files.write_json(Artifacts().report / paths.FACTS_FILE, tiny_facts())
     write_data(data_seed, place)
     _write_ranking(seed)
     _write_evaluation(passed, ranks or [1, 2, 3, 0, 5] * (USERS // 5))

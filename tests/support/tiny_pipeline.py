@@ -21,7 +21,7 @@ from unigrec.config.schema import Params, load_params
 from unigrec.pipeline import stages
 
 DATA_STAGES = ("ingest", "validate", "prepare", "embed")
-MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate")
+MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate", "report")
 OUTPUTS = {"validate": [Artifacts().validation, Artifacts().validated]}  # other stages: their folder
 
 

@@ -22,6 +22,8 @@ USAGE_FILE = "codebook_usage.json"  # rows {level, rank, usage}: the share of it
 NEIGHBOURS_FILE = "neighbours.safetensors"  # what follows an item, and content: see serving/ranking_parts.py
 BASKETS_FILE = "baskets.safetensors"  # items that are bought together: see serving/basket_file.py
 FUSION_FILE = "fusion.json"  # what ranks the items, the weights of the fused score, and the figures that chose them
+FACTS_FILE = "facts.json"  # what the report of a run says, with its pictures
+REPORT_PAGE, MODEL_CARD = "report.html", "model_card.md"
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
 # What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.
 STATE = Path("state")
@@ -30,6 +32,7 @@ BUNDLES = STATE / "bundles"
 REFERENCE = STATE / "registered/reference.json"  # sizes of the data behind the last registered model
 COMPARISONS = STATE / "gate"  # a folder per pair of models that was compared
 COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "comparison.md"
+REPORTS = STATE / "reports"  # a folder per registered version: the report with what the registry knows
 AUDIT = STATE / "audit.jsonl"  # every change of the champion; only ever appended to
 PROMOTION_LOCK = STATE / "promotion.lock"
 LOCK = STATE / "retrain.lock"  # held by the process that changes the data or runs the whole graph
@@ -77,3 +80,4 @@ class Artifacts:
     rank = _Inside("rank")
     evaluate = _Inside("evaluate")
     decision = _Inside("gate", DECISION_FILE)
+    report = _Inside("report")

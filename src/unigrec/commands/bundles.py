@@ -56,10 +56,12 @@ def assemble(params: Params, params_file: Path) -> Path:
 
 def register(params: Params, params_file: Path, folder: Path | None) -> int:
     """Register a bundle, by default one of the artifacts. Returns the exit code: refused if its gates refused it."""
+    from unigrec.commands import reports
     from unigrec.registry.versions import register as register_bundle
 
     done = register_bundle(folder or assemble(params, params_file), params.register_)
     print(f"{done.name} version {done.version}: {'registered' if done.created else 'was registered before'}")
+    reports.publish_or_warn(params, done.version)
     if not done.passed:
         print("its gates refused it: no alias points to it (see: unigrec gate)")
     return EXIT_OK if done.passed else EXIT_REFUSED

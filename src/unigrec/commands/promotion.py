@@ -101,17 +101,24 @@ def _slug(model: str) -> str:
 
 
 def promote(params: Params, version: str | None) -> Promotion:
-    """Compare the version with the champion, and promote it if it passes. Raises UnigrecError."""
+    """Compare the version with the champion, and promote it if it passes. Raises UnigrecError.
+
+    The report of the version is written again, with the comparison.
+    """
+    from unigrec.commands import reports
     from unigrec.promotion import report
     from unigrec.promotion.champion import Verdict
     from unigrec.promotion.champion import promote as promote_version
 
     def judge(challenger: str, champion: str | None) -> Verdict:
         judgement = _judge(params, challenger, champion or NO_CHAMPION)
-        report.write(paths.COMPARISONS / f"{challenger}-vs-{champion or NO_CHAMPION}", judgement)
-        return Verdict(judgement.outcome, judgement.reason, report.markdown(judgement))
+        where = reports.place(params, challenger)
+        report.write(paths.COMPARISONS / f"{challenger}-vs-{champion or NO_CHAMPION}", judgement, where)
+        return Verdict(judgement.outcome, judgement.reason, report.markdown(judgement, where))
 
-    return promote_version(params.register_, judge, version, wait_seconds=params.promotion.wait_seconds)
+    done = promote_version(params.register_, judge, version, wait_seconds=params.promotion.wait_seconds)
+    reports.publish_or_warn(params, done.version)
+    return done
 
 
 def rollback(params: Params, version: str | None, why: str) -> Promotion:

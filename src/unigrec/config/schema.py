@@ -312,6 +312,10 @@ class GateParams(Section):
     note_min_entropy_share: Share
 
 
+class ReportParams(Section):
+    users: Annotated[int, Field(ge=0, le=100)]
+
+
 class PromotionParams(Section):
     mode: Literal["better", "not_worse"]
     max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
@@ -364,6 +368,7 @@ class Params(Section):
     rank: RankParams
     evaluate: EvaluateParams
     gate: GateParams
+    report: ReportParams
     promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
 

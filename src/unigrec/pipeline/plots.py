@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG: each function draws one picture from the JSON that a stage wrote.
+"""Pictures of a run: each function draws one, as PNG or SVG by the path's suffix, from the JSON that a stage wrote.
 
 `dvc plots` draws the same data in a browser, but its pages load a script from the network; these files need none.
 """
@@ -44,6 +44,9 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
 }
+# In an SVG, text stays text, and names of parts are the same in every run.
+STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "unigrec"}
+METADATA = {"png": ("Software",), "svg": ("Creator", "Date", "Format", "Type")}  # what a file would say of its making
 LINEAR_BELOW = 0.001  # share of items where a logarithmic axis becomes linear
 METRIC_NAMES = {f"{name.lower()}_at_{GATED_CUTOFF}": f"{name}@{GATED_CUTOFF}" for name in ("Recall", "NDCG")}
 
@@ -53,11 +56,11 @@ def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
 
     Args:
         history: rows with "step" and any of "loss", "..._loss", "validation_ndcg_at_10".
-        path: the PNG to write.
+        path: the file to write.
         title: title of the whole picture.
 
     Raises:
-        UnigrecError: no row holds a value to draw.
+        NothingToDraw: no row holds a value to draw.
     """
     losses = sorted({key for row in history for key in row if key == "loss" or key.endswith("_loss")}, key=_loss_order)
     keys = [key for key in (*losses, "validation_ndcg_at_10") if _points(history, "step", key)[0]]
@@ -86,10 +89,10 @@ def annealing(history: Rows, codebook_size: int, path: Path) -> None:
     Args:
         history: rows with "epoch", "temperature" and the figures of `identifier_curve`; other rows are ignored.
         codebook_size: K.
-        path: the PNG to write.
+        path: the file to write.
 
     Raises:
-        UnigrecError: no row holds both temperature and collision_rate.
+        NothingToDraw: no row holds both temperature and collision_rate.
     """
     temperatures, rates = _points(history, "temperature", "collision_rate")
     _require(temperatures, path, "temperature and collision_rate")
@@ -111,10 +114,10 @@ def identifiers_over_epochs(history: Rows, codebook_size: int, path: Path) -> No
     Args:
         history: rows with "epoch" and the figures of `identifier_curve`.
         codebook_size: K.
-        path: the PNG to write.
+        path: the file to write.
 
     Raises:
-        UnigrecError: no row holds collision_rate.
+        NothingToDraw: no row holds collision_rate.
     """
     epochs, rates = _points(history, "epoch", "collision_rate")
     _require(epochs, path, "epoch and collision_rate")
@@ -172,10 +175,10 @@ def codebook_usage(rows: Rows, path: Path) -> None:
 
     Args:
         rows: {"level", "rank", "usage"}, usage a share of the items.
-        path: the PNG to write.
+        path: the file to write.
 
     Raises:
-        UnigrecError: there are no rows.
+        NothingToDraw: there are no rows.
     """
     _require(rows, path, "level, rank and usage")
     levels = sorted({row["level"] for row in rows})
@@ -201,12 +204,12 @@ def metrics_by_slice(rows: Rows, path: Path, protocol: str = Protocol.UNMASKED, 
 
     Args:
         rows: {"slice", "users", "model", "protocol", "recall_at_10", "ndcg_at_10"}.
-        path: the PNG to write.
+        path: the file to write.
         protocol: unmasked or masked; one picture shows one protocol.
         metric: recall_at_10 or ndcg_at_10.
 
     Raises:
-        UnigrecError: no row of that protocol holds the metric.
+        NothingToDraw: no row of that protocol holds the metric.
     """
     wanted = [row for row in rows if row.get("protocol") == protocol and row.get(metric) is not None]
     _require(wanted, path, f"protocol '{protocol}' with {metric}")
@@ -233,10 +236,10 @@ def quality_bars(metrics: dict[str, dict[str, dict[str, float]]], path: Path) ->
 
     Args:
         metrics: {model: {protocol: {"recall_at_10": ..., "ndcg_at_10": ...}}}, as in evaluate/metrics.json.
-        path: the PNG to write.
+        path: the file to write.
 
     Raises:
-        UnigrecError: none of the known models is in the metrics.
+        NothingToDraw: none of the known models is in the metrics.
     """
     models = [model for model in MODEL_COLOURS if model in metrics]
     _require(models, path, f"any of {', '.join(MODEL_COLOURS)}")
@@ -246,6 +249,35 @@ def quality_bars(metrics: dict[str, dict[str, dict[str, float]]], path: Path) ->
             axes = figure.add_subplot(1, len(METRIC_NAMES), panel)
             _grouped_bars(axes, metrics, models, protocols, metric)
         figure.axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def intervals(against: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """Draw by how much what is shipped ranks better than each model, with 95 % intervals: a panel per protocol.
+
+    Args:
+        against: {protocol: {model: {"difference", "low", "high"}}}, as in evaluate/shipped_against.json.
+        path: the file to write.
+
+    Raises:
+        NothingToDraw: there is no difference.
+    """
+    protocols = [protocol for protocol in Protocol if against.get(protocol)]
+    _require(protocols, path, "a difference")
+    models = [model for model in MODEL_COLOURS if any(model in against[protocol] for protocol in protocols)]
+    height = 1.2 + 0.3 * len(models)
+    with _figure(path, (8, height), "NDCG@10 of what is shipped, less that of ... (95 % interval)") as figure:
+        for panel, protocol in enumerate(protocols, start=1):
+            axes = figure.add_subplot(1, len(protocols), panel)
+            axes.axvline(0.0, color="#555555", linewidth=1.2)
+            for place, model in enumerate(models):
+                found = against[protocol].get(model)
+                if found is not None:
+                    axes.plot([found["low"], found["high"]], [place, place], color=MODEL_COLOURS[model], linewidth=2.5)
+                    axes.plot(found["difference"], place, color=MODEL_COLOURS[model], marker="o", markersize=6)
+            axes.set_yticks(range(len(models)), models if panel == 1 else [""] * len(models))
+            axes.set_ylim(len(models) - 0.5, -0.5)  # in the order of the tables
+            axes.grid(axis="y", visible=False)
+            axes.set_title(protocol)
 
 
 def _grouped_bars(axes: Axes, metrics: dict, models: list[str], protocols: list[Protocol], metric: str) -> None:
@@ -262,6 +294,10 @@ def _grouped_bars(axes: Axes, metrics: dict, models: list[str], protocols: list[
     axes.set_title(METRIC_NAMES[metric])
 
 
+class NothingToDraw(UnigrecError):
+    """No row holds what a picture shows."""
+
+
 @contextmanager
 def _figure(path: Path, size: tuple[float, float], title: str) -> Iterator[Figure]:
     """A figure that is written to `path` when the block ends, without global state, display, or clock in the file."""
@@ -272,8 +308,9 @@ def _figure(path: Path, size: tuple[float, float], title: str) -> Iterator[Figur
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         yield figure
+        kind = path.suffix.removeprefix(".")
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+            figure.savefig(temporary, format=kind, dpi=130, metadata=dict.fromkeys(METADATA[kind]))
 
 
 def _points(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:
@@ -287,7 +324,7 @@ def _marker(values: Sequence) -> str | None:
 
 def _require(found: Sequence, path: Path, what: str) -> None:
     if not found:
-        raise UnigrecError(f"{path}: nothing to draw: no row holds {what}")
+        raise NothingToDraw(f"{path}: nothing to draw: no row holds {what}")
 
 
 def _loss_order(key: str) -> tuple[bool, str]:

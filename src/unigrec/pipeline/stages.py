@@ -38,12 +38,19 @@ if TYPE_CHECKING:
 
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.retrieval.fused import FusedRetriever
+    from unigrec.core.retrieval.retriever import Retriever
     from unigrec.core.sequences import Sequences
     from unigrec.core.training.loop import Run
     from unigrec.data.drift import Drift
 
 CHECKPOINT_SECONDS = 20.0
 FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
+OTHER_PARAMS = (
+    "snapshot",
+    "gate",
+    "promotion",
+    "register",
+)  # `gate` is read by its own stage, which writes thresholds
 # Stages with checkpoints, and the titles of their curves.
 TRAININGS = {"teacher": "Teacher", "tokenizer": "Tokenizer", "joint": "Joint training", "finetune": "Finetuning"}
 
@@ -377,8 +384,33 @@ def gate(params: Params, artifacts: Artifacts) -> None:
         print(f"tokenizer: target {'met' if note.passed else 'missed'}: {note.reason}")
 
 
+def report(params: Params, artifacts: Artifacts, run: Run) -> None:
+    """Write the report of the run: its facts, the page and the model card. Registration adds what only it knows."""
+    from unigrec.pipeline.report import pages
+    from unigrec.pipeline.report.facts import gather
+
+    values = params.model_dump(mode="json", by_alias=True)
+    facts = gather(
+        artifacts,
+        {name: value for name, value in values.items() if name not in OTHER_PARAMS},
+        shipped_retriever(params, artifacts, run.device),
+        users=params.report.users,
+        resamples=params.evaluate.bootstrap_resamples,
+    )
+    files.write_json(artifacts.report / paths.FACTS_FILE, facts)
+    pages.write(artifacts.report, facts)
+
+
+def shipped_retriever(params: Params, artifacts: Artifacts, device: torch.device) -> Retriever:
+    """The model that requests are answered with."""
+    from unigrec.core.retrieval.rank_by import RankBy
+
+    fused, by = fused_retriever(params, artifacts, device), load_fusion(artifacts).by
+    return {RankBy.FUSED: fused, RankBy.GENERATIVE: fused.generative, RankBy.DENSE: fused.dense}[by]
+
+
 WITHOUT_RUN = {stage.__name__: stage for stage in (ingest, validate, prepare, warm_start, embed, gate)}
-WITH_RUN = {stage.__name__: stage for stage in (teacher, tokenizer, joint, harden, finetune, rank, evaluate)}
+WITH_RUN = {stage.__name__: stage for stage in (teacher, tokenizer, joint, harden, finetune, rank, evaluate, report)}
 
 
 def run_stage(name: str, params: Params, screen: Screen | None = None, verbose: bool = False) -> None:

@@ -53,6 +53,7 @@ class Summary(NamedTuple):
     example: list[str]  # the last items of a real user
     tracking_uri: str
     warnings: list[str]  # about the data
+    report: str | None  # where the report of the version is, as Markdown
 
     @property
     def shipped_as(self) -> str:
@@ -61,7 +62,12 @@ class Summary(NamedTuple):
 
 
 def summarise(
-    model: str, aliases: list[str], verdict: str, seconds: dict[str, float | None], tracking_uri: str
+    model: str,
+    aliases: list[str],
+    verdict: str,
+    seconds: dict[str, float | None],
+    tracking_uri: str,
+    report: str | None = None,
 ) -> Summary:
     """Read the figures from the artifacts of the run. Raises UnigrecError if a stage has not run."""
     artifacts = Artifacts()
@@ -78,6 +84,7 @@ def summarise(
         example=_example_history(),
         tracking_uri=masked(tracking_uri),
         warnings=data_warnings(artifacts),
+        report=report,
     )
 
 
@@ -137,15 +144,20 @@ def markdown(summary: Summary) -> str:
     if summary.warnings:
         parts.append("## Warnings about the data\n\n" + "\n".join(f"- {warning}" for warning in summary.warnings))
     parts.append(f"## Registered\n\n{summary.model}, {_aliases(summary)}: {summary.verdict}")
+    if summary.report is not None:
+        parts.append(f"## Report\n\n{summary.report}")
     return "\n\n".join(parts) + "\n"
 
 
 def next_steps(summary: Summary) -> list[tuple[str, str]]:
     """(what to look at, its command or path) for each next step."""
     history = shlex.quote(json.dumps(summary.example, ensure_ascii=False))
-    model = "champion" if "champion" in summary.aliases else summary.model.rsplit(" ", 1)[-1]
+    version = summary.model.rsplit(" ", 1)[-1]
+    model = "champion" if "champion" in summary.aliases else version
     option = "" if model == "champion" else f" --model {model}"
+    published = paths.REPORTS / version / paths.REPORT_PAGE
     return [
+        ("report", str(Artifacts().report / paths.REPORT_PAGE if summary.report is None else published)),
         ("experiments", _experiments(summary.tracking_uri)),
         ("data checks", f"{Artifacts().data_docs}/index.html"),
         ("metrics", "dvc metrics show"),

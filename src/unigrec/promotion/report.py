@@ -28,10 +28,10 @@ OUTCOMES = {
 MODELS = {SHIPPED: "challenger", "champion": "champion", "cooccurrence": "co-occurrence", "popularity": "popularity"}
 
 
-def write(folder: Path, judgement: Judgement) -> None:
-    """Write comparison.json and comparison.md; each replaces the file of an earlier comparison."""
+def write(folder: Path, judgement: Judgement, report: str | None = None) -> None:
+    """Write comparison.json and comparison.md; each replaces the file of an earlier comparison. report: as below."""
     files.write_json(folder / paths.COMPARISON_FILE, judgement.as_dict())
-    files.write_text(folder / paths.COMPARISON_PAGE, markdown(judgement))
+    files.write_text(folder / paths.COMPARISON_PAGE, markdown(judgement, report))
 
 
 def write_undecided(folder: Path, challenger: str, champion: str, error: UnigrecError) -> None:
@@ -48,8 +48,11 @@ def print_judgement(judgement: Judgement) -> None:
     print(f"{_title(judgement)}\n{judgement.reason}")
 
 
-def markdown(judgement: Judgement) -> str:
-    """Outcome and reason, the setting, a table of the models, a table of the gates."""
+def markdown(judgement: Judgement, report: str | None = None) -> str:
+    """Outcome and reason, the setting, a table of the models, a table of the gates.
+
+    report: where the challenger's own report is, if that is known.
+    """
     parts = [f"## Gate: {_title(judgement)}", judgement.reason, _setting(judgement)]
     metrics = judgement.facts.get("metrics")
     if metrics:
@@ -60,6 +63,8 @@ def markdown(judgement: Judgement) -> str:
         ]
         parts.append(markdown_table(["model", "Recall@10", "NDCG@10"], rows))
     parts.append(markdown_table(["gate", "", "reason"], [_row(gate) for gate in _ordered(judgement.decision.gates)]))
+    if report is not None:
+        parts.append(f"Report of {judgement.challenger}: {report}")
     return "\n\n".join(parts) + "\n"
 
 

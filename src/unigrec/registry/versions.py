@@ -78,6 +78,52 @@ def register(folder: Path, params: RegisterParams) -> Registration:
     return Registration(params.model_name, str(version.version), True, passed=manifest["gates_passed"], verdict=None)
 
 
+class Known(NamedTuple):
+    """What the registry knows of a version. url: of its run, in a browser; None if the store is no server."""
+
+    version: str
+    run_id: str
+    bundle: str
+    commit: str
+    aliases: list[str]
+    verdict: str | None
+    url: str | None
+
+
+def known(params: RegisterParams, version: str) -> Known:
+    """Read what the registry knows of a version. Raises UnigrecError."""
+    with mlflow_client(params) as client:
+        found = named_version(client, params.model_name, version)
+        if found.run_id is None:
+            raise UnigrecError(
+                f"{params.model_name} version {found.version} has no run: it was registered by another program"
+            )
+        aliases = client.get_registered_model(params.model_name).aliases
+        experiment = client.get_run(found.run_id).info.experiment_id
+        address = client.tracking_uri.rstrip("/")
+    number, tags = str(found.version), found.tags
+    return Known(
+        version=number,
+        run_id=found.run_id,
+        bundle=tags.get(BUNDLE_TAG, "unknown"),
+        commit=tags.get("git_commit", "unknown"),
+        aliases=sorted(alias for alias, target in aliases.items() if str(target) == number),
+        verdict=tags.get(VERDICT_TAG),
+        url=f"{address}/#/experiments/{experiment}/runs/{found.run_id}" if address.startswith("http") else None,
+    )
+
+
+def attach(params: RegisterParams, version: Known, pages: list[Path], description: str) -> None:
+    """Log pages to the run of a version, in place of earlier ones, and describe the version. Raises UnigrecError.
+
+    description: Markdown of at most 5000 characters.
+    """
+    with mlflow_client(params) as client:
+        for path in pages:
+            client.log_artifact(version.run_id, str(path))
+        client.update_model_version(params.model_name, version.version, description=description)
+
+
 def find_version(client: MlflowClient, name: str, bundle_id: str) -> ModelVersion | None:
     """The newest version of this bundle, or None."""
     found = client.search_model_versions(f"name = '{name}' and tags.{BUNDLE_TAG} = '{bundle_id}'")

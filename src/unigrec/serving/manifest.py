@@ -49,6 +49,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 REPORTED = {
     *(paths.METRICS_FILE, paths.HISTORY_FILE, paths.HEALTH_FILE),
     *(paths.DECISION_FILE, paths.SLICES_FILE, paths.AGAINST_FILE, paths.FUSION_FILE),
+    paths.FACTS_FILE,
 }
 
 
@@ -119,7 +120,7 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
     )
     files.write_json(folder / TOKENIZER_CONFIG, files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)["tokenizer"])
-    names = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate")
+    names = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate", "report")
     stages = [artifacts.folder(name) for name in names]
     for needed in (artifacts.text_encoder, *stages):
         if not needed.is_dir():

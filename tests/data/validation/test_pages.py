@@ -7,19 +7,12 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pytest
 
+from support.hostile import HOSTILE
 from unigrec.base import files
 from unigrec.config.schema import PreviousParams, ValidateParams
 from unigrec.data.validation.pages import render, write_page
 from unigrec.data.validation.suite import validate_tables
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "</code></td><h1>no",
-    "\"' onmouseover='alert(1)",
-    "{{ 7 * 7 }}{% raw %}",
-    "&amp;",
-]
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "div", "section"),
     *("table", "caption", "thead", "tbody", "tr", "th", "td", "br", "code"),

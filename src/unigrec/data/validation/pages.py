@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from unigrec.base import files
+from unigrec.base import files, pages
 from unigrec.data.validation.checks import CRITICAL, WARNING, percent
 
-TEMPLATE = resources.files(__package__) / "page.html.jinja"
+TEMPLATES = Path(__file__).parent  # the page, and tables of expectations for other pages
 
 
 def write_page(folder: Path, result: dict[str, Any]) -> None:
@@ -21,20 +20,20 @@ def write_page(folder: Path, result: dict[str, Any]) -> None:
 
 def render(result: dict[str, Any]) -> str:
     """HTML of a result. Every value of the data is escaped: an id that is HTML is shown as its text."""
-    from jinja2 import Environment, StrictUndefined
+    about = {name: result[name] for name in ("data", "passed", "rows")}
+    return pages.render("checks.html.jinja", [TEMPLATES], **about, **grouped(result))
 
+
+def grouped(result: dict[str, Any]) -> dict[str, Any]:
+    """What the tables of expectations show: `counts` per severity, and the findings `failed`, `met`, `unchecked`."""
     shown = [_shown(finding) for finding in result["expectations"]]
     groups = {success: [each for each in shown if each["success"] is success] for success in (False, True, None)}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        data=result["data"],
-        passed=result["passed"],
-        rows=result["rows"],
-        counts={severity: _counts(groups, severity) for severity in (CRITICAL, WARNING)},
-        failed=sorted(groups[False], key=lambda finding: finding["severity"] != CRITICAL),
-        met=groups[True],
-        unchecked=groups[None],
-    )
+    return {
+        "counts": {severity: _counts(groups, severity) for severity in (CRITICAL, WARNING)},
+        "failed": sorted(groups[False], key=lambda finding: finding["severity"] != CRITICAL),
+        "met": groups[True],
+        "unchecked": groups[None],
+    }
 
 
 def _counts(groups: dict[bool | None, list[dict[str, Any]]], severity: str) -> dict[str, int]:
