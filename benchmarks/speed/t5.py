@@ -54,11 +54,12 @@ class PublicParts(nn.Module):
         autocast: bool = False,
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
-        history_codes: Tensor | None = None,
+        identifiers: Tensor | None = None,
+        items: Tensor | None = None,
     ) -> JointOutput:
         """embeddings (P * (n + 1), D): of all positions of all histories, then of the targets; codes (P, 1, T).
 
-        history_codes: not read, as T5 has no repeat bias.
+        identifiers, items: not read, as T5 has no repeat bias.
         """
         soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
         reconstructed = self.tokenizer.decode(soft.quantized)

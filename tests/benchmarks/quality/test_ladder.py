@@ -125,7 +125,7 @@ def test_rungs_are_chosen_by_name_in_the_ladders_order():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("A: {prams: {}}", "A: expected a mapping with against, description, params, published"),
+        ("A: {prams: {}}", "A: expected a mapping with against, description, params, parts, published"),
         ("A: 3", "A: expected a mapping"),
         ("A: {}\nB: {against: C}", "B: against: no rung 'C' before it"),
     ],

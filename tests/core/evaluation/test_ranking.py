@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from unigrec.core.models.unified import expand_history
 from unigrec.core.retrieval.beam import exact_scores
 from unigrec.core.retrieval.cooccurrence import Cooccurrence
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FusedRetriever, Weights
+from unigrec.core.retrieval.fused import HIGHEST_FLOOR, FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import NeighbourRanking, count_neighbours
 from unigrec.core.retrieval.retriever import CPU
@@ -73,7 +74,8 @@ def plain_scores(sequences: Sequences) -> dict[str, Tensor]:
     student = exact_scores(RECOMMENDER, torch.as_tensor(CODES), source, mask)
     neighbours = count_neighbours(sequences, CONTENT)
     last = torch.as_tensor(short.items[np.arange(len(users)), short.lengths - 1])
-    fused = dense.log_softmax(-1) + WEIGHTS.generative * student
+    floored = student.clamp_min(math.log(HIGHEST_FLOOR))  # in a small catalogue
+    fused = dense.log_softmax(-1) + WEIGHTS.generative * floored
     fused += WEIGHTS.follows * neighbours.following(last) + WEIGHTS.alike * neighbours.alike(last)
     return {
         "popularity": torch.as_tensor(sequences.train_counts()).float().expand(len(users), -1),

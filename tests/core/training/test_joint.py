@@ -327,6 +327,7 @@ def check_two_ranks(folder: Path, engine: str, causal: bool, run_in: RunIn) -> N
     assert_alike(history, other_history, weights, other_weights=other)
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path, capfd):
     def launch(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
         """As the command does, in this process, which has torch already."""

@@ -45,7 +45,7 @@ def test_a_join_of_csv_and_parquet_with_own_names():
         "item_id": ["a", "b"],
         "timestamp": [MOMENT, MOMENT + 86_400],
     }
-    assert source.items.to_pydict() == {"item_id": ["a"], "title": ["x, y"]}
+    assert source.items.to_pydict() == {"item_id": ["a"], "title": ["x | y"]}
     assert source.provenance["dropped_item_columns"] == ["price"]
     assert source.provenance["queries"]["interactions"] == query
     assert ["days without a time" in warning for warning in source.warnings] == [True]
