@@ -126,7 +126,7 @@ def _write_reports() -> None:
         Artifacts().text_encoder / "settings.json",
     ):
         files.write_json(path, nothing)
-    for stage in (Artifacts().teacher, Artifacts().tokenizer):
+    for stage in (Artifacts().teacher, Artifacts().tokenizer, Artifacts().folder("report")):
         files.write_json(stage / paths.METRICS_FILE, nothing)
     files.write_tensors(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(0, 0)})
     files.write_table(Artifacts().evaluate / paths.RANKS_FILE, pa.table({"user_index": [0]}))

@@ -41,4 +41,4 @@ def test_identifiers_are_compared_by_item_and_shown_with_quality_and_time(tmp_pa
     assert (results["start_items"], results["start_changed"]) == (2, 0.5)
     assert results["start_churn"] == pytest.approx([0.0, 0.5])
     row = table([results]).splitlines()[-1]
-    assert row == "| warm | 0.2500 | 0.5000 | 0.2500 | 0.5000 | 0.2500 | 50.0% | 0.0% / 50.0% | 130 | 30 |"
+    assert row == "| warm | 0.2500 | 0.5000 | 0.2500 | 0.5000 | 0.2500 | 50.0% | 0.0% / 50.0% | 140 | 30 |"
