@@ -37,7 +37,8 @@ def test_the_projects_own_stages_come_after_what_they_read(tmp_path, monkeypatch
     assert graph.stale == set(stages)
     assert graph.downstream["ingest"] == set(stages) - {"ingest", "warm_start"}
     assert graph.downstream["warm_start"] == set(stages) - {"warm_start", "ingest", "validate", "prepare"}
-    assert graph.downstream["gate"] == set()
+    assert graph.downstream["gate"] == {"report"}
+    assert graph.downstream["report"] == set()
 
 
 def test_order_downstream_and_what_is_stale(project):
