@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_model import ITEMS, LEVELS, item_ids
-from unigrec.base import files
+from support.project import PARAMS_FILE
+from support.tiny_model import ITEMS, LEVELS, SERVING, item_ids, tiny_recommender, write_artifacts
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.base.paths import Artifacts
+from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import exact_scores
+from unigrec.core.retrieval.set_scan import catalogue_scores
 from unigrec.serving.bundle import Bundle
+from unigrec.serving.manifest import assemble
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +84,21 @@ def test_a_missing_title_is_empty(bundle):
     titles = {item.item_id: item.title for item in bundle.recommend([["P3"]], k=ITEMS)[0].items}
     assert titles["a,b"] == ""
     assert titles["квас"] == "title 2"
+
+
+def test_a_bundle_with_a_set_decoder_recommends_by_the_sum_of_each_items_logits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    config = tiny_recommender(0).config.to_dict() | {"decoder": "set"}
+    recommender = Recommender(RecommenderConfig(**config)).eval()
+    files.write_tensors(Artifacts().finetune / paths.MODEL_FILE, recommender.state_dict())
+    files.write_json(Artifacts().finetune / paths.MODEL_CONFIG_FILE, config)
+    bundle = Bundle.load(assemble(PARAMS_FILE, SERVING))
+    codes = torch.as_tensor(bundle.identifiers)
+    indices = torch.tensor([[bundle.index_of[item] for item in ("P3", "P5")]])
+    inputs = embed_hard_history(recommender, codes[indices][..., :LEVELS], torch.tensor([2]))
+    expected = catalogue_scores(recommender, codes, *inputs)[0].sort(descending=True)
+    answer = bundle.recommend([["P3", "P5"]], k=ITEMS)[0]
+    assert ids_of(answer) == [bundle.item_ids[index] for index in expected.indices.tolist()]
+    only = bundle.recommend([["P3", "P5"]], k=1, allow={"P7"})[0]
+    assert ids_of(only) == ["P7"]
