@@ -148,6 +148,7 @@ def run_flow(folder: Path, mode: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # four runs, each with a server of its own, beside other tests
 def test_a_whole_run_then_nothing_to_do_then_refused_then_broken(model_project):
     code, output = run_flow(model_project, "good")
     assert code == 0, output
