@@ -156,6 +156,18 @@ def test_types_of_events_are_pointed_out():
     assert "event_type looks like the type of event (buy, view)" in invoke("look", "shop")[1]
 
 
+def test_a_column_of_lists_holds_no_types_of_events():
+    write()
+    Path("shop/orders.csv").unlink()
+    times = [f"2020-10-{row + 10}" for row in range(15)]
+    columns = {"CustomerNo": [f"c{row % 3}" for row in range(15)], "ProductNo": [str(row % 5) for row in range(15)]}
+    pq.write_table(
+        pa.table({**columns, "OrderDate": times, "action": [["a"], ["b"]] * 7 + [["a"]]}), "shop/orders.parquet"
+    )
+    code, said = invoke("look", "shop")
+    assert (code, "type of event" in said, "the first rows" in said) == (EXIT_OK, False, True), said
+
+
 @pytest.mark.parametrize(
     ("files", "hint"),
     [

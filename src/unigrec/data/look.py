@@ -296,9 +296,10 @@ def _columns(
 
 def _event_types(log: Head, name: str) -> list[str]:
     """The types of events in a column that is named for them; none if it holds one value, or many."""
-    if not _is_called(name, "event"):
+    values = _ids(log, name) if _is_called(name, "event") else None
+    if values is None:
         return []
-    types = pc.unique(log.table[name].cast(pa.string())).drop_null().to_pylist()
+    types = pc.unique(values).drop_null().to_pylist()
     return sorted(types) if 1 < len(types) <= EVENT_TYPES else []
 
 
