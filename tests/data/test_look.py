@@ -104,3 +104,79 @@ def test_folders_that_hold_no_two_data_sets():
     assert (code, "needs interactions and items" in said) == (EXIT_BAD_INPUT, True)
     code, said = invoke("look", "none")
     assert (code, "no such folder" in said) == (EXIT_BAD_INPUT, True)
+
+
+def test_an_answer_to_a_question_is_taken():
+    code, said = shopify_look()
+    assert "unsure: which column is the item_id: Lineitem name or Lineitem sku?" in said
+    invoke("configure", "--set", "ingest.columns.item_id=Lineitem sku")
+    code, said = invoke("look", "shop", "--write")
+    assert code == EXIT_OK, said
+    columns = load_params(Path("params.yaml")).ingest.columns
+    assert (columns.user_id, columns.item_id, columns.items_id) == ("Email", "Lineitem sku", "Variant SKU")
+
+
+def shopify_look() -> tuple[int, str]:
+    """Look at orders that name customers by e-mail, and products by name and by number."""
+    orders = "".join(f"c{row % 3}@x.org,2020-10-{row + 10},red lamp {row % 5},00{row % 5}\n" for row in range(15))
+    products = "".join(f"red lamp {item},00{item}\n" for item in range(5))
+    write("Email,Created at,Lineitem name,Lineitem sku\n" + orders, "Title,Variant SKU\n" + products)
+    return invoke("look", "shop")
+
+
+def test_e_mail_addresses_are_users_where_nothing_else_is():
+    assert "user_id: Email, by its name" in (said := shopify_look()[1])
+    assert "hash them first" in said
+    write(ORDERS.format(time="OrderDate").replace("Qty", "Email"))
+    assert "user_id: CustomerNo, by its name" in invoke("look", "shop")[1]
+
+
+def test_a_named_user_column_tells_which_file_is_the_log():
+    write(ORDERS.format(time="OrderDate").replace("CustomerNo", "Household"))
+    assert "which of orders, products" in invoke("look", "shop")[1]
+    invoke("configure", "--set", "ingest.columns.user_id=Household")
+    assert "interactions: orders.csv" in invoke("look", "shop", "--write")[1]
+
+
+def test_a_missing_text_column_is_replaced_by_one_called_alike():
+    write(products=PRODUCTS.replace("Maker", "brand"))
+    assert "texts: Name, brand\n" in invoke("look", "shop", "--write")[1]
+    assert load_params(Path("params.yaml")).embed.text_columns == ("Name", "brand")
+
+
+def test_a_file_without_a_header_is_named():
+    write(ORDERS.format(time="OrderDate").split("\n", 1)[1])
+    code, said = invoke("look", "shop", "--write")
+    assert (code, "columns of orders.csv are: it has no header (its first line: 000, 2020-" in said) == (2, True), said
+
+
+def test_types_of_events_are_pointed_out():
+    rows = "".join(f"{row % 3};{row % 5};2020-10-{row + 10};{('view', 'buy')[row % 2]}\n" for row in range(15))
+    write("CustomerNo;ProductNo;OrderDate;event_type\n" + rows)
+    assert "event_type looks like the type of event (buy, view)" in invoke("look", "shop")[1]
+
+
+def test_a_column_of_lists_holds_no_types_of_events():
+    write()
+    Path("shop/orders.csv").unlink()
+    times = [f"2020-10-{row + 10}" for row in range(15)]
+    columns = {"CustomerNo": [f"c{row % 3}" for row in range(15)], "ProductNo": [str(row % 5) for row in range(15)]}
+    pq.write_table(
+        pa.table({**columns, "OrderDate": times, "action": [["a"], ["b"]] * 7 + [["a"]]}), "shop/orders.parquet"
+    )
+    code, said = invoke("look", "shop")
+    assert (code, "type of event" in said, "the first rows" in said) == (EXIT_OK, False, True), said
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (("ratings.dat", "movies.dat"), "configure --data shop --source movielens"),
+        (("shop.db",), "shop.db is a database"),
+    ],
+)
+def test_files_of_another_source_are_told(files, hint):
+    for name in files:
+        Path("shop", name).write_text("1::2::3::4")
+    code, said = invoke("look", "shop")
+    assert (code, hint in said) == (EXIT_BAD_INPUT, True), said

@@ -16,17 +16,21 @@ from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
 from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
+from unigrec.data.sources.movielens import FILES as MOVIELENS_FILES
 from unigrec.data.sources.tables import Columns, interactions_of, items_of
 from unigrec.data.sources.times import Place, to_seconds
 from unigrec.data.sources.values import ids, texts
 
 HEAD_ROWS = 20_000
 SHOWN_ROWS = 10
+DATABASES = (".sqlite", ".sqlite3", ".db", ".duckdb")
+EVENT_TYPES = 20  # a column of more values holds no types of events
 MIN_MEETING = 0.5  # share of the interactions' ids that the items have, from which on the two columns belong together
 EARLIEST = 788_918_400  # 1995: times before it are numbers of another kind
 WORDS = {  # what a column is called, without its separators; the first ones are the most usual
     "user_id": r"(user|customer|cust|client|visitor|member|buyer|account|reviewer|shopper|session|kunde|kunden|klient)"
     r"(id|no|nr|num|number|key|code|hash)?|uid",
+    "address": r"((user|customer|client|buyer)e?mail|e?mail)(address)?",  # a user's only name in exports of some shops
     "item_id": r"(item|product|prod|article|artikel|sku|stock|movie|book|goods|offer|track|song|variant|(parent)?asin)"
     r"(id|no|nr|num|number|key|code)?|isbn|ean|gtin|pid|iid",
     "timestamp": r"(unix)?(time|timestamp|ts|datetime|date|day)|(order|invoice|purchase|event|review|transaction|visit|"
@@ -79,10 +83,15 @@ def look(folder: Path, params: IngestParams, text_columns: tuple[str, ...]) -> P
     heads = [_head(name, path) for name, path in data_sets(folder).items()]
     if len(heads) < 2:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-        raise UnigrecError(f"{folder}: needs interactions and items, two files or folders of parts (found: {inside})")
+        raise UnigrecError(
+            f"{folder}: needs interactions and items, two files or folders of parts (found: {inside})"
+            f"{_other_way(folder)}"
+        )
     reasons: list[str] = []
     unsure: list[str] = []
     pair = _which_files(heads, params, unsure)
+    if bare := [_no_header(head) for head in pair or heads if _lacks_header(head)]:
+        return Proposal({}, reasons, [], bare, None)
     if pair is None:
         return Proposal({}, reasons, [], unsure, None)
     log, catalogue = pair
@@ -117,6 +126,32 @@ def data_sets(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _other_way(folder: Path) -> str:
+    """What to do with a folder of files that another source reads; empty if there is none."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if any(set(pair) <= set(names) for pair in MOVIELENS_FILES):
+        return f"; these are files of MovieLens: unigrec configure --data {folder} --source movielens"
+    databases = [name for name in names if Path(name).suffix.lower() in DATABASES]
+    if databases:
+        return f"; {databases[0]} is a database: set ingest.source to sql and write two queries, docs/own-data.md"
+    return ""
+
+
+def _lacks_header(head: Head) -> bool:
+    """Whether the first line of a CSV file holds values: half of its fields or more are numbers."""
+    names = head.table.column_names
+    numbers = [name for name in names if re.fullmatch(r"[+-]?\d+(\.\d+)?", name)]
+    return head.part.format == "CSV" and 2 * len(numbers) >= len(names) > 1
+
+
+def _no_header(head: Head) -> str:
+    return (
+        f"what the columns of {head.part.file.name} are: it has no header (its first line: "
+        f"{', '.join(head.table.column_names)}); write a line of names above it, or name the columns in a query "
+        "(ingest.source sql, docs/own-data.md)"
+    )
+
+
 def _head(name: str, path: Path) -> Head:
     part = parts_of(path)[0]
     table = read_part(part, lambda names: [n for n in names if n and names.count(n) == 1], [], limit=HEAD_ROWS)
@@ -141,21 +176,29 @@ def _which_files(heads: list[Head], params: IngestParams, unsure: list[str]) -> 
         (log, catalogue)
         for log in heads
         for catalogue in heads
-        if log is not catalogue and _times(log) and _meeting(log, catalogue) and _is_log(log)
+        if log is not catalogue and _times(log) and _meeting(log, catalogue) and _is_log(log, params)
     ]
     if len(pairs) == 1:
         return pairs[0]
     names = ", ".join(head.name for head in heads)
     found = "no two of them" if not pairs else "more than one pair of them"
     unsure.append(
-        f"which of {names} holds the interactions, and which the items: {found} would do; set "
-        "ingest.files.interactions and ingest.files.items"
+        f"which of {names} holds the interactions, and which the items: {found} would do "
+        "(interactions have users, times, and ids that the items have); answer with unigrec configure "
+        "--set ingest.files.interactions=NAME --set ingest.files.items=NAME, names as they stand here"
     )
     return None
 
 
-def _is_log(head: Head) -> bool:
-    return any(_is_called(name, "user_id") for name in head.table.column_names)
+def _is_log(head: Head, params: IngestParams) -> bool:
+    names = head.table.column_names
+    return params.columns.user_id in names or bool(_called_users(names))
+
+
+def _called_users(names: list[str]) -> list[str]:
+    """Columns named like users; if there are none, those named like their e-mail addresses."""
+    called = [name for name in names if _is_called(name, "user_id")]
+    return called or [name for name in names if _is_called(name, "address")]
 
 
 def _ids(head: Head, name: str) -> pa.ChunkedArray | None:
@@ -210,7 +253,8 @@ def _columns(
         found["item_id"], found["items_id"] = set_already.item_id, key
     else:
         pairs = _meeting(log, catalogue)
-        named = [pair for pair in pairs if _is_called(pair[0], "item_id")] or pairs
+        answered = [pair for pair in pairs if pair[0] == set_already.item_id or pair[1] == set_already.items_id]
+        named = answered or [pair for pair in pairs if _is_called(pair[0], "item_id")] or pairs
         if len(named) == 1:
             found["item_id"], found["items_id"] = named[0]
             reasons.append(f"item_id: {named[0][0]} (in the items: {named[0][1]}), by their common values")
@@ -227,7 +271,7 @@ def _columns(
             called = [name for name in left if _is_called(name, role)]
             candidates = [name for name in candidates if name in called] or candidates or called
         else:
-            candidates = [name for name in left if _is_called(name, role)]
+            candidates = _called_users(left)
         if len(candidates) == 1:
             found[role] = candidates[0]
             reasons.append(f"{role}: {candidates[0]}, by its name{' and values' if role == 'timestamp' else ''}")
@@ -238,7 +282,25 @@ def _columns(
             remarks.append(
                 f"{name} looks like a rating: to leave out low ones, set ingest.columns.rating and min_rating"
             )
+        if name not in found.values() and not params.events and (types := _event_types(log, name)):
+            remarks.append(
+                f"{name} looks like the type of event ({', '.join(types)}): all count alike, unless you set "
+                "ingest.columns.event and ingest.events"
+            )
+    if _is_called(found.get("user_id", ""), "address"):
+        remarks.append(
+            f"{found['user_id']} holds e-mail addresses, which become user ids in every file: hash them first"
+        )
     return found, remarks
+
+
+def _event_types(log: Head, name: str) -> list[str]:
+    """The types of events in a column that is named for them; none if it holds one value, or many."""
+    values = _ids(log, name) if _is_called(name, "event") else None
+    if values is None:
+        return []
+    types = pc.unique(values).drop_null().to_pylist()
+    return sorted(types) if 1 < len(types) <= EVENT_TYPES else []
 
 
 def _question(role: str, candidates: list[str], names: list[str]) -> str:
@@ -247,11 +309,15 @@ def _question(role: str, candidates: list[str], names: list[str]) -> str:
 
 
 def _text_columns(catalogue: Head, key: str, text_columns: tuple[str, ...], unsure: list[str]) -> list[str]:
-    """Columns that describe the items: those of params, or by their names, or all that hold words."""
+    """Columns that describe the items: those of params, or by their names, or all that hold words.
+
+    Where the items have columns of params, but not the first one, the title, one called alike stands for it.
+    """
     names = [name for name in catalogue.table.column_names if name != key]
-    if present := [name for name in text_columns if name in names]:
-        return list(text_columns) if present else []
     words = [name for name in names if _holds_words(catalogue, name)]
+    if present := [name for name in text_columns if name in names]:
+        title = [] if text_columns[0] in names else _called_alike(text_columns[0], words, present)
+        return [*title, *present] if title else list(text_columns)
     called = [name for pattern in TEXT_WORDS for name in words if re.fullmatch(pattern, _bare(name))]
     chosen = list(dict.fromkeys(called)) or words
     if not chosen:
@@ -259,6 +325,13 @@ def _text_columns(catalogue: Head, key: str, text_columns: tuple[str, ...], unsu
             f"which columns describe the items: none of {', '.join(names)} holds words; set embed.text_columns"
         )
     return chosen
+
+
+def _called_alike(missing: str, words: list[str], present: list[str]) -> list[str]:
+    """Columns whose names mean what a missing column's name means."""
+    patterns = [pattern for pattern in TEXT_WORDS if re.fullmatch(pattern, _bare(missing))]
+    others = [name for name in words if name not in present]
+    return [name for name in others if any(re.fullmatch(pattern, _bare(name)) for pattern in patterns)]
 
 
 def _holds_words(head: Head, name: str) -> bool:
