@@ -24,6 +24,13 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file to read.")]
+HowMany = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
+Model = Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")]
+Allow = Annotated[
+    list[str] | None, typer.Option(help="Recommend only these: an id, or a file with one id per line; repeatable.")
+]
+Deny = Annotated[list[str] | None, typer.Option(help="Do not recommend these: as --allow.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Where = Annotated[
     str | None,
     typer.Option("--filter", help='Only items that this holds for: brand = "Canon" and not categories has "Ink".'),
@@ -255,15 +262,13 @@ def recommend(
             "(the last two for ids that hold commas)."
         ),
     ],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
-    allow: Annotated[
-        list[str] | None, typer.Option(help="Recommend only these: an id, or a file with one id per line; repeatable.")
-    ] = None,
-    deny: Annotated[list[str] | None, typer.Option(help="Do not recommend these: as --allow.")] = None,
+    k: HowMany = 10,
+    model: Model = "champion",
+    allow: Allow = None,
+    deny: Deny = None,
     where: Where = None,
     rank_by: Annotated[RankBy | None, typer.Option(help="What ranks the items; by default, what was best.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Print recommended items with titles and scores, by default from the registered champion."""
@@ -286,12 +291,12 @@ def recommend(
 @app.command(rich_help_panel=MODELS)
 def similar(
     item: Annotated[str, typer.Option(help="Id of the item to be replaced.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
-    allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
-    deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    k: HowMany = 10,
+    model: Model = "champion",
+    allow: Allow = None,
+    deny: Deny = None,
     where: Where = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Print the items most like one: of its kind, the nearest texts first."""
@@ -306,12 +311,12 @@ def similar(
 @app.command(rich_help_panel=MODELS)
 def complement(
     basket: Annotated[list[str], typer.Option(help="Item ids, as the history of `recommend`.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    model: Annotated[str, typer.Option(help="Alias, version number, or folder of a bundle.")] = "champion",
-    allow: Annotated[list[str] | None, typer.Option(help="Only these, as in `recommend`.")] = None,
-    deny: Annotated[list[str] | None, typer.Option(help="None of these, as in `recommend`.")] = None,
+    k: HowMany = 10,
+    model: Model = "champion",
+    allow: Allow = None,
+    deny: Deny = None,
     where: Where = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Print what is bought together with the items of a basket, of other kinds, and how often."""

@@ -42,8 +42,7 @@ def print_recommendations(
 
     bundle = load_bundle(params.register_, model)
     history = parse_ids(histories, bundle.index_of)
-    allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
-    denied = read_ids("--deny", deny, bundle.index_of)
+    allowed, denied = read_lists(bundle.index_of, allow, deny)
     (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, filter=filter, rank_by=rank_by)
     if as_json:
         print(answer.model_dump_json(indent=2))
@@ -71,6 +70,11 @@ def parse_ids(values: Sequence[str], known: Collection[str]) -> list[str]:
             raise UnigrecError(f"--history {value!r}: every id must be a string")
         return ids
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def read_lists(known: Collection[str], allow: Sequence[str], deny: Sequence[str]) -> tuple[set[str] | None, set[str]]:
+    """The ids of --allow, None if it was not given, and those of --deny. Arguments and errors as in `read_ids`."""
+    return read_ids("--allow", allow, known) if allow else None, read_ids("--deny", deny, known)
 
 
 def read_ids(option: str, values: Sequence[str], known: Collection[str]) -> set[str]:

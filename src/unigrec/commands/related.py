@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from unigrec.commands.recommend import parse_ids, print_items, read_ids
+from unigrec.commands.recommend import parse_ids, print_items, read_lists
 from unigrec.registry.versions import load_bundle
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def print_similar(
 ) -> None:
     """Print the items most like one. model: alias, version number, or a bundle's folder. allow, deny: as `read_ids`."""
     bundle = load_bundle(params.register_, model)
-    allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
-    denied = read_ids("--deny", deny, bundle.index_of)
+    allowed, denied = read_lists(bundle.index_of, allow, deny)
     answer = bundle.similar(item, k, allow=allowed, deny=denied, filter=filter)
     if as_json:
         print(answer.model_dump_json(indent=2))
@@ -47,8 +46,7 @@ def print_complements(
 ) -> None:
     """Print what is bought with the items of a basket. basket: as `parse_ids`. Further arguments: as above."""
     bundle = load_bundle(params.register_, model)
-    allowed = read_ids("--allow", allow, bundle.index_of) if allow else None
-    denied = read_ids("--deny", deny, bundle.index_of)
+    allowed, denied = read_lists(bundle.index_of, allow, deny)
     items = parse_ids(basket, bundle.index_of)
     answer = bundle.complement(items, k, allow=allowed, deny=denied, filter=filter)
     if as_json:

@@ -71,10 +71,14 @@ class Request(AnyRequest):
     )
 
 
-class RecommendedItem(BaseModel):
-    """One item of an answer."""
+class AnyAnswer(BaseModel):
+    """What every answer, and every item of one, has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class RecommendedItem(AnyAnswer):
+    """One item of an answer."""
 
     item_id: str
     title: str
@@ -85,10 +89,8 @@ class RecommendedItem(BaseModel):
     )
 
 
-class Answer(BaseModel):
+class Answer(AnyAnswer):
     """The answer to one history."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     items: tuple[RecommendedItem, ...] = Field(description="At most k distinct items, best first.")
     unknown: int = Field(description="How many items of the history the catalogue does not hold.")
@@ -102,10 +104,8 @@ ITEM_COLUMNS = {name: f"{name}s" for name in RecommendedItem.model_fields}  # fi
 ANSWER_COLUMNS = tuple(name for name in Answer.model_fields if name != "items")
 
 
-class SimilarItem(BaseModel):
+class SimilarItem(AnyAnswer):
     """One item like the asked one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     item_id: str
     title: str
@@ -113,18 +113,14 @@ class SimilarItem(BaseModel):
     shared_codes: int = Field(description="First codes of the identifier that are the same: more, a nearer kind.")
 
 
-class SimilarAnswer(BaseModel):
+class SimilarAnswer(AnyAnswer):
     """The answer for one item."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     items: tuple[SimilarItem, ...] = Field(description="At most k distinct items, best first.")
 
 
-class ComplementItem(BaseModel):
+class ComplementItem(AnyAnswer):
     """One item that goes with a basket."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     item_id: str
     title: str
@@ -132,10 +128,8 @@ class ComplementItem(BaseModel):
     together: dict[str, int] = Field(description="Item of the basket -> number of baskets with it and this item.")
 
 
-class ComplementAnswer(BaseModel):
+class ComplementAnswer(AnyAnswer):
     """The answer for one basket."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     items: tuple[ComplementItem, ...] = Field(description="At most k distinct items, best first.")
     unknown: int = Field(description="How many items of the basket the catalogue does not hold.")
