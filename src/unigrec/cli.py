@@ -278,6 +278,7 @@ def recommend(
         list[str] | None,
         typer.Option(metavar="RULE", help="Add to the scores of some: \"0.3: brand = 'Canon'\"; repeatable."),
     ] = None,
+    reasons: Annotated[bool, typer.Option("--reasons", help="Say of every item why it is recommended.")] = False,
     as_json: AsJson = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -297,6 +298,42 @@ def recommend(
         diversity=diversity,
         new_share=new_share,
         boost=boost or [],
+        reasons=reasons,
+        as_json=as_json,
+    )
+
+
+@app.command(rich_help_panel=MODELS)
+def search(
+    query: Annotated[str, typer.Argument(metavar="WORDS", help="What is looked for, in quotes.")],
+    history: Annotated[
+        list[str] | None, typer.Option(help="What the visitor had, as the history of `recommend`; by default nothing.")
+    ] = None,
+    search_weight: Annotated[
+        float | None, typer.Option(min=0.0, help="Weight of the words next to the history (1); 0: the history alone.")
+    ] = None,
+    k: HowMany = 10,
+    model: Model = "champion",
+    allow: Allow = None,
+    deny: Deny = None,
+    where: Where = None,
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the items that words ask for, and that suit a history."""
+    from unigrec.commands.search import print_found
+    from unigrec.config.schema import load_params
+
+    print_found(
+        load_params(params),
+        model,
+        query,
+        history or [],
+        search_weight=search_weight,
+        k=k,
+        allow=allow or [],
+        deny=deny or [],
+        filter=where,
         as_json=as_json,
     )
 

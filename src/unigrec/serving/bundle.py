@@ -62,9 +62,20 @@ from unigrec.serving.parts import (
     read_codes,
     read_ranking,
 )
+from unigrec.serving.reasons import Reasons
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
-from unigrec.serving.schema import Answer, ComplementAnswer, RecommendedItem, SimilarAnswer
+from unigrec.serving.schema import (
+    SEARCH_WEIGHT,
+    Answer,
+    ComplementAnswer,
+    FoundItem,
+    Reason,
+    RecommendedItem,
+    SearchAnswer,
+    SimilarAnswer,
+)
+from unigrec.serving.search import WordSearch, with_history, without_history
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -113,6 +124,11 @@ class Bundle:
         columns = CatalogueFilter(folder / CATALOGUE, *served)
         self._rules = Rules(columns, self.index_of, codes, manifest.get("data", {}).get("until", 0))
         self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
+        self._words = None if ranking is None else WordSearch(folder, codes, content)
+        self._reasons = None
+        if ranking is not None:
+            read = (ranking.dense, ranking.neighbours, ranking.fusion.weights, baskets)
+            self._reasons = Reasons(*read, codes, self.item_ids, titles=self.titles.to_pylist)
 
     @property
     def id(self) -> str:
@@ -162,6 +178,7 @@ class Bundle:
         diversity: Diversity | None = None,
         new_share: NewShare | None = None,
         boost: Mapping[str, float] | None = None,
+        reasons: bool = False,
     ) -> list[Answer]:
         """The k best items for each history.
 
@@ -179,6 +196,7 @@ class Bundle:
             diversity: at most so many items per value of a column.
             new_share: how many of the k are young.
             boost: expression -> what is added to the scores of the items that it holds for.
+            reasons: say of every item why it is recommended.
 
         Raises:
             UnigrecError: k is out of range, allow, deny and filter leave nothing, an expression is not understood, a
@@ -188,6 +206,8 @@ class Bundle:
         by = rank_by or self.ranks_by
         if by not in self.retrievers:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        if reasons and self._reasons is None:
+            raise UnigrecError("reasons: this bundle, of an earlier version, has no dense part; run the pipeline again")
         allowed = self._rules.allowed(allow, deny, filter)
         quotas, weights = self._rules.quotas(k, diversity, new_share), self._rules.boost(boost)
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
@@ -204,12 +224,63 @@ class Bundle:
             return select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
 
         best = ranked(search, len(asked))
-        found = dict(zip(asked, self._named_rows(best), strict=True))
-        popular = self._named_rows(ranked(self._popular, 1))[0] if len(asked) < len(known) else ()
+        found = {row: self._named(best, place, known[row] if reasons else None) for place, row in enumerate(asked)}
+        popular: tuple[RecommendedItem, ...] = ()
+        if len(asked) < len(known):
+            popular = self._named(ranked(self._popular, 1), 0, [] if reasons else None)
         return [
             Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
             for row in range(len(known))
         ]
+
+    def search(
+        self,
+        query: str | np.ndarray,
+        history: Sequence[str | None] = (),
+        k: int = 10,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] | None = None,
+        filter: str | None = None,
+        search_weight: float = SEARCH_WEIGHT,
+    ) -> SearchAnswer:
+        """The k items that a query asks for, and that suit a history.
+
+        Args:
+            query: words; or, where the bundle's encoder is a language model, their vector (D,).
+            history: item ids, oldest first; without a known one, the query alone decides.
+            k, allow, deny, filter: as in `recommend`.
+            search_weight: of the query's score next to 1 for the history's; with 0, the answer is that of `recommend`.
+
+        Raises:
+            UnigrecError: no word of the query is known, the bundle cannot embed it, or as `recommend`.
+        """
+        self._check_k(k)
+        if self._words is None:
+            raise UnigrecError("search: this bundle, of an earlier version, holds no texts; run the pipeline again")
+        allowed = self._rules.allowed(allow, deny, filter)
+        known = [self.index_of[item] for item in history if item in self.index_of]
+        scores = self._words.scores(query)
+        if known:
+            ranker = self.retrievers[self.ranks_by]
+            best = with_history(
+                lambda _, permitted, count: ranker.retrieve([known], count, permitted),
+                scores,
+                search_weight,
+                k,
+                allowed,
+            )
+        else:
+            best = without_history(scores, k, allowed)
+        rows = zip(best.items[0].tolist(), best.scores[0].tolist(), strict=True)
+        return SearchAnswer(
+            items=tuple(
+                FoundItem(item_id=self.item_ids[item], title=self._title(item), score=score)
+                for item, score in rows
+                if item >= 0
+            ),
+            unknown_words=tuple(self._words.encoder.unknown(query)) if isinstance(query, str) else (),
+            unknown=len(history) - len(known),
+        )
 
     def similar(
         self,
@@ -270,15 +341,16 @@ class Bundle:
         ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
         return BeamResult(ranked[None, :count], self.popularity[ranked[None, :count]])
 
-    def _named_rows(self, best: BeamResult) -> list[tuple[RecommendedItem, ...]]:
-        return [self._named(*row) for row in zip(best.items.tolist(), best.scores.tolist(), strict=True)]
-
-    def _named(self, items: list[int], scores: list[float]) -> tuple[RecommendedItem, ...]:
-        """Items for catalogue indices and scores; -1 stands for no item."""
+    def _named(self, best: BeamResult, row: int, history: Sequence[int] | None) -> tuple[RecommendedItem, ...]:
+        """The found items of a row, with their reasons if a history is given; -1 stands for no item."""
+        places = [place for place, item in enumerate(best.items[row].tolist()) if item >= 0]
+        items, scores = best.items[row, places].tolist(), best.scores[row, places].tolist()
+        reasons: list[Reason | None] = [None] * len(items)
+        if history is not None and self._reasons is not None:
+            reasons = [*self._reasons.of(history, items)]
         return tuple(
-            RecommendedItem(item_id=self.item_ids[item], title=self._title(item), score=score)
-            for item, score in zip(items, scores, strict=True)
-            if item >= 0
+            RecommendedItem(item_id=self.item_ids[item], title=self._title(item), score=score, reason=reason)
+            for item, score, reason in zip(items, scores, reasons, strict=True)
         )
 
     def _title(self, index: int) -> str:
