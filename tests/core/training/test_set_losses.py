@@ -40,7 +40,7 @@ def distribution(members: int) -> TeacherDistribution:
 @pytest.mark.parametrize("rows", [2, 128])
 @pytest.mark.parametrize("bias", [True, False])
 def test_losses_and_gradients_are_those_of_cross_entropies_over_all_items(monkeypatch, rows, bias):
-    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setitem(module.SCORES_AT_A_TIME, "cpu", rows * ITEMS)
     torch.manual_seed(0)
     logits = torch.randn(5, sum(SIZES), dtype=torch.float64, requires_grad=True)
     bonus = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)

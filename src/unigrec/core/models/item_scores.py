@@ -36,7 +36,8 @@ class CodeSums:
     def of_items(self, values: Tensor) -> Tensor:
         """For each item the sum of its codes' rows: (C, P) -> (N, P)."""
         columns = values.shape[1]
-        values = F.pad(values, (0, max(LEAST_COLUMNS - columns, 0)))
+        if columns < LEAST_COLUMNS:
+            values = F.pad(values, (0, LEAST_COLUMNS - columns))
         return F.embedding_bag(self.codes, values, mode="sum")[:, :columns]
 
     def of_codes(self, values: Tensor) -> Tensor:
@@ -57,8 +58,8 @@ class ItemScores(NamedTuple):
     bonus: Tensor | None = None  # (P, n) what is added to their scores; 0 where a place adds nothing
 
     def columns(self, sums: CodeSums) -> Tensor:
-        """(N, P) the scores."""
+        """(N, P) the scores. Without gradients: `set_losses` has its own."""
         scores = sums.of_items(self.codes.T.contiguous())
         if self.items is not None and self.bonus is not None:
-            scores = scores.scatter_add(0, self.items.T, self.bonus.T)
+            scores.scatter_add_(0, self.items.T, self.bonus.T)
         return scores

@@ -25,7 +25,7 @@ from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.item_scores import CodeSums, ItemScores
 from unigrec.core.models.sasrec import States
 
-ROWS = 128  # targets that are scored at a time: their scores stay near the processor
+SCORES_AT_A_TIME = {"cpu": 2**19, "cuda": 2**26}  # on a CPU, few enough to stay near the processor
 
 
 class TeacherDistribution(NamedTuple):
@@ -71,8 +71,9 @@ class _SetLosses(Function):
     ) -> tuple[Tensor, Tensor]:
         of_targets, of_teacher = codes.new_empty(2, len(codes))
         predicted, wanted = [], []
-        for start in range(0, len(codes), ROWS):
-            rows = slice(start, start + ROWS)
+        step = max(SCORES_AT_A_TIME[codes.device.type] // len(sums.codes), 1)
+        for start in range(0, len(codes), step):
+            rows = slice(start, start + step)
             columns = ItemScores(codes[rows], items[rows], bonus[rows]).columns(sums)  # (N, p)
             chosen = columns.gather(0, targets[rows][None])[0]
             found, normaliser = _per_code(columns, sums, items[rows])
