@@ -30,6 +30,7 @@ from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one
 SUCCESSORS = 8  # counted per item
+BRANDS, DAY = 1000, 86_400
 UNTRAINED = "Weights are random, not trained. The codes of an item are random too, level by level."
 
 
@@ -101,10 +102,25 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         files.write_json(Artifacts().joint / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
         files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
         files.write_table(Artifacts().catalogue, pa.table(catalogue))
+        files.write_table(Artifacts().served_columns, _served_columns(catalogue["item_id"]))
         _write_ranking(items, shape["embedding_dim"], params)
         _write_reports()
         serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")
         return assemble(ROOT / "params.yaml", serving).absolute()
+
+
+def _served_columns(item_ids: list[str]) -> pa.Table:
+    """A brand of a thousand, a price up to 100, and a first day in the last three years."""
+    generator = np.random.default_rng(1)
+    brands = np.array([f"brand {number}" for number in range(BRANDS)])
+    return pa.table(
+        {
+            "item_id": item_ids,
+            "brand": brands[generator.integers(0, BRANDS, len(item_ids))],
+            "price": 100.0 * generator.random(len(item_ids)),
+            "first_seen": pa.array(-DAY * generator.integers(0, 3 * 365, len(item_ids)), pa.timestamp("s")),
+        }
+    )
 
 
 def _write_ranking(items: int, content_dim: int, params: Params) -> None:

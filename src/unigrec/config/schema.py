@@ -22,6 +22,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
 Schedule = Literal["constant", "cosine"]
 PASSWORD_IN_QUERY = re.compile(r"\b(password|passwd|pwd|secret|session_token)\b\W{0,3}[= ]\s*'?[^\s']", re.IGNORECASE)
+OWN_COLUMNS = ("item_index", "item_id", "train_count", "first_seen")  # columns of every bundle's catalogue
 Source = Literal["sample", "folder", "sql", "amazon-2014", "amazon-2023", "movielens"]
 
 
@@ -316,6 +317,25 @@ class ReportParams(Section):
     users: Annotated[int, Field(ge=0, le=100)]
 
 
+class ServeParams(Section):
+    columns: Names = ()
+    date: str = ""
+
+    @field_validator("columns")
+    @classmethod
+    def _no_own_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for name in columns:
+            if name in OWN_COLUMNS or columns.count(name) > 1:
+                raise ValueError(f"{name!r} is in every bundle, or named twice; name other columns of the items")
+        return columns
+
+    @model_validator(mode="after")
+    def _date_is_served(self) -> ServeParams:
+        if self.date and self.date not in self.columns:
+            raise ValueError(f"serve.date ({self.date}) must be one of serve.columns")
+        return self
+
+
 class PromotionParams(Section):
     mode: Literal["better", "not_worse"]
     max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
@@ -369,6 +389,7 @@ class Params(Section):
     evaluate: EvaluateParams
     gate: GateParams
     report: ReportParams
+    serve: ServeParams = ServeParams()
     promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
 
