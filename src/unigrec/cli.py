@@ -341,6 +341,25 @@ def complement(
     )
 
 
+@app.command(rich_help_panel=MODELS)
+def serve(
+    model: Annotated[
+        str, typer.Option(help="Alias, which is watched: its next version is served without a break; or as above.")
+    ] = "champion",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that search; 0: one per core, up to 4.")] = 0,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Serve recommendations over HTTP, by default of the registered champion, until Ctrl-C (docs/serving.md)."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands.serve import serve as run
+    from unigrec.config.schema import load_params
+
+    keep_quiet()
+    run(load_params(params), model, host, port, workers=workers)
+
+
 def main() -> None:
     """Entry point: an error that a person can act on is printed without a traceback, and has its own exit code."""
     os.environ.setdefault("DO_NOT_TRACK", "1")

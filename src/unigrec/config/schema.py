@@ -368,6 +368,21 @@ class RegisterParams(Section):
         return uri
 
 
+class ServeParams(Section):
+    batch_size: Annotated[int, Field(ge=1, le=1024)]
+    batch_wait_ms: Annotated[float, Field(ge=0, le=1000)]
+    queue: Annotated[int, Field(ge=1)]
+    deadline_ms: Annotated[float, Field(gt=0)]
+    max_body_kb: Annotated[int, Field(ge=1, le=1 << 17)]
+    max_histories: Annotated[int, Field(ge=1)]
+    max_history: Annotated[int, Field(ge=1)]
+    max_k: Annotated[int, Field(ge=1)]
+    max_list: Annotated[int, Field(ge=1)]
+    watch_seconds: Annotated[float, Field(ge=0.1)]
+    drain_seconds: NonNegative
+    log: Literal["events", "requests", "bodies"]
+
+
 class Params(Section):
     """All of params.yaml. Only commands and stage functions see it; the rooms below take their own section."""
 
@@ -392,6 +407,7 @@ class Params(Section):
     serve: ServeParams = ServeParams()
     promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
+    serve: ServeParams
 
     @model_validator(mode="after")
     def _known_evaluation_event(self) -> Params:

@@ -64,7 +64,7 @@ from unigrec.serving.parts import (
 )
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
-from unigrec.serving.schema import Answer, ComplementAnswer, RecommendedItem, SimilarAnswer
+from unigrec.serving.schema import Answer, ComplementAnswer, ItemAnswer, RecommendedItem, SimilarAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -228,9 +228,7 @@ class Bundle:
             UnigrecError: the catalogue does not hold the item, or as `recommend`.
         """
         self._check_k(k)
-        if item not in self.index_of:
-            raise UnigrecError(f"no item {item!r} in the catalogue")
-        return self._related.similar(self.index_of[item], k, self._allowed_array(allow, deny, filter))
+        return self._related.similar(self._index(item), k, self._allowed_array(allow, deny, filter))
 
     def complement(
         self,
@@ -255,6 +253,18 @@ class Bundle:
         return self._related.complement(
             known, k, self._allowed_array(allow, deny, filter), unknown=len(basket) - len(known)
         )
+
+    def item(self, item: str) -> ItemAnswer:
+        """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
+        index = self._index(item)
+        columns = {name: self._filter.column(name)[index].as_py() for name in self._filter.columns}
+        codes = tuple(self.identifiers[index].tolist())
+        return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
+
+    def _index(self, item: str) -> int:
+        if item not in self.index_of:
+            raise UnigrecError(f"no item {item!r} in the catalogue")
+        return self.index_of[item]
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= len(self.item_ids):

@@ -208,6 +208,15 @@ class SimilarAnswer(AnyAnswer):
     items: tuple[SimilarItem, ...] = Field(description="At most k distinct items, best first.")
 
 
+class ItemAnswer(AnyAnswer):
+    """What a bundle knows of an item."""
+
+    item_id: str
+    title: str
+    identifier: tuple[int, ...] = Field(description="Its codes; items that share first codes are alike.")
+    columns: dict[str, Any] = Field(description="Its row of the catalogue.")
+
+
 class ComplementItem(AnyAnswer):
     """One item that goes with a basket."""
 
