@@ -21,7 +21,7 @@ from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.baskets import Baskets
 from unigrec.core.retrieval.fused import Weights
-from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.training.teacher import teacher_config
 from unigrec.serving.basket_file import write_baskets
@@ -88,7 +88,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
     shape["codebook_size"] = params.tokenizer.codebook_size
     tokenizer = Tokenizer(**shape)
     numbers = np.arange(items, dtype=np.int32)
-    catalogue = {
+    catalogue: dict[str, Any] = {
         "item_index": numbers,
         "item_id": [item_id(index) for index in range(items)],
         "title": [f"An item of the shop, as long as a title often is, number {index}" for index in range(items)],
@@ -130,8 +130,9 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
     files.write_json(Artifacts().teacher / paths.MODEL_CONFIG_FILE, config)
     following = torch.randint(items, (items * SUCCESSORS,))
     content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
-    starts, often = torch.arange(items + 1) * SUCCESSORS, torch.rand(len(following))
-    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(starts, following, often, content))
+    starts = torch.arange(items + 1) * SUCCESSORS
+    pairs = Pairs(starts, following, torch.rand(len(following)))
+    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(pairs, pairs, content))
     ones = np.ones(len(following), np.int64)
     baskets = Baskets(starts.numpy(), following.numpy(), ones, np.full(items, SUCCESSORS), items, by_day=True)
     write_baskets(Artifacts().rank / paths.BASKETS_FILE, baskets)

@@ -257,7 +257,7 @@ class Bundle:
     def item(self, item: str) -> ItemAnswer:
         """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
         index = self._index(item)
-        columns = {name: self._filter.column(name)[index].as_py() for name in self._filter.columns}
+        columns = {name: self._rules.filter.column(name)[index].as_py() for name in self._rules.filter.columns}
         codes = tuple(self.identifiers[index].tolist())
         return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
 

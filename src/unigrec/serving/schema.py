@@ -74,8 +74,8 @@ class NewShare(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     days: float = Field(gt=0, allow_inf_nan=False, description="An item is new for so many days.")
-    at_least: StrictInt = Field(0, ge=0, description="So many new ones, if so many may be recommended.")
-    at_most: StrictInt | None = Field(None, ge=0, description="No more new ones; null: any number.")
+    at_least: StrictInt = Field(default=0, ge=0, description="So many new ones, if so many may be recommended.")
+    at_most: StrictInt | None = Field(default=None, ge=0, description="No more new ones; null: any number.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
