@@ -140,6 +140,11 @@ def build_app(service: Service) -> FastAPI:
         text = first["msg"].removeprefix("Value error, ")
         return Response(problem(f"{place}: {text}" if place else text), 422, media_type="application/json")
 
+    @app.exception_handler(Exception)
+    async def unforeseen(request: HttpRequest, error: Exception) -> Response:
+        """Starlette raises the error again after this answer; the guard logs it."""
+        return Response(problem("internal error"), INTERNAL, media_type="application/json")
+
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
         return RedirectResponse("/docs")

@@ -21,6 +21,7 @@ from typing import Any
 from unigrec.base.errors import UnigrecError
 from unigrec.service import frames
 from unigrec.service.batching import Batcher, Worker
+from unigrec.service.generation import Order
 from unigrec.service.metrics import Metrics
 from unigrec.service.watch import Version
 
@@ -59,6 +60,7 @@ class Fleet:
         self._started: dict[int, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._spare: asyncio.subprocess.Process | None = None
         batcher.on_lost = self._lost
 
     @property
@@ -71,8 +73,9 @@ class Fleet:
         return self.current is not None and any(not worker.is_lost for worker in self.current.workers)
 
     async def open(self) -> None:
-        """Wait for workers."""
+        """Wait for workers, and start the first process, which imports while the model is still looked for."""
         self._server = await asyncio.start_unix_server(self._connected, self.address, limit=READ_LIMIT)
+        self._spare = await _new_process()
 
     async def change(self, version: Version) -> None:
         """Let a version answer from now on. Raises UnigrecError when it does not load; the old one goes on then."""
@@ -110,22 +113,22 @@ class Fleet:
             task.cancel()
         for generation in list(self._started.values()):
             await self._end(generation)
+        if self._spare is not None:
+            self._spare.kill()
+            await self._spare.wait()
         if self._server is not None:
             self._server.close()
 
     async def _start(self, version: Version) -> Generation:
         """A generation whose workers are all connected. Raises UnigrecError."""
         number = max(self._started, default=0) + 1
-        module = [sys.executable, "-m", "unigrec.service.generation"]
-        process = await asyncio.create_subprocess_exec(
-            *[*module, str(version.folder), self.address, str(number), str(self.size)],
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for the service alone, which ends its workers in order
-        )
+        process = self._spare or await _new_process()
+        self._spare = None
         generation = self._started[number] = Generation(number, version, process)
+        assert process.stdin is not None
         assert process.stdout is not None
+        order = Order(folder=version.folder, number=number, address=self.address, workers=self.size)
+        process.stdin.write(order.model_dump_json().encode() + b"\n")
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 line = await process.stdout.readline()
@@ -241,3 +244,14 @@ class Fleet:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _new_process() -> asyncio.subprocess.Process:
+    """A process that waits for an `Order` on its standard input."""
+    return await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "unigrec.service.generation"],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C is for the service alone, which ends its workers in order
+    )

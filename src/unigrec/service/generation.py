@@ -1,6 +1,7 @@
 """A bundle in memory and the workers that share it: `python -m unigrec.service.generation`, started by the service.
 
-One process loads and checks the bundle, prints a line of JSON, and forks the workers. They read the memory of the
+One process imports what it needs, reads a line of JSON (`Order`) that names the bundle, loads and checks it, prints a
+line of JSON, and forks the workers. They read the memory of the
 loaded bundle and write none of it, so all of them share its pages. A worker that dies is forked again. All end with
 the service: a worker when its connection is closed.
 """
@@ -17,6 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.process import die_with_parent, keep_quiet
@@ -29,12 +32,26 @@ PAUSE_SECONDS = 1.0  # before a worker is forked again
 DONE, FAILED = 0, 1  # exit codes of a worker
 
 
-def main(folder: Path, address: str, number: str, workers: int) -> int:
+class Order(BaseModel):
+    """What the service asks of this process. number: of the generation; address: where its workers connect to."""
+
+    folder: Path
+    number: int
+    address: str
+    workers: int
+
+
+def main() -> int:
     """Load, report, and keep the workers alive until the service closes their connections."""
     keep_quiet()
     die_with_parent()
+    _import_all()
+    line = sys.stdin.readline()
+    if not line:
+        return DONE
+    order = Order.model_validate_json(line)
     try:
-        bundle = _loaded(folder)
+        bundle = _loaded(order.folder)
         facts = facts_of(bundle)
     except UnigrecError as error:
         _report({"failed": str(error)})
@@ -45,14 +62,18 @@ def main(folder: Path, address: str, number: str, workers: int) -> int:
     _report(facts)
     gc.collect()
     gc.freeze()  # a collection in a worker would write into every object, and end its sharing
-    alive = {_fork(bundle, address, number): time.monotonic() for _ in range(workers)}
+    alive = {_fork(bundle, order): time.monotonic() for _ in range(order.workers)}
     while alive:
         process, status = os.wait()
         lived = time.monotonic() - alive.pop(process)
         if status != DONE:
             time.sleep(0.0 if lived > PAUSE_SECONDS else PAUSE_SECONDS)  # no endless loop of deaths
-            alive[_fork(bundle, address, number)] = time.monotonic()
+            alive[_fork(bundle, order)] = time.monotonic()
     return DONE
+
+
+def _import_all() -> None:
+    """Import what loading a bundle imports, the slow parts of torch too: the service has not found the bundle yet."""
 
 
 def _loaded(folder: Path) -> Bundle:
@@ -89,7 +110,7 @@ def _report(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 
-def _fork(bundle: Bundle, address: str, number: str) -> int:
+def _fork(bundle: Bundle, order: Order) -> int:
     """Start a worker; returns its process id."""
     process = os.fork()
     if process:
@@ -98,7 +119,7 @@ def _fork(bundle: Bundle, address: str, number: str) -> int:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent()
-        _work(bundle, address, number)
+        _work(bundle, order)
         code = DONE
     except (OSError, ValueError) as error:  # the service is gone
         print(f"a worker ends: {error}", file=sys.stderr)
@@ -107,18 +128,18 @@ def _fork(bundle: Bundle, address: str, number: str) -> int:
         os._exit(code)  # what the parent has to do at its end is not done twice
 
 
-def _work(bundle: Bundle, address: str, number: str) -> None:
+def _work(bundle: Bundle, order: Order) -> None:
     """Reply to batches until the connection is closed."""
     from unigrec.service import frames
     from unigrec.service.replies import Question, replies
 
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
-        connection.sendall(frames.packed([number.encode(), str(os.getpid()).encode()]))
+        connection.connect(order.address)
+        connection.sendall(frames.packed([b"%d" % order.number, b"%d" % os.getpid()]))
         while (lines := frames.receive(connection)) is not None:
             found = replies(bundle, [Question.of_line(line) for line in lines])
             connection.sendall(frames.packed([reply.line() for reply in found]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], workers=int(sys.argv[4])))
+    sys.exit(main())
