@@ -73,7 +73,7 @@ What the pinned packages are for, and what installs them. `make install` install
 ## Python
 
 3.11, 3.12 and 3.13. CI runs 3.11. On 3.13 the quick suite was run up to a quarter (all of `tests/base`,
-`tests/benchmarks` and what follows by name, without a failure), and a short `make run`; on 3.12 only the resolution of
+`tests/benchmarks` and what follows by name, no failure), and a short `make run` up to its gates; on 3.12 only resolving
 the lists was tried. On 3.14 nothing was run, so the Makefile refuses it. Every pinned package has a wheel for it, but
 antlr4-python3-runtime and deepspeed, which have none for any version: pip builds them.
 
