@@ -31,6 +31,7 @@ def print_recommendations(
     deny: Sequence[str],
     filter: str | None,
     rank_by: RankBy | None,
+    new_places: int,
     as_json: bool,
 ) -> None:
     """Print recommendations for one history.
@@ -43,7 +44,9 @@ def print_recommendations(
     bundle = load_bundle(params.register_, model)
     history = parse_ids(histories, bundle.index_of)
     allowed, denied = read_lists(bundle.index_of, allow, deny)
-    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, filter=filter, rank_by=rank_by)
+    (answer,) = bundle.recommend(
+        [history], k, allow=allowed, deny=denied, filter=filter, rank_by=rank_by, new_places=new_places
+    )
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:

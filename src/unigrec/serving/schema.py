@@ -69,6 +69,9 @@ class Request(AnyRequest):
     rank_by: RankBy | None = Field(
         None, description="What ranks the items: fused, generative or dense; null: what validation chose."
     )
+    new_places: StrictInt = Field(
+        0, ge=0, description="The last so many places are for items that were added after the training."
+    )
 
 
 class AnyAnswer(BaseModel):
@@ -85,7 +88,8 @@ class RecommendedItem(AnyAnswer):
     score: float = Field(
         description="Higher is better. generative: the log-probability of the item's identifier given the history; "
         "dense: that of the item; fused: a weighted sum of both and of the neighbours' terms. Among the most popular "
-        "items: the log of its share of interactions."
+        "items: the log of its share of interactions. Among new places: a "
+        "sum of the dense part's score and a term of the texts."
     )
 
 

@@ -69,6 +69,20 @@ def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str],
     return Source(interactions, items, provenance("folder", interactions, items, **extra), tuple(notes))
 
 
+def read_items(path: Path, params: IngestParams, text_columns: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """The items of one file or folder of parts, as `Source` has them, and notes on what was read.
+
+    Raises:
+        UnigrecError: there is no such file, or as `load_folder`.
+    """
+    if not path.exists():
+        raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the items")
+    notes: list[str] = []
+    columns = Columns.of(params)
+    raw, _ = _read_items(parts_of(path), columns, text_columns, notes=notes)
+    return items_of(raw, columns, text_columns)[0], notes
+
+
 def find_dataset(folder: Path, name: str) -> Path:
     """The file or folder of parts with this name. Raises UnigrecError if there is none, or more than one."""
     present = _candidates(folder, name)
