@@ -36,6 +36,8 @@ from unigrec.core.sequences import in_chunks, pad_rows
 from unigrec.pipeline.outputs import load_item_ids, load_sequences
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.extend import add_items
+from unigrec.serving.manifest import MANIFEST
+from unigrec.serving.schema import NewShare
 
 USERS_AT_ONCE = 64
 CUTOFF = 10
@@ -114,11 +116,12 @@ def ranks_among_new(bundle: Bundle, cold: Targets) -> dict[str, np.ndarray]:
 def ranks_in_lists(bundle: Bundle, asked: Targets, places: int, unread: bool = False) -> np.ndarray:
     """(U,) rank of each target in a list of ten. unread: new items of a history are left out of it."""
     ranks = []
+    share = NewShare(at_least=places, days=1) if places else None
     for rows in in_chunks(np.arange(len(asked.targets)), 10 * USERS_AT_ONCE):
         histories = [asked.histories[row] for row in rows]
         if unread:
             histories = [[item for item in own if bundle.index_of[item] < bundle.trained] for own in histories]
-        for row, answer in zip(rows, bundle.recommend(histories, CUTOFF, new_places=places), strict=True):
+        for row, answer in zip(rows, bundle.recommend(histories, CUTOFF, new_share=share), strict=True):
             names = [item.item_id for item in answer.items]
             ranks.append(names.index(asked.targets[row]) + 1 if asked.targets[row] in names else 0)
     return np.array(ranks)
@@ -140,8 +143,9 @@ def run() -> int:
         hidden = files.read_table(options.hidden / HIDDEN_FILE)
         began = time.perf_counter(), time.process_time()
         with chdir(scratch):
-            bundle = Bundle.load(add_items(parent, hidden, 0).absolute())
-            bundle.recommend([bundle.item_ids[:1]], CUTOFF, new_places=2)
+            now = files.read_json(parent / MANIFEST)["data"]["until"]
+            bundle = Bundle.load(add_items(parent, hidden, now).absolute())
+            bundle.recommend([bundle.item_ids[:1]], CUTOFF, new_share=NewShare(at_least=2, days=1))
         wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
         cold, warm = split_targets(Artifacts(options.artifacts), bundle)
         print(f"{hidden.num_rows} items added and a first request answered: {wall:.1f} s ({cpu:.1f} s of CPU)\n")

@@ -34,8 +34,13 @@ def bundle_of_rung(rung: Path, data: Data, folder: Path) -> Path:
     with chdir(folder):
         own = Artifacts()
         for stage, place in places.items():
-            own.folder(stage).unlink(missing_ok=True)
             own.folder(stage).symlink_to(place)
+        own.folder("prepare").unlink()
+        own.folder("prepare").mkdir()
+        for path in places["prepare"].iterdir():
+            (own.folder("prepare") / path.name).symlink_to(path)
+        if not own.served_columns.is_file():  # data that an earlier version prepared
+            files.write_table(own.served_columns, files.read_table(own.catalogue, ["item_id"]))
         for path in (own.validated, own.source):
             files.write_json(path, {"rows": {}})
         files.write_json(own.decision, {"passed": True, "gates": []})

@@ -269,9 +269,16 @@ def recommend(
     deny: Deny = None,
     where: Where = None,
     rank_by: Annotated[RankBy | None, typer.Option(help="What ranks the items; by default, what was best.")] = None,
-    new_places: Annotated[
-        int, typer.Option(min=0, help="The last so many places are for items that were added after the training.")
-    ] = 0,
+    diversity: Annotated[
+        str | None, typer.Option(metavar="RULE", help='At most so many of a value: "2 per brand", "1 per first code".')
+    ] = None,
+    new_share: Annotated[
+        str | None, typer.Option(metavar="RULE", help='New items: "at least 2 younger than 30 days", or "1 to 3 ...".')
+    ] = None,
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Add to the scores of some: \"0.3: brand = 'Canon'\"; repeatable."),
+    ] = None,
     as_json: AsJson = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -288,7 +295,9 @@ def recommend(
         deny=deny or [],
         filter=where,
         rank_by=rank_by,
-        new_places=new_places,
+        diversity=diversity,
+        new_share=new_share,
+        boost=boost or [],
         as_json=as_json,
     )
 
@@ -331,6 +340,25 @@ def complement(
     print_complements(
         load_params(params), model, basket, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
     )
+
+
+@app.command(rich_help_panel=MODELS)
+def serve(
+    model: Annotated[
+        str, typer.Option(help="Alias, which is watched: its next version is served without a break; or as above.")
+    ] = "champion",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that search; 0: one per core, up to 4.")] = 0,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Serve recommendations over HTTP, by default of the registered champion, until Ctrl-C (docs/serving.md)."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands.serve import serve as run
+    from unigrec.config.schema import load_params
+
+    keep_quiet()
+    run(load_params(params), model, host, port, workers=workers)
 
 
 @app.command("add-items", rich_help_panel=MODELS)

@@ -26,6 +26,7 @@ from unigrec.serving import extend, manifest
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.extension import read_extension, write_extension
 from unigrec.serving.ranking_parts import write_neighbours
+from unigrec.serving.schema import NewShare
 
 KINDS = ("ink cartridge black", "paper white thick", "pen blue gel", "desk lamp bright")
 NEW = pa.table({"item_id": ["N1", "N2"], "title": ["black ink", "bright lamp"]})
@@ -52,6 +53,7 @@ def parent(project) -> Path:
         titles = [f"{KINDS[index % 4]} n{index}" for index in range(ITEMS)]
         catalogue = catalogue.set_column(catalogue.column_names.index("title"), "title", pa.array(titles))
         files.write_table(Artifacts().catalogue, catalogue)
+        files.write_table(Artifacts().served_columns, catalogue.select(["item_id"]))  # a log without days
         params = load_params(PARAMS_FILE).embed.model_copy(update={"dimensions": 4, "text_columns": ("title",)})
         encoder, embedding = fit_encoder(catalogue, params, seed=1)
         save_encoder(encoder, Artifacts().text_encoder)
@@ -66,6 +68,10 @@ def parent(project) -> Path:
 def child(project, parent) -> Path:
     with contextlib.chdir(project):
         return extend.add_items(parent, NEW, DAY).absolute()
+
+
+def share(at_least: int) -> NewShare:
+    return NewShare(at_least=at_least, days=30)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -93,10 +99,10 @@ def test_new_places_are_the_last_ones_and_the_nearest_text_comes_first(child):
     bundle = Bundle.load(child)
     inks, lamps = ["a,b", "P4", "P8"], ["P3", "P7"]
     plain = bundle.recommend([inks, lamps], k=4)
-    filled = bundle.recommend([inks, lamps], k=4, new_places=1)
+    filled = bundle.recommend([inks, lamps], k=4, new_share=share(1))
     assert [answer.items[:3] for answer in filled] == [answer.items[:3] for answer in plain]
     assert [answer.items[3].item_id for answer in filled] == ["N1", "N2"]
-    (both,) = bundle.recommend([inks], k=4, new_places=3)  # there are two
+    (both,) = bundle.recommend([inks], k=4, new_share=share(3))  # there are two
     assert [item.item_id for item in both.items[2:]] == ["N1", "N2"]
     assert both.items[:2] == plain[0].items[:2]
 
@@ -105,19 +111,19 @@ def test_lists_and_filters_hold_for_new_places_too(child):
     bundle = Bundle.load(child)
 
     def last(**asked: object) -> str:
-        (answer,) = bundle.recommend([["a,b", "P4"]], k=3, new_places=1, **asked)
+        (answer,) = bundle.recommend([["a,b", "P4"]], k=3, new_share=share(1), **asked)
         return answer.items[-1].item_id
 
     assert last(deny={"N1"}) == "N2"
     assert last(filter='not title has "ink"') == "N2"
     assert last(deny={"N1", "N2"}) in item_ids()
-    (only,) = bundle.recommend([["P3"]], k=3, new_places=1, allow={"N2"})
+    (only,) = bundle.recommend([["P3"]], k=3, allow={"N2"})
     assert [item.item_id for item in only.items] == ["N2"]
 
 
 def test_a_history_may_hold_a_new_item_and_does_not_get_it_again(child):
     bundle = Bundle.load(child)
-    (answer,) = bundle.recommend([["N1"]], k=4, new_places=2)
+    (answer,) = bundle.recommend([["N1"]], k=4, new_share=share(2))
     assert (answer.unknown, answer.by_popularity) == (0, False)
     assert [item.item_id for item in answer.items].count("N2") == 1
     assert "N1" not in {item.item_id for item in answer.items}
@@ -128,8 +134,9 @@ def test_a_history_may_hold_a_new_item_and_does_not_get_it_again(child):
 
 def test_removing_what_was_added_gives_the_parent_back(parent, child):
     assert extend.remove_items(child, {"N1", "N2"}).name == parent.name
-    one = extend.remove_items(child, {"N1"})
-    assert extend.add_items(parent, NEW.slice(1), DAY).name == one.name
+    one = Bundle.load(extend.remove_items(child, {"N1"}))
+    assert one.item_ids[ITEMS:] == ["N2"]
+    assert one.recommend(HISTORIES, k=3, new_share=share(1))[0].items[-1].item_id == "N2"
 
 
 def test_a_trained_item_that_is_removed_is_not_recommended_and_can_come_back(parent):

@@ -25,15 +25,19 @@ def add_items(params: Params, file: Path, model: str, registered: bool) -> int:
     Raises:
         UnigrecError: the file cannot be read, an item cannot be added, or there is no such model.
     """
+    from unigrec.config.schema import OWN_COLUMNS
     from unigrec.data.sources.folder import read_items
     from unigrec.serving import extend, manifest
 
     def child(parent: Path) -> tuple[Path, str]:
         columns = files.read_json(parent / manifest.TEXT_ENCODER / "settings.json")["text_columns"]
-        items, notes = read_items(file, params.ingest, columns)
-        for note in notes:
+        served = parent / manifest.SERVED
+        kept = files.read_table(served).column_names if served.is_file() else []
+        read = read_items(file, params.ingest, columns, [name for name in kept if name not in OWN_COLUMNS])
+        for note in read.notes:
             print(f"{file}: {note}")
-        return extend.add_items(parent, items, int(time.time())), _counted(items.num_rows, "added")
+        folder = extend.add_items(parent, read.items, int(time.time()), read.served)
+        return folder, _counted(read.items.num_rows, "added")
 
     return _made(params, model, child, registered)
 

@@ -11,6 +11,7 @@
     fusion.json                what ranks the items, and the weights of the fused ranking
     baskets.safetensors        items that are bought together (unigrec.serving.basket_file)
     catalogue.parquet          item_index, item_id, text columns, train_count
+    columns.parquet            columns that requests filter by, with their types (params: serve)
     ranks.parquet              rank of each user's test item in the run, for the record
     extension.safetensors      items that were added or withdrawn after the training (unigrec.serving.extension)
     text_encoder/              embeds the texts of new items
@@ -32,12 +33,14 @@ import torch
 
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
+from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.new_items import NewItems
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
+from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving.basket_file import read_baskets
 from unigrec.serving.extension import Extension, read_extension
 from unigrec.serving.filters import CatalogueFilter
@@ -49,6 +52,7 @@ from unigrec.serving.manifest import (
     IDENTIFIERS,
     RECOMMENDER,
     RECOMMENDER_CONFIG,
+    SERVED,
     Serving,
     open_bundle,
 )
@@ -57,18 +61,24 @@ from unigrec.serving.parts import (
     Ranking,
     check_catalogue,
     check_extension,
+    check_served,
     check_tokenizer,
     read_catalogue,
     read_codes,
     read_ranking,
 )
 from unigrec.serving.related import RelatedItems
-from unigrec.serving.schema import Answer, ComplementAnswer, RecommendedItem, SimilarAnswer
+from unigrec.serving.rules import Rules
+from unigrec.serving.schema import Answer, ComplementAnswer, ItemAnswer, RecommendedItem, SimilarAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from unigrec.core.retrieval.baskets import Baskets
+    from unigrec.serving.schema import Diversity, NewShare
+
+
+BELOW = 1000.0  # taken from the scores of items that came after the training: they stand below all trained items
 
 
 class Bundle:
@@ -113,15 +123,16 @@ class Bundle:
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
         self._new: NewItems | None = None
         self._read_as = torch.arange(len(codes))  # (N,) the trained item as which models read an item of a history
-        self._offered = torch.ones(len(codes), dtype=torch.bool)  # (N,) not withdrawn
-        if extension is not None:
-            self._offered[extension.withdrawn] = False
         if extension is not None and extension.added and ranking is not None:
             self._new = NewItems(ranking.dense, extension.content, content)
             self._read_as[self.trained :] = self._new.stand_ins()
             content = torch.cat([content, extension.content])
             baskets = None if baskets is None else baskets.with_items(extension.added)
-        self._filter = CatalogueFilter(folder / CATALOGUE)
+        served = [folder / SERVED] if SERVED in manifest["files"] else []
+        columns = CatalogueFilter(folder / CATALOGUE, *served)
+        withdrawn = None if extension is None else extension.withdrawn
+        until = manifest.get("data", {}).get("until", 0)
+        self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
         self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
 
     @property
@@ -142,6 +153,8 @@ class Bundle:
         recommender = load_recommender(folder / RECOMMENDER, folder / RECOMMENDER_CONFIG)
         codes = read_codes(folder, recommender.config)
         check_catalogue(folder, catalogue, len(codes))
+        if SERVED in manifest["files"]:
+            check_served(folder / SERVED, catalogue)
         check_tokenizer(folder, recommender.config)
         extension = read_extension(folder / EXTENSION, len(codes)) if EXTENSION in manifest["files"] else None
         trained = len(codes) if extension is None else len(codes) - extension.added
@@ -171,7 +184,9 @@ class Bundle:
         exclude_history: bool = False,
         rank_by: RankBy | None = None,
         filter: str | None = None,
-        new_places: int = 0,
+        diversity: Diversity | None = None,
+        new_share: NewShare | None = None,
+        boost: Mapping[str, float] | None = None,
     ) -> list[Answer]:
         """The k best items for each history.
 
@@ -186,58 +201,58 @@ class Bundle:
             rank_by: what ranks the items; None: `ranks_by`.
             filter: an expression over the catalogue's columns (`unigrec.serving.filters`); only items that it holds
                 for are recommended.
-            new_places: the last so many of the k places are for items that were added after the training
-                (`unigrec.core.retrieval.new_items`), if there are so many. Without it none of them is recommended.
+            diversity: at most so many items per value of a column.
+            new_share: how many of the k are young. Items that were added after the training stand below all others,
+                ranked among themselves: a share brings them in.
+            boost: expression -> what is added to the scores of the items that it holds for.
 
         Raises:
-            UnigrecError: k is out of range, allow, deny and filter leave nothing, the filter is not understood, or the
-                bundle cannot rank so.
+            UnigrecError: k is out of range, allow, deny and filter leave nothing, an expression is not understood, a
+                rule cannot be kept, or the bundle cannot rank so.
         """
         self._check_k(k)
-        if not 0 <= new_places <= k:
-            raise UnigrecError(f"new_places = {new_places}: expected 0 to k = {k}")
         by = rank_by or self.ranks_by
         if by not in self.retrievers:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
-        allowed = self._allowed(allow, deny, filter)
+        allowed = self._rules.allowed(allow, deny, filter)
+        quotas, weights = self._rules.quotas(k, diversity, new_share), self._rules.boost(boost)
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
         unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
         asked = [row for row, history in enumerate(known) if history]
-        read = [self._read_as[history].tolist() for history in map(known.__getitem__, asked)]
-        # New items have their own places: what comes before is ranked as it was without them.
-        seen = [known[row] for row in asked]
-        new = self._best_new(read, new_places, allowed, seen)
-        trained = None if allowed is None else allowed[: self.trained]
-        denied = [[item for item in row if item < self.trained] for row in seen] if exclude_history else None
-        best = self.retrievers[by].retrieve(read, k, trained, denied=denied)
-        found = {
-            row: (*self._named(items[: k - len(last)], scores[: k - len(last)]), *last)
-            for row, items, scores, last in zip(asked, best.items.tolist(), best.scores.tolist(), new, strict=True)
-        }
-        popular = self._popular(k, trained) if len(asked) < len(known) else ()
+
+        def search(rows: Sequence[int], permitted: torch.Tensor | None, count: int) -> BeamResult:
+            histories = [known[asked[row]] for row in rows]
+            return self._search(self.retrievers[by], histories, permitted, count, exclude_history)
+
+        def ranked(find: Search, rows: int) -> BeamResult:
+            found = select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
+            return BeamResult(found.items[:, :k], found.scores[:, :k])
+
+        best = ranked(search, len(asked))
+        found = dict(zip(asked, self._named_rows(best), strict=True))
+        popular = self._named_rows(ranked(self._popular, 1))[0] if len(asked) < len(known) else ()
         return [
             Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
             for row in range(len(known))
         ]
 
-    def _best_new(
-        self,
-        histories: list[list[int]],
-        k: int,
-        allowed: torch.Tensor | None,
-        seen: list[list[int]],
-    ) -> list[tuple[RecommendedItem, ...]]:
-        """The k best added items that a history does not hold yet, for each history of trained items.
-
-        seen: the histories as they were given.
-        """
-        if self._new is None or not k:
-            return [()] * len(histories)
-        permitted = None if allowed is None else allowed[self.trained :]
-        held = [[item - self.trained for item in row if item >= self.trained] for row in seen]
-        best = self._new.best(histories, k, permitted, denied=held)
-        items = torch.where(best.items >= 0, best.items + self.trained, -1)
-        return [self._named(*row) for row in zip(items.tolist(), best.scores.tolist(), strict=True)]
+    def _search(
+        self, retriever: Retriever, histories: list[list[int]], allowed: torch.Tensor | None, count: int, exclude: bool
+    ) -> BeamResult:
+        """The best `count` allowed items for each history; after them, the best added ones."""
+        read = [self._read_as[history].tolist() for history in histories]
+        of_trained = None if allowed is None else allowed[: self.trained]
+        denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
+        best = retriever.retrieve(read, min(count, self.trained), of_trained, denied=denied)
+        if self._new is None:
+            return best
+        of_new = None if allowed is None else allowed[self.trained :]
+        held = [[item - self.trained for item in own if item >= self.trained] for own in histories]
+        new = self._new.best(read, count, of_new, denied=held)
+        below = BeamResult(torch.where(new.items >= 0, new.items + self.trained, -1), new.scores - BELOW)
+        items, scores = (torch.cat(pair, dim=1) for pair in zip(best, below, strict=True))
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        return BeamResult(items.gather(1, order)[:, : len(self.item_ids)], scores[:, : len(self.item_ids)])
 
     def similar(
         self,
@@ -256,9 +271,7 @@ class Bundle:
             UnigrecError: the catalogue does not hold the item, or as `recommend`.
         """
         self._check_k(k)
-        if item not in self.index_of:
-            raise UnigrecError(f"no item {item!r} in the catalogue")
-        return self._related.similar(self.index_of[item], k, self._allowed_array(allow, deny, filter))
+        return self._related.similar(self._index(item), k, self._allowed_array(allow, deny, filter))
 
     def complement(
         self,
@@ -284,6 +297,18 @@ class Bundle:
             known, k, self._allowed_array(allow, deny, filter), unknown=len(basket) - len(known)
         )
 
+    def item(self, item: str) -> ItemAnswer:
+        """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
+        index = self._index(item)
+        columns = {name: self._rules.filter.column(name)[index].as_py() for name in self._rules.filter.columns}
+        codes = tuple(self.identifiers[index].tolist())
+        return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
+
+    def _index(self, item: str) -> int:
+        if item not in self.index_of:
+            raise UnigrecError(f"no item {item!r} in the catalogue")
+        return self.index_of[item]
+
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= len(self.item_ids):
             raise UnigrecError(f"k = {k}: expected 1 to {len(self.item_ids)}, the size of the catalogue")
@@ -291,28 +316,15 @@ class Bundle:
     def _allowed_array(
         self, allow: Collection[str] | None, deny: Collection[str] | None, filter: str | None
     ) -> np.ndarray | None:
-        allowed = self._allowed(allow, deny, filter)
+        allowed = self._rules.allowed(allow, deny, filter)
         return None if allowed is None else allowed.numpy()
 
-    def _allowed(
-        self, allow: Collection[str] | None, deny: Collection[str] | None, filter: str | None
-    ) -> torch.Tensor | None:
-        """(N,) bool, or None if every item is allowed."""
-        if allow is None and not deny and filter is None and bool(self._offered.all()):
-            return None
-        allowed = torch.full((len(self.item_ids),), allow is None)
-        allowed[[self.index_of[item] for item in allow or () if item in self.index_of]] = True
-        allowed[[self.index_of[item] for item in deny or () if item in self.index_of]] = False
-        if filter is not None:
-            allowed &= torch.from_numpy(self._filter.mask(filter))
-        allowed &= self._offered
-        if not allowed.any():
-            raise UnigrecError("the allow-list, the deny-list and the filter leave no item of the catalogue")
-        return allowed
-
-    def _popular(self, k: int, allowed: torch.Tensor | None) -> tuple[RecommendedItem, ...]:
+    def _popular(self, rows: Sequence[int], allowed: torch.Tensor | None, count: int) -> BeamResult:
         ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
-        return self._named(ranked[:k].tolist(), self.popularity[ranked[:k]].tolist())
+        return BeamResult(ranked[None, :count], self.popularity[ranked[None, :count]])
+
+    def _named_rows(self, best: BeamResult) -> list[tuple[RecommendedItem, ...]]:
+        return [self._named(*row) for row in zip(best.items.tolist(), best.scores.tolist(), strict=True)]
 
     def _named(self, items: list[int], scores: list[float]) -> tuple[RecommendedItem, ...]:
         """Items for catalogue indices and scores; -1 stands for no item."""

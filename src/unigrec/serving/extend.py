@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 
@@ -29,12 +30,14 @@ from unigrec.serving.extension import Extension, read_extension, write_extension
 from unigrec.serving.manifest import open_bundle, seal
 from unigrec.serving.networks import load_tokenizer
 from unigrec.serving.ranking_parts import read_neighbours
+from unigrec.serving.rules import FIRST_SEEN
 
 if TYPE_CHECKING:
     from unigrec.core.models.tokenizers.residual import Tokenizer
 
 RIDGE = 0.1  # of the map from content to the teacher's part; held-out items of Office are told best by it
 SHOWN = 5  # ids in a message
+DATE, UNKNOWN = pa.timestamp("s"), 0  # of `FIRST_SEEN`; when an item of a log without days was first seen
 
 
 class Catalogue(NamedTuple):
@@ -43,6 +46,7 @@ class Catalogue(NamedTuple):
     table: pa.Table  # N rows
     codes: np.ndarray  # (N, T) int32
     collaborative: torch.Tensor  # (N, E) what the tokenizer reads of the teacher
+    served: pa.Table  # N rows: item_id and the columns that requests filter by
     extension: Extension
 
     @property
@@ -56,13 +60,14 @@ class Catalogue(NamedTuple):
         return self.table["item_id"].to_pylist()
 
 
-def add_items(parent: Path, items: pa.Table, when: int) -> Path:
+def add_items(parent: Path, items: pa.Table, when: int, served: pa.Table | None = None) -> Path:
     """A child of a bundle with more items; returns its folder below `state/bundles`.
 
     An item that was withdrawn comes back as it was.
 
     Args:
-        items: item_id, and the text columns that the bundle's encoder reads. when: unix seconds.
+        items: item_id, and the text columns that the bundle's encoder reads. when: unix seconds from which they count
+            as new. served: item_id, and columns that requests filter by; a row per item.
 
     Raises:
         UnigrecError: an id is missing, twice, or known; an item has no text that the encoder can read; the bundle is of
@@ -73,7 +78,8 @@ def add_items(parent: Path, items: pa.Table, when: int) -> Path:
     index = {item: row for row, item in enumerate(catalogue.item_ids)}
     ids = _checked_ids(items, index, set(catalogue.extension.withdrawn.tolist()))
     back = [index[item] for item in ids if item in index]
-    items = items.filter(pa.array([item not in index for item in ids]))
+    fresh = pa.array([item not in index for item in ids])
+    items, served = items.filter(fresh), None if served is None else served.filter(fresh)
     vectors = encoder.transform(items)
     text = vectors[:, : len(encoder.standardisers[0].centre)]
     _refuse([id for id, row in zip(items["item_id"].to_pylist(), text, strict=True) if not row.any()], _NO_TEXT)
@@ -88,6 +94,7 @@ def add_items(parent: Path, items: pa.Table, when: int) -> Path:
         _with_rows(catalogue.table, items),
         np.concatenate([catalogue.codes, codes.astype(np.int32)]),
         torch.cat([catalogue.collaborative, part]),
+        _with_columns(catalogue, items["item_id"], served, when),
         extension,
     )
     return _child(parent, manifest, grown)
@@ -119,6 +126,7 @@ def remove_items(parent: Path, ids: Collection[str]) -> Path:
         catalogue.table.take(kept).set_column(0, catalogue.table.schema.field(0), _numbers(catalogue.table, len(kept))),
         catalogue.codes[kept],
         catalogue.collaborative[torch.as_tensor(kept)],
+        _without_dates(catalogue.served.take(kept), extension),
         extension,
     )
     return _child(parent, manifest, shrunk)
@@ -127,7 +135,7 @@ def remove_items(parent: Path, ids: Collection[str]) -> Path:
 def _open(parent: Path) -> tuple[dict[str, Any], Catalogue, torch.Tensor]:
     """The checked parent: its manifest, its catalogue, and the content (trained items, D) of its neighbours."""
     manifest = open_bundle(parent)
-    needed = {names.COLLABORATIVE, names.NEIGHBOURS, f"{names.TEXT_ENCODER}/settings.json"}
+    needed = {names.COLLABORATIVE, names.NEIGHBOURS, names.SERVED, f"{names.TEXT_ENCODER}/settings.json"}
     if needed - set(manifest["files"]):
         raise UnigrecError(
             f"{parent}: lacks {', '.join(sorted(needed - set(manifest['files'])))}: it is of an earlier version; run "
@@ -141,7 +149,9 @@ def _open(parent: Path) -> tuple[dict[str, Any], Catalogue, torch.Tensor]:
     if not extension.added:
         extension = extension._replace(content=content[:0])
     collaborative = files.read_tensors(parent / names.COLLABORATIVE)["part"]
-    return manifest, Catalogue(files.read_table(parent / names.CATALOGUE), codes, collaborative, extension), content
+    table = files.read_table(parent / names.CATALOGUE)
+    served = files.read_table(parent / names.SERVED)
+    return manifest, Catalogue(table, codes, collaborative, served, extension), content
 
 
 def _checked_ids(items: pa.Table, index: dict[str, int], withdrawn: set[int]) -> list[str]:
@@ -198,6 +208,39 @@ def _with_rows(table: pa.Table, items: pa.Table) -> pa.Table:
     return grown.set_column(0, table.schema.field(0), _numbers(table, grown.num_rows))
 
 
+def _with_columns(catalogue: Catalogue, ids: pa.ChunkedArray, given: pa.Table | None, when: int) -> pa.Table:
+    """The served columns with rows for new items, which were first seen now.
+
+    Where the bundle does not know since when it has an item, those that were there count as old: `UNKNOWN`.
+    Raises UnigrecError for a given column of another type.
+    """
+    if not len(ids):
+        return catalogue.served
+    served = catalogue.served
+    if FIRST_SEEN not in served.column_names:
+        served = served.append_column(FIRST_SEEN, pa.array([UNKNOWN] * served.num_rows, DATE))
+    columns = {"item_id": ids, FIRST_SEEN: pa.array([when] * len(ids), DATE)}
+    for field in served.schema:
+        if field.name not in columns:
+            known = given is not None and field.name in given.column_names
+            try:
+                columns[field.name] = given[field.name].cast(field.type) if known else pa.nulls(len(ids), field.type)
+            except pa.ArrowException as error:
+                raise UnigrecError(
+                    f"column {field.name!r}: expected {field.type}, as in the catalogue: {error}"
+                ) from error
+    return pa.concat_tables([served, pa.table(columns, schema=served.schema)])
+
+
+def _without_dates(served: pa.Table, extension: Extension) -> pa.Table:
+    """Without the column that only added items brought in, once they are gone."""
+    if not extension.added and FIRST_SEEN in served.column_names:
+        seen = served[FIRST_SEEN].cast(pa.int64())
+        if pc.all(pc.equal(pc.fill_null(seen, UNKNOWN + 1), UNKNOWN)).as_py():
+            served = served.drop_columns(FIRST_SEEN)
+    return served
+
+
 def _numbers(table: pa.Table, count: int) -> pa.Array:
     """item_index, the first column of a catalogue."""
     return pa.array(np.arange(count), table.schema.field("item_index").type)
@@ -207,12 +250,13 @@ def _child(parent: Path, manifest: dict[str, Any], catalogue: Catalogue) -> Path
     """The bundle of this catalogue, and otherwise the parent's files."""
 
     def fill(folder: Path) -> None:
-        for name in set(manifest["files"]) - {names.EXTENSION}:
+        for name in set(manifest["files"]) - {names.EXTENSION, names.SERVED}:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(parent / name, folder / name)
         files.write_table(folder / names.CATALOGUE, catalogue.table.combine_chunks())
         files.write_tensors(folder / names.IDENTIFIERS, {"codes": catalogue.codes})
         files.write_tensors(folder / names.COLLABORATIVE, {"part": catalogue.collaborative})
+        files.write_table(folder / names.SERVED, catalogue.served.combine_chunks())
         if catalogue.extension.added or len(catalogue.extension.withdrawn):
             write_extension(folder / names.EXTENSION, catalogue.extension)
 

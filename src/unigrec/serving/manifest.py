@@ -40,10 +40,11 @@ DENSE, DENSE_CONFIG = "dense.safetensors", "dense.json"
 NEIGHBOURS, FUSION = paths.NEIGHBOURS_FILE, paths.FUSION_FILE
 RANKING = {DENSE, DENSE_CONFIG, NEIGHBOURS, FUSION}
 BASKETS = paths.BASKETS_FILE
+SERVED = paths.SERVED_FILE
 EXTENSION = "extension.safetensors"  # only in a bundle whose catalogue was changed after the training
-OPTIONAL = {COLLABORATIVE, BASKETS, EXTENSION} | RANKING  # bundles of earlier versions lack them
+OPTIONAL = {COLLABORATIVE, BASKETS, SERVED, EXTENSION} | RANKING  # bundles of earlier versions lack them
 # What changes if items are added or removed. All other files are the trained model.
-OF_CATALOGUE = {CATALOGUE, IDENTIFIERS, COLLABORATIVE, EXTENSION}
+OF_CATALOGUE = {CATALOGUE, IDENTIFIERS, COLLABORATIVE, SERVED, EXTENSION}
 FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -133,6 +134,7 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         (artifacts.rank / paths.FUSION_FILE, FUSION),
         (artifacts.rank / paths.BASKETS_FILE, BASKETS),
         (artifacts.catalogue, CATALOGUE),
+        (artifacts.served_columns, SERVED),
         (artifacts.evaluate / paths.RANKS_FILE, RANKS),
     ):
         if not source.is_file():
