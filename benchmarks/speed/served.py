@@ -21,7 +21,7 @@ from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.baskets import Baskets
 from unigrec.core.retrieval.fused import Weights
-from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.training.teacher import teacher_config
 from unigrec.serving.basket_file import write_baskets
@@ -30,6 +30,7 @@ from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one
 SUCCESSORS = 8  # counted per item
+BRANDS, DAY = 1000, 86_400
 UNTRAINED = "Weights are random, not trained. The codes of an item are random too, level by level."
 
 
@@ -43,6 +44,14 @@ def serving_params(quick: bool) -> Params:
     joint = params.joint.model_copy(update={"recommender": recommender})
     tokenizer = params.tokenizer.model_copy(update={"codebook_size": 16, "hidden": (16,), "code_dim": 8})
     return params.model_copy(update={"joint": joint, "tokenizer": tokenizer})
+
+
+def shipped_params(quick: bool) -> Params:
+    """The same sizes, with a recommender of the kind that the other profiles train, and not the published one."""
+    params, ours = serving_params(quick), params_of("small").joint.recommender
+    kind = ours.model_dump(include={"causal", "repeat_bias", "merge", "decoder"})
+    recommender = params.joint.recommender.model_copy(update=kind)
+    return params.model_copy(update={"joint": params.joint.model_copy(update={"recommender": recommender})})
 
 
 def drawn_identifiers(items: int, params: Params, seed: int = 0) -> Resolved:
@@ -79,7 +88,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
     shape["codebook_size"] = params.tokenizer.codebook_size
     tokenizer = Tokenizer(**shape)
     numbers = np.arange(items, dtype=np.int32)
-    catalogue = {
+    catalogue: dict[str, Any] = {
         "item_index": numbers,
         "item_id": [item_id(index) for index in range(items)],
         "title": [f"An item of the shop, as long as a title often is, number {index}" for index in range(items)],
@@ -93,10 +102,25 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         files.write_json(Artifacts().joint / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
         files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
         files.write_table(Artifacts().catalogue, pa.table(catalogue))
+        files.write_table(Artifacts().served_columns, _served_columns(catalogue["item_id"]))
         _write_ranking(items, shape["embedding_dim"], params)
         _write_reports()
         serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")
         return assemble(ROOT / "params.yaml", serving).absolute()
+
+
+def _served_columns(item_ids: list[str]) -> pa.Table:
+    """A brand of a thousand, a price up to 100, and a first day in the last three years."""
+    generator = np.random.default_rng(1)
+    brands = np.array([f"brand {number}" for number in range(BRANDS)])
+    return pa.table(
+        {
+            "item_id": item_ids,
+            "brand": brands[generator.integers(0, BRANDS, len(item_ids))],
+            "price": 100.0 * generator.random(len(item_ids)),
+            "first_seen": pa.array(-DAY * generator.integers(0, 3 * 365, len(item_ids)), pa.timestamp("s")),
+        }
+    )
 
 
 def _write_ranking(items: int, content_dim: int, params: Params) -> None:
@@ -106,8 +130,9 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
     files.write_json(Artifacts().teacher / paths.MODEL_CONFIG_FILE, config)
     following = torch.randint(items, (items * SUCCESSORS,))
     content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
-    starts, often = torch.arange(items + 1) * SUCCESSORS, torch.rand(len(following))
-    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(starts, following, often, content))
+    starts = torch.arange(items + 1) * SUCCESSORS
+    pairs = Pairs(starts, following, torch.rand(len(following)))
+    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(pairs, pairs, content))
     ones = np.ones(len(following), np.int64)
     baskets = Baskets(starts.numpy(), following.numpy(), ones, np.full(items, SUCCESSORS), items, by_day=True)
     write_baskets(Artifacts().rank / paths.BASKETS_FILE, baskets)

@@ -268,6 +268,16 @@ def recommend(
     deny: Deny = None,
     where: Where = None,
     rank_by: Annotated[RankBy | None, typer.Option(help="What ranks the items; by default, what was best.")] = None,
+    diversity: Annotated[
+        str | None, typer.Option(metavar="RULE", help='At most so many of a value: "2 per brand", "1 per first code".')
+    ] = None,
+    new_share: Annotated[
+        str | None, typer.Option(metavar="RULE", help='New items: "at least 2 younger than 30 days", or "1 to 3 ...".')
+    ] = None,
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Add to the scores of some: \"0.3: brand = 'Canon'\"; repeatable."),
+    ] = None,
     as_json: AsJson = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -284,6 +294,9 @@ def recommend(
         deny=deny or [],
         filter=where,
         rank_by=rank_by,
+        diversity=diversity,
+        new_share=new_share,
+        boost=boost or [],
         as_json=as_json,
     )
 

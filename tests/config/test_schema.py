@@ -75,6 +75,8 @@ def test_a_finding_names_key_value_and_what_is_allowed(key, value, message):
         ("evaluate.beam", 5, "evaluate.cutoffs asks for the first 20, but evaluate.beam finds only 5"),
         ("evaluate.cutoffs", [5, 20], f"must contain {GATED_CUTOFF}"),
         ("embed.encoder", "sentence-transformers", "embed.model must name a model"),
+        ("serve.date", "released", r"serve.date \(released\) must be one of serve.columns"),
+        ("serve.columns", ["price", "train_count"], "'train_count' is in every bundle"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(key, value, message):

@@ -228,3 +228,32 @@ def test_a_full_disk_leaves_current_as_it_was(monkeypatch):
 def test_a_delivery_that_is_not_there_is_named_by_its_own_setting():
     with pytest.raises(UnigrecError, match=r"data/incoming: no such folder \(snapshot\.incoming\)"):
         read_incoming(PARAMS, INGEST)
+
+
+def test_served_columns_go_through_snapshots(tmp_path):
+    """A later delivery brings one item at another price; its other items keep theirs."""
+
+    def taken(rows: list[tuple], items: dict) -> Snapshot:
+        deliver(rows, items)
+        before = current_snapshot()
+        arrived = read_incoming(PARAMS, INGEST, (), ("price", "since"), first=before is None)
+        now = next_snapshot(before, arrived, "append")
+        write_snapshot(now, None)
+        return now
+
+    day = pa.array([0, 86_400], pa.timestamp("s"))
+    first = taken(FIRST, {**ITEMS, "price": [1.5, 2.0], "since": day})
+    assert taken(FIRST, {**ITEMS, "price": [1.5, 2.0], "since": day}).id == first.id
+    second = taken([("v", "b", 9)], {"item_id": ["b"], "title": ["B"], "price": [3.0], "since": day[:1]})
+    assert second.id != first.id
+    ingest = INGEST.model_copy(update={"source": "folder", "path": str(paths.CURRENT)})
+    served = load_source(ingest, 0, (), ("price",)).served
+    assert served.to_pylist() == [{"item_id": "a", "price": 1.5}, {"item_id": "b", "price": 3.0}]
+    with pytest.raises(
+        UnigrecError, match=r"was taken without colour \(it keeps: price, since\); deliver the items again"
+    ):
+        load_source(ingest, 0, (), ("colour",))
+    (INCOMING / "items.parquet").unlink()
+    pq.write_table(log_of([("v", "a", 12)]), INCOMING / "interactions.parquet")
+    arrived = read_incoming(PARAMS, INGEST, (), ("price", "since"), first=False)
+    assert next_snapshot(current_snapshot(), arrived, "append").served.num_rows == 2

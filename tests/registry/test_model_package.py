@@ -40,6 +40,9 @@ def test_its_parameters_are_the_fields_of_a_request():
         "exclude_history": asked.exclude_history,
         "rank_by": "",  # nor for a text
         "filter": "",
+        "diversity": "",
+        "new_share": "",
+        "boost": [],
     }
     assert asked.rank_by is None
     assert {"histories", *found} == set(Request.model_fields)

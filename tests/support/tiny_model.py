@@ -32,6 +32,7 @@ from unigrec.serving.manifest import Serving, assemble
 from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 ITEMS, USERS, LEVELS, CODEWORDS = 12, 40, 2, 4
+DAY = 86_400
 HISTORY = 4  # number of items per user before the test item
 SERVING = Serving(history=20, beam=30, text_columns=["title"], origin="folder: shop")
 DENSE_SHAPE = {"items": ITEMS, "d_model": 8, "blocks": 1, "heads": 2, "history": 3, "dropout": 0.1}
@@ -122,6 +123,14 @@ def write_data(data_seed: int, place: int = 1, until: int = 1_700_000_000) -> No
         "train_count": pa.array(range(ITEMS), pa.int32()),
     }
     files.write_table(Artifacts().catalogue, pa.table(catalogue))
+    served = {
+        "item_id": item_ids(),
+        "brand": ["Canon", "HP", None, *["Canon"] * (ITEMS - 3)],
+        "tags": [[f"tag {index % 4}", "all"] for index in range(ITEMS)],
+        "price": [float(index) for index in range(ITEMS)],
+        "first_seen": pa.array([until - DAY * index for index in range(ITEMS)], pa.timestamp("s")),
+    }
+    files.write_table(Artifacts().served_columns, pa.table(served))
     generator = np.random.default_rng(data_seed)
     before = generator.integers(0, ITEMS, (USERS, HISTORY))
     codes = tiny_codes(data_seed).codes

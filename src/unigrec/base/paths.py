@@ -22,6 +22,7 @@ USAGE_FILE = "codebook_usage.json"  # rows {level, rank, usage}: the share of it
 NEIGHBOURS_FILE = "neighbours.safetensors"  # what follows an item, and content: see serving/ranking_parts.py
 BASKETS_FILE = "baskets.safetensors"  # items that are bought together: see serving/basket_file.py
 FUSION_FILE = "fusion.json"  # what ranks the items, the weights of the fused score, and the figures that chose them
+SERVED_FILE = "columns.parquet"  # columns of the items with their types, which requests filter by
 FACTS_FILE = "facts.json"  # what the report of a run says, with its pictures
 REPORT_PAGE, MODEL_CARD = "report.html", "model_card.md"
 RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}_{protocol}: its rank, 0 if not found
@@ -61,6 +62,7 @@ class Artifacts:
 
     interactions = _Inside("ingest", "interactions.parquet")  # user_id str, item_id str, timestamp int64 unix seconds
     items = _Inside("ingest", "items.parquet")  # item_id str, text columns str or null
+    ingested_columns = _Inside("ingest", SERVED_FILE)  # item_id str, the columns of serve.columns; absent without any
     source = _Inside("ingest", "source.json")  # where the rows came from
     validation = _Inside("validate", "result.json")  # every expectation with counts and examples
     data_docs = _Inside("validate", "data_docs")  # HTML, readable offline
@@ -68,6 +70,7 @@ class Artifacts:
     sequences = _Inside("prepare", "sequences.safetensors")  # items int32, timestamps int64 (n,), offsets int64 (U+1,)
     users = _Inside("prepare", "users.parquet")  # user_index int32, user_id str
     catalogue = _Inside("prepare", "items.parquet")  # item_index int32, item_id str, text columns, train_count int32
+    served_columns = _Inside("prepare", SERVED_FILE)  # per item of the catalogue: see data/served_items.py
     prepare_stats = _Inside("prepare", "stats.json")
     warm_start = _Inside("warm_start")  # what a bundle hands on to this training; in a cold start, only that it is cold
     embeddings = _Inside("embed", "items.safetensors")  # embedding float32 (N, d_in)

@@ -31,19 +31,35 @@ def print_recommendations(
     deny: Sequence[str],
     filter: str | None,
     rank_by: RankBy | None,
+    diversity: str | None,
+    new_share: str | None,
+    boost: Sequence[str],
     as_json: bool,
 ) -> None:
     """Print recommendations for one history.
 
     Args:
         model: alias, version number, or a bundle's folder. histories: as in `parse_ids`. allow, deny: as in `read_ids`.
+        diversity, new_share, boost: as texts.
     """
     from unigrec.registry.versions import load_bundle
+    from unigrec.serving.schema import Request
 
     bundle = load_bundle(params.register_, model)
     history = parse_ids(histories, bundle.index_of)
     allowed, denied = read_lists(bundle.index_of, allow, deny)
-    (answer,) = bundle.recommend([history], k, allow=allowed, deny=denied, filter=filter, rank_by=rank_by)
+    request = Request.parse(
+        histories=[history],
+        k=k,
+        allow=allowed,
+        deny=denied,
+        filter=filter,
+        rank_by=rank_by,
+        diversity=diversity,
+        new_share=new_share,
+        boost=list(boost),
+    )
+    (answer,) = bundle.recommend(**dict(request))
     if as_json:
         print(answer.model_dump_json(indent=2))
     else:

@@ -35,7 +35,8 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
     from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
 
     before = current_snapshot()
-    arrived = read_incoming(params.snapshot, params.ingest, params.embed.text_columns, first=before is None)
+    columns = params.embed.text_columns, params.serve.columns
+    arrived = read_incoming(params.snapshot, params.ingest, *columns, first=before is None)
     now = next_snapshot(before, arrived, params.snapshot.mode)
     if before is not None and now.id == before.id:
         incoming = params.snapshot.incoming

@@ -22,6 +22,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
 Schedule = Literal["constant", "cosine"]
 PASSWORD_IN_QUERY = re.compile(r"\b(password|passwd|pwd|secret|session_token)\b\W{0,3}[= ]\s*'?[^\s']", re.IGNORECASE)
+OWN_COLUMNS = ("item_index", "item_id", "train_count", "first_seen")  # columns of every bundle's catalogue
 Source = Literal["sample", "folder", "sql", "amazon-2014", "amazon-2023", "movielens"]
 
 
@@ -349,6 +350,8 @@ class RegisterParams(Section):
 
 
 class ServeParams(Section):
+    columns: Names
+    date: str
     batch_size: Annotated[int, Field(ge=1, le=1024)]
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)]
     queue: Annotated[int, Field(ge=1)]
@@ -361,6 +364,20 @@ class ServeParams(Section):
     watch_seconds: Annotated[float, Field(ge=0.1)]
     drain_seconds: NonNegative
     log: Literal["events", "requests", "bodies"]
+
+    @field_validator("columns")
+    @classmethod
+    def _no_own_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for name in columns:
+            if name in OWN_COLUMNS or columns.count(name) > 1:
+                raise ValueError(f"{name!r} is in every bundle, or named twice; name other columns of the items")
+        return columns
+
+    @model_validator(mode="after")
+    def _date_is_served(self) -> ServeParams:
+        if self.date and self.date not in self.columns:
+            raise ValueError(f"serve.date ({self.date}) must be one of serve.columns")
+        return self
 
 
 class Params(Section):

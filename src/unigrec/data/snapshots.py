@@ -2,7 +2,8 @@
 
     data/
       incoming/            what the shop delivers: read, never written to
-      snapshots/<id>/      interactions.parquet, items.parquet, lineage.json; never changed once written
+      snapshots/<id>/      interactions.parquet, items.parquet, lineage.json; never changed once written; with
+                           serve.columns also columns.parquet
       current              a link to the snapshot that the pipeline reads (ingest.path)
 
 The id is a hash of the rows: the same data is the same snapshot, in any files and any order. No clock is read, so the
@@ -33,21 +34,27 @@ UNFINISHED = "_temporary"  # a cluster's folder of parts that are still being wr
 
 
 class Snapshot(NamedTuple):
-    """A snapshot in memory. interactions: by user and time; items: by id; both as `Source` has them."""
+    """A snapshot in memory. interactions: by user and time; items and served: by id; all as `Source` has them."""
 
     id: str
     interactions: pa.Table
     items: pa.Table
     lineage: dict[str, Any]
+    served: pa.Table | None = None
 
 
 def read_incoming(
-    params: SnapshotParams, ingest: IngestParams, text_columns: Sequence[str] = (), *, first: bool = True
+    params: SnapshotParams,
+    ingest: IngestParams,
+    text_columns: Sequence[str] = (),
+    served_columns: Sequence[str] = (),
+    *,
+    first: bool = True,
 ) -> Source:
     """Read a whole delivery. Files with names that the source does not know, also temporary ones, are ignored.
 
     Args:
-        text_columns: as in `load_source`.
+        text_columns, served_columns: as in `load_source`.
         first: there is no snapshot yet. A later delivery that is appended may hold interactions or items alone.
 
     Raises:
@@ -55,12 +62,12 @@ def read_incoming(
     """
     delivery = ingest.model_copy(update={"source": params.source, "path": params.incoming})
     if params.source == "sql":  # the queries name what is read
-        return load_source(delivery, 0, text_columns)
+        return load_source(delivery, 0, text_columns, served_columns)
     folder = Path(params.incoming)
     if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder (snapshot.incoming); put the delivery's files there")
     before = _state_of(folder)
-    source = load_source(delivery, 0, text_columns, partial=params.mode == "append" and not first)
+    source = load_source(delivery, 0, text_columns, served_columns, partial=params.mode == "append" and not first)
     changed = sorted(str(path) for path, state in set(before.items()) ^ set(_state_of(folder).items()) if state)
     if changed:
         raise UnigrecError(
@@ -105,7 +112,8 @@ def current_snapshot() -> Snapshot | None:
                 f"{file.resolve()}: missing, or not what {paths.LINEAGE_FILE} says; restore it from a copy"
             )
     interactions, items = (files.read_table(paths.CURRENT / name) for name in (INTERACTIONS_FILE, ITEMS_FILE))
-    return Snapshot(lineage["id"], interactions, items, lineage)
+    served = files.read_table(paths.CURRENT / paths.SERVED_FILE) if paths.SERVED_FILE in lineage["files"] else None
+    return Snapshot(lineage["id"], interactions, items, lineage, served)
 
 
 def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapshot:
@@ -127,8 +135,9 @@ def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapsh
     # Rows of one user and time keep their order: it is the only order that such interactions have.
     interactions = interactions.sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
     items = items.select(["item_id", *sorted(set(items.column_names) - {"item_id"})]).sort_by("item_id")
+    served = _served(before if mode == "append" else None, arrived)
     lineage: dict[str, Any] = {
-        "id": content_id(interactions, items),
+        "id": content_id(interactions, items, *([] if served is None else [served])),
         "parent": None if before is None else before.id,
         "mode": mode,
         "delivery": arrived.provenance
@@ -141,7 +150,25 @@ def next_snapshot(before: Snapshot | None, arrived: Source, mode: str) -> Snapsh
         },
         "time_range": time_range(interactions),
     }
-    return Snapshot(lineage["id"], interactions, items, lineage)
+    return Snapshot(lineage["id"], interactions, items, lineage, served)
+
+
+def _served(before: Snapshot | None, arrived: Source) -> pa.Table | None:
+    """The served columns of all items, by id. Raises UnigrecError if a column has another type than before."""
+    served = arrived.served
+    if before is not None and before.served is not None:
+        if served is None:  # a delivery of interactions alone
+            return before.served
+        kept = before.served.filter(pc.invert(pc.is_in(before.served["item_id"], served["item_id"].combine_chunks())))
+        kept = kept.select([name for name in served.column_names if name in kept.column_names])
+        try:
+            served = pa.concat_tables([kept, served], promote_options="permissive").select(served.column_names)
+        except pa.ArrowException as error:
+            raise UnigrecError(
+                f"serve.columns: the delivery's types are not those of the snapshot before: {error}; deliver all items "
+                "once, with snapshot.mode: replace"
+            ) from error
+    return None if served is None else served.sort_by("item_id")
 
 
 def _with_columns_of(before: pa.Table, arrived: pa.Table) -> pa.Table:
@@ -183,23 +210,30 @@ def time_range(interactions: pa.Table) -> list[int | None]:
     return [ends["min"].as_py(), ends["max"].as_py()]
 
 
-def content_id(interactions: pa.Table, items: pa.Table) -> str:
+def content_id(*tables: pa.Table) -> str:
     """Hash names, row counts and values; how they are stored makes no difference."""
     digest = hashlib.sha256()
-    for table in (interactions, items):
+    for table in tables:
         digest.update(f"{table.num_rows} {table.column_names}".encode())
         for column in table.itercolumns():
             digest.update(column.is_valid().to_numpy().tobytes())
             if pa.types.is_integer(column.type):
                 digest.update(column.fill_null(0).to_numpy().tobytes())
                 continue
-            texts = column.fill_null("").cast(pa.large_string())
+            texts = _as_texts(column).fill_null("").cast(pa.large_string())
             digest.update(pc.binary_length(texts).to_numpy().tobytes())
             for chunk in texts.chunks:
                 _, offsets, letters = chunk.buffers()
                 ends = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
                 digest.update(memoryview(letters or b"")[slice(*ends)])
     return digest.hexdigest()[:16]
+
+
+def _as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_string(column.type):
+        return column
+    # What else a served column holds: each value is written in one way.
+    return pa.chunked_array([pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())])
 
 
 def write_snapshot(snapshot: Snapshot, drift: dict[str, Any] | None) -> Path:
@@ -213,7 +247,11 @@ def write_snapshot(snapshot: Snapshot, drift: dict[str, Any] | None) -> Path:
         with files.atomic_folder(folder) as temporary:
             files.write_table(temporary / INTERACTIONS_FILE, snapshot.interactions)
             files.write_table(temporary / ITEMS_FILE, snapshot.items)
-            described = [describe(temporary / name, temporary) for name in (INTERACTIONS_FILE, ITEMS_FILE)]
+            names = [INTERACTIONS_FILE, ITEMS_FILE]
+            if snapshot.served is not None:
+                files.write_table(temporary / paths.SERVED_FILE, snapshot.served)
+                names.append(paths.SERVED_FILE)
+            described = [describe(temporary / name, temporary) for name in names]
             hashes = {file["name"]: file["sha256"] for file in described}
             files.write_json(temporary / paths.LINEAGE_FILE, snapshot.lineage | {"files": hashes, "drift": drift})
     with files.atomic_path(paths.CURRENT) as temporary:

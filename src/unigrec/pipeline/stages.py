@@ -50,6 +50,7 @@ OTHER_PARAMS = (
     "gate",
     "promotion",
     "register",
+    "serve",
 )  # `gate` is read by its own stage, which writes thresholds
 # Stages with checkpoints, and the titles of their curves.
 TRAININGS = {"teacher": "Teacher", "tokenizer": "Tokenizer", "joint": "Joint training", "finetune": "Finetuning"}
@@ -59,9 +60,13 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
     """Read the source into `interactions.parquet` and `items.parquet`."""
     from unigrec.data.sources.load import load_source
 
-    source = load_source(params.ingest, params.seed, params.embed.text_columns)
+    source = load_source(params.ingest, params.seed, params.embed.text_columns, params.serve.columns)
     files.write_table(artifacts.interactions, source.interactions)
     files.write_table(artifacts.items, source.items)
+    if source.served is None:
+        artifacts.ingested_columns.unlink(missing_ok=True)  # of an earlier run
+    else:
+        files.write_table(artifacts.ingested_columns, source.served)
     files.write_json(artifacts.source, source.provenance | {"warnings": list(source.warnings)})
     for warning in source.warnings:
         print(f"ingest: {warning}")
@@ -108,12 +113,15 @@ def reference_sizes(origin: str) -> dict[str, int] | None:
 def prepare(params: Params, artifacts: Artifacts) -> None:
     """Filter, order and index the interactions."""
     from unigrec.data.prepare import prepare_tables
+    from unigrec.data.served_items import served_items
 
     tables = files.read_table(artifacts.interactions), files.read_table(artifacts.items)
     prepared = prepare_tables(*tables, params.prepare, params.ingest.events)
     files.write_tensors(artifacts.sequences, prepared.sequences)
     files.write_table(artifacts.users, prepared.users)
     files.write_table(artifacts.catalogue, prepared.catalogue)
+    given = files.read_table(artifacts.ingested_columns) if artifacts.ingested_columns.is_file() else None
+    files.write_table(artifacts.served_columns, served_items(prepared, given, params.serve.date))
     files.write_json(artifacts.prepare_stats, prepared.stats)
     for warning in prepared.stats["warnings"]:
         print(f"warning: {warning}")

@@ -103,8 +103,8 @@ def signature() -> ModelSignature:
     the catalogue does not hold; `by_popularity`, true if no id is known and these are the most popular items.
 
     Parameters, as in `Bundle.recommend`: `k`; `allow` and `deny`, lists of item ids; `exclude_history`; `rank_by`;
-    `filter`. MLflow has no null: an empty `allow` or `filter` means that every item is allowed, an empty `rank_by` what
-    validation chose.
+    `filter`; `diversity`, `new_share` and `boost` as texts. MLflow has no null: an empty `allow` or `filter` means that
+    every item is allowed, an empty `rank_by` what validation chose, and an empty rule none.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -133,6 +133,9 @@ def signature() -> ModelSignature:
                 ParamSpec("exclude_history", DataType.boolean, defaults["exclude_history"]),
                 ParamSpec("rank_by", DataType.string, ""),
                 ParamSpec("filter", DataType.string, ""),
+                ParamSpec("diversity", DataType.string, ""),
+                ParamSpec("new_share", DataType.string, ""),
+                ParamSpec("boost", DataType.string, [], shape=(-1,)),
             ]
         ),
     )

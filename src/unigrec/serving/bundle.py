@@ -11,6 +11,7 @@
     fusion.json                what ranks the items, and the weights of the fused ranking
     baskets.safetensors        items that are bought together (unigrec.serving.basket_file)
     catalogue.parquet          item_index, item_id, text columns, train_count
+    columns.parquet            columns that requests filter by, with their types (params: serve)
     ranks.parquet              rank of each user's test item in the run, for the record
     text_encoder/              embeds the texts of new items
     report/                    metrics, curves and plots of every stage, for the experiment tracker
@@ -31,11 +32,13 @@ import torch
 
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.recommender import Recommender
+from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
+from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving.basket_file import read_baskets
 from unigrec.serving.filters import CatalogueFilter
 from unigrec.serving.manifest import (
@@ -45,18 +48,29 @@ from unigrec.serving.manifest import (
     IDENTIFIERS,
     RECOMMENDER,
     RECOMMENDER_CONFIG,
+    SERVED,
     Serving,
     open_bundle,
 )
 from unigrec.serving.networks import load_recommender
-from unigrec.serving.parts import Ranking, check_catalogue, check_tokenizer, read_catalogue, read_codes, read_ranking
+from unigrec.serving.parts import (
+    Ranking,
+    check_catalogue,
+    check_served,
+    check_tokenizer,
+    read_catalogue,
+    read_codes,
+    read_ranking,
+)
 from unigrec.serving.related import RelatedItems
+from unigrec.serving.rules import Rules
 from unigrec.serving.schema import Answer, ComplementAnswer, ItemAnswer, RecommendedItem, SimilarAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from unigrec.core.retrieval.baskets import Baskets
+    from unigrec.serving.schema import Diversity, NewShare
 
 
 class Bundle:
@@ -95,7 +109,9 @@ class Bundle:
             fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights)
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
         content = torch.zeros(len(codes), 1) if ranking is None else ranking.neighbours.content
-        self._filter = CatalogueFilter(folder / CATALOGUE)
+        served = [folder / SERVED] if SERVED in manifest["files"] else []
+        columns = CatalogueFilter(folder / CATALOGUE, *served)
+        self._rules = Rules(columns, self.index_of, codes, manifest.get("data", {}).get("until", 0))
         self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
 
     @property
@@ -116,6 +132,8 @@ class Bundle:
         recommender = load_recommender(folder / RECOMMENDER, folder / RECOMMENDER_CONFIG)
         codes = read_codes(folder, recommender.config)
         check_catalogue(folder, catalogue, len(codes))
+        if SERVED in manifest["files"]:
+            check_served(folder / SERVED, catalogue)
         check_tokenizer(folder, recommender.config)
         ranking = read_ranking(folder, len(codes)) if FUSION in manifest["files"] else None
         baskets = read_baskets(folder / BASKETS, len(codes)) if BASKETS in manifest["files"] else None
@@ -141,6 +159,9 @@ class Bundle:
         exclude_history: bool = False,
         rank_by: RankBy | None = None,
         filter: str | None = None,
+        diversity: Diversity | None = None,
+        new_share: NewShare | None = None,
+        boost: Mapping[str, float] | None = None,
     ) -> list[Answer]:
         """The k best items for each history.
 
@@ -155,26 +176,36 @@ class Bundle:
             rank_by: what ranks the items; None: `ranks_by`.
             filter: an expression over the catalogue's columns (`unigrec.serving.filters`); only items that it holds
                 for are recommended.
+            diversity: at most so many items per value of a column.
+            new_share: how many of the k are young.
+            boost: expression -> what is added to the scores of the items that it holds for.
 
         Raises:
-            UnigrecError: k is out of range, allow, deny and filter leave nothing, the filter is not understood, or the
-                bundle cannot rank so.
+            UnigrecError: k is out of range, allow, deny and filter leave nothing, an expression is not understood, a
+                rule cannot be kept, or the bundle cannot rank so.
         """
         self._check_k(k)
         by = rank_by or self.ranks_by
         if by not in self.retrievers:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
-        allowed = self._allowed(allow, deny, filter)
+        allowed = self._rules.allowed(allow, deny, filter)
+        quotas, weights = self._rules.quotas(k, diversity, new_share), self._rules.boost(boost)
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
         unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
         asked = [row for row, history in enumerate(known) if history]
-        histories_asked = [known[row] for row in asked]
-        best = self.retrievers[by].retrieve(
-            histories_asked, k, allowed, denied=histories_asked if exclude_history else None
-        )
-        answers = [self._named(*row) for row in zip(best.items.tolist(), best.scores.tolist(), strict=True)]
-        found = dict(zip(asked, answers, strict=True))
-        popular = self._popular(k, allowed) if len(asked) < len(known) else ()
+
+        def search(rows: Sequence[int], permitted: torch.Tensor | None, count: int) -> BeamResult:
+            histories = [known[asked[row]] for row in rows]
+            return self.retrievers[by].retrieve(
+                histories, count, permitted, denied=histories if exclude_history else None
+            )
+
+        def ranked(find: Search, rows: int) -> BeamResult:
+            return select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
+
+        best = ranked(search, len(asked))
+        found = dict(zip(asked, self._named_rows(best), strict=True))
+        popular = self._named_rows(ranked(self._popular, 1))[0] if len(asked) < len(known) else ()
         return [
             Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
             for row in range(len(known))
@@ -226,7 +257,7 @@ class Bundle:
     def item(self, item: str) -> ItemAnswer:
         """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
         index = self._index(item)
-        columns = {name: self._filter.column(name)[index].as_py() for name in self._filter.columns}
+        columns = {name: self._rules.filter.column(name)[index].as_py() for name in self._rules.filter.columns}
         codes = tuple(self.identifiers[index].tolist())
         return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
 
@@ -242,27 +273,15 @@ class Bundle:
     def _allowed_array(
         self, allow: Collection[str] | None, deny: Collection[str] | None, filter: str | None
     ) -> np.ndarray | None:
-        allowed = self._allowed(allow, deny, filter)
+        allowed = self._rules.allowed(allow, deny, filter)
         return None if allowed is None else allowed.numpy()
 
-    def _allowed(
-        self, allow: Collection[str] | None, deny: Collection[str] | None, filter: str | None
-    ) -> torch.Tensor | None:
-        """(N,) bool, or None if every item is allowed."""
-        if allow is None and not deny and filter is None:
-            return None
-        allowed = torch.full((len(self.item_ids),), allow is None)
-        allowed[[self.index_of[item] for item in allow or () if item in self.index_of]] = True
-        allowed[[self.index_of[item] for item in deny or () if item in self.index_of]] = False
-        if filter is not None:
-            allowed &= torch.from_numpy(self._filter.mask(filter))
-        if not allowed.any():
-            raise UnigrecError("the allow-list, the deny-list and the filter leave no item of the catalogue")
-        return allowed
-
-    def _popular(self, k: int, allowed: torch.Tensor | None) -> tuple[RecommendedItem, ...]:
+    def _popular(self, rows: Sequence[int], allowed: torch.Tensor | None, count: int) -> BeamResult:
         ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
-        return self._named(ranked[:k].tolist(), self.popularity[ranked[:k]].tolist())
+        return BeamResult(ranked[None, :count], self.popularity[ranked[None, :count]])
+
+    def _named_rows(self, best: BeamResult) -> list[tuple[RecommendedItem, ...]]:
+        return [self._named(*row) for row in zip(best.items.tolist(), best.scores.tolist(), strict=True)]
 
     def _named(self, items: list[int], scores: list[float]) -> tuple[RecommendedItem, ...]:
         """Items for catalogue indices and scores; -1 stands for no item."""

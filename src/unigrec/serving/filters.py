@@ -8,6 +8,7 @@ Shapes: N items.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import operator
 from collections import OrderedDict
@@ -70,12 +71,12 @@ class CatalogueFilter:
     """Compiles expressions to masks of a catalogue's items, and keeps the last ones.
 
     Args:
-        file: Parquet with one row per item; only columns that an expression names are read.
+        files: Parquet with one row per item; only columns that an expression names are read. Of two columns with one
+            name, that of the later file counts.
     """
 
-    def __init__(self, file: Path):
-        self.file = file
-        self.columns = {field.name: field.type for field in pq.read_schema(file)}
+    def __init__(self, *files: Path):
+        self._files = {name: file for file in files for name in pq.read_schema(file).names}
         self._read: dict[str, pa.ChunkedArray] = {}
         self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
 
@@ -91,12 +92,17 @@ class CatalogueFilter:
         self._masks.move_to_end(expression)
         return self._masks[expression]
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """A column of the catalogue. Raises UnigrecError when there is none of this name."""
-        if name not in self.columns:
-            raise UnigrecError(f"filter: no column {name!r}; the catalogue has {', '.join(self.columns)}")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self._files)
+
+    def column(self, name: str, asked_by: str = "filter") -> pa.ChunkedArray:
+        """A column of the catalogue. Raises UnigrecError, which begins with `asked_by`, if none has this name."""
+        if name not in self._files:
+            raise UnigrecError(f"{asked_by}: no column {name!r}; the catalogue has {', '.join(self._files)}")
         if name not in self._read:
-            self._read[name] = pq.read_table(self.file, columns=[name], partitioning=None)[name]
+            self._read[name] = pq.read_table(self._files[name], columns=[name], partitioning=None)[name]
         return self._read[name]
 
     def _compile(self, expression: str) -> np.ndarray:
@@ -155,10 +161,10 @@ class _Evaluation(Transformer):
         return _as_mask(values)
 
     def compared(self, column: tuple[str, pa.ChunkedArray], comparator: Token, value: Any) -> np.ndarray:
-        return _as_mask(COMPARATORS[comparator](_comparable(column, value), value))
+        return _as_mask(COMPARATORS[comparator](*_comparable(column, value)))
 
     def listed(self, column: tuple[str, pa.ChunkedArray], *values: Any) -> np.ndarray:
-        found = [_as_mask(pc.equal(_comparable(column, value), value)) for value in values]
+        found = [_as_mask(pc.equal(*_comparable(column, value))) for value in values]
         return functools.reduce(operator.or_, found)
 
     def having(self, column: tuple[str, pa.ChunkedArray], text: Token) -> np.ndarray:
@@ -169,9 +175,11 @@ class _Evaluation(Transformer):
             entries = values.combine_chunks()
             rows = pc.list_parent_indices(entries).to_numpy()
             found = np.zeros(len(entries), bool)
-            found[rows[_as_mask(pc.equal(_comparable((name, pc.list_flatten(entries)), wanted), wanted))]] = True
+            found[rows[_as_mask(pc.equal(*_comparable((name, pc.list_flatten(entries)), wanted)))]] = True
             return found
-        return _as_mask(pc.match_substring(_comparable(column, wanted), wanted, ignore_case=True))
+        if _is_date(values.type):
+            raise UnigrecError(f'filter: {name} holds dates; compare them: {name} >= "2026-01-31"')
+        return _as_mask(pc.match_substring(_comparable(column, wanted)[0], wanted, ignore_case=True))
 
     def missing(self, column: tuple[str, pa.ChunkedArray]) -> np.ndarray:
         return _as_mask(pc.is_null(column[1]))
@@ -193,9 +201,11 @@ class _Evaluation(Transformer):
         return False
 
 
-def _comparable(column: tuple[str, Any], value: Any) -> Any:
-    """The column's values, if they can be compared with the value. Raises UnigrecError."""
+def _comparable(column: tuple[str, Any], value: Any) -> tuple[Any, Any]:
+    """The column's values and the value, a date where the column holds dates. Raises UnigrecError if they differ."""
     name, values = column
+    if _is_date(values.type) and isinstance(value, str):
+        return values, _date(name, value)
     kinds: tuple[str, Callable[[pa.DataType], bool]]
     if isinstance(value, bool):
         kinds = "yes or no", pa.types.is_boolean
@@ -206,10 +216,23 @@ def _comparable(column: tuple[str, Any], value: Any) -> Any:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise UnigrecError(f"filter: {value} is too large a number")
     if pa.types.is_null(values.type):
-        return values
+        return values, value
     if not kinds[1](values.type):
         raise UnigrecError(f"filter: {name} is {values.type}; it cannot be compared with {kinds[0]}: {value!r}")
-    return values
+    return values, value
+
+
+def _is_date(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+
+
+def _date(name: str, text: str) -> datetime.datetime:
+    """UTC, without a zone, as columns have it. Raises UnigrecError for a text that is no date."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UnigrecError(f"filter: {name} holds dates; {text!r} is none (2026-01-31, 2026-01-31T12:00)") from error
+    return moment if moment.tzinfo is None else moment.astimezone(datetime.UTC).replace(tzinfo=None)
 
 
 def _unquoted(token: Token) -> str:

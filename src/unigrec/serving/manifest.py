@@ -37,7 +37,8 @@ DENSE, DENSE_CONFIG = "dense.safetensors", "dense.json"
 NEIGHBOURS, FUSION = paths.NEIGHBOURS_FILE, paths.FUSION_FILE
 RANKING = {DENSE, DENSE_CONFIG, NEIGHBOURS, FUSION}
 BASKETS = paths.BASKETS_FILE
-OPTIONAL = {COLLABORATIVE, BASKETS} | RANKING  # bundles of earlier versions lack them
+SERVED = paths.SERVED_FILE
+OPTIONAL = {COLLABORATIVE, BASKETS, SERVED} | RANKING  # bundles of earlier versions lack them
 FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -108,6 +109,7 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         (artifacts.rank / paths.FUSION_FILE, FUSION),
         (artifacts.rank / paths.BASKETS_FILE, BASKETS),
         (artifacts.catalogue, CATALOGUE),
+        (artifacts.served_columns, SERVED),
         (artifacts.evaluate / paths.RANKS_FILE, RANKS),
     ):
         if not source.is_file():

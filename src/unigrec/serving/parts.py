@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from unigrec.serving.ranking_parts import Fusion
 
 CATALOGUE_COLUMNS = ["item_index", "item_id", "train_count"]
+SERVED_TYPES = (
+    *(pa.types.is_string, pa.types.is_int64, pa.types.is_float64, pa.types.is_boolean, pa.types.is_null),
+    pa.types.is_timestamp,
+)
 
 
 def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
@@ -50,6 +55,17 @@ def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
     table = files.read_table(path, CATALOGUE_COLUMNS)
     _check_types(path, table)
     return table.append_column("title", pa.repeat("", table.num_rows))
+
+
+def check_served(path: Path, catalogue: pa.Table) -> None:
+    """Raises UnigrecError unless the columns are those of the catalogue's items, and of types that filters compare."""
+    ids = files.read_table(path, ["item_id"])
+    if "item_id" not in ids.column_names or not ids["item_id"].equals(catalogue["item_id"]):
+        raise UnigrecError(f"{path}: its items are not those of {CATALOGUE}")
+    for field in pq.read_schema(path):
+        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if not any(is_kind(kind) for is_kind in SERVED_TYPES):
+            raise UnigrecError(f"{path}: column {field.name!r} is of type {field.type}")
 
 
 class Ranking(NamedTuple):

@@ -26,7 +26,7 @@ class PyfuncModel(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Raises MlflowException for a bad request; MLflow's server responds with status 400 and the message."""
         options = dict(params or {})
-        for name in ("allow", "rank_by", "filter"):
+        for name in ("allow", "rank_by", "filter", "diversity", "new_share", "boost"):
             options[name] = options.get(name) or None  # MLflow has no null for a parameter
         try:
             request = Request.parse(histories=[_with_nulls(row) for row in model_input["history"]], **options)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 from unigrec.base.errors import UnigrecError
 from unigrec.core.retrieval.rank_by import RankBy
@@ -21,6 +32,7 @@ def _as_text(value: Any) -> str | None:
 
 
 ItemId = Annotated[str, BeforeValidator(_as_text)]
+Weight = Annotated[float, Field(ge=-1000.0, le=1000.0, allow_inf_nan=False)]  # added to log-probabilities
 ItemIdOrNull = Annotated[str | None, BeforeValidator(_as_text)]
 
 
@@ -47,6 +59,74 @@ class AnyRequest(BaseModel):
             raise UnigrecError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
+class Diversity(BaseModel):
+    """At most so many items per value of a column."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per: str = Field(description="A column of the catalogue, or `first code`: the kind, by the identifiers.")
+    at_most: StrictInt = Field(ge=1, description="Items of one value; of a list, every entry counts.")
+
+
+class NewShare(BaseModel):
+    """How many of the k items are young."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    days: float = Field(gt=0, allow_inf_nan=False, description="An item is new for so many days.")
+    at_least: StrictInt = Field(default=0, ge=0, description="So many new ones, if so many may be recommended.")
+    at_most: StrictInt | None = Field(default=None, ge=0, description="No more new ones; null: any number.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.at_most is not None and self.at_most < self.at_least:
+            raise ValueError(f"at least {self.at_least} and at most {self.at_most}")
+        return self
+
+
+DIVERSITY_TEXT = re.compile(r"\s*(\d{1,9})\s+per\s+(\S.*?)\s*", re.IGNORECASE)
+NEW_TEXT = re.compile(
+    r"\s*(?:at least (?P<least>\d{1,9})|at most (?P<most>\d{1,9})|(?P<low>\d{1,9}) to (?P<high>\d{1,9}))"
+    r" (?:younger|newer) than (?P<days>\d{1,9}(?:\.\d{1,9})?) days?\s*",
+    re.IGNORECASE,
+)
+BOOST_TEXT = re.compile(r"\s*([+-]?\d{1,9}(?:\.\d{1,9})?)\s*:\s*(\S.*)", re.DOTALL)
+MOST_BOOSTS = 4  # conditions; each may double the number of searches
+
+
+def _diversity(value: Any) -> Any:
+    """The command line and MLflow write it as a text: `2 per brand`."""
+    if not isinstance(value, str):
+        return value
+    if not (match := DIVERSITY_TEXT.fullmatch(value)):
+        raise ValueError(f"{value!r} is not understood; for example: 2 per brand")
+    return {"at_most": int(match[1]), "per": match[2]}
+
+
+def _new_share(value: Any) -> Any:
+    """As a text: `at least 2 younger than 30 days`, `at most 3 ...`, `2 to 3 ...`."""
+    if not isinstance(value, str):
+        return value
+    if not (match := NEW_TEXT.fullmatch(value)):
+        raise ValueError(f"{value!r} is not understood; for example: at least 2 younger than 30 days")
+    least, most = match["least"] or match["low"], match["most"] or match["high"]
+    return {"days": float(match["days"]), "at_least": int(least or 0), "at_most": None if most is None else int(most)}
+
+
+def _boost(value: Any) -> Any:
+    """As texts, one per condition: `0.3: brand = "Canon"`."""
+    if value is None or isinstance(value, Mapping):
+        return value
+    if isinstance(value, str) or not all(isinstance(text, str) for text in value):
+        raise ValueError("expected an object of conditions and weights, or texts such as: 0.3: brand = 'Canon'")
+    found = {}
+    for text in value:
+        if not (match := BOOST_TEXT.fullmatch(text)):
+            raise ValueError(f"{text!r} is not understood; for example: 0.3: brand = 'Canon'")
+        found[match[2]] = float(match[1])
+    return found
+
+
 class SimilarRequest(AnyRequest):
     """What `Bundle.similar` takes, field by field."""
 
@@ -68,6 +148,15 @@ class Request(AnyRequest):
     exclude_history: StrictBool = Field(False, description="No item of a history is recommended for it.")
     rank_by: RankBy | None = Field(
         None, description="What ranks the items: fused, generative or dense; null: what validation chose."
+    )
+    diversity: Annotated[Diversity | None, BeforeValidator(_diversity)] = Field(
+        None, description="At most so many items per value of a column; also as a text: 2 per brand."
+    )
+    new_share: Annotated[NewShare | None, BeforeValidator(_new_share)] = Field(
+        None, description="How many of the k are young; also as a text: at least 2 younger than 30 days."
+    )
+    boost: Annotated[dict[str, Weight] | None, BeforeValidator(_boost)] = Field(
+        None, max_length=MOST_BOOSTS, description="Condition, as in `filter` -> what is added to the items' scores."
     )
 
 

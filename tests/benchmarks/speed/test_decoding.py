@@ -8,7 +8,7 @@ import torch
 from benchmarks.speed.harness import Options
 from benchmarks.speed.served import item_id, serving_params, write_bundle
 
-from benchmarks.speed import decoding, growth, latency
+from benchmarks.speed import decoding, growth, latency, rules
 from support.small import random_sequences
 from unigrec.core.retrieval.retriever import CPU_BATCH
 from unigrec.serving.bundle import Bundle
@@ -69,6 +69,12 @@ def test_hardening_is_measured_step_by_step(tmp_path):
     growth.write_catalogue(str(tmp_path), 300, quick=True)
     found = growth.harden(str(tmp_path), quick=True)
     assert set(found) == {"colliding", "codes s", "disambiguate s", "reassign s", "health s"}
+
+
+def test_every_rule_of_a_request_is_measured(tmp_path):
+    found = rules.measure(growth.make_bundle(str(tmp_path), 400, quick=True), "fused", count=1)
+    assert set(found["first"]) == set(rules.RULES)
+    assert all(len(seconds) == 1 for seconds in found["seconds"].values())
 
 
 @pytest.mark.slow

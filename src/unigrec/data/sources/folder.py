@@ -18,6 +18,7 @@ from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
 from unigrec.data.sources.conditions import columns_of
 from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
 from unigrec.data.sources.files import describe
+from unigrec.data.sources.served import served_of
 from unigrec.data.sources.source import Source, provenance
 from unigrec.data.sources.tables import Columns, interactions_of, items_of
 
@@ -28,11 +29,19 @@ NO_INTERACTIONS = pa.table(
 NO_ITEMS = NO_INTERACTIONS.select(["item_id"])
 
 
-def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str], *, partial: bool = False) -> Source:
+def load_folder(
+    folder: Path,
+    params: IngestParams,
+    text_columns: Sequence[str],
+    served_columns: Sequence[str] = (),
+    *,
+    partial: bool = False,
+) -> Source:
     """Read interactions and items from a folder.
 
     Args:
-        text_columns: columns that describe the items, read as text whatever they hold.
+        text_columns: columns that describe the items, read as text whatever they hold. served_columns: columns that
+            keep their types.
         partial: one of the two may be missing; its table is then empty.
 
     Raises:
@@ -54,7 +63,7 @@ def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str],
     parts = {kind: [] if kind in missing else parts_of(find_dataset(folder, name)) for kind, name in names.items()}
 
     columns = Columns.of(params)
-    interactions, items = NO_INTERACTIONS, NO_ITEMS
+    interactions, items, served = NO_INTERACTIONS, NO_ITEMS, None
     dropped: list[str] = []
     repeated: list[str] = []
     if parts["interactions"]:
@@ -62,11 +71,28 @@ def load_folder(folder: Path, params: IngestParams, text_columns: Sequence[str],
     if parts["items"]:
         raw, repeated = _read_items(parts["items"], columns, text_columns, notes=notes)
         items, dropped = items_of(raw, columns, text_columns)
+        if served_columns and lineage is None:
+            served = served_of(raw, served_columns, columns.items_id)
+    if served_columns and lineage is not None:
+        served = _served_of_snapshot(folder, served_columns)
     described = [describe(part.file, folder) for part in (*parts["interactions"], *parts["items"])]
     extra = {"files": described, "dropped_item_columns": [*dropped, *repeated]}
     if lineage is not None:
         extra["snapshot"] = lineage
-    return Source(interactions, items, provenance("folder", interactions, items, **extra), tuple(notes))
+    return Source(interactions, items, provenance("folder", interactions, items, **extra), tuple(notes), served)
+
+
+def _served_of_snapshot(folder: Path, names: Sequence[str]) -> pa.Table:
+    """Raises UnigrecError if the snapshot was taken without these columns."""
+    file = folder / paths.SERVED_FILE
+    table = files.read_table(file) if file.is_file() else NO_ITEMS
+    if missing := [name for name in names if name not in table.column_names]:
+        there = ", ".join(table.column_names[1:]) or "none"
+        raise UnigrecError(
+            f"serve.columns: the snapshot {folder} was taken without {', '.join(missing)} (it keeps: {there}); deliver "
+            "the items again and run `unigrec snapshot`"
+        )
+    return table.select(["item_id", *names])
 
 
 def find_dataset(folder: Path, name: str) -> Path:

@@ -5,25 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.folder import load_folder
-from unigrec.data.sources.sample import generate_sample
+from unigrec.data.sources.sample import generate_sample, sample_columns
+from unigrec.data.sources.served import refuse_absent
 from unigrec.data.sources.source import Source, provenance
 
 
-def load_source(params: IngestParams, seed: int, text_columns: Sequence[str] = (), *, partial: bool = False) -> Source:
+def load_source(
+    params: IngestParams,
+    seed: int,
+    text_columns: Sequence[str] = (),
+    served_columns: Sequence[str] = (),
+    *,
+    partial: bool = False,
+) -> Source:
     """Read the source that params name; only the generated sample uses `seed`.
 
     Args:
         text_columns: columns that describe the items (`embed.text_columns`): they are read as text whatever they hold.
+        served_columns: columns of the items that keep their types (`serve.columns`).
         partial: a folder may hold interactions or items alone; the other table is then empty.
 
     Raises:
-        UnigrecError: a file is missing, empty, damaged or not of the source's format.
+        UnigrecError: a file is missing, empty, damaged or not of the source's format; the items lack a served column.
     """
-    source = _read(params, seed, text_columns, partial=partial)
+    source = _read(params, seed, text_columns, served_columns, partial=partial)
     empty = [
         name
         for name in text_columns
@@ -35,22 +46,25 @@ def load_source(params: IngestParams, seed: int, text_columns: Sequence[str] = (
     return source._replace(warnings=tuple(dict.fromkeys((*source.warnings, *remarks))))
 
 
-def _read(params: IngestParams, seed: int, text_columns: Sequence[str], *, partial: bool) -> Source:
+def _read(
+    params: IngestParams, seed: int, text_columns: Sequence[str], served_columns: Sequence[str], *, partial: bool
+) -> Source:
     if params.source == "sample":
         interactions, items = generate_sample(params.sample, seed)
         settings = {"seed": seed, **params.sample.model_dump()}
-        return Source(interactions, items, provenance("sample", interactions, items, sample=settings))
+        described = provenance("sample", interactions, items, sample=settings)
+        return Source(interactions, items, described, served=_chosen(sample_columns(items, seed), served_columns))
 
     if params.source == "sql":
         from unigrec.data.sources.sql import load_sql
 
-        return load_sql(params, text_columns)
+        return load_sql(params, text_columns, served_columns)
     path = Path(params.path)
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise UnigrecError(f"{path}: {found}; ingest.path must be the folder that holds the files of {params.source!r}")
     if params.source == "folder":
-        return load_folder(path, params, text_columns, partial=partial)
+        return load_folder(path, params, text_columns, served_columns, partial=partial)
     if params.source == "movielens":
         from unigrec.data.sources.movielens import read_movielens
 
@@ -59,6 +73,12 @@ def _read(params: IngestParams, seed: int, text_columns: Sequence[str], *, parti
         from unigrec.data.sources.amazon import read_amazon
 
         interactions, items, files = read_amazon(path, params.source, params.min_rating)
-    described = [describe(file, path) for file in files]
-    extra = {"files": described, "min_rating": params.min_rating}
-    return Source(interactions, items, provenance(params.source, interactions, items, **extra))
+    extra = {"files": [describe(file, path) for file in files], "min_rating": params.min_rating}
+    described = provenance(params.source, interactions, items, **extra)
+    return Source(interactions, items, described, served=_chosen(items, served_columns))
+
+
+def _chosen(columns: pa.Table, names: Sequence[str]) -> pa.Table | None:
+    """item_id and the named columns; None without a name. Raises UnigrecError for a name that is not there."""
+    refuse_absent(names, columns.column_names)
+    return columns.select(["item_id", *names]) if names else None

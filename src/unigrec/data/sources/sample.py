@@ -38,6 +38,7 @@ ZIPF_EXPONENT, ZIPF_OFFSET = 0.7, 12
 SERIES_SIZE = 6  # items of a kind and style that share a series
 REDRAWS = 4  # draws before an item of the user's history is accepted
 MISSING_BRAND, MISSING_DESCRIPTION = 0.05, 0.10
+IN_STOCK = 0.9
 
 N_DEPARTMENTS, N_LEAVES, N_STYLES = len(DEPARTMENTS), len(LEAVES), len(STYLES)
 LEAF_DEPARTMENT = np.array([DEPARTMENTS.index(leaf.department) for leaf in LEAVES])
@@ -149,6 +150,25 @@ def _item_table(rng: np.random.Generator, catalogue: _Catalogue) -> pa.Table:
         descriptions.append(None if no_description[number] else text)
     texts = {"title": titles, "brand": brands, "categories": paths, "description": descriptions}
     return pa.table({"item_id": _names("P", n), **{name: pa.array(text, pa.string()) for name, text in texts.items()}})
+
+
+def sample_columns(items: pa.Table, seed: int) -> pa.Table:
+    """What a shop knows of the generated items besides texts: item_id, brand, categories as lists, price, in_stock.
+
+    A generator of its own draws them: the items and the interactions do not depend on them.
+    """
+    rng = np.random.default_rng([seed, 1])
+    prices = np.round(np.exp(rng.normal(3.0, 0.7, items.num_rows)), 2)
+    levels = [path.split(" > ") for path in items["categories"].to_pylist()]
+    return pa.table(
+        {
+            "item_id": items["item_id"],
+            "brand": items["brand"],
+            "categories": pa.array(levels, pa.list_(pa.string())),
+            "price": prices,
+            "in_stock": rng.random(items.num_rows) < IN_STOCK,
+        }
+    )
 
 
 def _line(style: int, series: int) -> str:

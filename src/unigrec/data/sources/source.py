@@ -15,12 +15,14 @@ class Source(NamedTuple):
     provenance: kind of source, files with sha256 and size, row counts, the lineage of a snapshot; no clock, so that
         equal inputs give equal bytes
     warnings: sentences on what a person should know: what was converted, taken for granted, or is empty
+    served: item_id string, then the columns of `serve.columns` with their types; None if params name none
     """
 
     interactions: pa.Table
     items: pa.Table
     provenance: dict
     warnings: tuple[str, ...] = ()
+    served: pa.Table | None = None
 
 
 def provenance(source: str, interactions: pa.Table, items: pa.Table, **extra: object) -> dict:

@@ -20,6 +20,7 @@ from unigrec.config.schema import IngestParams
 from unigrec.data.sources.conditions import columns_of
 from unigrec.data.sources.datasets import Part, format_of, refuse_table_logs
 from unigrec.data.sources.duck import connection, identifier, quoted
+from unigrec.data.sources.served import served_of
 from unigrec.data.sources.source import Source, provenance
 from unigrec.data.sources.sqlite import copy_sqlite, is_sqlite
 from unigrec.data.sources.tables import Columns, interactions_of, items_of
@@ -41,7 +42,7 @@ CSV_BY_GUESS = re.compile(r"\.(csv|tsv)|read_csv", re.IGNORECASE)
 TYPES_GIVEN = re.compile(r"all_varchar|types|columns", re.IGNORECASE)
 
 
-def load_sql(params: IngestParams, text_columns: Sequence[str]) -> Source:
+def load_sql(params: IngestParams, text_columns: Sequence[str], served_columns: Sequence[str] = ()) -> Source:
     """Answer both queries and read their columns as the folder source does.
 
     Raises:
@@ -64,7 +65,8 @@ def load_sql(params: IngestParams, text_columns: Sequence[str]) -> Source:
     interactions = interactions_of([log], columns, notes)
     items, dropped = items_of([catalogue], columns, text_columns)
     extra = {"queries": {name: masked(query) for name, query in queries.items()}, "dropped_item_columns": dropped}
-    return Source(interactions, items, provenance("sql", interactions, items, **extra), tuple(notes))
+    served = served_of([catalogue], served_columns, columns.items_id) if served_columns else None
+    return Source(interactions, items, provenance("sql", interactions, items, **extra), tuple(notes), served)
 
 
 def _answer(
