@@ -142,7 +142,7 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
 
 def _write_reports() -> None:
     """Write the other files that a bundle needs, almost empty."""
-    nothing: dict[str, Any] = {"student": {}, "passed": False, "rows": {}}
+    nothing: dict[str, Any] = {"student": {}, "passed": False, "gates": [], "rows": {}}
     for path in (
         Artifacts().evaluate / paths.METRICS_FILE,
         Artifacts().decision,

@@ -79,6 +79,9 @@ class Fleet:
 
     async def change(self, version: Version) -> None:
         """Let a version answer from now on. Raises UnigrecError when it does not load; the old one goes on then."""
+        if self.current is not None and self.current.version.folder == version.folder:
+            self.current.version = version  # the same files: more is known of them
+            return
         started = time.monotonic()
         try:
             new = await self._start(version)
