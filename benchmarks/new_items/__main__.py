@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import time
 from contextlib import chdir
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,7 +160,7 @@ def run() -> int:
         heads = [f"{name} {metric}" for name in ("new", "old") for metric in ("R@10", "NDCG@10")]
         print(markdown_table(["places for new items", *heads], rows), "\n")
         met = [any(bundle.index_of[item] >= bundle.trained for item in history) for history in warm.histories]
-        some = Targets(*([row for row, own in zip(part, met, strict=True) if own] for part in warm))
+        some = Targets(list(compress(warm.histories, met)), list(compress(warm.targets, met)))
         rows = [
             [name, *figures(ranks_in_lists(bundle, some, 0, unread))]
             for name, unread in (("read as the nearest trained item", False), ("left out", True))

@@ -222,9 +222,11 @@ def _with_columns(catalogue: Catalogue, ids: pa.ChunkedArray, given: pa.Table | 
     columns = {"item_id": ids, FIRST_SEEN: pa.array([when] * len(ids), DATE)}
     for field in served.schema:
         if field.name not in columns:
-            known = given is not None and field.name in given.column_names
             try:
-                columns[field.name] = given[field.name].cast(field.type) if known else pa.nulls(len(ids), field.type)
+                if given is not None and field.name in given.column_names:
+                    columns[field.name] = given[field.name].cast(field.type)
+                else:
+                    columns[field.name] = pa.nulls(len(ids), field.type)
             except pa.ArrowException as error:
                 raise UnigrecError(
                     f"column {field.name!r}: expected {field.type}, as in the catalogue: {error}"
