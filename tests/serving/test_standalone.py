@@ -49,9 +49,6 @@ class Registered:
         self.model = shutil.copytree(self.stored, folder / "elsewhere" / "model")
 
 
-pytestmark = pytest.mark.slow  # registering finds the code that a model imports: ten seconds
-
-
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory, empty_store) -> Iterator[Registered]:
     folder = tmp_path_factory.mktemp("registered")
@@ -98,6 +95,7 @@ def assert_equal_to_the_bundles(given: list[Any], folder: Path) -> None:
             assert (row["unknown"], row["by_popularity"]) == (expected.unknown, expected.by_popularity), name
 
 
+@pytest.mark.slow
 def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp_path):
     """A package of the same name, with no module in it, is on the path of the process that loads the model."""
     (tmp_path / "unigrec").mkdir()
@@ -144,6 +142,7 @@ def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp
         assert (status, words in message) == (400, True), (name, message)
 
 
+@pytest.mark.slow
 def test_requirements_name_what_the_carried_code_imports(registered):
     own, others = model_package.imported_modules(registered.model / "pyfunc_model.py")
     packages = {"mlflow": "mlflow-skinny", "ruamel": "ruamel.yaml"}
@@ -156,6 +155,7 @@ def test_requirements_name_what_the_carried_code_imports(registered):
     assert not any("+" in pin for pin in pins)
 
 
+@pytest.mark.slow
 def test_a_model_that_lacks_some_of_its_code_is_found_out(registered, tmp_path):
     """Even where an installed copy of this package could stand in for it."""
     model = shutil.copytree(registered.model, tmp_path / "model")
@@ -164,6 +164,7 @@ def test_a_model_that_lacks_some_of_its_code_is_found_out(registered, tmp_path):
         model_package.ask_stored(model, HISTORY, k=1)
 
 
+@pytest.mark.slow
 def test_no_stored_code_runs_in_our_processes(registered, tmp_path):
     path = list(sys.path)
     mark = tmp_path / "mark"
