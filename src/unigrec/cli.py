@@ -35,6 +35,7 @@ Where = Annotated[
     str | None,
     typer.Option("--filter", help='Only items that this holds for: brand = "Canon" and not categories has "Ink".'),
 ]
+Registered = Annotated[bool, typer.Option("--register/--no-register", help="Register the new bundle.")]
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
@@ -358,6 +359,38 @@ def serve(
 
     keep_quiet()
     run(load_params(params), model, host, port, workers=workers)
+
+
+@app.command("add-items", rich_help_panel=MODELS)
+def add_items(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The items: Parquet, CSV or JSON lines.")],
+    model: Model = "champion",
+    registered: Registered = True,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Add items to a model by their texts, without a training; no published identifier changes."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands import items
+    from unigrec.config.schema import load_params
+
+    keep_quiet()
+    raise typer.Exit(items.add_items(load_params(params), file, model, registered))
+
+
+@app.command("remove-items", rich_help_panel=MODELS)
+def remove_items(
+    items: Annotated[list[str], typer.Argument(metavar="ITEMS", help="Ids, or files with one id per line.")],
+    model: Model = "champion",
+    registered: Registered = True,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Take items out of a model, without a training: they are not recommended any more."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands import items as commands
+    from unigrec.config.schema import load_params
+
+    keep_quiet()
+    raise typer.Exit(commands.remove_items(load_params(params), items, model, registered))
 
 
 def main() -> None:

@@ -95,6 +95,7 @@ def assert_equal_to_the_bundles(given: list[Any], folder: Path) -> None:
             assert (row["unknown"], row["by_popularity"]) == (expected.unknown, expected.by_popularity), name
 
 
+@pytest.mark.slow
 def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp_path):
     """A package of the same name, with no module in it, is on the path of the process that loads the model."""
     (tmp_path / "unigrec").mkdir()

@@ -174,7 +174,8 @@ class RecommendedItem(AnyAnswer):
     score: float = Field(
         description="Higher is better. generative: the log-probability of the item's identifier given the history; "
         "dense: that of the item; fused: a weighted sum of both and of the neighbours' terms. Among the most popular "
-        "items: the log of its share of interactions."
+        "items: the log of its share of interactions. An item that was added after the training has a score of its "
+        "own, less 1000: it stands below all others."
     )
 
 
