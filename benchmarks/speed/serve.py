@@ -21,6 +21,7 @@ from benchmarks.speed.shapes import learning_data
 CLIENTS = (1, 8, 32)
 ROUNDS, SECONDS = 3, 20.0
 WORKERS = 2
+DESIGN = "published"
 RATIOS = ("per s", "CPU ms")
 REFUSED = 1  # exit code of `unigrec register` for a bundle whose gates refused it: it is a version without alias
 OURS, THEIRS = "unigrec serve", "mlflow models serve"
@@ -34,7 +35,7 @@ def run(options: Options) -> list[Table]:
         project, bundle = folder / "project", folder / "made"
         bundle.mkdir()
         given: dict[str, Any] = {"artifacts": artifacts, "quick": options.quick}
-        found, _ = in_child(make_bundle, folder=str(bundle), **given)
+        found, _ = in_child(make_bundle, folder=str(bundle), design=DESIGN, **given)
         histories, _ = in_child(histories_of, **given)
         register(project, found)
         with (
