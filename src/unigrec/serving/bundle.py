@@ -122,10 +122,10 @@ class Bundle:
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
         self._new: NewItems | None = None
-        self._read_as = torch.arange(len(codes))  # (N,) the trained item as which models read an item of a history
+        self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
         if extension is not None and extension.added and ranking is not None:
             self._new = NewItems(ranking.dense, extension.content, content)
-            self._read_as[self.trained :] = self._new.stand_ins()
+            self._stand_ins = self._new.stand_ins()
             content = torch.cat([content, extension.content])
             baskets = None if baskets is None else baskets.with_items(extension.added)
         served = [folder / SERVED] if SERVED in manifest["files"] else []
@@ -240,7 +240,7 @@ class Bundle:
         self, retriever: Retriever, histories: list[list[int]], allowed: torch.Tensor | None, count: int, exclude: bool
     ) -> BeamResult:
         """The best `count` allowed items for each history; after them, the best added ones."""
-        read = [self._read_as[history].tolist() for history in histories]
+        read = [self._readable(own) for own in histories]
         of_trained = None if allowed is None else allowed[: self.trained]
         denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
         best = retriever.retrieve(read, min(count, self.trained), of_trained, denied=denied)
@@ -253,6 +253,11 @@ class Bundle:
         items, scores = (torch.cat(pair, dim=1) for pair in zip(best, below, strict=True))
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         return BeamResult(items.gather(1, order)[:, : len(self.item_ids)], scores[:, : len(self.item_ids)])
+
+    def _readable(self, history: list[int]) -> list[int]:
+        """The trained items of a history; of one without any, the nearest trained items instead."""
+        trained = [item for item in history if item < self.trained]
+        return trained or self._stand_ins[torch.tensor(history) - self.trained].tolist()
 
     def similar(
         self,

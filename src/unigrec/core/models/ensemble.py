@@ -46,11 +46,11 @@ class TeacherEnsemble(nn.Module):
 
     def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
         """As `SASRec.states_at`, an entry per member."""
-        return tuple(states for member in self._all for states in member.states_at(items, lengths, mask))
+        return tuple(states for member in self.networks for states in member.states_at(items, lengths, mask))
 
     def score_columns(self, states: Sequence[States]) -> Tensor:
         """As `SASRec.score_columns`, the mean of the members' logits."""
-        return self._mean([member.score_columns([own]) for member, own in zip(self._all, states, strict=True)])
+        return self._mean([member.score_columns([own]) for member, own in zip(self.networks, states, strict=True)])
 
     def reordered(self, order: Tensor) -> TeacherEnsemble:
         """As `SASRec.reordered`."""
