@@ -69,7 +69,15 @@ from unigrec.serving.parts import (
 )
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
-from unigrec.serving.schema import Answer, ComplementAnswer, ItemAnswer, RecommendedItem, SimilarAnswer
+from unigrec.serving.schema import (
+    Answer,
+    AudienceAnswer,
+    AudienceUser,
+    ComplementAnswer,
+    ItemAnswer,
+    RecommendedItem,
+    SimilarAnswer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -300,6 +308,35 @@ class Bundle:
             raise UnigrecError("no item of the basket is in the catalogue")
         return self._related.complement(
             known, k, self._allowed_array(allow, deny, filter), unknown=len(basket) - len(known)
+        )
+
+    def audience(
+        self, item: str, histories: Sequence[Sequence[str | None]], k: int, rank_by: RankBy | None = None
+    ) -> AudienceAnswer:
+        """The k histories after which an item is most likely to come next, by its exact score.
+
+        Args:
+            item: its id. histories, rank_by: as in `recommend`; histories without a known item have no score.
+
+        Raises:
+            UnigrecError: the catalogue does not hold the item, no history holds a known item, or as `recommend`.
+        """
+        by, index = rank_by or self.ranks_by, self._index(item)
+        if by not in self.retrievers:
+            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        if k < 1:
+            raise UnigrecError(f"k = {k}: expected at least 1")
+        known = [[self.index_of[one] for one in history if one in self.index_of] for history in histories]
+        rows = [row for row, history in enumerate(known) if history]
+        if not rows:
+            raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
+        only = torch.zeros(len(self.item_ids), dtype=torch.bool)
+        only[index] = True
+        scores = self._search(self.retrievers[by], [known[row] for row in rows], only, 1, exclude=False).scores[:, 0]
+        best = scores.sort(descending=True, stable=True).indices[:k].tolist()
+        return AudienceAnswer(
+            users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
+            unread=len(known) - len(rows),
         )
 
     def item(self, item: str) -> ItemAnswer:
