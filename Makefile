@@ -7,8 +7,19 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# The interpreter that makes the virtual environment: make run PYTHON=/path/to/python3.12
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
+DEVELOPED := $(VENV)/.installed-dev
+
+# The interpreter that makes the virtual environment: make run PYTHON=/path/to/python3.13
+IS_KNOWN := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(or $(wildcard $(BIN)/python),$(shell for name in python3.11 python3.12 python3.13 python3; do \
+  "$$name" -c '$(IS_KNOWN)' 2>/dev/null && command -v "$$name" && break; done || command -v python3))
+# The build of torch: make run TORCH=cpu takes the one without CUDA from TORCH_INDEX (infra/install.py has its default).
+TORCH ?=
+TORCH_INDEX ?=
+# What installs: pip, uv, or auto: uv where it is there and pip has no settings that uv does not read.
+INSTALLER ?= auto
+INSTALL := infra/install.py --environment $(VENV) --installer $(INSTALLER) --torch "$(TORCH)" \
+  $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 
 # Tests of one file stay in one process: they share what is slow to make. One process: make test PARALLEL=
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
@@ -19,29 +30,39 @@ export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
 # Command-line variables reach the recipes through the environment, so that names with spaces stay whole.
 export DATA PROFILE
 
-.PHONY: help install run serve-local test test-slow test-long bench lint audit format clean distclean
+.PHONY: FORCE help install install-dev run serve-local test test-slow test-long bench lint audit format clean distclean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
 	@echo
 	@echo '  make run DATA=folder    use a folder with interactions and items (Parquet or CSV)'
 	@echo '  make run PROFILE=name   use a profile: sample (default), small, paper; see infra/profiles'
+	@echo '  make run TORCH=cpu      on a machine without an NVIDIA GPU: fetch torch without CUDA'
+	@echo '  make run PYTHON=path    the interpreter of the environment: Python 3.11, 3.12 or 3.13'
 
 install: $(INSTALLED)  ## make or refresh the virtual environment from requirements.lock
+	@cat $(INSTALLED)
+
+install-dev: $(DEVELOPED)  ## also install what tests, checks and benchmarks need, from requirements-dev.lock
 
 $(INSTALLED): requirements.lock pyproject.toml
-	@if [ -z "$(PYTHON)" ]; then echo 'error: no Python found; install Python 3.11, or name one: make run PYTHON=/path' >&2; exit 2; fi
-	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \
-	  echo 'error: $(PYTHON) is not Python 3.11 or 3.12; name one: make run PYTHON=/path/to/python3.11' >&2; exit 2; }
-	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
-	@echo 'Installing the pinned packages into $(VENV) (a few minutes the first time)'
-	@# Install torch first and alone: a looser requirement of another package could select a different build.
-	@$(BIN)/python -m pip install --quiet "$$(grep -E '^torch==' requirements.lock)"
-	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --editable .
-	@touch $@
+	@if [ -z "$(PYTHON)" ]; then echo 'error: no Python found; install Python 3.11, 3.12 or 3.13, or name one: make run PYTHON=/path' >&2; exit 2; fi
+	@"$(PYTHON)" -c '$(IS_KNOWN)' || { \
+	  echo "error: $(PYTHON) is $$("$(PYTHON)" --version 2>&1), and only 3.11, 3.12 and 3.13 are tried (on 3.14: docs/packages.md); name one:" \
+	  'make run PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@"$(PYTHON)" $(INSTALL) --stamp $@ requirements.lock
+
+$(DEVELOPED): requirements-dev.lock $(INSTALLED)
+	@$(BIN)/python $(INSTALL) --stamp $@ requirements-dev.lock
+
+# A choice on the command line is looked at even if the environment is there.
+ifneq ($(findstring command,$(origin PYTHON) $(origin TORCH) $(origin INSTALLER)),)
+$(INSTALLED): FORCE
+endif
+FORCE:
 
 run: $(INSTALLED)  ## run everything, from data to a registered model, and print a summary; every figure: make run ARGS=--verbose
+	@cat $(INSTALLED)
 	@# Outside a git repository (an unpacked archive), DVC needs core.no_scm; in one, it would disable `dvc metrics diff`.
 	@if [ -e .git ] && command -v git >/dev/null; then \
 	  ! grep -qs no_scm .dvc/config.local || $(BIN)/python -m dvc config --local --unset core.no_scm; \
@@ -59,27 +80,27 @@ run: $(INSTALLED)  ## run everything, from data to a registered model, and print
 serve-local: $(INSTALLED)  ## run Prefect with its schedules, a worker and MLflow on 127.0.0.1 until Ctrl-C; see docs/operations.md
 	@exec $(BIN)/python -m flows.services --open --worker $(ARGS)
 
-test: $(INSTALLED)  ## run the unit tests (some minutes); a subset: make test ARGS="-k gates"
+test: $(DEVELOPED)  ## run the unit tests (some minutes); a subset: make test ARGS="-k gates"
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-slow: $(INSTALLED)  ## run the slow tests: whole pipelines, killed processes
+test-slow: $(DEVELOPED)  ## run the slow tests: whole pipelines, killed processes
 	@$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' $(ARGS)
 
-test-long: $(INSTALLED)  ## run the long tests (about an hour): dozens of kills, scheduled runs, servers that die
+test-long: $(DEVELOPED)  ## run the long tests (about an hour): dozens of kills, scheduled runs, servers that die
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-bench: $(INSTALLED)  ## measure time and memory; some parts only: make bench ARGS="data start"
+bench: $(DEVELOPED)  ## measure time and memory; some parts only: make bench ARGS="data start"
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
-lint: $(INSTALLED)  ## run ruff and mypy
+lint: $(DEVELOPED)  ## run ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-audit:  ## report known vulnerabilities in requirements.lock, if their database can be reached
+audit:  ## report known vulnerabilities in the lock files, if their database can be reached
 	@.ci/audit "$(PYTHON)"
 
-format: $(INSTALLED)  ## format the code with ruff
+format: $(DEVELOPED)  ## format the code with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

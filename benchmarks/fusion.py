@@ -25,13 +25,15 @@ from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noq
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol  # noqa: E402
 from unigrec.core.evaluation.ranking import protocol_restrictions  # noqa: E402
 from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights  # noqa: E402
+from unigrec.core.retrieval.neighbours import Near  # noqa: E402
 from unigrec.core.training.fusion import Validation, fit_weights, validation_candidates  # noqa: E402
 from unigrec.pipeline.stages import retriever_of  # noqa: E402
 
 PARTS = {
     "dense": ("dense",),
-    "dense + neighbours": ("dense", "follows", "alike"),
+    "dense + neighbours": ("dense", *Near._fields),
     "dense + generative": ("dense", "generative"),
+    "all, of neighbours those of the last item": ("dense", "generative", "follows", "alike"),
     "all": FEATURES,
 }
 Metrics = dict[str, dict[str, dict[str, float]]]  # parts -> protocol -> metric -> value

@@ -59,27 +59,38 @@ def delete_old_runs(age: timedelta, dry_run: bool) -> list[str]:
 
 @task(task_run_name="files")
 def tidy_files(kept: Kept, dry_run: bool) -> dict[str, list[str]]:
-    """Remove stale locks, old folders and branches, and what nobody needs from DVC's cache. Not during a training."""
+    """Remove stale locks, old folders, reports and branches, and unused data in the cache. Not during a training."""
     root = Path.cwd()
     with ExitStack() as stack:
         for lock in LOCKS:
             stack.enter_context(exclusive(lock))
         # If MLflow does not answer, this raises, and nothing is removed.
-        needed = data_of_named_versions(load_params(PARAMS).register_)
+        versions, needed = known_versions(load_params(PARAMS).register_)
         return {
             "Stale locks": leftovers.remove_stale_locks(root, kept.locks_hours, dry_run),
             "Old folders": leftovers.remove_old_folders(root, kept.folders_days, dry_run),
+            "Old reports": leftovers.remove_old_reports(root, kept.folders_days, versions, dry_run),
             "Old branches": leftovers.remove_old_branches(root, kept.branches_days, needed, dry=dry_run),
             "DVC cache": leftovers.collect_cache(root, dry_run),
         }
 
 
-def data_of_named_versions(params: RegisterParams) -> set[str]:
-    """Hashes of dvc.lock of the model versions that have an alias. Raises UnigrecError if MLflow does not answer."""
+def known_versions(params: RegisterParams) -> tuple[set[str], set[str]]:
+    """The numbers of all model versions, and the hashes of dvc.lock of those that have an alias.
+
+    Raises UnigrecError if MLflow does not answer.
+    """
     with mlflow_client(params) as client:
         models = client.search_registered_models(f"name = '{params.model_name}'")
-        numbers = {number for model in models for number in model.aliases.values()}
-        return {client.get_model_version(params.model_name, number).tags.get("dvc_lock", "") for number in numbers}
+        named = {number for model in models for number in model.aliases.values()}
+        needed = {client.get_model_version(params.model_name, number).tags.get("dvc_lock", "") for number in named}
+        numbers: set[str] = set()
+        page: str | None = ""
+        while page is not None:
+            found = client.search_model_versions(f"name = '{params.model_name}'", page_token=page or None)
+            numbers |= {str(version.version) for version in found}
+            page = found.token or None
+        return numbers, needed
 
 
 @flow(name="housekeeping")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed.harness import Options, Table, in_child, say
-from benchmarks.speed.served import UNTRAINED, item_id, serving_params, write_bundle
+from benchmarks.speed.served import UNTRAINED, item_id, serving_params, shipped_params, write_bundle
 from benchmarks.speed.shapes import learning_data
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.rank_by import RankBy
@@ -20,6 +20,7 @@ from unigrec.serving.bundle import Bundle
 REQUESTS, WARM_UP, QUICK_REQUESTS = 300, 30, 5
 BEAMS = {30: 60.0, 10: 25.0}  # beam -> target of the 99th percentile in milliseconds
 QUICK_BEAMS = {5: 60.0}
+DESIGNS = {"published": serving_params, "shipped": shipped_params}
 PLAIN = "a history"
 FORMS: dict[str, dict[str, Any]] = {  # form of a request -> what is special about it
     PLAIN: {},
@@ -40,21 +41,24 @@ def run(options: Options) -> list[Table]:
     widest = max(beams)
     plain, others = [(beam, PLAIN) for beam in beams], [(widest, form) for form in FORMS if form != PLAIN]
     rows, forms = [], []
-    with tempfile.TemporaryDirectory() as temporary:
-        given: dict[str, Any] = {"artifacts": artifacts, "quick": options.quick}
-        given["folder"], _ = in_child(make_bundle, folder=temporary, **given)
-        for threads, cases in ((1, plain + others), (2, plain)):
-            found, usage = in_child(serve, threads, cases=cases, count=count, **given)
-            for (beam, form), seconds in zip(cases, found, strict=True):
-                cells = _cells(seconds)
-                if form == PLAIN:
-                    row = {"beam": beam, "threads": threads, **cells, "wanted p99": beams[beam]}
-                    rows.append(row | {"peak GB": usage.peak / 1e9})
-                    say(f"latency: beam {beam}, {threads} threads: p99 {cells['p99 ms']:.1f} ms")
-                else:
-                    forms.append({"request": form, **cells})
+    for design in DESIGNS:
+        with tempfile.TemporaryDirectory() as temporary:
+            given: dict[str, Any] = {"artifacts": artifacts, "quick": options.quick}
+            given["folder"], _ = in_child(make_bundle, folder=temporary, design=design, **given)
+            for threads, cases in ((1, plain + others), (2, plain)):
+                found, usage = in_child(serve, threads, cases=cases, count=count, **given)
+                for (beam, form), seconds in zip(cases, found, strict=True):
+                    cells = _cells(seconds)
+                    if form == PLAIN:
+                        row = {"recommender": design, "beam": beam, "threads": threads, **cells}
+                        rows.append(row | {"wanted p99": beams[beam], "peak GB": usage.peak / 1e9})
+                        say(f"latency: {design}, beam {beam}, {threads} threads: p99 {cells['p99 ms']:.1f} ms")
+                    else:
+                        forms.append({"recommender": design, "request": form, **cells})
     notes = [
         UNTRAINED,
+        "Recommender: of the published kind, or of the kind that is shipped (`joint.recommender` of the profile "
+        "`small`), both of the paper's size.",
         f"The paper's network and catalogue; {count} requests after a warm-up, one after the other. Each has the "
         "history of another test user, of which the last 20 items count. Wall time is the time that a caller waits, so "
         "it depends on other work on the machine. CPU time is the sum over all threads.",
@@ -72,10 +76,10 @@ def _cells(seconds: dict[str, list[float]]) -> dict[str, float]:
     return shown | {f"CPU p{share} ms": float(np.percentile(cpu, share)) for share in (50, 99)}
 
 
-def make_bundle(folder: str, artifacts: str | None, quick: bool) -> str:
+def make_bundle(folder: str, artifacts: str | None, quick: bool, design: str) -> str:
     """Write a bundle; returns its folder. Runs in its own process."""
     sequences = learning_data(artifacts, 1, quick).sequences
-    return str(write_bundle(Path(folder), sequences.catalogue_size, serving_params(quick)))
+    return str(write_bundle(Path(folder), sequences.catalogue_size, DESIGNS[design](quick)))
 
 
 def serve(

@@ -21,7 +21,7 @@ from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.baskets import Baskets
 from unigrec.core.retrieval.fused import Weights
-from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.training.teacher import teacher_config
 from unigrec.serving.basket_file import write_baskets
@@ -44,6 +44,14 @@ def serving_params(quick: bool) -> Params:
     joint = params.joint.model_copy(update={"recommender": recommender})
     tokenizer = params.tokenizer.model_copy(update={"codebook_size": 16, "hidden": (16,), "code_dim": 8})
     return params.model_copy(update={"joint": joint, "tokenizer": tokenizer})
+
+
+def shipped_params(quick: bool) -> Params:
+    """The same sizes, with a recommender of the kind that the other profiles train, and not the published one."""
+    params, ours = serving_params(quick), params_of("small").joint.recommender
+    kind = ours.model_dump(include={"causal", "repeat_bias", "merge", "decoder"})
+    recommender = params.joint.recommender.model_copy(update=kind)
+    return params.model_copy(update={"joint": params.joint.model_copy(update={"recommender": recommender})})
 
 
 def drawn_identifiers(items: int, params: Params, seed: int = 0) -> Resolved:
@@ -80,7 +88,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
     shape["codebook_size"] = params.tokenizer.codebook_size
     tokenizer = Tokenizer(**shape)
     numbers = np.arange(items, dtype=np.int32)
-    catalogue = {
+    catalogue: dict[str, Any] = {
         "item_index": numbers,
         "item_id": [item_id(index) for index in range(items)],
         "title": [f"An item of the shop, as long as a title often is, number {index}" for index in range(items)],
@@ -122,18 +130,20 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
     files.write_json(Artifacts().teacher / paths.MODEL_CONFIG_FILE, config)
     following = torch.randint(items, (items * SUCCESSORS,))
     content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
-    starts, often = torch.arange(items + 1) * SUCCESSORS, torch.rand(len(following))
-    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(starts, following, often, content))
+    starts = torch.arange(items + 1) * SUCCESSORS
+    # Tensors of a file share no memory.
+    successors, together = (Pairs(starts.clone(), following.clone(), torch.rand(len(following))) for _ in range(2))
+    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(successors, together, content))
     ones = np.ones(len(following), np.int64)
     baskets = Baskets(starts.numpy(), following.numpy(), ones, np.full(items, SUCCESSORS), items, by_day=True)
     write_baskets(Artifacts().rank / paths.BASKETS_FILE, baskets)
-    fusion = Fusion(RankBy.GENERATIVE, Weights(0.5, follows=1.0, alike=1.0))
+    fusion = Fusion(RankBy.GENERATIVE, Weights(0.5, 1.0, 1.0, 1.0, 1.0, 1.0))
     files.write_json(Artifacts().rank / paths.FUSION_FILE, fusion.as_dict())
 
 
 def _write_reports() -> None:
     """Write the other files that a bundle needs, almost empty."""
-    nothing: dict[str, Any] = {"student": {}, "passed": False, "rows": {}}
+    nothing: dict[str, Any] = {"student": {}, "passed": False, "gates": [], "rows": {}}
     for path in (
         Artifacts().evaluate / paths.METRICS_FILE,
         Artifacts().decision,

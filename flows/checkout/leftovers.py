@@ -49,6 +49,17 @@ def remove_old_folders(root: Path, days: float, dry: bool = False) -> list[str]:
     return done
 
 
+def remove_old_reports(root: Path, days: float, versions: set[str], dry: bool = False) -> list[str]:
+    """Remove published reports of model versions that are gone and to which nothing was written for `days`.
+
+    Args:
+        versions: the numbers of the versions that exist.
+    """
+    folder = root / paths.REPORTS
+    found = [entry for entry in sorted(folder.iterdir()) if entry.name not in versions] if folder.is_dir() else []
+    return _remove(root, [entry for entry in found if _age(entry) > days * 86400], dry)
+
+
 def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = False) -> list[str]:
     """Delete branches of scheduled runs older than `days`. Names each with its commit, which git keeps for a while.
 

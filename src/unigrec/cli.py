@@ -35,6 +35,7 @@ Where = Annotated[
     str | None,
     typer.Option("--filter", help='Only items that this holds for: brand = "Canon" and not categories has "Ink".'),
 ]
+Registered = Annotated[bool, typer.Option("--register/--no-register", help="Register the new bundle.")]
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
@@ -376,6 +377,75 @@ def complement(
     print_complements(
         load_params(params), model, basket, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
     )
+
+
+@app.command(rich_help_panel=MODELS)
+def serve(
+    model: Annotated[
+        str,
+        typer.Option(help="Alias, which is watched for another version; or a version number; or folder of a bundle."),
+    ] = "champion",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that search; 0: one per core, up to 4.")] = 0,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Serve recommendations over HTTP, by default of the registered champion, until Ctrl-C (docs/serving.md)."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands.serve import serve as run
+    from unigrec.config.schema import load_params
+
+    keep_quiet()
+    run(load_params(params), model, host, port, workers=workers)
+
+
+@app.command(rich_help_panel=MODELS)
+def audience(
+    item: Annotated[str, typer.Option(help="Id of the item.")],
+    histories: Annotated[Path, typer.Option(help="Interactions of the users: Parquet, CSV or JSON lines.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many users.")] = 1000,
+    model: Model = "champion",
+    rank_by: Annotated[RankBy | None, typer.Option(help="What scores the item; by default, what was best.")] = None,
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the users who are most likely to take an item next, as CSV."""
+    from unigrec.commands.audience import print_audience
+    from unigrec.config.schema import load_params
+
+    print_audience(load_params(params), model, item, histories, k=k, rank_by=rank_by, as_json=as_json)
+
+
+@app.command("add-items", rich_help_panel=MODELS)
+def add_items(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The items: Parquet, CSV or JSON lines.")],
+    model: Model = "champion",
+    registered: Registered = True,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Add items to a model by their texts, without a training; no published identifier changes."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands import items
+    from unigrec.config.schema import load_params
+
+    keep_quiet()
+    raise typer.Exit(items.add_items(load_params(params), file, model, registered))
+
+
+@app.command("remove-items", rich_help_panel=MODELS)
+def remove_items(
+    items: Annotated[list[str], typer.Argument(metavar="ITEMS", help="Ids, or files with one id per line.")],
+    model: Model = "champion",
+    registered: Registered = True,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Take items out of a model, without a training: they are not recommended any more."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.commands import items as commands
+    from unigrec.config.schema import load_params
+
+    keep_quiet()
+    raise typer.Exit(commands.remove_items(load_params(params), items, model, registered))
 
 
 def main() -> None:

@@ -26,6 +26,9 @@ def test_leaves_are_the_values_under_dotted_keys_and_a_list_is_one():
         ("a=b=c", "a", "b=c"),
         ("a=", "a", ""),
         ("a=[1, b]", "a", [1, "b"]),
+        ("""a="Type" = 'order'""", "a", """"Type" = 'order'"""),  # SQL, not YAML
+        ("""a='x' IN ("Kind")""", "a", """'x' IN ("Kind")"""),
+        ("a='it''s'", "a", "it's"),
     ],
 )
 def test_a_setting_is_a_key_and_a_value_of_yaml(setting, key, value):
@@ -35,7 +38,13 @@ def test_a_setting_is_a_key_and_a_value_of_yaml(setting, key, value):
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"), [("seed", "expected section.key=value"), ("=3", "expected"), ("a=[1", "not valid YAML")]
+    ("setting", "message"),
+    [
+        ("seed", "expected section.key=value"),
+        ("=3", "expected"),
+        ("a=[1", "not valid YAML"),
+        ('a="x', "not valid YAML"),
+    ],
 )
 def test_a_setting_of_another_form_is_refused(setting, message):
     with pytest.raises(UnigrecError, match=f"--set {setting.replace('[', '.')}: {message}"):

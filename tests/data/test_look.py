@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -172,7 +174,7 @@ def test_a_column_of_lists_holds_no_types_of_events():
     ("files", "hint"),
     [
         (("ratings.dat", "movies.dat"), "configure --data shop --source movielens"),
-        (("shop.db",), "shop.db is a database"),
+        (("shop.duckdb",), "shop.duckdb is a database"),
     ],
 )
 def test_files_of_another_source_are_told(files, hint):
@@ -180,3 +182,22 @@ def test_files_of_another_source_are_told(files, hint):
         Path("shop", name).write_text("1::2::3::4")
     code, said = invoke("look", "shop")
     assert (code, hint in said) == (EXIT_BAD_INPUT, True), said
+
+
+@pytest.mark.parametrize("named", ["shop", "shop/my shop.db"])
+def test_tables_of_a_database_are_listed_as_a_query_names_them(named):
+    for name in ("orders.csv", "products.csv"):
+        Path("shop", name).unlink(missing_ok=True)
+    with closing(sqlite3.connect("shop/my shop.db")) as database:
+        database.execute('CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, "Cust No" TEXT)')
+        database.execute("CREATE VIEW paid AS SELECT id FROM orders")
+    code, said = invoke("look", named)
+    assert code == EXIT_BAD_INPUT
+    assert "my shop.db is an SQLite database\n  my_shop.orders (id, Cust No)\n  my_shop.paid (id)\n" in said
+    assert "with ingest.sql.attach={my_shop: shop/my shop.db}; set ingest.source to sql" in said
+
+
+def test_a_damaged_database_is_an_error():
+    Path("shop/shop.db").write_bytes(b"SQLite format 3\x00" + bytes(300))
+    code, said = invoke("look", "shop")
+    assert (code, "shop.db: cannot be read as SQLite" in said) == (EXIT_BAD_INPUT, True), said

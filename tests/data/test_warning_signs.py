@@ -119,6 +119,25 @@ def test_items_that_are_bought_again_are_no_double_export():
     assert warnings(rows) == []
 
 
+@pytest.mark.parametrize("seconds", [0, 30, 600])
+def test_a_view_before_each_purchase_is_no_double_export(seconds):
+    rows = [(user, item, time + offset) for user, item, time in clean() for offset in (0, seconds)]
+    users, items, times = zip(*rows, strict=True)
+    columns = {"user_id": users, "item_id": items, "timestamp": pa.array(times, pa.int64())}
+    found = {
+        kinds: prepare_tables(
+            pa.table(columns | {"event": kinds * (len(rows) // 2)}),
+            pa.table({"item_id": sorted(set(items))}),
+            PrepareParams(k_core=1, ties="given", max_user_interactions=0, min_users_after=1, min_items_after=1),
+            {"view": 0.2, "purchase": 1.0},
+        ).stats["warnings"]
+        for kinds in (("view", "purchase"), ("purchase", "purchase"))
+    }
+    said = {kinds: [s for s in sentences if "twice" in s] for kinds, sentences in found.items()}
+    assert said["view", "purchase"] == []
+    assert said["purchase", "purchase"] or not seconds  # rows equal in all are one interaction
+
+
 # --- ties ------------------------------------------------------------------------------------------------------------
 
 

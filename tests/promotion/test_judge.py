@@ -27,6 +27,7 @@ from unigrec.promotion.judge import Judgement, Settings, Today, histories, judge
 from unigrec.promotion.report import markdown
 from unigrec.serving import probe as probing
 from unigrec.serving.bundle import Bundle
+from unigrec.serving.extend import remove_items
 from unigrec.serving.manifest import RANKING, Subject
 
 GOOD, OTHER = 0, 1  # seeds: the data favour the first
@@ -226,3 +227,11 @@ def test_a_bundle_that_kills_or_hangs_its_process_is_refused(monkeypatch, code, 
     monkeypatch.setattr(judging, "probe", probing.probe)
     found = judged(make_bundle(GOOD), None, max_load_seconds=0.5 if "sleep" in code else 60.0)
     assert (refusing(found), message in found.reason) == (["loads"], True)
+
+
+def test_a_model_with_one_item_less_may_tie_with_its_parent():
+    champion = make_bundle(GOOD)
+    targets = set(histories(now(0, 1), now(0, 1).users)[1])
+    never = next(item for item in Bundle.load(champion).item_ids if item not in targets)
+    judgement = judged(remove_items(champion, {never}), champion)
+    assert "margin_over_champion" not in refusing(judgement)

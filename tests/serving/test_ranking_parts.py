@@ -321,7 +321,18 @@ def test_neighbours_come_back_as_they_were_written(pristine, tmp_path):
     found = read_neighbours(pristine / "neighbours.safetensors", ITEMS)
     write_neighbours(tmp_path / "again.safetensors", found)
     assert (tmp_path / "again.safetensors").read_bytes() == (pristine / "neighbours.safetensors").read_bytes()
-    assert len(found.items) <= ITEMS * HISTORY * 40
+    assert len(found.successors.items) <= ITEMS * HISTORY * 40
+    assert len(found.together.items)
+
+
+def test_neighbours_of_an_earlier_version_have_nothing_that_is_bought_together(pristine, tmp_path):
+    path = tmp_path / "earlier.safetensors"
+    tensors = files.read_tensors(pristine / "neighbours.safetensors")
+    files.write_tensors(path, {name: value for name, value in tensors.items() if not name.startswith("together_")})
+    found, whole = (read_neighbours(one, ITEMS) for one in (path, pristine / "neighbours.safetensors"))
+    history = torch.tensor([[3, 5]]), torch.tensor([2])
+    assert not found.near(*history).together.any()
+    assert torch.equal(found.near(*history).follows, whole.near(*history).follows)
 
 
 def test_a_catalogue_that_nobody_visited_in_a_row_has_no_successors_and_loads(folder):

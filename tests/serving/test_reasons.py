@@ -11,7 +11,7 @@ from support.tiny_model import item_ids
 from unigrec.base.errors import UnigrecError
 from unigrec.core.retrieval.baskets import Baskets
 from unigrec.core.retrieval.fused import Weights
-from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.reasons import POPULAR, WHOLE, Reasons
 
@@ -38,7 +38,7 @@ class Nothing(torch.nn.Module):
 def reasons(by_day: bool, follows: float = 1.0) -> Reasons:
     """The ink follows the printer, and was bought with it nine times."""
     starts = torch.tensor([0, 1, 1, 1, 1, 1, 1])
-    neighbours = Neighbours(starts, torch.tensor([1]), torch.ones(1), torch.zeros(6, 2))
+    neighbours = Neighbours(Pairs(starts, torch.tensor([1]), torch.ones(1)), Pairs.none(6), torch.zeros(6, 2))
     baskets = Baskets(starts.numpy(), np.array([1]), np.array([9]), np.full(6, 9), total=99, by_day=by_day)
     return Reasons(Nothing(), neighbours, Weights(0.0, follows, 0.0), baskets, CODES, list("abcdef"), lambda: TITLES)
 

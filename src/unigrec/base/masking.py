@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
+SERVE_TOKENS_VARIABLE = "UNIGREC_SERVE_TOKENS"  # who may ask the service: tokens with commas between them
 WEBHOOK_VARIABLE = "UNIGREC_WEBHOOK_URL"  # where notifications go; a secret, as anyone who knows it may post
 SECRET_VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
@@ -17,6 +18,7 @@ SECRET_VARIABLES = (
     "PGPASSWORD",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    SERVE_TOKENS_VARIABLE,
     WEBHOOK_VARIABLE,
 )
 MIN_SECRET_LENGTH = 4  # a shorter value would occur in ordinary words

@@ -7,6 +7,7 @@ the sample's value of every key that another profile sets, so that a change of p
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ MAPPINGS = {
     "ingest.sql.attach",
     "ingest.events",
 }  # keys whose value is a mapping with keys of the user's own: one value
+BEGINS_QUOTED = re.compile(r"""\s*("[^"]*"|'[^']*')\s*[^\s"']""")
 PROFILES = Path("infra/profiles")  # next to the params file
 
 
@@ -71,11 +73,20 @@ def with_values(values: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """`section.key=value` -> key and value; the value is read as YAML. Raises UnigrecError."""
+    """`section.key=value` -> key and value; the value is read as YAML. Raises UnigrecError.
+
+    A text that begins with a quoted part and goes on, such as the SQL condition `"Type" = 'order'`, is no YAML, and
+    taken as it stands.
+    """
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise UnigrecError(f"--set {setting}: expected section.key=value, for example joint.epochs=20")
-    value = parse_yaml(text, f"--set {setting}", keep_notation=True) if text.strip() else ""
+    try:
+        value = parse_yaml(text, f"--set {setting}", keep_notation=True) if text.strip() else ""
+    except UnigrecError:
+        if not BEGINS_QUOTED.match(text):
+            raise
+        value = text.strip()
     return key.strip(), value
 
 

@@ -317,25 +317,6 @@ class ReportParams(Section):
     users: Annotated[int, Field(ge=0, le=100)]
 
 
-class ServeParams(Section):
-    columns: Names = ()
-    date: str = ""
-
-    @field_validator("columns")
-    @classmethod
-    def _no_own_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        for name in columns:
-            if name in OWN_COLUMNS or columns.count(name) > 1:
-                raise ValueError(f"{name!r} is in every bundle, or named twice; name other columns of the items")
-        return columns
-
-    @model_validator(mode="after")
-    def _date_is_served(self) -> ServeParams:
-        if self.date and self.date not in self.columns:
-            raise ValueError(f"serve.date ({self.date}) must be one of serve.columns")
-        return self
-
-
 class PromotionParams(Section):
     mode: Literal["better", "not_worse"]
     max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
@@ -368,6 +349,37 @@ class RegisterParams(Section):
         return uri
 
 
+class ServeParams(Section):
+    columns: Names
+    date: str
+    batch_size: Annotated[int, Field(ge=1, le=1024)]
+    batch_wait_ms: Annotated[float, Field(ge=0, le=1000)]
+    queue: Annotated[int, Field(ge=1)]
+    deadline_ms: Annotated[float, Field(gt=0)]
+    max_body_kb: Annotated[int, Field(ge=1, le=1 << 17)]
+    max_histories: Annotated[int, Field(ge=1)]
+    max_history: Annotated[int, Field(ge=1)]
+    max_k: Annotated[int, Field(ge=1)]
+    max_list: Annotated[int, Field(ge=1)]
+    watch_seconds: Annotated[float, Field(ge=0.1)]
+    drain_seconds: NonNegative
+    log: Literal["events", "requests", "bodies"]
+
+    @field_validator("columns")
+    @classmethod
+    def _no_own_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for name in columns:
+            if name in OWN_COLUMNS or columns.count(name) > 1:
+                raise ValueError(f"{name!r} is in every bundle, or named twice; name other columns of the items")
+        return columns
+
+    @model_validator(mode="after")
+    def _date_is_served(self) -> ServeParams:
+        if self.date and self.date not in self.columns:
+            raise ValueError(f"serve.date ({self.date}) must be one of serve.columns")
+        return self
+
+
 class Params(Section):
     """All of params.yaml. Only commands and stage functions see it; the rooms below take their own section."""
 
@@ -389,9 +401,9 @@ class Params(Section):
     evaluate: EvaluateParams
     gate: GateParams
     report: ReportParams
-    serve: ServeParams = ServeParams()
     promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
+    serve: ServeParams
 
     @model_validator(mode="after")
     def _known_evaluation_event(self) -> Params:

@@ -17,6 +17,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
 from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
 from unigrec.data.sources.movielens import FILES as MOVIELENS_FILES
+from unigrec.data.sources.sqlite import is_sqlite, tables_of
 from unigrec.data.sources.tables import Columns, interactions_of, items_of
 from unigrec.data.sources.times import Place, to_seconds
 from unigrec.data.sources.values import ids, texts
@@ -76,6 +77,9 @@ def look(folder: Path, params: IngestParams, text_columns: tuple[str, ...]) -> P
     Raises:
         UnigrecError: no such folder, fewer than two data sets in it, or one that cannot be read.
     """
+    if folder.is_file():
+        more = _of_database(folder) if folder.suffix.lower() in DATABASES else ""
+        raise UnigrecError(f"{folder}: is a file; name the folder that holds it{more}")
     if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder; name the one that holds the shop's files")
     if (folder / paths.LINEAGE_FILE).is_file():
@@ -133,8 +137,19 @@ def _other_way(folder: Path) -> str:
         return f"; these are files of MovieLens: unigrec configure --data {folder} --source movielens"
     databases = [name for name in names if Path(name).suffix.lower() in DATABASES]
     if databases:
-        return f"; {databases[0]} is a database: set ingest.source to sql and write two queries, docs/own-data.md"
+        return _of_database(folder / databases[0])
     return ""
+
+
+def _of_database(file: Path) -> str:
+    """The tables of a database, as a query names them, and what to set."""
+    advice = "; set ingest.source to sql and write two queries, docs/own-data.md"
+    if not is_sqlite(file):
+        return f"; {file.name} is a database{advice}"
+    name = re.sub(r"\W+", "_", file.stem)
+    tables = [f"  {name}.{table} ({', '.join(columns)})" for table, columns in tables_of(file).items()]
+    listed = "\n".join((f"; {file.name} is an SQLite database", *tables))
+    return f"{listed}\nwith ingest.sql.attach={{{name}: {file}}}{advice}"
 
 
 def _lacks_header(head: Head) -> bool:

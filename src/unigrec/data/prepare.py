@@ -101,10 +101,11 @@ def prepare_tables(
     sequences = {"items": item_index, "timestamps": log.timestamps, "offsets": offsets}
     if events and log.events is not None:
         sequences = split_by_events(sequences, log.events, events, params.evaluation_event)
+        types = sequences.pop("types")
         _refuse_few_evaluated(sequences["validation"], params)
         item_index, offsets = sequences["items"], sequences["offsets"]
 
-    signs = find_signs(sequences, user_ids, item_ids)
+    signs = find_signs(sequences, user_ids, item_ids, types)
     indices = pa.array(np.arange(len(user_ids), dtype=np.int32))
     train_count = _train_count(item_index, offsets, len(item_ids), sequences.get("validation"))
     stats = {
@@ -265,7 +266,8 @@ def split_by_events(
 
     Returns:
         The sequences, with weights float32 (n,), of each event as a training target and 1 on average over all training
-        targets, and validation int64 (U,), the position of the validation item or -1.
+        targets; types (n,), those of the events that stay; and validation int64 (U,), the position of the validation
+        item or -1.
     """
     offsets, n = sequences["offsets"], len(types)
     weight = np.array(list(events.values()), np.float32)
@@ -291,7 +293,7 @@ def split_by_events(
     targets = weights[(positions > starts) & (positions < train_ends)]
     mean = targets.mean(dtype=np.float64) if len(targets) else 0.0
     weights = (weights / mean).astype(np.float32) if mean else weights
-    return {**kept, "offsets": new_offsets, "weights": weights, "validation": validation}
+    return {**kept, "offsets": new_offsets, "types": types[keep], "weights": weights, "validation": validation}
 
 
 def _refuse_few_evaluated(validation: np.ndarray, params: PrepareParams) -> None:

@@ -68,18 +68,25 @@ def null_texts(items: pa.Table) -> list[str]:
     return found
 
 
-def find_signs(sequences: dict[str, np.ndarray], user_ids: pa.Array, item_ids: pa.Array) -> Signs:
-    """Look for all other signs in prepared sequences: arrays as in `Prepared`, ids (U,) and (N,) in byte order."""
+def find_signs(
+    sequences: dict[str, np.ndarray], user_ids: pa.Array, item_ids: pa.Array, types: np.ndarray | None = None
+) -> Signs:
+    """Look for all other signs in prepared sequences: arrays as in `Prepared`, ids (U,) and (N,) in byte order.
+
+    types: (n,) indices of event types. Events of two types, such as a view and a purchase, are no event that is there
+    twice.
+    """
     offsets, items, times = (sequences[name] for name in ("offsets", "items", "timestamps"))
     items = items.astype(np.int64)
+    types = np.zeros(len(items), np.int64) if types is None else types
     inside = np.ones(len(items) - 1, bool)  # (P,) neighbours of one user
     inside[offsets[1:-1] - 1] = False
     last = offsets[1:][np.diff(offsets) > 2] - 1  # positions of the test items
     parts = (
         _heavy_users(np.diff(offsets), user_ids),
         _dominant_target(items[last], item_ids),
-        _repeats(items, times, inside=inside, last=last),
-        _echoes(items, times, offsets),
+        _repeats(items, times, types, inside=inside, last=last),
+        _echoes(items, times, types, offsets),
         _tie_order(items, times, inside=inside, last=last, item_ids=item_ids),
     )
     figures = {name: value for part in parts for name, value in part.figures.items()}
@@ -109,10 +116,11 @@ def _dominant_target(targets: np.ndarray, item_ids: pa.Array) -> Signs:
     return Signs({"max_target_share": share}, [sentence])
 
 
-def _repeats(items: np.ndarray, times: np.ndarray, inside: np.ndarray, last: np.ndarray) -> Signs:
+def _repeats(items: np.ndarray, times: np.ndarray, types: np.ndarray, inside: np.ndarray, last: np.ndarray) -> Signs:
     """Neighbours that are one item, in all and among the test items."""
     again = inside & (items[1:] == items[:-1])
-    quick = float(np.count_nonzero(again & (np.diff(times) <= QUICK_SECONDS)) / len(items))
+    twice = again & (types[1:] == types[:-1]) & (np.diff(times) <= QUICK_SECONDS)
+    quick = float(np.count_nonzero(twice) / len(items))
     test = float(again[last - 1].mean()) if len(last) else 0.0
     warnings = []
     if quick > MAX_QUICK_SHARE:
@@ -128,11 +136,11 @@ def _repeats(items: np.ndarray, times: np.ndarray, inside: np.ndarray, last: np.
     return Signs({"quick_repeat_share": quick, "repeated_test_share": test}, warnings)
 
 
-def _echoes(items: np.ndarray, times: np.ndarray, offsets: np.ndarray) -> Signs:
+def _echoes(items: np.ndarray, times: np.ndarray, types: np.ndarray, offsets: np.ndarray) -> Signs:
     """Interactions that come again after one and the same time: an export that was written twice, with a shift."""
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    pairs = users * (items.max() + 1) + items
-    order = np.argsort(pairs, kind="stable")  # in time order within a user and an item
+    pairs = (users * (items.max() + 1) + items) * (types.max() + 1) + types
+    order = np.argsort(pairs, kind="stable")  # in time order within a user, an item and a type
     lags = np.diff(times[order])[np.diff(pairs[order]) == 0]
     values, counts = np.unique(lags[lags < DAY], return_counts=True)
     share = float(counts.max(initial=0) / len(items))

@@ -28,7 +28,7 @@ from unigrec.core.identifiers.collisions import collision_rate
 from unigrec.core.identifiers.health import codebook_usage
 from unigrec.core.sequences import in_chunks, sample
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.manifest import Subject, last_interaction
+from unigrec.serving.manifest import Subject, is_same_model, last_interaction
 from unigrec.serving.probe import ProbeError, probe
 
 if TYPE_CHECKING:
@@ -148,7 +148,13 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
         metrics["champion"] = ranking_metrics(reference, [GATED_CUTOFF])
         churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
         masks = slices(now.sequences, now.users)
-        pair = Pair(ndcg(ranks, GATED_CUTOFF), ndcg(reference, GATED_CUTOFF), masks, churn=churn.changed)
+        pair = Pair(
+            ndcg(ranks, GATED_CUTOFF),
+            ndcg(reference, GATED_CUTOFF),
+            masks,
+            churn=churn.changed,
+            other_catalogue=new.id != old.id and is_same_model(new.manifest, old.manifest) and not churn.changed,
+        )
         facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}
     decision = compare(candidate, pair, settings.limits, params=params, seed=settings.seed)
     return Judgement(decision, challenger.name, name, facts=facts | {"metrics": metrics})

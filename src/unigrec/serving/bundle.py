@@ -13,12 +13,13 @@
     catalogue.parquet          item_index, item_id, text columns, train_count
     columns.parquet            columns that requests filter by, with their types (params: serve)
     ranks.parquet              rank of each user's test item in the run, for the record
+    extension.safetensors      items that were added or withdrawn after the training (unigrec.serving.extension)
     text_encoder/              embeds the texts of new items
     report/                    metrics, curves and plots of every stage, for the experiment tracker
 
 `Bundle.load` trusts no file: it checks names, sizes and hashes, then parses, then checks that the parts fit together.
 
-Shapes: B histories, T codes per identifier, L levels, N items.
+Shapes: B histories, T codes per identifier, L levels, N items; the last M of them came after the training.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
+from unigrec.core.retrieval.new_items import NewItems
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
 from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving.basket_file import read_baskets
+from unigrec.serving.extension import Extension, read_extension
 from unigrec.serving.filters import CatalogueFilter
 from unigrec.serving.manifest import (
     BASKETS,
     CATALOGUE,
+    EXTENSION,
     FUSION,
     IDENTIFIERS,
     RECOMMENDER,
@@ -56,6 +60,7 @@ from unigrec.serving.networks import load_recommender
 from unigrec.serving.parts import (
     Ranking,
     check_catalogue,
+    check_extension,
     check_served,
     check_tokenizer,
     read_catalogue,
@@ -68,8 +73,11 @@ from unigrec.serving.rules import Rules
 from unigrec.serving.schema import (
     SEARCH_WEIGHT,
     Answer,
+    AudienceAnswer,
+    AudienceUser,
     ComplementAnswer,
     FoundItem,
+    ItemAnswer,
     Reason,
     RecommendedItem,
     SearchAnswer,
@@ -84,6 +92,9 @@ if TYPE_CHECKING:
     from unigrec.serving.schema import Diversity, NewShare
 
 
+BELOW = 1000.0  # taken from the scores of items that came after the training: they stand below all trained items
+
+
 class Bundle:
     """A loaded bundle; `Bundle.load` makes one."""
 
@@ -96,10 +107,12 @@ class Bundle:
         catalogue: pa.Table,
         ranking: Ranking | None = None,
         baskets: Baskets | None = None,
+        extension: Extension | None = None,
     ):
         """codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. `load` has checked all parts.
 
         ranking: the parts of the fused ranking. baskets: counted pairs. Bundles of earlier versions lack them.
+        extension: what was added and withdrawn after the training.
         """
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
@@ -108,10 +121,12 @@ class Bundle:
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
         # An Arrow column: a million titles take no more memory than their letters.
         self.titles: pa.Array = catalogue["title"].combine_chunks()
-        counts = torch.as_tensor(catalogue["train_count"].to_numpy().astype(np.float64))
-        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N,) smoothed, so always finite
-        self.most_popular = counts.sort(descending=True, stable=True).indices  # (N,)
-        generative = GenerativeRetriever.hardened(recommender, codes, self.serving.history, self.serving.beam)
+        self.trained = len(codes) if extension is None else len(codes) - extension.added
+        counts = torch.as_tensor(catalogue["train_count"].to_numpy()[: self.trained].astype(np.float64))
+        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N - M,) smoothed, so always finite
+        self.most_popular = counts.sort(descending=True, stable=True).indices  # (N - M,)
+        trained = codes[: self.trained]
+        generative = GenerativeRetriever.hardened(recommender, trained, self.serving.history, self.serving.beam)
         self.retrievers: dict[RankBy, Retriever] = {RankBy.GENERATIVE: generative}
         self.ranks_by = RankBy.GENERATIVE  # where a request does not say
         if ranking is not None:
@@ -119,12 +134,21 @@ class Bundle:
             dense = DenseRetriever(ranking.dense, generative.tree, generative.device)
             fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights)
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
-        content = torch.zeros(len(codes), 1) if ranking is None else ranking.neighbours.content
+        content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
+        self._new: NewItems | None = None
+        self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
+        if extension is not None and extension.added and ranking is not None:
+            self._new = NewItems(ranking.dense, extension.content, content)
+            self._stand_ins = self._new.stand_ins()
+            content = torch.cat([content, extension.content])
+            baskets = None if baskets is None else baskets.with_items(extension.added)
         served = [folder / SERVED] if SERVED in manifest["files"] else []
         columns = CatalogueFilter(folder / CATALOGUE, *served)
-        self._rules = Rules(columns, self.index_of, codes, manifest.get("data", {}).get("until", 0))
+        withdrawn = None if extension is None else extension.withdrawn
+        until = manifest.get("data", {}).get("until", 0)
+        self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
         self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
-        self._words = None if ranking is None else WordSearch(folder, codes, content)
+        self._words = None if ranking is None else WordSearch(folder, codes, content, self.trained)
         self._reasons = None
         if ranking is not None:
             read = (ranking.dense, ranking.neighbours, ranking.fusion.weights, baskets)
@@ -151,8 +175,11 @@ class Bundle:
         if SERVED in manifest["files"]:
             check_served(folder / SERVED, catalogue)
         check_tokenizer(folder, recommender.config)
-        ranking = read_ranking(folder, len(codes)) if FUSION in manifest["files"] else None
-        baskets = read_baskets(folder / BASKETS, len(codes)) if BASKETS in manifest["files"] else None
+        extension = read_extension(folder / EXTENSION, len(codes)) if EXTENSION in manifest["files"] else None
+        trained = len(codes) if extension is None else len(codes) - extension.added
+        ranking = read_ranking(folder, trained) if FUSION in manifest["files"] else None
+        check_extension(folder, extension, ranking)
+        baskets = read_baskets(folder / BASKETS, trained) if BASKETS in manifest["files"] else None
         try:
             return cls(
                 folder,
@@ -162,6 +189,7 @@ class Bundle:
                 catalogue=catalogue,
                 ranking=ranking,
                 baskets=baskets,
+                extension=extension,
             )
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
@@ -194,7 +222,8 @@ class Bundle:
             filter: an expression over the catalogue's columns (`unigrec.serving.filters`); only items that it holds
                 for are recommended.
             diversity: at most so many items per value of a column.
-            new_share: how many of the k are young.
+            new_share: how many of the k are young. Items that were added after the training stand below all others,
+                ranked among themselves: a share brings them in.
             boost: expression -> what is added to the scores of the items that it holds for.
             reasons: say of every item why it is recommended.
 
@@ -216,12 +245,11 @@ class Bundle:
 
         def search(rows: Sequence[int], permitted: torch.Tensor | None, count: int) -> BeamResult:
             histories = [known[asked[row]] for row in rows]
-            return self.retrievers[by].retrieve(
-                histories, count, permitted, denied=histories if exclude_history else None
-            )
+            return self._search(self.retrievers[by], histories, permitted, count, exclude_history)
 
         def ranked(find: Search, rows: int) -> BeamResult:
-            return select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
+            found = select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
+            return BeamResult(found.items[:, :k], found.scores[:, :k])
 
         best = ranked(search, len(asked))
         found = {row: self._named(best, place, known[row] if reasons else None) for place, row in enumerate(asked)}
@@ -232,6 +260,29 @@ class Bundle:
             Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
             for row in range(len(known))
         ]
+
+    def _search(
+        self, retriever: Retriever, histories: list[list[int]], allowed: torch.Tensor | None, count: int, exclude: bool
+    ) -> BeamResult:
+        """The best `count` allowed items for each history; after them, the best added ones."""
+        read = [self._readable(own) for own in histories]
+        of_trained = None if allowed is None else allowed[: self.trained]
+        denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
+        best = retriever.retrieve(read, min(count, self.trained), of_trained, denied=denied)
+        if self._new is None:
+            return best
+        of_new = None if allowed is None else allowed[self.trained :]
+        held = [[item - self.trained for item in own if item >= self.trained] for own in histories]
+        new = self._new.best(read, count, of_new, denied=held)
+        below = BeamResult(torch.where(new.items >= 0, new.items + self.trained, -1), new.scores - BELOW)
+        items, scores = (torch.cat(pair, dim=1) for pair in zip(best, below, strict=True))
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        return BeamResult(items.gather(1, order)[:, : len(self.item_ids)], scores[:, : len(self.item_ids)])
+
+    def _readable(self, history: list[int]) -> list[int]:
+        """The trained items of a history; of one without any, the nearest trained items instead."""
+        trained = [item for item in history if item < self.trained]
+        return trained or self._stand_ins[torch.tensor(history) - self.trained].tolist()
 
     def search(
         self,
@@ -263,7 +314,7 @@ class Bundle:
         if known:
             ranker = self.retrievers[self.ranks_by]
             best = with_history(
-                lambda _, permitted, count: ranker.retrieve([known], count, permitted),
+                lambda _, permitted, count: self._search(ranker, [known], permitted, count, exclude=False),
                 scores,
                 search_weight,
                 k,
@@ -299,9 +350,7 @@ class Bundle:
             UnigrecError: the catalogue does not hold the item, or as `recommend`.
         """
         self._check_k(k)
-        if item not in self.index_of:
-            raise UnigrecError(f"no item {item!r} in the catalogue")
-        return self._related.similar(self.index_of[item], k, self._allowed_array(allow, deny, filter))
+        return self._related.similar(self._index(item), k, self._allowed_array(allow, deny, filter))
 
     def complement(
         self,
@@ -326,6 +375,47 @@ class Bundle:
         return self._related.complement(
             known, k, self._allowed_array(allow, deny, filter), unknown=len(basket) - len(known)
         )
+
+    def audience(
+        self, item: str, histories: Sequence[Sequence[str | None]], k: int, rank_by: RankBy | None = None
+    ) -> AudienceAnswer:
+        """The k histories after which an item is most likely to come next, by its exact score.
+
+        Args:
+            item: its id. histories, rank_by: as in `recommend`; histories without a known item have no score.
+
+        Raises:
+            UnigrecError: the catalogue does not hold the item, no history holds a known item, or as `recommend`.
+        """
+        by, index = rank_by or self.ranks_by, self._index(item)
+        if by not in self.retrievers:
+            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        if k < 1:
+            raise UnigrecError(f"k = {k}: expected at least 1")
+        known = [[self.index_of[one] for one in history if one in self.index_of] for history in histories]
+        rows = [row for row, history in enumerate(known) if history]
+        if not rows:
+            raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
+        only = torch.zeros(len(self.item_ids), dtype=torch.bool)
+        only[index] = True
+        scores = self._search(self.retrievers[by], [known[row] for row in rows], only, 1, exclude=False).scores[:, 0]
+        best = scores.sort(descending=True, stable=True).indices[:k].tolist()
+        return AudienceAnswer(
+            users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
+            unread=len(known) - len(rows),
+        )
+
+    def item(self, item: str) -> ItemAnswer:
+        """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
+        index = self._index(item)
+        columns = {name: self._rules.filter.column(name)[index].as_py() for name in self._rules.filter.columns}
+        codes = tuple(self.identifiers[index].tolist())
+        return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
+
+    def _index(self, item: str) -> int:
+        if item not in self.index_of:
+            raise UnigrecError(f"no item {item!r} in the catalogue")
+        return self.index_of[item]
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= len(self.item_ids):

@@ -9,13 +9,16 @@ import re
 import shutil
 import stat
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256, sha256_of
 from unigrec.base.git import DVC_LOCK, git_commit
 from unigrec.base.paths import Artifacts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SCHEMA_VERSION = 1
 # Names in a bundle; what each file holds: `unigrec.serving.bundle`.
@@ -38,7 +41,10 @@ NEIGHBOURS, FUSION = paths.NEIGHBOURS_FILE, paths.FUSION_FILE
 RANKING = {DENSE, DENSE_CONFIG, NEIGHBOURS, FUSION}
 BASKETS = paths.BASKETS_FILE
 SERVED = paths.SERVED_FILE
-OPTIONAL = {COLLABORATIVE, BASKETS, SERVED} | RANKING  # bundles of earlier versions lack them
+EXTENSION = "extension.safetensors"  # only in a bundle whose catalogue was changed after the training
+OPTIONAL = {COLLABORATIVE, BASKETS, SERVED, EXTENSION} | RANKING  # bundles of earlier versions lack them
+# What changes if items are added or removed. All other files are the trained model.
+OF_CATALOGUE = {CATALOGUE, IDENTIFIERS, COLLABORATIVE, SERVED, EXTENSION}
 FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -79,20 +85,39 @@ def assemble(params_file: Path, serving: Serving) -> Path:
     Raises:
         UnigrecError: a stage has not run, or the disk is full; no incomplete bundle is left.
     """
+    return seal(lambda folder: _copy_parts(folder, params_file), lambda: _described(serving))
+
+
+def seal(fill: Callable[[Path], None], describe: Callable[[], dict[str, Any]]) -> Path:
+    """Make a bundle below `state/bundles`, unless this bundle exists already; returns its folder.
+
+    Args:
+        fill: writes its files into an empty folder. describe: what else the manifest says of it.
+
+    Raises:
+        UnigrecError: of `fill`, or the disk is full; no incomplete bundle is left.
+    """
     paths.BUNDLES.mkdir(parents=True, exist_ok=True)
     staging = paths.BUNDLES / f".new-{os.getpid()}"  # a scheduled run at the same time has the same folder of bundles
     with files.atomic_folder(staging) as folder:
-        _copy_parts(folder, params_file)
+        fill(folder)
         hashes = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        manifest = _manifest(hashes, serving)
-        files.write_json(folder / MANIFEST, manifest)
-    final = paths.BUNDLES / manifest["id"]
+        # The id covers the files alone, so equal results of two commits are one bundle.
+        identity = _identity(hashes)
+        files.write_json(folder / MANIFEST, {"schema": SCHEMA_VERSION, "id": identity, "files": hashes} | describe())
+    final = paths.BUNDLES / identity
     if final.exists():
         shutil.rmtree(staging)
         open_bundle(final)
     else:
         staging.rename(final)
     return final
+
+
+def is_same_model(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two manifests are of one trained model, though items may have been added or removed."""
+    first, second = ({name: sha for name, sha in m["files"].items() if name not in OF_CATALOGUE} for m in (one, other))
+    return first == second
 
 
 def _copy_parts(folder: Path, params_file: Path) -> None:
@@ -136,13 +161,9 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def _manifest(hashes: dict[str, str], serving: Serving) -> dict[str, Any]:
-    """The id covers the files alone, so equal results of two commits are one bundle."""
+def _described(serving: Serving) -> dict[str, Any]:
     artifacts = Artifacts()
     return {
-        "schema": SCHEMA_VERSION,
-        "id": _identity(hashes),
-        "files": hashes,
         "serving": serving._asdict(),
         "data": {
             "version": sha256_of(artifacts.source, artifacts.validated),

@@ -16,6 +16,7 @@ from unigrec.serving.manifest import (
     CATALOGUE,
     DENSE,
     DENSE_CONFIG,
+    EXTENSION,
     FUSION,
     IDENTIFIERS,
     NEIGHBOURS,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from unigrec.core.models.ensemble import Teacher
     from unigrec.core.models.recommender import RecommenderConfig
     from unigrec.core.retrieval.neighbours import Neighbours
+    from unigrec.serving.extension import Extension
     from unigrec.serving.ranking_parts import Fusion
 
 CATALOGUE_COLUMNS = ["item_index", "item_id", "train_count"]
@@ -83,6 +85,18 @@ def read_ranking(folder: Path, items: int) -> Ranking:
         read_neighbours(folder / NEIGHBOURS, items),
         read_fusion(folder / FUSION),
     )
+
+
+def check_extension(folder: Path, extension: Extension | None, ranking: Ranking | None) -> None:
+    """Raises UnigrecError unless the content of added items is of the width of the trained items' content."""
+    if extension is None or not extension.added:
+        return
+    width = 0 if ranking is None else ranking.neighbours.content.shape[1]
+    if extension.content.shape[1] != width:
+        raise UnigrecError(
+            f"{folder / EXTENSION}: content of {extension.content.shape[1]} dimensions, but that of the trained items "
+            f"has {width}"
+        )
 
 
 def _check_types(path: Path, table: pa.Table) -> None:

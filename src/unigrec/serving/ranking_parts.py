@@ -1,6 +1,7 @@
 """The parts of the fused ranking: written by the stage `rank`, read from its folder or from a bundle, and checked.
 
-    neighbours.safetensors   starts int64 (N + 1,), items int32 (n,), weights float16 (n,), content float16 (N, D)
+    neighbours.safetensors   content float16 (N, D); the pairs that follow each other, as starts int64 (N + 1,),
+                             items int32 (n,), weights float16 (n,); those of the same users, as together_starts, ...
     fusion.json              what ranks the items of a request, and the weights of the fused score
 
 Shapes: N items, n counted pairs, D content dimensions.
@@ -16,19 +17,15 @@ from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
-from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.serving.networks import load_teacher
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NEIGHBOUR_TYPES = {
-    "starts": torch.int64,
-    "items": torch.int32,
-    "weights": torch.float16,
-    "content": torch.float16,
-}
+PAIR_TYPES = {"starts": torch.int64, "items": torch.int32, "weights": torch.float16}
+TOGETHER = "together_"  # prefix of the second table of pairs; files of earlier versions lack it
 
 
 class Fusion(NamedTuple):
@@ -47,8 +44,8 @@ def read_fusion(path: Path) -> Fusion:
     values = files.read_json(path)
     try:
         weights = values["weights"]
-        follows, alike = (float(weights[name]) for name in ("follows", "alike"))
-        fusion = Fusion(RankBy(values["by"]), Weights(_generative_weight(weights["generative"]), follows, alike))
+        near = {name: float(weights[name]) for name in Weights._fields[1:] if name in weights}
+        fusion = Fusion(RankBy(values["by"]), Weights(_generative_weight(weights["generative"]), **near))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UnigrecError(f"{path}: no weights of a fused ranking: {error!r}") from error
     if not fusion.weights.of_features().isfinite().all():
@@ -67,26 +64,42 @@ def _generative_weight(value: Any) -> float:
 
 
 def write_neighbours(path: Path, neighbours: Neighbours) -> None:
-    tensors = {name: getattr(neighbours, name).to(dtype) for name, dtype in NEIGHBOUR_TYPES.items()}
+    tables = (("", neighbours.successors), (TOGETHER, neighbours.together))
+    tensors = {"content": neighbours.content.half()}
+    for prefix, table in tables:
+        tensors |= {prefix + name: getattr(table, name).to(dtype) for name, dtype in PAIR_TYPES.items()}
     files.write_tensors(path, tensors)
 
 
 def read_neighbours(path: Path, items: int) -> Neighbours:
     """Raises UnigrecError unless the file holds the neighbours of that many items."""
     tensors = files.read_tensors(path)
-    found = {name: tensors[name].dtype for name in NEIGHBOUR_TYPES if name in tensors}
-    if found != NEIGHBOUR_TYPES:
-        raise UnigrecError(f"{path}: expected tensors {NEIGHBOUR_TYPES}, found {found}")
-    starts, others, weights, content = (tensors[name] for name in NEIGHBOUR_TYPES)
+    earlier = not any(name.startswith(TOGETHER) for name in tensors)
+    prefixes = ("",) if earlier else ("", TOGETHER)
+    expected = {prefix + name: dtype for prefix in prefixes for name, dtype in PAIR_TYPES.items()}
+    expected["content"] = torch.float16
+    found = {name: tensors[name].dtype for name in expected if name in tensors}
+    if found != expected:
+        raise UnigrecError(f"{path}: expected tensors {expected}, found {found}")
+    content = tensors["content"]
+    if content.dim() != 2 or len(content) != items:
+        raise UnigrecError(f"{path}: the neighbours are not those of {items} items")
+    if not content.isfinite().all():
+        raise UnigrecError(f"{path}: numbers that are not finite")
+    successors, *rest = (_read_pairs(path, tensors, items, prefix) for prefix in prefixes)
+    return Neighbours(successors, rest[0] if rest else Pairs.none(items), content.float())
+
+
+def _read_pairs(path: Path, tensors: dict[str, torch.Tensor], items: int, prefix: str) -> Pairs:
+    starts, others, weights = (tensors[prefix + name] for name in PAIR_TYPES)
     shapes = starts.shape == (items + 1,) and others.dim() == 1 and others.shape == weights.shape
-    whole = shapes and starts[0] == 0 and starts[-1] == len(others) and not (starts.diff() < 0).any()
-    if not whole or content.dim() != 2 or len(content) != items:
+    if not (shapes and starts[0] == 0 and starts[-1] == len(others) and not (starts.diff() < 0).any()):
         raise UnigrecError(f"{path}: the neighbours are not those of {items} items")
     if len(others) and not 0 <= int(others.min()) <= int(others.max()) < items:
         raise UnigrecError(f"{path}: neighbours outside of the catalogue of {items} items")
-    if not (weights.isfinite().all() and content.isfinite().all()):
+    if not weights.isfinite().all():
         raise UnigrecError(f"{path}: numbers that are not finite")
-    return Neighbours(starts, others.long(), weights.float(), content.float())
+    return Pairs(starts, others.long(), weights.float())
 
 
 def read_dense(weights: Path, config: Path, items: int) -> Teacher:

@@ -28,6 +28,7 @@ MOST_ITEMS, MOST_WORDS, KIND_WORDS = 2, 3, 2  # shown: items of the history, wor
 LEAST_SHARE = 0.3  # of the strongest support: weaker items are not named
 TELLING = 2  # items of a kind that a word must be in to name it
 WORD = re.compile(r"[^\W\d_]{2,}")
+NEW = "new in the shop"
 POPULAR = "one of the most bought items"
 WHOLE = "goes with your purchases as a whole"
 
@@ -56,8 +57,16 @@ class Reasons:
         """The reason of each recommended item, given the known items of the history; without one: it is popular."""
         if not history:
             return [Reason(text=POPULAR, kind=self.kind(item), because=()) for item in items]
-        found = support(self.model, self.neighbours, self.weights, history, torch.tensor(items)).numpy()
-        return [self._reason(item, history, row) for item, row in zip(items, found, strict=True)]
+        trained = len(self.neighbours.content)
+        read, judged = [item for item in history if item < trained], [item for item in items if item < trained]
+        found: dict[int, Reason] = {}
+        if read and judged:
+            rows = support(self.model, self.neighbours, self.weights, read, torch.tensor(judged)).numpy()
+            found = {item: self._reason(item, read, row) for item, row in zip(judged, rows, strict=True)}
+        return [
+            found.get(item, Reason(text=WHOLE if item < trained else NEW, kind=self.kind(item), because=()))
+            for item in items
+        ]
 
     def kind(self, item: int) -> str:
         """The words that tell the items of its first code from all others; empty if there are none."""

@@ -31,23 +31,34 @@ class Rules:
 
     Args:
         index_of: place of each item id. codes: (N, T). until: unix seconds of the newest interaction.
+        withdrawn: places of items that are never recommended; None: there are none.
     """
 
-    def __init__(self, filter: CatalogueFilter, index_of: Mapping[str, int], codes: np.ndarray, until: int):
+    def __init__(
+        self,
+        filter: CatalogueFilter,
+        index_of: Mapping[str, int],
+        codes: np.ndarray,
+        until: int,
+        withdrawn: Tensor | None = None,
+    ):
         self.filter, self.index_of, self.codes, self.until = filter, index_of, codes, until
+        self.withdrawn = withdrawn if withdrawn is not None and len(withdrawn) else None
         self._groups: dict[str, np.ndarray] = {}
 
     def allowed(
         self, allow: Collection[str] | None, deny: Collection[str] | None, expression: str | None
     ) -> Tensor | None:
         """(N,) bool, or None if every item is allowed. Raises UnigrecError if none is."""
-        if allow is None and not deny and expression is None:
+        if allow is None and not deny and expression is None and self.withdrawn is None:
             return None
         allowed = torch.full((len(self.index_of),), allow is None)
         allowed[[self.index_of[item] for item in allow or () if item in self.index_of]] = True
         allowed[[self.index_of[item] for item in deny or () if item in self.index_of]] = False
         if expression is not None:
             allowed &= torch.from_numpy(self.filter.mask(expression))
+        if self.withdrawn is not None:
+            allowed[self.withdrawn] = False
         if not allowed.any():
             raise UnigrecError("the allow-list, the deny-list and the filter leave no item of the catalogue")
         return allowed

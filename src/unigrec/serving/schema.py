@@ -205,7 +205,8 @@ class RecommendedItem(AnyAnswer):
     score: float = Field(
         description="Higher is better. generative: the log-probability of the item's identifier given the history; "
         "dense: that of the item; fused: a weighted sum of both and of the neighbours' terms. Among the most popular "
-        "items: the log of its share of interactions."
+        "items: the log of its share of interactions. An item that was added after the training has a score of its "
+        "own, less 1000: it stands below all others."
     )
     reason: Reason | None = Field(None, description="Why; null if it was not asked for.")
 
@@ -260,6 +261,15 @@ class SearchAnswer(AnyAnswer):
     unknown: int = Field(description="How many items of the history the catalogue does not hold.")
 
 
+class ItemAnswer(AnyAnswer):
+    """What a bundle knows of an item."""
+
+    item_id: str
+    title: str
+    identifier: tuple[int, ...] = Field(description="Its codes; items that share first codes are alike.")
+    columns: dict[str, Any] = Field(description="Its row of the catalogue.")
+
+
 class ComplementItem(AnyAnswer):
     """One item that goes with a basket."""
 
@@ -281,3 +291,17 @@ class ComplementAnswer(AnyAnswer):
     stand_ins: tuple[str, ...] = Field(
         description="Items of the basket that were never bought with another; the baskets of items like them count."
     )
+
+
+class AudienceUser(AnyAnswer):
+    """One history of an audience."""
+
+    row: int = Field(description="Its place among the histories, from 0.")
+    score: float = Field(description="Higher is more likely: the item's score after the history, as in `recommend`.")
+
+
+class AudienceAnswer(AnyAnswer):
+    """The histories after which an item is most likely."""
+
+    users: tuple[AudienceUser, ...] = Field(description="At most k, the most likely first.")
+    unread: int = Field(description="Histories without an item of the catalogue, which have no score.")

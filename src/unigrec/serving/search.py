@@ -118,11 +118,11 @@ class WordSearch:
     """Searches a bundle's catalogue by words. What it reads of the bundle's folder is read at the first query.
 
     Args:
-        codes: (N, T). content: (N, D) of length 1, or 0.
+        codes: (N, T). content: (N, D) of length 1, or 0. trained: how many items came before the training; the first.
     """
 
-    def __init__(self, folder: Path, codes: np.ndarray, content: Tensor):
-        self.folder, self.codes, self.content = folder, codes, content
+    def __init__(self, folder: Path, codes: np.ndarray, content: Tensor, trained: int):
+        self.folder, self.codes, self.content, self.trained = folder, codes, content, trained
 
     @cached_property
     def encoder(self) -> QueryEncoder:
@@ -134,8 +134,8 @@ class WordSearch:
         """Raises UnigrecError if the tokenizer's parts do not fit together."""
         tokenizer = load_tokenizer(self.folder / TOKENIZER, self.folder / TOKENIZER_CONFIG)
         path = self.folder / COLLABORATIVE
-        part = files.read_tensors(path).get("part") if path.is_file() else torch.zeros(len(self.codes), 0)
-        shape = (len(self.codes), tokenizer.embedding_dim - self.content.shape[1])
+        part = files.read_tensors(path).get("part") if path.is_file() else torch.zeros(self.trained, 0)
+        shape = (self.trained, tokenizer.embedding_dim - self.content.shape[1])
         if part is None or part.shape != shape:
             found = "none" if part is None else tuple(part.shape)
             raise UnigrecError(f"{path}: expected a part {shape}, as the tokenizer reads it, found {found}")

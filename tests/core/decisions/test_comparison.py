@@ -109,6 +109,13 @@ def test_a_tie_never_promotes(mode):
     assert "a tie" in next(gate.reason for gate in decision.gates if not gate.passed)
 
 
+def test_the_same_model_with_other_items_may_tie_but_not_lose():
+    tie = decided(against=pair(OLD)._replace(other_catalogue=True), mode="better")
+    assert "margin_over_champion" not in refusing(tie)
+    loses = decided(against=pair(0.9 * OLD)._replace(other_catalogue=True), mode="better", max_loss=0.02)
+    assert "margin_over_champion" in refusing(loses)
+
+
 def test_better_asks_for_more_than_chance():
     noise = np.random.default_rng(3).choice([-0.3, 0.3], USERS)
     noise -= noise.mean()

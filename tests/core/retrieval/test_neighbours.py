@@ -50,6 +50,27 @@ def test_an_item_is_alike_to_others_and_not_to_itself_and_one_without_content_to
     assert neighbours.alike(torch.tensor([0, 3])).tolist() == [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 
 
+def test_a_history_is_near_to_what_its_last_three_items_are_near_to():
+    sequences, generator = random_sequences(60, ITEMS, 9), torch.Generator().manual_seed(0)
+    neighbours = count_neighbours(sequences, torch.randn(ITEMS, 5, generator=generator))
+    follows = torch.as_tensor(count_successors(sequences).toarray()).half().float()
+    together = torch.as_tensor(Cooccurrence(sequences).nearest.toarray()).half().float()
+    alike = (neighbours.content @ neighbours.content.T).fill_diagonal_(0.0)
+    found = neighbours.near(torch.tensor([[5, 2, 7, 2, 9], [4, 0, 0, 0, 0], [8, 3, 0, 0, 0]]), torch.tensor([5, 1, 2]))
+    for row, (last, *earlier) in enumerate(([9, 2, 7], [4], [3, 8])):
+        expected = {
+            "follows": follows[last],
+            "alike": alike[last],
+            "follows_earlier": sum(
+                (0.5**back * follows[item] for back, item in enumerate(earlier)), torch.zeros(ITEMS)
+            ),
+            "alike_earlier": sum((0.5**back * alike[item] for back, item in enumerate(earlier)), torch.zeros(ITEMS)),
+            "together": sum(0.5**back * together[item] for back, item in enumerate([last, *earlier])),
+        }
+        for name, scores in expected.items():
+            torch.testing.assert_close(getattr(found, name)[row], scores, atol=1e-6, rtol=1e-5, msg=f"{row} {name}")
+
+
 def test_the_ranking_weighs_recent_items_most_and_adds_what_followed_the_last():
     sequences = random_sequences(40, ITEMS, 9)
     embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))

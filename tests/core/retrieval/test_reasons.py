@@ -9,11 +9,11 @@ import torch
 from unigrec.core.models.ensemble import build_teacher
 from unigrec.core.retrieval import reasons
 from unigrec.core.retrieval.fused import Weights
-from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.reasons import support
 
 N, HISTORY = 20, 6
-WEIGHTS = Weights(0.5, follows=1.5, alike=0.7)
+WEIGHTS = Weights(0.5, follows=1.5, alike=0.7, follows_earlier=0.3, alike_earlier=0.2, together=0.9)
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -33,19 +33,20 @@ def neighbours() -> Neighbours:
     starts = torch.arange(N + 1) * 3
     items = torch.stack([torch.randperm(N, generator=generator)[:3] for _ in range(N)]).flatten()
     content = torch.nn.functional.normalize(torch.randn(N, 4, generator=generator), dim=1)
-    return Neighbours(starts, items, torch.rand(3 * N, generator=generator), content)
+    together = Pairs(starts, items.flip(0), torch.rand(3 * N, generator=generator))
+    return Neighbours(Pairs(starts, items, torch.rand(3 * N, generator=generator)), together, content)
 
 
 def score(model, neighbours: Neighbours, history: list[int]) -> torch.Tensor:
     """(N,) the fused score without its generative part."""
     read = torch.tensor([history[-HISTORY:]])
-    last = torch.tensor(history[-1:])
-    near = WEIGHTS.follows * neighbours.following(last) + WEIGHTS.alike * neighbours.alike(last)
+    terms = neighbours.near(torch.tensor([history]), torch.tensor([len(history)]))._asdict()
+    near = sum(getattr(WEIGHTS, name) * values for name, values in terms.items())
     with torch.inference_mode():
         return (model.scores(read, torch.tensor([read.shape[1]])).log_softmax(-1) + near)[0]
 
 
-@pytest.mark.parametrize("history", [[3, 5], [1, 2, 3, 4], [4, 4, 7], [7, 2, 7], [9, 8, 7, 6, 5, 4]])
+@pytest.mark.parametrize("history", [[3, 5], [1, 2, 3, 4], [4, 4, 7], [7, 2, 7], [8, 7, 6, 5, 4]])
 def test_support_is_the_fall_of_the_score(model, neighbours, history):
     items = torch.tensor([5, 0, 7])
     found = support(model, neighbours, WEIGHTS, history, items)

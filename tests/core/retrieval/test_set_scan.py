@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from support.small_catalogue import USERS, catalogue, histories, recommender_of
-from unigrec.core.models.recommender import Recommender, RecommenderConfig, sum_of_codes
+from unigrec.core.models.item_scores import CodeSums
+from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import Repeats
 from unigrec.core.retrieval.generative import GenerativeRetriever
@@ -92,21 +93,12 @@ def test_training_sees_the_scores_of_the_search():
     recommender, history = set_recommender(causal=True), np.array([[3, 9, 3, 4, 12]])
     batch = Segments(history, np.array([5]), np.ones(1, np.int64), np.array([5]))
     samples = make_samples(batch, torch.device("cpu"))
-    target = recommender.choices(IDENTIFIERS)[samples.targets]
-    assert target.tolist() == [[5]]
-    (logits,) = hardened_logits(recommender, samples, IDENTIFIERS, target[:, None])
+    scores = hardened_logits(recommender, samples, IDENTIFIERS, IDENTIFIERS[samples.targets][:, None])
+    columns = scores.columns(CodeSums(IDENTIFIERS, recommender.config.code_sizes))
     items, length = torch.as_tensor(history), torch.tensor([5])
     inputs = embed_hard_history(recommender, IDENTIFIERS[items][..., :2], length)
     expected = catalogue_scores(recommender, IDENTIFIERS, *inputs, Repeats.of(recommender, items, length))
-    torch.testing.assert_close(logits[:, 0].log_softmax(-1), expected)
-
-
-def test_the_gradient_of_a_sum_of_codes_is_that_of_its_definition():
-    sizes, shift = [4, 4, int(CODES[:, 2].max()) + 1], torch.tensor([0, 4, 8])
-    logits = torch.randn(3, sum(sizes), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda values: sum_of_codes(values, IDENTIFIERS, sizes), logits)
-    plain = logits[:, IDENTIFIERS + shift].sum(-1)
-    torch.testing.assert_close(sum_of_codes(logits, IDENTIFIERS, sizes), plain)
+    torch.testing.assert_close(columns.T.log_softmax(-1), expected)
 
 
 def test_a_decoder_that_does_not_exist_is_refused():

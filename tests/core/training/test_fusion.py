@@ -14,15 +14,13 @@ from support.small_catalogue import catalogue, recommender_of
 from unigrec.core.evaluation.metrics import ndcg, rank_in_list
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import Candidates, FusedRetriever, Weights
+from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.training import fusion
 from unigrec.core.training.fusion import (
-    ALIKE,
     DENSE,
-    FOLLOWS,
     GENERATIVE,
     STEPS,
     Validation,
@@ -35,6 +33,7 @@ from unigrec.core.training.fusion import (
 )
 
 USERS, ITEMS = 60, 30
+FOLLOWS, ALIKE = FEATURES.index("follows"), FEATURES.index("alike")
 NOTHING = Weights(0.0, 0.0, 0.0)
 
 
@@ -43,7 +42,7 @@ def blank(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     items = torch.stack([torch.randperm(ITEMS, generator=generator) for _ in range(USERS)])
     targets = torch.randint(ITEMS, (USERS,), generator=generator)
-    return items, items.argsort(1), torch.zeros(USERS, ITEMS, 4), targets
+    return items, items.argsort(1), torch.zeros(USERS, ITEMS, len(FEATURES)), targets
 
 
 def validation_of(items: Tensor, features: Tensor, targets: Tensor) -> Validation:
@@ -72,14 +71,12 @@ def test_gains_are_those_of_the_ranked_candidates():
     assert 0 < (expected == 0).sum() < USERS
 
 
-@pytest.mark.parametrize(("place", "name"), [(GENERATIVE, "generative"), (FOLLOWS, "follows"), (ALIKE, "alike")])
-def test_a_feature_that_knows_the_target_gets_weight_and_one_that_says_nothing_gets_none(place, name):
-    found = with_signal(place)
+@pytest.mark.parametrize("name", Weights._fields)
+def test_a_feature_that_knows_the_target_gets_weight_and_one_that_says_nothing_gets_none(name):
+    found = with_signal(FEATURES.index(name))
     weights = fit_weights(found)
     assert getattr(weights, name) >= 2.0
-    others = {"generative": 0.0, "follows": 0.0, "alike": 0.0}
-    del others[name]
-    assert {key: getattr(weights, key) for key in others} == others
+    assert weights._replace(**{name: 0.0}) == NOTHING
     assert gains(found, weights).mean() > 0.95 > gains(found, NOTHING).mean()
 
 
@@ -104,7 +101,7 @@ def test_a_weight_between_two_mistakes_is_found():
 def test_of_equal_gains_the_smaller_weight_is_taken():
     items, places, features, targets = blank()
     features[..., DENSE] = torch.zeros(USERS, ITEMS).scatter_(1, places.gather(1, targets[:, None]), 100.0)
-    features[..., 1:] = torch.rand(USERS, ITEMS, 3, generator=torch.Generator().manual_seed(0))
+    features[..., 1:] = torch.rand(USERS, ITEMS, len(Weights._fields), generator=torch.Generator().manual_seed(0))
     assert fit_weights(validation_of(items, features, targets)) == NOTHING
     assert STEPS[0] == 0.0
     assert list(STEPS) == sorted(STEPS)
@@ -113,7 +110,7 @@ def test_of_equal_gains_the_smaller_weight_is_taken():
 def test_the_fit_is_no_worse_than_any_single_step_from_it():
     generator = torch.Generator().manual_seed(4)
     items, _, _, targets = blank()
-    features = torch.randn(USERS, ITEMS, 4, generator=generator)
+    features = torch.randn(USERS, ITEMS, len(FEATURES), generator=generator)
     features[..., GENERATIVE] += 2.0 * (items == targets[:, None])
     found = validation_of(items, features, targets)
     fitted = fit_weights(found)
@@ -235,7 +232,7 @@ def test_validation_candidates_are_those_of_a_search_per_user():
         assert sorted(items[items >= 0].tolist()) == sorted(expected)
         assert found.targets[row] == sequences.items[end - 2]
         for item, feature in zip(items.tolist(), features, strict=True):
-            torch.testing.assert_close(feature, expected.get(item, torch.zeros(4)), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(feature, expected.get(item, torch.zeros(len(FEATURES))), rtol=1e-4, atol=1e-4)
 
 
 def test_rows_are_the_same_users_everywhere():

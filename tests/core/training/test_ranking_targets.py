@@ -6,17 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from unigrec.core.losses import ranking_distillation_loss
+from unigrec.core.models.ensemble import TeacherEnsemble
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Segments
 from unigrec.core.training.ranking_targets import (
-    Ranking,
-    TeacherDistribution,
     TeacherRanking,
     code_distributions,
     codes_to_decode,
-    decoder_losses,
     sample_items,
+    teacher_distribution,
 )
 from unigrec.core.training.samples import make_samples
 
@@ -109,23 +108,14 @@ def test_sampled_codes_are_those_of_items_and_follow_the_identifiers_when_they_c
     assert not torch.equal(ranking.rank_after(history, lengths, lengths, uniform=uniform(2)).codes, before)
 
 
-def test_a_set_decoder_learns_the_teachers_distribution_over_items(ranking):
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_set_decoder_learns_the_teachers_distribution_over_items(ranking, members):
+    teacher = ranking.teacher if members == 1 else TeacherEnsemble([ranking.teacher, ranking.in_tree_order])
     history = np.array([[3, 1, 4], [2, 0, 0]])
     batch = Segments(history, np.array([3, 1]), np.array([2, 1]), np.array([4, 2, 0]))
-    found = TeacherDistribution(ranking.teacher).rank_samples(make_samples(batch, torch.device("cpu")), step=0)
-    assert found.codes.shape == (3, 0, 1)
-    (targets,) = found.targets
-    torch.testing.assert_close(targets.sum(-1), torch.ones(3, 1))
-    for row, read in ((1, [3, 1, 4]), (2, [2])):  # after the last items; the first target is in the midst of a history
-        expected = ranking.teacher.scores(torch.tensor([read]), torch.tensor([len(read)])).softmax(-1)
-        torch.testing.assert_close(targets[row], expected)
-
-
-def test_the_losses_of_a_set_decoder_are_cross_entropies_over_items():
-    logits, targets = torch.randn(4, 1, 5), torch.rand(4, 1, 5).softmax(-1)
-    items = torch.tensor([[3], [0], [4], [0]])
-    ranking = Ranking(torch.empty(4, 0, 1, dtype=torch.int64), [targets])
-    assert codes_to_decode(items, ranking).shape == (4, 1, 1)
-    of_target, of_teacher = decoder_losses([logits], items, ranking)
-    torch.testing.assert_close(of_target, F.cross_entropy(logits[:, 0], items[:, 0], reduction="none"))
-    torch.testing.assert_close(of_teacher, F.cross_entropy(logits[:, 0], targets[:, 0], reduction="none"))
+    found = teacher_distribution(teacher, make_samples(batch, torch.device("cpu")))
+    assert codes_to_decode(CODES[:3], found).shape == (3, 1, 2)
+    # After the last items; the first target is in the midst of a history.
+    for rows, read in ((slice(1, 2), [3, 1, 4]), (slice(2, 9), [2])):
+        expected = teacher.scores(torch.tensor([read]), torch.tensor([len(read)]))
+        torch.testing.assert_close(found.columns(rows).T, expected)

@@ -11,7 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from flows.checkout.leftovers import collect_cache, remove_old_branches, remove_old_folders, remove_stale_locks
+from flows.checkout.leftovers import (
+    collect_cache,
+    remove_old_branches,
+    remove_old_folders,
+    remove_old_reports,
+    remove_stale_locks,
+)
 
 from unigrec.base import paths
 
@@ -71,6 +77,16 @@ def test_checkpoints_that_nothing_has_touched_go_and_bundles_stay(tmp_path):
     bundle = aged(tmp_path / paths.BUNDLES / "b/manifest.json", 400 * 24)
     assert remove_old_folders(tmp_path, 14) == [str(paths.CHECKPOINTS / "joint")]
     assert (old.exists(), young.exists(), bundle.exists()) == (False, True, True)
+
+
+def test_old_reports_of_versions_that_are_gone_go(tmp_path):
+    assert remove_old_reports(tmp_path, 14, {"1"}) == []
+    pages = {name: aged(tmp_path / paths.REPORTS / name / "report.html", 24 * 30) for name in ("1", "2")}
+    young = aged(tmp_path / paths.REPORTS / "3/report.html", 24)
+    assert remove_old_reports(tmp_path, 14, {"1"}, dry=True) == [str(paths.REPORTS / "2")]
+    assert pages["2"].exists()
+    assert remove_old_reports(tmp_path, 14, {"1"}) == [str(paths.REPORTS / "2")]
+    assert (pages["1"].exists(), pages["2"].exists(), young.exists()) == (True, False, True)
 
 
 def test_old_branches_of_runs_go_but_not_the_newest_nor_what_a_named_version_came_from(repository):

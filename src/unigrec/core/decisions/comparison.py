@@ -39,12 +39,14 @@ class Pair(NamedTuple):
 
     challenger, champion: (U,) NDCG@10 of each user, the same users in the same order. slices: named (U,) masks.
     churn: share of the items in both catalogues with another identifier; None if they have no item in common.
+    other_catalogue: whether both are one trained model, and items were added or removed.
     """
 
     challenger: np.ndarray
     champion: np.ndarray
     slices: dict[str, np.ndarray]
     churn: float | None
+    other_catalogue: bool = False
 
 
 def compare(
@@ -85,7 +87,8 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
 
     Mode `better`: the mean difference is above 0, and at most `max_p` of the resamples are at or below 0. Mode
     `not_worse`: at most `max_p` of the resamples lose `max_loss` of the champion's NDCG@10 or more. A tie, in which
-    every user's gain is equal, passes in neither mode: such a promotion could only do harm.
+    every user's gain is equal, passes in neither mode: such a promotion could only do harm. If only items were added or
+    removed, a tie is what is wanted, and otherwise the mode is `not_worse`.
     """
     new, old = pair.challenger, pair.champion
     if not (np.isfinite(new).all() and np.isfinite(old).all() and len(new)):
@@ -93,16 +96,25 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
             OVER_CHAMPION, None, params.max_p, False, "NDCG@10 against the champion is missing or not a finite number"
         )
     difference = new - old
+    if not difference.any() and pair.other_catalogue:
+        return Gate(
+            OVER_CHAMPION,
+            0.0,
+            params.max_p,
+            True,
+            f"the champion's model with another catalogue: NDCG@10 {new.mean():.4f}, equal for each of {_users(new)}",
+        )
     if not difference.any():
         return Gate(
             OVER_CHAMPION, 1.0, params.max_p, False, f"a tie: NDCG@10 {new.mean():.4f}, equal for each of {_users(new)}"
         )
-    bound = 0.0 if params.mode == "better" else -params.max_loss * float(old.mean())
+    must_win = params.mode == "better" and not pair.other_catalogue
+    bound = 0.0 if must_win else -params.max_loss * float(old.mean())
     means = bootstrap_means(difference, params.resamples, seed)
     p = float((means <= bound).mean())
     passed = p <= params.max_p and float(difference.mean()) > bound
     low, high = np.quantile(means, [0.025, 0.975])
-    doubt = "no better" if params.mode == "better" else f"worse by {params.max_loss:.1%} or more"
+    doubt = "no better" if must_win else f"worse by {params.max_loss:.1%} or more"
     return Gate(
         OVER_CHAMPION,
         p,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unigrec.core.models.sasrec import SASRec
+from unigrec.core.models.sasrec import SASRec, States
 
 
 class TeacherEnsemble(nn.Module):
@@ -25,31 +25,40 @@ class TeacherEnsemble(nn.Module):
 
     @property
     def history(self) -> int:
-        return self._all[0].history
+        return self.networks[0].history
 
     @property
-    def _all(self) -> list[SASRec]:
+    def networks(self) -> list[SASRec]:
+        """The teachers."""
         return [member for member in self.members if isinstance(member, SASRec)]
 
     def item_vectors(self) -> Tensor:
         """(N, E) of the first member: the members' spaces have nothing to do with each other."""
-        return self._all[0].item_vectors()
+        return self.networks[0].item_vectors()
 
     def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Mean of the members' logits after each history: (B, T), (B,) -> (B, N)."""
-        return self._mean([member.scores(items, lengths) for member in self._all])
+        return self._mean([member.scores(items, lengths) for member in self.networks])
 
     def scores_of(self, items: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
         """As `SASRec.scores_of`, the mean of the members' logits."""
-        return self._mean([member.scores_of(items, lengths, wanted) for member in self._all])
+        return self._mean([member.scores_of(items, lengths, wanted) for member in self.networks])
 
     def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """As `SASRec.scores_at`, the mean of the members' logits."""
-        return self._mean([member.scores_at(items, lengths, mask) for member in self._all])
+        return self._mean([member.scores_at(items, lengths, mask) for member in self.networks])
+
+    def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
+        """As `SASRec.states_at`, an entry per member."""
+        return tuple(states for member in self.networks for states in member.states_at(items, lengths, mask))
+
+    def score_columns(self, states: Sequence[States]) -> Tensor:
+        """As `SASRec.score_columns`, the mean of the members' logits."""
+        return self._mean([member.score_columns([own]) for member, own in zip(self.networks, states, strict=True)])
 
     def reordered(self, order: Tensor) -> TeacherEnsemble:
         """As `SASRec.reordered`."""
-        return TeacherEnsemble([member.reordered(order) for member in self._all])
+        return TeacherEnsemble([member.reordered(order) for member in self.networks])
 
     def _mean(self, scores: list[Tensor]) -> Tensor:
         total = scores[0]
@@ -59,6 +68,11 @@ class TeacherEnsemble(nn.Module):
 
 
 Teacher = SASRec | TeacherEnsemble
+
+
+def members_of(teacher: Teacher) -> list[SASRec]:
+    """The networks of a teacher; their scores are averaged."""
+    return [teacher] if isinstance(teacher, SASRec) else teacher.networks
 
 
 def build_teacher(config: dict[str, Any]) -> Teacher:

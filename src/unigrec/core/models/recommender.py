@@ -10,7 +10,6 @@ Shapes: B sequences, S source tokens, T target positions, H heads, E d_model, V 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
@@ -169,25 +168,9 @@ class Recommender(nn.Module):
         targets = mask.shape[:-1].numel()
         return self.decoder(self.queries.weight.expand(targets, -1, -1), None, memory, mask)
 
-    def choices(self, identifiers: Tensor) -> Tensor:
-        """What the decoder chooses from, step by step, for each item: (N, T) identifiers -> (N, T or 1).
-
-        That is a code per position; for a set decoder, the item.
-        """
-        if self.queries is None:
-            return identifiers
-        return torch.arange(len(identifiers), device=identifiers.device)[:, None]
-
-    def choice_logits(self, output: Tensor, identifiers: Tensor | None) -> list[Tensor]:
-        """Logits for each choice: decoder output (P, R, T, E) -> (P, R, number of choices) each.
-
-        identifiers: (N, T) of the catalogue, which a set decoder needs.
-        """
-        logits = [self.position_logits(output[:, :, place], place) for place in range(output.shape[2])]
-        if self.queries is None:
-            return logits
-        assert identifiers is not None
-        return [sum_of_codes(torch.cat(logits, dim=-1).flatten(0, 1), identifiers, self.config.code_sizes)[:, None]]
+    def all_logits(self, output: Tensor) -> list[Tensor]:
+        """Logits over the codes of every position: decoder output (..., T, E) -> (..., size of its range) each."""
+        return [self.position_logits(output[..., place, :], place) for place in range(output.shape[-2])]
 
     def position_logits(self, output: Tensor, position: int) -> Tensor:
         """Logits over the codes of a position, from the decoder output there: (..., E) -> (..., size of its range)."""
@@ -443,16 +426,6 @@ class Attention(nn.Module):
         """Queries from hidden (B, T, E), key and value (B, H, S, d_kv), bias as in `attend` -> (B, T, E)."""
         context = attend(self.split(self.query(hidden)), key, value, bias=bias, dropout=self.dropout)
         return self.out(context.transpose(1, 2).flatten(-2))
-
-
-def sum_of_codes(logits: Tensor, identifiers: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Scores of all items: the sum of their codes' logits.
-
-    logits: (P, sum of sizes), position by position. identifiers: (N, T). sizes: codes of each position. -> (P, N).
-    """
-    shift = torch.tensor([0, *sizes[:-1]], device=identifiers.device).cumsum(0)
-    # As the sum of rows of a table, the sum and its gradient read and write whole rows.
-    return F.embedding_bag(identifiers + shift, logits.T.contiguous(), mode="sum").T
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,20 @@ from torch import Tensor, nn
 
 from unigrec.core.models.layers import Dropout
 from unigrec.core.models.repeat_bias import RepeatBias
+
+
+class States(NamedTuple):
+    """The states of P places of histories, and what the repeat bias adds to the scores after them."""
+
+    hidden: Tensor  # (P, E)
+    items: Tensor | None  # (P, T); None without a repeat bias
+    bonus: Tensor | None  # (P, T)
+
+    def part(self, rows: slice) -> States:
+        """Those of some places."""
+        if self.items is None or self.bonus is None:
+            return States(self.hidden[rows], None, None)
+        return States(self.hidden[rows], self.items[rows], self.bonus[rows])
 
 
 class SASRec(nn.Module):
@@ -106,10 +122,21 @@ class SASRec(nn.Module):
 
     def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """Logits over the catalogue at the places of the mask: (B, T), (B,), (B, T) -> (P, N), row by row."""
-        logits = self.forward(items, lengths)[mask] @ self.item_table().T
-        if self.repeat_bias is None:
-            return logits
-        return logits.scatter_add_(1, *self.repeat_bias.at_places(items, mask))
+        ((hidden, read, bonus),) = self.states_at(items, lengths, mask)
+        logits = hidden @ self.item_table().T
+        return logits if read is None or bonus is None else logits.scatter_add_(1, read, bonus)
+
+    def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
+        """What `score_columns` needs for the places of the mask; one entry, as there is one member."""
+        hidden = self.forward(items, lengths)[mask]
+        repeats = (None, None) if self.repeat_bias is None else self.repeat_bias.at_places(items, mask)
+        return (States(hidden, *repeats),)
+
+    def score_columns(self, states: Sequence[States]) -> Tensor:
+        """Logits over the catalogue after P places, a column per place: (N, P). Without gradients."""
+        ((hidden, read, bonus),) = states
+        logits = self.item_vectors() @ hidden.detach().T
+        return logits if read is None or bonus is None else logits.scatter_add_(0, read.T, bonus.detach().T)
 
     @torch.no_grad()
     def reordered(self, order: Tensor) -> SASRec:

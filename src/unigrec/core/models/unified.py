@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unigrec.core.models.item_scores import ItemScores
 from unigrec.core.models.linear_map import ridge_regression
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.repeat_bias import RepeatBias
@@ -21,7 +22,7 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 class JointOutput(NamedTuple):
     """The outputs that the losses need, all float32."""
 
-    logits: list[Tensor]  # a (P, R, size of its range) tensor per decoder position; for a set decoder one, (P, 1, N)
+    logits: list[Tensor] | ItemScores  # (P, R, size of its range) per decoder position; of a set decoder item scores
     probabilities: Tensor  # (M, L, K) soft identifiers of the distinct items
     reconstructed: Tensor | None  # (M, D); None if the tokenizer is not run
     history_log_probabilities: Tensor | None  # (P, L, K) of the encoded history; None without distillation
@@ -76,15 +77,15 @@ class UnifiedModel(nn.Module):
             embeddings: (M, D) of the distinct items.
             history: (B, n) rows of `embeddings`, padded on the right. lengths: (B,) items per history.
             counts: (B,) targets per history: one target after each of its last `counts` items.
-            codes: (P, R, T) choices to decode, first those of the target. Targets are in the order of histories, then
-                of items.
+            codes: (P, R, T) identifiers to decode, first those of the target. Targets are in the order of histories,
+                then of items.
             teacher: (P, teacher dimension), the teacher embeddings of the targets.
             autocast: run the transformer in bfloat16; the tokenizer and its softmax stay in single precision.
             fixed: (M, L, K) identifiers to use instead of the tokenizer's; the tokenizer is not run.
             distillation_temperature: temperature of the codebook assignments of history and teacher; None: no
                 distillation.
             identifiers: (N, T) of the whole catalogue. items: (M,) catalogue indices of the distinct items. A
-                recommender with a repeat bias or a set decoder needs both.
+                recommender with a repeat bias needs both.
         """
         reconstructed = None
         if fixed is None:
@@ -96,20 +97,16 @@ class UnifiedModel(nn.Module):
             memory = self.recommender.encode(source, mask)
             readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=tokens.shape[1])
             output = decode_targets(self.recommender, memory, readable, exists=exists, codes=codes)  # (P, R, T, E)
-            logits = self.recommender.choice_logits(output, identifiers)
-        logits = [scores.float() for scores in logits]
-        if self.recommender.repeat_bias is not None:
-            assert items is not None
-            assert identifiers is not None
-            logits = with_repeat_bias(
-                self.recommender,
-                logits,
-                items[history],
-                lengths=lengths,
-                counts=counts,
-                codes=codes,
-                identifiers=identifiers,
-            )
+            code_logits = self.recommender.all_logits(output)
+        logits = student_logits(
+            self.recommender,
+            [scores.float() for scores in code_logits],
+            history if items is None else items[history],
+            lengths=lengths,
+            counts=counts,
+            codes=codes,
+            identifiers=identifiers,
+        )
         history_log_probabilities = teacher_log_probabilities = None
         if distillation_temperature is not None:
             states = memory.float()
@@ -147,38 +144,40 @@ def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, tokens_per_it
     return (item <= last[..., None]) & mask[:, None], exists
 
 
-def with_repeat_bias(
+def student_logits(
     recommender: Recommender,
     logits: list[Tensor],
     history: Tensor,
     lengths: Tensor,
     counts: Tensor,
     codes: Tensor,
-    identifiers: Tensor,
-) -> list[Tensor]:
-    """The logits of the choices, with what a repeat adds to the last choice of each item of the history.
+    identifiers: Tensor | None,
+) -> list[Tensor] | ItemScores:
+    """The decoder's logits, with what a repeat adds to items of the history. Of a set decoder, the scores of items.
 
-    logits: (P, R, number of choices) per choice. history: (B, n) catalogue indices. lengths, counts, codes and
+    logits: (P, R, size of its range) per position. history: (B, n) catalogue indices. lengths, counts, codes and
     identifiers: as in `UnifiedModel.forward`.
     """
-    assert recommender.repeat_bias is not None
-    chosen = recommender.choices(identifiers)[history]
-    bonus = repeat_bonus(recommender.repeat_bias, history, lengths, counts=counts, codes=chosen)
-    return [*logits[:-1], add_repeat_bonus(logits[-1], *bonus, decoded=codes)]
+    items = bonus = None
+    if recommender.repeat_bias is not None:
+        items = history.repeat_interleave(counts, dim=0)
+        bonus = repeat_bonus(recommender.repeat_bias, history, lengths, counts=counts)
+    if recommender.config.decoder == "set":
+        return ItemScores(torch.cat(logits, dim=-1).flatten(0, 1), items, bonus)
+    if items is None or bonus is None:
+        return logits
+    assert identifiers is not None
+    return [*logits[:-1], add_repeat_bonus(logits[-1], identifiers[items], bonus, decoded=codes)]
 
 
-def repeat_bonus(
-    bias: RepeatBias, history: Tensor, lengths: Tensor, counts: Tensor, codes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """For each target, the identifiers of its history's items, and what a repeat adds to each: (P, n, T), (P, n).
+def repeat_bonus(bias: RepeatBias, history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+    """For each target, what a repeat adds to the items of its history: (P, n).
 
     history: (B, n) numbers of items, equal for equal items. lengths, counts: as in `UnifiedModel.forward`.
-    codes: (B, n, T) identifiers of these items.
     """
     slots = torch.arange(max(counts.tolist(), default=0), device=history.device)
     exists = slots < counts[:, None]
-    values = bias(history, (lengths - counts)[:, None] + slots + 1)[exists]
-    return codes.repeat_interleave(counts, dim=0), values
+    return bias(history, (lengths - counts)[:, None] + slots + 1)[exists]
 
 
 def add_repeat_bonus(logits: Tensor, history_codes: Tensor, values: Tensor, decoded: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ class Baskets(NamedTuple):
         others, counts = self.items[row], self.counts[row]
         return others, counts, lift(counts, self.item_counts[item] * self.item_counts[others], self.total)
 
+    def with_items(self, count: int) -> Baskets:
+        """The same baskets in a catalogue with so many more items at its end, which are in none."""
+        starts = np.r_[self.starts, np.full(count, self.starts[-1])]
+        return self._replace(starts=starts, item_counts=np.r_[self.item_counts, np.zeros(count, np.int64)])
+
 
 def lift(counts: np.ndarray, products: np.ndarray, total: int) -> np.ndarray:
     """Of pairs (m,). counts: n_ij, above 0. products: n_i n_j. total: N."""

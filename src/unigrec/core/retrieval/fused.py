@@ -1,13 +1,16 @@
 """The fused retriever: candidates of the dense scorer, the generative retriever and the neighbours, ranked by all.
 
-    score(i) = log p_dense(i) + a * log max(p_generative(i), floor) + l * follows(last, i) + m * cos(last, i)
+    score(i) = log p_dense(i) + a * log max(p_generative(i), floor) + sum_j w_j * near_j(history, i)
+
+where near_j counts what follows the last item, what follows those before it, what the same users had, and how alike the
+contents are (`Near`).
 
 Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
 users (`fit_weights`). The generative part knows rare items badly: below the floor its probabilities tell nothing. Each
 candidate has its exact scores: the dense ones by one product over the catalogue, the generative one by a search that is
 restricted to the candidates.
 
-Shapes: B histories, N items, C candidates, F = 4 features.
+Shapes: B histories, N items, C candidates, F = 7 features.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ from unigrec.core.retrieval.neighbours import Neighbours
 from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.retrieval.retriever import Retriever
 
-FEATURES = ("dense", "generative", "follows", "alike")
 FLOOR_ODDS, HIGHEST_FLOOR = 5.0, 0.01  # the floor: that many times chance, at most that probability
 FROM_DENSE, FROM_NEIGHBOURS = 40, 10  # candidates of each kind; the beam gives its own
 
@@ -38,10 +40,17 @@ class Weights(NamedTuple):
     generative: float
     follows: float
     alike: float
+    follows_earlier: float = 0.0
+    alike_earlier: float = 0.0
+    together: float = 0.0
 
     def of_features(self) -> Tensor:
         """(F,) in the order of `FEATURES`."""
         return torch.tensor([1.0, *self])
+
+
+FEATURES = ("dense", *Weights._fields)
+CANDIDATES_FROM = ("follows", "alike", "together")  # fields of `Near`
 
 
 class Candidates(NamedTuple):
@@ -103,14 +112,14 @@ class FusedRetriever(Retriever):
         k: at least so many candidates, if the restriction leaves them.
         """
         log_dense = self.dense.scores(items, lengths)  # (B, N)
-        last = torch.as_tensor(items[np.arange(len(items)), lengths - 1], device=self.device)
-        follows, alike = self.neighbours.following(last), self.neighbours.alike(last)
+        history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
+        near = self.neighbours.near(history, sizes)
         pools = []
         for restriction in restrictions:
             permitted = None if restriction is None else restriction.permitted(len(items))
             likely = _best(log_dense, max(FROM_DENSE, k), float("-inf"), permitted)
-            near = [_best(scores, FROM_NEIGHBOURS, 0.0, permitted) for scores in (follows, alike)]
-            pools.append(torch.cat([likely, *near], dim=1))
+            nearest = [_best(getattr(near, name), FROM_NEIGHBOURS, 0.0, permitted) for name in CANDIDATES_FROM]
+            pools.append(torch.cat([likely, *nearest], dim=1))
         # One pass of the decoder serves the beam and the candidates of the others.
         beam = max(k, self.generative.beam)
         searches = [*restrictions, *(Restriction(self.tree, only=pool) for pool in pools)]
@@ -122,7 +131,7 @@ class FusedRetriever(Retriever):
             chosen = torch.cat([free.items, pooled.items.masked_fill(repeated, -1)], dim=1)
             index = chosen.clamp_min(0)
             generative = torch.cat([free.scores, pooled.scores], dim=1).clamp_min(self.floor)
-            features = [log_dense.gather(1, index), generative, follows.gather(1, index), alike.gather(1, index)]
+            features = [log_dense.gather(1, index), generative, *(scores.gather(1, index) for scores in near)]
             stacked = torch.stack(features, -1).masked_fill((chosen < 0)[..., None], 0.0)
             results.append(Found(free, Candidates(chosen, stacked)))
         return results

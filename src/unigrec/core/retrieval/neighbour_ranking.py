@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, count_successors
-from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.neighbours import RECENT, Neighbours, Pairs
 from unigrec.core.sequences import Histories, Sequences
 
-RECENT = 3  # items of a history that are read, the last ones
 DECAY = 0.4  # of an item's weight, per item after it
 CONTENT_SHARE = 0.5  # of the similarity; the rest is co-occurrence
 
 
 def count_neighbours(sequences: Sequences, embeddings: Tensor) -> Neighbours:
     """From the training part of the sequences and the item embeddings (N, D). Values are rounded as in files."""
-    successors = count_successors(sequences)
-    starts, items = (torch.as_tensor(part, dtype=torch.int64) for part in (successors.indptr, successors.indices))
-    weights, content = torch.as_tensor(successors.data), F.normalize(embeddings, dim=1)
-    return Neighbours(starts, items, weights.half().float(), content.half().float())
+    successors, together = count_successors(sequences), Cooccurrence(sequences).nearest
+    return Neighbours(_pairs(successors), _pairs(together), F.normalize(embeddings, dim=1).half().float())
+
+
+def _pairs(counted: csr_array) -> Pairs:
+    starts, items = (torch.as_tensor(part, dtype=torch.int64) for part in (counted.indptr, counted.indices))
+    return Pairs(starts, items, torch.as_tensor(counted.data).half().float())
 
 
 class NeighbourRanking:

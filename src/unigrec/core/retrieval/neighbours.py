@@ -1,39 +1,89 @@
-"""Neighbours: what follows an item, and what is like it. Counts and content vectors; nothing is trained.
+"""Neighbours: what follows an item, what is bought by the same users, and what is like it. Counts and content vectors;
+nothing is trained.
 
-Shapes: N items, D content dimensions, B histories, n counted pairs.
+Shapes: N items, D content dimensions, B histories of n items, R items whose rows are wanted, p counted pairs.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+RECENT = 3  # items of a history whose neighbours are wanted, the last ones
+DECAY = 0.5  # of an item's weight, per item after it
+
+
+class Pairs(NamedTuple):
+    """Numbers for some pairs of items, as compressed rows."""
+
+    starts: Tensor  # (N + 1,) int64, row i holds the entries starts[i] .. starts[i + 1]
+    items: Tensor  # (p,) int64
+    weights: Tensor  # (p,) in (0, 1]
+
+    @classmethod
+    def none(cls, items: int) -> Pairs:
+        """No pairs of a catalogue of that many items."""
+        return cls(torch.zeros(items + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64), torch.empty(0))
+
+    def to(self, device: torch.device) -> Pairs:
+        return Pairs(*(part.to(device) for part in self))
+
+    def sums(self, items: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of some rows: items (B, R), weights (B, R) -> (B, N). A weight of 0 stands for no item."""
+        sizes = ((self.starts[items + 1] - self.starts[items]) * (weights != 0)).flatten()
+        row = torch.repeat_interleave(torch.arange(len(sizes), device=items.device), sizes)
+        within = torch.arange(len(row), device=items.device) - (sizes.cumsum(0) - sizes)[row]
+        entry = self.starts[items].flatten()[row] + within
+        result = self.weights.new_zeros(len(items), len(self.starts) - 1)
+        places = row // items.shape[1], self.items[entry]
+        return result.index_put_(places, self.weights[entry] * weights.flatten()[row], accumulate=True)
+
+
+class Near(NamedTuple):
+    """How near each item is to a history, in several ways: (B, N) each."""
+
+    follows: Tensor  # how often it came directly after the last item
+    alike: Tensor  # cosine of its content and that of the last item
+    follows_earlier: Tensor  # the same for the items before the last, with falling weights
+    alike_earlier: Tensor
+    together: Tensor  # how many users had it and the last items, the last item with the highest weight
+
 
 class Neighbours:
-    """The successors of each item, as compressed rows, and its content.
+    """The neighbours of every item of a catalogue.
 
     Args:
-        starts: (N + 1,) int64, row i holds the entries starts[i] .. starts[i + 1].
-        items: (n,) int64, the items that come directly after the row's item.
-        weights: (n,) how often, in (0, 1].
+        successors: the items that come directly after an item, by how often.
+        together: the items that the same users had, by cosine.
         content: (N, D) vectors of length 1, or 0 for an item without content.
     """
 
-    def __init__(self, starts: Tensor, items: Tensor, weights: Tensor, content: Tensor):
-        self.starts, self.items, self.weights, self.content = starts, items, weights, content
+    def __init__(self, successors: Pairs, together: Pairs, content: Tensor):
+        self.successors, self.together, self.content = successors, together, content
 
     def to(self, device: torch.device) -> Neighbours:
-        return Neighbours(*(part.to(device) for part in (self.starts, self.items, self.weights, self.content)))
+        return Neighbours(self.successors.to(device), self.together.to(device), self.content.to(device))
+
+    def near(self, items: Tensor, lengths: Tensor) -> Near:
+        """For histories (B, n), padded on the right by lengths (B,), none of which is 0."""
+        back = torch.arange(RECENT, device=items.device)
+        exists = back < lengths[:, None]
+        recent = items.gather(1, (lengths[:, None] - 1 - back).clamp_min(0))  # (B, RECENT), the last item first
+        weights = torch.where(exists, DECAY**back, 0.0)
+        last, earlier, of_earlier = recent[:, 0], recent[:, 1:], weights[:, 1:] / DECAY
+        return Near(
+            follows=self.following(last),
+            alike=self.alike(last),
+            follows_earlier=self.successors.sums(earlier, of_earlier),
+            alike_earlier=self._alike(earlier, of_earlier),
+            together=self.together.sums(recent, weights),
+        )
 
     def following(self, items: Tensor) -> Tensor:
         """How much each item follows each of the given ones: (B,) -> (B, N), in [0, 1]."""
-        sizes = self.starts[items + 1] - self.starts[items]
-        rows = torch.repeat_interleave(torch.arange(len(items), device=items.device), sizes)
-        within = torch.arange(len(rows), device=items.device) - (sizes.cumsum(0) - sizes)[rows]
-        entries = self.starts[items][rows] + within
-        result = self.weights.new_zeros(len(items), len(self.content))
-        result[rows, self.items[entries]] = self.weights[entries]
-        return result
+        return self.successors.sums(items[:, None], self.content.new_ones(len(items), 1))
 
     def alike(self, items: Tensor) -> Tensor:
         """Cosine of each item's content with that of each of the given ones: (B,) -> (B, N).
@@ -41,3 +91,9 @@ class Neighbours:
         An item has 0 with itself: it is not its own neighbour.
         """
         return (self.content[items] @ self.content.T).scatter_(1, items[:, None], 0.0)
+
+    def _alike(self, items: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of what `alike` has for several items: (B, R) twice -> (B, N). One product serves all."""
+        vectors = self.content[items]  # (B, R, D)
+        cosines = (weights[..., None] * vectors).sum(1) @ self.content.T
+        return cosines.scatter_add_(1, items, -weights * vectors.square().sum(-1))

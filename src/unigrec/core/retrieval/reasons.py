@@ -1,7 +1,7 @@
 """What a recommendation rests on: how much lower its score is without each item of the history.
 
 The score is the fused one without its generative part, which would cost a search per item: what is left out is the
-dense part's history item, and the neighbours of the last item. `python -m benchmarks.reasons` compares this with the
+dense part's history item, and that of the neighbours. `python -m benchmarks.reasons` compares this with the
 whole fused score, and with attention and counts.
 
 Shapes: n items of a history, k recommended items, N items.
@@ -46,15 +46,8 @@ def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: S
     logits = model.scores_of(torch.from_numpy(rows), lengths, torch.cat([items, others]))  # (judged + 1, k + sampled)
     relative = logits[:, : len(items)] - logits[:, len(items) :].logsumexp(1, keepdim=True)
     found[:, -judged:] = (relative[-1] - relative[:-1]).T
-    last, before = (_near(neighbours, weights, item, items) for item in (history[-1], history[-2]))
-    found[:, -1] += last - before
+    near = neighbours.near(torch.from_numpy(rows), lengths)
+    terms = weights._asdict()
+    close = torch.stack([terms[name] * values[:, items] for name, values in near._asdict().items()]).sum(0)
+    found[:, -judged:] += (close[-1] - close[:-1]).T
     return found
-
-
-def _near(neighbours: Neighbours, weights: Weights, item: int, items: Tensor) -> Tensor:
-    """(k,) the neighbours' terms of the fused score after a history that ends with `item`."""
-    row = slice(int(neighbours.starts[item]), int(neighbours.starts[item + 1]))
-    same = neighbours.items[row] == items[:, None]  # (k, successors)
-    follows = torch.where(same, neighbours.weights[row], 0.0).sum(1)
-    alike = (neighbours.content[items] @ neighbours.content[item]).masked_fill(items == item, 0.0)
-    return weights.follows * follows + weights.alike * alike

@@ -29,8 +29,8 @@ class QueryScorer:
     """Scores the catalogue for embedded queries.
 
     Args:
-        tokenizer: reads D + E numbers. codes: (N, T). content: (N, D) of length 1, or 0. part: (N, E) what the
-            tokenizer read of the teacher; of a query, it is predicted from the content.
+        tokenizer: reads D + E numbers. codes: (N, T). content: (N, D) of length 1, or 0. part: (n, E) what the
+            tokenizer read of the teacher, of the first n items; of a query, it is predicted from the content.
     """
 
     def __init__(self, tokenizer: Tokenizer, codes: np.ndarray, content: Tensor, part: Tensor):
@@ -39,7 +39,7 @@ class QueryScorer:
 
     @cached_property
     def _to_part(self) -> LinearMap:
-        return ridge_regression(self._scaled(self.content), self.part, RIDGE)
+        return ridge_regression(self._scaled(self.content[: len(self.part)]), self.part, RIDGE)
 
     def _scaled(self, unit: Tensor) -> Tensor:
         """Vectors as long as an item's embedding is on average: one variance per dimension."""

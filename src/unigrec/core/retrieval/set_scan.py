@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unigrec.core.models.item_scores import CodeSums, ItemScores
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.beam import BeamResult, Repeats
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
@@ -47,9 +48,6 @@ def catalogue_scores(
     recommender: Recommender, codes: Tensor, source: Tensor, mask: Tensor, repeats: Repeats | None = None
 ) -> Tensor:
     """Log-probability of every item: codes (N, T), source (B, S, E), mask (B, S) -> (B, N)."""
-    output = recommender.decode_set(recommender.encode(source, mask), mask)
-    (logits,) = recommender.choice_logits(output[:, None], codes)
-    logits = logits[:, 0].float()
-    if repeats is not None:
-        logits = logits.scatter_add(1, repeats.items, repeats.values)
-    return logits.log_softmax(-1)
+    logits = recommender.all_logits(recommender.decode_set(recommender.encode(source, mask), mask))
+    scores = ItemScores(torch.cat(logits, dim=-1).float(), *(repeats or ()))
+    return scores.columns(CodeSums(codes, recommender.config.code_sizes)).T.contiguous().log_softmax(-1)

@@ -11,19 +11,15 @@ from torch import Tensor
 
 from unigrec.core.distributed import world_size
 from unigrec.core.models.ensemble import Teacher
+from unigrec.core.models.item_scores import ItemScores
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.unified import (
-    decode_targets,
-    embed_hard_history,
-    readable_tokens,
-    with_repeat_bias,
-)
+from unigrec.core.models.unified import decode_targets, embed_hard_history, readable_tokens, student_logits
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.loop import Run, Trained
-from unigrec.core.training.ranking_targets import codes_to_decode, decoder_losses
+from unigrec.core.training.ranking_targets import codes_to_decode, student_losses
 from unigrec.core.training.samples import Samples, make_samples
 from unigrec.core.training.student import StudentTraining
 from unigrec.core.training.student_validation import hard_tokens
@@ -97,12 +93,13 @@ class _Finetuning:
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
         samples = make_samples(self.student.training_samples[batch], self.student.run.device)
-        codes = self.student.recommender.choices(self.codes)[samples.targets]
         scale = world_size() / len(samples.batch_targets)
         ranking = self.student.ranking_targets(samples, self.codes, step)
-        decoded = codes_to_decode(codes, ranking)
-        logits = hardened_logits(self.student.recommender, samples, self.codes, decoded)
-        of_targets, of_sampled = decoder_losses(logits, codes, ranking)
+        codes = codes_to_decode(self.codes[samples.targets], ranking)
+        logits = hardened_logits(self.student.recommender, samples, self.codes, codes)
+        of_targets, of_sampled = student_losses(
+            logits, samples.targets, self.codes, self.student.code_sums(self.codes), ranking
+        )
         recommendation = samples.weighted(of_targets).sum() * scale
         if of_sampled is None:
             return {"loss": recommendation}
@@ -114,18 +111,17 @@ class _Finetuning:
         return self.student.beam_metrics(hard_tokens(self.student.recommender, self.codes), self.tree)
 
 
-def hardened_logits(model: Recommender, samples: Samples, identifiers: Tensor, codes: Tensor) -> list[Tensor]:
-    """Logits (P, R, number of choices) per choice, after histories of hardened identifiers.
+def hardened_logits(
+    model: Recommender, samples: Samples, identifiers: Tensor, codes: Tensor
+) -> list[Tensor] | ItemScores:
+    """What `student_logits` returns, after histories of hardened identifiers.
 
-    identifiers: (N, T) of every item. codes: (P, R, T) choices to decode.
+    identifiers: (N, T) of every item. codes: (P, R, T) identifiers to decode.
     """
     levels, (lengths, counts) = model.config.levels, (samples.lengths, samples.counts)
     history = identifiers[samples.items[samples.history]]  # (B, n, T)
     source, mask = embed_hard_history(model, history[..., :levels], lengths)  # (B, n * L, E), (B, n * L)
     readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=model.config.tokens_per_item)
     output = decode_targets(model, model.encode(source, mask), readable, exists=exists, codes=codes)  # (P, R, T, E)
-    logits = model.choice_logits(output, identifiers)
-    if model.repeat_bias is None:
-        return logits
-    items = samples.items[samples.history]
-    return with_repeat_bias(model, logits, items, lengths=lengths, counts=counts, codes=codes, identifiers=identifiers)
+    items, logits = samples.items[samples.history], model.all_logits(output)
+    return student_logits(model, logits, items, lengths=lengths, counts=counts, codes=codes, identifiers=identifiers)

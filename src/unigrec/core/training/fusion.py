@@ -18,10 +18,11 @@ from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, W
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.sequences import Sequences
 
-DENSE, GENERATIVE, FOLLOWS, ALIKE = (FEATURES.index(name) for name in ("dense", "generative", "follows", "alike"))
+DENSE, GENERATIVE = (FEATURES.index(name) for name in ("dense", "generative"))
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # weights that are tried
-STARTS = (0.3, 0.8, 2.0)  # of each weight, in all combinations: the best of them is where the sweeps begin
-SWEEPS = 3  # over all weights; a sweep that changes nothing is the last
+STARTS = (0.3, 0.8, 2.0)  # of the first weights, in all combinations: the best of them is where the sweeps begin
+STARTED = ("generative", "follows", "alike")  # the others begin at 0
+SWEEPS = 5  # over all weights; a sweep that changes nothing is the last
 FOLDS = 2
 
 
@@ -69,7 +70,7 @@ def fit_weights(validation: Validation) -> Weights:
     Of equal gains the smaller weight is taken.
     """
     objective = _Objective(validation)
-    starts = [Weights(*values) for values in itertools.product(STARTS, repeat=len(Weights._fields))]
+    starts = [Weights(*values) for values in itertools.product(STARTS, repeat=len(STARTED))]
     weights = max(starts, key=lambda one: float(objective.gains(one).mean()))
     for _ in range(SWEEPS):
         before = weights

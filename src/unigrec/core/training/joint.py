@@ -19,6 +19,7 @@ from unigrec.core.identifiers.collisions import disambiguate, hard_codes, resolv
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import contrastive_loss, reconstruction_loss, symmetric_kl, uniformity_loss
 from unigrec.core.models.ensemble import Teacher
+from unigrec.core.models.item_scores import CodeSums
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.tokenizers.residual import Tokenizer
@@ -27,9 +28,10 @@ from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.loop import Run, Trained
-from unigrec.core.training.ranking_targets import Ranking, codes_to_decode, decoder_losses
+from unigrec.core.training.ranking_targets import Ranking, codes_to_decode, student_losses
 from unigrec.core.training.samples import Samples, make_samples
 from unigrec.core.training.schedules import temperature_at
+from unigrec.core.training.set_losses import TeacherDistribution
 from unigrec.core.training.student import StudentTraining
 from unigrec.core.training.student_validation import hard_tokens, soft_tokens
 
@@ -85,9 +87,9 @@ def joint_losses(
     params: JointParams,
     temperature: float,
     distil: bool,
-    ranking: Ranking | None = None,
+    ranking: Ranking | TeacherDistribution | None = None,
     fixed: Tensor | None = None,
-    choices: Tensor | None = None,
+    sums: CodeSums | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch; `loss` is their weighted sum. Its gradient, averaged over ranks, is the global batch's.
 
@@ -96,17 +98,16 @@ def joint_losses(
         temperature: of the soft identifiers. distil: whether the distillation losses are part of the sum already.
         ranking: the teacher's, if it is distilled too.
         fixed: (M, L, K) identifiers of the samples' distinct items, if the tokenizer is not trained.
-        choices: (N, T) what the decoder chooses for every item, if that is not its codes (`Recommender.choices`).
+        sums: over the identifiers' codes, for a set decoder.
     """
     embeddings = data.embeddings[samples.items]
-    codes = (identifiers if choices is None else choices)[samples.targets]
     distil_tokenizer = distil and params.w_tokenizer_distillation > 0
     output: JointOutput = model(
         embeddings,
         samples.history,
         samples.lengths,
         counts=samples.counts,
-        codes=codes_to_decode(codes, ranking),
+        codes=codes_to_decode(identifiers[samples.targets], ranking),
         teacher=data.teacher[samples.targets],
         temperature=temperature,
         autocast=params.precision == "bf16",
@@ -116,7 +117,7 @@ def joint_losses(
         items=samples.items,
     )
     size, ranks = len(samples.batch_targets), world_size()
-    of_targets, of_sampled = decoder_losses(output.logits, codes, ranking)
+    of_targets, of_sampled = student_losses(output.logits, samples.targets, identifiers, sums, ranking)
     losses = {"recommendation_loss": samples.weighted(of_targets).sum() * ranks / size}
     if output.reconstructed is not None:
         share = samples.occurrences / samples.batch_occurrences  # (M,) weight of each distinct item in the global batch
@@ -283,7 +284,7 @@ class JointTraining:
             distil=step >= self.distillation_start,
             ranking=self.student.ranking_targets(samples, self.codes, step),
             fixed=fixed,
-            choices=self.student.recommender.choices(self.codes),
+            sums=self.student.code_sums(self.codes),
         )
 
     def validate(self) -> dict[str, float]:

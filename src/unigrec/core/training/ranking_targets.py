@@ -7,7 +7,7 @@ teacher would recommend. The cross entropy of two distributions over items is, w
 
 So the decoder is run on items that are sampled from the teacher. Its target at each position is the teacher's
 distribution over the next code. A set decoder scores all items at once, so its target is the teacher's distribution
-over items as it is. Shapes: P training samples, R sampled items, N items, T decoder positions.
+over items as it is (`set_losses`). Shapes: P training samples, R sampled items, N items, T decoder positions.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from torch import Tensor
 from unigrec.core.distributed import rank
 from unigrec.core.losses import ranking_distillation_loss, recommendation_loss
 from unigrec.core.models.ensemble import Teacher
+from unigrec.core.models.item_scores import CodeSums, ItemScores
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.training.samples import Samples
+from unigrec.core.training.set_losses import TeacherDistribution, set_losses
 
 
 class Ranking(NamedTuple):
     """The teacher's ranking after each training sample."""
 
-    codes: Tensor  # (P, R, T) identifiers of items that are sampled from the teacher's distribution; none for a set
-    targets: list[Tensor]  # (P, R, size) per position: the teacher's distribution over the next code; rows sum to 1.
-    # For a set decoder: (P, 1, N), the distribution over items.
+    codes: Tensor  # (P, R, T) identifiers of items that are sampled from the teacher's distribution
+    targets: list[Tensor]  # (P, R, size) per position: the teacher's distribution over the next code; rows sum to 1
 
 
 class TeacherRanking:
@@ -68,53 +69,55 @@ class TeacherRanking:
         """
         assert self.codes is not None, "call use_identifiers first"
         # (P, N), items in the tree's order
-        probabilities = probabilities_after(self.in_tree_order, self.tree.rank[history], lengths, counts)
+        places = target_places(history, lengths, counts)
+        probabilities = self.in_tree_order.scores_at(self.tree.rank[history], lengths, places).softmax(-1)
         sampled, cumulative = sample_items(probabilities, uniform)
         targets = code_distributions(self.tree, cumulative, sampled, sizes=self.sizes)
         return Ranking(self.codes[self.tree.order[sampled]], targets)
 
 
-class TeacherDistribution:
-    """A frozen teacher as targets for a set decoder, which scores the whole catalogue."""
-
-    def __init__(self, teacher: Teacher):
-        self.teacher = teacher.eval()
-
-    def use_identifiers(self, codes: Tensor) -> None:
-        """The same for all identifiers."""
-
-    @torch.no_grad()
-    def rank_samples(self, samples: Samples, step: int) -> Ranking:
-        """The distribution over items after this rank's training samples. It is the same at any step."""
-        history = samples.items[samples.history]
-        probabilities = probabilities_after(self.teacher, history, samples.lengths, samples.counts)
-        return Ranking(samples.targets.new_empty(len(probabilities), 0, 1), [probabilities[:, None]])
+@torch.no_grad()
+def teacher_distribution(teacher: Teacher, samples: Samples) -> TeacherDistribution:
+    """What the frozen teacher expects to come next, at each of this rank's targets."""
+    history = samples.items[samples.history]
+    places = target_places(history, samples.lengths, samples.counts)
+    return TeacherDistribution(teacher, teacher.states_at(history, samples.lengths, places))
 
 
-def probabilities_after(teacher: Teacher, history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
-    """(P, N) the teacher's distribution after each of the last `counts` (B,) items of histories (B, n)."""
+def target_places(history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+    """(B, n) true at each of the last `counts` (B,) items of histories (B, n): a target comes next."""
     steps = torch.arange(history.shape[1], device=history.device)
-    has_target = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
-    return teacher.scores_at(history, lengths, has_target).softmax(-1)
+    return (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
 
 
-def codes_to_decode(codes: Tensor, ranking: Ranking | None) -> Tensor:
+def codes_to_decode(codes: Tensor, ranking: Ranking | TeacherDistribution | None) -> Tensor:
     """Inputs of the decoder: the targets' codes (P, T), then those of the R sampled items -> (P, 1 + R, T)."""
     targets = codes[:, None]
-    return targets if ranking is None else torch.cat([targets, ranking.codes], dim=1)
+    return torch.cat([targets, ranking.codes], dim=1) if isinstance(ranking, Ranking) else targets
 
 
-def decoder_losses(logits: list[Tensor], codes: Tensor, ranking: Ranking | None) -> tuple[Tensor, Tensor | None]:
+def student_losses(
+    logits: list[Tensor] | ItemScores,
+    targets: Tensor,
+    identifiers: Tensor,
+    sums: CodeSums | None,
+    ranking: Ranking | TeacherDistribution | None,
+) -> tuple[Tensor, Tensor | None]:
     """(P,) recommendation loss and (P,) ranking distillation loss of each sample. The latter is None without a ranking.
 
-    logits: (P, 1 + R, size) per position, for `codes_to_decode` of these codes and this ranking. A set decoder has one
-        (P, 1, N) for both losses.
+    Args:
+        logits: of `student_logits`, for `codes_to_decode` of the targets' codes and this ranking.
+        targets: (P,) catalogue indices. identifiers: (N, T) of the catalogue. sums: of these, for a set decoder.
     """
-    recommendation = recommendation_loss([scores[:, 0] for scores in logits], codes)
+    if isinstance(logits, ItemScores):
+        assert sums is not None
+        assert not isinstance(ranking, Ranking)
+        return set_losses(logits, targets, sums, ranking)
+    recommendation = recommendation_loss([scores[:, 0] for scores in logits], identifiers[targets])
     if ranking is None:
         return recommendation, None
-    distilled = [scores[:, -target.shape[1] :] for scores, target in zip(logits, ranking.targets, strict=True)]
-    return recommendation, ranking_distillation_loss(distilled, ranking.targets).mean(1)
+    assert isinstance(ranking, Ranking)
+    return recommendation, ranking_distillation_loss([scores[:, 1:] for scores in logits], ranking.targets).mean(1)
 
 
 def sample_items(probabilities: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

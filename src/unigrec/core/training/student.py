@@ -10,14 +10,16 @@ import numpy as np
 from torch import Tensor
 
 from unigrec.core.models.ensemble import Teacher
+from unigrec.core.models.item_scores import CodeSums
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import Engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
-from unigrec.core.training.ranking_targets import Ranking, TeacherDistribution, TeacherRanking
+from unigrec.core.training.ranking_targets import Ranking, TeacherRanking, teacher_distribution
 from unigrec.core.training.samples import Samples, TrainingSamples
 from unigrec.core.training.schedules import rate_factor
+from unigrec.core.training.set_losses import TeacherDistribution
 from unigrec.core.training.student_validation import beam_metrics, sampled_users
 
 if TYPE_CHECKING:
@@ -46,24 +48,32 @@ class StudentTraining:
         config, shared, run = self.recommender.config, self.joint_params, self.run
         self.training_samples = TrainingSamples(self.sequences, shared.history, config.causal)
         self.users = sampled_users(self.sequences, shared.validation_users, run.seed)
-        self.teacher_ranking: TeacherRanking | TeacherDistribution | None = None
+        self.ranker: Teacher | None = None
         if self.teacher is not None and self.params.w_ranking_distillation:
-            teacher = self.teacher.to(run.device)
-            self.teacher_ranking = (
-                TeacherDistribution(teacher)
-                if config.decoder == "set"
-                else TeacherRanking(teacher, config.code_sizes, shared.ranking_samples, seed=run.seed)
-            )
+            self.ranker = self.teacher.to(run.device).eval()
+        self.teacher_ranking: TeacherRanking | None = None
+        if self.ranker is not None and config.decoder == "beam":
+            self.teacher_ranking = TeacherRanking(self.ranker, config.code_sizes, shared.ranking_samples, run.seed)
+        self._sums: tuple[Tensor, CodeSums] | None = None
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         return self.training_samples.batches(self.params.batch_size, self.run.seed, epoch)
 
-    def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | None:
+    def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | TeacherDistribution | None:
         """The teacher's ranking for the samples, or None if it is not distilled. codes: (N, T) current identifiers."""
-        if self.teacher_ranking is None:
+        if self.teacher_ranking is not None:
+            self.teacher_ranking.use_identifiers(codes)
+            return self.teacher_ranking.rank_samples(samples, step)
+        return None if self.ranker is None else teacher_distribution(self.ranker, samples)
+
+    def code_sums(self, codes: Tensor) -> CodeSums | None:
+        """Sums over the codes of these identifiers (N, T), for a set decoder; kept until the identifiers change."""
+        config = self.recommender.config
+        if config.decoder == "beam":
             return None
-        self.teacher_ranking.use_identifiers(codes)
-        return self.teacher_ranking.rank_samples(samples, step)
+        if self._sums is None or self._sums[0] is not codes:
+            self._sums = codes, CodeSums(codes, config.code_sizes)
+        return self._sums[1]
 
     def beam_metrics(self, tokens: Tensor, tree: PrefixTree) -> dict[str, float]:
         """Validation metrics by beam search. tokens: (N, L, E) input tokens of every item."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -93,6 +94,48 @@ def _served_of_snapshot(folder: Path, names: Sequence[str]) -> pa.Table:
             "the items again and run `unigrec snapshot`"
         )
     return table.select(["item_id", *names])
+
+
+def read_interactions(path: Path, params: IngestParams) -> tuple[pa.Table, list[str]]:
+    """The interactions of one file or folder of parts, as `Source` has them, and notes on what was read.
+
+    Raises:
+        UnigrecError: there is no such file, or as `load_folder`.
+    """
+    if not path.exists():
+        raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the interactions")
+    notes: list[str] = []
+    columns = Columns.of(params)
+    return interactions_of(_read_interactions(parts_of(path), columns, notes), columns, notes), notes
+
+
+class Items(NamedTuple):
+    """Items of one file: as `Source` has them, and notes on what was read."""
+
+    items: pa.Table
+    served: pa.Table
+    notes: list[str]
+
+
+def read_items(
+    path: Path, params: IngestParams, text_columns: Sequence[str], served_columns: Sequence[str] = ()
+) -> Items:
+    """The items of one file or folder of parts.
+
+    Args:
+        text_columns: as in `load_folder`. served_columns: columns that keep their types, where the file has them.
+
+    Raises:
+        UnigrecError: there is no such file, or as `load_folder`.
+    """
+    if not path.exists():
+        raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the items")
+    notes: list[str] = []
+    columns = Columns.of(params)
+    raw, _ = _read_items(parts_of(path), columns, text_columns, notes=notes)
+    present = {name for _, table in raw for name in table.column_names}
+    served = served_of(raw, [name for name in served_columns if name in present], columns.items_id)
+    return Items(items_of(raw, columns, text_columns)[0], served, notes)
 
 
 def find_dataset(folder: Path, name: str) -> Path:

@@ -26,6 +26,22 @@ def is_sqlite(file: Path) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
+def tables_of(file: Path) -> dict[str, list[str]]:
+    """Columns of each table and view of an SQLite file. Raises UnigrecError: the file is damaged."""
+    try:
+        source = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            return {
+                table: [row[1] for row in source.execute(f"PRAGMA table_info({identifier(table)})")]
+                for table in _tables(source)
+                if not table.startswith("sqlite_")
+            }
+        finally:
+            source.close()
+    except sqlite3.Error as error:
+        raise UnigrecError(f"{file}: cannot be read as SQLite: {error}; copy it again") from error
+
+
 def copy_sqlite(database: duckdb.DuckDBPyConnection, name: str, file: Path, queries: str) -> None:
     """Copy the tables and views that the queries mention into a schema of DuckDB, in the order of their rows.
 
@@ -36,8 +52,7 @@ def copy_sqlite(database: duckdb.DuckDBPyConnection, name: str, file: Path, quer
     try:
         source = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
         try:
-            found = source.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
-            for (table,) in found:
+            for table in _tables(source):
                 if re.search(rf"(?<!\w){re.escape(table)}(?!\w)", queries, re.IGNORECASE):
                     rows = read_table(source, table)
                     database.register("rows_of_sqlite", rows)
@@ -60,6 +75,11 @@ def read_table(source: sqlite3.Connection, table: str) -> pa.Table:
         values = [batch[at] for batch in batches]
         columns[name] = pa.chunked_array([_array(part, _type_of(values)) for part in values] or [pa.nulls(0)])
     return pa.table(columns)
+
+
+def _tables(source: sqlite3.Connection) -> list[str]:
+    found = source.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY rowid")
+    return [name for (name,) in found]
 
 
 def _batches(cursor: sqlite3.Cursor) -> Iterator[list[tuple]]:

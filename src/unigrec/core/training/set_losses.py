@@ -1,0 +1,110 @@
+"""The losses of a set decoder, without a table of targets by items that outlives its use.
+
+Both losses are cross entropies over the whole catalogue: of the target, and of the teacher's distribution p over items.
+With scores s(i) = sum_l logits_l[c_l(i)] + bonus(i), and with Z their log-sum-exp,
+
+    - log q(target) = Z - s(target)
+    - sum_i p(i) log q(i) = Z - sum_l sum_c p_l(c) logits_l[c] - sum_i p(i) bonus(i)
+
+where p_l(c) is the teacher's probability of all items with the code c at position l. The gradient with respect to the
+logits needs q_l(c), likewise summed over items. So a few targets at a time are scored over the catalogue, and only the
+sums per code are kept: two rows of codes per target instead of some ten rows of items.
+
+Shapes: P targets, N items, C codes of all positions together, n items per history.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from unigrec.core.models.ensemble import Teacher
+from unigrec.core.models.item_scores import CodeSums, ItemScores
+from unigrec.core.models.sasrec import States
+
+SCORES_AT_A_TIME = {"cpu": 2**19, "cuda": 2**26}  # on a CPU, few enough to stay near the processor
+
+
+class TeacherDistribution(NamedTuple):
+    """A teacher's distribution over items after each of P places, as the states that give it."""
+
+    teacher: Teacher
+    states: tuple[States, ...]  # of P places, per member
+
+    def columns(self, rows: slice) -> Tensor:
+        """(N, number of rows) logits of the distribution."""
+        return self.teacher.score_columns([states.part(rows) for states in self.states])
+
+
+def set_losses(
+    scores: ItemScores, targets: Tensor, sums: CodeSums, teacher: TeacherDistribution | None
+) -> tuple[Tensor, Tensor | None]:
+    """(P,) cross entropy of the targets (P,), and (P,) against the teacher's distribution; None without a teacher."""
+    items = targets.new_empty(len(targets), 0) if scores.items is None else scores.items
+    bonus = scores.codes.new_empty(items.shape) if scores.bonus is None else scores.bonus
+    of_targets, of_teacher = _SetLosses.apply(scores.codes, bonus, items, targets, sums, teacher)
+    return of_targets, None if teacher is None else of_teacher
+
+
+class _PerCode(NamedTuple):
+    """A distribution over items, summed per code, and as it is for the items of the history."""
+
+    codes: Tensor  # (p, C)
+    items: Tensor  # (p, n)
+
+
+class _SetLosses(Function):
+    """Arguments as of `set_losses`, with items and bonus (P, n) that may be empty."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        codes: Tensor,
+        bonus: Tensor,
+        items: Tensor,
+        targets: Tensor,
+        sums: CodeSums,
+        teacher: TeacherDistribution | None,
+    ) -> tuple[Tensor, Tensor]:
+        of_targets, of_teacher = codes.new_empty(2, len(codes))
+        predicted, wanted = [], []
+        step = max(SCORES_AT_A_TIME[codes.device.type] // len(sums.codes), 1)
+        for start in range(0, len(codes), step):
+            rows = slice(start, start + step)
+            columns = ItemScores(codes[rows], items[rows], bonus[rows]).columns(sums)  # (N, p)
+            chosen = columns.gather(0, targets[rows][None])[0]
+            found, normaliser = _per_code(columns, sums, items[rows])
+            predicted.append(found)
+            of_targets[rows] = normaliser - chosen
+            if teacher is not None:
+                taught, _ = _per_code(teacher.columns(rows), sums, items[rows])
+                wanted.append(taught)
+                mean = torch.linalg.vecdot(taught.codes, codes[rows]) + torch.linalg.vecdot(taught.items, bonus[rows])
+                of_teacher[rows] = normaliser - mean
+        kept = [torch.cat(parts) for parts in (*zip(*predicted, strict=True), *zip(*wanted, strict=True))]
+        ctx.save_for_backward(items, targets, *kept)
+        ctx.codes = sums.codes
+        return of_targets, of_teacher
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_targets, of_teacher = (gradient[:, None] for gradient in gradients)  # (P, 1)
+        items, targets, *kept = ctx.saved_tensors
+        grad_codes, grad_bonus = ((of_targets + of_teacher) * part for part in kept[:2])
+        for gradient, taught in zip((grad_codes, grad_bonus), kept[2:], strict=False):
+            gradient.addcmul_(of_teacher, taught, value=-1)
+        chosen = ctx.codes[targets]  # (P, T)
+        grad_codes.scatter_add_(1, chosen, -of_targets.expand(chosen.shape))
+        grad_bonus -= of_targets * (items == targets[:, None])
+        return grad_codes, grad_bonus, None, None, None, None
+
+
+def _per_code(columns: Tensor, sums: CodeSums, items: Tensor) -> tuple[_PerCode, Tensor]:
+    """The softmax of logits (N, p), summed per code, and (p,) the log-sum-exp. The logits are overwritten."""
+    top = columns.amax(0)
+    total = columns.sub_(top).exp_().sum(0)
+    of_items = columns.gather(0, items.T)
+    return _PerCode((sums.of_codes(columns) / total).T, (of_items / total).T), top + total.log()

@@ -1,0 +1,1 @@
+"""The service: a model behind an address, with batches, a changing champion, limits and metrics."""

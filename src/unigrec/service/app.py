@@ -1,0 +1,232 @@
+"""The addresses of the service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, HTTPException
+from fastapi import Path as InPath
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
+
+from unigrec.service.batching import Batcher, Job, Lost, QueueFull
+from unigrec.service.kinds import Answers, ItemRequest
+from unigrec.service.limits import check_size, weight_of
+from unigrec.service.replies import INTERNAL, OK, Question, problem
+from unigrec.serving.schema import (
+    ComplementAnswer,
+    ComplementRequest,
+    ItemAnswer,
+    Request,
+    SimilarAnswer,
+    SimilarRequest,
+)
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import ServeParams
+    from unigrec.service.fleet import Fleet
+    from unigrec.service.metrics import Metrics
+
+PAGE = Path(__file__).with_name("docs.html")
+RETRY = {"Retry-After": "1"}  # seconds
+VERSION_HEADER = "X-Unigrec-Version"
+CLIENT_GONE = 499  # nobody reads it; nginx's number for its log
+
+log = logging.getLogger("unigrec.service")
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body cannot be read."},
+    401: {"model": Problem, "description": "No token, or a wrong one."},
+    413: {"model": Problem, "description": "The body is too large."},
+    422: {"model": Problem, "description": "The request is not of the schema, too large, or cannot be met."},
+    503: {
+        "model": Problem,
+        "description": "Too many wait, or there was no answer in time. Retry-After: seconds.",
+    },
+}
+
+
+class Service:
+    """Answers requests with the fleet's workers."""
+
+    def __init__(self, params: ServeParams, fleet: Fleet, batcher: Batcher, metrics: Metrics):
+        self.params, self.fleet, self.batcher, self.metrics = params, fleet, batcher, metrics
+        self.is_draining = False
+
+    async def ask(self, kind: str, asked: BaseModel, http: HttpRequest) -> Response:
+        """Queue a question, and wait for its reply, its deadline, or the end of its client."""
+        if (found := check_size(asked, self.params)) is not None:
+            raise HTTPException(422, found)
+        try:
+            question = Question(kind, asked.model_dump_json().encode())
+        except PydanticSerializationError as error:  # JSON may hold half of a surrogate pair
+            raise HTTPException(422, "a text is not valid Unicode") from error
+        if self.fleet.current is None:
+            return _unavailable(self.fleet.problem or "no model is loaded yet")
+        try:
+            job = self.batcher.put(question, weight_of(asked))
+        except QueueFull:
+            return _unavailable("too many requests wait")
+        gone = asyncio.ensure_future(_gone(http))
+        seconds = self.params.deadline_ms / 1e3
+        both: set[asyncio.Future[Any]] = {job.reply, gone}
+        try:
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if job.reply.done():
+                return self._answer(job)
+            if gone.done():
+                self.metrics.gone.inc()
+                return Response(status_code=CLIENT_GONE)
+            self.metrics.late.inc()
+            return _unavailable(f"no answer within {seconds:g} s")
+        finally:
+            gone.cancel()
+            self.batcher.drop(job)
+
+    def _answer(self, job: Job) -> Response:
+        if isinstance(job.reply.exception(), Lost):
+            return _unavailable("the workers that computed the answer died")
+        reply = job.reply.result()
+        self.metrics.unknown.inc(reply.unknown)
+        self.metrics.popular.inc(reply.popular)
+        body = reply.body
+        if reply.status == INTERNAL:
+            log.error("%s failed: %s", job.question.kind, json.loads(body)["detail"])
+            body = problem("internal error")
+        return Response(body, reply.status, {VERSION_HEADER: job.version}, media_type="application/json")
+
+
+def batcher_of(params: ServeParams, metrics: Metrics) -> Batcher:
+    """The queue of a service. A batch may take a third of the deadline: a question may wait for one and is in one."""
+    return Batcher(
+        params.queue,
+        params.batch_size,
+        params.batch_wait_ms / 1e3,
+        slow_seconds=params.deadline_ms / 3e3,
+        metrics=metrics,
+    )
+
+
+async def _gone(http: HttpRequest) -> None:
+    """Returns when the client has closed its connection. Only to be called after the body was read."""
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _unavailable(why: str) -> Response:
+    return Response(problem(why), 503, RETRY, media_type="application/json")
+
+
+def build_app(service: Service) -> FastAPI:
+    """All addresses. `unigrec.service.guard` stands before them."""
+    app = FastAPI(
+        title="UniGRec",
+        summary="Recommendations by semantic identifiers: what next, what instead, what goes with it.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+    )
+    _add_questions(app, service)
+    _add_state(app, service)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: HttpRequest, error: RequestValidationError) -> Response:
+        first: dict[str, Any] = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        text = first["msg"].removeprefix("Value error, ")
+        return Response(problem(f"{place}: {text}" if place else text), 422, media_type="application/json")
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: HttpRequest, error: Exception) -> Response:
+        """Starlette raises the error again after this answer; the guard logs it."""
+        return Response(problem("internal error"), INTERNAL, media_type="application/json")
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
+
+    return app
+
+
+# The page holds its script and style, and asks this server alone.
+PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+
+
+def _add_questions(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/recommend", response_model=Answers, responses=REFUSALS, tags=["answers"])
+    async def recommend(asked: Request, http: HttpRequest) -> Response:
+        """What next? One answer per history. An empty history, or one of unknown items, gets the most popular items."""
+        return await service.ask("recommend", asked, http)
+
+    @app.post("/v1/similar", response_model=SimilarAnswer, responses=REFUSALS, tags=["answers"])
+    async def similar(asked: SimilarRequest, http: HttpRequest) -> Response:
+        """What instead of this item?"""
+        return await service.ask("similar", asked, http)
+
+    @app.post("/v1/complement", response_model=ComplementAnswer, responses=REFUSALS, tags=["answers"])
+    async def complement(asked: ComplementRequest, http: HttpRequest) -> Response:
+        """What goes with these items?"""
+        return await service.ask("complement", asked, http)
+
+    absent: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "The catalogue lacks the item."}}
+
+    @app.get("/v1/items/{item}", response_model=ItemAnswer, responses=REFUSALS | absent, tags=["answers"])
+    async def item(item: Annotated[str, InPath(description="Its id.")], http: HttpRequest) -> Response:
+        """What the bundle knows of an item."""
+        return await service.ask("item", ItemRequest(item=item), http)
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    fleet = service.fleet
+
+    @app.get("/v1/model", responses={401: REFUSALS[401], 503: REFUSALS[503]}, tags=["state"])
+    async def model() -> Response:
+        """The model that answers: version, figures, data, and since when."""
+        if fleet.current is None:
+            return _unavailable(fleet.problem or "no model is loaded yet")
+        version = fleet.current.version
+        facts = {"version": version.label, "since": version.since, "why": version.why} | fleet.current.facts
+        return JSONResponse(facts)
+
+    @app.get("/healthz", tags=["state"])
+    async def healthz() -> Response:
+        """200 while the process lives."""
+        return JSONResponse({"alive": True})
+
+    @app.get("/readyz", responses={503: {"description": "No model answers."}}, tags=["state"])
+    async def readyz() -> Response:
+        """200 while requests are answered. `problem`: why the model that is asked for is not the one that answers."""
+        ready = fleet.is_ready and not service.is_draining
+        current = fleet.current
+        state = {
+            "ready": ready,
+            "version": current.version.label if current else None,
+            "workers": sum(not worker.is_lost for worker in current.workers) if current else 0,
+            "draining": service.is_draining,
+            "problem": fleet.problem,
+        }
+        return JSONResponse(state, OK if ready else 503)
+
+    @app.get("/metrics", responses={401: REFUSALS[401]}, response_class=Response, tags=["state"])
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,52 @@
+"""What can be asked of the service, and of what schema the answers are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from unigrec.serving.schema import (
+    Answer,
+    AnyAnswer,
+    ComplementAnswer,
+    ComplementRequest,
+    ItemAnswer,
+    ItemId,
+    Request,
+    SimilarAnswer,
+    SimilarRequest,
+)
+
+
+class Answers(AnyAnswer):
+    """One answer per history, in their order."""
+
+    answers: tuple[Answer, ...]
+
+
+class ItemRequest(BaseModel):
+    """What `Bundle.item` takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item: ItemId
+
+
+class Kind(NamedTuple):
+    """Schemas of a question and its answer. The method of `Bundle` has the kind's name.
+
+    refused: the HTTP status when the bundle refuses a question.
+    """
+
+    request: type[BaseModel]
+    answer: type[BaseModel]
+    refused: int = 422
+
+
+KINDS = {
+    "recommend": Kind(Request, Answers),
+    "similar": Kind(SimilarRequest, SimilarAnswer),
+    "complement": Kind(ComplementRequest, ComplementAnswer),
+    "item": Kind(ItemRequest, ItemAnswer, refused=404),
+}

@@ -1,0 +1,221 @@
+"""The process behind the address: HTTP, the queue, and the processes that it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import uvicorn
+
+from unigrec.base.errors import UnigrecError
+from unigrec.base.masking import SERVE_TOKENS_VARIABLE
+from unigrec.service.app import Service, batcher_of, build_app
+from unigrec.service.fleet import Fleet
+from unigrec.service.guard import Guard
+from unigrec.service.metrics import Metrics
+from unigrec.service.watch import Event, Version, Watched
+
+if TYPE_CHECKING:
+    from unigrec.config.schema import RegisterParams, ServeParams
+
+MIN_TOKEN = 16  # characters
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+log = logging.getLogger("unigrec.service")
+
+
+class Place(NamedTuple):
+    """Where the service is found. port: 0: any that is free."""
+
+    host: str
+    port: int
+
+
+def serve(params: ServeParams, registry: RegisterParams, model: str, place: Place, workers: int) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        model: an alias, which is watched, a version number, or a bundle's folder.
+
+    Raises:
+        UnigrecError: the address is taken, a token is too short, or the first model does not load.
+    """
+    _set_up_log()
+    tokens = tokens_from(os.environ.get(SERVE_TOKENS_VARIABLE, ""))
+    listener = _bound(place)
+    with listener, tempfile.TemporaryDirectory(prefix="unigrec-serve-") as scratch:
+        asyncio.run(_Server(params, registry, model, workers, Path(scratch), tokens, listener).run())
+
+
+def tokens_from(text: str) -> list[str]:
+    """Tokens with commas between them. Raises UnigrecError if one is short."""
+    tokens = [token.strip() for token in text.split(",") if token.strip()]
+    if any(len(token) < MIN_TOKEN for token in tokens):
+        raise UnigrecError(
+            f"{SERVE_TOKENS_VARIABLE}: a token has fewer than {MIN_TOKEN} characters; make one with: "
+            'python -c "import secrets; print(secrets.token_urlsafe(24))"'
+        )
+    return tokens
+
+
+def _bound(place: Place) -> socket.socket:
+    """A socket that does not listen yet. Raises UnigrecError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise UnigrecError(
+            f"{place.host}:{place.port}: cannot be bound: {error.strerror}; choose another one with --host and --port"
+        ) from error
+    return listener
+
+
+def _set_up_log() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    for logger, level in ((log, logging.INFO), (logging.getLogger("uvicorn"), logging.CRITICAL)):
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without its signal handlers: the service drains first, and cleans up after it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Server:
+    def __init__(
+        self,
+        params: ServeParams,
+        registry: RegisterParams,
+        model: str,
+        workers: int,
+        scratch: Path,
+        tokens: list[str],
+        listener: socket.socket,
+    ):
+        self.params, self.registry, self.model, self.scratch = params, registry, model, scratch
+        self.listener = listener
+        metrics = Metrics()
+        batcher = batcher_of(params, metrics)
+        self.fleet = Fleet(scratch, workers, batcher, metrics)
+        self.service = Service(params, self.fleet, batcher, metrics)
+        self.guard = Guard(build_app(self.service), tokens, params.max_body_kb * 1024, params.log, metrics)
+        self.http = _Uvicorn(
+            uvicorn.Config(
+                self.guard,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=int(params.deadline_ms / 1e3) + 1,
+            )
+        )
+        self.failure: UnigrecError | None = None
+        host, port = listener.getsockname()[:2]
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if host not in LOOPBACK and not tokens:
+            log.warning("no token is needed: who reaches %s may ask; set %s", self.address, SERVE_TOKENS_VARIABLE)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        log.info("loading %s", self.model)
+        await self.fleet.open()
+        follow = asyncio.create_task(self._follow_or_end())
+        try:
+            await self.http.serve(sockets=[self.listener])
+        finally:
+            follow.cancel()
+            await asyncio.wait({follow})
+            await self.fleet.close()
+        log.info("ended")
+        if self.failure is not None:
+            raise self.failure
+
+    def _end(self, number: int) -> None:
+        """End: on SIGTERM after `drain_seconds`, in which load balancers see /readyz; at once on Ctrl-C."""
+        if self.service.is_draining or number == signal.SIGINT:
+            self.http.should_exit = True
+            return
+        log.info("draining for %g s", self.params.drain_seconds)
+        self.service.is_draining = self.guard.is_draining = True
+        asyncio.get_running_loop().call_later(self.params.drain_seconds, setattr, self.http, "should_exit", True)
+
+    async def _follow_or_end(self) -> None:
+        """Follow the model. If the first one does not load, end."""
+        try:
+            await self._follow()
+        except UnigrecError as error:
+            self.failure = error
+            self.http.should_exit = True
+
+    async def _follow(self) -> None:
+        folder = Path(self.model)
+        if "/" in self.model or os.path.isdir(self.model):
+            await self.fleet.change(Version(label=folder.name, folder=folder.absolute()))
+            self._say_ready()
+            return
+        while True:
+            async for event in self._events():
+                await self._meet(event)
+            log.error("the process that watches the registry ended; it is started again")
+            await asyncio.sleep(self.params.watch_seconds)
+
+    async def _meet(self, event: Event) -> None:
+        """Raises UnigrecError when there is no model yet, and this event brings none."""
+        if event.version is None:
+            if self.fleet.current is None and event.problem is not None:
+                raise UnigrecError(event.problem)
+            self.fleet.report(event.problem)
+            return
+        is_first = self.fleet.current is None
+        try:
+            await self.fleet.change(event.version)
+        except UnigrecError:
+            if is_first:
+                raise
+            return
+        if is_first:
+            self._say_ready()
+
+    async def _events(self) -> AsyncIterator[Event]:
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "unigrec.service.watch"],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        watched = Watched(
+            register_params=self.registry, model=self.model, scratch=self.scratch, seconds=self.params.watch_seconds
+        )
+        process.stdin.write(watched.model_dump_json().encode() + b"\n")  # an address may hold a password
+        try:
+            async for line in process.stdout:
+                yield Event.model_validate_json(line)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def _say_ready(self) -> None:
+        log.info("ready at %s (a page of all addresses: %s/docs)", self.address, self.address)
