@@ -378,6 +378,23 @@ def audience(
     print_audience(load_params(params), model, item, histories, k=k, rank_by=rank_by, as_json=as_json)
 
 
+@app.command("export-features", rich_help_panel=MODELS)
+def export_features(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where items.parquet and users.parquet are written.")],
+    histories: Annotated[
+        Path | None, typer.Option(help="Interactions of users: Parquet, CSV or JSON lines; by default, items alone.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the soft codes: higher, softer.")] = 0.01,
+    model: Model = "champion",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write identifiers, vectors and states as Parquet, for a shop's own ranking model."""
+    from unigrec.commands import features
+    from unigrec.config.schema import load_params
+
+    print(features.export_features(load_params(params), model, out, histories, temperature))
+
+
 @app.command("add-items", rich_help_panel=MODELS)
 def add_items(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The items: Parquet, CSV or JSON lines.")],
