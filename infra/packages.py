@@ -67,10 +67,45 @@ PURPOSES = {
 }
 HEAD = """# Packages
 
-What the pinned packages are for. `make install` installs requirements.lock, which is all that `make run` needs. The
-other lists come on top, for those who need them. Written by `.venv/bin/python infra/packages.py` after `make
-install-dev`; sizes are those of one environment (Linux, x86-64, Python {python}), and a test compares the names with
-the lists.
+What the pinned packages are for, and what installs them. `make install` installs requirements.lock, which is all that
+`make run` needs. The other lists come on top, for those who need them.
+
+## Python
+
+3.11, 3.12 and 3.13. CI runs 3.11. On 3.13 the first quarter of the quick suite was run (some 800 tests, no failure),
+and a short `make run` up to its gates, with PyPI's build of torch, without a GPU. On 3.12 no more than resolving
+the lists was tried. On 3.14 nothing was run, so the Makefile refuses it. Every pinned package has a wheel for it, but
+antlr4-python3-runtime and deepspeed, which have none for any version: pip builds them.
+
+    grep -v -e ^antlr4 -e ^deepspeed requirements.lock > lock
+    p=x86_64; pip install --dry-run --no-deps --target x --only-binary :all: --requirement lock \\
+        --python-version 3.14 --implementation cp --abi cp314 --abi abi3 --abi none --platform any \\
+        --platform manylinux_2_28_$p --platform manylinux_2_27_$p --platform manylinux_2_24_$p \\
+        --platform manylinux_2_17_$p --platform manylinux2014_$p --platform manylinux_2_12_$p \\
+        --platform manylinux2010_$p --platform manylinux_2_5_$p --platform manylinux1_$p
+
+The environment is made by the first of `python3.11`, `python3.12`, `python3.13`, `python3` that runs and is one of
+these; `PYTHON=path` names another. Both `make install` and `make run` print it. An environment keeps its interpreter:
+to change it, remove `.venv`.
+
+## The build of torch
+
+On Linux, torch from PyPI needs CUDA's packages, which torch names itself: they are in none of our lists. `make run
+TORCH=cpu` takes torch, and torch alone, from PyTorch's index of CPU builds, and everything else from where pip finds
+it. `TORCH_INDEX` names another index, or a folder of wheels. If what comes needs CUDA all the same, or the environment
+has such a build already, the command stops and says so. **Not tried**: that index itself, which cannot be reached where
+this was written; a folder of wheels was.
+
+## pip and uv
+
+uv installs if it is on PATH and pip has no settings about where packages come from (`pip config list`: an index, links,
+constraints, certificates, a proxy), since uv reads none of them. If uv fails, pip goes on. `INSTALLER=pip` or
+`INSTALLER=uv` decides; CI uses pip.
+
+## The lists
+
+Written by `.venv/bin/python infra/packages.py > docs/packages.md` after `make install-dev`. Sizes are those of one
+environment (Linux, x86-64, Python {python}). A test compares the names with the lists.
 
 | list | packages | MB | for | comes with |
 |---|---|---|---|---|"""

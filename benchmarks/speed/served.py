@@ -131,18 +131,19 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
     following = torch.randint(items, (items * SUCCESSORS,))
     content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
     starts = torch.arange(items + 1) * SUCCESSORS
-    pairs = Pairs(starts, following, torch.rand(len(following)))
-    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(pairs, pairs, content))
+    # Tensors of a file share no memory.
+    successors, together = (Pairs(starts.clone(), following.clone(), torch.rand(len(following))) for _ in range(2))
+    write_neighbours(Artifacts().rank / paths.NEIGHBOURS_FILE, Neighbours(successors, together, content))
     ones = np.ones(len(following), np.int64)
     baskets = Baskets(starts.numpy(), following.numpy(), ones, np.full(items, SUCCESSORS), items, by_day=True)
     write_baskets(Artifacts().rank / paths.BASKETS_FILE, baskets)
-    fusion = Fusion(RankBy.GENERATIVE, Weights(0.5, follows=1.0, alike=1.0))
+    fusion = Fusion(RankBy.GENERATIVE, Weights(0.5, 1.0, 1.0, 1.0, 1.0, 1.0))
     files.write_json(Artifacts().rank / paths.FUSION_FILE, fusion.as_dict())
 
 
 def _write_reports() -> None:
     """Write the other files that a bundle needs, almost empty."""
-    nothing: dict[str, Any] = {"student": {}, "passed": False, "rows": {}}
+    nothing: dict[str, Any] = {"student": {}, "passed": False, "gates": [], "rows": {}}
     for path in (
         Artifacts().evaluate / paths.METRICS_FILE,
         Artifacts().decision,

@@ -345,7 +345,8 @@ def complement(
 @app.command(rich_help_panel=MODELS)
 def serve(
     model: Annotated[
-        str, typer.Option(help="Alias, which is watched: its next version is served without a break; or as above.")
+        str,
+        typer.Option(help="Alias, which is watched for another version; or a version number; or folder of a bundle."),
     ] = "champion",
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,

@@ -108,5 +108,6 @@ def test_the_next_steps_can_be_pasted(tmp_path, monkeypatch):
     assert steps["experiments"] == "mlflow ui --backend-store-uri sqlite:///x.db"
     champion = dict(next_steps(summary(aliases=["champion"], tracking_uri="sqlite:///mlflow.db")))
     assert "--model" not in champion["recommendations"]
+    assert (steps["serve it"], champion["serve it"]) == ("unigrec serve --model 3", "unigrec serve")
     assert champion["experiments"] == "mlflow ui"
     assert dict(next_steps(summary(tracking_uri="http://host")))["experiments"] == "http://host"

@@ -25,6 +25,9 @@ QUESTIONS = [
     asked("complement", basket=["P3", "P5"], k=1),
     asked("item", item="a,b"),
     asked("item", item="gone"),
+    asked(histories=[["P3"]], k=2, boost={"item_index > 5": 0.5}),
+    asked(histories=[["P4"]], k=2, boost={"item_index > 5": 0.5}),
+    asked(histories=1),
     asked(histories=[["P5"]], k=3, allow=["P3", "P4", "P5"], deny=["P4"]),
 ]
 
@@ -39,7 +42,7 @@ def test_a_batch_is_replied_to_as_each_question_alone(tiny_bundle):
     alone = [replies(tiny_bundle, [question])[0] for question in QUESTIONS]
     assert [without_scores(reply) for reply in together] == [without_scores(reply) for reply in alone]
     assert [reply._replace(body=b"") for reply in together] == [reply._replace(body=b"") for reply in alone]
-    assert [reply.status for reply in together] == [200, 200, 200, 200, 200, 422, 200, 200, 404, 200]
+    assert [reply.status for reply in together] == [200, 200, 200, 200, 200, 422, 200, 200, 404, 200, 200, 500, 200]
 
 
 def test_requests_that_agree_are_searched_for_together(tiny_bundle, monkeypatch):

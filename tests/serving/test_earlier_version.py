@@ -77,6 +77,7 @@ def test_the_kept_version_is_what_that_commit_made():
     assert "code: null" in (KEPT / "model/MLmodel").read_text()
 
 
+@pytest.mark.slow
 def test_every_command_works_with_a_version_of_that_layout(params, tmp_path, monkeypatch):
     # No process per request; tests/flows/test_promote.py has real ones.
     monkeypatch.setattr(judge, "probe", lambda *_, limit: [1.0])

@@ -163,6 +163,7 @@ def next_steps(summary: Summary) -> list[tuple[str, str]]:
         ("metrics", "dvc metrics show"),
         ("plots", "dvc plots show"),
         ("recommendations", f"unigrec recommend --history {history} -k 10{option}"),
+        ("serve it", f"unigrec serve{option}"),
     ]
 
 

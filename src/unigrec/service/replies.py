@@ -56,12 +56,15 @@ class Reply(NamedTuple):
 def replies(bundle: Bundle, questions: Sequence[Question]) -> list[Reply]:
     """A reply per question. Histories of requests whose other fields are equal are searched for together."""
     found: dict[int, Reply] = {}
-    groups: dict[Request, list[tuple[int, Request]]] = {}
+    groups: dict[str, list[tuple[int, Request]]] = {}  # by the other fields, as JSON
     for place, question in enumerate(questions):
-        kind = KINDS[question.kind]
-        asked = kind.request.model_validate_json(question.body)
+        try:
+            asked = KINDS[question.kind].request.model_validate_json(question.body)
+        except ValueError as error:  # the service has checked it with the same schema
+            found[place] = _refused(error, KINDS[question.kind].refused)
+            continue
         if isinstance(asked, Request):
-            groups.setdefault(asked.model_copy(update={"histories": ()}), []).append((place, asked))
+            groups.setdefault(asked.model_dump_json(exclude={"histories"}), []).append((place, asked))
         else:
             found[place] = _single(bundle, question.kind, asked)
     for members in groups.values():

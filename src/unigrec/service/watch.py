@@ -51,19 +51,21 @@ def main() -> None:
     die_with_parent()
     watched = Watched.model_validate_json(sys.stdin.readline())
     said = Event()
-    number: str | None = None
+    known: Version | None = None
     while True:
-        event = look(watched, number)
-        if event.version is not None:
-            number = event.version.label
+        event = look(watched, known)
+        known = event.version or known
         if event != said:
             print(event.model_dump_json(), flush=True)
         said = Event(problem=event.problem)
         time.sleep(watched.seconds)
 
 
-def look(watched: Watched, number: str | None) -> Event:
-    """The version that the alias points to, unless it has the number; its files are fetched."""
+def look(watched: Watched, known: Version | None) -> Event:
+    """The version that the alias points to, unless it is known; its files are fetched if it is another one.
+
+    A promotion moves the alias first and says when and why afterwards: then the version comes again, with both.
+    """
     from unigrec.registry.tracking import mlflow_client
     from unigrec.registry.versions import named_version
 
@@ -71,12 +73,10 @@ def look(watched: Watched, number: str | None) -> Event:
         with mlflow_client(watched.register_params) as client:
             found = named_version(client, watched.register_params.model_name, watched.model)
         label = str(found.version)
-        if label == number:
-            return Event()
-        folder = _fetched(watched, label)
-        with mlflow_client(watched.register_params) as client:  # a promotion moves the alias first, and says why then
-            found = named_version(client, watched.register_params.model_name, label)
-        return Event(version=Version(label=label, folder=folder, **_since(found.tags)))
+        is_known = known is not None and known.label == label
+        folder = known.folder if known is not None and is_known else _fetched(watched, label)
+        version = Version(label=label, folder=folder, **_since(found.tags))
+        return Event() if version == known else Event(version=version)
     except UnigrecError as error:
         return Event(problem=masked(str(error)))
 

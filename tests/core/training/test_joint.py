@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from support.tiny_pipeline import inside
-from support.tiny_training import CPU, tiny_data, tiny_params, tiny_run, tiny_tokenizer, write_project
+from support.tiny_training import CPU, ITEMS, tiny_data, tiny_params, tiny_run, tiny_tokenizer, write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.base.launcher import run_ranks
@@ -27,6 +27,7 @@ from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import UnifiedModel
+from unigrec.core.sequences import Sequences
 from unigrec.core.training import joint as joint_module
 from unigrec.core.training import student
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
@@ -377,3 +378,28 @@ def test_a_loss_that_is_not_finite_is_one_line_and_an_exit_code(tmp_path, proces
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (EXIT_BAD_INPUT, "", 1), done.stderr
     assert done.stderr.startswith("error: joint: the loss is not finite at epoch 1, step 0: loss nan")
     assert not (tmp_path / Artifacts().joint).exists()
+
+
+def views_and_purchases(weights: dict[str, float]) -> Sequences:
+    """Users who view the item seven further and, less often, buy the next one. Each user's last two are purchases."""
+    generator = np.random.default_rng(0)
+    users, length = 120, 12
+    bought = generator.random((users, length)) < 0.3
+    bought[:, -2:] = True
+    steps = np.where(bought, 1, 7)
+    steps[:, 0] = generator.integers(0, ITEMS, users)
+    offsets = np.arange(users + 1) * length
+    weight = np.where(bought, weights["purchase"], weights["view"]).astype(np.float32).ravel()
+    items = (steps.cumsum(1) % ITEMS).ravel()
+    return Sequences(items, offsets, ITEMS, weights=weight / weight.mean(), validation=offsets[1:] - 2)
+
+
+@pytest.mark.slow
+def test_weights_of_events_make_the_student_recommend_what_is_bought():
+    """The item viewed next is more frequent than the one bought next, and comes first unless purchases weigh more."""
+    params = joint_params(epochs=8, validation_users=60, recommender_lr=0.01)
+    found = {}
+    for name, weights in {"alike": (1.0, 1.0), "purchases": (1.0, 0.1)}.items():
+        sequences = views_and_purchases(dict(zip(("purchase", "view"), weights, strict=True)))
+        found[name] = run(params, tiny_data()._replace(sequences=sequences)).kept["validation_ndcg_at_10"]
+    assert found["purchases"] > found["alike"] + 0.1, found

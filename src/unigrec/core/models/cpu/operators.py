@@ -110,10 +110,13 @@ def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def padded(rows: Tensor) -> Tensor:
-    """rows (N, n), with zero rows appended to the size of a `row_buffer`; not copied if N is such a size."""
+    """rows (N, n), with zero rows appended to the size of a `row_buffer`; not copied if N is such a size.
+
+    The result is contiguous: oneDNN multiplies parts of a wider matrix several times as slowly.
+    """
     buffer = row_buffer(len(rows), rows.shape[1], rows.dtype)
     if len(buffer) == len(rows):
-        return rows
+        return rows.contiguous()
     buffer[: len(rows)] = rows
     return buffer
 
