@@ -17,6 +17,7 @@ from benchmarks.quality.steps import finished_rung, load_data
 from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.base.markdown import markdown_table
 from unigrec.core.identifiers.collisions import group_of
+from unigrec.core.retrieval.lookalike import auc
 from unigrec.core.sequences import Sequences
 from unigrec.pipeline.outputs import load_codes
 
@@ -52,15 +53,6 @@ def columns(ids: np.ndarray, prefixes: np.ndarray, counts: np.ndarray) -> dict[s
         "prefixes": np.column_stack([prefixes, seen]),
         "both": np.column_stack([ids, prefixes, seen]),
     }
-
-
-def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve; ties count half."""
-    values, places = np.unique(scores, return_inverse=True)
-    sizes = np.bincount(places, minlength=len(values))
-    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[places]
-    good = int(labels.sum())
-    return float((ranks[labels == 1].sum() - good * (good + 1) / 2) / (good * (len(labels) - good)))
 
 
 def run() -> int:
