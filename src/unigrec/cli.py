@@ -416,6 +416,38 @@ def audience(
     print_audience(load_params(params), model, item, histories, k=k, rank_by=rank_by, as_json=as_json)
 
 
+@app.command(rich_help_panel=MODELS)
+def lookalike(
+    seed: Annotated[Path, typer.Option(help="User ids, one per line: the users to find others like.")],
+    histories: Annotated[Path, typer.Option(help="Interactions of all users: Parquet, CSV or JSON lines.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many users.")] = 1000,
+    model: Model = "champion",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the users who are most like given ones, as CSV; they themselves are left out."""
+    from unigrec.commands.audience import print_lookalikes
+    from unigrec.config.schema import load_params
+
+    print_lookalikes(load_params(params), model, seed, histories, k)
+
+
+@app.command("export-features", rich_help_panel=MODELS)
+def export_features(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where items.parquet and users.parquet are written.")],
+    histories: Annotated[
+        Path | None, typer.Option(help="Interactions of users: Parquet, CSV or JSON lines; by default, items alone.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the soft codes: higher, softer.")] = 0.01,
+    model: Model = "champion",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write identifiers, vectors and states as Parquet, for a shop's own ranking model."""
+    from unigrec.commands import features
+    from unigrec.config.schema import load_params
+
+    print(features.export_features(load_params(params), model, out, histories, temperature))
+
+
 @app.command("add-items", rich_help_panel=MODELS)
 def add_items(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The items: Parquet, CSV or JSON lines.")],
