@@ -362,6 +362,23 @@ def serve(
     run(load_params(params), model, host, port, workers=workers)
 
 
+@app.command(rich_help_panel=MODELS)
+def audience(
+    item: Annotated[str, typer.Option(help="Id of the item.")],
+    histories: Annotated[Path, typer.Option(help="Interactions of the users: Parquet, CSV or JSON lines.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many users.")] = 1000,
+    model: Model = "champion",
+    rank_by: Annotated[RankBy | None, typer.Option(help="What scores the item; by default, what was best.")] = None,
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the users who are most likely to take an item next, as CSV."""
+    from unigrec.commands.audience import print_audience
+    from unigrec.config.schema import load_params
+
+    print_audience(load_params(params), model, item, histories, k=k, rank_by=rank_by, as_json=as_json)
+
+
 @app.command("add-items", rich_help_panel=MODELS)
 def add_items(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The items: Parquet, CSV or JSON lines.")],

@@ -142,6 +142,7 @@ def test_it_answers_on_its_own_code_where_this_package_has_moved(registered, tmp
         assert (status, words in message) == (400, True), (name, message)
 
 
+@pytest.mark.slow
 def test_requirements_name_what_the_carried_code_imports(registered):
     own, others = model_package.imported_modules(registered.model / "pyfunc_model.py")
     packages = {"mlflow": "mlflow-skinny", "ruamel": "ruamel.yaml"}
@@ -163,6 +164,7 @@ def test_a_model_that_lacks_some_of_its_code_is_found_out(registered, tmp_path):
         model_package.ask_stored(model, HISTORY, k=1)
 
 
+@pytest.mark.slow
 def test_no_stored_code_runs_in_our_processes(registered, tmp_path):
     path = list(sys.path)
     mark = tmp_path / "mark"

@@ -69,7 +69,15 @@ from unigrec.serving.parts import (
 )
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
-from unigrec.serving.schema import Answer, ComplementAnswer, ItemAnswer, RecommendedItem, SimilarAnswer
+from unigrec.serving.schema import (
+    Answer,
+    AudienceAnswer,
+    AudienceUser,
+    ComplementAnswer,
+    ItemAnswer,
+    RecommendedItem,
+    SimilarAnswer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -122,10 +130,10 @@ class Bundle:
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
         self._new: NewItems | None = None
-        self._read_as = torch.arange(len(codes))  # (N,) the trained item as which models read an item of a history
+        self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
         if extension is not None and extension.added and ranking is not None:
             self._new = NewItems(ranking.dense, extension.content, content)
-            self._read_as[self.trained :] = self._new.stand_ins()
+            self._stand_ins = self._new.stand_ins()
             content = torch.cat([content, extension.content])
             baskets = None if baskets is None else baskets.with_items(extension.added)
         served = [folder / SERVED] if SERVED in manifest["files"] else []
@@ -240,7 +248,7 @@ class Bundle:
         self, retriever: Retriever, histories: list[list[int]], allowed: torch.Tensor | None, count: int, exclude: bool
     ) -> BeamResult:
         """The best `count` allowed items for each history; after them, the best added ones."""
-        read = [self._read_as[history].tolist() for history in histories]
+        read = [self._readable(own) for own in histories]
         of_trained = None if allowed is None else allowed[: self.trained]
         denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
         best = retriever.retrieve(read, min(count, self.trained), of_trained, denied=denied)
@@ -253,6 +261,11 @@ class Bundle:
         items, scores = (torch.cat(pair, dim=1) for pair in zip(best, below, strict=True))
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         return BeamResult(items.gather(1, order)[:, : len(self.item_ids)], scores[:, : len(self.item_ids)])
+
+    def _readable(self, history: list[int]) -> list[int]:
+        """The trained items of a history; of one without any, the nearest trained items instead."""
+        trained = [item for item in history if item < self.trained]
+        return trained or self._stand_ins[torch.tensor(history) - self.trained].tolist()
 
     def similar(
         self,
@@ -295,6 +308,35 @@ class Bundle:
             raise UnigrecError("no item of the basket is in the catalogue")
         return self._related.complement(
             known, k, self._allowed_array(allow, deny, filter), unknown=len(basket) - len(known)
+        )
+
+    def audience(
+        self, item: str, histories: Sequence[Sequence[str | None]], k: int, rank_by: RankBy | None = None
+    ) -> AudienceAnswer:
+        """The k histories after which an item is most likely to come next, by its exact score.
+
+        Args:
+            item: its id. histories, rank_by: as in `recommend`; histories without a known item have no score.
+
+        Raises:
+            UnigrecError: the catalogue does not hold the item, no history holds a known item, or as `recommend`.
+        """
+        by, index = rank_by or self.ranks_by, self._index(item)
+        if by not in self.retrievers:
+            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        if k < 1:
+            raise UnigrecError(f"k = {k}: expected at least 1")
+        known = [[self.index_of[one] for one in history if one in self.index_of] for history in histories]
+        rows = [row for row, history in enumerate(known) if history]
+        if not rows:
+            raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
+        only = torch.zeros(len(self.item_ids), dtype=torch.bool)
+        only[index] = True
+        scores = self._search(self.retrievers[by], [known[row] for row in rows], only, 1, exclude=False).scores[:, 0]
+        best = scores.sort(descending=True, stable=True).indices[:k].tolist()
+        return AudienceAnswer(
+            users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
+            unread=len(known) - len(rows),
         )
 
     def item(self, item: str) -> ItemAnswer:

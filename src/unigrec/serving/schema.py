@@ -239,3 +239,17 @@ class ComplementAnswer(AnyAnswer):
     stand_ins: tuple[str, ...] = Field(
         description="Items of the basket that were never bought with another; the baskets of items like them count."
     )
+
+
+class AudienceUser(AnyAnswer):
+    """One history of an audience."""
+
+    row: int = Field(description="Its place among the histories, from 0.")
+    score: float = Field(description="Higher is more likely: the item's score after the history, as in `recommend`.")
+
+
+class AudienceAnswer(AnyAnswer):
+    """The histories after which an item is most likely."""
+
+    users: tuple[AudienceUser, ...] = Field(description="At most k, the most likely first.")
+    unread: int = Field(description="Histories without an item of the catalogue, which have no score.")

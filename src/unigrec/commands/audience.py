@@ -1,0 +1,73 @@
+"""`unigrec audience`: the users who are most likely to take an item next."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unigrec.base.errors import UnigrecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from unigrec.config.schema import Params
+    from unigrec.core.retrieval.rank_by import RankBy
+
+
+def print_audience(
+    params: Params, model: str, item: str, histories: Path, k: int, rank_by: RankBy | None, as_json: bool
+) -> None:
+    """Print the k users of a file of interactions who are most likely to take an item next, as CSV or JSON.
+
+    Args:
+        model: alias, version number, or a bundle's folder. histories: Parquet, CSV or JSON lines, as the shop's
+            interactions.
+
+    Raises:
+        UnigrecError: the file cannot be read, or as `Bundle.audience`.
+    """
+    from unigrec.data.sources.folder import read_interactions
+    from unigrec.registry.versions import load_bundle
+
+    bundle = load_bundle(params.register_, model)
+    interactions, notes = read_interactions(histories, params.ingest)
+    for note in notes:
+        print(f"{histories}: {note}", file=sys.stderr)
+    users, items = histories_of(interactions)
+    answer = bundle.audience(item, items, k, rank_by)
+    if answer.unread:
+        print(f"{answer.unread} of {len(users)} users have no item of the catalogue", file=sys.stderr)
+    if as_json:
+        named = [{"user_id": users[found.row], "score": found.score} for found in answer.users]
+        print(json_of({"item": item, "users": named, "unread": answer.unread}))
+        return
+    print("user_id,score")
+    for found in answer.users:
+        print(f"{quoted(users[found.row])},{found.score:.4f}")
+
+
+def histories_of(interactions: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """The users, and the items of each in the order of time; equal times keep the order of the rows.
+
+    Raises UnigrecError if there is no interaction.
+    """
+    ordered = interactions.filter(interactions["user_id"].is_valid()).sort_by("timestamp")
+    found: dict[str, list[str]] = {}
+    for user, item in zip(ordered["user_id"].to_pylist(), ordered["item_id"].to_pylist(), strict=True):
+        found.setdefault(user, []).append(item)
+    if not found:
+        raise UnigrecError("the file holds no interaction")
+    return list(found), list(found.values())
+
+
+def quoted(text: str) -> str:
+    """A value of a CSV file."""
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n\r') else text
+
+
+def json_of(value: object) -> str:
+    """Indented JSON."""
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False)
