@@ -14,6 +14,8 @@ from unigrec.serving.schema import (
     ItemAnswer,
     ItemId,
     Request,
+    SearchAnswer,
+    SearchRequest,
     SimilarAnswer,
     SimilarRequest,
 )
@@ -48,5 +50,6 @@ KINDS = {
     "recommend": Kind(Request, Answers),
     "similar": Kind(SimilarRequest, SimilarAnswer),
     "complement": Kind(ComplementRequest, ComplementAnswer),
+    "search": Kind(SearchRequest, SearchAnswer),
     "item": Kind(ItemRequest, ItemAnswer, refused=404),
 }
