@@ -10,7 +10,6 @@ import argparse
 import tempfile
 import time
 from contextlib import chdir
-from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,18 +113,24 @@ def ranks_among_new(bundle: Bundle, cold: Targets) -> dict[str, np.ndarray]:
     return {rule: np.concatenate(parts) for rule, parts in ranks.items()}
 
 
-def ranks_in_lists(bundle: Bundle, asked: Targets, places: int, unread: bool = False) -> np.ndarray:
-    """(U,) rank of each target in a list of ten. unread: new items of a history are left out of it."""
+def ranks_in_lists(bundle: Bundle, asked: Targets, places: int) -> np.ndarray:
+    """(U,) rank of each target in a list of ten."""
     ranks = []
     share = NewShare(at_least=places, days=1) if places else None
     for rows in in_chunks(np.arange(len(asked.targets)), 10 * USERS_AT_ONCE):
         histories = [asked.histories[row] for row in rows]
-        if unread:
-            histories = [[item for item in own if bundle.index_of[item] < bundle.trained] for own in histories]
         for row, answer in zip(rows, bundle.recommend(histories, CUTOFF, new_share=share), strict=True):
             names = [item.item_id for item in answer.items]
             ranks.append(names.index(asked.targets[row]) + 1 if asked.targets[row] in names else 0)
     return np.array(ranks)
+
+
+def with_stand_ins(bundle: Bundle, asked: Targets) -> Targets:
+    """The same users, with the trained item of the nearest text in place of each new item of a history."""
+    assert bundle._new is not None
+    ids = np.array(bundle.item_ids, dtype=object)
+    read_as = dict(zip(ids[bundle.trained :], ids[bundle._new.stand_ins().numpy()], strict=True))
+    return asked._replace(histories=[[read_as.get(item, item) for item in own] for own in asked.histories])
 
 
 def figures(ranks: np.ndarray) -> list[str]:
@@ -160,10 +165,11 @@ def run() -> int:
         heads = [f"{name} {metric}" for name in ("new", "old") for metric in ("R@10", "NDCG@10")]
         print(markdown_table(["places for new items", *heads], rows), "\n")
         met = [any(bundle.index_of[item] >= bundle.trained for item in history) for history in warm.histories]
-        some = Targets(list(compress(warm.histories, met)), list(compress(warm.targets, met)))
+        rows_met = [row for row, own in enumerate(met) if own]
+        some = Targets([warm.histories[row] for row in rows_met], [warm.targets[row] for row in rows_met])
         rows = [
-            [name, *figures(ranks_in_lists(bundle, some, 0, unread))]
-            for name, unread in (("read as the nearest trained item", False), ("left out", True))
+            [name, *figures(ranks_in_lists(bundle, asked, 0))]
+            for name, asked in (("left out", some), ("read as the nearest trained item", with_stand_ins(bundle, some)))
         ]
         print(markdown_table([f"new items in {len(some.targets)} histories", "R@10", "NDCG@10"], rows))
     return EXIT_OK

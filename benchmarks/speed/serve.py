@@ -21,6 +21,7 @@ from benchmarks.speed.shapes import learning_data
 CLIENTS = (1, 8, 32)
 ROUNDS, SECONDS = 3, 20.0
 WORKERS = 2
+DEADLINE_MS = 30_000  # MLflow's server has none
 DESIGN = "published"
 RATIOS = ("per s", "CPU ms")
 REFUSED = 1  # exit code of `unigrec register` for a bundle whose gates refused it: it is a version without alias
@@ -72,7 +73,7 @@ def histories_of(artifacts: str | None, quick: bool) -> list[list[str]]:
 def register(project: Path, bundle: str) -> None:
     """Make a project whose registry has the bundle as one more version. Raises RuntimeError."""
     if not project.is_dir():
-        make_project(project, "--profile", "sample")
+        make_project(project, "--profile", "sample", "--set", f"serve.deadline_ms={DEADLINE_MS}")
     usage = run_command([*UNIGREC, "register", "--bundle", bundle], folder=project, PATH=path_of_tools())
     if usage.code not in (0, REFUSED):
         raise RuntimeError(f"unigrec register ended with code {usage.code}; its output is above")

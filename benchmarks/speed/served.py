@@ -102,7 +102,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         files.write_json(Artifacts().joint / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
         files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
         files.write_table(Artifacts().catalogue, pa.table(catalogue))
-        files.write_table(Artifacts().served_columns, _served_columns(catalogue["item_id"]))
+        files.write_table(Artifacts().served_columns, _served_columns([item_id(index) for index in range(items)]))
         _write_ranking(items, shape["embedding_dim"], params)
         _write_reports()
         serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")

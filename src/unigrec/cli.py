@@ -279,6 +279,7 @@ def recommend(
         list[str] | None,
         typer.Option(metavar="RULE", help="Add to the scores of some: \"0.3: brand = 'Canon'\"; repeatable."),
     ] = None,
+    reasons: Annotated[bool, typer.Option("--reasons", help="Say of every item why it is recommended.")] = False,
     as_json: AsJson = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -298,6 +299,42 @@ def recommend(
         diversity=diversity,
         new_share=new_share,
         boost=boost or [],
+        reasons=reasons,
+        as_json=as_json,
+    )
+
+
+@app.command(rich_help_panel=MODELS)
+def search(
+    query: Annotated[str, typer.Argument(metavar="WORDS", help="What is looked for, in quotes.")],
+    history: Annotated[
+        list[str] | None, typer.Option(help="What the visitor had, as the history of `recommend`; by default nothing.")
+    ] = None,
+    search_weight: Annotated[
+        float | None, typer.Option(min=0.0, help="Weight of the words next to the history (1); 0: the history alone.")
+    ] = None,
+    k: HowMany = 10,
+    model: Model = "champion",
+    allow: Allow = None,
+    deny: Deny = None,
+    where: Where = None,
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the items that words ask for, and that suit a history."""
+    from unigrec.commands.search import print_found
+    from unigrec.config.schema import load_params
+
+    print_found(
+        load_params(params),
+        model,
+        query,
+        history or [],
+        search_weight=search_weight,
+        k=k,
+        allow=allow or [],
+        deny=deny or [],
+        filter=where,
         as_json=as_json,
     )
 
@@ -345,7 +382,8 @@ def complement(
 @app.command(rich_help_panel=MODELS)
 def serve(
     model: Annotated[
-        str, typer.Option(help="Alias, which is watched: its next version is served without a break; or as above.")
+        str,
+        typer.Option(help="Alias, which is watched for another version; or a version number; or folder of a bundle."),
     ] = "champion",
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
@@ -359,6 +397,55 @@ def serve(
 
     keep_quiet()
     run(load_params(params), model, host, port, workers=workers)
+
+
+@app.command(rich_help_panel=MODELS)
+def audience(
+    item: Annotated[str, typer.Option(help="Id of the item.")],
+    histories: Annotated[Path, typer.Option(help="Interactions of the users: Parquet, CSV or JSON lines.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many users.")] = 1000,
+    model: Model = "champion",
+    rank_by: Annotated[RankBy | None, typer.Option(help="What scores the item; by default, what was best.")] = None,
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the users who are most likely to take an item next, as CSV."""
+    from unigrec.commands.audience import print_audience
+    from unigrec.config.schema import load_params
+
+    print_audience(load_params(params), model, item, histories, k=k, rank_by=rank_by, as_json=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+def lookalike(
+    seed: Annotated[Path, typer.Option(help="User ids, one per line: the users to find others like.")],
+    histories: Annotated[Path, typer.Option(help="Interactions of all users: Parquet, CSV or JSON lines.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many users.")] = 1000,
+    model: Model = "champion",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print the users who are most like given ones, as CSV; they themselves are left out."""
+    from unigrec.commands.audience import print_lookalikes
+    from unigrec.config.schema import load_params
+
+    print_lookalikes(load_params(params), model, seed, histories, k)
+
+
+@app.command("export-features", rich_help_panel=MODELS)
+def export_features(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where items.parquet and users.parquet are written.")],
+    histories: Annotated[
+        Path | None, typer.Option(help="Interactions of users: Parquet, CSV or JSON lines; by default, items alone.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the soft codes: higher, softer.")] = 0.01,
+    model: Model = "champion",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write identifiers, vectors and states as Parquet, for a shop's own ranking model."""
+    from unigrec.commands import features
+    from unigrec.config.schema import load_params
+
+    print(features.export_features(load_params(params), model, out, histories, temperature))
 
 
 @app.command("add-items", rich_help_panel=MODELS)

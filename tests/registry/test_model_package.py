@@ -17,6 +17,7 @@ def test_the_signature_describes_the_table_of_answers():
         "item_ids": ["a", "a"],
         "titles": ["A", "A"],
         "scores": [-1.5, -1.5],
+        "reasons": ["", ""],
         "unknown": 1,
         "by_popularity": True,
     }
@@ -24,7 +25,7 @@ def test_the_signature_describes_the_table_of_answers():
     columns = {column.name: column.type for column in signature().outputs}
     text, number = Array(DataType.string), Array(DataType.double)
     assert columns == {
-        **{"item_ids": text, "titles": text, "scores": number},
+        **{"item_ids": text, "titles": text, "scores": number, "reasons": text},
         **{"unknown": DataType.long, "by_popularity": DataType.boolean},
     }
     assert list(columns) == list(table.columns)
@@ -43,6 +44,7 @@ def test_its_parameters_are_the_fields_of_a_request():
         "diversity": "",
         "new_share": "",
         "boost": [],
+        "reasons": False,
     }
     assert asked.rank_by is None
     assert {"histories", *found} == set(Request.model_fields)

@@ -18,7 +18,9 @@ def question(*histories: list[str], k: int = 2) -> Question:
 
 
 def batcher(**settings: float) -> Batcher:
-    return Batcher(**{"limit": 8, "size": 4, "wait_seconds": 0.005, "metrics": Metrics()} | settings)
+    return Batcher(
+        **{"limit": 8, "size": 4, "wait_seconds": 0.005, "slow_seconds": 60.0, "metrics": Metrics()} | settings
+    )
 
 
 class DyingWorker(LocalWorker):
@@ -47,6 +49,20 @@ def test_a_batch_holds_no_more_histories_than_its_size_and_a_large_question_goes
         queue.add(worker)
         await asyncio.gather(*(job.reply for job in jobs))
         assert [len(batch) for batch in worker.batches] == [2, 1, 1, 1]
+
+    asyncio.run(case())
+
+
+def test_batches_shrink_while_they_are_slow_and_grow_again(tiny_bundle):
+    async def case():
+        queue, worker = batcher(limit=100, slow_seconds=0.0), LocalWorker(tiny_bundle)
+        jobs = [queue.put(question(["P3"]), 1) for _ in range(8)]
+        queue.add(worker)
+        await asyncio.gather(*(job.reply for job in jobs))
+        assert [len(batch) for batch in worker.batches] == [4, 2, 1, 1]
+        queue.slow_seconds = 60.0
+        await asyncio.gather(*(queue.put(question(["P3"]), 1).reply for _ in range(6)))
+        assert [len(batch) for batch in worker.batches[4:]] == [1, 2, 3]
 
     asyncio.run(case())
 

@@ -139,6 +139,13 @@ def test_removing_what_was_added_gives_the_parent_back(parent, child):
     assert one.recommend(HISTORIES, k=3, new_share=share(1))[0].items[-1].item_id == "N2"
 
 
+def test_items_can_be_added_again_and_again(child):
+    twice = Bundle.load(extend.add_items(child, pa.table({"item_id": ["N3"], "title": ["pen gel"]}), DAY + 9))
+    assert twice.item_ids[ITEMS:] == ["N1", "N2", "N3"]
+    assert np.array_equal(twice.identifiers[:-1], Bundle.load(child).identifiers)
+    assert [item.item_id for item in twice.recommend([["P6"]], k=1, new_share=share(1))[0].items] == ["N3"]
+
+
 def test_a_trained_item_that_is_removed_is_not_recommended_and_can_come_back(parent):
     gone = extend.remove_items(parent, {"P5"})
     bundle = Bundle.load(gone)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unigrec.config.schema import ServeParams
-from unigrec.service.app import Service, build_app
+from unigrec.service.app import Service, batcher_of, build_app
 from unigrec.service.batching import Batcher, Worker
 from unigrec.service.generation import facts_of
 from unigrec.service.guard import Guard
@@ -88,7 +88,7 @@ class Parts:
 def parts_of(params: ServeParams, tokens: tuple[str, ...] = ()) -> Parts:
     """A service without a model."""
     metrics = Metrics()
-    batcher = Batcher(params.queue, params.batch_size, params.batch_wait_ms / 1e3, metrics)
+    batcher = batcher_of(params, metrics)
     service = Service(params, LocalFleet(batcher), batcher, metrics)
     guard = Guard(build_app(service), tokens, params.max_body_kb * 1024, params.log, metrics)
     return Parts(service, guard, metrics)

@@ -34,6 +34,7 @@ def print_recommendations(
     diversity: str | None,
     new_share: str | None,
     boost: Sequence[str],
+    reasons: bool,
     as_json: bool,
 ) -> None:
     """Print recommendations for one history.
@@ -58,6 +59,7 @@ def print_recommendations(
         diversity=diversity,
         new_share=new_share,
         boost=list(boost),
+        reasons=reasons,
     )
     (answer,) = bundle.recommend(**dict(request))
     if as_json:
@@ -136,7 +138,8 @@ def _print_table(answer: Answer, asked: int) -> None:
         print("No item of the history is in the catalogue: these are the most popular items.")
     elif answer.unknown:
         print(f"{answer.unknown} of {asked} items of the history are not in the catalogue and were left out.")
-    print_items(answer.items, {})
+    with_reasons = any(item.reason for item in answer.items)
+    print_items(answer.items, {"reason": lambda item: item.reason.text} if with_reasons else {})
 
 
 def print_items(items: Sequence[Any], more: dict[str, Callable[[Any], str]]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,27 +11,7 @@ import numpy as np
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import EmbedParams
 from unigrec.embedding.vectors import Encoded
-
-# Chinese and Japanese write no spaces: each of their characters is a word, as is any other run of letters or digits.
-CHARACTERS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-JOINERS = r"\u200c\u200d"  # between letters of one word, as in Persian and Indic scripts
-VARIATION_SELECTORS = range(0xFE00, 0xFE10)  # marks that choose a glyph, most of them of emoji: no part of a word
-LAST_MARK = 0x1F000  # above it are only more variation selectors
-
-
-@cache
-def word_pattern() -> str:
-    """Regular expression of a word. Marks (vowel signs, accents, tones) belong to it, but `\\w` lacks them."""
-    codes = (code for code in range(LAST_MARK) if code not in VARIATION_SELECTORS)
-    marks = "".join(chr(code) for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc"))
-    letters = rf"[^\W{CHARACTERS}]+"
-    goes_on = rf"[{JOINERS}]*[{marks}]+(?:{letters})?|[{JOINERS}]+{letters}"
-    return rf"[{CHARACTERS}]|{letters}(?:(?![ -~])(?:{goes_on}))*"  # the lookahead only saves time: ASCII has no marks
-
-
-def _plain(text: str) -> str:
-    """Lower case, and one code per letter with its accents, where Unicode has one."""
-    return unicodedata.normalize("NFC", text.lower())
+from unigrec.embedding.words import plain, word_pattern
 
 
 @dataclass(frozen=True)
@@ -66,7 +44,7 @@ def _vectorizer(**settings: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
-        preprocessor=_plain, sublinear_tf=True, token_pattern=word_pattern(), dtype=np.float32, **settings
+        preprocessor=plain, sublinear_tf=True, token_pattern=word_pattern(), dtype=np.float32, **settings
     )
 
 

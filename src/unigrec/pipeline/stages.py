@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from unigrec.data.drift import Drift
 
 CHECKPOINT_SECONDS = 20.0
+OVERLAP_HISTORY = 20  # items of a history that targets are compared with
 FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
 OTHER_PARAMS = (
     "snapshot",
@@ -270,12 +271,18 @@ def identifier_health(
     model: Tokenizer, sequences: Sequences, vectors: torch.Tensor, temperature: float, seed: int
 ) -> dict[str, Any]:
     """The figures of `unigrec.core.identifiers.health.health`, hit rates among them. vectors: (N, D)."""
-    from unigrec.core.identifiers.health import HIT_NEIGHBOURS, HIT_SAMPLE, health
+    from unigrec.core.identifiers.collisions import hard_codes
+    from unigrec.core.identifiers.health import HIT_NEIGHBOURS, HIT_SAMPLE, code_overlap, health
     from unigrec.core.retrieval.cooccurrence import sample_cooccurring
+    from unigrec.core.sequences import sample
 
     together = sample_cooccurring(sequences, HIT_NEIGHBOURS, HIT_SAMPLE, seed)
     vectors = vectors.to(model.codebooks.device)
-    return health(model, vectors, sequences.train_counts(), temperature, together)
+    figures = health(model, vectors, sequences.train_counts(), temperature, together)
+    users = sample(sequences.evaluation_users(), HIT_SAMPLE, seed)
+    past = sequences.held_out(users, "validation", OVERLAP_HISTORY)
+    overlap = code_overlap(hard_codes(model, vectors), past.items, past.lengths, past.targets) if len(users) else []
+    return figures | {"target_code_overlap": overlap}
 
 
 def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import unigrec
 from unigrec.serving.probe import ask_child
-from unigrec.serving.schema import ANSWER_COLUMNS, ITEM_COLUMNS, Answer, RecommendedItem, Request
+from unigrec.serving.schema import ANSWER_COLUMNS, ITEM_COLUMNS, REASONS_COLUMN, Answer, RecommendedItem, Request
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -99,12 +99,13 @@ def signature() -> ModelSignature:
     MLflow cuts all ids of a list that holds a null to one character. Text and whole numbers are ids, a null counts as
     unknown, and the model refuses everything else.
 
-    Output: `item_ids`, `titles` and `scores` (log-probabilities), best first; `unknown`, how many ids of the history
-    the catalogue does not hold; `by_popularity`, true if no id is known and these are the most popular items.
+    Output: `item_ids`, `titles`, `scores` (log-probabilities) and `reasons` (texts, empty unless they were asked for),
+    best first; `unknown`, how many ids of the history the catalogue does not hold; `by_popularity`, true if no id is
+    known and these are the most popular items.
 
     Parameters, as in `Bundle.recommend`: `k`; `allow` and `deny`, lists of item ids; `exclude_history`; `rank_by`;
-    `filter`; `diversity`, `new_share` and `boost` as texts. MLflow has no null: an empty `allow` or `filter` means that
-    every item is allowed, an empty `rank_by` what validation chose, and an empty rule none.
+    `filter`; `reasons`; `diversity`, `new_share` and `boost` as texts. MLflow has no null: an empty `allow` or `filter`
+    means that every item is allowed, an empty `rank_by` what validation chose, and an empty rule none.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -120,6 +121,7 @@ def signature() -> ModelSignature:
         ColSpec(Array(types[RecommendedItem.model_fields[field].annotation]), column)
         for field, column in ITEM_COLUMNS.items()
     ]
+    lists.append(ColSpec(Array(DataType.string), REASONS_COLUMN))
     values = [ColSpec(types[Answer.model_fields[name].annotation], name) for name in ANSWER_COLUMNS]
     defaults = {name: field.default for name, field in Request.model_fields.items()}
     return ModelSignature(
@@ -133,6 +135,7 @@ def signature() -> ModelSignature:
                 ParamSpec("exclude_history", DataType.boolean, defaults["exclude_history"]),
                 ParamSpec("rank_by", DataType.string, ""),
                 ParamSpec("filter", DataType.string, ""),
+                ParamSpec("reasons", DataType.boolean, defaults["reasons"]),
                 ParamSpec("diversity", DataType.string, ""),
                 ParamSpec("new_share", DataType.string, ""),
                 ParamSpec("boost", DataType.string, [], shape=(-1,)),

@@ -112,6 +112,17 @@ class Service:
         return Response(body, reply.status, {VERSION_HEADER: job.version}, media_type="application/json")
 
 
+def batcher_of(params: ServeParams, metrics: Metrics) -> Batcher:
+    """The queue of a service. A batch may take a third of the deadline: a question may wait for one and is in one."""
+    return Batcher(
+        params.queue,
+        params.batch_size,
+        params.batch_wait_ms / 1e3,
+        slow_seconds=params.deadline_ms / 3e3,
+        metrics=metrics,
+    )
+
+
 async def _gone(http: HttpRequest) -> None:
     """Returns when the client has closed its connection. Only to be called after the body was read."""
     while (await http.receive())["type"] != "http.disconnect":

@@ -1,7 +1,8 @@
 """The queue of questions, and the batches that workers take from it.
 
 A worker takes what waits, as much as a batch holds. If that is less than a batch, it waits a few milliseconds for more
-first. Under load, batches therefore grow by themselves: they hold what arrived during the batch before.
+first. Under load, batches therefore grow by themselves: they hold what arrived during the batch before. They shrink
+where they take so long that their answers would come after the deadline: that work would be for nothing.
 """
 
 from __future__ import annotations
@@ -76,11 +77,13 @@ class Batcher:
     """Gives questions to workers.
 
     Args:
-        limit: histories that may wait. size: histories of a batch. wait_seconds: for more, where a batch is not full.
+        limit: histories that may wait. size: histories of a batch, at most. wait_seconds: for more, where a batch is
+            not full. slow_seconds: a batch that takes longer halves the next ones; another one lets them grow by one.
     """
 
-    def __init__(self, limit: int, size: int, wait_seconds: float, metrics: Metrics):
-        self.limit, self.size, self.wait_seconds, self.metrics = limit, size, wait_seconds, metrics
+    def __init__(self, limit: int, size: int, wait_seconds: float, slow_seconds: float, metrics: Metrics):
+        self.limit, self.largest, self.size = limit, size, size
+        self.wait_seconds, self.slow_seconds, self.metrics = wait_seconds, slow_seconds, metrics
         self.on_lost: Callable[[Worker], None] = lambda worker: None
         self._jobs: deque[Job] = deque()
         self._waiting = 0  # histories
@@ -147,7 +150,10 @@ class Batcher:
                 self._again(job)
             return False
         self.metrics.batch.observe(sum(job.weight for job in jobs))
-        self.metrics.searched.observe(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self.metrics.searched.observe(seconds)
+        is_slow = seconds > self.slow_seconds
+        self.size = max(self.size // 2, 1) if is_slow else min(self.size + 1, self.largest)
         for job, reply in zip(jobs, found, strict=True):
             if not job.reply.done():
                 job.version = worker.version

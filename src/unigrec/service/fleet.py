@@ -8,6 +8,7 @@ after its last batch.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -57,6 +58,7 @@ class Fleet:
         self.scratch, self.size, self.batcher, self.metrics = scratch, workers, batcher, metrics
         self.current: Generation | None = None
         self.problem: str | None = None  # why the model that is asked for does not answer
+        self._numbers = itertools.count(1)
         self._started: dict[int, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -124,7 +126,7 @@ class Fleet:
 
     async def _start(self, version: Version) -> Generation:
         """A generation whose workers are all connected. Raises UnigrecError."""
-        number = max(self._started, default=0) + 1
+        number = next(self._numbers)
         process = self._spare or await _new_process()
         self._spare = None
         generation = self._started[number] = Generation(number, version, process)

@@ -18,8 +18,7 @@ import uvicorn
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import SERVE_TOKENS_VARIABLE
-from unigrec.service.app import Service, build_app
-from unigrec.service.batching import Batcher
+from unigrec.service.app import Service, batcher_of, build_app
 from unigrec.service.fleet import Fleet
 from unigrec.service.guard import Guard
 from unigrec.service.metrics import Metrics
@@ -113,7 +112,7 @@ class _Server:
         self.params, self.registry, self.model, self.scratch = params, registry, model, scratch
         self.listener = listener
         metrics = Metrics()
-        batcher = Batcher(params.queue, params.batch_size, params.batch_wait_ms / 1e3, metrics)
+        batcher = batcher_of(params, metrics)
         self.fleet = Fleet(scratch, workers, batcher, metrics)
         self.service = Service(params, self.fleet, batcher, metrics)
         self.guard = Guard(build_app(self.service), tokens, params.max_body_kb * 1024, params.log, metrics)
@@ -138,6 +137,7 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
+        log.info("loading %s", self.model)
         await self.fleet.open()
         follow = asyncio.create_task(self._follow_or_end())
         try:

@@ -67,9 +67,23 @@ from unigrec.serving.parts import (
     read_codes,
     read_ranking,
 )
+from unigrec.serving.reasons import Reasons
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
-from unigrec.serving.schema import Answer, ComplementAnswer, ItemAnswer, RecommendedItem, SimilarAnswer
+from unigrec.serving.schema import (
+    SEARCH_WEIGHT,
+    Answer,
+    AudienceAnswer,
+    AudienceUser,
+    ComplementAnswer,
+    FoundItem,
+    ItemAnswer,
+    Reason,
+    RecommendedItem,
+    SearchAnswer,
+    SimilarAnswer,
+)
+from unigrec.serving.search import WordSearch, with_history, without_history
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -122,10 +136,10 @@ class Bundle:
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
         self._new: NewItems | None = None
-        self._read_as = torch.arange(len(codes))  # (N,) the trained item as which models read an item of a history
+        self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
         if extension is not None and extension.added and ranking is not None:
             self._new = NewItems(ranking.dense, extension.content, content)
-            self._read_as[self.trained :] = self._new.stand_ins()
+            self._stand_ins = self._new.stand_ins()
             content = torch.cat([content, extension.content])
             baskets = None if baskets is None else baskets.with_items(extension.added)
         served = [folder / SERVED] if SERVED in manifest["files"] else []
@@ -134,6 +148,11 @@ class Bundle:
         until = manifest.get("data", {}).get("until", 0)
         self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
         self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
+        self._words = None if ranking is None else WordSearch(folder, codes, content, self.trained)
+        self._reasons = None
+        if ranking is not None:
+            read = (ranking.dense, ranking.neighbours, ranking.fusion.weights, baskets)
+            self._reasons = Reasons(*read, codes, self.item_ids, titles=self.titles.to_pylist)
 
     @property
     def id(self) -> str:
@@ -187,6 +206,7 @@ class Bundle:
         diversity: Diversity | None = None,
         new_share: NewShare | None = None,
         boost: Mapping[str, float] | None = None,
+        reasons: bool = False,
     ) -> list[Answer]:
         """The k best items for each history.
 
@@ -205,6 +225,7 @@ class Bundle:
             new_share: how many of the k are young. Items that were added after the training stand below all others,
                 ranked among themselves: a share brings them in.
             boost: expression -> what is added to the scores of the items that it holds for.
+            reasons: say of every item why it is recommended.
 
         Raises:
             UnigrecError: k is out of range, allow, deny and filter leave nothing, an expression is not understood, a
@@ -214,6 +235,8 @@ class Bundle:
         by = rank_by or self.ranks_by
         if by not in self.retrievers:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        if reasons and self._reasons is None:
+            raise UnigrecError("reasons: this bundle, of an earlier version, has no dense part; run the pipeline again")
         allowed = self._rules.allowed(allow, deny, filter)
         quotas, weights = self._rules.quotas(k, diversity, new_share), self._rules.boost(boost)
         known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
@@ -229,8 +252,10 @@ class Bundle:
             return BeamResult(found.items[:, :k], found.scores[:, :k])
 
         best = ranked(search, len(asked))
-        found = dict(zip(asked, self._named_rows(best), strict=True))
-        popular = self._named_rows(ranked(self._popular, 1))[0] if len(asked) < len(known) else ()
+        found = {row: self._named(best, place, known[row] if reasons else None) for place, row in enumerate(asked)}
+        popular: tuple[RecommendedItem, ...] = ()
+        if len(asked) < len(known):
+            popular = self._named(ranked(self._popular, 1), 0, [] if reasons else None)
         return [
             Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
             for row in range(len(known))
@@ -240,7 +265,7 @@ class Bundle:
         self, retriever: Retriever, histories: list[list[int]], allowed: torch.Tensor | None, count: int, exclude: bool
     ) -> BeamResult:
         """The best `count` allowed items for each history; after them, the best added ones."""
-        read = [self._read_as[history].tolist() for history in histories]
+        read = [self._readable(own) for own in histories]
         of_trained = None if allowed is None else allowed[: self.trained]
         denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
         best = retriever.retrieve(read, min(count, self.trained), of_trained, denied=denied)
@@ -253,6 +278,60 @@ class Bundle:
         items, scores = (torch.cat(pair, dim=1) for pair in zip(best, below, strict=True))
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         return BeamResult(items.gather(1, order)[:, : len(self.item_ids)], scores[:, : len(self.item_ids)])
+
+    def _readable(self, history: list[int]) -> list[int]:
+        """The trained items of a history; of one without any, the nearest trained items instead."""
+        trained = [item for item in history if item < self.trained]
+        return trained or self._stand_ins[torch.tensor(history) - self.trained].tolist()
+
+    def search(
+        self,
+        query: str | np.ndarray,
+        history: Sequence[str | None] = (),
+        k: int = 10,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] | None = None,
+        filter: str | None = None,
+        search_weight: float = SEARCH_WEIGHT,
+    ) -> SearchAnswer:
+        """The k items that a query asks for, and that suit a history.
+
+        Args:
+            query: words; or, where the bundle's encoder is a language model, their vector (D,).
+            history: item ids, oldest first; without a known one, the query alone decides.
+            k, allow, deny, filter: as in `recommend`.
+            search_weight: of the query's score next to 1 for the history's; with 0, the answer is that of `recommend`.
+
+        Raises:
+            UnigrecError: no word of the query is known, the bundle cannot embed it, or as `recommend`.
+        """
+        self._check_k(k)
+        if self._words is None:
+            raise UnigrecError("search: this bundle, of an earlier version, holds no texts; run the pipeline again")
+        allowed = self._rules.allowed(allow, deny, filter)
+        known = [self.index_of[item] for item in history if item in self.index_of]
+        scores = self._words.scores(query)
+        if known:
+            ranker = self.retrievers[self.ranks_by]
+            best = with_history(
+                lambda _, permitted, count: self._search(ranker, [known], permitted, count, exclude=False),
+                scores,
+                search_weight,
+                k,
+                allowed,
+            )
+        else:
+            best = without_history(scores, k, allowed)
+        rows = zip(best.items[0].tolist(), best.scores[0].tolist(), strict=True)
+        return SearchAnswer(
+            items=tuple(
+                FoundItem(item_id=self.item_ids[item], title=self._title(item), score=score)
+                for item, score in rows
+                if item >= 0
+            ),
+            unknown_words=tuple(self._words.encoder.unknown(query)) if isinstance(query, str) else (),
+            unknown=len(history) - len(known),
+        )
 
     def similar(
         self,
@@ -297,6 +376,35 @@ class Bundle:
             known, k, self._allowed_array(allow, deny, filter), unknown=len(basket) - len(known)
         )
 
+    def audience(
+        self, item: str, histories: Sequence[Sequence[str | None]], k: int, rank_by: RankBy | None = None
+    ) -> AudienceAnswer:
+        """The k histories after which an item is most likely to come next, by its exact score.
+
+        Args:
+            item: its id. histories, rank_by: as in `recommend`; histories without a known item have no score.
+
+        Raises:
+            UnigrecError: the catalogue does not hold the item, no history holds a known item, or as `recommend`.
+        """
+        by, index = rank_by or self.ranks_by, self._index(item)
+        if by not in self.retrievers:
+            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        if k < 1:
+            raise UnigrecError(f"k = {k}: expected at least 1")
+        known = [[self.index_of[one] for one in history if one in self.index_of] for history in histories]
+        rows = [row for row, history in enumerate(known) if history]
+        if not rows:
+            raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
+        only = torch.zeros(len(self.item_ids), dtype=torch.bool)
+        only[index] = True
+        scores = self._search(self.retrievers[by], [known[row] for row in rows], only, 1, exclude=False).scores[:, 0]
+        best = scores.sort(descending=True, stable=True).indices[:k].tolist()
+        return AudienceAnswer(
+            users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
+            unread=len(known) - len(rows),
+        )
+
     def item(self, item: str) -> ItemAnswer:
         """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
         index = self._index(item)
@@ -323,15 +431,16 @@ class Bundle:
         ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
         return BeamResult(ranked[None, :count], self.popularity[ranked[None, :count]])
 
-    def _named_rows(self, best: BeamResult) -> list[tuple[RecommendedItem, ...]]:
-        return [self._named(*row) for row in zip(best.items.tolist(), best.scores.tolist(), strict=True)]
-
-    def _named(self, items: list[int], scores: list[float]) -> tuple[RecommendedItem, ...]:
-        """Items for catalogue indices and scores; -1 stands for no item."""
+    def _named(self, best: BeamResult, row: int, history: Sequence[int] | None) -> tuple[RecommendedItem, ...]:
+        """The found items of a row, with their reasons if a history is given; -1 stands for no item."""
+        places = [place for place, item in enumerate(best.items[row].tolist()) if item >= 0]
+        items, scores = best.items[row, places].tolist(), best.scores[row, places].tolist()
+        reasons: list[Reason | None] = [None] * len(items)
+        if history is not None and self._reasons is not None:
+            reasons = [*self._reasons.of(history, items)]
         return tuple(
-            RecommendedItem(item_id=self.item_ids[item], title=self._title(item), score=score)
-            for item, score in zip(items, scores, strict=True)
-            if item >= 0
+            RecommendedItem(item_id=self.item_ids[item], title=self._title(item), score=score, reason=reason)
+            for item, score, reason in zip(items, scores, reasons, strict=True)
         )
 
     def _title(self, index: int) -> str:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 RIDGE = 0.1  # of the map from content to the teacher's part; held-out items of Office are told best by it
 SHOWN = 5  # ids in a message
-DATE, UNKNOWN = pa.timestamp("s"), 0  # of `FIRST_SEEN`; when an item of a log without days was first seen
+DATE = pa.timestamp("s")  # of `FIRST_SEEN`
+UNKNOWN = -62_135_596_800  # the year 1: when an item of a log without days was first seen
 
 
 class Catalogue(NamedTuple):
@@ -219,14 +220,12 @@ def _with_columns(catalogue: Catalogue, ids: pa.ChunkedArray, given: pa.Table | 
     served = catalogue.served
     if FIRST_SEEN not in served.column_names:
         served = served.append_column(FIRST_SEEN, pa.array([UNKNOWN] * served.num_rows, DATE))
-    columns = {"item_id": ids, FIRST_SEEN: pa.array([when] * len(ids), DATE)}
+    columns = {"item_id": ids, FIRST_SEEN: pa.array([when] * len(ids), DATE).cast(served[FIRST_SEEN].type)}
     for field in served.schema:
         if field.name not in columns:
+            values = None if given is None or field.name not in given.column_names else given[field.name]
             try:
-                if given is not None and field.name in given.column_names:
-                    columns[field.name] = given[field.name].cast(field.type)
-                else:
-                    columns[field.name] = pa.nulls(len(ids), field.type)
+                columns[field.name] = pa.nulls(len(ids), field.type) if values is None else values.cast(field.type)
             except pa.ArrowException as error:
                 raise UnigrecError(
                     f"column {field.name!r}: expected {field.type}, as in the catalogue: {error}"
@@ -237,7 +236,7 @@ def _with_columns(catalogue: Catalogue, ids: pa.ChunkedArray, given: pa.Table | 
 def _without_dates(served: pa.Table, extension: Extension) -> pa.Table:
     """Without the column that only added items brought in, once they are gone."""
     if not extension.added and FIRST_SEEN in served.column_names:
-        seen = served[FIRST_SEEN].cast(pa.int64())
+        seen = served[FIRST_SEEN].cast(DATE).cast(pa.int64())  # files keep milliseconds
         if pc.all(pc.equal(pc.fill_null(seen, UNKNOWN + 1), UNKNOWN)).as_py():
             served = served.drop_columns(FIRST_SEEN)
     return served

@@ -13,7 +13,7 @@ from mlflow.pyfunc import PythonModel
 
 from unigrec.base.errors import UnigrecError
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.schema import ANSWER_COLUMNS, ITEM_COLUMNS, Answer, Request
+from unigrec.serving.schema import ANSWER_COLUMNS, ITEM_COLUMNS, REASONS_COLUMN, Answer, Request
 
 
 class PyfuncModel(PythonModel):
@@ -54,6 +54,7 @@ def as_table(answers: list[Answer]) -> pd.DataFrame:
         column: [[getattr(item, field) for item in answer.items] for answer in answers]
         for field, column in ITEM_COLUMNS.items()
     }
+    columns[REASONS_COLUMN] = [[item.reason.text if item.reason else "" for item in a.items] for a in answers]
     columns |= {name: [getattr(answer, name) for answer in answers] for name in ANSWER_COLUMNS}
     return pd.DataFrame(columns)
 

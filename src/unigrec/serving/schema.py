@@ -91,6 +91,8 @@ NEW_TEXT = re.compile(
     re.IGNORECASE,
 )
 BOOST_TEXT = re.compile(r"\s*([+-]?\d{1,9}(?:\.\d{1,9})?)\s*:\s*(\S.*)", re.DOTALL)
+LONGEST_QUERY = 1000  # letters
+SEARCH_WEIGHT = 1.0  # of a query next to a history
 MOST_BOOSTS = 4  # conditions; each may double the number of searches
 
 
@@ -139,6 +141,16 @@ class ComplementRequest(AnyRequest):
     basket: tuple[ItemId, ...] = Field(min_length=1, description="The items that others shall go with.")
 
 
+class SearchRequest(AnyRequest):
+    """What `Bundle.search` takes, field by field."""
+
+    query: str = Field(min_length=1, max_length=LONGEST_QUERY, description="Words.")
+    history: tuple[ItemIdOrNull, ...] = Field((), description="What the visitor had, oldest first; may be empty.")
+    search_weight: float = Field(
+        SEARCH_WEIGHT, ge=0.0, le=1000.0, description="Of the query, next to 1 for the history."
+    )
+
+
 class Request(AnyRequest):
     """What `Bundle.recommend` takes, field by field: `bundle.recommend(**dict(request))`."""
 
@@ -155,6 +167,7 @@ class Request(AnyRequest):
     new_share: Annotated[NewShare | None, BeforeValidator(_new_share)] = Field(
         None, description="How many of the k are young; also as a text: at least 2 younger than 30 days."
     )
+    reasons: StrictBool = Field(False, description="Say of every item why it is recommended.")
     boost: Annotated[dict[str, Weight] | None, BeforeValidator(_boost)] = Field(
         None, max_length=MOST_BOOSTS, description="Condition, as in `filter` -> what is added to the items' scores."
     )
@@ -164,6 +177,24 @@ class AnyAnswer(BaseModel):
     """What every answer, and every item of one, has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Because(AnyAnswer):
+    """An item of the history that a recommendation rests on."""
+
+    item_id: str
+    title: str
+    weight: float = Field(description="How much lower the item's score would be without it.")
+    together: int = Field(description="Baskets with it and the recommended item; 0: none was counted.")
+    words: tuple[str, ...] = Field(description="Telling words that both titles have.")
+
+
+class Reason(AnyAnswer):
+    """Why an item is recommended."""
+
+    text: str = Field(description="For the shop's visitor.")
+    kind: str = Field(description="The words that tell the kind of the item, by its first code; empty: none do.")
+    because: tuple[Because, ...] = Field(description="Items of the history, the strongest first.")
 
 
 class RecommendedItem(AnyAnswer):
@@ -177,6 +208,7 @@ class RecommendedItem(AnyAnswer):
         "items: the log of its share of interactions. An item that was added after the training has a score of its "
         "own, less 1000: it stands below all others."
     )
+    reason: Reason | None = Field(None, description="Why; null if it was not asked for.")
 
 
 class Answer(AnyAnswer):
@@ -190,7 +222,8 @@ class Answer(AnyAnswer):
 
 
 # As a table, answers have one row per history: a list per field of an item, and a value per other field.
-ITEM_COLUMNS = {name: f"{name}s" for name in RecommendedItem.model_fields}  # field -> column
+ITEM_COLUMNS = {name: f"{name}s" for name in RecommendedItem.model_fields if name != "reason"}  # field -> column
+REASONS_COLUMN = "reasons"  # the text of each item's reason; empty if it was not asked for
 ANSWER_COLUMNS = tuple(name for name in Answer.model_fields if name != "items")
 
 
@@ -207,6 +240,25 @@ class SimilarAnswer(AnyAnswer):
     """The answer for one item."""
 
     items: tuple[SimilarItem, ...] = Field(description="At most k distinct items, best first.")
+
+
+class FoundItem(AnyAnswer):
+    """One item that a query finds."""
+
+    item_id: str
+    title: str
+    score: float = Field(
+        description="Of the query: log-probability of the item's codes and nearness of its text; with "
+        "a history, that of the history plus the weighted one of the query."
+    )
+
+
+class SearchAnswer(AnyAnswer):
+    """The answer to one query."""
+
+    items: tuple[FoundItem, ...] = Field(description="At most k distinct items, best first.")
+    unknown_words: tuple[str, ...] = Field(description="Words of the query that no text of the catalogue has.")
+    unknown: int = Field(description="How many items of the history the catalogue does not hold.")
 
 
 class ItemAnswer(AnyAnswer):
@@ -239,3 +291,17 @@ class ComplementAnswer(AnyAnswer):
     stand_ins: tuple[str, ...] = Field(
         description="Items of the basket that were never bought with another; the baskets of items like them count."
     )
+
+
+class AudienceUser(AnyAnswer):
+    """One history of an audience."""
+
+    row: int = Field(description="Its place among the histories, from 0.")
+    score: float = Field(description="Higher is more likely: the item's score after the history, as in `recommend`.")
+
+
+class AudienceAnswer(AnyAnswer):
+    """The histories after which an item is most likely."""
+
+    users: tuple[AudienceUser, ...] = Field(description="At most k, the most likely first.")
+    unread: int = Field(description="Histories without an item of the catalogue, which have no score.")

@@ -12,7 +12,16 @@ from support.small import few, plain_tokenizer, random_sequences, sequences_of, 
 from unigrec.core.identifiers import collisions
 from unigrec.core.identifiers import health as health_module
 from unigrec.core.identifiers.collisions import hard_codes
-from unigrec.core.identifiers.health import codebook_usage, entropy_bits, gini, health, hit_rate, identifier_curve
+from unigrec.core.identifiers.health import (
+    code_overlap,
+    codebook_usage,
+    entropy_bits,
+    entropy_given_prefix,
+    gini,
+    health,
+    hit_rate,
+    identifier_curve,
+)
 from unigrec.core.retrieval.cooccurrence import Cooccurring, sample_cooccurring
 
 
@@ -170,3 +179,15 @@ def test_the_curve_by_hand():
     }
     assert identifier_curve(tokenizer, embeddings, 1e6)["soft_hard_disagreement"] == 0.25
     assert not [name for name in identifier_curve(tokenizer, embeddings, 1e6) if "ch" in name]
+
+
+def test_entropy_given_the_prefix_adds_up_to_that_of_the_identifiers():
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
+    assert entropy_given_prefix(codes) == pytest.approx([1.0, 0.5])
+    assert entropy_given_prefix(np.array([[0, 5], [1, 6]])) == pytest.approx([1.0, 0.0])  # the prefix tells the code
+
+
+def test_code_overlap_counts_targets_whose_first_codes_the_history_has():
+    codes = np.array([[0, 0], [0, 1], [1, 0], [2, 0]])
+    histories, lengths = np.array([[0, 2], [2, 1], [3, 3]]), np.array([2, 1, 2])
+    assert code_overlap(codes, histories, lengths, np.array([1, 1, 3])) == pytest.approx([2 / 3, 1 / 3])

@@ -59,6 +59,30 @@ def entropy_bits(usage: np.ndarray) -> np.ndarray:
     return -(usage * np.log2(safe)).sum(-1)
 
 
+def entropy_given_prefix(codes: np.ndarray) -> list[float]:
+    """Entropy in bits of the codes of each level, given the codes before it: (N, L) -> L numbers.
+
+    They add up to the entropy of the whole identifiers. Near 0: the prefix tells the code, which then says nothing new.
+    """
+    whole = [_entropy_of(np.bincount(group_of(codes[:, : level + 1]))) for level in range(codes.shape[1])]
+    return np.diff([0.0, *whole]).tolist()
+
+
+def _entropy_of(counts: np.ndarray) -> float:
+    return float(entropy_bits(counts / counts.sum()))
+
+
+def code_overlap(codes: np.ndarray, histories: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> list[float]:
+    """Share of targets whose first 1, 2, ... L codes an item of their history has too: what a prefix tree can reuse.
+
+    Args:
+        codes: (N, L). histories: (B, n) items, padded on the right by lengths (B,). targets: (B,).
+    """
+    exists = np.arange(histories.shape[1]) < lengths[:, None]
+    same = (codes[histories] == codes[targets][:, None]).cumprod(-1).astype(bool) & exists[..., None]  # (B, n, L)
+    return same.any(1).mean(0).tolist()
+
+
 def gini(counts: np.ndarray) -> float:
     """Gini coefficient of non-negative counts: 0 if all are equal."""
     ordered = np.sort(counts.astype(np.float64))
@@ -130,6 +154,7 @@ def health(
         "codebook_utilisation": [float(level) for level in (usage > 0).mean(1)],
         "entropy_bits": [float(value) for value in bits],
         "entropy_share": [float(value) for value in bits / np.log2(tokenizer.codebook_size)],
+        "entropy_given_prefix_bits": entropy_given_prefix(codes),
         "gini_of_prefixes": [gini(sizes) for sizes in prefix_sizes],
         "reconstruction_soft": error_soft / embeddings.numel(),
         "reconstruction_hard": error_hard / embeddings.numel(),

@@ -40,6 +40,10 @@ class TeacherEnsemble(nn.Module):
         """Mean of the members' logits after each history: (B, T), (B,) -> (B, N)."""
         return self._mean([member.scores(items, lengths) for member in self.networks])
 
+    def scores_of(self, items: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """As `SASRec.scores_of`, the mean of the members' logits."""
+        return self._mean([member.scores_of(items, lengths, wanted) for member in self.networks])
+
     def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """As `SASRec.scores_at`, the mean of the members' logits."""
         return self._mean([member.scores_at(items, lengths, mask) for member in self.networks])

@@ -112,6 +112,14 @@ class SASRec(nn.Module):
             return logits
         return logits.scatter_add(1, items, self.repeat_bias(items, lengths[:, None])[:, 0])
 
+    def scores_of(self, items: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """As `scores`, for some items alone: (B, T), (B,), (K,) -> (B, K)."""
+        logits = self.last_hidden(items, lengths) @ self.item_table()[wanted].T
+        if self.repeat_bias is None:
+            return logits
+        own = (items[:, :, None] == wanted).float()  # (B, T, K)
+        return logits + (self.repeat_bias(items, lengths[:, None])[:, 0, :, None] * own).sum(1)
+
     def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """Logits over the catalogue at the places of the mask: (B, T), (B,), (B, T) -> (P, N), row by row."""
         ((hidden, read, bonus),) = self.states_at(items, lengths, mask)

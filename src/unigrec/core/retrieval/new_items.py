@@ -7,7 +7,7 @@ w is what a linear map predicts of that vector from the item's text, fitted to t
 hidden items the generative model's log-probability of the identifier ranked worse than either term, and added nothing
 to their sum (docs/answers.md).
 
-An item that a history holds and no model was trained on is read as the trained item with the nearest text.
+New items of a history are not read. If it holds no others, the trained items with the nearest texts are read instead.
 
 Shapes: M new items, N trained items, D content dimensions, E width of a teacher, B histories.
 """

@@ -96,6 +96,19 @@ def _served_of_snapshot(folder: Path, names: Sequence[str]) -> pa.Table:
     return table.select(["item_id", *names])
 
 
+def read_interactions(path: Path, params: IngestParams) -> tuple[pa.Table, list[str]]:
+    """The interactions of one file or folder of parts, as `Source` has them, and notes on what was read.
+
+    Raises:
+        UnigrecError: there is no such file, or as `load_folder`.
+    """
+    if not path.exists():
+        raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the interactions")
+    notes: list[str] = []
+    columns = Columns.of(params)
+    return interactions_of(_read_interactions(parts_of(path), columns, notes), columns, notes), notes
+
+
 class Items(NamedTuple):
     """Items of one file: as `Source` has them, and notes on what was read."""
 

@@ -53,6 +53,12 @@ class Tokenizer(nn.Module):
         self.codebooks = nn.Parameter(torch.randn(levels, codebook_size, code_dim) / code_dim**0.5)
 
     @property
+    def embedding_dim(self) -> int:
+        first = self.encoder[0]
+        assert isinstance(first, nn.Linear)
+        return first.in_features
+
+    @property
     def levels(self) -> int:
         return self.codebooks.shape[0]
 

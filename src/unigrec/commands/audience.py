@@ -1,0 +1,115 @@
+"""`unigrec audience` and `unigrec lookalike`: users who take an item next, and users who are like given ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unigrec.base.errors import UnigrecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from unigrec.config.schema import Params
+    from unigrec.core.retrieval.rank_by import RankBy
+
+
+FEWEST_SEEDS = 20
+
+
+def print_audience(
+    params: Params, model: str, item: str, histories: Path, k: int, rank_by: RankBy | None, as_json: bool
+) -> None:
+    """Print the k users of a file of interactions who are most likely to take an item next, as CSV or JSON.
+
+    Args:
+        model: alias, version number, or a bundle's folder. histories: Parquet, CSV or JSON lines, as the shop's
+            interactions.
+
+    Raises:
+        UnigrecError: the file cannot be read, or as `Bundle.audience`.
+    """
+    from unigrec.data.sources.folder import read_interactions
+    from unigrec.registry.versions import load_bundle
+
+    bundle = load_bundle(params.register_, model)
+    interactions, notes = read_interactions(histories, params.ingest)
+    for note in notes:
+        print(f"{histories}: {note}", file=sys.stderr)
+    users, items = histories_of(interactions)
+    answer = bundle.audience(item, items, k, rank_by)
+    if answer.unread:
+        print(f"{answer.unread} of {len(users)} users have no item of the catalogue", file=sys.stderr)
+    if as_json:
+        named = [{"user_id": users[found.row], "score": found.score} for found in answer.users]
+        print(json_of({"item": item, "users": named, "unread": answer.unread}))
+        return
+    print("user_id,score")
+    for found in answer.users:
+        print(f"{quoted(users[found.row])},{found.score:.4f}")
+
+
+def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k: int) -> None:
+    """Print the k users of a file of interactions who are most like the seeds, as CSV; the AUC goes to standard error.
+
+    Args:
+        seeds: user ids, one per line; those who are not in `histories` are counted. Other arguments: as above.
+
+    Raises:
+        UnigrecError: a file cannot be read, there are too few seeds or others, or the bundle is of an earlier version.
+    """
+    import numpy as np
+
+    from unigrec.core.retrieval.lookalike import lookalikes
+    from unigrec.data.sources.folder import read_interactions
+    from unigrec.registry.versions import load_bundle
+    from unigrec.serving.features import user_states
+
+    try:
+        wanted = {line.strip() for line in seeds.read_text(encoding="utf-8-sig").split("\n")} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnigrecError(f"--seed {seeds}: expected UTF-8 text with one user id per line: {error}") from error
+    bundle = load_bundle(params.register_, model)
+    users, items = histories_of(read_interactions(histories, params.ingest)[0])
+    known = [[bundle.index_of[item] for item in own if item in bundle.index_of] for own in items]
+    rows = [row for row, own in enumerate(known) if any(item < bundle.trained for item in own)]
+    is_seed = np.array([users[row] in wanted for row in rows], bool)
+    if is_seed.sum() < FEWEST_SEEDS or (~is_seed).sum() < FEWEST_SEEDS:
+        raise UnigrecError(
+            f"{int(is_seed.sum())} of the {len(wanted)} seeds have a history, and {int((~is_seed).sum())} other users; "
+            f"fewer than {FEWEST_SEEDS} tell nothing"
+        )
+    read = [[item for item in known[row] if item < bundle.trained] for row in rows]
+    found = lookalikes(user_states(bundle, read), is_seed, params.seed)
+    print(f"{int(is_seed.sum())} of {len(wanted)} seeds read; AUC of unseen seeds {found.auc:.3f}", file=sys.stderr)
+    others = np.flatnonzero(~is_seed)
+    print("user_id,score")
+    for place in others[np.argsort(-found.scores[others], kind="stable")][:k].tolist():
+        print(f"{quoted(users[rows[place]])},{found.scores[place]:.4f}")
+
+
+def histories_of(interactions: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """The users, and the items of each in the order of time; equal times keep the order of the rows.
+
+    Raises UnigrecError if there is no interaction.
+    """
+    ordered = interactions.filter(interactions["user_id"].is_valid()).sort_by("timestamp")
+    found: dict[str, list[str]] = {}
+    for user, item in zip(ordered["user_id"].to_pylist(), ordered["item_id"].to_pylist(), strict=True):
+        found.setdefault(user, []).append(item)
+    if not found:
+        raise UnigrecError("the file holds no interaction")
+    return list(found), list(found.values())
+
+
+def quoted(text: str) -> str:
+    """A value of a CSV file."""
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n\r') else text
+
+
+def json_of(value: object) -> str:
+    """Indented JSON."""
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,53 @@
+"""What a recommendation rests on: how much lower its score is without each item of the history.
+
+The score is the fused one without its generative part, which would cost a search per item: what is left out is the
+dense part's history item, and that of the neighbours. `python -m benchmarks.reasons` compares this with the
+whole fused score, and with attention and counts.
+
+Shapes: n items of a history, k recommended items, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.core.models.ensemble import Teacher
+from unigrec.core.retrieval.fused import Weights
+from unigrec.core.retrieval.neighbours import Neighbours
+
+SAMPLED = 400  # items of the catalogue that stand for all of them in the denominator of a probability
+MOST_READ = 5  # items of a history, the last ones: each costs a pass of the dense part
+
+
+@torch.inference_mode()
+def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: Sequence[int], items: Tensor) -> Tensor:
+    """(k, n) what each item of a history adds to the score of each recommended item.
+
+    Of a longer history the last `MOST_READ` items are judged; earlier ones have 0. A history of one item has 1 for it.
+
+    Args:
+        history: n catalogue indices, oldest first, at least one. items: (k,) catalogue indices.
+    """
+    found = torch.zeros(len(items), len(history))
+    if len(history) == 1:
+        return found + 1.0
+    read = list(history[-model.history :])
+    n, judged = len(read), min(len(read), MOST_READ)
+    rows = np.tile(np.array(read), (judged + 1, 1))  # row j lacks the item at n - judged + j, the last row none
+    for row, left_out in enumerate(range(n - judged, n)):
+        rows[row, left_out:-1] = rows[row, left_out + 1 :]
+    lengths = torch.full((judged + 1,), n - 1)
+    lengths[-1] = n
+    others = torch.arange(0, len(neighbours.content), -(-len(neighbours.content) // SAMPLED))
+    logits = model.scores_of(torch.from_numpy(rows), lengths, torch.cat([items, others]))  # (judged + 1, k + sampled)
+    relative = logits[:, : len(items)] - logits[:, len(items) :].logsumexp(1, keepdim=True)
+    found[:, -judged:] = (relative[-1] - relative[:-1]).T
+    near = neighbours.near(torch.from_numpy(rows), lengths)
+    terms = weights._asdict()
+    close = torch.stack([terms[name] * values[:, items] for name, values in near._asdict().items()]).sum(0)
+    found[:, -judged:] += (close[-1] - close[:-1]).T
+    return found

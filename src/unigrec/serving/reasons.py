@@ -1,0 +1,156 @@
+"""Reasons of a recommendation, as a shop can show them: items of the history, counts, the kind, and shared words.
+
+Shapes: N items, n items of a history, k recommended items.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from unigrec.core.retrieval.reasons import support
+from unigrec.serving.schema import Because, Reason
+
+if TYPE_CHECKING:
+    from unigrec.core.models.ensemble import Teacher
+    from unigrec.core.retrieval.baskets import Baskets
+    from unigrec.core.retrieval.fused import Weights
+    from unigrec.core.retrieval.neighbours import Neighbours
+
+MOST_ITEMS, MOST_WORDS, KIND_WORDS = 2, 3, 2  # shown: items of the history, words of one, words that name a kind
+LEAST_SHARE = 0.3  # of the strongest support: weaker items are not named
+TELLING = 2  # items of a kind that a word must be in to name it
+WORD = re.compile(r"[^\W\d_]{2,}")
+NEW = "new in the shop"
+POPULAR = "one of the most bought items"
+WHOLE = "goes with your purchases as a whole"
+
+
+class Reasons:
+    """The reasons of a bundle's recommendations.
+
+    Args:
+        baskets: counted pairs; None in bundles of earlier versions. codes: (N, T). titles: of all items. title: of one.
+    """
+
+    def __init__(
+        self,
+        model: Teacher,
+        neighbours: Neighbours,
+        weights: Weights,
+        baskets: Baskets | None,
+        codes: np.ndarray,
+        names: Sequence[str],
+        titles: Callable[[], list[str]],
+    ):
+        self.model, self.neighbours, self.weights, self.baskets = model, neighbours, weights, baskets
+        self.codes, self.names, self._titles = codes, names, titles
+
+    def of(self, history: Sequence[int], items: Sequence[int]) -> list[Reason]:
+        """The reason of each recommended item, given the known items of the history; without one: it is popular."""
+        if not history:
+            return [Reason(text=POPULAR, kind=self.kind(item), because=()) for item in items]
+        trained = len(self.neighbours.content)
+        read, judged = [item for item in history if item < trained], [item for item in items if item < trained]
+        found: dict[int, Reason] = {}
+        if read and judged:
+            rows = support(self.model, self.neighbours, self.weights, read, torch.tensor(judged)).numpy()
+            found = {item: self._reason(item, read, row) for item, row in zip(judged, rows, strict=True)}
+        return [
+            found.get(item, Reason(text=WHOLE if item < trained else NEW, kind=self.kind(item), because=()))
+            for item in items
+        ]
+
+    def kind(self, item: int) -> str:
+        """The words that tell the items of its first code from all others; empty if there are none."""
+        return self._kinds.get(int(self.codes[item, 0]), "")
+
+    def _reason(self, item: int, history: Sequence[int], support: np.ndarray) -> Reason:
+        adds: dict[int, float] = {}
+        for other, value in zip(history, support.tolist(), strict=True):
+            adds[other] = max(adds.get(other, 0.0), value)  # an item may come twice
+        strongest = sorted(adds, key=lambda other: (-adds[other], other))[:MOST_ITEMS]
+        named = [other for other in strongest if adds[other] > max(LEAST_SHARE * adds[strongest[0]], 0.0)]
+        because = tuple(
+            Because(
+                item_id=self.names[other],
+                title=self._words.titles[other],
+                weight=adds[other],
+                together=self._together(other, item),
+                words=self._words.shared(other, item),
+            )
+            for other in named
+        )
+        return Reason(text=self._text(item, because), kind=self.kind(item), because=because)
+
+    def _text(self, item: int, because: Sequence[Because]) -> str:
+        if not because:
+            return WHOLE
+        first = because[0]
+        if first.item_id == self.names[item]:
+            return "because you bought it before"
+        text = "because you bought " + " and ".join(other.title or other.item_id for other in because)
+        if first.together:
+            day = self.baskets is not None and self.baskets.by_day
+            text += (
+                f"; both were bought on one day {first.together} times"
+                if day
+                else f"; {first.together} customers bought both"
+            )
+        if first.words:
+            text += f" (both: {', '.join(first.words)})"
+        return text
+
+    def _together(self, one: int, other: int) -> int:
+        """Baskets with both; 0 where they were not counted."""
+        if self.baskets is None:
+            return 0
+        others, counts, _ = self.baskets.pairs(one)
+        return int(counts[others == other].sum())
+
+    @cached_property
+    def _words(self) -> _Words:
+        return _Words(self._titles())
+
+    @cached_property
+    def _kinds(self) -> dict[int, str]:
+        """The name of each first code: the words whose share in its titles is highest above that in all titles."""
+        everywhere, total = self._words.counts, len(self.codes)
+        members: dict[int, list[int]] = {}
+        for item, code in enumerate(self.codes[:, 0].tolist()):
+            members.setdefault(code, []).append(item)
+        kinds = {}
+        for code, items in members.items():
+            here = Counter(word for item in items for word in set(self._words.of(item)))
+            tells = {
+                word: count / len(items) * math.log(count / len(items) * total / everywhere[word])
+                for word, count in here.items()
+                if count >= min(TELLING, len(items))
+            }
+            kinds[code] = " ".join(sorted(tells, key=lambda word: (-tells[word], word))[:KIND_WORDS])
+        return kinds
+
+
+class _Words:
+    """Words of the titles, and in how many titles each is."""
+
+    def __init__(self, titles: list[str]):
+        self.titles = titles
+        self.counts = Counter(word for item in range(len(titles)) for word in set(self.of(item)))
+
+    def of(self, item: int) -> list[str]:
+        """In lower case, in their order."""
+        return WORD.findall(self.titles[item].lower())
+
+    def shared(self, one: int, other: int) -> tuple[str, ...]:
+        """The rarest words of both titles, in the order of the second one; words of half of the items tell nothing."""
+        words = set(self.of(one)) & {word for word in self.of(other) if 2 * self.counts[word] < len(self.titles)}
+        rarest = sorted(words, key=lambda word: (self.counts[word], word))[:MOST_WORDS]
+        return tuple(dict.fromkeys(word for word in self.of(other) if word in rarest))
