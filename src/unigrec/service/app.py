@@ -12,12 +12,13 @@ from fastapi import FastAPI, HTTPException
 from fastapi import Path as InPath
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from unigrec.service.batching import Batcher, Job, Lost, QueueFull
+from unigrec.service.explorer.addresses import add_explorer
 from unigrec.service.kinds import Answers, ItemRequest
 from unigrec.service.limits import check_size, weight_of
 from unigrec.service.replies import INTERNAL, OK, Question, problem
@@ -145,6 +146,7 @@ def build_app(service: Service) -> FastAPI:
     )
     _add_questions(app, service)
     _add_state(app, service)
+    add_explorer(app, service, REFUSALS)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: HttpRequest, error: RequestValidationError) -> Response:
@@ -157,10 +159,6 @@ def build_app(service: Service) -> FastAPI:
     async def unforeseen(request: HttpRequest, error: Exception) -> Response:
         """Starlette raises the error again after this answer; the guard logs it."""
         return Response(problem("internal error"), INTERNAL, media_type="application/json")
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from unigrec.service.metrics import Metrics
 
-OPEN = {"/healthz", "/readyz", "/", "/docs", "/openapi.json"}  # for probes and for the page, which asks for the token
+# For probes, and for the pages, which ask for the token.
+OPEN = {"/healthz", "/readyz", "/", "/explorer.js", "/explorer.css", "/docs", "/openapi.json"}
 BODY_SECONDS = 10.0  # for a part of a body to arrive
 
 log = logging.getLogger("unigrec.service")

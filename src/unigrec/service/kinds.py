@@ -6,6 +6,16 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from unigrec.service.explorer.schema import (
+    BranchesAnswer,
+    BranchesRequest,
+    ItemsAnswer,
+    ItemsRequest,
+    TitlesAnswer,
+    TitlesRequest,
+    UserAnswer,
+    UserRequest,
+)
 from unigrec.serving.schema import (
     Answer,
     AnyAnswer,
@@ -36,14 +46,16 @@ class ItemRequest(BaseModel):
 
 
 class Kind(NamedTuple):
-    """Schemas of a question and its answer. The method of `Bundle` has the kind's name.
+    """Schemas of a question and its answer. The method of `Bundle` that answers has the kind's name.
 
-    refused: the HTTP status when the bundle refuses a question.
+    refused: the HTTP status when the bundle refuses a question. explores: a function of the kind's name in
+    `unigrec.service.explorer.answers` answers in place of a method.
     """
 
     request: type[BaseModel]
     answer: type[BaseModel]
     refused: int = 422
+    explores: bool = False
 
 
 KINDS = {
@@ -52,4 +64,8 @@ KINDS = {
     "complement": Kind(ComplementRequest, ComplementAnswer),
     "search": Kind(SearchRequest, SearchAnswer),
     "item": Kind(ItemRequest, ItemAnswer, refused=404),
+    "titles": Kind(TitlesRequest, TitlesAnswer, explores=True),
+    "items": Kind(ItemsRequest, ItemsAnswer, explores=True),
+    "branches": Kind(BranchesRequest, BranchesAnswer, refused=404, explores=True),
+    "user": Kind(UserRequest, UserAnswer, refused=404, explores=True),
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -93,10 +94,19 @@ def _of_answers(answers: list[Answer]) -> Reply:
 
 def _single(bundle: Bundle, name: str, asked: BaseModel) -> Reply:
     try:
-        answer = getattr(bundle, name)(**dict(asked))
+        answer = _method(bundle, name)(**dict(asked))
     except Exception as error:  # as in `_together`
         return _refused(error, KINDS[name].refused)
     return Reply(OK, answer.model_dump_json().encode(), unknown=getattr(answer, "unknown", 0))
+
+
+def _method(bundle: Bundle, name: str) -> Callable[..., Any]:
+    """What answers a kind of question."""
+    if not KINDS[name].explores:
+        return getattr(bundle, name)
+    from unigrec.service.explorer import answers  # reads tables: for workers alone
+
+    return partial(getattr(answers, name), bundle)
 
 
 def _refused(error: Exception, status: int) -> Reply:

@@ -1,0 +1,492 @@
+"use strict";
+// What is shown is in the address behind #: every action changes the address, and every change of it shows what is new.
+// Titles and ids come from shops: they are only ever set as text.
+
+const SHOWN_BRANCHES = 20, SHOWN_HISTORY = 8, TYPING_MS = 150, RELATED = 6;
+let token = "";
+let state = {};
+let heldOut = Promise.resolve(null); // the test user in the address
+let identifiers = new Map(); // item id -> codes, of what is shown
+const running = new Map(); // part of the page -> number of its last question: earlier answers are not shown
+
+const at = (id) => document.getElementById(id);
+const nameOf = (item) => item.title || item.item_id;
+const count = (number) => number.toLocaleString("en");
+
+function make(name, properties, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties || {})) {
+    if (value === null) continue;
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (key in made) made[key] = value;
+    else made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  return made;
+}
+
+// --- asking the service ---------------------------------------------------------------------------------------------
+
+class Refused extends Error {
+  constructor(status, text) { super(text); this.status = status; }
+}
+
+async function ask(path, body, kind = "json") {
+  const headers = {};
+  if (body) headers["Content-Type"] = "application/json";
+  if (token) headers.Authorization = "Bearer " + token;
+  let answer;
+  try {
+    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  } catch {
+    throw new Refused(0, "The service does not answer. Is it still running?");
+  }
+  if (answer.ok) return answer[kind]();
+  const said = await answer.json().catch(() => ({}));
+  if (answer.status === 401) {
+    at("token-form").hidden = false;
+    at("token").focus();
+  }
+  throw new Refused(answer.status, said.detail || "status " + answer.status);
+}
+
+const explore = (name, values) => ask("v1/explore/" + name + "?" + new URLSearchParams(values));
+
+// Runs the work of a part of the page. `work` gets a function that tells whether the part was asked anew meanwhile.
+async function part(name, said, work) {
+  const number = (running.get(name) || 0) + 1;
+  running.set(name, number);
+  const stale = () => running.get(name) !== number;
+  try {
+    await work(stale);
+  } catch (error) {
+    if (stale()) return;
+    if (said && error.status !== 401) said.textContent = error.message;
+    if (!said || error.status === 401) report(error.status === 401 && !token ? "" : error.message);
+    if (!(error instanceof Refused)) throw error;
+  }
+}
+
+function report(text) {
+  at("problem").textContent = text;
+  at("problem").hidden = !text;
+}
+
+// --- the address ----------------------------------------------------------------------------------------------------
+
+function read() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  return {
+    history: given.getAll("h"), user: given.get("user") || "", k: Number(given.get("k")) || 10, by: given.get("by") || "",
+    exclude: given.has("exclude"), filter: given.get("filter") || "", item: given.get("item") || "",
+    prefix: given.get("prefix") || "",
+  };
+}
+
+function go(changes) {
+  const wanted = { ...read(), ...changes }, values = new URLSearchParams();
+  for (const item of wanted.history) values.append("h", item);
+  if (wanted.k !== 10) values.set("k", wanted.k);
+  if (wanted.exclude) values.set("exclude", "1");
+  for (const name of ["user", "by", "filter", "item", "prefix"]) if (wanted[name] !== "") values.set(name, wanted[name]);
+  if ("#" + values !== location.hash) location.hash = values.toString();
+}
+
+function show() {
+  const before = state, changed = (...names) => names.some((name) => String(before[name]) !== String(state[name]));
+  state = read();
+  at("k").value = String(state.k);
+  at("by").value = state.by;
+  at("exclude").checked = state.exclude;
+  if (document.activeElement !== at("filter")) at("filter").value = state.filter;
+  if (changed("user")) showUser();
+  if (changed("history", "user", "k", "by", "exclude", "filter")) showNext();
+  if (changed("item")) showItem();
+  if (changed("prefix")) showBranches();
+}
+
+// --- items ----------------------------------------------------------------------------------------------------------
+
+// A line of a list: title, id, identifier, further texts, and a button. More than one: the address changes once.
+function line(item, action, ...more) {
+  const codes = item.identifier || identifiers.get(item.item_id);
+  const title = make("button", { type: "button", className: "link title", dir: "auto", onclick: () => openItem(item) }, nameOf(item));
+  const under = make("div", { className: "under" });
+  if (item.title) under.append(make("span", { className: "code" }, item.item_id));
+  if (codes) under.append(codesButton(codes));
+  under.append(...more.filter(Boolean));
+  return make("li", {}, make("div", { className: "line" }, title, under, action));
+}
+
+function codesButton(codes) {
+  const open = () => { go({ prefix: codes.slice(0, -1).join("-") }); focusOn("tree"); };
+  const label = "Identifier " + codes.join("-") + ": items that share its first codes";
+  return make("button", { type: "button", className: "link code", onclick: open, "aria-label": label, title: label }, codes.join("-"));
+}
+
+function addButton(item) {
+  const label = "Add to the history: " + nameOf(item);
+  return make("button", { type: "button", className: "act", "aria-label": label, title: label, onclick: () => add(item.item_id) }, "+");
+}
+
+function add(id) {
+  go({ history: [...read().history, id] });
+  at("user-said").textContent = "";
+}
+
+function openItem(item) {
+  go({ item: item.item_id });
+  focusOn("item");
+}
+
+function focusOn(id) {
+  const section = at(id);
+  section.hidden = false;
+  section.focus({ preventScroll: true });
+  section.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
+async function named(ids) {
+  const wanted = [...new Set(ids)], found = new Map();
+  for (let start = 0; start < wanted.length; start += 100) {
+    const answer = await ask("v1/explore/items?" + new URLSearchParams(wanted.slice(start, start + 100).map((id) => ["item", id])));
+    for (const item of answer.items) found.set(item.item_id, item);
+  }
+  return found;
+}
+
+// --- search ---------------------------------------------------------------------------------------------------------
+
+let typing = 0;
+
+async function search(adding) {
+  const query = at("search-box").value.trim(), list = at("found"), said = at("search-said");
+  clearTimeout(typing);
+  await part("search", said, async (stale) => {
+    if (!query) {
+      list.replaceChildren();
+      said.textContent = "Enter adds the first item that is found.";
+      return;
+    }
+    const answer = await explore("titles", { query, k: 8 });
+    if (stale()) return;
+    list.replaceChildren(...answer.items.map((item) => line(item, addButton(item))));
+    const more = answer.found > answer.items.length ? "; the first " + answer.items.length + " are shown" : "";
+    said.textContent = answer.found === 0 ? "No item has these words." : count(answer.found) + (answer.found === 1 ? " item" : " items") + more + ".";
+    if (adding && answer.items.length) add(answer.items[0].item_id);
+  });
+}
+
+// --- history and recommendations ------------------------------------------------------------------------------------
+
+async function draw() {
+  await part("draw", at("user-said"), async (stale) => {
+    const answer = await explore("test-user", {});
+    if (!stale()) go({ history: answer.history.map((item) => item.item_id), user: String(answer.number) });
+  });
+}
+
+function showUser() {
+  heldOut = Promise.resolve(null);
+  at("user-said").textContent = "";
+  if (state.user === "") return;
+  heldOut = explore("test-user", { number: state.user });
+  part("user", at("user-said"), async (stale) => {
+    const user = await heldOut;
+    if (stale()) return;
+    if (!state.history.length) go({ history: user.history.map((item) => item.item_id) });
+    const of = user.source === "report"
+      ? "Example " + (user.number + 1) + " of " + user.of + " in the bundle's report (all test users are in the artifacts of the run, which are not here)"
+      : "Test user " + count(user.number + 1) + " of " + count(user.of);
+    const earlier = user.earlier ? " " + count(user.earlier) + " earlier items are left out." : "";
+    at("user-said").replaceChildren(of + "." + earlier + " Taken next, and held out from the training: ", make("strong", { dir: "auto" }, nameOf(user.held_out)), ".");
+  });
+}
+
+async function showNext() {
+  const said = at("next-said"), { history, k, by, exclude, filter } = state;
+  await part("next", said, async (stale) => {
+    const body = { histories: [history], k, exclude_history: exclude };
+    if (by) body.rank_by = by;
+    if (filter) body.filter = filter;
+    const asked = ask("v1/recommend", body);
+    asked.catch(() => {}); // it is awaited below, unless the names fail first
+    const taken = await named(history);
+    if (stale()) return;
+    showTaken(history, taken);
+    let answer;
+    try {
+      [answer] = (await asked).answers;
+    } catch (error) {
+      if (!stale()) at("recommended").replaceChildren();
+      throw error;
+    }
+    const found = await named(answer.items.map((item) => item.item_id));
+    const user = await heldOut.catch(() => null); // `showUser` says why there is none
+    if (stale()) return;
+    identifiers = new Map([...taken, ...found].map(([id, item]) => [id, item.identifier]));
+    report("");
+    const items = answer.items.map((item) => recommended(item, history, taken, user));
+    at("recommended").replaceChildren(...items);
+    said.textContent = summary(answer, history, user);
+  });
+}
+
+function showTaken(history, taken, all = false) {
+  const hidden = all || history.length <= SHOWN_HISTORY + 1 ? 0 : history.length - SHOWN_HISTORY;
+  at("earlier").hidden = !hidden;
+  at("earlier").textContent = "Show " + hidden + " earlier items";
+  at("earlier").onclick = () => showTaken(history, taken, true);
+  at("taken").start = hidden + 1;
+  at("taken").replaceChildren(...history.slice(hidden).map((id, row) => {
+    const item = taken.get(id) || { item_id: id, title: "" };
+    const drop = () => go({ history: history.filter((_, place) => place !== hidden + row) });
+    const label = "Remove from the history: " + nameOf(item);
+    const unknown = taken.has(id) ? null : make("span", { className: "mark no" }, "not in the catalogue");
+    return line(item, make("button", { type: "button", className: "act", "aria-label": label, title: label, onclick: drop }, "\u00d7"), unknown);
+  }));
+  at("clear").disabled = !history.length && state.user === "";
+}
+
+function recommended(item, history, taken, user) {
+  const held = user && user.held_out.item_id === item.item_id;
+  const made = line(
+    item, addButton(item), make("span", { className: "score" }, "score " + item.score.toFixed(3)),
+    held ? make("span", { className: "mark" }, "held out: taken next") : null,
+    history.includes(item.item_id) ? make("span", { className: "mark seen" }, "in the history") : nearest(item, history, taken),
+  );
+  if (held) made.className = "held";
+  made.dataset.item = item.item_id;
+  return made;
+}
+
+// The item of the history whose identifier shares most first codes; the last of several.
+function nearest(item, history, taken) {
+  const codes = identifiers.get(item.item_id);
+  let best = null, most = 0;
+  for (const id of history) {
+    const other = taken.get(id);
+    if (!other || !codes) continue;
+    let shared = 0;
+    while (shared < codes.length && codes[shared] === other.identifier[shared]) shared++;
+    if (shared && shared >= most) [best, most] = [other, shared];
+  }
+  return best && make("span", {}, "shares " + most + (most === 1 ? " code with " : " codes with "), make("span", { dir: "auto" }, nameOf(best)));
+}
+
+function summary(answer, history, user) {
+  const texts = [];
+  if (answer.by_popularity) texts.push(history.length ? "No item of the history is in the catalogue: these are the most popular items." : "No history yet: these are the most popular items.");
+  else texts.push("Best first, by " + (state.by || "what validation chose") + ".");
+  if (answer.unknown && !answer.by_popularity) texts.push(answer.unknown + " of the history unknown.");
+  if (user) {
+    const place = answer.items.findIndex((item) => item.item_id === user.held_out.item_id);
+    const run = user.rank ? "In the run's evaluation its rank was " + count(user.rank) + "." : "The run's evaluation did not find it.";
+    texts.push(place < 0 ? "The held-out item is not among these " + answer.items.length + "." : "The held-out item is number " + (place + 1) + ".", run);
+  }
+  return texts.join(" ");
+}
+
+// --- one item -------------------------------------------------------------------------------------------------------
+
+async function showItem() {
+  at("item").hidden = !state.item;
+  for (const id of ["similar", "complement"]) { at(id).replaceChildren(); at(id + "-said").textContent = ""; }
+  at("item-facts").replaceChildren();
+  if (!state.item) return;
+  const id = state.item;
+  at("item-title").textContent = id;
+  part("item", at("item-facts"), async (stale) => {
+    const item = await ask("v1/items/" + encodeURIComponent(id));
+    if (stale()) return;
+    at("item-title").replaceChildren(make("span", { dir: "auto" }, nameOf(item)));
+    const facts = make("dl", {}, make("dt", {}, "identifier"), make("dd", {}, codesButton(item.identifier)));
+    for (const [name, value] of Object.entries(item.columns)) {
+      if (value === null || value === "" || name === "title" || name === "item_index") continue;
+      facts.append(make("dt", {}, name), make("dd", { dir: "auto" }, Array.isArray(value) ? value.join(", ") : String(value)));
+    }
+    at("item-facts").replaceChildren(make("div", { className: "row" }, make("button", { type: "button", onclick: () => add(id) }, "Add to the history"), make("button", { type: "button", className: "quiet", onclick: () => go({ item: "" }) }, "Close")), facts);
+  });
+  related("similar", { item: id, k: RELATED }, (item) => [
+    item.shared_codes + (item.shared_codes === 1 ? " code shared" : " codes shared"), "texts " + item.score.toFixed(2),
+  ]);
+  related("complement", { basket: [id], k: RELATED }, (item) => {
+    const times = Object.values(item.together).reduce((sum, number) => sum + number, 0);
+    return [times ? "together in " + count(times) + (times === 1 ? " basket" : " baskets") : "", "lift " + item.score.toFixed(2)];
+  });
+}
+
+function related(kind, body, texts) {
+  part(kind, at(kind + "-said"), async (stale) => {
+    const answer = await ask("v1/" + kind, body);
+    const found = await named(answer.items.map((item) => item.item_id));
+    if (stale()) return;
+    at(kind).replaceChildren(...answer.items.map((item) => line(
+      { ...item, identifier: found.get(item.item_id)?.identifier }, addButton(item),
+      ...texts(item).filter(Boolean).map((text) => make("span", {}, text)),
+    )));
+    if (answer.stand_ins?.length) at(kind + "-said").textContent = "Never bought with another item: the baskets of items like it count.";
+    else if (!answer.items.length) at(kind + "-said").textContent = "None.";
+  });
+}
+
+// --- the tree of identifiers ----------------------------------------------------------------------------------------
+
+async function showBranches(all = false) {
+  await part("tree", at("tree-said"), async (stale) => {
+    const node = await explore("branches", { prefix: state.prefix });
+    if (stale()) return;
+    showPath(node.prefix);
+    const shown = all ? node.branches : node.branches.slice(0, SHOWN_BRANCHES);
+    const most = node.branches.length ? node.branches[0].items : 1;
+    at("branches").replaceChildren(...shown.map((branch) => bar(node, branch, most)));
+    at("all-branches").hidden = shown.length === node.branches.length;
+    at("all-branches").textContent = "Show all " + count(node.branches.length);
+    at("tree-said").textContent = evenness(node);
+    at("members-title").hidden = !node.prefix.length;
+    at("members-title").textContent = "Items with " + node.prefix.join("-") + (node.members.length < node.items ? ", the most popular " + node.members.length : "");
+    at("members").replaceChildren(...(node.prefix.length ? node.members : []).map((item) => line(item, addButton(item))));
+  });
+}
+
+function showPath(prefix) {
+  const step = (length) => make("button", {
+    type: "button", className: "link code", onclick: () => go({ prefix: prefix.slice(0, length).join("-") }),
+    "aria-current": length === prefix.length ? "page" : null,
+  }, length ? String(prefix[length - 1]) : "all");
+  at("path").replaceChildren(...[...prefix, 0].flatMap((_, length) => (length ? ["\u203a ", step(length)] : [step(0)])));
+}
+
+function bar(node, branch, most) {
+  const code = [...node.prefix, branch.code].join("-"), example = branch.example;
+  const drawn = make("div", { className: "bar" });
+  drawn.style.width = (100 * branch.items) / most + "%";
+  return make("li", {},
+    make("button", { type: "button", className: "link code", onclick: () => go({ prefix: code }), "aria-label": code + ": " + branch.items + " items" }, code),
+    drawn, make("span", { className: "count" }, count(branch.items)),
+    make("span", { className: "example", dir: "auto", title: nameOf(example) }, nameOf(example)));
+}
+
+// The number of equal branches that would have the same entropy.
+function evenness(node) {
+  const items = count(node.items) + (node.items === 1 ? " item" : " items");
+  if (!node.branches.length) return items + " with this whole identifier.";
+  let entropy = 0;
+  for (const branch of node.branches) entropy -= (branch.items / node.items) * Math.log(branch.items / node.items);
+  const branches = node.branches.length;
+  return items + " in " + count(branches) + (branches === 1 ? " branch." : " branches, as even as " + Math.exp(entropy).toFixed(1) + " equal ones.");
+}
+
+// --- the model ------------------------------------------------------------------------------------------------------
+
+async function showModel() {
+  await part("model", null, async () => {
+    const model = await ask("v1/model"), figures = model.metrics.unmasked || {};
+    const texts = ["Version " + model.version, count(model.items) + " items", "ranks by " + model.ranks_by];
+    if (figures.recall_at_10 !== undefined) texts.push("Recall@10 " + figures.recall_at_10.toFixed(4), "NDCG@10 " + figures.ndcg_at_10.toFixed(4));
+    if (model.since) texts.push("since " + model.since.slice(0, 16).replace("T", " "));
+    at("model-line").textContent = texts.join(" \u00b7 ");
+    const found = await ask("v1/explore/report");
+    at("report").replaceChildren(...[
+      model.why ? make("p", {}, "Why it answers: " + model.why) : null,
+      ...(found.warnings || []).map((text) => make("p", { className: "mark no" }, text)),
+      gates(found.decision), quality(found), facts(found, model),
+    ].filter(Boolean));
+    at("pictures").hidden = !found.pictures.length;
+    at("pictures").dataset.names = JSON.stringify(found.pictures);
+    if (at("pictures").open) showPictures();
+  });
+}
+
+function table(head, rows) {
+  const cell = (name, value, place) => make(name, { className: typeof value === "object" && value?.number ? "number" : "", scope: name === "th" && !place ? "col" : "" }, ...(value?.parts || [value]));
+  const body = rows.map(({ cells, className }) => make("tr", { className: className || "" }, ...cells.map((value) => cell("td", value, 1))));
+  return make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("thead", {}, make("tr", {}, ...head.map((value) => cell("th", value, 0)))), make("tbody", {}, ...body)));
+}
+
+function gates(decision) {
+  if (!decision) return null;
+  const rows = decision.gates.map((gate) => make("li", {},
+    make("span", { className: gate.passed ? "mark" : gate.informational ? "mark seen" : "mark no" }, gate.passed ? "passed" : gate.informational ? "target missed" : "refused"),
+    make("span", {}, gate.reason)));
+  const failed = decision.gates.filter((gate) => !gate.passed && !gate.informational).length;
+  return make("div", {}, make("h3", {}, "Gates: " + (decision.passed ? "passed" : failed + " refused")), make("ol", { className: "gates plain" }, ...rows));
+}
+
+function quality(found) {
+  if (!found.metrics) return null;
+  const columns = [["unmasked", "recall_at_10"], ["unmasked", "ndcg_at_10"], ["masked", "recall_at_10"], ["masked", "ndcg_at_10"]];
+  const value = (model, [protocol, name]) => {
+    const figure = found.metrics[model]?.[protocol]?.[name], bounds = found.intervals?.[model]?.[protocol]?.[name];
+    const range = bounds && make("small", {}, " " + bounds.map((bound) => bound.toFixed(3)).join("\u2013"));
+    return { number: true, parts: [figure === undefined ? "" : figure.toFixed(4), range || ""] };
+  };
+  const rows = Object.keys(found.metrics).map((model) => ({
+    className: model === "shipped" ? "shipped" : "",
+    cells: [model === "shipped" && found.shipped_as ? "shipped: " + found.shipped_as : model, ...columns.map((column) => value(model, column))],
+  }));
+  const head = ["ranking", ...columns.map(([protocol, name]) => ({ number: true, parts: [protocol + " " + (name[0] === "r" ? "Recall@10" : "NDCG@10")] }))];
+  const note = "Test users' held-out items. Masked leaves out the items of the history." + (found.intervals ? " Small: 95 % by bootstrap over users." : "");
+  return make("div", {}, make("h3", {}, "Quality"), make("p", { className: "note" }, note), table(head, rows));
+}
+
+function facts(found, model) {
+  const list = make("dl"), row = (name, value) => value && list.append(make("dt", {}, name), make("dd", {}, value));
+  const share = (value) => (100 * value).toFixed(1) + " %", health = found.identifiers || {};
+  row("data", found.data && found.data.name + ", " + found.data.from + " to " + found.data.until);
+  row("after filtering", found.data?.sizes && Object.entries(found.data.sizes.after).map(([name, number]) => count(number) + " " + name).join(", "));
+  row("data checks", found.checks && Object.entries(found.checks.counts).map(([kind, counts]) => kind + ": " + Object.entries(counts).map(([result, number]) => number + " " + result).join(", ")).join("; "));
+  row("failed checks", found.checks?.failed.map((check) => check.name).join("; "));
+  if (health.collision_rate !== undefined) row("items that share all codes", share(health.collision_rate));
+  if (health.codebook_utilisation) row("used codes, by level", health.codebook_utilisation.map(share).join(", "));
+  row("data version", model.data.version);
+  row("bundle", model.bundle);
+  row("commit", model.git_commit);
+  return make("div", {}, make("h3", {}, "Data and identifiers"), list);
+}
+
+async function showPictures() {
+  const names = JSON.parse(at("pictures").dataset.names || "[]");
+  delete at("pictures").dataset.names;
+  await part("pictures", null, async () => {
+    for (const name of names) {
+      const picture = URL.createObjectURL(await ask("v1/explore/pictures/" + name, null, "blob"));
+      const words = name.replace("/", ": ").replaceAll("_", " ");
+      at("figures").append(make("figure", {}, make("img", { src: picture, alt: words }), make("figcaption", { className: "note" }, words)));
+    }
+  });
+}
+
+// --- start ----------------------------------------------------------------------------------------------------------
+
+function start() {
+  at("search-box").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(search, TYPING_MS, false); });
+  at("search-box").addEventListener("keydown", (event) => { if (event.key === "Enter") search(true); });
+  at("draw").addEventListener("click", draw);
+  at("clear").addEventListener("click", () => { go({ history: [], user: "" }); at("search-box").focus(); });
+  at("k").addEventListener("change", () => go({ k: Number(at("k").value) }));
+  at("by").addEventListener("change", () => go({ by: at("by").value }));
+  at("exclude").addEventListener("change", () => go({ exclude: at("exclude").checked }));
+  at("filter").addEventListener("change", () => go({ filter: at("filter").value.trim() }));
+  at("all-branches").addEventListener("click", () => showBranches(true));
+  at("pictures").addEventListener("toggle", () => { if (at("pictures").open) showPictures(); });
+  for (const button of document.querySelectorAll("[data-to]")) button.addEventListener("click", () => focusOn(button.dataset.to));
+  at("token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    token = at("token").value.trim();
+    at("token").value = "";
+    at("token-form").hidden = true;
+    report("");
+    showAll();
+  });
+  addEventListener("hashchange", show);
+  showAll();
+}
+
+function showAll() {
+  state = {};
+  show();
+  showModel();
+}
+
+start();
