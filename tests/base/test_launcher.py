@@ -142,6 +142,7 @@ def test_a_rank_that_dies_without_a_word_is_named_and_the_others_are_stopped(cap
     assert errors.count("Traceback") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 128 + 15)])
 def test_no_rank_outlives_the_launcher(tmp_path, number, code):
     rank = DIES_WITH_PARENT + RANK + f"open(f'{tmp_path}/{{os.getpid()}}', 'w').close(); time.sleep(60)"

@@ -132,12 +132,13 @@ def test_a_model_whose_run_was_refused_is_refused_whatever_it_finds_today():
 
 def rename_items(folder: Path, names: dict[str, str]) -> Path:
     """The same bundle for a shop in which some items have other ids."""
-    table = files.read_table(folder / "catalogue.parquet")
-    ids = [names.get(item, item) for item in table["item_id"].to_pylist()]
-    changed = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(ids))
     target = folder.with_name(f"{folder.name}-renamed")
     shutil.copytree(folder, target)
-    files.write_table(target / "catalogue.parquet", changed)
+    for name in ("catalogue.parquet", "columns.parquet"):
+        table = files.read_table(folder / name)
+        ids = [names.get(item, item) for item in table["item_id"].to_pylist()]
+        changed = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(ids))
+        files.write_table(target / name, changed)
     resign(target)
     return target
 
@@ -201,6 +202,7 @@ def broken(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_challenger_that_does_not_load_is_refused_and_a_champion_that_does_not_is_no_decision(monkeypatch):
     good = make_bundle(GOOD)
     bad = broken(make_bundle(OTHER))

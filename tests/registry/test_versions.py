@@ -43,6 +43,7 @@ def aliases(params: RegisterParams) -> dict[str, str]:
         return {name: str(version) for name, version in client.get_registered_model("tiny").aliases.items()}
 
 
+@pytest.mark.slow
 def test_a_passed_bundle_becomes_a_challenger_that_recommends(params):
     folder = make_bundle()
     done = register(folder, params)
@@ -71,6 +72,7 @@ def test_a_refused_bundle_is_a_version_without_alias_and_cannot_be_promoted(para
         promote(params, says("promote"), "1")
 
 
+@pytest.mark.slow
 def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatch):
     broken = tmp_path / "broken_model.py"
     broken.write_text(BROKEN_MODEL)
@@ -168,6 +170,7 @@ def files_of(params: RegisterParams, version: str) -> list[str]:
     return [experiment.artifact_location, run.info.artifact_uri, model.artifact_location]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes", ["moved", "copied"])
 def test_a_project_that_went_to_another_folder_works_there_and_leaves_the_first_as_it_is(
     own_store, tmp_path, monkeypatch, unchecked, goes
@@ -191,6 +194,7 @@ def test_a_project_that_went_to_another_folder_works_there_and_leaves_the_first_
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_copy_without_the_files_reads_those_of_the_first_project_and_writes_its_own(
     own_store, tmp_path, monkeypatch, unchecked
 ):

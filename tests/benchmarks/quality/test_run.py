@@ -312,6 +312,7 @@ def test_changed_data_is_other_results(finished, tmp_path, capsys):
     assert "| teacher |" not in printed  # the teacher reads the embeddings too
 
 
+@pytest.mark.slow
 def test_what_another_process_does_is_left_to_it(finished, tmp_path, monkeypatch, capsys):
     artifacts, out = finished[0], copy_of(finished[1], tmp_path)
     busy = student(out, "M0") / "joint"

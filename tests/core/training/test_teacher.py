@@ -92,6 +92,7 @@ def test_same_seed_same_bits():
     assert other.history != first.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_the_bias_says_whether_customers_come_back_for_the_same_thing(comes_back: bool):
     params = tiny_params(teacher={"epochs": 30, "validate_every": 30, "history": 10}).teacher
