@@ -81,15 +81,16 @@ def ask(service: Running, path: str, body: Any = None) -> Any:
 
 
 def recommended(service: Running, history: list[str]) -> list[dict[str, Any]]:
-    return ask(service, "/v1/recommend", {"histories": [history], "k": 10})["answers"][0]["items"]
+    return ask(service, "/v1/recommend", {"histories": [history], "k": 10, "reasons": True})["answers"][0]["items"]
 
 
 def check_shown(page: Page, items: list[dict[str, Any]]) -> None:
-    """The page shows these recommendations: ids, titles and scores, in their order."""
+    """The page shows these recommendations: ids, titles, scores and reasons, in their order."""
     page.wait(f"{SHOWN}.join() === {json.dumps(','.join(item['item_id'] for item in items))}")
     titles = page.run("[...document.querySelectorAll('#recommended .title')].map((one) => one.textContent)")
     assert titles == [item["title"] for item in items]
     assert page.texts("#recommended .score") == [f"score {item['score']:.3f}" for item in items]
+    assert page.texts("#recommended .reason") == [item["reason"]["text"] for item in items]
 
 
 def test_a_history_built_by_keys_and_clicks_shows_what_the_service_answers(page, service, tmp_path):

@@ -209,7 +209,7 @@ async function showNext() {
     const body = { histories: [history], k, exclude_history: exclude };
     if (by) body.rank_by = by;
     if (filter) body.filter = filter;
-    const asked = ask("v1/recommend", body);
+    const asked = withReasons(body);
     asked.catch(() => {}); // it is awaited below, unless the names fail first
     const taken = await named(history);
     if (stale()) return;
@@ -230,6 +230,16 @@ async function showNext() {
     at("recommended").replaceChildren(...items);
     said.textContent = summary(answer, history, user);
   });
+}
+
+// A bundle of an earlier version has no reasons, and says so.
+async function withReasons(body) {
+  try {
+    return await ask("v1/recommend", { ...body, reasons: true });
+  } catch (error) {
+    if (error.status !== 422 || !error.message.startsWith("reasons:")) throw error;
+    return ask("v1/recommend", body);
+  }
 }
 
 function showTaken(history, taken, all = false) {
@@ -253,7 +263,8 @@ function recommended(item, history, taken, user) {
   const made = line(
     item, addButton(item), make("span", { className: "score" }, "score " + item.score.toFixed(3)),
     held ? make("span", { className: "mark" }, "held out: taken next") : null,
-    history.includes(item.item_id) ? make("span", { className: "mark seen" }, "in the history") : nearest(item, history, taken),
+    history.includes(item.item_id) ? make("span", { className: "mark seen" }, "in the history") : null,
+    item.reason ? make("span", { className: "reason", dir: "auto" }, item.reason.text) : nearest(item, history, taken),
   );
   if (held) made.className = "held";
   made.dataset.item = item.item_id;
@@ -271,7 +282,7 @@ function nearest(item, history, taken) {
     while (shared < codes.length && codes[shared] === other.identifier[shared]) shared++;
     if (shared && shared >= most) [best, most] = [other, shared];
   }
-  return best && make("span", {}, "shares " + most + (most === 1 ? " code with " : " codes with "), make("span", { dir: "auto" }, nameOf(best)));
+  return best && make("span", { className: "reason" }, "shares " + most + (most === 1 ? " code with " : " codes with "), make("span", { dir: "auto" }, nameOf(best)));
 }
 
 function summary(answer, history, user) {
