@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from support.search_bundle import bundle_of
 from support.tiny_model import ITEMS
 from unigrec.service.app import VERSION_HEADER
 
@@ -28,11 +29,21 @@ def test_options_of_a_request_reach_the_bundle(client, tiny_bundle):
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"), [("similar", {"item": "P3", "k": 2}), ("complement", {"basket": ["P3", "gone"], "k": 2})]
+    ("name", "asked"),
+    [("similar", {"item": "P3", "k": 2}), ("complement", {"basket": ["P3", "gone"], "k": 2})],
 )
 def test_related_items_are_those_of_the_bundle(client, tiny_bundle, name, asked):
     answer = client.post(f"/v1/{name}", json=asked)
     assert answer.json() == getattr(tiny_bundle, name)(**asked).model_dump(mode="json")
+
+
+def test_words_are_searched_for_as_the_bundle_does(served, tmp_path):
+    bundle, asked = bundle_of(tmp_path), {"query": "laser printer", "history": ["P3"], "k": 2}
+    with served(model=bundle) as parts:
+        answer = parts.client.post("/v1/search", json=asked)
+        nothing = parts.client.post("/v1/search", json={"query": "nothing"})
+    assert answer.json() == bundle.search(**asked).model_dump(mode="json")
+    assert nothing.status_code == 422
 
 
 @pytest.mark.parametrize("item", ["P3", "a,b", "квас", "two words"])
@@ -137,5 +148,7 @@ def test_the_page_of_all_addresses_names_no_other_host(client):
     assert page.status_code == 200
     assert "http" not in page.text.replace("http://www.w3.org", "")
     described = client.get("/openapi.json").json()
-    assert {"/v1/recommend", "/v1/similar", "/v1/complement", "/v1/items/{item}"} <= set(described["paths"])
+    assert {"/v1/recommend", "/v1/similar", "/v1/complement", "/v1/search", "/v1/items/{item}"} <= set(
+        described["paths"]
+    )
     assert "http" not in json.dumps(described["paths"])

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
     [
         ("POST", "/v1/recommend"),
         ("POST", "/v1/similar"),
+        ("POST", "/v1/search"),
         ("POST", "/v1/complement"),
         ("GET", "/v1/items/{item}"),
         ("GET", "/v1/model"),

@@ -27,6 +27,8 @@ from unigrec.serving.schema import (
     ComplementRequest,
     ItemAnswer,
     Request,
+    SearchAnswer,
+    SearchRequest,
     SimilarAnswer,
     SimilarRequest,
 )
@@ -184,6 +186,11 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     async def complement(asked: ComplementRequest, http: HttpRequest) -> Response:
         """What goes with these items?"""
         return await service.ask("complement", asked, http)
+
+    @app.post("/v1/search", response_model=SearchAnswer, responses=REFUSALS, tags=["answers"])
+    async def search(asked: SearchRequest, http: HttpRequest) -> Response:
+        """What do these words ask for, after this history?"""
+        return await service.ask("search", asked, http)
 
     absent: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "The catalogue lacks the item."}}
 

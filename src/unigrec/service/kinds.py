@@ -24,6 +24,8 @@ from unigrec.serving.schema import (
     ItemAnswer,
     ItemId,
     Request,
+    SearchAnswer,
+    SearchRequest,
     SimilarAnswer,
     SimilarRequest,
 )
@@ -60,6 +62,7 @@ KINDS = {
     "recommend": Kind(Request, Answers),
     "similar": Kind(SimilarRequest, SimilarAnswer),
     "complement": Kind(ComplementRequest, ComplementAnswer),
+    "search": Kind(SearchRequest, SearchAnswer),
     "item": Kind(ItemRequest, ItemAnswer, refused=404),
     "titles": Kind(TitlesRequest, TitlesAnswer, explores=True),
     "items": Kind(ItemsRequest, ItemsAnswer, explores=True),
