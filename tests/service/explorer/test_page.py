@@ -165,6 +165,38 @@ def test_an_item_its_likes_and_the_tree_are_shown(page, service):
     assert page.errors == []
 
 
+def answering(change: str) -> str:
+    """A script after which answers of the service are changed: `change` sees `request`, `status`, `text`, `headers`."""
+    return (
+        "(() => { const really = window.fetch; window.fetch = async (path, request) => {"
+        " const found = await really(path, request); let status = found.status, text = await found.text();"
+        f" const headers = new Headers(found.headers); {change}"
+        " return new Response(text, {status, headers}); }; })()"
+    )
+
+
+def test_another_version_is_announced_and_asked_again(page, service):
+    assert page.run("document.querySelector('#changed').hidden")
+    page.run(answering("headers.set('X-Unigrec-Version', '2'); text = text.replaceAll('title of', 'new title of');"))
+    page.run("location.hash = 'h=P5'")
+    page.wait("!document.querySelector('#changed').hidden")
+    page.click("#reload")
+    page.wait("document.querySelector('#members, #branches').innerText !== ''")
+    page.wait("document.querySelector('#branches .example').textContent.startsWith('new title')")
+    assert page.run("document.querySelector('#changed').hidden")
+    assert page.errors == []
+
+
+def test_a_bundle_without_reasons_is_asked_without_them(page, service):
+    old = "status = 422; text = JSON.stringify({detail: 'reasons: this bundle, of an earlier version, ...'});"
+    page.run(answering(f"if (request.body && JSON.parse(request.body).reasons) {{ {old} }}"))
+    page.run("location.hash = 'h=P5'")
+    items = ask(service, "/v1/recommend", {"histories": [["P5"]], "k": 10})["answers"][0]["items"]
+    page.wait(f"{SHOWN}.join() === {json.dumps(','.join(item['item_id'] for item in items))}")
+    assert all(text.startswith("shares ") for text in page.texts("#recommended .reason"))
+    assert page.errors == []
+
+
 def test_a_wrong_token_is_asked_for_again(window, service):
     window.open("about:blank")
     window.open(f"http://127.0.0.1:{service.port}/")

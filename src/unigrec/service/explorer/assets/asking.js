@@ -1,6 +1,8 @@
 // What all parts of the page use: elements, and questions to the service.
 
+export const CHANGED = "model-changed"; // event of the document: another version answers than before
 let token = ""; // in memory only
+let version = null;
 const running = new Map(); // part of the page -> number of its last question: earlier answers are not shown
 
 export const at = (id) => document.getElementById(id);
@@ -32,6 +34,11 @@ export async function ask(path, body, kind = "json") {
     answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
   } catch {
     throw new Refused(0, "The service does not answer. Is it still running?");
+  }
+  const answered = answer.headers.get("X-Unigrec-Version");
+  if (answered !== null && answered !== version) {
+    if (version !== null) document.dispatchEvent(new Event(CHANGED));
+    version = answered;
   }
   if (answer.ok) return answer[kind]();
   const said = await answer.json().catch(() => ({}));

@@ -1,7 +1,7 @@
 // What is shown is in the address behind #: every action changes the address, and every change of it shows what is new.
 // Titles and ids come from shops: they are only ever set as text.
 
-import { ask, at, count, explore, make, nameOf, part, report, useToken } from "./asking.js";
+import { CHANGED, ask, at, count, explore, make, nameOf, part, report, useToken } from "./asking.js";
 import { showModel, showPictures } from "./model.js";
 
 const SHOWN_BRANCHES = 20, SHOWN_HISTORY = 8, FOUND = 8, TYPING_MS = 150, RELATED = 6;
@@ -365,6 +365,8 @@ function start() {
     showAll();
   });
   addEventListener("hashchange", show);
+  document.addEventListener(CHANGED, () => { at("changed").hidden = false; });
+  at("reload").addEventListener("click", () => { at("changed").hidden = true; showAll(); });
   showAll();
 }
 
