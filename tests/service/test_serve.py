@@ -23,6 +23,7 @@ from unigrec.registry.tracking import mlflow_client
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 FUZZED = 10_000
 ADDRESSES = ("/v1/recommend", "/v1/similar", "/v1/complement", "/v1/items/P3", "/v1/model", "/readyz", "/", "/none")
+EXPLORED = ("titles?query=%FF%00(", "titles?query=t&k=1e9", "items?item=%ED%A0%80", "branches?prefix=9", "test-user")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,8 @@ def malformed(chance: random.Random) -> tuple[str, str, bytes, dict[str, str]]:
     """Method, path, body and headers of a request that is wrong in some way, or by luck is not."""
     method = chance.choice(["POST"] * 8 + ["GET", "PUT", "DELETE", "PATCH"])
     strange = ("/v1/items/" + "%FF" * 5, "/v1/items/" + "x" * 3000, "/../etc/passwd", "/%00")
-    path = chance.choice(ADDRESSES * 3 + strange)
+    explored = tuple(f"/v1/explore/{address}" for address in EXPLORED)
+    path = chance.choice(ADDRESSES * 3 + strange + explored)
     body = chance.choice([_of_values, _broken_json, _bytes])(chance)
     kind = chance.choice(["application/json"] * 6 + ["text/plain", "application/xml; charset=\x7f", ""])
     return method, path, body, {"Content-Type": kind} if kind else {}

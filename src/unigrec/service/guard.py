@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
+from unigrec.service.explorer.addresses import PAGE
 from unigrec.service.replies import INTERNAL, problem
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from unigrec.service.metrics import Metrics
 
 # For probes, and for the pages, which ask for the token.
-OPEN = {"/healthz", "/readyz", "/", "/explorer.js", "/explorer.css", "/docs", "/openapi.json"}
+OPEN = {"/healthz", "/readyz", "/docs", "/openapi.json", *PAGE}
 BODY_SECONDS = 10.0  # for a part of a body to arrive
 
 log = logging.getLogger("unigrec.service")

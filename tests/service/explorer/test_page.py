@@ -81,15 +81,16 @@ def ask(service: Running, path: str, body: Any = None) -> Any:
 
 
 def recommended(service: Running, history: list[str]) -> list[dict[str, Any]]:
-    return ask(service, "/v1/recommend", {"histories": [history], "k": 10})["answers"][0]["items"]
+    return ask(service, "/v1/recommend", {"histories": [history], "k": 10, "reasons": True})["answers"][0]["items"]
 
 
 def check_shown(page: Page, items: list[dict[str, Any]]) -> None:
-    """The page shows these recommendations: ids, titles and scores, in their order."""
+    """The page shows these recommendations: ids, titles, scores and reasons, in their order."""
     page.wait(f"{SHOWN}.join() === {json.dumps(','.join(item['item_id'] for item in items))}")
     titles = page.run("[...document.querySelectorAll('#recommended .title')].map((one) => one.textContent)")
     assert titles == [item["title"] for item in items]
     assert page.texts("#recommended .score") == [f"score {item['score']:.3f}" for item in items]
+    assert page.texts("#recommended .reason") == [item["reason"]["text"] for item in items]
 
 
 def test_a_history_built_by_keys_and_clicks_shows_what_the_service_answers(page, service, tmp_path):
@@ -161,6 +162,38 @@ def test_an_item_its_likes_and_the_tree_are_shown(page, service):
     below = ask(service, f"/v1/explore/branches?prefix={prefix}")
     page.wait(f"document.querySelectorAll('#members li').length === {len(below['members'])}")
     assert page.run("location.hash").endswith(f"prefix={prefix}")
+    assert page.errors == []
+
+
+def answering(change: str) -> str:
+    """A script after which answers of the service are changed: `change` sees `request`, `status`, `text`, `headers`."""
+    return (
+        "(() => { const really = window.fetch; window.fetch = async (path, request) => {"
+        " const found = await really(path, request); let status = found.status, text = await found.text();"
+        f" const headers = new Headers(found.headers); {change}"
+        " return new Response(text, {status, headers}); }; })()"
+    )
+
+
+def test_another_version_is_announced_and_asked_again(page, service):
+    assert page.run("document.querySelector('#changed').hidden")
+    page.run(answering("headers.set('X-Unigrec-Version', '2'); text = text.replaceAll('title of', 'new title of');"))
+    page.run("location.hash = 'h=P5'")
+    page.wait("!document.querySelector('#changed').hidden")
+    page.click("#reload")
+    page.wait("document.querySelector('#members, #branches').innerText !== ''")
+    page.wait("document.querySelector('#branches .example').textContent.startsWith('new title')")
+    assert page.run("document.querySelector('#changed').hidden")
+    assert page.errors == []
+
+
+def test_a_bundle_without_reasons_is_asked_without_them(page, service):
+    old = "status = 422; text = JSON.stringify({detail: 'reasons: this bundle, of an earlier version, ...'});"
+    page.run(answering(f"if (request.body && JSON.parse(request.body).reasons) {{ {old} }}"))
+    page.run("location.hash = 'h=P5'")
+    items = ask(service, "/v1/recommend", {"histories": [["P5"]], "k": 10})["answers"][0]["items"]
+    page.wait(f"{SHOWN}.join() === {json.dumps(','.join(item['item_id'] for item in items))}")
+    assert all(text.startswith("shares ") for text in page.texts("#recommended .reason"))
     assert page.errors == []
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query
 from fastapi import Request as HttpRequest
@@ -54,35 +54,27 @@ LARGEST_PICTURE = 1 << 23  # bytes
 FACTS = ("data", "warnings", "intervals", "checks", "shipped_as")  # of the report's; the rest is in the report's page
 
 
-class Asset(NamedTuple):
-    """A file of the page."""
-
-    address: str
-    name: str
-    kind: str
-
-
-PAGE = (
-    Asset("/", "explorer.html", "text/html; charset=utf-8"),
-    Asset("/explorer.js", "explorer.js", "text/javascript; charset=utf-8"),
-    Asset("/explorer.css", "explorer.css", "text/css; charset=utf-8"),
-)
+PAGE = {  # address -> file
+    "/": "explorer.html",
+    **{f"/assets/{name}": name for name in ("explorer.css", "explorer.js", "asking.js", "model.js")},
+}
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 def add_explorer(app: FastAPI, service: Service, refusals: Refusals) -> None:
     """Add the page and its addresses. refusals: answers that every question may get, for the description."""
-    for asset in PAGE:
-        _add_asset(app, asset)
+    for address, name in PAGE.items():
+        _add_file(app, address, ASSETS / name)
     _add_questions(app, service, refusals)
     _add_report(app, service, refusals)
 
 
-def _add_asset(app: FastAPI, asset: Asset) -> None:
-    content = (ASSETS / asset.name).read_bytes()
+def _add_file(app: FastAPI, address: str, path: Path) -> None:
+    content, kind = path.read_bytes(), f"{KINDS[path.suffix]}; charset=utf-8"
 
-    @app.get(asset.address, include_in_schema=False)
+    @app.get(address, include_in_schema=False)
     async def file() -> Response:
-        return Response(content, headers=PAGE_HEADERS, media_type=asset.kind)
+        return Response(content, headers=PAGE_HEADERS, media_type=kind)
 
 
 def _add_questions(app: FastAPI, service: Service, refusals: Refusals) -> None:

@@ -1,76 +1,13 @@
-"use strict";
 // What is shown is in the address behind #: every action changes the address, and every change of it shows what is new.
 // Titles and ids come from shops: they are only ever set as text.
 
-const SHOWN_BRANCHES = 20, SHOWN_HISTORY = 8, TYPING_MS = 150, RELATED = 6;
-let token = "";
+import { CHANGED, ask, at, count, explore, make, nameOf, part, report, useToken } from "./asking.js";
+import { showModel, showPictures } from "./model.js";
+
+const SHOWN_BRANCHES = 20, SHOWN_HISTORY = 8, FOUND = 8, TYPING_MS = 150, RELATED = 6;
 let state = {};
 let heldOut = Promise.resolve(null); // the test user in the address
 let identifiers = new Map(); // item id -> codes, of what is shown
-const running = new Map(); // part of the page -> number of its last question: earlier answers are not shown
-
-const at = (id) => document.getElementById(id);
-const nameOf = (item) => item.title || item.item_id;
-const count = (number) => number.toLocaleString("en");
-
-function make(name, properties, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(properties || {})) {
-    if (value === null) continue;
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (key in made) made[key] = value;
-    else made.setAttribute(key, value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
-  return made;
-}
-
-// --- asking the service ---------------------------------------------------------------------------------------------
-
-class Refused extends Error {
-  constructor(status, text) { super(text); this.status = status; }
-}
-
-async function ask(path, body, kind = "json") {
-  const headers = {};
-  if (body) headers["Content-Type"] = "application/json";
-  if (token) headers.Authorization = "Bearer " + token;
-  let answer;
-  try {
-    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
-  } catch {
-    throw new Refused(0, "The service does not answer. Is it still running?");
-  }
-  if (answer.ok) return answer[kind]();
-  const said = await answer.json().catch(() => ({}));
-  if (answer.status === 401) {
-    at("token-form").hidden = false;
-    at("token").focus();
-  }
-  throw new Refused(answer.status, said.detail || "status " + answer.status);
-}
-
-const explore = (name, values) => ask("v1/explore/" + name + "?" + new URLSearchParams(values));
-
-// Runs the work of a part of the page. `work` gets a function that tells whether the part was asked anew meanwhile.
-async function part(name, said, work) {
-  const number = (running.get(name) || 0) + 1;
-  running.set(name, number);
-  const stale = () => running.get(name) !== number;
-  try {
-    await work(stale);
-  } catch (error) {
-    if (stale()) return;
-    if (said && error.status !== 401) said.textContent = error.message;
-    if (!said || error.status === 401) report(error.status === 401 && !token ? "" : error.message);
-    if (!(error instanceof Refused)) throw error;
-  }
-}
-
-function report(text) {
-  at("problem").textContent = text;
-  at("problem").hidden = !text;
-}
 
 // --- the address ----------------------------------------------------------------------------------------------------
 
@@ -168,13 +105,28 @@ async function search(adding) {
       said.textContent = "Enter adds the first item that is found.";
       return;
     }
-    const answer = await explore("titles", { query, k: 8 });
+    const answer = await explore("titles", { query, k: FOUND });
     if (stale()) return;
-    list.replaceChildren(...answer.items.map((item) => line(item, addButton(item))));
-    const more = answer.found > answer.items.length ? "; the first " + answer.items.length + " are shown" : "";
-    said.textContent = answer.found === 0 ? "No item has these words." : count(answer.found) + (answer.found === 1 ? " item" : " items") + more + ".";
+    const items = answer.items.length ? answer.items : await byMeaning(query);
+    if (stale()) return;
+    list.replaceChildren(...items.map((item) => line(item, addButton(item))));
+    said.textContent = searched(answer, items);
     if (adding && answer.items.length) add(answer.items[0].item_id);
   });
+}
+
+// Where no title has all words. A bundle may have no search, and a query no word that it knows: then there is nothing.
+async function byMeaning(query) {
+  const answer = await ask("v1/search", { query, k: FOUND }).catch(() => ({ items: [] }));
+  const found = await named(answer.items.map((item) => item.item_id));
+  return answer.items.map((item) => found.get(item.item_id)).filter(Boolean);
+}
+
+function searched(answer, items) {
+  if (!items.length) return "No item has these words.";
+  if (!answer.found) return "No title has all these words; nearest by their meaning:";
+  const more = answer.found > items.length ? "; the first " + items.length + " are shown" : "";
+  return count(answer.found) + (answer.found === 1 ? " item" : " items") + more + ".";
 }
 
 // --- history and recommendations ------------------------------------------------------------------------------------
@@ -209,7 +161,7 @@ async function showNext() {
     const body = { histories: [history], k, exclude_history: exclude };
     if (by) body.rank_by = by;
     if (filter) body.filter = filter;
-    const asked = ask("v1/recommend", body);
+    const asked = withReasons(body);
     asked.catch(() => {}); // it is awaited below, unless the names fail first
     const taken = await named(history);
     if (stale()) return;
@@ -230,6 +182,16 @@ async function showNext() {
     at("recommended").replaceChildren(...items);
     said.textContent = summary(answer, history, user);
   });
+}
+
+// A bundle of an earlier version has no reasons, and says so.
+async function withReasons(body) {
+  try {
+    return await ask("v1/recommend", { ...body, reasons: true });
+  } catch (error) {
+    if (error.status !== 422 || !error.message.startsWith("reasons:")) throw error;
+    return ask("v1/recommend", body);
+  }
 }
 
 function showTaken(history, taken, all = false) {
@@ -253,7 +215,8 @@ function recommended(item, history, taken, user) {
   const made = line(
     item, addButton(item), make("span", { className: "score" }, "score " + item.score.toFixed(3)),
     held ? make("span", { className: "mark" }, "held out: taken next") : null,
-    history.includes(item.item_id) ? make("span", { className: "mark seen" }, "in the history") : nearest(item, history, taken),
+    history.includes(item.item_id) ? make("span", { className: "mark seen" }, "in the history") : null,
+    item.reason ? make("span", { className: "reason", dir: "auto" }, item.reason.text) : nearest(item, history, taken),
   );
   if (held) made.className = "held";
   made.dataset.item = item.item_id;
@@ -271,7 +234,7 @@ function nearest(item, history, taken) {
     while (shared < codes.length && codes[shared] === other.identifier[shared]) shared++;
     if (shared && shared >= most) [best, most] = [other, shared];
   }
-  return best && make("span", {}, "shares " + most + (most === 1 ? " code with " : " codes with "), make("span", { dir: "auto" }, nameOf(best)));
+  return best && make("span", { className: "reason" }, "shares " + most + (most === 1 ? " code with " : " codes with "), make("span", { dir: "auto" }, nameOf(best)));
 }
 
 function summary(answer, history, user) {
@@ -305,7 +268,7 @@ async function showItem() {
       if (value === null || value === "" || name === "title" || name === "item_index") continue;
       facts.append(make("dt", {}, name), make("dd", { dir: "auto" }, Array.isArray(value) ? value.join(", ") : String(value)));
     }
-    at("item-facts").replaceChildren(make("div", { className: "row" }, make("button", { type: "button", onclick: () => add(id) }, "Add to the history"), make("button", { type: "button", className: "quiet", onclick: () => go({ item: "" }) }, "Close")), facts);
+    at("item-facts").replaceChildren(facts);
   });
   related("similar", { item: id, k: RELATED }, (item) => [
     item.shared_codes + (item.shared_codes === 1 ? " code shared" : " codes shared"), "texts " + item.score.toFixed(2),
@@ -377,86 +340,6 @@ function evenness(node) {
   return items + " in " + count(branches) + (branches === 1 ? " branch." : " branches, as even as " + Math.exp(entropy).toFixed(1) + " equal ones.");
 }
 
-// --- the model ------------------------------------------------------------------------------------------------------
-
-async function showModel() {
-  await part("model", null, async () => {
-    const model = await ask("v1/model"), figures = model.metrics.unmasked || {};
-    const texts = ["Version " + model.version, count(model.items) + " items", "ranks by " + model.ranks_by];
-    if (figures.recall_at_10 !== undefined) texts.push("Recall@10 " + figures.recall_at_10.toFixed(4), "NDCG@10 " + figures.ndcg_at_10.toFixed(4));
-    if (model.since) texts.push("since " + model.since.slice(0, 16).replace("T", " "));
-    at("model-line").textContent = texts.join(" \u00b7 ");
-    const found = await ask("v1/explore/report");
-    at("report").replaceChildren(...[
-      model.why ? make("p", {}, "Why it answers: " + model.why) : null,
-      ...(found.warnings || []).map((text) => make("p", { className: "mark no" }, text)),
-      gates(found.decision), quality(found), facts(found, model),
-    ].filter(Boolean));
-    at("pictures").hidden = !found.pictures.length;
-    at("pictures").dataset.names = JSON.stringify(found.pictures);
-    if (at("pictures").open) showPictures();
-  });
-}
-
-function table(head, rows) {
-  const cell = (name, value, place) => make(name, { className: typeof value === "object" && value?.number ? "number" : "", scope: name === "th" && !place ? "col" : "" }, ...(value?.parts || [value]));
-  const body = rows.map(({ cells, className }) => make("tr", { className: className || "" }, ...cells.map((value) => cell("td", value, 1))));
-  return make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("thead", {}, make("tr", {}, ...head.map((value) => cell("th", value, 0)))), make("tbody", {}, ...body)));
-}
-
-function gates(decision) {
-  if (!decision) return null;
-  const rows = decision.gates.map((gate) => make("li", {},
-    make("span", { className: gate.passed ? "mark" : gate.informational ? "mark seen" : "mark no" }, gate.passed ? "passed" : gate.informational ? "target missed" : "refused"),
-    make("span", {}, gate.reason)));
-  const failed = decision.gates.filter((gate) => !gate.passed && !gate.informational).length;
-  return make("div", {}, make("h3", {}, "Gates: " + (decision.passed ? "passed" : failed + " refused")), make("ol", { className: "gates plain" }, ...rows));
-}
-
-function quality(found) {
-  if (!found.metrics) return null;
-  const columns = [["unmasked", "recall_at_10"], ["unmasked", "ndcg_at_10"], ["masked", "recall_at_10"], ["masked", "ndcg_at_10"]];
-  const value = (model, [protocol, name]) => {
-    const figure = found.metrics[model]?.[protocol]?.[name], bounds = found.intervals?.[model]?.[protocol]?.[name];
-    const range = bounds && make("small", {}, " " + bounds.map((bound) => bound.toFixed(3)).join("\u2013"));
-    return { number: true, parts: [figure === undefined ? "" : figure.toFixed(4), range || ""] };
-  };
-  const rows = Object.keys(found.metrics).map((model) => ({
-    className: model === "shipped" ? "shipped" : "",
-    cells: [model === "shipped" && found.shipped_as ? "shipped: " + found.shipped_as : model, ...columns.map((column) => value(model, column))],
-  }));
-  const head = ["ranking", ...columns.map(([protocol, name]) => ({ number: true, parts: [protocol + " " + (name[0] === "r" ? "Recall@10" : "NDCG@10")] }))];
-  const note = "Test users' held-out items. Masked leaves out the items of the history." + (found.intervals ? " Small: 95 % by bootstrap over users." : "");
-  return make("div", {}, make("h3", {}, "Quality"), make("p", { className: "note" }, note), table(head, rows));
-}
-
-function facts(found, model) {
-  const list = make("dl"), row = (name, value) => value && list.append(make("dt", {}, name), make("dd", {}, value));
-  const share = (value) => (100 * value).toFixed(1) + " %", health = found.identifiers || {};
-  row("data", found.data && found.data.name + ", " + found.data.from + " to " + found.data.until);
-  row("after filtering", found.data?.sizes && Object.entries(found.data.sizes.after).map(([name, number]) => count(number) + " " + name).join(", "));
-  row("data checks", found.checks && Object.entries(found.checks.counts).map(([kind, counts]) => kind + ": " + Object.entries(counts).map(([result, number]) => number + " " + result).join(", ")).join("; "));
-  row("failed checks", found.checks?.failed.map((check) => check.name).join("; "));
-  if (health.collision_rate !== undefined) row("items that share all codes", share(health.collision_rate));
-  if (health.codebook_utilisation) row("used codes, by level", health.codebook_utilisation.map(share).join(", "));
-  row("data version", model.data.version);
-  row("bundle", model.bundle);
-  row("commit", model.git_commit);
-  return make("div", {}, make("h3", {}, "Data and identifiers"), list);
-}
-
-async function showPictures() {
-  const names = JSON.parse(at("pictures").dataset.names || "[]");
-  delete at("pictures").dataset.names;
-  await part("pictures", null, async () => {
-    for (const name of names) {
-      const picture = URL.createObjectURL(await ask("v1/explore/pictures/" + name, null, "blob"));
-      const words = name.replace("/", ": ").replaceAll("_", " ");
-      at("figures").append(make("figure", {}, make("img", { src: picture, alt: words }), make("figcaption", { className: "note" }, words)));
-    }
-  });
-}
-
 // --- start ----------------------------------------------------------------------------------------------------------
 
 function start() {
@@ -464,6 +347,8 @@ function start() {
   at("search-box").addEventListener("keydown", (event) => { if (event.key === "Enter") search(true); });
   at("draw").addEventListener("click", draw);
   at("clear").addEventListener("click", () => { go({ history: [], user: "" }); at("search-box").focus(); });
+  at("add-item").addEventListener("click", () => add(state.item));
+  at("close-item").addEventListener("click", () => { go({ item: "" }); at("search-box").focus(); });
   at("k").addEventListener("change", () => go({ k: Number(at("k").value) }));
   at("by").addEventListener("change", () => go({ by: at("by").value }));
   at("exclude").addEventListener("change", () => go({ exclude: at("exclude").checked }));
@@ -473,13 +358,15 @@ function start() {
   for (const button of document.querySelectorAll("[data-to]")) button.addEventListener("click", () => focusOn(button.dataset.to));
   at("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    token = at("token").value.trim();
+    useToken(at("token").value.trim());
     at("token").value = "";
     at("token-form").hidden = true;
     report("");
     showAll();
   });
   addEventListener("hashchange", show);
+  document.addEventListener(CHANGED, () => { at("changed").hidden = false; });
+  at("reload").addEventListener("click", () => { at("changed").hidden = true; showAll(); });
   showAll();
 }
 
