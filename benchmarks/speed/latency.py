@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from benchmarks.speed.harness import Options, Table, in_child, say
 from benchmarks.speed.served import UNTRAINED, item_id, serving_params, shipped_params, write_bundle
 from benchmarks.speed.shapes import learning_data
+from unigrec.config.schema import Params
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.sequences import Sequences
@@ -20,7 +23,11 @@ from unigrec.serving.bundle import Bundle
 REQUESTS, WARM_UP, QUICK_REQUESTS = 300, 30, 5
 BEAMS = {30: 60.0, 10: 25.0}  # beam -> target of the 99th percentile in milliseconds
 QUICK_BEAMS = {5: 60.0}
-DESIGNS = {"published": serving_params, "shipped": shipped_params}
+DESIGNS: dict[str, Callable[[bool], Params]] = {
+    "published": serving_params,
+    "shipped": shipped_params,
+    "shipped, set decoder": partial(shipped_params, decoder="set"),
+}
 PLAIN = "a history"
 FORMS: dict[str, dict[str, Any]] = {  # form of a request -> what is special about it
     PLAIN: {},

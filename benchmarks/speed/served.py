@@ -46,10 +46,10 @@ def serving_params(quick: bool) -> Params:
     return params.model_copy(update={"joint": joint, "tokenizer": tokenizer})
 
 
-def shipped_params(quick: bool) -> Params:
+def shipped_params(quick: bool, **changes: Any) -> Params:
     """The same sizes, with a recommender of the kind that the other profiles train, and not the published one."""
     params, ours = serving_params(quick), params_of("small").joint.recommender
-    kind = ours.model_dump(include={"causal", "repeat_bias", "merge", "decoder"})
+    kind = ours.model_dump(include={"causal", "repeat_bias", "merge", "decoder"}) | changes
     recommender = params.joint.recommender.model_copy(update=kind)
     return params.model_copy(update={"joint": params.joint.model_copy(update={"recommender": recommender})})
 
