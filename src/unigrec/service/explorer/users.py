@@ -71,16 +71,21 @@ class OfReport(NamedTuple):
         return self.users[number]
 
 
-@lru_cache(maxsize=1)
 def held_out_users(bundle: Bundle) -> OfArtifacts | OfReport:
     """All test users if the artifacts are there, else the report's examples. Raises UnigrecError for neither."""
-    users = _of_artifacts(bundle, Artifacts()) or _of_report(bundle)
+    users = _found(bundle)
     if users is None:
         raise UnigrecError(
             "no test users: the bundle's report has no examples, and the service does not run in the folder of the "
             "project that made the bundle"
         )
     return users
+
+
+@lru_cache(maxsize=1)
+def _found(bundle: Bundle) -> OfArtifacts | OfReport | None:
+    """Looked for once: that there are none is kept too."""
+    return _of_artifacts(bundle, Artifacts()) or _of_report(bundle)
 
 
 def _of_artifacts(bundle: Bundle, artifacts: Artifacts) -> OfArtifacts | None:

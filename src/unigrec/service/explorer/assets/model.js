@@ -75,7 +75,7 @@ export async function showPictures() {
     for (const name of names) {
       const picture = URL.createObjectURL(await ask("v1/explore/pictures/" + name, null, "blob"));
       const words = name.replace("/", ": ").replaceAll("_", " ");
-      at("figures").append(make("figure", {}, make("img", { src: picture, alt: words }), make("figcaption", { className: "note" }, words)));
+      at("figures").append(make("figure", { tabIndex: 0 }, make("img", { src: picture, alt: words }), make("figcaption", { className: "note" }, words)));
     }
   });
 }
