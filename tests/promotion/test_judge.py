@@ -17,6 +17,7 @@ from support.tiny_model import ITEMS, USERS, make_bundle, write_data
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
+from unigrec.config.edit import configure
 from unigrec.config.schema import load_params
 from unigrec.core.evaluation.ranking import student_ranks
 from unigrec.core.retrieval.generative import GenerativeRetriever
@@ -51,7 +52,8 @@ def judged(challenger: Path, champion: Path | None, users: int = 0, **changes: o
 
 
 def now(users: int, seed: int) -> Today:
-    return today(Artifacts(), load_sequences(Artifacts()), users, seed)
+    names = load_params(Path("params.yaml")).evaluate.slice_columns
+    return today(Artifacts(), load_sequences(Artifacts()), users, seed, names)
 
 
 def refusing(judgement: Judgement) -> list[str]:
@@ -111,6 +113,14 @@ def test_better_equal_and_worse():
     json.dumps(better.as_dict(), allow_nan=False)
 
 
+def test_slices_of_a_column_are_held_as_the_others():
+    good, worse = make_bundle(GOOD), make_bundle(OTHER)
+    configure(Path("params.yaml"), settings=["evaluate.slice_columns=[brand]"])
+    back = judged(worse, good, min_slice_users=1)
+    assert "slice: target brand: Canon" in refusing(back)
+    assert "| slice: target brand: Canon | REFUSED |" in markdown(back)
+
+
 def test_a_bundle_that_lies_about_its_ranks_does_not_win():
     good = make_bundle(GOOD, ranks=[0] * USERS)
     liar = make_bundle(OTHER, ranks=[1] * USERS)
@@ -132,12 +142,13 @@ def test_a_model_whose_run_was_refused_is_refused_whatever_it_finds_today():
 
 def rename_items(folder: Path, names: dict[str, str]) -> Path:
     """The same bundle for a shop in which some items have other ids."""
-    table = files.read_table(folder / "catalogue.parquet")
-    ids = [names.get(item, item) for item in table["item_id"].to_pylist()]
-    changed = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(ids))
     target = folder.with_name(f"{folder.name}-renamed")
     shutil.copytree(folder, target)
-    files.write_table(target / "catalogue.parquet", changed)
+    for name in ("catalogue.parquet", "columns.parquet"):
+        table = files.read_table(folder / name)
+        ids = [names.get(item, item) for item in table["item_id"].to_pylist()]
+        changed = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(ids))
+        files.write_table(target / name, changed)
     resign(target)
     return target
 
