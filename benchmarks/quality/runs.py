@@ -23,6 +23,7 @@ from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
 from unigrec.core.sequences import in_chunks
 from unigrec.core.training.checkpoint import Stopped
+from unigrec.data.slice_columns import slice_values
 from unigrec.pipeline import outputs, stages
 
 SHARED = 2  # the first steps of every rung: the teacher, and its ranking with the baselines
@@ -189,4 +190,6 @@ def _rank(step: Step, session: Session, ranks: Callable[[np.ndarray], Ranks]) ->
             found[name] = np.concatenate([found[name], values]) if name in found else values
     found = dict(sorted(found.items()))  # as read back, they come in another order
     by_model: Ranks = {(name.rpartition("_")[0], name.rpartition("_")[2]): values for name, values in found.items()}
-    outputs.save_ranks(step.folder, sequences, users, ranks=by_model, cutoffs=step.params.evaluate.cutoffs)
+    params = step.params.evaluate
+    columns = slice_values(step.artifacts, params.slice_columns)
+    outputs.save_ranks(step.folder, sequences, users, ranks=by_model, cutoffs=params.cutoffs, columns=columns)

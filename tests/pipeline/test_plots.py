@@ -164,6 +164,11 @@ def test_protocols_are_never_mixed(tmp_path, drawn):
         plots.metrics_by_slice(rows, tmp_path / "other.png", protocol="filtered")
 
 
+def test_dollars_in_the_name_of_a_slice_are_no_formula(tmp_path, drawn):
+    plots.metrics_by_slice([row | {"slice": "target price: $5_$9^"} for row in SLICES], tmp_path / "plot.png")
+    assert drawn[0].axes[0].get_yticklabels()[0].get_text() == "target price: \\$5_\\$9^\n10 users"
+
+
 def test_quality_bars_draw_the_models_that_are_there(tmp_path, drawn):
     plots.quality_bars(METRICS, tmp_path / "plot.png")
     recall, ndcg = drawn[0].axes

@@ -48,7 +48,7 @@ def test_a_bundle_ranks_as_the_stage_evaluate_does(shop, by: RankBy):
     bundle = Bundle.load(assemble(params(), PARAMS))
     assert bundle.ranks_by == by
     sequences = load_sequences(Artifacts())
-    now = today(Artifacts(), sequences, max_users=0, seed=0)
+    now = today(Artifacts(), sequences, max_users=0, seed=0, slice_columns=())
     measured = files.read_table(Artifacts().evaluate / paths.RANKS_FILE)
     assert measured["user_index"].to_pylist() == now.users.tolist()
     for protocol in Protocol:

@@ -17,6 +17,7 @@ from support.tiny_model import ITEMS, USERS, make_bundle, write_data
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
+from unigrec.config.edit import configure
 from unigrec.config.schema import load_params
 from unigrec.core.evaluation.ranking import student_ranks
 from unigrec.core.retrieval.generative import GenerativeRetriever
@@ -51,7 +52,8 @@ def judged(challenger: Path, champion: Path | None, users: int = 0, **changes: o
 
 
 def now(users: int, seed: int) -> Today:
-    return today(Artifacts(), load_sequences(Artifacts()), users, seed)
+    names = load_params(Path("params.yaml")).evaluate.slice_columns
+    return today(Artifacts(), load_sequences(Artifacts()), users, seed, names)
 
 
 def refusing(judgement: Judgement) -> list[str]:
@@ -109,6 +111,14 @@ def test_better_equal_and_worse():
     assert back.facts["metrics"]["champion"]["ndcg_at_10"] == 1.0
     assert 0.0 < back.facts["metrics"]["shipped"]["ndcg_at_10"] < 1.0
     json.dumps(better.as_dict(), allow_nan=False)
+
+
+def test_slices_of_a_column_are_held_as_the_others():
+    good, worse = make_bundle(GOOD), make_bundle(OTHER)
+    configure(Path("params.yaml"), settings=["evaluate.slice_columns=[brand]"])
+    back = judged(worse, good, min_slice_users=1)
+    assert "slice: target brand: Canon" in refusing(back)
+    assert "| slice: target brand: Canon | REFUSED |" in markdown(back)
 
 
 def test_a_bundle_that_lies_about_its_ranks_does_not_win():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from support.tiny_model import make_bundle
-from unigrec.registry.tracking import BUNDLE_TAG, mlflow_client
+from unigrec.registry.tracking import BUNDLE_TAG, _slice_keys, mlflow_client
 from unigrec.registry.versions import register
 
 
@@ -33,6 +33,12 @@ def test_the_run_holds_params_metrics_curves_and_where_it_came_from(params, unch
         assert {"git_commit", "dvc_lock"} <= set(tags)
         assert tags["snapshot"] == "none"  # the data was none
     assert json.loads(version.tags["params"])["joint"]["recommender"]["d_model"] == 64
+
+
+def test_slices_of_values_have_names_of_their_own():
+    names = ["target brand: A+", "target brand: A-", "target brand: квас", "target brand, other", "x" * 300]
+    keys = list(_slice_keys([*names, names[0]]).values())
+    assert keys == ["target_brand_a_", "target_brand_a_.2", "target_brand_квас", "target_brand_other", "x" * 150]
 
 
 def test_the_run_holds_what_a_person_decides_on(params, unchecked):

@@ -79,7 +79,8 @@ def _judge(params: Params, challenger: str, champion: str) -> Judgement:
     with tempfile.TemporaryDirectory() as scratch:
         new = _located(params, challenger, Path(scratch) / "challenger")
         old = None if champion == NO_CHAMPION else _located(params, champion, Path(scratch) / "champion")
-        now = today(artifacts, load_sequences(artifacts), params.promotion.max_users, params.seed)
+        sequences, names = load_sequences(artifacts), params.evaluate.slice_columns
+        now = today(artifacts, sequences, params.promotion.max_users, params.seed, slice_columns=names)
         try:
             return judge(new, old, now, settings=Settings(params.gate, params.promotion, params.seed))
         except UnigrecError:

@@ -295,6 +295,7 @@ class EvaluateParams(Section):
     batch_size: Count
     cutoffs: Widths
     bootstrap_resamples: Annotated[int, Field(ge=100)]
+    slice_columns: Names
 
 
 class GateParams(Section):

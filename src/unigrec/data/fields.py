@@ -48,7 +48,7 @@ def item_fields(catalogue: pa.Table, names: Sequence[str]) -> Fields:
             raise UnigrecError(f"teacher.fields: the items have no column {name!r}; their columns are: {there}")
     fields = Fields([], [])
     for name in names:
-        classes = _classes([_values(text) for text in catalogue[name].to_pylist()])
+        classes = _classes([values_of(text) for text in catalogue[name].to_pylist()])
         if classes.shape[1]:
             fields.classes.append(classes)
         else:
@@ -56,7 +56,7 @@ def item_fields(catalogue: pa.Table, names: Sequence[str]) -> Fields:
     return fields
 
 
-def _values(text: str | None) -> set[str]:
+def values_of(text: str | None) -> set[str]:
     """The values in a text, each level of a path being one. The levels of a path keep what is above them."""
     values = set()
     for path in (text or "").split(BETWEEN_VALUES):

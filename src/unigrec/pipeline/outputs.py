@@ -141,8 +141,18 @@ def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -
     files.write_json(folder / paths.HEALTH_FILE, report)
 
 
-def save_ranks(folder: Path, sequences: Sequences, users: np.ndarray, ranks: Ranks, cutoffs: tuple[int, ...]) -> None:
-    """The ranks of the users' test items, by slice too, and the metrics last. users, and each model's ranks: (U,)."""
+def save_ranks(
+    folder: Path,
+    sequences: Sequences,
+    users: np.ndarray,
+    ranks: Ranks,
+    cutoffs: tuple[int, ...],
+    columns: dict[str, list[set[str]]],
+) -> None:
+    """The ranks of the users' test items, by slice too, and the metrics last. users, and each model's ranks: (U,).
+
+    columns: as `slices` takes them.
+    """
     import pyarrow as pa
 
     from unigrec.core.evaluation.metrics import ranking_metrics
@@ -154,7 +164,7 @@ def save_ranks(folder: Path, sequences: Sequences, users: np.ndarray, ranks: Ran
         metrics.setdefault(model, {})[protocol] = ranking_metrics(found, cutoffs)
         table[f"{model}_{protocol}"] = found
     files.write_table(folder / paths.RANKS_FILE, pa.table(table))
-    files.write_json(folder / paths.SLICES_FILE, metrics_by_slice(ranks, slices(sequences, users)))
+    files.write_json(folder / paths.SLICES_FILE, metrics_by_slice(ranks, slices(sequences, users, columns)))
     files.write_json(folder / paths.METRICS_FILE, metrics)
 
 

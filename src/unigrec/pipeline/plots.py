@@ -224,7 +224,7 @@ def metrics_by_slice(rows: Rows, path: Path, protocol: str = Protocol.UNMASKED, 
             at = [line - 0.4 + (place + 0.5) * height for line in range(len(users))]
             widths = [value.get((name, model), 0.0) for name in users]
             axes.barh(at, widths, height, color=MODEL_COLOURS[model], label=model)
-        axes.set_yticks(range(len(users)), [f"{name}\n{count:,} users" for name, count in users.items()])
+        axes.set_yticks(range(len(users)), [f"{_literal(name)}\n{count:,} users" for name, count in users.items()])
         axes.set_ylim(len(users) - 0.4, -0.6)  # the first slice on top
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(METRIC_NAMES[metric])
@@ -311,6 +311,11 @@ def _figure(path: Path, size: tuple[float, float], title: str) -> Iterator[Figur
         kind = path.suffix.removeprefix(".")
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=130, metadata=dict.fromkeys(METADATA[kind]))
+
+
+def _literal(text: str) -> str:
+    """A text from the data: a pair of dollar signs is no formula."""
+    return text.replace("$", r"\$")
 
 
 def _points(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:

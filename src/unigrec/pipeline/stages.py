@@ -46,13 +46,7 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 20.0
 OVERLAP_HISTORY = 20  # items of a history that targets are compared with
 FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
-OTHER_PARAMS = (
-    "snapshot",
-    "gate",
-    "promotion",
-    "register",
-    "serve",
-)  # `gate` is read by its own stage, which writes thresholds
+OTHER_PARAMS = ("snapshot", "gate", "promotion", "register", "serve")  # the stage `gate` writes its thresholds
 # Stages with checkpoints, and the titles of their curves.
 TRAININGS = {"teacher": "Teacher", "tokenizer": "Tokenizer", "joint": "Joint training", "finetune": "Finetuning"}
 
@@ -115,6 +109,7 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
     """Filter, order and index the interactions."""
     from unigrec.data.prepare import prepare_tables
     from unigrec.data.served_items import served_items
+    from unigrec.data.slice_columns import slice_values
 
     tables = files.read_table(artifacts.interactions), files.read_table(artifacts.items)
     prepared = prepare_tables(*tables, params.prepare, params.ingest.events)
@@ -123,6 +118,7 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
     files.write_table(artifacts.catalogue, prepared.catalogue)
     given = files.read_table(artifacts.ingested_columns) if artifacts.ingested_columns.is_file() else None
     files.write_table(artifacts.served_columns, served_items(prepared, given, params.serve.date))
+    slice_values(artifacts, params.evaluate.slice_columns)  # a name that is wrong is an error before any training
     files.write_json(artifacts.prepare_stats, prepared.stats)
     for warning in prepared.stats["warnings"]:
         print(f"warning: {warning}")
@@ -351,6 +347,7 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
     from unigrec.core.evaluation.ranking import Baselines, rank_test_items
     from unigrec.core.retrieval.rank_by import MODEL_OF
+    from unigrec.data.slice_columns import slice_values
 
     sequences, retriever = load_sequences(artifacts), fused_retriever(params, artifacts, run.device)
     users = sequences.evaluation_users()
@@ -377,7 +374,8 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
         for protocol in Protocol
     }
     files.write_json(artifacts.evaluate / paths.AGAINST_FILE, comparison)
-    save_ranks(artifacts.evaluate, sequences, users, ranks=ranks, cutoffs=params.evaluate.cutoffs)
+    columns = slice_values(artifacts, params.evaluate.slice_columns)
+    save_ranks(artifacts.evaluate, sequences, users, ranks=ranks, cutoffs=params.evaluate.cutoffs, columns=columns)
 
 
 def gate(params: Params, artifacts: Artifacts) -> None:

@@ -27,6 +27,7 @@ from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.core.identifiers.collisions import collision_rate
 from unigrec.core.identifiers.health import codebook_usage
 from unigrec.core.sequences import in_chunks, sample
+from unigrec.data.slice_columns import slice_values
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.manifest import Subject, is_same_model, last_interaction
 from unigrec.serving.probe import ProbeError, probe
@@ -56,6 +57,7 @@ class Today(NamedTuple):
     test_set: str  # a bundle of the same data has this hash in its manifest
     until: int  # unix seconds of the newest interaction
     folder: Path  # where the prepared data lie
+    columns: dict[str, list[set[str]]]  # values of each item, N per column of `evaluate.slice_columns`
 
 
 class Judgement(NamedTuple):
@@ -86,11 +88,13 @@ class Judgement(NamedTuple):
         return names | self.facts | self.decision.as_dict()
 
 
-def today(artifacts: Artifacts, sequences: Sequences, max_users: int, seed: int) -> Today:
+def today(
+    artifacts: Artifacts, sequences: Sequences, max_users: int, seed: int, slice_columns: tuple[str, ...]
+) -> Today:
     """Test users of the prepared data; more than `max_users` of them (0: no limit) are sampled with the seed.
 
     Raises:
-        UnigrecError: there is no prepared data, or no user has a test item.
+        UnigrecError: there is no prepared data, no user has a test item, or the items lack a slice column.
     """
     users = sequences.evaluation_users()
     if not len(users):
@@ -99,7 +103,13 @@ def today(artifacts: Artifacts, sequences: Sequences, max_users: int, seed: int)
     ids = files.read_table(artifacts.catalogue, ["item_id"])["item_id"].to_pylist()
     test_set = sha256_of(artifacts.sequences, artifacts.catalogue)
     return Today(
-        sequences, users, ids, test_set=test_set, until=last_interaction(artifacts), folder=artifacts.sequences.parent
+        sequences,
+        users,
+        ids,
+        test_set=test_set,
+        until=last_interaction(artifacts),
+        folder=artifacts.sequences.parent,
+        columns=slice_values(artifacts, slice_columns),
     )
 
 
@@ -147,7 +157,7 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
         reference = ranks_of(old, now, protocol)
         metrics["champion"] = ranking_metrics(reference, [GATED_CUTOFF])
         churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
-        masks = slices(now.sequences, now.users)
+        masks = slices(now.sequences, now.users, now.columns)
         pair = Pair(
             ndcg(ranks, GATED_CUTOFF),
             ndcg(reference, GATED_CUTOFF),

@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that MLflow shows on the pag
 METRICS_PER_CALL = 1000  # limits of the tracker
 PARAMS_PER_CALL = 100
 UNAUTHORIZED = 401
+SLICE_LENGTH = 150  # characters of a slice in the name of a metric, which has 250
 REASON_LENGTH = 200  # characters of another program's error message
 
 
@@ -190,10 +192,23 @@ def _intervals(report: Path) -> Iterator[Metric]:
 def _slices(report: Path) -> Iterator[Metric]:
     """Metrics of each slice of users, as `evaluate.slice.<slice>.<model>.<protocol>.<name>`."""
     for path in report.glob(f"*/{paths.SLICES_FILE}"):
-        for row in files.read_json(path):
-            words = re.sub(r"[^a-z0-9]+", "_", row["slice"].lower())
+        rows = files.read_json(path)
+        keys = _slice_keys(row["slice"] for row in rows)
+        for row in rows:
+            words = keys[row["slice"]]
             figures = {name: value for name, value in row.items() if name not in ("slice", "model", "protocol")}
             yield from _metrics(f"{path.parent.name}.slice.{words}.{row['model']}.{row['protocol']}", figures, step=0)
+
+
+def _slice_keys(names: Iterable[str]) -> dict[str, str]:
+    """Names of slices as the tracker takes them; a number tells those apart that differ only in signs."""
+    keys: dict[str, str] = {}
+    alike: Counter[str] = Counter()
+    for name in dict.fromkeys(names):
+        words = re.sub(r"[\W_]+", "_", name.lower())[:SLICE_LENGTH]
+        alike[words] += 1
+        keys[name] = words if alike[words] == 1 else f"{words}.{alike[words]}"
+    return keys
 
 
 def _curves(report: Path) -> list[Metric]:

@@ -5,6 +5,8 @@ Shapes: U test users, N items.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from unigrec.core.evaluation.metrics import ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.sequences import Sequences
 
+MOST_VALUES = 20  # of a column, each a slice of its own
+
 
 def popularity_thirds(train_counts: np.ndarray) -> np.ndarray:
     """(N,) 0, 1 or 2: the third of the catalogue that an item belongs to, by its training interactions."""
@@ -20,8 +24,12 @@ def popularity_thirds(train_counts: np.ndarray) -> np.ndarray:
     return np.searchsorted(bounds, train_counts, side="left")
 
 
-def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
+def slices(
+    sequences: Sequences, users: np.ndarray, columns: Mapping[str, Sequence[Collection[str]]]
+) -> dict[str, np.ndarray]:
     """Named (U,) masks over test users: popularity tercile of the target, history length, cold targets, same day.
+
+    columns: the values of each item, N per column. A target with several values is in several slices.
 
     What goes into a basket and what comes at the next visit are two questions: where times tell, targets on the day of
     the item before are a slice, and the others too.
@@ -47,7 +55,20 @@ def slices(sequences: Sequences, users: np.ndarray) -> dict[str, np.ndarray]:
         same = days[last] == days[last - 1]
         if not same.all():  # some data sets have numbers of order as timestamps
             found |= {"target on the day of the item before": same, "target on a later day": ~same}
+    for name, values in columns.items():
+        found |= _slices_of_column(name, [values[target] for target in test.targets.tolist()])
     return found
+
+
+def _slices_of_column(name: str, values: Sequence[Collection[str]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Slices by the values of the users' targets: the most frequent ones, all others together, and no value."""
+    counts = Counter(value for of_target in values for value in of_target)
+    most = sorted(counts, key=lambda value: (-counts[value], value))[:MOST_VALUES]
+    for value in most:
+        yield f"target {name}: {value}", np.array([value in of_target for of_target in values])
+    rest = [bool(of_target) and not any(value in of_target for value in most) for of_target in values]
+    yield f"target {name}, other", np.array(rest)
+    yield f"target {name}, no value", np.array([not of_target for of_target in values])
 
 
 def metrics_by_slice(ranks: dict[tuple[str, str], np.ndarray], masks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
