@@ -9,6 +9,7 @@ the service: a worker when its connection is closed.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -74,6 +75,8 @@ def main() -> int:
 
 def _import_all() -> None:
     """Import what loading a bundle imports, the slow parts of torch too: the service has not found the bundle yet."""
+    for name in ("torch._dynamo", "unigrec.serving.bundle"):
+        importlib.import_module(name)
 
 
 def _loaded(folder: Path) -> Bundle:

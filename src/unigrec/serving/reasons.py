@@ -100,7 +100,7 @@ class Reasons:
         if first.together:
             day = self.baskets is not None and self.baskets.by_day
             text += (
-                f"; both were bought on one day {first.together} times"
+                f"; both were bought on one day {first.together} {'time' if first.together == 1 else 'times'}"
                 if day
                 else f"; {first.together} customers bought both"
             )
