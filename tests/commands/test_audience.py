@@ -1,7 +1,8 @@
-"""`unigrec audience` and `unigrec lookalike`: what is printed, and what is refused."""
+"""`unigrec audience`, `unigrec segments` and `unigrec lookalike`: what is printed, and what is refused."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def test_an_audience_is_a_csv_of_users(project):
     assert (code, "user_id,score" in output, "1 of 51 users have no item" in output) == (0, True, True), output
     code, output = invoke("audience", *asked[:1], "gone", *asked[2:])
     assert (code, "no item 'gone' in the catalogue" in output) == (2, True)
+
+
+def test_segments_are_a_table_or_json_and_need_ten_users_each():
+    asked = ["--histories", "log.csv", "--model", "./bundle"]
+    code, output = invoke("segments", "-k", "3", *asked)
+    assert (code, "1 of 51 users have no item" in output, "50 users; agreement" in output) == (0, True, True), output
+    code, output = invoke("segments", "-k", "3", "--parts", "2", "--json", *asked)
+    found = json.loads(output)
+    sizes = {row["segment"]: row["users"] for row in found["segments"]}
+    assert sum(size for name, size in sizes.items() if "." not in name) == 50 == len(found["of_users"])
+    assert sizes["1.1"] == sum(place == "1.1" for place in found["of_users"].values())
+    assert (code, sizes["1"]) == (0, sizes["1.1"] + sizes.get("1.2", 0))
+    code, output = invoke("segments", *asked)
+    assert (code, "12 segments need at least 120: lower -k" in output) == (2, True)
 
 
 def test_lookalikes_leave_the_seeds_out_and_need_twenty(project):

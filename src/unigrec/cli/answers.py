@@ -191,6 +191,22 @@ def lookalike(
     print_lookalikes(load_params(params), model, seed, histories, k)
 
 
+@app.command(rich_help_panel=ANSWERS)
+def segments(
+    histories: Annotated[Path, typer.Option(help="Interactions of the users: Parquet, CSV or JSON lines.")],
+    k: Annotated[int, typer.Option("-k", min=2, max=1000, help="How many segments.")] = 12,
+    parts: Annotated[int, typer.Option(min=1, max=10, help="Parts of each segment.")] = 3,
+    model: Model = "champion",
+    as_json: AsJson = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print kinds of users, nested, with the items and words that tell each."""
+    from unigrec.commands.segments import print_segments
+    from unigrec.config.schema import load_params
+
+    print_segments(load_params(params), model, histories, k, parts=parts, as_json=as_json)
+
+
 @app.command("export-features", rich_help_panel=ANSWERS)
 def export_features(
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where items.parquet and users.parquet are written.")],

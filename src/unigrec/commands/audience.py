@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from unigrec.config.schema import Params
     from unigrec.core.retrieval.rank_by import RankBy
+    from unigrec.serving.bundle import Bundle
 
 
 FEWEST_SEEDS = 20
@@ -71,22 +72,26 @@ def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k
     except (OSError, UnicodeDecodeError) as error:
         raise UnigrecError(f"--seed {seeds}: expected UTF-8 text with one user id per line: {error}") from error
     bundle = load_bundle(params.register_, model)
-    users, items = histories_of(read_interactions(histories, params.ingest)[0])
-    known = [[bundle.index_of[item] for item in own if item in bundle.index_of] for own in items]
-    rows = [row for row, own in enumerate(known) if any(item < bundle.trained for item in own)]
-    is_seed = np.array([users[row] in wanted for row in rows], bool)
+    users, read = readable(bundle, *histories_of(read_interactions(histories, params.ingest)[0]))
+    is_seed = np.array([user in wanted for user in users], bool)
     if is_seed.sum() < FEWEST_SEEDS or (~is_seed).sum() < FEWEST_SEEDS:
         raise UnigrecError(
             f"{int(is_seed.sum())} of the {len(wanted)} seeds have a history, and {int((~is_seed).sum())} other users; "
             f"fewer than {FEWEST_SEEDS} tell nothing"
         )
-    read = [[item for item in known[row] if item < bundle.trained] for row in rows]
     found = lookalikes(user_states(bundle, read), is_seed, params.seed)
     print(f"{int(is_seed.sum())} of {len(wanted)} seeds read; AUC of unseen seeds {found.auc:.3f}", file=sys.stderr)
     others = np.flatnonzero(~is_seed)
     print("user_id,score")
     for place in others[np.argsort(-found.scores[others], kind="stable")][:k].tolist():
-        print(f"{quoted(users[rows[place]])},{found.scores[place]:.4f}")
+        print(f"{quoted(users[place])},{found.scores[place]:.4f}")
+
+
+def readable(bundle: Bundle, users: list[str], histories: list[list[str]]) -> tuple[list[str], list[list[int]]]:
+    """The users whose history holds an item that the bundle was trained on, and those items of each."""
+    known = [[bundle.index_of[item] for item in own if item in bundle.index_of] for own in histories]
+    trained = [[item for item in own if item < bundle.trained] for own in known]
+    return [user for user, own in zip(users, trained, strict=True) if own], [own for own in trained if own]
 
 
 def histories_of(interactions: pa.Table) -> tuple[list[str], list[list[str]]]:
