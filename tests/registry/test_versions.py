@@ -108,6 +108,7 @@ def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unche
     assert aliases(params) == {"challenger": "1"}
 
 
+@pytest.mark.slow
 def test_a_challenger_is_promoted_and_a_second_registration_tells_the_verdict(params, unchecked):
     register(make_bundle(), params)
     done = promote(params, says("promote"))
@@ -126,6 +127,7 @@ def test_a_bundle_is_located_without_loading_it(params, tmp_path, unchecked):
         assert (found.name, open_bundle(found.folder)["id"]) == (name, folder.name)
 
 
+@pytest.mark.slow
 def test_a_store_whose_files_are_gone_has_its_models_and_says_what_registering_needs(params, tmp_path, unchecked):
     """MLflow stores absolute paths."""
     folder = make_bundle()

@@ -48,6 +48,7 @@ def test_the_loss_is_reconstruction_and_weighted_uniformity():
     assert row["loss"] == pytest.approx(row["reconstruction_loss"] + 0.3 * row["uniformity_loss"])
 
 
+@pytest.mark.slow
 def test_reconstruction_falls():
     # Eight codewords per level: four give fewer identifiers than items, and the loss they reach depends on rounding.
     history = run(epochs=150, lr=0.003, codebook_size=8).history

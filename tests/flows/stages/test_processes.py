@@ -26,6 +26,7 @@ def project(tmp_path, monkeypatch) -> Path:
     return make_three_stages(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stage_streams_its_output_and_says_whether_it_ran(project):
     lines: list[str] = []
     assert run_stage("first", lines.append) is True
