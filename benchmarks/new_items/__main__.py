@@ -66,7 +66,7 @@ def split_targets(artifacts: Artifacts, bundle: Bundle) -> tuple[Targets, Target
 
 def rankings(bundle: Bundle, histories: list[list[int]]) -> dict[str, torch.Tensor]:
     """(B, M) scores of all new items by several rules; histories of trained items."""
-    new, recommender = bundle._new, bundle.recommender
+    new, recommender = bundle.new_items, bundle.recommender
     assert new is not None
     generative = bundle.retrievers[RankBy.GENERATIVE]
     assert isinstance(generative, GenerativeRetriever)
@@ -127,9 +127,9 @@ def ranks_in_lists(bundle: Bundle, asked: Targets, places: int) -> np.ndarray:
 
 def with_stand_ins(bundle: Bundle, asked: Targets) -> Targets:
     """The same users, with the trained item of the nearest text in place of each new item of a history."""
-    assert bundle._new is not None
+    assert bundle.new_items is not None
     ids = np.array(bundle.item_ids, dtype=object)
-    read_as = dict(zip(ids[bundle.trained :], ids[bundle._new.stand_ins().numpy()], strict=True))
+    read_as = dict(zip(ids[bundle.trained :], ids[bundle.new_items.stand_ins().numpy()], strict=True))
     return asked._replace(histories=[[read_as.get(item, item) for item in own] for own in asked.histories])
 
 

@@ -135,11 +135,11 @@ class Bundle:
             fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights)
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
-        self._new: NewItems | None = None
+        self.new_items: NewItems | None = None
         self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
         if extension is not None and extension.added and ranking is not None:
-            self._new = NewItems(ranking.dense, extension.content, content)
-            self._stand_ins = self._new.stand_ins()
+            self.new_items = NewItems(ranking.dense, extension.content, content)
+            self._stand_ins = self.new_items.stand_ins()
             content = torch.cat([content, extension.content])
             baskets = None if baskets is None else baskets.with_items(extension.added)
         served = [folder / SERVED] if SERVED in manifest["files"] else []
@@ -269,11 +269,11 @@ class Bundle:
         of_trained = None if allowed is None else allowed[: self.trained]
         denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
         best = retriever.retrieve(read, min(count, self.trained), of_trained, denied=denied)
-        if self._new is None:
+        if self.new_items is None:
             return best
         of_new = None if allowed is None else allowed[self.trained :]
         held = [[item - self.trained for item in own if item >= self.trained] for own in histories]
-        new = self._new.best(read, count, of_new, denied=held)
+        new = self.new_items.best(read, count, of_new, denied=held)
         below = BeamResult(torch.where(new.items >= 0, new.items + self.trained, -1), new.scores - BELOW)
         items, scores = (torch.cat(pair, dim=1) for pair in zip(best, below, strict=True))
         scores, order = scores.sort(dim=1, descending=True, stable=True)
