@@ -24,7 +24,7 @@ from benchmarks.speed.project import UNIGREC, make_project, must, path_of_tools
 from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import read_mapping
+from unigrec.config.read import read_mapping
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
 from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.pipeline import outputs

@@ -21,7 +21,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.base.markdown import markdown_table
 from unigrec.base.process import training_device
-from unigrec.config.schema import read_mapping
+from unigrec.config.read import read_mapping
 from unigrec.core.training.checkpoint import Stopped
 
 SPACE = ROOT / "infra/search.yaml"

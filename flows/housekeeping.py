@@ -25,7 +25,8 @@ from unigrec.base.errors import EXIT_OK, BusyError, UnigrecError
 from unigrec.base.git import PARAMS
 from unigrec.base.lock import exclusive
 from unigrec.base.masking import masked
-from unigrec.config.schema import RegisterParams, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import RegisterParams
 from unigrec.registry.tracking import mlflow_client
 
 # A process that holds one of these works on the files to be tidied. A scheduled run holds the first.

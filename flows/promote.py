@@ -17,7 +17,8 @@ from flows.states import StateName
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED
 from unigrec.base.git import PARAMS
 from unigrec.commands import promotion as commands
-from unigrec.config.schema import Params, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import Params
 from unigrec.promotion.champion import Promotion
 
 

@@ -26,7 +26,8 @@ from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.commands import bundles, reports, snapshot
 from unigrec.commands.bars import VERBOSE_VARIABLE
-from unigrec.config.schema import Params, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import Params
 from unigrec.core.decisions.gates import is_refusing
 from unigrec.pipeline.summary import markdown, print_summary, summarise
 from unigrec.registry.tracking import tracking_uri

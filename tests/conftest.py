@@ -40,6 +40,6 @@ def empty_store(tmp_path_factory) -> Path:
 @pytest.fixture
 def without_pictures(monkeypatch) -> None:
     """Training stages draw nothing: the pictures of one stage take a second."""
-    from unigrec.pipeline import stages
+    from unigrec.pipeline import running
 
-    monkeypatch.setattr(stages, "_show", lambda *_: None)
+    monkeypatch.setattr(running, "_show", lambda *_: None)

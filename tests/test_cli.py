@@ -11,7 +11,7 @@ from support.command_line import invoke
 from support.project import PARAMS_FILE, ROOT
 from unigrec import cli
 from unigrec.base.errors import EXIT_BAD_INPUT
-from unigrec.pipeline import stages
+from unigrec.pipeline import running
 
 LONG = "x" * 300
 
@@ -19,7 +19,7 @@ LONG = "x" * 300
 def test_a_stage_has_one_name_in_dvc_yaml_on_the_command_line_and_as_a_function():
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert [stage["cmd"] for stage in graph.values()] == [f"unigrec stage {name}" for name in cli.STAGES]
-    assert set(cli.STAGES) == {*stages.WITHOUT_RUN, *stages.WITH_RUN}
+    assert set(cli.STAGES) == {*running.WITHOUT_RUN, *running.WITH_RUN}
 
 
 def test_an_unknown_stage_is_bad_input_and_the_message_lists_the_stages():

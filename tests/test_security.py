@@ -28,7 +28,8 @@ from support.project import PARAMS_FILE, ROOT
 from support.tiny_model import make_bundle
 from unigrec.base.errors import EXIT_OK, EXIT_REFUSED, UnigrecError
 from unigrec.base.launcher import report
-from unigrec.config.schema import RegisterParams, parse_params
+from unigrec.config.read import parse_params
+from unigrec.config.schema import RegisterParams
 from unigrec.pipeline.summary import summarise
 from unigrec.registry.versions import register
 

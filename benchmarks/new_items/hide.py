@@ -18,7 +18,7 @@ from benchmarks.quality.ladder import profile_params
 from unigrec.base import files
 from unigrec.base.errors import EXIT_OK
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import parse_params
+from unigrec.config.read import parse_params
 from unigrec.core.sequences import Sequences
 from unigrec.pipeline.outputs import load_sequences
 from unigrec.pipeline.stages import embed

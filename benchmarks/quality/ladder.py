@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from unigrec.base.errors import UnigrecError
 from unigrec.config.profiles import PROFILES, leaves, parse_setting, profile_values, with_values
-from unigrec.config.schema import Params, parse_params, read_mapping
+from unigrec.config.read import parse_params, read_mapping
+from unigrec.config.schema import Params
 
 LADDER = Path("infra/ladder.yaml")  # in the project's folder, like params.yaml and the profiles
 FROM_PROFILE = "profile"  # as a value in the ladder: not what the rung inherits, but the profile's value

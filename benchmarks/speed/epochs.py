@@ -15,7 +15,7 @@ from benchmarks.speed.teacher import Row as TeacherRow
 from benchmarks.speed.teacher import scaled
 from unigrec.base.process import training_device
 from unigrec.config.profiles import with_values
-from unigrec.config.schema import parse_params
+from unigrec.config.read import parse_params
 from unigrec.core.identifiers.collisions import hard_codes
 from unigrec.core.models.ensemble import build_teacher
 from unigrec.core.training.engine import make_engine

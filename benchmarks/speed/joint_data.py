@@ -11,7 +11,8 @@ from benchmarks.quality import ladder as quality_ladder
 from benchmarks.speed.harness import ROOT
 from benchmarks.speed.shapes import learning_data
 from unigrec.config.profiles import with_values
-from unigrec.config.schema import Params, parse_params
+from unigrec.config.read import parse_params
+from unigrec.config.schema import Params
 from unigrec.core.identifiers.collisions import hard_codes
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training.joint import JointData, new_unified, resolve

@@ -12,7 +12,8 @@ from torch import Tensor
 from benchmarks.quality.ladder import profile_params
 from benchmarks.quality.steps import load_data
 from benchmarks.speed.harness import ROOT
-from unigrec.config.schema import Params, parse_params
+from unigrec.config.read import parse_params
+from unigrec.config.schema import Params
 from unigrec.core.sequences import Sequences
 
 USERS, ITEMS = 22_363, 12_101  # Beauty 2014, 5-core

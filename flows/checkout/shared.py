@@ -16,7 +16,7 @@ from flows.stages.graph import cache_folder
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.git import PARAMS
-from unigrec.config.schema import read_mapping
+from unigrec.config.read import read_mapping
 from unigrec.registry.moved_project import SQLITE
 
 DATA = paths.CURRENT.parent

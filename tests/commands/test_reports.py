@@ -11,7 +11,8 @@ from support.report_facts import tiny_facts
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.commands import reports
-from unigrec.config.schema import Params, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import Params
 from unigrec.registry import versions
 from unigrec.registry.tracking import mlflow_client
 from unigrec.registry.versions import Known

@@ -17,7 +17,7 @@ from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.cli import app
 from unigrec.config.edit import configure
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.pipeline import stages
 
 INCOMING = Path("data/incoming")

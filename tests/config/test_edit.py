@@ -13,7 +13,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
 from unigrec.config.edit import configure
 from unigrec.config.profiles import SAMPLE, leaves, profile_names
-from unigrec.config.schema import load_params, read_mapping
+from unigrec.config.read import load_params, read_mapping
 
 PROFILES = ROOT / "infra/profiles"
 

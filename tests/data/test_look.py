@@ -14,7 +14,7 @@ import pytest
 from support.command_line import invoke
 from support.project import PARAMS_FILE
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.data.sources.load import load_source
 
 ORDERS = "Order;CustomerNo;ProductNo;{time};Qty\n" + "".join(

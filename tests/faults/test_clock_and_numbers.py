@@ -19,7 +19,7 @@ from unigrec.base.paths import Artifacts
 from unigrec.commands import bundles
 from unigrec.core.training.engine import TorchEngine
 from unigrec.core.training.loop import Moment
-from unigrec.pipeline import stages
+from unigrec.pipeline import running
 from unigrec.pipeline.outputs import load_embeddings
 from unigrec.pipeline.progress import Lines, TrainingProgress
 
@@ -61,7 +61,7 @@ def test_a_clock_that_goes_backwards_within_a_training_changes_no_bit(tmp_path, 
         with inside(tmp_path / name):
             if name == "backwards":
                 go_backwards(monkeypatch)
-            stages.run_stage("tokenizer", params)
+            running.run_stage("tokenizer", params)
             found.append(outputs("tokenizer"))
     assert found[0] == found[1]
 
@@ -103,7 +103,7 @@ def test_a_nan_stops_the_training_with_step_and_loss_and_nothing_is_registered(t
 
         monkeypatch.setattr(TorchEngine, "step", poisoned)
         with pytest.raises(TrainingError, match=rf"{stage}: the loss is not finite at epoch \d, step 3: .*loss nan"):
-            stages.run_stage(stage, params)
+            running.run_stage(stage, params)
         assert not (Artifacts().folder(stage) / paths.MODEL_FILE).exists()
         with pytest.raises(UnigrecError, match=r"no such file; run the pipeline first"):
             bundles.register(params, Path("params.yaml"), None)
@@ -118,4 +118,4 @@ def test_an_embedding_with_a_nan_stops_the_teacher_before_its_first_step(tmp_pat
         embedding[3, 2] = math.nan
         files.write_tensors(Artifacts().embeddings, {"embedding": embedding})
         with pytest.raises(TrainingError, match="teacher: the loss is not finite at epoch 1, step 0: loss nan"):
-            stages.run_stage("teacher", params)
+            running.run_stage("teacher", params)

@@ -15,7 +15,7 @@ from support.command_line import invoke
 from support.project import PARAMS_FILE, ROOT
 from support.tiny_model import make_bundle
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.promotion.champion import Promotion
 from unigrec.registry import versions
 

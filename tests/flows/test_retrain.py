@@ -34,7 +34,7 @@ from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_REFUSED,
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
 from unigrec.commands import snapshot
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from flows.services import services
 
 from support.flow_project import EVERY_STAGE
 from support.project import PARAMS_FILE, ROOT
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
 
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/promote.yml").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ import pytest
 from support import shop
 from support.hostile import HOSTILE
 from support.tiny_pipeline import DATA_STAGES, MODEL_STAGES, inside, run, write_shop
-from unigrec.pipeline import stages
+from unigrec.pipeline import running
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,6 @@ def finished_run(tmp_path_factory) -> Path:
     titled = shop.items() | {"title": [f"{HOSTILE[index % len(HOSTILE)]} {index}" for index in range(shop.ITEMS)]}
     shop.write(folder / "data", catalogue=titled)
     with inside(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_show", lambda *_: None)
+        patch.setattr(running, "_show", lambda *_: None)
         run(*DATA_STAGES, *MODEL_STAGES)
     return folder

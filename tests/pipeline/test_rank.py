@@ -20,7 +20,7 @@ from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
 from unigrec.core.sequences import sample
 from unigrec.core.training.fusion import choose_ranking, validation_candidates
-from unigrec.pipeline import stages
+from unigrec.pipeline import running, stages
 from unigrec.pipeline.outputs import load_embeddings, load_fusion, load_neighbours, load_sequences
 from unigrec.promotion.judge import ranks_of, today
 from unigrec.serving.bundle import Bundle
@@ -33,7 +33,7 @@ def shop(finished_run, tmp_path_factory) -> Iterator[Path]:
     """A project in which every stage has run. Tests run the stages from `rank` on again."""
     folder = shutil.copytree(finished_run, tmp_path_factory.mktemp("copy") / "shop")
     with inside(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_show", lambda *_: None)
+        patch.setattr(running, "_show", lambda *_: None)
         yield folder
 
 

@@ -17,10 +17,11 @@ from unigrec.base.paths import Artifacts
 from unigrec.base.process import training_device
 from unigrec.commands.bundles import COLD_START
 from unigrec.config.edit import SAMPLE_SOURCE
-from unigrec.config.schema import Params, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import Params
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.training import joint
-from unigrec.pipeline import outputs, stages
+from unigrec.pipeline import outputs, running, stages
 
 COLUMNS = {"brand": 3, "title": 1000}  # different values per column
 
@@ -74,8 +75,8 @@ def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_ke
     monkeypatch.chdir(tmp_path)
     scores = iter([0.5, 0.2, 0.1])  # the first epoch is the best
     monkeypatch.setattr(joint.JointTraining, "validate", lambda training: {"validation_ndcg_at_10": next(scores)})
-    stages.run_stage("joint", params)
-    stages.run_stage("harden", params)
+    running.run_stage("joint", params)
+    running.run_stage("harden", params)
     artifacts = Artifacts()
     report = files.read_json(artifacts.harden / paths.HEALTH_FILE)
     curve = identifier_curve(
@@ -87,13 +88,13 @@ def test_the_health_of_hard_identifiers_is_measured_at_the_temperature_of_the_ke
 def test_a_joint_phase_of_an_earlier_version_must_run_again(tmp_path, monkeypatch, without_pictures):
     params = write_project(tmp_path, {"joint": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
-    stages.run_stage("joint", params)
+    running.run_stage("joint", params)
     file = Artifacts().joint / paths.MODEL_CONFIG_FILE
     config = files.read_json(file)
     del config["temperature"]
     files.write_json(file, config)
     with pytest.raises(UnigrecError, match=r"config\.json: no temperature .* run the stage joint again"):
-        stages.run_stage("harden", params)
+        running.run_stage("harden", params)
 
 
 def test_the_gate_prints_the_targets_of_the_tokenizer_before_the_joint_phase(tmp_path, monkeypatch, capsys):
@@ -103,7 +104,7 @@ def test_the_gate_prints_the_targets_of_the_tokenizer_before_the_joint_phase(tmp
     files.write_json(artifacts.evaluate / paths.AGAINST_FILE, {})
     files.write_json(artifacts.harden / paths.HEALTH_FILE, {})
     files.write_json(artifacts.tokenizer / paths.HEALTH_FILE, GOOD_HEALTH | {"soft_hard_disagreement": 0.5})
-    stages.run_stage("gate", load_params(PARAMS_FILE))
+    running.run_stage("gate", load_params(PARAMS_FILE))
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("tokenizer: target met: ") for line in lines] == [True, True, False, True]
     assert lines[2].startswith("tokenizer: target missed: share of items whose soft and hard codes differ")

@@ -19,11 +19,12 @@ from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.cli import app
 from unigrec.config.profiles import with_values
-from unigrec.config.schema import Params, load_params, parse_params
+from unigrec.config.read import load_params, parse_params
+from unigrec.config.schema import Params
 from unigrec.core.identifiers.churn import rows_of
 from unigrec.core.training.teacher import new_teacher
 from unigrec.embedding.encoder import fit_encoder, load_encoder, save_encoder
-from unigrec.pipeline import outputs, stages
+from unigrec.pipeline import outputs, running, stages
 from unigrec.pipeline.warm_start import (
     COLD,
     check_shapes,
@@ -201,19 +202,19 @@ def test_with_another_teacher_identifiers_stay_in_a_warm_start_and_change_in_a_c
     params = write_project(tmp_path, changes)
     rest = ("tokenizer", "joint", "harden")
     for stage in rest:
-        stages.run_stage(stage, params)
+        running.run_stage(stage, params)
     assert "start_changed" not in files.read_json(Artifacts().harden / paths.HEALTH_FILE)
     first = outputs.load_codes(Artifacts())
 
     torch.manual_seed(99)
     files.write_tensors(Artifacts().teacher / paths.MODEL_FILE, new_teacher(ITEMS, params.teacher).state_dict())
     for stage in rest:
-        stages.run_stage(stage, params)
+        running.run_stage(stage, params)
     assert (outputs.load_codes(Artifacts()) != first).any(1).mean() > 0.5
 
     hand_on()
     for stage in rest:
-        stages.run_stage(stage, params)
+        running.run_stage(stage, params)
     health = files.read_json(Artifacts().harden / paths.HEALTH_FILE)
     second = files.read_arrays(Artifacts().warm_start / paths.IDENTIFIERS_FILE)["codes"]
     assert health["start_items"] == ITEMS

@@ -18,7 +18,7 @@ from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.config.edit import configure
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.core.evaluation.ranking import student_ranks
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.rank_by import RankBy

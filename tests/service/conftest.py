@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 from support.local_service import LocalFleet, LocalWorker, Parts, parts_of
 from support.project import PARAMS_FILE
 from support.tiny_model import bundle_in
-from unigrec.config.schema import ServeParams, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import ServeParams
 from unigrec.serving.bundle import Bundle
 
 

@@ -14,7 +14,8 @@ from support.tiny_model import make_bundle, write_data
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
-from unigrec.config.schema import RegisterParams, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import RegisterParams
 from unigrec.promotion import judge
 from unigrec.registry import versions as registry
 from unigrec.registry.tracking import mlflow_client

@@ -17,7 +17,7 @@ from support.tiny_model import ITEMS, SERVING, item_ids, write_artifacts
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.embedding.encoder import fit_encoder, save_encoder

@@ -17,8 +17,9 @@ from support.project import ROOT
 from support.tiny_training import tiny_values
 from unigrec.base import files
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import Params, load_params
-from unigrec.pipeline import stages
+from unigrec.config.read import load_params
+from unigrec.config.schema import Params
+from unigrec.pipeline import running
 
 DATA_STAGES = ("ingest", "validate", "prepare", "embed")
 MODEL_STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate", "report")
@@ -59,7 +60,7 @@ def params() -> Params:
 
 def run(*names: str) -> None:
     for name in names:
-        stages.run_stage(name, params())
+        running.run_stage(name, params())
 
 
 def outputs(stage: str) -> dict[Path, bytes]:

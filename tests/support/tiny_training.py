@@ -15,7 +15,8 @@ import yaml
 from support.project import PARAMS_FILE, ROOT
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import Params, parse_params
+from unigrec.config.read import parse_params
+from unigrec.config.schema import Params
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.joint import JointData

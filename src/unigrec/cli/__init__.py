@@ -58,8 +58,8 @@ def stage(
 def _run_stage(name: str, params_file: Path, verbose: bool) -> None:
     from unigrec.base.launcher import is_rank, run_ranks
     from unigrec.commands import bars
-    from unigrec.config.schema import load_params
-    from unigrec.pipeline.stages import TRAININGS, run_stage
+    from unigrec.config.read import load_params
+    from unigrec.pipeline.running import TRAININGS, run_stage
 
     params = load_params(params_file)
     if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
@@ -120,7 +120,7 @@ def look(
 ) -> None:
     """Propose how to read a folder: which file and which column is what. Exit code 2: with --write, if it is unsure."""
     from unigrec.commands.look import look_at
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print(look_at(folder, load_params(params), params, write))
 
@@ -131,7 +131,7 @@ def snapshot(params: ParamsFile = PARAMS) -> None:
     from unigrec.base.lock import exclusive
     from unigrec.base.process import keep_quiet
     from unigrec.commands.snapshot import take_delivery
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     keep_quiet()
     with exclusive(paths.LOCK):
@@ -146,7 +146,7 @@ def warm_start(
 ) -> None:
     """Let the next training start from a model, so that items keep most of their identifiers."""
     from unigrec.commands import bundles
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     settings = load_params(params)
     print(bundles.cold_start(params) if cold else bundles.warm_start(settings, params, model))
@@ -171,7 +171,7 @@ def gate(
     Exit code 0: the model passed. 1: it was refused. 2: no decision was possible.
     """
     from unigrec.commands import promotion
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     if challenger is None:
         if champion is not None or out is not None:
@@ -184,7 +184,7 @@ def gate(
 def bundle(params: ParamsFile = PARAMS) -> None:
     """Assemble the trained model as a bundle and print its folder, without registering it."""
     from unigrec.commands import bundles
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     typer.echo(bundles.assemble(load_params(params), params))
 
@@ -198,7 +198,7 @@ def register(
 ) -> None:
     """Register the trained model with its metrics; `challenger` points to it if its gates passed."""
     from unigrec.commands import bundles
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     raise typer.Exit(bundles.register(load_params(params), params, bundle))
 
@@ -214,7 +214,7 @@ def promote(
     """
     from unigrec.base.errors import EXIT_REFUSED
     from unigrec.commands import promotion
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     done = promotion.promote(load_params(params), version)
     stays = f"stays as it is, champion is {f'version {done.champion}' if done.champion else 'nobody'}"
@@ -233,7 +233,7 @@ def rollback(
 ) -> None:
     """Return to the previous champion, at once and without a comparison; a second call changes nothing."""
     from unigrec.commands import promotion
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     done = promotion.rollback(load_params(params), to, why)
     print(f"version {done.champion} {'is champion again' if done.moved else 'stays'}: {done.reason}")

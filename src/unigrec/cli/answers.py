@@ -45,7 +45,7 @@ def recommend(
 ) -> None:
     """Print recommended items with titles and scores, by default from the registered champion."""
     from unigrec.commands.recommend import print_recommendations
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print_recommendations(
         load_params(params),
@@ -83,7 +83,7 @@ def search(
 ) -> None:
     """Print the items that words ask for, and that suit a history."""
     from unigrec.commands.search import print_found
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print_found(
         load_params(params),
@@ -112,7 +112,7 @@ def similar(
 ) -> None:
     """Print the items most like one: of its kind, the nearest texts first."""
     from unigrec.commands.related import print_similar
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print_similar(
         load_params(params), model, item, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
@@ -132,7 +132,7 @@ def complement(
 ) -> None:
     """Print what is bought together with the items of a basket, of other kinds, and how often."""
     from unigrec.commands.related import print_complements
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print_complements(
         load_params(params), model, basket, k=k, allow=allow or [], deny=deny or [], filter=where, as_json=as_json
@@ -153,7 +153,7 @@ def serve(
     """Serve recommendations over HTTP, by default of the registered champion, until Ctrl-C (docs/serving.md)."""
     from unigrec.base.process import keep_quiet
     from unigrec.commands.serve import serve as run
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     keep_quiet()
     run(load_params(params), model, host, port, workers=workers)
@@ -171,7 +171,7 @@ def audience(
 ) -> None:
     """Print the users who are most likely to take an item next, as CSV."""
     from unigrec.commands.audience import print_audience
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print_audience(load_params(params), model, item, histories, k=k, rank_by=rank_by, as_json=as_json)
 
@@ -186,7 +186,7 @@ def lookalike(
 ) -> None:
     """Print the users who are most like given ones, as CSV; they themselves are left out."""
     from unigrec.commands.audience import print_lookalikes
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print_lookalikes(load_params(params), model, seed, histories, k)
 
@@ -202,7 +202,7 @@ def segments(
 ) -> None:
     """Print kinds of users, nested, with the items and words that tell each."""
     from unigrec.commands.segments import print_segments
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print_segments(load_params(params), model, histories, k, parts=parts, as_json=as_json)
 
@@ -219,7 +219,7 @@ def export_features(
 ) -> None:
     """Write identifiers, vectors and states as Parquet, for a shop's own ranking model."""
     from unigrec.commands import features
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     print(features.export_features(load_params(params), model, out, histories, temperature))
 
@@ -234,7 +234,7 @@ def add_items(
     """Add items to a model by their texts, without a training; no published identifier changes."""
     from unigrec.base.process import keep_quiet
     from unigrec.commands import items
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     keep_quiet()
     raise typer.Exit(items.add_items(load_params(params), file, model, registered))
@@ -250,7 +250,7 @@ def remove_items(
     """Take items out of a model, without a training: they are not recommended any more."""
     from unigrec.base.process import keep_quiet
     from unigrec.commands import items as commands
-    from unigrec.config.schema import load_params
+    from unigrec.config.read import load_params
 
     keep_quiet()
     raise typer.Exit(commands.remove_items(load_params(params), items, model, registered))

@@ -23,7 +23,7 @@ from unigrec.config.profiles import (
     profile_values,
     unknown_key,
 )
-from unigrec.config.schema import parse_params, read_mapping
+from unigrec.config.read import parse_params, read_mapping
 
 SAMPLE_SOURCE = {"ingest.source": "sample", "ingest.path": "infra/sample.yaml"}
 COMMENT_COLUMN = 34  # where params.yaml starts its comments; after a longer value, two spaces

@@ -14,7 +14,7 @@ from typing import Any
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import parse_yaml
-from unigrec.config.schema import read_mapping
+from unigrec.config.read import read_mapping
 
 SAMPLE = "sample"
 MAPPINGS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import read_mapping
+from unigrec.config.read import read_mapping
 
 
 def stage_key(stage: str, params: dict[str, Any]) -> str:

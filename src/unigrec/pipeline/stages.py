@@ -1,7 +1,6 @@
 """A function per stage: load, compute, save. Only these functions and the commands see the whole params.
 
-Stages read and write inside their `Artifacts`. `run_stage` is what `unigrec stage` calls: it adds what a process of its
-own brings (the device, a checkpoint, pictures).
+Stages read and write inside their `Artifacts`. `unigrec.pipeline.running` adds what a process of its own brings.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
-from unigrec.base.process import training_device, use_threads
 from unigrec.config.schema import Params
 from unigrec.pipeline.outputs import (
     load_codes,
@@ -30,8 +28,6 @@ from unigrec.pipeline.outputs import (
     save_ranks,
     save_trained,
 )
-from unigrec.pipeline.progress import Lines, Screen, TrainingProgress
-from unigrec.pipeline.stage_key import stage_key
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +39,9 @@ if TYPE_CHECKING:
     from unigrec.core.training.loop import Run
     from unigrec.data.drift import Drift
 
-CHECKPOINT_SECONDS = 20.0
 OVERLAP_HISTORY = 20  # items of a history that targets are compared with
 FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
 OTHER_PARAMS = ("snapshot", "gate", "promotion", "register", "serve")  # the stage `gate` writes its thresholds
-# Stages with checkpoints, and the titles of their curves.
-TRAININGS = {"teacher": "Teacher", "tokenizer": "Tokenizer", "joint": "Joint training", "finetune": "Finetuning"}
 
 
 def ingest(params: Params, artifacts: Artifacts) -> None:
@@ -179,7 +172,7 @@ def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core.training.tokenizer import tokenizer_shape, train_tokenizer
     from unigrec.pipeline.warm_start import is_warm, read_of_teacher, started_tokenizer
 
-    settings = _settings("tokenizer", params, artifacts)
+    settings = settings_of("tokenizer", params, artifacts)
     started = started_tokenizer(artifacts) if is_warm(artifacts) else None
     part = read_of_teacher(
         artifacts,
@@ -205,7 +198,7 @@ def joint(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core.training.joint import JointData, train_joint
     from unigrec.pipeline.warm_start import earlier_identifiers, started_recommender
 
-    settings = _settings("joint", params, artifacts)
+    settings = settings_of("joint", params, artifacts)
     ranker, earlier = load_teacher(artifacts), earlier_identifiers(artifacts, load_item_ids(artifacts))
     data = JointData(
         load_sequences(artifacts),
@@ -422,50 +415,7 @@ def shipped_retriever(params: Params, artifacts: Artifacts, device: torch.device
     return {RankBy.FUSED: fused, RankBy.GENERATIVE: fused.generative, RankBy.DENSE: fused.dense}[by]
 
 
-WITHOUT_RUN = {stage.__name__: stage for stage in (ingest, validate, prepare, warm_start, embed, gate)}
-WITH_RUN = {stage.__name__: stage for stage in (teacher, tokenizer, joint, harden, finetune, rank, evaluate, report)}
-
-
-def run_stage(name: str, params: Params, screen: Screen | None = None, verbose: bool = False) -> None:
-    """Run a stage in the project's own `artifacts/`, as one process or, under torchrun, as one rank of several.
-
-    screen: shows a training's progress; None: lines on stderr. verbose: lines hold every figure.
-
-    If the stage fails, the process keeps its process group until it ends: ranks that lose a peer crash, and the error
-    of the rank that failed must be reported before.
-    """
-    artifacts = Artifacts()
-    if name in WITHOUT_RUN:
-        WITHOUT_RUN[name](params, artifacts)
-        return
-    import shutil
-
-    from unigrec.core import distributed
-
-    WITH_RUN[name](params, artifacts, _run(name, params, artifacts, screen=screen or Lines(), verbose=verbose))
-    if distributed.rank() == 0:
-        _show(name, params, artifacts)
-        shutil.rmtree(paths.CHECKPOINTS / name, ignore_errors=True)
-    distributed.leave_process_group()
-
-
-def _run(stage: str, params: Params, artifacts: Artifacts, screen: Screen, verbose: bool) -> Run:
-    """A training has a checkpoint, keyed by everything that `dvc.yaml` lists as its input."""
-    from unigrec.core.training.checkpoint import CheckpointFolder
-    from unigrec.core.training.loop import Run
-
-    use_threads(params.threads)
-    if stage not in TRAININGS:
-        return Run(params.seed, training_device(), log=lambda step, metrics: None)
-    key = stage_key(stage, params.model_dump(mode="json", by_alias=True))
-    checkpoints = CheckpointFolder(paths.CHECKPOINTS / stage, key, CHECKPOINT_SECONDS)
-    parts = params.teacher.members if stage == "teacher" else 1
-    epochs = _settings(stage, params, artifacts).epochs
-    progress = TrainingProgress(stage, epochs, screen, parts=parts, verbose=verbose)
-    return Run(params.seed, training_device(), progress.log, checkpoints=checkpoints, tick=progress.tick)
-
-
-def _settings(stage: str, params: Params, artifacts: Artifacts) -> Any:
+def settings_of(stage: str, params: Params, artifacts: Artifacts) -> Any:
     """A stage's section of params; a warm start changes those of tokenizer and joint."""
     from unigrec.pipeline.warm_start import is_warm, warm_joint
 
@@ -473,26 +423,3 @@ def _settings(stage: str, params: Params, artifacts: Artifacts) -> Any:
     if stage == "tokenizer" and is_warm(artifacts):
         return settings.model_copy(update={"epochs": params.warm_start.tokenizer_epochs})
     return warm_joint(settings, params.warm_start) if stage == "joint" and is_warm(artifacts) else settings
-
-
-def _show(stage: str, params: Params, artifacts: Artifacts) -> None:
-    """Draw what the stage has written."""
-    from unigrec.core.evaluation.protocol import Protocol
-    from unigrec.pipeline import plots
-
-    folder = artifacts.folder(stage)
-    if stage in TRAININGS:
-        history = files.read_json(folder / paths.HISTORY_FILE)
-        if any(row["step"] for row in history):  # a warm start may leave a network as it was
-            plots.training_curves(history, folder / "curves.png", TRAININGS[stage])
-    if stage == "tokenizer":
-        plots.annealing(history, params.tokenizer.codebook_size, folder / "annealing.png")
-    if stage == "joint":
-        plots.identifiers_over_epochs(history, params.tokenizer.codebook_size, folder / "identifiers.png")
-    if stage == "harden":
-        plots.codebook_usage(files.read_json(folder / paths.USAGE_FILE), folder / "codebook_usage.png")
-    if stage == "evaluate":
-        plots.quality_bars(files.read_json(folder / paths.METRICS_FILE), folder / "quality.png")
-        rows = files.read_json(folder / paths.SLICES_FILE)
-        for protocol in Protocol:
-            plots.metrics_by_slice(rows, folder / f"slices_{protocol}.png", protocol)

@@ -22,7 +22,7 @@ from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import holds_credentials, masked, split_credentials
 from unigrec.base.process import keep_quiet
 from unigrec.config.profiles import leaves
-from unigrec.config.schema import read_mapping
+from unigrec.config.read import read_mapping
 from unigrec.core.decisions.gates import gate_rows
 from unigrec.registry.moved_project import follow_project
 from unigrec.serving.manifest import MANIFEST, PARAMS, REPORT

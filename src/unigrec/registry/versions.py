@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import masked
-from unigrec.config.schema import read_mapping
+from unigrec.config.read import read_mapping
 from unigrec.registry.model_package import MODEL_CODE, ask_stored, copy_code, requirements, signature
 from unigrec.registry.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
 from unigrec.serving.manifest import CATALOGUE, MANIFEST, PARAMS, Subject, open_bundle

@@ -13,7 +13,8 @@ from support.project import PARAMS_FILE, ROOT
 from unigrec.base.errors import UnigrecError
 from unigrec.config.edit import configure
 from unigrec.config.profiles import PROFILES, leaves, profile_names
-from unigrec.config.schema import Params, load_params, read_mapping
+from unigrec.config.read import load_params, read_mapping
+from unigrec.config.schema import Params
 
 NAMES = profile_names(ROOT / PROFILES)
 RUNGS = {rung.name: rung for rung in read_ladder(ROOT / LADDER)}

@@ -12,7 +12,7 @@ from benchmarks.speed.training import LENGTHS, ROWS, run
 
 from support.project import PARAMS_FILE
 from support.small import random_sequences, small_recommender, small_tokenizer
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.core.models.unified import UnifiedModel
 from unigrec.core.training.joint import JointData, joint_losses
 from unigrec.core.training.samples import make_samples

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from support.project import PARAMS_FILE
 from support.small import few, padded, random_sequences, small_recommender, small_tokenizer
-from unigrec.config.schema import load_params
+from unigrec.config.read import load_params
 from unigrec.core.identifiers.collisions import hard_codes
 from unigrec.core.losses import recommendation_loss, uniformity_loss
 from unigrec.core.models.recommender import Recommender

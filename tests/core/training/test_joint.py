@@ -21,7 +21,8 @@ from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
 from unigrec.base.launcher import run_ranks
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import JointParams, load_params
+from unigrec.config.read import load_params
+from unigrec.config.schema import JointParams
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.models.sasrec import SASRec
@@ -34,7 +35,7 @@ from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
 from unigrec.core.training.joint import JointData, joint_losses, new_unified, train_joint, trained_groups
 from unigrec.core.training.loop import Run
 from unigrec.core.training.samples import make_samples
-from unigrec.pipeline import stages
+from unigrec.pipeline import running
 
 DISTILLATION = ("tokenizer_distillation_loss", "recommender_distillation_loss")
 # At the usual temperature the tokenizer's distillation turns rounding into real differences within epochs.
@@ -295,7 +296,7 @@ def command(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
 def alone(folder: Path, stage: str) -> subprocess.CompletedProcess[str]:
     """The stage in this process."""
     with inside(folder), redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors:
-        stages.run_stage(stage, load_params(folder / "params.yaml"))
+        running.run_stage(stage, load_params(folder / "params.yaml"))
     return subprocess.CompletedProcess(stage, 0, output.getvalue(), errors.getvalue())
 
 

@@ -16,18 +16,18 @@ from support.tiny_training import write_project
 from unigrec.base import files, paths
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.base.paths import Artifacts
-from unigrec.config.schema import load_params
-from unigrec.pipeline import stages
+from unigrec.config.read import load_params
+from unigrec.pipeline import running
 from unigrec.pipeline.stage_key import stage_key
 
 # The stage itself, but it saves after every step, as a stage of hours saves after every few steps.
 STAGE = """
 import sys
 from pathlib import Path
-from unigrec.pipeline import stages
-from unigrec.config.schema import load_params
-stages.CHECKPOINT_SECONDS = 0.0
-stages.run_stage(sys.argv[1], load_params(Path("params.yaml")))
+from unigrec.pipeline import running
+from unigrec.config.read import load_params
+running.CHECKPOINT_SECONDS = 0.0
+running.run_stage(sys.argv[1], load_params(Path("params.yaml")))
 """
 
 
@@ -145,7 +145,7 @@ def test_a_stage_killed_twice_ends_with_the_bits_of_an_undisturbed_one(tmp_path,
     for folder in folders:
         write_project(folder, changes)
     with inside(folders[0]):
-        stages.run_stage(stage, load_params(Path("params.yaml")))
+        running.run_stage(stage, load_params(Path("params.yaml")))
     checkpoints = folders[1] / paths.CHECKPOINTS / stage
     for step in steps:
         kill_after_a_checkpoint_of(run_stage(folders[1], stage), checkpoints, step)

@@ -14,7 +14,7 @@ from unigrec.core.identifiers.collisions import collision_rate, hard_codes
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.training.tokenizer import new_tokenizer, train_tokenizer
-from unigrec.pipeline import outputs, stages
+from unigrec.pipeline import outputs, running
 
 
 def run(embeddings: torch.Tensor | None = None, seed: int = 7, **changes):
@@ -98,7 +98,7 @@ def test_embeddings_that_are_no_numbers_are_named(bad):
 def test_the_tokenizer_stage_reports_the_health_of_its_identifiers(tmp_path, monkeypatch):
     params = write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    stages.run_stage("tokenizer", params)
+    running.run_stage("tokenizer", params)
     health, history = (
         files.read_json(Artifacts().tokenizer / paths.HEALTH_FILE),
         files.read_json(Artifacts().tokenizer / paths.HISTORY_FILE),
@@ -116,7 +116,7 @@ def test_the_stages_after_the_teacher_read_its_part_of_the_item_vectors(tmp_path
     monkeypatch.chdir(tmp_path)
     content = outputs.load_embeddings(Artifacts())
     for stage in ("tokenizer", "joint", "harden"):
-        stages.run_stage(stage, params)
+        running.run_stage(stage, params)
     width = content.shape[1] + params.teacher.d_model
     assert (
         outputs.load_tokenizer(Artifacts()).encoder[0].in_features
