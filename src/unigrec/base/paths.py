@@ -33,6 +33,7 @@ BUNDLES = STATE / "bundles"
 REFERENCE = STATE / "registered/reference.json"  # sizes of the data behind the last registered model
 COMPARISONS = STATE / "gate"  # a folder per pair of models that was compared
 COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "comparison.md"
+IMPRESSIONS = "impressions-"  # how names of files in a log of impressions begin
 REPORTS = STATE / "reports"  # a folder per registered version: the report with what the registry knows
 AUDIT = STATE / "audit.jsonl"  # every change of the champion; only ever appended to
 PROMOTION_LOCK = STATE / "promotion.lock"

@@ -360,6 +360,9 @@ class ServeParams(Section):
     max_list: Annotated[int, Field(ge=1)]
     watch_seconds: Annotated[float, Field(ge=0.1)]
     drain_seconds: NonNegative
+    impressions: str
+    impressions_seconds: Annotated[float, Field(ge=0.1)]
+    impressions_mb: Positive
     log: Literal["events", "requests", "bodies"]
 
     @field_validator("columns")
