@@ -19,6 +19,7 @@ import numpy as np
 TWO_SIDED, POWER = 1.959964, 0.841621  # quantiles of the normal distribution: 97.5 %, 80 %
 FEWEST = 10.0  # expected users with a hit, and without one, per version: fewer, and the normal distribution is far off
 MISMATCH_P = 0.001  # below, the split is not the one that was asked for
+STEPS = 30  # of a fixed point
 EXAMPLE_GAIN = 0.1  # relative, of the champion's rate: how many users would find it
 
 
@@ -40,6 +41,20 @@ class Arm(NamedTuple):
         """(...) of the rate, if the true one is `rate`."""
         left = self.hits - rate[..., None] * self.shown
         return (left**2).sum(-1) / self.shown.sum(-1) ** 2
+
+    def figures(self) -> dict[str, float]:
+        """Of one experiment: sums, the rate, its variance, and its 95 % interval."""
+        rate = self.rate
+        variance = float(self.variance(rate))
+        reach = TWO_SIDED * math.sqrt(variance)
+        return {
+            "shown": float(self.shown.sum()),
+            "hits": float(self.hits.sum()),
+            "rate": float(rate),
+            "variance": variance,
+            "low": max(float(rate) - reach, 0.0),
+            "high": min(float(rate) + reach, 1.0),
+        }
 
 
 class Difference(NamedTuple):
@@ -104,22 +119,33 @@ def mismatch(shares: np.ndarray, is_challenger: np.ndarray) -> dict[str, Any]:
     return {"expected": expected, "found": found, "p": p, "is_mismatch": p < MISMATCH_P}
 
 
-def power(found: Difference, old_rate: float, users: int) -> dict[str, float | None]:
-    """What an experiment of this size finds with 80 % probability, at a two-sided 5 %.
+def power(rate: float, old: int, new: int) -> dict[str, float | None]:
+    """Which gain over a rate of users an experiment finds with 80 % probability, at a two-sided 5 %.
+
+    Args:
+        rate: of the champion, by user. old, new: users of the champion and of the challenger.
 
     Returns:
-        `smallest`: the difference; `relative`: of the champion's rate; `users_for_a_tenth`: users of both versions,
-        split like these, that a difference of a tenth of that rate would need.
+        `smallest`: the gain; `relative`: of the rate; `users_for_a_tenth`: users of both versions, split like these,
+        that a gain of a tenth of the rate would need. The last two are null without a hit.
     """
-    smallest = (TWO_SIDED + POWER) * float(found.error)
-    if not old_rate:
+    smallest = 0.0
+    for _ in range(STEPS):  # the gain itself changes the variance a little
+        smallest = _reach(rate, smallest, old, new)
+    if not rate:
         return {"smallest": smallest, "relative": None, "users_for_a_tenth": None}
-    relative = smallest / old_rate
-    return {
-        "smallest": smallest,
-        "relative": relative,
-        "users_for_a_tenth": float(math.ceil(users * (relative / EXAMPLE_GAIN) ** 2)),
-    }
+    gain, share = EXAMPLE_GAIN * rate, new / (old + new)
+    users = math.ceil((_reach(rate, gain, 1.0 - share, share) / gain) ** 2)
+    return {"smallest": smallest, "relative": smallest / rate, "users_for_a_tenth": float(users)}
+
+
+def _reach(rate: float, gain: float, old: float, new: float) -> float:
+    """The gain that is found with 80 % probability, with the variance of another one."""
+    better = min(rate + gain, 1.0)
+    pooled = (old * rate + new * better) / (old + new)
+    alike = math.sqrt(pooled * (1.0 - pooled) * (1.0 / old + 1.0 / new))
+    own = math.sqrt(rate * (1.0 - rate) / old + better * (1.0 - better) / new)
+    return TWO_SIDED * alike + POWER * own
 
 
 def _above(z: np.ndarray) -> np.ndarray:

@@ -23,13 +23,15 @@ EXPERIMENTS = """
     SELECT experiment, count(*) AS impressions, max(time) AS last
     FROM log WHERE assigned = 'split' AND experiment IS NOT NULL GROUP BY ALL ORDER BY last DESC
 """
-# `first`: what a user was shown first decides to which version the user belongs.
-TABLES = """
+SHOWN = """
     CREATE TEMP TABLE shown AS
-        SELECT row_number() OVER () AS number, user_id, variant, share, items, epoch_us(time) AS at
-        FROM log WHERE assigned = 'split' AND experiment = $experiment;
+        SELECT row_number() OVER () AS number, user_id, variant, share, items, epoch_us(time) AS moment
+        FROM log WHERE assigned = 'split' AND experiment = $experiment
+"""
+# What a user was shown first decides to which version the user belongs.
+FIRST = """
     CREATE TEMP TABLE first AS
-        SELECT user_id, arg_min(variant, at) AS variant, arg_min(share, at) AS share,
+        SELECT user_id, arg_min(variant, moment) AS variant, arg_min(share, moment) AS share,
                count(DISTINCT variant) AS variants
         FROM shown GROUP BY user_id
 """
@@ -39,12 +41,12 @@ USERS = """
         SELECT shown.* EXCLUDE (variant, share), first.variant, first.share, first.variants
         FROM shown JOIN first ON shown.user_id = first.user_id AND shown.variant = first.variant
     ), offers AS (
-        SELECT number, user_id, at, unnest(items) AS item_id FROM own
+        SELECT number, user_id, moment, unnest(items) AS item_id FROM own
     ), hits AS (
         SELECT DISTINCT offers.number
         FROM offers JOIN taken ON taken.user_id = offers.user_id AND taken.item_id = offers.item_id
-            AND taken.at >= offers.at // 1000000 // $step * $step
-            AND taken.at <= offers.at // 1000000 + $window
+            AND taken.moment >= offers.moment // 1000000 // $step * $step
+            AND taken.moment <= offers.moment // 1000000 + $window
     )
     SELECT own.variant = 'challenger' AS challenger, any_value(own.share) AS share,
            any_value(own.variants) > 1 AS both, count(*) AS impressions, count(hits.number) AS hits
@@ -55,7 +57,11 @@ FACTS = """
     SELECT variant, any_value(version) AS version, any_value(bundle) AS bundle, count(DISTINCT bundle) AS bundles
     FROM log WHERE assigned = 'split' AND experiment = $experiment GROUP BY variant
 """
-SPAN = "SELECT min(at) // 1000000, max(at) // 1000000, count(*) FROM shown"
+SPAN = """
+    SELECT min(moment) // 1000000, max(moment) // 1000000, count(*),
+           count(*) FILTER (moment // 1000000 + $window > (SELECT max(moment) FROM taken))
+    FROM shown
+"""
 
 
 def schema() -> pa.Schema:
@@ -81,7 +87,8 @@ class Experiment(NamedTuple):
 
     versions: variant -> {version, bundle}. both: who were shown the other version too; those impressions are left out.
     since, until: unix seconds of the first and last impression. impressions: all of them, those left out too.
-    others: names of further experiments in the log. days_only: the interactions' times are whole days.
+    open: those whose window ends after the last interaction. others: names of further experiments in the log.
+    days_only: the interactions' times are whole days.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Experiment(NamedTuple):
     since: int
     until: int
     impressions: int
+    open: int
     others: list[str]
     days_only: bool
 
@@ -147,9 +155,10 @@ def _read(
     at = taken["timestamp"].combine_chunks()
     days_only = bool(pc.all(pc.equal(pc.multiply(pc.divide(at, DAY), DAY), at)).as_py())
     database.register("given", taken.select(["user_id", "item_id", "timestamp"]))
-    database.execute("CREATE TEMP TABLE taken AS SELECT DISTINCT user_id, item_id, timestamp AS at FROM given")
-    database.execute(TABLES, chosen)
-    since, until, impressions = database.sql(SPAN).fetchall()[0]
+    database.execute("CREATE TEMP TABLE taken AS SELECT DISTINCT user_id, item_id, timestamp AS moment FROM given")
+    database.execute(SHOWN, chosen)
+    database.execute(FIRST)
+    since, until, impressions, still_open = map(int, database.execute(SPAN, {"window": window}).fetchall()[0])
     found: dict[str, Any] = database.execute(USERS, {"window": window, "step": DAY if days_only else 1}).fetchnumpy()
     return Experiment(
         name,
@@ -159,9 +168,10 @@ def _read(
         both=np.asarray(found["both"], bool),
         shown=np.asarray(found["impressions"], float),
         hits=np.asarray(found["hits"], float),
-        since=int(since),
-        until=int(until),
-        impressions=int(impressions),
+        since=since,
+        until=until,
+        impressions=impressions,
+        open=still_open,
         others=[other for other in names if other != name],
         days_only=days_only,
     )
