@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 DAY = 86_400  # seconds
 
+LOG = "CREATE VIEW log AS SELECT * FROM read_parquet({files}, filename = true, file_row_number = true)"
 EXPERIMENTS = """
     SELECT experiment, count(*) AS impressions, max(time) AS last
     FROM log WHERE assigned = 'split' AND experiment IS NOT NULL GROUP BY ALL ORDER BY last DESC
 """
+# Rows are read from the files again by each query: none of them keeps all lists of items in memory.
 SHOWN = """
-    CREATE TEMP TABLE shown AS
-        SELECT row_number() OVER () AS number, user_id, variant, share, items, epoch_us(time) AS moment
-        FROM log WHERE assigned = 'split' AND experiment = $experiment
+    CREATE VIEW shown AS
+        SELECT filename, file_row_number, user_id, variant, share, items, epoch_us(time) AS moment
+        FROM log WHERE assigned = 'split' AND experiment = {experiment}
 """
 # What a user was shown first decides to which version the user belongs.
 FIRST = """
@@ -35,23 +37,27 @@ FIRST = """
                count(DISTINCT variant) AS variants
         FROM shown GROUP BY user_id
 """
+OWN = """
+    CREATE VIEW own AS
+        SELECT shown.* FROM shown JOIN first ON shown.user_id = first.user_id AND shown.variant = first.variant
+"""
 # A time of the log has microseconds, one of an interaction whole seconds, or whole days ($step).
 USERS = """
-    WITH own AS (
-        SELECT shown.* EXCLUDE (variant, share), first.variant, first.share, first.variants
-        FROM shown JOIN first ON shown.user_id = first.user_id AND shown.variant = first.variant
-    ), offers AS (
-        SELECT number, user_id, moment, unnest(items) AS item_id FROM own
+    WITH hit AS (
+        SELECT DISTINCT own.user_id, own.filename, own.file_row_number
+        FROM own JOIN taken ON taken.user_id = own.user_id
+            AND taken.moment >= own.moment // 1000000 // $step * $step
+            AND taken.moment <= own.moment // 1000000 + $window
+            AND list_contains(own.items, taken.item_id)
     ), hits AS (
-        SELECT DISTINCT offers.number
-        FROM offers JOIN taken ON taken.user_id = offers.user_id AND taken.item_id = offers.item_id
-            AND taken.moment >= offers.moment // 1000000 // $step * $step
-            AND taken.moment <= offers.moment // 1000000 + $window
+        SELECT user_id, count(*) AS hits FROM hit GROUP BY user_id
+    ), offers AS (
+        SELECT user_id, count(*) AS impressions FROM own GROUP BY user_id
     )
-    SELECT own.variant = 'challenger' AS challenger, any_value(own.share) AS share,
-           any_value(own.variants) > 1 AS both, count(*) AS impressions, count(hits.number) AS hits
-    FROM own LEFT JOIN hits ON own.number = hits.number
-    GROUP BY own.user_id, own.variant ORDER BY own.user_id
+    SELECT first.variant = 'challenger' AS challenger, first.share, first.variants > 1 AS both, offers.impressions,
+           coalesce(hits.hits, 0) AS hits
+    FROM first JOIN offers USING (user_id) LEFT JOIN hits USING (user_id)
+    ORDER BY user_id
 """
 FACTS = """
     SELECT variant, any_value(version) AS version, any_value(bundle) AS bundle, count(DISTINCT bundle) AS bundles
@@ -127,7 +133,7 @@ def read_experiment(folder: Path, taken: pa.Table, window: int, name: str | None
         raise UnigrecError(f"{folder}: no file of impressions; name the folder that unigrec serve --impressions wrote")
     try:
         with connection() as database:
-            database.execute(f"CREATE VIEW log AS SELECT * FROM read_parquet({quoted(str(pattern))})")
+            database.execute(LOG.format(files=quoted(str(pattern))))
             return _read(database, folder, taken, window, name)
     except duckdb.Error as error:
         raise UnigrecError(f"{folder}: the log of impressions cannot be read: {error}") from error
@@ -156,8 +162,8 @@ def _read(
     days_only = bool(pc.all(pc.equal(pc.multiply(pc.divide(at, DAY), DAY), at)).as_py())
     database.register("given", taken.select(["user_id", "item_id", "timestamp"]))
     database.execute("CREATE TEMP TABLE taken AS SELECT DISTINCT user_id, item_id, timestamp AS moment FROM given")
-    database.execute(SHOWN, chosen)
-    database.execute(FIRST)
+    for statement in (SHOWN.format(experiment=quoted(name)), FIRST, OWN):
+        database.execute(statement)
     since, until, impressions, still_open = map(int, database.execute(SPAN, {"window": window}).fetchall()[0])
     found: dict[str, Any] = database.execute(USERS, {"window": window, "step": DAY if days_only else 1}).fetchnumpy()
     return Experiment(
