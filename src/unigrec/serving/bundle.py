@@ -40,6 +40,7 @@ from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.new_items import NewItems
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
+from unigrec.core.retrieval.search import with_history, without_history
 from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving.basket_file import read_baskets
 from unigrec.serving.extension import Extension, read_extension
@@ -71,7 +72,6 @@ from unigrec.serving.reasons import Reasons
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
 from unigrec.serving.schema import (
-    SEARCH_WEIGHT,
     Answer,
     AudienceAnswer,
     AudienceUser,
@@ -83,7 +83,7 @@ from unigrec.serving.schema import (
     SearchAnswer,
     SimilarAnswer,
 )
-from unigrec.serving.search import WordSearch, with_history, without_history
+from unigrec.serving.search import WordSearch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -148,7 +148,10 @@ class Bundle:
         until = manifest.get("data", {}).get("until", 0)
         self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
         self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
-        self._words = None if ranking is None else WordSearch(folder, codes, content, self.trained)
+        self._words: WordSearch | None = None
+        if ranking is not None:
+            self._words = WordSearch(folder, self.serving.text_columns, codes, content, self.trained)
+            self._search_weight = ranking.fusion.search_weight
         self._reasons = None
         if ranking is not None:
             read = (ranking.dense, ranking.neighbours, ranking.fusion.weights, baskets)
@@ -193,6 +196,13 @@ class Bundle:
             )
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
+
+    def warm_up(self) -> None:
+        """Read what the first search and the first reasons would read."""
+        if self._words is not None:
+            self._words.warm_up()
+        if self._reasons is not None:
+            self._reasons.warm_up()
 
     def recommend(
         self,
@@ -286,37 +296,41 @@ class Bundle:
 
     def search(
         self,
-        query: str | np.ndarray,
+        query: str,
         history: Sequence[str | None] = (),
         k: int = 10,
         allow: Collection[str] | None = None,
         deny: Collection[str] | None = None,
         filter: str | None = None,
-        search_weight: float = SEARCH_WEIGHT,
+        search_weight: float | None = None,
+        vector: np.ndarray | None = None,
     ) -> SearchAnswer:
         """The k items that a query asks for, and that suit a history.
 
         Args:
-            query: words; or, where the bundle's encoder is a language model, their vector (D,).
+            query: words.
             history: item ids, oldest first; without a known one, the query alone decides.
             k, allow, deny, filter: as in `recommend`.
-            search_weight: of the query's score next to 1 for the history's; with 0, the answer is that of `recommend`.
+            search_weight: of the query's score next to 1 for the history's; with 0, the answer is that of `recommend`;
+                None: what validation chose.
+            vector: (D,) of the query, where a language model embedded the texts: a bundle does not hold it. Without
+                one, words alone decide.
 
         Raises:
-            UnigrecError: no word of the query is known, the bundle cannot embed it, or as `recommend`.
+            UnigrecError: no word of the query is known, or as `recommend`.
         """
         self._check_k(k)
         if self._words is None:
             raise UnigrecError("search: this bundle, of an earlier version, holds no texts; run the pipeline again")
         allowed = self._rules.allowed(allow, deny, filter)
         known = [self.index_of[item] for item in history if item in self.index_of]
-        scores = self._words.scores(query)
+        scores = self._words.scores(query, vector)
         if known:
             ranker = self.retrievers[self.ranks_by]
             best = with_history(
                 lambda _, permitted, count: self._search(ranker, [known], permitted, count, exclude=False),
                 scores,
-                search_weight,
+                self._search_weight if search_weight is None else search_weight,
                 k,
                 allowed,
             )
@@ -329,7 +343,7 @@ class Bundle:
                 for item, score in rows
                 if item >= 0
             ),
-            unknown_words=tuple(self._words.encoder.unknown(query)) if isinstance(query, str) else (),
+            unknown_words=tuple(self._words.unknown(query)),
             unknown=len(history) - len(known),
         )
 

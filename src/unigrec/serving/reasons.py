@@ -53,6 +53,10 @@ class Reasons:
         self.model, self.neighbours, self.weights, self.baskets = model, neighbours, weights, baskets
         self.codes, self.names, self._titles = codes, names, titles
 
+    def warm_up(self) -> None:
+        """Count the words that the first reasons would wait for."""
+        self._kinds  # noqa: B018 - a cached property
+
     def of(self, history: Sequence[int], items: Sequence[int]) -> list[Reason]:
         """The reason of each recommended item, given the known items of the history; without one: it is popular."""
         if not history:

@@ -92,7 +92,6 @@ NEW_TEXT = re.compile(
 )
 BOOST_TEXT = re.compile(r"\s*([+-]?\d{1,9}(?:\.\d{1,9})?)\s*:\s*(\S.*)", re.DOTALL)
 LONGEST_QUERY = 1000  # letters
-SEARCH_WEIGHT = 1.0  # of a query next to a history
 MOST_BOOSTS = 4  # conditions; each may double the number of searches
 
 
@@ -146,8 +145,11 @@ class SearchRequest(AnyRequest):
 
     query: str = Field(min_length=1, max_length=LONGEST_QUERY, description="Words.")
     history: tuple[ItemIdOrNull, ...] = Field((), description="What the visitor had, oldest first; may be empty.")
-    search_weight: float = Field(
-        SEARCH_WEIGHT, ge=0.0, le=1000.0, description="Of the query, next to 1 for the history."
+    search_weight: float | None = Field(
+        None,
+        ge=0.0,
+        le=1000.0,
+        description="Of the query, next to 1 for the history; 0: the history alone; null: what validation chose.",
     )
 
 
@@ -248,8 +250,8 @@ class FoundItem(AnyAnswer):
     item_id: str
     title: str
     score: float = Field(
-        description="Of the query: log-probability of the item's codes and nearness of its text; with "
-        "a history, that of the history plus the weighted one of the query."
+        description="Of the query: BM25 of its words, and a little of what it means (codes and nearness of the text); "
+        "with a history, that of the history plus the weighted one of the query."
     )
 
 
