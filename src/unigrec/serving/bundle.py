@@ -42,6 +42,7 @@ from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
 from unigrec.core.retrieval.search import with_history, without_history
 from unigrec.core.retrieval.selection import Search, boosted, select
+from unigrec.serving import users
 from unigrec.serving.basket_file import read_baskets
 from unigrec.serving.extension import Extension, read_extension
 from unigrec.serving.filters import CatalogueFilter
@@ -78,9 +79,11 @@ from unigrec.serving.schema import (
     ComplementAnswer,
     FoundItem,
     ItemAnswer,
+    LookalikeAnswer,
     Reason,
     RecommendedItem,
     SearchAnswer,
+    SegmentsAnswer,
     SimilarAnswer,
 )
 from unigrec.serving.search import WordSearch
@@ -391,7 +394,7 @@ class Bundle:
         )
 
     def audience(
-        self, item: str, histories: Sequence[Sequence[str | None]], k: int, rank_by: RankBy | None = None
+        self, item: str, histories: Sequence[Sequence[str | None]], k: int = 10, rank_by: RankBy | None = None
     ) -> AudienceAnswer:
         """The k histories after which an item is most likely to come next, by its exact score.
 
@@ -418,6 +421,32 @@ class Bundle:
             users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
             unread=len(known) - len(rows),
         )
+
+    def lookalike(
+        self, seeds: Sequence[Sequence[str | None]], others: Sequence[Sequence[str | None]], k: int = 10, seed: int = 0
+    ) -> LookalikeAnswer:
+        """The k of the other users who are most like the seeds, by the teacher's states after their histories.
+
+        Args:
+            seeds, others: item ids of each user, oldest first. seed: of the parts that measure how well it works.
+
+        Raises:
+            UnigrecError: too few seeds or others have a trained item, or the bundle is of an earlier version.
+        """
+        return users.lookalike(self, seeds, others, k, seed)
+
+    def segments(
+        self, histories: Sequence[Sequence[str | None]], k: int = 12, parts: int = 3, seed: int = 0
+    ) -> SegmentsAnswer:
+        """Kinds of users, nested, with the items and words that tell each.
+
+        Args:
+            histories: item ids of each user, oldest first. k: segments. parts: of each, at most. seed: of k-means.
+
+        Raises:
+            UnigrecError: too few users have a trained item, or the bundle is of an earlier version.
+        """
+        return users.segments(self, histories, k, parts, seed)
 
     def item(self, item: str) -> ItemAnswer:
         """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
