@@ -26,13 +26,17 @@ USERS = 200
 
 
 def fitted_search_weight(
-    artifacts: Artifacts, sequences: Sequences, retriever: Retriever, content: torch.Tensor, seed: int
+    artifacts: Artifacts,
+    text_columns: tuple[str, ...],
+    sequences: Sequences,
+    retriever: Retriever,
+    content: torch.Tensor,
+    seed: int,
 ) -> float:
     """The weight of a query next to a history. content: (N, D) of length 1, or 0."""
     catalogue = files.read_table(artifacts.catalogue)
-    encoder = load_encoder(artifacts.text_encoder)
-    texts = [name for name in encoder.text_columns if name in catalogue.column_names]
-    items, generator = catalogue.select(texts), np.random.default_rng(seed)
+    items = catalogue.select([name for name in text_columns if name in catalogue.column_names])
+    generator = np.random.default_rng(seed)
     held_out = sequences.held_out(sample(sequences.evaluation_users(), USERS, seed), "validation", retriever.history)
     queries: list[str] = []
     kept: list[int] = []
@@ -44,8 +48,9 @@ def fitted_search_weight(
             kept.append(row)
     if not queries:
         return SEARCH_WEIGHT
+    encoder = load_encoder(artifacts.text_encoder)
     part = files.read_tensors(artifacts.tokenizer / paths.COLLABORATIVE_FILE)["part"]
-    index = WordIndex.of(catalogue_words(catalogue, encoder.text_columns))
+    index = WordIndex.of(catalogue_words(catalogue, text_columns))
     scorer = QueryScorer(index, load_unified(artifacts).tokenizer, load_codes(artifacts), content, part)
     vectors = torch.nn.functional.normalize(torch.from_numpy(encoder.transform(queries)), dim=1)
 

@@ -313,7 +313,9 @@ def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
     chosen = choose_ranking(validation_candidates(retriever, sequences, users), params.rank.by, run.seed)
     figures = {"users": len(users), "validation_ndcg_at_10": chosen.validation}
     shipped = ranked_by(retriever.with_weights(chosen.weights), chosen.by)
-    weight = fitted_search_weight(artifacts, sequences, shipped, neighbours.content, run.seed)
+    weight = fitted_search_weight(
+        artifacts, params.embed.text_columns, sequences, shipped, content=neighbours.content, seed=run.seed
+    )
     fusion = Fusion(chosen.by, chosen.weights, search_weight=weight)
     files.write_json(artifacts.rank / paths.FUSION_FILE, fusion.as_dict() | figures)
     found = ", ".join(f"{by} {value:.4f}" for by, value in chosen.validation.items())
