@@ -318,6 +318,7 @@ class PromotionParams(Section):
     mode: Literal["better", "not_worse"]
     max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
     max_loss: Share
+    max_online_p: Annotated[float, Field(ge=0.0, lt=0.5)]
     resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     max_users: Annotated[int, Field(ge=0)]
     max_slice_drop: Share
@@ -361,6 +362,9 @@ class ServeParams(Section):
     max_list: Annotated[int, Field(ge=1)]
     watch_seconds: Annotated[float, Field(ge=0.1)]
     drain_seconds: NonNegative
+    impressions: str
+    impressions_seconds: Annotated[float, Field(ge=0.1)]
+    impressions_mb: Positive
     log: Literal["events", "requests", "bodies"]
 
     @field_validator("columns")
