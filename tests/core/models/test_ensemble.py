@@ -39,14 +39,6 @@ def test_an_ensemble_averages_the_log_probabilities_of_its_members():
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1))
 
 
-@pytest.mark.parametrize("teacher", [member(0), TeacherEnsemble([member(0), member(1)])])
-def test_a_catalogue_in_another_order_has_the_same_scores_in_that_order(teacher):
-    order = torch.tensor([4, 2, 0, 8, 6, 1, 3, 5, 7])
-    mask = torch.tensor([[False, True, False, True], [True, True, False, False]])
-    found = teacher.reordered(order).scores_at(order.argsort()[ITEMS], LENGTHS, mask)
-    torch.testing.assert_close(found, teacher.scores_at(ITEMS, LENGTHS, mask)[:, order])
-
-
 def test_the_vectors_of_an_ensemble_are_those_of_its_first_member():
     ensemble = TeacherEnsemble([member(0), member(1)])
     assert torch.equal(ensemble.item_vectors(), member(0).item_vectors())

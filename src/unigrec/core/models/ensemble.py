@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unigrec.core.models.sasrec import SASRec, States
+from unigrec.core.models.sasrec import SASRec
 
 
 class TeacherEnsemble(nn.Module):
@@ -47,18 +47,6 @@ class TeacherEnsemble(nn.Module):
     def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """As `SASRec.scores_at`, the mean of the members' logits."""
         return self._mean([member.scores_at(items, lengths, mask) for member in self.networks])
-
-    def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
-        """As `SASRec.states_at`, an entry per member."""
-        return tuple(states for member in self.networks for states in member.states_at(items, lengths, mask))
-
-    def score_columns(self, states: Sequence[States]) -> Tensor:
-        """As `SASRec.score_columns`, the mean of the members' logits."""
-        return self._mean([member.score_columns([own]) for member, own in zip(self.networks, states, strict=True)])
-
-    def reordered(self, order: Tensor) -> TeacherEnsemble:
-        """As `SASRec.reordered`."""
-        return TeacherEnsemble([member.reordered(order) for member in self.networks])
 
     def _mean(self, scores: list[Tensor]) -> Tensor:
         total = scores[0]

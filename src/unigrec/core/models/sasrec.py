@@ -6,10 +6,7 @@ matters most. Shapes: B users, T positions, E width, N items, D content dimensio
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,20 +14,6 @@ from torch import Tensor, nn
 
 from unigrec.core.models.layers import Dropout
 from unigrec.core.models.repeat_bias import RepeatBias
-
-
-class States(NamedTuple):
-    """The states of P places of histories, and what the repeat bias adds to the scores after them."""
-
-    hidden: Tensor  # (P, E)
-    items: Tensor | None  # (P, T); None without a repeat bias
-    bonus: Tensor | None  # (P, T)
-
-    def part(self, rows: slice) -> States:
-        """Those of some places."""
-        if self.items is None or self.bonus is None:
-            return States(self.hidden[rows], None, None)
-        return States(self.hidden[rows], self.items[rows], self.bonus[rows])
 
 
 class SASRec(nn.Module):
@@ -122,29 +105,8 @@ class SASRec(nn.Module):
 
     def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """Logits over the catalogue at the places of the mask: (B, T), (B,), (B, T) -> (P, N), row by row."""
-        ((hidden, read, bonus),) = self.states_at(items, lengths, mask)
-        logits = hidden @ self.item_table().T
-        return logits if read is None or bonus is None else logits.scatter_add_(1, read, bonus)
-
-    def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
-        """What `score_columns` needs for the places of the mask; one entry, as there is one member."""
-        hidden = self.forward(items, lengths)[mask]
-        repeats = (None, None) if self.repeat_bias is None else self.repeat_bias.at_places(items, mask)
-        return (States(hidden, *repeats),)
-
-    def score_columns(self, states: Sequence[States]) -> Tensor:
-        """Logits over the catalogue after P places, a column per place: (N, P). Without gradients."""
-        ((hidden, read, bonus),) = states
-        logits = self.item_vectors() @ hidden.detach().T
-        return logits if read is None or bonus is None else logits.scatter_add_(0, read.T, bonus.detach().T)
-
-    @torch.no_grad()
-    def reordered(self, order: Tensor) -> SASRec:
-        """The same trained model of the catalogue in another order: its item i is item order[i] of this one. (N,)."""
-        assert self.content_projection is None, "only for a model without content"
-        copied = copy.deepcopy(self)
-        copied.item_embedding.weight.copy_(self.item_embedding.weight[order])
-        return copied
+        logits = self.forward(items, lengths)[mask] @ self.item_table().T
+        return logits if self.repeat_bias is None else logits.scatter_add(1, *self.repeat_bias.at_places(items, mask))
 
     def item_vectors(self) -> Tensor:
         """(N, E) the item embeddings, without gradients."""
