@@ -30,7 +30,8 @@ def small_teacher(members: int) -> TeacherEnsemble:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("members", "count"), [(1, 5), (2, 99)])
 def test_every_target_has_the_teachers_best_items_after_its_own_history(monkeypatch, causal, members, count):
-    monkeypatch.setitem(module.SCORES_AT_A_TIME, "cpu", 7 * ITEMS)  # several rounds
+    monkeypatch.setitem(module.SCORES_AT_A_TIME, "cpu", 35)  # several rounds
+    monkeypatch.setattr(module, "ITEMS_AT_A_TIME", 5)  # in several blocks
     teacher, samples = small_teacher(members), TrainingSamples(SEQUENCES, HISTORY, causal)
     found = TeacherItems(teacher, samples, count, CPU)
     kept = min(count, ITEMS)
@@ -44,7 +45,8 @@ def test_every_target_has_the_teachers_best_items_after_its_own_history(monkeypa
             start, end, _ = samples.pieces[rows[row]]
             piece, length = torch.as_tensor(SEQUENCES.items[start:end])[None], torch.tensor([end - start])
             place = torch.arange(end - start)[None] == position - start - 1
-            expected = teacher.scores_at(piece, length, place).detach()[0].topk(kept)
+            states = teacher.states_at(piece, length, place)
+            expected = teacher.block_scores(states, slice(0, ITEMS))[0].topk(kept)
             assert best.items[number].tolist() == expected.indices.tolist()
             torch.testing.assert_close(best.probabilities[number], expected.values.softmax(-1))
 

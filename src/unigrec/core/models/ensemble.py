@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unigrec.core.models.sasrec import SASRec
+from unigrec.core.models.sasrec import SASRec, States
 
 
 class TeacherEnsemble(nn.Module):
@@ -44,9 +44,13 @@ class TeacherEnsemble(nn.Module):
         """As `SASRec.scores_of`, the mean of the members' logits."""
         return self._mean([member.scores_of(items, lengths, wanted) for member in self.networks])
 
-    def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """As `SASRec.scores_at`, the mean of the members' logits."""
-        return self._mean([member.scores_at(items, lengths, mask) for member in self.networks])
+    def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
+        """As `SASRec.states_at`, an entry per member."""
+        return tuple(states for member in self.networks for states in member.states_at(items, lengths, mask))
+
+    def block_scores(self, states: Sequence[States], items: slice) -> Tensor:
+        """As `SASRec.block_scores`, the mean of the members' logits."""
+        return self._mean([m.block_scores([own], items) for m, own in zip(self.networks, states, strict=True)])
 
     def _mean(self, scores: list[Tensor]) -> Tensor:
         total = scores[0]

@@ -7,6 +7,8 @@ matters most. Shapes: B users, T positions, E width, N items, D content dimensio
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,14 @@ from torch import Tensor, nn
 
 from unigrec.core.models.layers import Dropout
 from unigrec.core.models.repeat_bias import RepeatBias
+
+
+class States(NamedTuple):
+    """The states of P places of histories, and what the repeat bias adds to the scores after them."""
+
+    hidden: Tensor  # (P, E)
+    items: Tensor | None  # (P, T); None without a repeat bias
+    bonus: Tensor | None  # (P, T)
 
 
 class SASRec(nn.Module):
@@ -103,10 +113,21 @@ class SASRec(nn.Module):
         own = (items[:, :, None] == wanted).float()  # (B, T, K)
         return logits + (self.repeat_bias(items, lengths[:, None])[:, 0, :, None] * own).sum(1)
 
-    def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """Logits over the catalogue at the places of the mask: (B, T), (B,), (B, T) -> (P, N), row by row."""
-        logits = self.forward(items, lengths)[mask] @ self.item_table().T
-        return logits if self.repeat_bias is None else logits.scatter_add(1, *self.repeat_bias.at_places(items, mask))
+    def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
+        """What `block_scores` needs at the places of the mask (B, T): one entry, as there is one member."""
+        hidden = self.forward(items, lengths)[mask]
+        repeats = (None, None) if self.repeat_bias is None else self.repeat_bias.at_places(items, mask)
+        return (States(hidden, *repeats),)
+
+    @torch.no_grad()
+    def block_scores(self, states: Sequence[States], items: slice) -> Tensor:
+        """(P, n) logits of n neighbouring items of the catalogue after P places."""
+        ((hidden, read, bonus),) = states
+        logits = hidden @ self.item_table()[items].T
+        if read is None or bonus is None:
+            return logits
+        inside = (read >= items.start) & (read < items.stop)
+        return logits.scatter_add_(1, (read - items.start).masked_fill(~inside, 0), bonus.masked_fill(~inside, 0.0))
 
     def item_vectors(self) -> Tensor:
         """(N, E) the item embeddings, without gradients."""

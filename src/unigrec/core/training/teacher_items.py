@@ -18,7 +18,8 @@ from unigrec.core.models.ensemble import Teacher
 from unigrec.core.sequences import split_by_total
 from unigrec.core.training.samples import Samples, TrainingSamples
 
-SCORES_AT_A_TIME = {"cpu": 2**21, "cuda": 2**27}  # of targets over the catalogue
+# Scores of targets and items that are held at a time; a larger catalogue is read in blocks.
+SCORES_AT_A_TIME, ITEMS_AT_A_TIME = {"cpu": 2**21, "cuda": 2**27}, 2**14
 
 
 class Best(NamedTuple):
@@ -45,7 +46,7 @@ class TeacherItems:
         self.probabilities = np.empty((targets, self.count), np.float32)
         lengths = samples.pieces[:, 1] - samples.pieces[:, 0]
         order = np.argsort(lengths, kind="stable")
-        at_a_time = max(SCORES_AT_A_TIME[device.type] // sequences.catalogue_size, 1)
+        at_a_time = SCORES_AT_A_TIME[device.type] // min(sequences.catalogue_size, ITEMS_AT_A_TIME)
         found = 0
         for pieces in split_by_total(order, samples.pieces[order, 2], at_a_time):
             batch = samples[pieces]
@@ -54,6 +55,7 @@ class TeacherItems:
                 torch.as_tensor(batch.items, device=device),
                 torch.as_tensor(batch.lengths, device=device),
                 counts=torch.as_tensor(batch.counts, device=device),
+                catalogue_size=sequences.catalogue_size,
                 count=self.count,
             )
             rows = slice(found, found + len(best.items))
@@ -69,17 +71,22 @@ class TeacherItems:
 
 
 @torch.no_grad()
-def best_items(teacher: Teacher, items: Tensor, lengths: Tensor, counts: Tensor, count: int) -> Best:
-    """The `count` best items after each of the last `counts` (B,) items of histories.
+def best_items(
+    teacher: Teacher, items: Tensor, lengths: Tensor, counts: Tensor, catalogue_size: int, count: int
+) -> Best:
+    """The `count` best items after each of the last `counts` (B,) items of histories, by an exact search.
 
     items: (B, n), padded on the right. lengths: (B,).
     """
-    scores = teacher.scores_at(items, lengths, target_places(items, lengths, counts))
-    best = scores.topk(count, dim=-1)
-    return Best(best.indices, best.values.softmax(-1))
-
-
-def target_places(history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
-    """(B, n) true at each of the last `counts` (B,) items of histories (B, n): a target comes next."""
-    steps = torch.arange(history.shape[1], device=history.device)
-    return (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
+    steps = torch.arange(items.shape[1], device=items.device)
+    places = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])  # a target comes next
+    states = teacher.states_at(items, lengths, places)
+    found, scores = torch.empty(2, len(states[0].hidden), 0, device=items.device)
+    found = found.long()
+    for start in range(0, catalogue_size, ITEMS_AT_A_TIME):
+        block = slice(start, min(start + ITEMS_AT_A_TIME, catalogue_size))
+        best = teacher.block_scores(states, block).topk(min(count, block.stop - start), dim=-1)
+        found, scores = torch.cat([found, best.indices + start], dim=1), torch.cat([scores, best.values], dim=1)
+        scores, order = scores.topk(min(count, scores.shape[1]), dim=-1)
+        found = found.gather(1, order)
+    return Best(found, scores.softmax(-1))
