@@ -255,6 +255,7 @@ class JointParams(Section):
     w_tokenizer_distillation: NonNegative
     w_recommender_distillation: NonNegative
     w_ranking_distillation: NonNegative
+    ranking_items: Count
     ranking_samples: Count
     distillation_temperature: Positive
     contrast_temperature: Positive
