@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from unigrec.base.errors import UnigrecError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from unigrec.config.schema import Params
     from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.serving.bundle import Bundle
@@ -31,6 +29,7 @@ def print_audience(
     Raises:
         UnigrecError: the file cannot be read, or as `Bundle.audience`.
     """
+    from unigrec.data.histories import histories_of
     from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
 
@@ -63,6 +62,7 @@ def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k
     import numpy as np
 
     from unigrec.core.retrieval.lookalike import lookalikes
+    from unigrec.data.histories import histories_of
     from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
     from unigrec.serving.features import user_states
@@ -92,20 +92,6 @@ def readable(bundle: Bundle, users: list[str], histories: list[list[str]]) -> tu
     known = [[bundle.index_of[item] for item in own if item in bundle.index_of] for own in histories]
     trained = [[item for item in own if item < bundle.trained] for own in known]
     return [user for user, own in zip(users, trained, strict=True) if own], [own for own in trained if own]
-
-
-def histories_of(interactions: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """The users, and the items of each in the order of time; equal times keep the order of the rows.
-
-    Raises UnigrecError if there is no interaction.
-    """
-    ordered = interactions.filter(interactions["user_id"].is_valid()).sort_by("timestamp")
-    found: dict[str, list[str]] = {}
-    for user, item in zip(ordered["user_id"].to_pylist(), ordered["item_id"].to_pylist(), strict=True):
-        found.setdefault(user, []).append(item)
-    if not found:
-        raise UnigrecError("the file holds no interaction")
-    return list(found), list(found.values())
 
 
 def quoted(text: str) -> str:

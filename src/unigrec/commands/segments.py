@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unigrec.base.errors import UnigrecError
-from unigrec.commands.audience import histories_of, json_of, readable
+from unigrec.commands.audience import json_of, readable
 from unigrec.core.retrieval.segments import Thing, find_segments, telling
+from unigrec.data.histories import histories_of
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params

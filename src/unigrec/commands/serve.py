@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,8 +12,8 @@ MOST_BY_DEFAULT = 4  # workers
 
 def serve(params: Params, model: str, host: str, port: int, workers: int) -> None:
     """Serve until SIGTERM or Ctrl-C. workers: 0: one per core, up to four. Raises UnigrecError."""
+    from unigrec.base.process import cores
     from unigrec.service.server import Place
     from unigrec.service.server import serve as run
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    run(params.serve, params.register_, model, Place(host, port), workers or min(cores, MOST_BY_DEFAULT))
+    run(params.serve, params.register_, model, Place(host, port), workers or min(cores(), MOST_BY_DEFAULT))

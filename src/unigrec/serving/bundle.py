@@ -25,7 +25,7 @@ Shapes: B histories, T codes per identifier, L levels, N items; the last M of th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +95,14 @@ if TYPE_CHECKING:
 BELOW = 1000.0  # taken from the scores of items that came after the training: they stand below all trained items
 
 
+class Lists(NamedTuple):
+    """Lists of items for B histories."""
+
+    best: BeamResult  # items int64 (B, k), -1 after the last item of a shorter list; scores float32 (B, k)
+    unknown: np.ndarray  # int64 (B,) items of the history that the catalogue does not hold
+    by_popularity: np.ndarray  # bool (B,) whether it is the list of the most popular items: no item was known
+
+
 class Bundle:
     """A loaded bundle; `Bundle.load` makes one."""
 
@@ -123,7 +131,7 @@ class Bundle:
         self.titles: pa.Array = catalogue["title"].combine_chunks()
         self.trained = len(codes) if extension is None else len(codes) - extension.added
         counts = torch.as_tensor(catalogue["train_count"].to_numpy()[: self.trained].astype(np.float64))
-        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log()  # (N - M,) smoothed, so always finite
+        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log().float()  # (N - M,) smoothed, so always finite
         self.most_popular = counts.sort(descending=True, stable=True).indices  # (N - M,)
         trained = codes[: self.trained]
         generative = GenerativeRetriever.hardened(recommender, trained, self.serving.history, self.serving.beam)
@@ -208,7 +216,48 @@ class Bundle:
         boost: Mapping[str, float] | None = None,
         reasons: bool = False,
     ) -> list[Answer]:
-        """The k best items for each history.
+        """The k best items for each history, as an answer with titles. Arguments and errors: as `rank`.
+
+        Args:
+            reasons: say of every item why it is recommended.
+        """
+        if reasons and self._reasons is None:
+            raise UnigrecError("reasons: this bundle, of an earlier version, has no dense part; run the pipeline again")
+        lists = self.rank(
+            histories,
+            k=k,
+            allow=allow,
+            deny=deny,
+            exclude_history=exclude_history,
+            rank_by=rank_by,
+            filter=filter,
+            diversity=diversity,
+            new_share=new_share,
+            boost=boost,
+        )
+        return [
+            Answer(
+                items=self._named(lists.best, row, self._known(history) if reasons else None),
+                unknown=int(lists.unknown[row]),
+                by_popularity=bool(lists.by_popularity[row]),
+            )
+            for row, history in enumerate(histories)
+        ]
+
+    def rank(
+        self,
+        histories: Sequence[Sequence[str | None]],
+        k: int = 10,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] | None = None,
+        exclude_history: bool = False,
+        rank_by: RankBy | None = None,
+        filter: str | None = None,
+        diversity: Diversity | None = None,
+        new_share: NewShare | None = None,
+        boost: Mapping[str, float] | None = None,
+    ) -> Lists:
+        """The k best items for each history, as arrays.
 
         Items of a history that the catalogue does not hold are left out and counted. If none is left, the most popular
         items are returned and marked as such, since a shop has to show something to a new visitor.
@@ -225,7 +274,6 @@ class Bundle:
             new_share: how many of the k are young. Items that were added after the training stand below all others,
                 ranked among themselves: a share brings them in.
             boost: expression -> what is added to the scores of the items that it holds for.
-            reasons: say of every item why it is recommended.
 
         Raises:
             UnigrecError: k is out of range, allow, deny and filter leave nothing, an expression is not understood, a
@@ -235,12 +283,9 @@ class Bundle:
         by = rank_by or self.ranks_by
         if by not in self.retrievers:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
-        if reasons and self._reasons is None:
-            raise UnigrecError("reasons: this bundle, of an earlier version, has no dense part; run the pipeline again")
         allowed = self._rules.allowed(allow, deny, filter)
         quotas, weights = self._rules.quotas(k, diversity, new_share), self._rules.boost(boost)
-        known = [[self.index_of[item] for item in history if item in self.index_of] for history in histories]
-        unknown = [len(history) - len(kept) for history, kept in zip(histories, known, strict=True)]
+        known = [self._known(history) for history in histories]
         asked = [row for row, history in enumerate(known) if history]
 
         def search(rows: Sequence[int], permitted: torch.Tensor | None, count: int) -> BeamResult:
@@ -248,18 +293,22 @@ class Bundle:
             return self._search(self.retrievers[by], histories, permitted, count, exclude_history)
 
         def ranked(find: Search, rows: int) -> BeamResult:
-            found = select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
-            return BeamResult(found.items[:, :k], found.scores[:, :k])
+            return select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
 
-        best = ranked(search, len(asked))
-        found = {row: self._named(best, place, known[row] if reasons else None) for place, row in enumerate(asked)}
-        popular: tuple[RecommendedItem, ...] = ()
-        if len(asked) < len(known):
-            popular = self._named(ranked(self._popular, 1), 0, [] if reasons else None)
-        return [
-            Answer(items=found.get(row, popular), unknown=unknown[row], by_popularity=row not in found)
-            for row in range(len(known))
-        ]
+        best = BeamResult(torch.full((len(known), k), -1), torch.full((len(known), k), float("-inf")))
+        by_popularity = np.ones(len(known), bool)
+        by_popularity[asked] = False
+        for rows, find in ((asked, search), (np.flatnonzero(by_popularity).tolist(), self._popular)):
+            if rows:
+                found = ranked(find, len(rows) if find is search else 1)
+                width = min(k, found.items.shape[1])
+                best.items[rows, :width], best.scores[rows, :width] = found.items[:, :width], found.scores[:, :width]
+        unknown = np.array([len(history) - len(kept) for history, kept in zip(histories, known, strict=True)], np.int64)
+        return Lists(best, unknown, by_popularity)
+
+    def _known(self, history: Sequence[str | None]) -> list[int]:
+        """Places of the items of a history that the catalogue holds."""
+        return [self.index_of[item] for item in history if item in self.index_of]
 
     def _search(
         self, retriever: Retriever, histories: list[list[int]], allowed: torch.Tensor | None, count: int, exclude: bool
@@ -309,7 +358,7 @@ class Bundle:
         if self._words is None:
             raise UnigrecError("search: this bundle, of an earlier version, holds no texts; run the pipeline again")
         allowed = self._rules.allowed(allow, deny, filter)
-        known = [self.index_of[item] for item in history if item in self.index_of]
+        known = self._known(history)
         scores = self._words.scores(query)
         if known:
             ranker = self.retrievers[self.ranks_by]
@@ -369,7 +418,7 @@ class Bundle:
             UnigrecError: no item of the basket is known, the bundle is of an earlier version, or as `recommend`.
         """
         self._check_k(k)
-        known = [self.index_of[item] for item in basket if item in self.index_of]
+        known = self._known(basket)
         if not known:
             raise UnigrecError("no item of the basket is in the catalogue")
         return self._related.complement(
@@ -392,7 +441,7 @@ class Bundle:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
         if k < 1:
             raise UnigrecError(f"k = {k}: expected at least 1")
-        known = [[self.index_of[one] for one in history if one in self.index_of] for history in histories]
+        known = [self._known(history) for history in histories]
         rows = [row for row, history in enumerate(known) if history]
         if not rows:
             raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
