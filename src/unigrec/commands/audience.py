@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from unigrec.base.errors import UnigrecError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from unigrec.config.schema import Params
     from unigrec.core.retrieval.rank_by import RankBy
 
@@ -27,6 +25,7 @@ def print_audience(
     Raises:
         UnigrecError: the file cannot be read, or as `Bundle.audience`.
     """
+    from unigrec.data.histories import histories_of
     from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
 
@@ -56,6 +55,7 @@ def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k
     Raises:
         UnigrecError: a file cannot be read, there are too few seeds or others, or the bundle is of an earlier version.
     """
+    from unigrec.data.histories import histories_of
     from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
 
@@ -73,20 +73,6 @@ def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k
     print("user_id,score")
     for one in found.users:
         print(f"{quoted(others[one.row])},{one.score:.4f}")
-
-
-def histories_of(interactions: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """The users, and the items of each in the order of time; equal times keep the order of the rows.
-
-    Raises UnigrecError if there is no interaction.
-    """
-    ordered = interactions.filter(interactions["user_id"].is_valid()).sort_by("timestamp")
-    found: dict[str, list[str]] = {}
-    for user, item in zip(ordered["user_id"].to_pylist(), ordered["item_id"].to_pylist(), strict=True):
-        found.setdefault(user, []).append(item)
-    if not found:
-        raise UnigrecError("the file holds no interaction")
-    return list(found), list(found.values())
 
 
 def quoted(text: str) -> str:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrec.commands.audience import histories_of, json_of
+from unigrec.commands.audience import json_of
+from unigrec.data.histories import histories_of
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params

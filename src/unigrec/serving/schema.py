@@ -158,12 +158,9 @@ class SearchRequest(AnyRequest):
     )
 
 
-class Request(AnyRequest):
-    """What `Bundle.recommend` takes, field by field: `bundle.recommend(**dict(request))`."""
+class ListRequest(AnyRequest):
+    """What a list of recommendations has to keep to, whoever it is for. What `Bundle.rank` takes beside histories."""
 
-    histories: tuple[tuple[ItemIdOrNull, ...], ...] = Field(
-        description="One list of item ids per answer, oldest first. A null counts as an unknown item."
-    )
     exclude_history: StrictBool = Field(False, description="No item of a history is recommended for it.")
     rank_by: RankBy | None = Field(
         None, description="What ranks the items: fused, generative or dense; null: what validation chose."
@@ -174,10 +171,18 @@ class Request(AnyRequest):
     new_share: Annotated[NewShare | None, BeforeValidator(_new_share)] = Field(
         None, description="How many of the k are young; also as a text: at least 2 younger than 30 days."
     )
-    reasons: StrictBool = Field(False, description="Say of every item why it is recommended.")
     boost: Annotated[dict[str, Weight] | None, BeforeValidator(_boost)] = Field(
         None, max_length=MOST_BOOSTS, description="Condition, as in `filter` -> what is added to the items' scores."
     )
+
+
+class Request(ListRequest):
+    """What `Bundle.recommend` takes, field by field: `bundle.recommend(**dict(request))`."""
+
+    histories: tuple[tuple[ItemIdOrNull, ...], ...] = Field(
+        description="One list of item ids per answer, oldest first. A null counts as an unknown item."
+    )
+    reasons: StrictBool = Field(False, description="Say of every item why it is recommended.")
 
 
 class UsersRequest(Parsed):

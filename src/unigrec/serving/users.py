@@ -20,6 +20,7 @@ from unigrec.core.retrieval.segments import find_segments, telling
 from unigrec.core.sequences import last_items, pad_rows
 from unigrec.serving.reasons import WORD
 from unigrec.serving.schema import (
+    AudienceAnswer,
     AudienceUser,
     LookalikeAnswer,
     Segment,
@@ -37,6 +38,27 @@ FEWEST_SEEDS = 20
 USERS_PER_SEGMENT = 10  # at least, on average: fewer tell nothing
 MOST_ITEMS, MOST_WORDS = 3, 5  # shown of each segment
 Histories = Sequence[Sequence[str | None]]
+
+
+def audience(bundle: Bundle, item: str, histories: Histories, k: int, rank_by: RankBy | None) -> AudienceAnswer:
+    """As `Bundle.audience`."""
+    by, index = rank_by or bundle.ranks_by, bundle.index(item)
+    if by not in bundle.retrievers:
+        raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {bundle.ranks_by} only")
+    if k < 1:
+        raise UnigrecError(f"k = {k}: expected at least 1")
+    known = [bundle.known(history) for history in histories]
+    rows = [row for row, history in enumerate(known) if history]
+    if not rows:
+        raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
+    only = torch.zeros(len(bundle.item_ids), dtype=torch.bool)
+    only[index] = True
+    scores = bundle.best_items(bundle.retrievers[by], [known[row] for row in rows], only, 1).scores[:, 0]
+    best = scores.sort(descending=True, stable=True).indices[:k].tolist()
+    return AudienceAnswer(
+        users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
+        unread=len(known) - len(rows),
+    )
 
 
 def lookalike(bundle: Bundle, seeds: Histories, others: Histories, k: int, seed: int) -> LookalikeAnswer:
