@@ -184,6 +184,7 @@ def malformed(chance: random.Random) -> tuple[str, str, bytes, dict[str, str]]:
 def _of_values(chance: random.Random) -> bytes:
     """JSON with fields of the schema, and values of any kind."""
     names = ["histories", "k", "allow", "deny", "filter", "exclude_history", "rank_by", "item", "basket", "unknown"]
+    names += ["user_id", "variant"]
     return json.dumps({name: _value(chance, 0) for name in chance.sample(names, chance.randrange(6))}).encode()
 
 

@@ -96,7 +96,7 @@ def sentence(report: dict[str, Any]) -> str:
     rates = (
         f"{found[CHALLENGER]['rate']:.2%} of its users took what they were shown, against {found[CHAMPION]['rate']:.2%}"
     )
-    gain = f"{_points(found['difference'])} points ({_interval(found)}, p {found['p']:.4f})"
+    gain = f"{_points(found['difference'])} points ({_interval(found)}, p {_p(found['p'])})"
     return {
         Finding.BETTER: f"The challenger is better: {rates}: {gain}.",
         Finding.WORSE: f"The challenger is worse: {rates}: {gain}.",
@@ -139,7 +139,7 @@ def _differences(report: dict[str, Any]) -> str:
         old = found[CHAMPION]["rate"]
         relative = f"{found['difference'] / old:+.1%}" if old else ""
         points = f"{_points(found['difference'])} points"
-        rows.append([label, points, relative, _interval(found), f"{found['p']:.4f}"])
+        rows.append([label, points, relative, _interval(found), _p(found["p"])])
     head = ["challenger less champion", "difference", "relative", "interval", "p (two-sided)"]
     return markdown_table(head, rows)
 
@@ -185,6 +185,10 @@ def _counted(report: dict[str, Any]) -> str:
 def _points(difference: float) -> str:
     """In points of a percentage."""
     return f"{100 * difference:+.2f}"
+
+
+def _p(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "below 0.0001"
 
 
 def _interval(found: dict[str, Any]) -> str:

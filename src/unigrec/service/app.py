@@ -181,7 +181,7 @@ class Service:
             request_id=uuid.uuid4().hex,
             user_id=asked.user_id,
             experiment=chosen.experiment,
-            share=None if self.experiment is None else self.experiment.share,
+            share=self.experiment.share if self.experiment is not None and chosen.experiment else None,
             assigned=chosen.assigned,
             variant=chosen.variant,
             version=job.version,

@@ -66,6 +66,8 @@ class Impressions:
     def __init__(self, folder: Path, seconds: float, megabytes: float, metrics: Metrics):
         self.folder, self.seconds, self.largest, self.metrics = folder, seconds, int(megabytes * 1e6), metrics
         _check(folder)
+        for reason in ("no room", "end"):
+            metrics.unlogged.labels(reason)  # 0 is a figure too
         self._schema = schema()
         self._queue: queue.SimpleQueue[Shown | None] = queue.SimpleQueue()
         self._held = 0  # bytes in the queue and in rows
