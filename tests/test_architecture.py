@@ -20,8 +20,8 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 # From the ground up: a room imports itself and rooms below it.
 FLOORS = (
-    *("base", "config", "core", "data", "embedding", "serving", "registry", "promotion"),
-    *("service", "pipeline", "commands", "cli"),
+    *("base", "config", "core", "data", "embedding", "serving", "scoring", "registry"),
+    *("promotion", "service", "pipeline", "commands", "cli"),
 )
 CORE_FLOORS = (
     ("models", "sequences", "losses", "distributed"),

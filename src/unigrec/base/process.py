@@ -57,6 +57,11 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads or free_cores())
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def free_cores() -> int:
     """Cores that other processes leave free now, at least 1 (Linux only; elsewhere, all cores)."""
     if not sys.platform.startswith("linux"):

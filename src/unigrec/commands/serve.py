@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ def serve(
     Raises:
         UnigrecError: the options do not fit each other, or the service cannot start.
     """
+    from unigrec.base.process import cores
     from unigrec.service.server import Place, Served
     from unigrec.service.server import serve as run
 
@@ -45,6 +45,5 @@ def serve(
     settings = params.serve
     if impressions is not None:
         settings = settings.model_copy(update={"impressions": str(impressions)})
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    served = Served(model, workers or min(cores, MOST_BY_DEFAULT), challenger, share or 0.0)
+    served = Served(model, workers or min(cores(), MOST_BY_DEFAULT), challenger, share or 0.0)
     run(settings, params.register_, served, Place(host, port))

@@ -255,6 +255,7 @@ class JointParams(Section):
     w_tokenizer_distillation: NonNegative
     w_recommender_distillation: NonNegative
     w_ranking_distillation: NonNegative
+    ranking_items: Count
     ranking_samples: Count
     distillation_temperature: Positive
     contrast_temperature: Positive
@@ -357,6 +358,7 @@ class ServeParams(Section):
     max_body_kb: Annotated[int, Field(ge=1, le=1 << 17)]
     max_histories: Annotated[int, Field(ge=1)]
     max_history: Annotated[int, Field(ge=1)]
+    max_users: Annotated[int, Field(ge=1)]
     max_k: Annotated[int, Field(ge=1)]
     max_list: Annotated[int, Field(ge=1)]
     watch_seconds: Annotated[float, Field(ge=0.1)]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.retrieval.fused import FusedRetriever
+    from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.core.retrieval.retriever import Retriever
     from unigrec.core.sequences import Sequences
     from unigrec.core.training.loop import Run
@@ -294,11 +295,12 @@ def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 
 def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Count neighbours and baskets, fit the fused ranking's weights to validation users, and choose what is shipped."""
+    """Count neighbours and baskets, fit weights to validation users, and choose what is shipped."""
     from unigrec.core.retrieval.basket_counts import count_baskets
     from unigrec.core.retrieval.neighbour_ranking import count_neighbours
     from unigrec.core.sequences import sample
     from unigrec.core.training.fusion import choose_ranking, validation_candidates
+    from unigrec.pipeline.search_weight import fitted_search_weight
     from unigrec.serving.basket_file import write_baskets
     from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
@@ -310,7 +312,12 @@ def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
     users = sample(sequences.evaluation_users(), params.rank.validation_users, run.seed)
     chosen = choose_ranking(validation_candidates(retriever, sequences, users), params.rank.by, run.seed)
     figures = {"users": len(users), "validation_ndcg_at_10": chosen.validation}
-    files.write_json(artifacts.rank / paths.FUSION_FILE, Fusion(chosen.by, chosen.weights).as_dict() | figures)
+    shipped = ranked_by(retriever.with_weights(chosen.weights), chosen.by)
+    weight = fitted_search_weight(
+        artifacts, params.embed.text_columns, sequences, shipped, content=neighbours.content, seed=run.seed
+    )
+    fusion = Fusion(chosen.by, chosen.weights, search_weight=weight)
+    files.write_json(artifacts.rank / paths.FUSION_FILE, fusion.as_dict() | figures)
     found = ", ".join(f"{by} {value:.4f}" for by, value in chosen.validation.items())
     print(f"rank: ranking by {chosen.by}; validation NDCG@10: {found}")
 
@@ -409,9 +416,13 @@ def report(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 def shipped_retriever(params: Params, artifacts: Artifacts, device: torch.device) -> Retriever:
     """The model that requests are answered with."""
+    return ranked_by(fused_retriever(params, artifacts, device), load_fusion(artifacts).by)
+
+
+def ranked_by(fused: FusedRetriever, by: RankBy) -> Retriever:
+    """The fused ranking, or one of its parts."""
     from unigrec.core.retrieval.rank_by import RankBy
 
-    fused, by = fused_retriever(params, artifacts, device), load_fusion(artifacts).by
     return {RankBy.FUSED: fused, RankBy.GENERATIVE: fused.generative, RankBy.DENSE: fused.dense}[by]
 
 

@@ -25,6 +25,7 @@ from unigrec.service.impressions import Shown
 from unigrec.service.kinds import Answers, ItemRequest
 from unigrec.service.limits import check_size, weight_of
 from unigrec.service.replies import INTERNAL, OK, Question, problem
+from unigrec.service.users import add_users
 from unigrec.service.variants import (
     CHALLENGER,
     CHAMPION,
@@ -226,6 +227,7 @@ def build_app(service: Service) -> FastAPI:
     )
     _add_questions(app, service)
     _add_state(app, service)
+    add_users(app, service, REFUSALS)
     add_explorer(app, service, REFUSALS)
 
     @app.exception_handler(RequestValidationError)
