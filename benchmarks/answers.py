@@ -114,6 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.answers", description=__doc__)
     parser.add_argument("bundle", nargs="?", type=Path, help="its folder: state/bundles/ID")
     parser.add_argument("--items", type=int, help="of a bundle with random weights, in place of a bundle")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="of each kind")
+    parser.add_argument(
+        "--users",
+        type=int,
+        default=USERS,
+        help="of requests about many users; 0: leaves out what takes long",
+    )
     options = parser.parse_args(arguments)
     if (options.bundle is None) == (options.items is None):
         parser.error("name a bundle's folder, or --items")
@@ -126,7 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bundle.ranks_by = RankBy.FUSED  # as a trained bundle ranks
             loaded = _milliseconds(bundle.warm_up)
             print(f"what the first search and the first reasons read: {loaded:.0f} ms of CPU", flush=True)
-            found = measure(bundle) | measure_tasks(bundle)
+            found = measure(bundle, options.requests)
+            if options.users:
+                found |= measure_tasks(bundle, options.users)
     except UnigrecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
