@@ -88,13 +88,23 @@ def drawn_histories(bundle: Bundle, count: int) -> list[list[str]]:
 
 
 def measure(bundle: Bundle, count: int = REQUESTS) -> dict[str, list[float]]:
-    """CPU milliseconds of each request of each kind; the kinds take turns."""
+    """CPU milliseconds of each request of each kind that the bundle can answer; the kinds take turns."""
     taken: dict[str, list[float]] = {}
-    kinds = requests_of(bundle)
-    for history in drawn_histories(bundle, count + WARM_UP):
+    histories = drawn_histories(bundle, count + WARM_UP)
+    kinds = {name: ask for name, ask in requests_of(bundle).items() if _is_answered(name, ask, histories[0])}
+    for history in histories:
         for name, ask in kinds.items():
             taken.setdefault(name, []).append(_milliseconds(lambda ask=ask, history=history: ask(history)))  # type: ignore[misc]
     return {name: values[WARM_UP:] for name, values in taken.items()}
+
+
+def _is_answered(name: str, ask: Ask, history: list[str]) -> bool:
+    try:
+        ask(history)
+    except UnigrecError as error:
+        print(f"not measured: {name}: {error}", flush=True)
+        return False
+    return True
 
 
 def measure_tasks(bundle: Bundle, users: int = USERS, times: int = TIMES) -> dict[str, list[float]]:
@@ -114,6 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.answers", description=__doc__)
     parser.add_argument("bundle", nargs="?", type=Path, help="its folder: state/bundles/ID")
     parser.add_argument("--items", type=int, help="of a bundle with random weights, in place of a bundle")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="of each kind")
+    parser.add_argument(
+        "--users",
+        type=int,
+        default=USERS,
+        help="of requests about many users; 0: leaves out what takes long",
+    )
     options = parser.parse_args(arguments)
     if (options.bundle is None) == (options.items is None):
         parser.error("name a bundle's folder, or --items")
@@ -126,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bundle.ranks_by = RankBy.FUSED  # as a trained bundle ranks
             loaded = _milliseconds(bundle.warm_up)
             print(f"what the first search and the first reasons read: {loaded:.0f} ms of CPU", flush=True)
-            found = measure(bundle) | measure_tasks(bundle)
+            found = measure(bundle, options.requests)
+            if options.users:
+                found |= measure_tasks(bundle, options.users)
     except UnigrecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

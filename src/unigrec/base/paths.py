@@ -77,6 +77,7 @@ class Artifacts:
     prepare_stats = _Inside("prepare", "stats.json")
     warm_start = _Inside("warm_start")  # what a bundle hands on to this training; in a cold start, only that it is cold
     embeddings = _Inside("embed", "items.safetensors")  # embedding float32 (N, d_in)
+    modalities = _Inside("embed", "modalities.json")  # names and widths, in the order of the embedding's numbers
     text_encoder = _Inside("embed", "encoder")  # embeds the text of new items in the same way
     teacher = _Inside("teacher")
     tokenizer = _Inside("tokenizer")

@@ -24,6 +24,7 @@ from unigrec.pipeline.outputs import (
     load_temperature,
     load_tokenizer,
     load_unified,
+    load_widths,
     save_identifiers,
     save_ranks,
     save_trained,
@@ -140,6 +141,8 @@ def embed(params: Params, artifacts: Artifacts) -> None:
     else:
         encoder, embedding = fit_encoder(catalogue, params.embed, params.seed)
     files.write_tensors(artifacts.embeddings, {"embedding": embedding})
+    widths = [{"modality": name, "width": width} for name, width in encoder.widths]
+    files.write_json(artifacts.modalities, widths)
     save_encoder(encoder, artifacts.text_encoder)
     print("\n".join((f"embed: {embedding.shape[0]} items, {embedding.shape[1]} dimensions", *encoder.notes)))
 
@@ -187,9 +190,9 @@ def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:
     trained = train_tokenizer(vectors, settings, run, started=started)
     save_trained(artifacts.tokenizer, trained, {"embedding_dim": vectors.shape[1], **tokenizer_shape(settings)})
     model: Any = trained.model
-    report = identifier_health(
-        model, load_sequences(artifacts), vectors, temperature=settings.temperature_end, seed=run.seed
-    )
+    sequences, temperature = load_sequences(artifacts), settings.temperature_end
+    widths = load_widths(artifacts)
+    report = identifier_health(model, sequences, vectors, temperature=temperature, seed=run.seed, widths=widths)
     files.write_json(artifacts.tokenizer / paths.HEALTH_FILE, report)
 
 
@@ -240,7 +243,8 @@ def harden(params: Params, artifacts: Artifacts, run: Run) -> None:
     sequences, vectors = load_sequences(artifacts), load_item_vectors(artifacts).to(run.device)
     earlier = earlier_identifiers(artifacts, load_item_ids(artifacts))
     resolved = resolve(model, vectors, sequences.train_counts(), params.harden.resolution, earlier)
-    report = identifier_health(model, sequences, vectors, temperature=load_temperature(artifacts), seed=run.seed)
+    temperature, widths = load_temperature(artifacts), load_widths(artifacts)
+    report = identifier_health(model, sequences, vectors, temperature=temperature, seed=run.seed, widths=widths)
     report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
     if earlier is not None:
         churn = churn_against(earlier, resolved.codes)
@@ -258,9 +262,17 @@ def harden(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 
 def identifier_health(
-    model: Tokenizer, sequences: Sequences, vectors: torch.Tensor, temperature: float, seed: int
+    model: Tokenizer,
+    sequences: Sequences,
+    vectors: torch.Tensor,
+    temperature: float,
+    seed: int,
+    widths: list[int],
 ) -> dict[str, Any]:
-    """The figures of `unigrec.core.identifiers.health.health`, hit rates among them. vectors: (N, D)."""
+    """The figures of `unigrec.core.identifiers.health.health`, hit rates among them. vectors: (N, D).
+
+    widths: of the modalities, which are the first numbers of the vectors.
+    """
     from unigrec.core.identifiers.collisions import hard_codes
     from unigrec.core.identifiers.health import HIT_NEIGHBOURS, HIT_SAMPLE, code_overlap, health
     from unigrec.core.retrieval.cooccurrence import sample_cooccurring
@@ -268,7 +280,7 @@ def identifier_health(
 
     together = sample_cooccurring(sequences, HIT_NEIGHBOURS, HIT_SAMPLE, seed)
     vectors = vectors.to(model.codebooks.device)
-    figures = health(model, vectors, sequences.train_counts(), temperature, together)
+    figures = health(model, vectors, sequences.train_counts(), temperature, together, widths=widths)
     users = sample(sequences.evaluation_users(), HIT_SAMPLE, seed)
     past = sequences.held_out(users, "validation", OVERLAP_HISTORY)
     overlap = code_overlap(hard_codes(model, vectors), past.items, past.lengths, past.targets) if len(users) else []

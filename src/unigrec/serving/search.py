@@ -105,12 +105,13 @@ class WordSearch:
         """Raises UnigrecError if the tokenizer's parts do not fit together."""
         tokenizer = load_tokenizer(self.folder / TOKENIZER, self.folder / TOKENIZER_CONFIG)
         path = self.folder / COLLABORATIVE
-        part = files.read_tensors(path).get("part") if path.is_file() else torch.zeros(self.trained, 0)
-        shape = (self.trained, tokenizer.embedding_dim - self.content.shape[1])
+        part = files.read_tensors(path).get("part") if path.is_file() else torch.zeros(len(self.codes), 0)
+        shape = (len(self.codes), tokenizer.embedding_dim - self.content.shape[1])
         if part is None or part.shape != shape:
             found = "none" if part is None else tuple(part.shape)
             raise UnigrecError(f"{path}: expected a part {shape}, as the tokenizer reads it, found {found}")
-        return QueryScorer(self.index, tokenizer, self.codes, self.content, part.float())
+        trained = part[: self.trained].float()  # that of added items is predicted itself
+        return QueryScorer(self.index, tokenizer, self.codes, self.content, trained)
 
     def warm_up(self) -> None:
         """Read all parts. A bundle that cannot be searched stays as it is: each search says why."""
