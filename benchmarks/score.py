@@ -50,6 +50,9 @@ def draw_log(bundle: str, users: int, path: str) -> int:
 
 def scored(bundle: str, log: str, out: str, workers: int) -> dict[str, Any]:
     """Score a log, as `unigrec score` does; runs in a process of its own."""
+    from unigrec.base.process import keep_few_products
+
+    keep_few_products()
     import torch
 
     from benchmarks.speed.shapes import params_of

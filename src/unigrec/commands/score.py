@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from unigrec.config.schema import Params
     from unigrec.scoring.lists import Counts
-    from unigrec.scoring.local import Progress
+    from unigrec.scoring.local import Progress, Watcher
 
 LINE_SECONDS = 10.0  # between two lines in a log
 
@@ -31,23 +31,27 @@ def score(
     workers: int,
     allow: Sequence[str] = (),
     deny: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
     **options: Any,
 ) -> str:
     """Write the lists of all users to a file; returns what was written, as lines.
 
     Args:
         model: alias, version number, or a bundle's folder. histories: Parquet, CSV or JSON lines, as the shop's
-            interactions. workers: 0: one per core. allow, deny: as in `read_ids`. options: further fields of
+            interactions. workers: 0: one per core. allow, deny: as in `read_ids`. say: takes the lines of the
+            run; None: they go to standard error, where a terminal shows a bar. options: further fields of
             `ListRequest`.
 
     Raises:
         UnigrecError: as `score_log`, or there is no such model.
     """
+    from unigrec.base.process import cores, keep_few_products
+
+    keep_few_products()
     import torch
 
-    from unigrec.base.process import cores
     from unigrec.registry.versions import load_named_bundle
-    from unigrec.scoring.local import Job, Watcher, score_log
+    from unigrec.scoring.local import Job, score_log
     from unigrec.serving.schema import ListRequest
 
     torch.set_num_threads(1)  # a worker per core; and a process with threads cannot be forked
@@ -56,8 +60,8 @@ def score(
     request = ListRequest.parse(allow=allowed, deny=denied or None, **options)
     job = Job(bundle, name, request, log=histories, ingest=params.ingest, out=out)
     began = time.monotonic()
-    with _watching() as (say, at):
-        counts = score_log(job, workers or cores(), Watcher(say, at))
+    with _watching(say) as watcher:
+        counts = score_log(job, workers or cores(), watcher)
     return _told(counts, out, f"{name} (bundle {bundle.id})", time.monotonic() - began)
 
 
@@ -74,10 +78,12 @@ def _told(counts: Counts, out: Path, model: str, seconds: float) -> str:
 
 
 @contextmanager
-def _watching() -> Iterator[tuple[Callable[[str], None], Callable[[Progress], None]]]:
-    """What shows a run on standard error: a bar on a terminal, else lines."""
-    if not is_terminal(sys.stderr):
-        yield _say, _Lines().at
+def _watching(say: Callable[[str], None] | None) -> Iterator[Watcher]:
+    """What shows a run: a bar on a terminal, else lines."""
+    from unigrec.scoring.local import Watcher
+
+    if say is not None or not is_terminal(sys.stderr):
+        yield Watcher(say or _say, _Lines(say or _say).at)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -97,7 +103,7 @@ def _watching() -> Iterator[tuple[Callable[[str], None], Callable[[Progress], No
             speed = f"{progress.users / (time.monotonic() - began):,.0f} users/s" if progress.users else ""
             bars.update(task, total=progress.interactions, completed=progress.done, speed=speed)
 
-        yield lambda text: console.print(text, soft_wrap=True), at
+        yield Watcher(lambda text: console.print(text, soft_wrap=True), at)
 
 
 def _say(text: str) -> None:
@@ -107,7 +113,8 @@ def _say(text: str) -> None:
 class _Lines:
     """A line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
         self.began = self.printed = time.monotonic()
         self.before: int | None = None  # interactions that were scored when this run was first seen: it may continue
 
@@ -119,4 +126,4 @@ class _Lines:
             self.printed, taken = now, now - self.began
             left = taken / max(progress.done - self.before, 1) * (progress.interactions - progress.done)
             share = progress.done / progress.interactions
-            _say(f"score: {share:.0%}  {progress.users / taken:,.0f} users/s  left {duration(left)}")
+            self.say(f"score: {share:.0%}  {progress.users / taken:,.0f} users/s  left {duration(left)}")

@@ -383,6 +383,15 @@ class ServeParams(Section):
         return self
 
 
+class ScoreParams(Section):
+    histories: str
+    out: Annotated[str, Field(min_length=1)]
+    k: Count
+    filter: str
+    exclude_history: bool
+    workers: Annotated[int, Field(ge=0, le=1024)]
+
+
 class Params(Section):
     """All of params.yaml. Only commands and stage functions see it; the rooms below take their own section."""
 
@@ -407,6 +416,7 @@ class Params(Section):
     promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
     serve: ServeParams
+    score: ScoreParams
 
     @model_validator(mode="after")
     def _known_evaluation_event(self) -> Params:

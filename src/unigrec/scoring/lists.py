@@ -26,6 +26,8 @@ SCHEMA = pa.schema(
     }
 )
 
+USERS_AT_ONCE = 2048  # of a call: enough to sort them by length, few enough to say now and then how far it is
+
 
 class Counts(NamedTuple):
     """What was scored."""

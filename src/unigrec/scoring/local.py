@@ -28,7 +28,7 @@ from unigrec.base.lock import exclusive
 from unigrec.data.sources.datasets import parts_of
 from unigrec.data.sources.folder import interaction_batches
 from unigrec.scoring.crew import Crew
-from unigrec.scoring.lists import SCHEMA, Counts, score
+from unigrec.scoring.lists import SCHEMA, USERS_AT_ONCE, Counts, score
 from unigrec.scoring.log import BATCH_ROWS, counts_of, read_histories, spread
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 FORMAT = 1  # of a plan and of OUT
 ROWS_PER_PART, MOST_PARTS = 5_000, 256  # interactions; a part is seconds of work
 BYTES_PER_ROW = 30  # of a log that is text
-USERS_AT_ONCE = 2048  # of one call; between two calls, progress is reported
 PREFIX = "unigrec."  # of the keys in the metadata of OUT
 
 
