@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from unigrec.base.process import DVC_STAGE, free_cores, use_threads
+from unigrec.base.process import DVC_STAGE, free_cores, keep_few_products, use_threads
 
 # A stage that has only just started when its parent is gone.
 LATE = """
@@ -86,3 +86,11 @@ def test_a_stage_computes_with_as_many_threads_as_params_say_unless_the_environm
         monkeypatch.setenv(name, value)
     use_threads(3)
     assert called == expected
+
+
+def test_few_products_are_kept_unless_the_environment_says_how_many(monkeypatch):
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    keep_few_products()
+    assert (os.environ["LRU_CACHE_CAPACITY"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) == ("7", "32")
