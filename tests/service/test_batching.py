@@ -165,6 +165,9 @@ def test_a_full_queue_a_missed_deadline_and_a_late_answer_get_503(served):
         parts.client.portal.call(asyncio.sleep, 0.1)
         assert parts.client.post("/v1/recommend", json=asked).status_code == 200
         assert parts.figure("unigrec_deadlines_missed_total") == 1.0
+        labels = {"variant": "champion", "version": "1", "assigned": "no user_id"}
+        counted = [parts.figure("unigrec_answers_total", status=status, **labels) for status in ("503", "200")]
+        assert counted == [2.0, 1.0]  # late, too many, and then an answer
 
 
 def test_a_client_that_is_gone_costs_no_search(served):

@@ -112,9 +112,11 @@ class Service:
         if fleet.current is None:
             absent = "no model is loaded yet" if chosen.variant == CHAMPION else "the challenger does not answer"
             return _unavailable(fleet.problem or absent)
+        unanswered = self.metrics.answers.labels(chosen.variant, fleet.current.version.label, chosen.assigned, 503)
         try:
             job = batcher.put(question, weight_of(asked))
         except QueueFull:
+            unanswered.inc()
             return _unavailable("too many requests wait")
         gone = asyncio.ensure_future(_gone(http))
         seconds = self.params.deadline_ms / 1e3
@@ -127,6 +129,7 @@ class Service:
                 self.metrics.gone.inc()
                 return Response(status_code=CLIENT_GONE)
             self.metrics.late.inc()
+            unanswered.inc()
             return _unavailable(f"no answer within {seconds:g} s")
         finally:
             gone.cancel()

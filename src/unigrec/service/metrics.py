@@ -30,7 +30,7 @@ class Metrics:
         self.queue = Gauge("unigrec_queue_histories", "Histories that wait.", ["variant"], registry=registry)
         self.answers = Counter(
             "unigrec_answers",
-            "Replies to questions by the version that replied, and by how it was chosen.",
+            "Questions by the version that replied, or did not in time (503), and by how it was chosen.",
             ["variant", "version", "assigned", "status"],
             registry=registry,
         )
