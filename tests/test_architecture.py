@@ -20,8 +20,8 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 # From the ground up: a room imports itself and rooms below it.
 FLOORS = (
-    *("base", "config", "core", "data", "embedding", "serving", "registry", "promotion"),
-    *("service", "pipeline", "commands", "cli"),
+    *("base", "config", "core", "data", "embedding", "serving", "scoring", "registry"),
+    *("promotion", "service", "pipeline", "commands", "cli"),
 )
 CORE_FLOORS = (
     ("models", "sequences", "losses", "distributed"),
@@ -36,6 +36,7 @@ CORE_EDGES = {"core.training.engine": {"deepspeed"}, "core.training.checkpoint":
 # A library that phones, schedules or stores, or weighs seconds: the only rooms or modules that may name it.
 EDGES = {
     "prefect": (),
+    "pyspark": ("scoring.spark",),
     "dvc": (),
     "deepspeed": ("core.training.engine",),
     "great_expectations": ("data.validation",),

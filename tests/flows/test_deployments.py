@@ -27,8 +27,8 @@ def flow_of(deployment: dict[str, Any]) -> Flow:
     return load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
 
 
-def test_the_three_jobs_are_there():
-    assert set(DEPLOYMENTS) == {"retrain", "promote", "housekeeping"}
+def test_the_jobs_are_there():
+    assert set(DEPLOYMENTS) == {"retrain", "promote", "score", "housekeeping"}
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)

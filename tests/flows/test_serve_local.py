@@ -17,6 +17,8 @@ from support.living import processes_of
 from support.local import SECRET_PATH, Local, Webhook, copy_code, serve_local, wait_for, write_deployments
 from support.project import ROOT
 from support.repository import commit, git
+from unigrec.base.files import read_table
+from unigrec.config.edit import configure
 from unigrec.registry.tracking import PASSWORD_VARIABLE
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
@@ -31,6 +33,8 @@ def project(tmp_path_factory) -> Path:
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
     make_project(folder, {"model": {"cmd": STAGE, "deps": ["mode", "make_model.py"], "outs": outs}})
     (folder / ".dvc/config").write_text((ROOT / ".dvc/config").read_text())  # there is a git repository
+    (folder / "log.csv").write_text("user_id,item_id,timestamp\nu,P3,1700000000\nv,P4,1700000000\n")
+    configure(folder / "params.yaml", settings=["score.histories=log.csv", "score.k=2"])
     write_deployments(folder, retrain=[{"interval": 60}])
     git(folder, "init", "--quiet", "--initial-branch=main")
     git(folder, "add", "--all")
@@ -67,6 +71,18 @@ def test_a_scheduled_run_happens_by_itself_and_ends_with_a_challenger(local, web
     posted = webhook.posted("Promoted")
     assert (posted["run"], posted["state"], posted["event"]) == ("promote", "Promoted", "prefect.task-run.Promoted")
     assert "first champion" in posted["message"]
+
+
+def test_a_promotion_starts_the_scoring_of_all_users(local):
+    deployment = next(known for known in local.client.read_deployments() if known.name == "score")
+
+    def started() -> list[FlowRun]:
+        return [run for run in local.client.read_flow_runs() if run.deployment_id == deployment.id]
+
+    (run,) = wait_for(started, 120, "the run that a promotion starts")
+    state = local.ended(run)
+    assert (state.name, "lists.parquet: 2 users, 4 rows, by version 1" in state.message) == ("Completed", True)
+    assert read_table(local.folder / "state/lists.parquet").num_rows == 4
 
 
 def test_of_two_at_once_the_newer_is_cancelled_and_somebody_is_notified(local, webhook):

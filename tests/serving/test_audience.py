@@ -7,8 +7,9 @@ import pytest
 
 from support.tiny_model import ITEMS
 from unigrec.base.errors import UnigrecError
-from unigrec.commands.audience import histories_of, quoted
+from unigrec.commands.audience import quoted
 from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.data.histories import histories_of
 from unigrec.serving.bundle import Bundle
 
 HISTORIES = [["P3", "P4"], ["gone"], ["P5"], ["P6", "P7", None, "P3"], []]

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from unigrec.base.git import PARAMS
-from unigrec.cli.options import ANSWERS, Allow, AsJson, Deny, HowMany, Model, ParamsFile, Registered, Where
+from unigrec.cli.options import (
+    ANSWERS,
+    Allow,
+    AsJson,
+    Boosts,
+    Deny,
+    Diverse,
+    HowMany,
+    Model,
+    NewOnes,
+    ParamsFile,
+    RankedBy,
+    Registered,
+    Where,
+)
 from unigrec.core.retrieval.rank_by import RankBy
 
 app = typer.Typer()
@@ -28,17 +42,10 @@ def recommend(
     allow: Allow = None,
     deny: Deny = None,
     where: Where = None,
-    rank_by: Annotated[RankBy | None, typer.Option(help="What ranks the items; by default, what was best.")] = None,
-    diversity: Annotated[
-        str | None, typer.Option(metavar="RULE", help='At most so many of a value: "2 per brand", "1 per first code".')
-    ] = None,
-    new_share: Annotated[
-        str | None, typer.Option(metavar="RULE", help='New items: "at least 2 younger than 30 days", or "1 to 3 ...".')
-    ] = None,
-    boost: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Add to the scores of some: \"0.3: brand = 'Canon'\"; repeatable."),
-    ] = None,
+    rank_by: RankedBy = None,
+    diversity: Diverse = None,
+    new_share: NewOnes = None,
+    boost: Boosts = None,
     reasons: Annotated[bool, typer.Option("--reasons", help="Say of every item why it is recommended.")] = False,
     as_json: AsJson = False,
     params: ParamsFile = PARAMS,
@@ -148,6 +155,13 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that search; 0: one per core, up to 4.")] = 0,
+    challenger: Annotated[
+        str | None, typer.Option(help="Another one, as --model, which answers a share of the visitors.")
+    ] = None,
+    share: Annotated[float | None, typer.Option(help="Of the visitors, for the challenger: 0.1.")] = None,
+    impressions: Annotated[
+        Path | None, typer.Option(help="Folder for a log of what users are shown; by default that of params, or none.")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Serve recommendations over HTTP, by default of the registered champion, until Ctrl-C (docs/serving.md)."""
@@ -156,7 +170,16 @@ def serve(
     from unigrec.config.read import load_params
 
     keep_quiet()
-    run(load_params(params), model, host, port, workers=workers)
+    run(
+        load_params(params),
+        model,
+        host,
+        port,
+        workers=workers,
+        challenger=challenger,
+        share=share,
+        impressions=impressions,
+    )
 
 
 @app.command(rich_help_panel=ANSWERS)
@@ -174,6 +197,51 @@ def audience(
     from unigrec.config.read import load_params
 
     print_audience(load_params(params), model, item, histories, k=k, rank_by=rank_by, as_json=as_json)
+
+
+@app.command(rich_help_panel=ANSWERS)
+def score(
+    histories: Annotated[Path, typer.Option(help="Interactions of the users: Parquet, CSV or JSON lines.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file that is written.")],
+    k: HowMany = 10,
+    model: Model = "champion",
+    allow: Allow = None,
+    deny: Deny = None,
+    where: Where = None,
+    exclude_history: Annotated[
+        bool, typer.Option("--exclude-history", help="Do not recommend a user what the user had.")
+    ] = False,
+    rank_by: RankedBy = None,
+    diversity: Diverse = None,
+    new_share: NewOnes = None,
+    boost: Boosts = None,
+    workers: Annotated[int, typer.Option(min=0, max=1024, help="Processes that score; 0: one per core.")] = 0,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write lists for all users, as Parquet. A run that was killed continues when it is started again."""
+    from unigrec.base.process import keep_quiet
+    from unigrec.config.read import load_params
+
+    keep_quiet()
+    from unigrec.commands.score import score as run
+
+    told = run(
+        load_params(params),
+        model,
+        histories,
+        out,
+        workers,
+        allow=allow or [],
+        deny=deny or [],
+        k=k,
+        filter=where,
+        exclude_history=exclude_history,
+        rank_by=rank_by,
+        diversity=diversity,
+        new_share=new_share,
+        boost=boost or [],
+    )
+    print(told)
 
 
 @app.command(rich_help_panel=ANSWERS)

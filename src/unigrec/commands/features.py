@@ -21,7 +21,7 @@ def export_features(params: Params, model: str, out: Path, histories: Path | Non
     Raises:
         UnigrecError: the file cannot be read, the bundle is of an earlier version, or the temperature is not above 0.
     """
-    from unigrec.commands.audience import histories_of
+    from unigrec.data.histories import histories_of
     from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
     from unigrec.serving.features import item_features, user_features, write_features

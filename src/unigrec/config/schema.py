@@ -257,6 +257,7 @@ class JointParams(Section):
     w_tokenizer_distillation: NonNegative
     w_recommender_distillation: NonNegative
     w_ranking_distillation: NonNegative
+    ranking_items: Count
     ranking_samples: Count
     distillation_temperature: Positive
     contrast_temperature: Positive
@@ -320,6 +321,7 @@ class PromotionParams(Section):
     mode: Literal["better", "not_worse"]
     max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
     max_loss: Share
+    max_online_p: Annotated[float, Field(ge=0.0, lt=0.5)]
     resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     max_users: Annotated[int, Field(ge=0)]
     max_slice_drop: Share
@@ -358,10 +360,14 @@ class ServeParams(Section):
     max_body_kb: Annotated[int, Field(ge=1, le=1 << 17)]
     max_histories: Annotated[int, Field(ge=1)]
     max_history: Annotated[int, Field(ge=1)]
+    max_users: Annotated[int, Field(ge=1)]
     max_k: Annotated[int, Field(ge=1)]
     max_list: Annotated[int, Field(ge=1)]
     watch_seconds: Annotated[float, Field(ge=0.1)]
     drain_seconds: NonNegative
+    impressions: str
+    impressions_seconds: Annotated[float, Field(ge=0.1)]
+    impressions_mb: Positive
     log: Literal["events", "requests", "bodies"]
 
     @field_validator("columns")
@@ -377,6 +383,15 @@ class ServeParams(Section):
         if self.date and self.date not in self.columns:
             raise ValueError(f"serve.date ({self.date}) must be one of serve.columns")
         return self
+
+
+class ScoreParams(Section):
+    histories: str
+    out: Annotated[str, Field(min_length=1)]
+    k: Count
+    filter: str
+    exclude_history: bool
+    workers: Annotated[int, Field(ge=0, le=1024)]
 
 
 class Params(Section):
@@ -403,6 +418,7 @@ class Params(Section):
     promotion: PromotionParams
     register_: Annotated[RegisterParams, Field(alias="register")]
     serve: ServeParams
+    score: ScoreParams
 
     @model_validator(mode="after")
     def _known_evaluation_event(self) -> Params:

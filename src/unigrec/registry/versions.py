@@ -145,7 +145,12 @@ def current_aliases(params: RegisterParams, version: str) -> list[str]:
 
 
 def load_bundle(params: RegisterParams, model: str) -> Bundle:
-    """The bundle behind an alias (`champion`), a version number, or a bundle's folder.
+    """As `load_named_bundle`, without the name."""
+    return load_named_bundle(params, model)[1]
+
+
+def load_named_bundle(params: RegisterParams, model: str) -> tuple[str, Bundle]:
+    """The bundle behind an alias (`champion`), a version number, or a bundle's folder; and its name: `version 3`.
 
     Only the bundle's files are read; no code that is stored in the registry runs. Files from the registry lie in a
     temporary folder that lives as long as the bundle.
@@ -157,9 +162,10 @@ def load_bundle(params: RegisterParams, model: str) -> Bundle:
 
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="unigrec-"))
-        bundle = Bundle.load(locate(params, model, Path(scratch)).folder)
+        found = locate(params, model, Path(scratch))
+        bundle = Bundle.load(found.folder)
         weakref.finalize(bundle, stack.pop_all().close)
-    return bundle
+    return found.name, bundle
 
 
 def locate(params: RegisterParams, model: str, scratch: Path) -> Subject:

@@ -99,7 +99,7 @@ def test_the_retriever_of_a_set_decoder_scans_and_reads_what_a_beam_would_read()
 
 def test_training_sees_the_scores_of_the_search():
     recommender, history = set_recommender(causal=True), np.array([[3, 9, 3, 4, 12]])
-    batch = Segments(history, np.array([5]), np.ones(1, np.int64), np.array([5]))
+    batch = Segments(history, np.array([5]), np.ones(1, np.int64), np.array([5]), np.zeros(1, np.int64))
     samples = make_samples(batch, torch.device("cpu"))
     scores = hardened_logits(recommender, samples, IDENTIFIERS, IDENTIFIERS[samples.targets][:, None])
     columns = scores.columns(CodeSums(IDENTIFIERS, recommender.config.code_sizes))

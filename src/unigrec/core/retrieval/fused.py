@@ -94,6 +94,10 @@ class FusedRetriever(Retriever):
         self.weights = None if weights is None else weights.of_features().to(self.device)
         self.floor = math.log(min(FLOOR_ODDS / len(generative.tree), HIGHEST_FLOOR))
 
+    def with_weights(self, weights: Weights) -> FusedRetriever:
+        """The same parts, ranked with these weights."""
+        return FusedRetriever(self.generative, self.dense, self.neighbours, weights)
+
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         (found,) = self.search(items, lengths, [restriction], k)
         return self.ranked(found.candidates)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -164,6 +164,25 @@ def read_part(
     for name in from_folders:
         table = table.append_column(name, pa.array([part.folders[name]] * table.num_rows, pa.string()))
     return table
+
+
+def read_in_batches(
+    part: Part, choose: Callable[[list[str]], list[str]], notes: list[str], required: tuple[str, ...], rows: int
+) -> Iterator[pa.Table]:
+    """As `read_part`, in tables of at most `rows` rows: of Parquet. Other formats come as one table."""
+    if part.format != "Parquet":
+        yield read_part(part, choose, notes, required=required)
+        return
+    refuse_empty(part.file)
+    with readable(part.file, "Parquet"), pq.ParquetFile(part.file) as file:
+        inside = file.schema_arrow.names
+        chosen = choose([*inside, *(name for name in part.folders if name not in inside)])
+        for batch in file.iter_batches(rows, columns=[name for name in chosen if name in inside], use_threads=False):
+            table = pa.Table.from_batches([batch])
+            for name in chosen:
+                if name not in inside:
+                    table = table.append_column(name, pa.array([part.folders[name]] * table.num_rows, pa.string()))
+            yield table
 
 
 def _read_parquet(file: pq.ParquetFile, names: list[str], limit: int | None) -> pa.Table:

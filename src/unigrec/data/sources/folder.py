@@ -7,7 +7,8 @@ finds them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +18,26 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
 from unigrec.data.sources.conditions import columns_of
-from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
+from unigrec.data.sources.datasets import (
+    FORMATS,
+    PACKED_SUFFIXES,
+    Part,
+    parts_of,
+    read_in_batches,
+    read_part,
+)
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.served import served_of
 from unigrec.data.sources.source import Source, provenance
-from unigrec.data.sources.tables import Columns, interactions_of, items_of
+from unigrec.data.sources.tables import (
+    Columns,
+    converted,
+    interactions_of,
+    items_of,
+    none_left,
+    refuse_mixed_ids,
+    rows_that_count,
+)
 
 MAX_SHOWN = 10  # names of a folder in an error
 NO_INTERACTIONS = pa.table(
@@ -109,6 +125,52 @@ def read_interactions(path: Path, params: IngestParams) -> tuple[pa.Table, list[
     return interactions_of(_read_interactions(parts_of(path), columns, notes), columns, notes), notes
 
 
+def interaction_batches(path: Path, params: IngestParams, rows: int, notes: list[str]) -> Iterator[pa.Table]:
+    """As `read_interactions`, in tables of at most `rows` rows: of Parquet. Other formats come a file at a time.
+
+    Raises:
+        UnigrecError: as `read_interactions`; or the times of some rows would be read in another way than those before.
+    """
+    if not path.exists():
+        raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the interactions")
+    columns, parts = Columns.of(params), parts_of(path)
+    needed, asked = columns.of_interactions(), _asked(columns)
+    before, left = 0, 0
+    reading: list[str] | None = None  # how the times are read
+    types: dict[pa.Schema, tuple[Part, pa.Table]] = {}  # a table without rows per schema
+    for part in parts:
+        for raw in read_in_batches(part, _choice(part, columns, asked), notes, needed, rows):
+            types.setdefault(raw.schema.remove_metadata(), (part, raw.slice(0, 0)))
+            refuse_mixed_ids(list(types.values()), columns)
+            before += raw.num_rows
+            chosen = rows_that_count(raw, columns, str(part.file), notes)
+            left += chosen.num_rows
+            if not chosen.num_rows:
+                continue
+            remarks: list[str] = []
+            table = converted([(part, chosen)], columns, remarks)
+            if table["timestamp"].null_count < table.num_rows:
+                found = [remark.partition(f"{columns.timestamp!r} ")[2] for remark in remarks]
+                notes += remarks if reading is None else []
+                reading = found if reading is None else reading
+                if [_shape(how) for how in found] != [_shape(how) for how in reading]:
+                    one, other = (", ".join(how) or "taken as unix seconds" for how in (reading, found))
+                    raise UnigrecError(
+                        f"{part.file}: column {columns.timestamp!r}: some times would be read otherwise than the "
+                        f"ones before ({other}; before: {one}); write unix seconds"
+                    )
+            yield table
+    if not before:
+        raise _no_rows(parts[0].file)
+    if not left:
+        raise none_left(parts[0].file, before)
+
+
+def _shape(remark: str) -> str:
+    """A remark without the number that it gives as an example."""
+    return re.sub(r"\d+", "0", remark)
+
+
 class Items(NamedTuple):
     """Items of one file: as `Source` has them, and notes on what was read."""
 
@@ -165,19 +227,27 @@ def _candidates(folder: Path, name: str) -> list[Path]:
 
 def _read_interactions(parts: list[Part], columns: Columns, notes: list[str]) -> list[tuple[Part, pa.Table]]:
     """The columns of interactions that are used, part by part."""
-    needed = columns.of_interactions()
-    asked = columns_of(columns.where) if columns.where else []
-    read = []
-    for part in parts:
-
-        def choose(names: list[str], part: Part = part) -> list[str]:
-            check_columns(part, names, needed)
-            by_lower = {name.lower(): name for name in names}  # SQL does not tell cases apart
-            return list(dict.fromkeys([*needed, *(by_lower[n.lower()] for n in asked if n.lower() in by_lower)]))
-
-        read.append((part, read_part(part, choose, notes, required=needed)))
+    needed, asked = columns.of_interactions(), _asked(columns)
+    read = [(part, read_part(part, _choice(part, columns, asked), notes, required=needed)) for part in parts]
     _refuse_no_rows(read)
     return read
+
+
+def _asked(columns: Columns) -> list[str]:
+    """Columns that ingest.where names."""
+    return columns_of(columns.where) if columns.where else []
+
+
+def _choice(part: Part, columns: Columns, asked: Sequence[str]) -> Callable[[list[str]], list[str]]:
+    """Chooses the columns of interactions that are used, among all names."""
+    needed = columns.of_interactions()
+
+    def choose(names: list[str]) -> list[str]:
+        check_columns(part, names, needed)
+        by_lower = {name.lower(): name for name in names}  # SQL does not tell cases apart
+        return list(dict.fromkeys([*needed, *(by_lower[n.lower()] for n in asked if n.lower() in by_lower)]))
+
+    return choose
 
 
 def _read_items(
@@ -214,4 +284,8 @@ def check_columns(part: Part, names: list[str], required: Sequence[str], once: S
 
 def _refuse_no_rows(read: list[tuple[Part, pa.Table]]) -> None:
     if not any(table.num_rows for _, table in read):
-        raise UnigrecError(f"{read[0][0].file}: has a header but no rows; a model needs data to learn from")
+        raise _no_rows(read[0][0].file)
+
+
+def _no_rows(file: Path) -> UnigrecError:
+    return UnigrecError(f"{file}: has a header but no rows; a model needs data to learn from")

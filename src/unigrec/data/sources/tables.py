@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -60,12 +61,19 @@ def interactions_of(parts: Parts, columns: Columns, notes: list[str]) -> pa.Tabl
             or no row is left.
     """
     before = sum(table.num_rows for _, table in parts)
-    chosen = [(part, _rows_that_count(table, columns, str(part.file), notes)) for part, table in parts]
+    chosen = [(part, rows_that_count(table, columns, str(part.file), notes)) for part, table in parts]
     if not any(table.num_rows for _, table in chosen):
-        raise UnigrecError(
-            f"{chosen[0][0].file}: none of {before:,} rows is left by ingest.where and ingest.min_rating; loosen them"
-        )
-    _refuse_mixed_ids(chosen, (columns.user_id, columns.item_id))
+        raise none_left(chosen[0][0].file, before)
+    refuse_mixed_ids(chosen, columns)
+    return converted(chosen, columns, notes)
+
+
+def none_left(file: Path, before: int) -> UnigrecError:
+    return UnigrecError(f"{file}: none of {before:,} rows is left by ingest.where and ingest.min_rating; loosen them")
+
+
+def converted(chosen: Parts, columns: Columns, notes: list[str]) -> pa.Table:
+    """user_id, item_id and timestamp of rows that count. Remarks are about times alone. Raises UnigrecError."""
     table = {
         "user_id": _whole_column(chosen, columns.user_id),
         "item_id": _whole_column(chosen, columns.item_id),
@@ -92,7 +100,8 @@ def _events(parts: Parts, columns: Columns) -> pa.ChunkedArray:
     )
 
 
-def _rows_that_count(table: pa.Table, columns: Columns, file: str, notes: list[str]) -> pa.Table:
+def rows_that_count(table: pa.Table, columns: Columns, file: str, notes: list[str]) -> pa.Table:
+    """The rows that ingest.where and ingest.min_rating leave. Raises UnigrecError."""
     if columns.where:
         table = rows_where(table, columns.where, ids={columns.user_id, columns.item_id}, file=file)
     if not columns.rating:
@@ -119,8 +128,12 @@ def _numbers(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
     return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
 
 
-def _refuse_mixed_ids(parts: Parts, names: tuple[str, ...]) -> None:
+def refuse_mixed_ids(parts: Parts, columns: Columns) -> None:
     """Raises UnigrecError if ids are text in one part and numbers in another: they would not meet."""
+    _refuse_mixed(parts, (columns.user_id, columns.item_id))
+
+
+def _refuse_mixed(parts: Parts, names: tuple[str, ...]) -> None:
     for name in names:
         kinds = {plain(table[name]).type for _, table in parts}
         if any(map(is_number, kinds)) and any(map(is_text, kinds)):
@@ -156,7 +169,7 @@ def items_of(parts: Parts, columns: Columns, text_columns: Sequence[str]) -> tup
     Raises:
         UnigrecError: an id or a named text cannot be read, or ids differ in type between the parts.
     """
-    _refuse_mixed_ids(parts, (columns.items_id,))
+    _refuse_mixed(parts, (columns.items_id,))
     names = dict.fromkeys(name for _, table in parts for name in table.column_names)
     read: dict[str, pa.ChunkedArray] = {"item_id": _whole_column(parts, columns.items_id)}
     dropped = []

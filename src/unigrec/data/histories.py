@@ -1,0 +1,21 @@
+"""From interactions to the histories of users."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from unigrec.base.errors import UnigrecError
+
+
+def histories_of(interactions: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """The users, and the items of each in the order of time; equal times keep the order of the rows.
+
+    Raises UnigrecError if there is no interaction.
+    """
+    ordered = interactions.filter(interactions["user_id"].is_valid()).sort_by("timestamp")
+    found: dict[str, list[str]] = {}
+    for user, item in zip(ordered["user_id"].to_pylist(), ordered["item_id"].to_pylist(), strict=True):
+        found.setdefault(user, []).append(item)
+    if not found:
+        raise UnigrecError("the file holds no interaction")
+    return list(found), list(found.values())
