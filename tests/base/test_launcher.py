@@ -14,6 +14,7 @@ from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from unigrec.base import launcher
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, InvalidDataError, UnigrecError
 from unigrec.base.launcher import is_rank, report, run_ranks
+from unigrec.base.process import LAUNCHER
 
 RANK = "import os, sys, time; rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE']); "
 LAUNCH = "import sys; from unigrec.base.launcher import run_ranks; run_ranks(['-c', sys.argv[1]], 2)"
@@ -140,6 +141,16 @@ def test_a_rank_that_dies_without_a_word_is_named_and_the_others_are_stopped(cap
     assert output == ""
     assert errors.splitlines()[-1] == "ZeroDivisionError: division by zero"
     assert errors.count("Traceback") == 1
+
+
+def test_a_rank_that_starts_after_its_launcher_has_died_ends():
+    launcher = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
+    launcher.wait()
+    environment = {**os.environ, LAUNCHER: str(launcher.pid)}
+    done = subprocess.run([sys.executable, "-c", DIES_WITH_PARENT], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    environment[LAUNCHER] = str(os.getpid())
+    assert subprocess.run([sys.executable, "-c", DIES_WITH_PARENT], env=environment).returncode == 0
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from unigrec.base.paths import Artifacts
 
 STAGE = [sys.executable, "-m", "unigrec.cli", "stage", "joint"]
 # Imported by every Python process in that folder. With it, a stage saves a checkpoint after every step.
-OFTEN = "from unigrec.pipeline import stages\nstages.CHECKPOINT_SECONDS = 0.0\n"
+OFTEN = "from unigrec.pipeline import running\nrunning.CHECKPOINT_SECONDS = 0.0\n"
 KILLED_AT = 20  # step, in the middle of an epoch
 STOPS_WITHIN = 30.0  # seconds; the launcher checks its ranks every 0.1 s and gives them time to end
 

@@ -169,7 +169,7 @@ def test_the_manifests_ask_for_what_the_example_of_secrets_names_and_run_the_ima
         variable["valueFrom"]["secretKeyRef"]["key"]
         for container in containers
         for variable in container["env"]
-        if "valueFrom" in variable
+        if "secretKeyRef" in variable.get("valueFrom", {})
     }
     assert asked <= set(example)
     assert {container["image"] for container in containers} == {COMPOSE["services"]["worker"]["image"]}
@@ -198,6 +198,30 @@ def test_the_training_job_starts_a_rank_for_each_gpu_on_a_stage_that_takes_them(
     assert command[0] == "torchrun"
     assert command[-4:-1] == ["-m", "unigrec.cli", "stage"]
     assert command[-1] in OVER_RANKS
+
+
+def test_the_pods_of_the_training_over_hosts_find_each_other():
+    from unigrec.base.hosts import read_hosts
+    from unigrec.cli import OVER_RANKS
+
+    job, service = MANIFESTS["train-hosts.yaml:Job"], MANIFESTS["train-hosts.yaml:Service"]
+    pod, spec = job["spec"]["template"]["spec"], job["spec"]
+    (container,) = pod["containers"]
+    values = {variable["name"]: variable.get("value") for variable in container["env"]}
+    hosts = read_hosts(
+        int(values["UNIGREC_HOSTS"]), 0, values["UNIGREC_RENDEZVOUS"], float(values["UNIGREC_JOIN_SECONDS"])
+    )
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", hosts.count, hosts.count)
+    # Kubernetes names the pods of an indexed Job by its name and their index, inside the subdomain of the Service.
+    assert hosts.address == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    assert service["spec"]["selector"] == spec["template"]["metadata"]["labels"]
+    assert [port["port"] for port in service["spec"]["ports"]] == [hosts.port]
+    (number,) = (variable for variable in container["env"] if variable["name"] == "UNIGREC_HOST_RANK")
+    assert number["valueFrom"]["fieldRef"]["fieldPath"].endswith("['batch.kubernetes.io/job-completion-index']")
+    assert container["command"][-4:-1] == ["-m", "unigrec.cli", "stage"]
+    assert container["command"][-1] in OVER_RANKS
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------

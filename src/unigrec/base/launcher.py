@@ -1,4 +1,4 @@
-"""Run several ranks of one stage on this machine: torchrun's own agent starts, watches and stops them.
+"""Run several ranks of one stage, on this machine or on several: torchrun's own agent starts, watches and stops them.
 
 The agent is called directly: the command `torchrun` prints a table and always ends with 1, so exit codes are lost.
 """
@@ -16,10 +16,12 @@ import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.hosts import Hosts, HostsError, Meeting, interface_of, meeting
 from unigrec.base.masking import masked
+from unigrec.base.process import LAUNCHER
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -33,8 +35,12 @@ def is_rank() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
-def run_ranks(arguments: list[str], processes: int) -> None:
-    """Run this Python with `arguments` as `processes` ranks, and return when all have succeeded.
+def run_ranks(arguments: list[str], processes: int, param: str = "joint.processes", met: Meeting | None = None) -> None:
+    """Run this Python with `arguments` as `processes` ranks per host, and return when all have succeeded.
+
+    Args:
+        param: where `processes` is from, for messages.
+        met: the hosts, if there are several. Ranks are numbered host by host, so rank 0 is on host 0.
 
     Raises:
         UnigrecError: a rank failed, and the others have been stopped. If the rank left an error by `report`, this is
@@ -44,29 +50,75 @@ def run_ranks(arguments: list[str], processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    _check_devices(processes)
+    _check_devices(processes, param)
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
     logging.disable()  # no table of failed ranks from the agent: the error says it
+    os.environ[LAUNCHER] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",  # a free port
-            local_addr="localhost",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            nproc_per_node=processes, max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=folder), **_rendezvous(met)
         )
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
-            raise _error_of(error) from error
+            raise _error_of(error, met) from error
         except SignalException as error:
+            if met is not None:
+                stopped = signal.Signals(error.sigval).name
+                met.tell(HostsError(f"it was stopped by {stopped}", 128 + error.sigval))
             sys.exit(128 + error.sigval)
         finally:
+            del os.environ[LAUNCHER]
             logging.disable(logging.NOTSET)
+
+
+def _rendezvous(met: Meeting | None) -> dict[str, Any]:
+    """Where the agents of the hosts find each other.
+
+    Several hosts have met already, and `static` numbers them as they are numbered. With `c10d`, torch would number them
+    by their addresses, so rank 0, which writes and shows the progress, could be anywhere.
+    """
+    if met is None:
+        return {
+            "min_nodes": 1,
+            "max_nodes": 1,
+            "run_id": uuid.uuid4().hex,
+            "rdzv_backend": "c10d",
+            "rdzv_endpoint": "localhost:0",  # a free port
+            "local_addr": "localhost",
+        }
+    return {
+        "min_nodes": met.hosts.count,
+        "max_nodes": met.hosts.count,
+        "run_id": met.run,
+        "rdzv_backend": "static",
+        "rdzv_endpoint": met.hosts.rendezvous,
+        "rdzv_configs": {"rank": met.hosts.rank, "timeout": int(met.hosts.join_seconds)},
+        "local_addr": met.local_address,
+    }
+
+
+def run_on_hosts(
+    arguments: list[str], processes: int, param: str, hosts: Hosts, inputs: dict[str, str], shared: Path
+) -> None:
+    """As `run_ranks`, on several hosts, each of which calls this. inputs, shared: as in `hosts.meeting`.
+
+    Raises:
+        UnigrecError: as `run_ranks`; or the hosts do not come together.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no warnings of hosts without a name
+    with meeting(hosts, inputs, shared, end=_end) as met:
+        interface = interface_of(met.local_address)
+        for library in ("GLOO", "NCCL") if interface else ():  # by itself, gloo takes the address of the host's name
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", str(interface))
+        run_ranks(arguments, processes, param, met)
+
+
+def _end(error: HostsError) -> None:
+    """End this process, from any thread: the agent may wait for a host that is gone. Its ranks end with it."""
+    report(error)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
 
 
 def run_and_end(work: Callable[[], None]) -> NoReturn:
@@ -99,14 +151,30 @@ def report(error: Exception) -> None:
     message = masked("".join(traceback.format_exception(error)).rstrip() if code is None else str(error))
     file = os.environ.get(ERROR_FILE)
     if file:
-        words = {"message": message, "timestamp": time.time(), "exit_code": code}
+        words = {"message": message, "timestamp": time.time(), "exit_code": code, "lost_peer": _lost_peer(error)}
         Path(file).write_text(json.dumps(words), encoding="utf-8")
     else:
         print(message if code is None else f"error: {message}", file=sys.stderr)
 
 
-def _error_of(failed: ChildFailedError) -> UnigrecError:
+def _lost_peer(error: Exception) -> bool:
+    """Whether a collective operation failed because another rank ended or stalled."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and (isinstance(error, distributed.DistError) or "gloo/transport" in str(error))
+
+
+def _error_of(failed: ChildFailedError, met: Meeting | None) -> UnigrecError:
     rank, failure = min(failed.failures.items(), key=lambda item: _blame(item[1]))
+    words = failure.error_file_data
+    if met is not None and words.get("lost_peer"):
+        met.await_reason()
+    error = _own_error(rank, failure)
+    if met is not None:
+        met.tell(error)
+    return error
+
+
+def _own_error(rank: int, failure: ProcessFailure) -> UnigrecError:
     words = failure.error_file_data
     code = words.get("exit_code")
     if code is not None:
@@ -137,10 +205,10 @@ def _blame(failure: ProcessFailure) -> tuple[int, float]:
     return place, words.get("timestamp", failure.timestamp)
 
 
-def _check_devices(processes: int) -> None:
+def _check_devices(processes: int, param: str) -> None:
     """Each rank needs a GPU of its own. Raises UnigrecError when there are fewer GPUs than ranks."""
     import torch
 
     devices = torch.cuda.device_count()
     if torch.cuda.is_available() and devices < processes:
-        raise UnigrecError(f"joint.processes = {processes}, but this machine has {devices} GPU: one is for one rank")
+        raise UnigrecError(f"{param} = {processes}, but this machine has {devices} GPU: one is for one rank")

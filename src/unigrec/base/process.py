@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 DVC_STAGE = "DVC_STAGE"  # set by DVC for the commands that it starts
+LAUNCHER = "UNIGREC_LAUNCHER"  # set for the ranks of a stage: id of the process that starts them
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.3  # of observation to count free cores
 # Parameters of glibc's mallopt, with values: free memory at the end of the heap that is returned to the kernel (-1:
@@ -23,12 +24,15 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, -1), (-2, 64 << 20), (-3, 1 <<
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies, so that no orphan goes on writing (Linux only).
 
-    DVC may die before this call. The process that then adopts us is not in DVC's process group, but we are: end here.
+    DVC or a launcher of ranks may die before this call: another process then has adopted us. End here. (That process is
+    not in DVC's process group, but we are.)
     """
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     group = os.getpgrp()
+    if os.environ.get(LAUNCHER) not in (None, str(os.getpid()), str(os.getppid())):
+        os.kill(os.getpid(), signal.SIGKILL)
     if DVC_STAGE in os.environ and group != os.getpid() and os.getpgid(os.getppid()) != group:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -115,6 +119,7 @@ def keep_quiet() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DEEPSPEED_LOG_LEVEL": "error",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # it warns of every host whose address has no name
         "TOKENIZERS_PARALLELISM": "false",
         # Waiting threads that spin long make a step ten times slower if anything else runs; threads that never spin
         # make every step 1.5 times slower.

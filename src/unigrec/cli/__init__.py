@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.base.git import PARAMS, trust_clone
 from unigrec.cli import answers
 from unigrec.cli.options import DATA, MODELS, PROJECT, ParamsFile
+
+if TYPE_CHECKING:
+    from unigrec.base.hosts import Hosts
 
 app = typer.Typer(
     add_completion=False,
@@ -29,7 +32,8 @@ STAGES = (
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
     "report",
 )
-OVER_RANKS = {"joint", "finetune"}  # stages that joint.processes spreads over several processes
+# Stages that run as several ranks, and the params that say as how many per host.
+OVER_RANKS = {"teacher": "teacher.processes", "joint": "joint.processes", "finetune": "joint.processes"}
 
 
 @app.command(rich_help_panel=PROJECT)
@@ -40,31 +44,58 @@ def stage(
         bool,
         typer.Option("--verbose", "-v", envvar="UNIGREC_VERBOSE", help="Show every figure of every epoch."),
     ] = False,
+    hosts: Annotated[
+        int, typer.Option(min=1, envvar="UNIGREC_HOSTS", help=f"Hosts that run it together: {', '.join(OVER_RANKS)}.")
+    ] = 1,
+    host_rank: Annotated[
+        int | None, typer.Option(envvar="UNIGREC_HOST_RANK", help="Number of this host, from 0; host 0 shows progress.")
+    ] = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS:PORT", envvar="UNIGREC_RENDEZVOUS", help="Of host 0, where the hosts meet."),
+    ] = None,
+    join_seconds: Annotated[
+        float, typer.Option(min=1.0, envvar="UNIGREC_JOIN_SECONDS", help="Time to wait for the other hosts.")
+    ] = 300.0,
 ) -> None:
     """Run one stage, as `dvc repro` does: read files below artifacts/, write files below artifacts/.
 
     A training shows a bar on a terminal, and lines in a log.
     """
-    from unigrec.base.launcher import run_and_end
+    from unigrec.base.hosts import read_hosts
+    from unigrec.base.launcher import is_rank, run_and_end
     from unigrec.base.process import die_with_parent, keep_quiet
 
     if name not in STAGES:
         raise UnigrecError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+    together = None if is_rank() else read_hosts(hosts, host_rank, rendezvous, join_seconds)
+    if together and name not in OVER_RANKS:
+        raise UnigrecError(f"stage {name} runs on one host; --hosts is for {', '.join(OVER_RANKS)}")
     die_with_parent()
     keep_quiet()
-    run_and_end(lambda: _run_stage(name, params, verbose))
+    run_and_end(lambda: _run_stage(name, params, verbose, together))
 
 
-def _run_stage(name: str, params_file: Path, verbose: bool) -> None:
-    from unigrec.base.launcher import is_rank, run_ranks
+def _run_stage(name: str, params_file: Path, verbose: bool, hosts: Hosts | None) -> None:
+    from unigrec.base.launcher import is_rank, run_on_hosts, run_ranks
     from unigrec.commands import bars
     from unigrec.config.read import load_params
     from unigrec.pipeline.running import TRAININGS, run_stage
+    from unigrec.pipeline.stage_key import stage_inputs
 
     params = load_params(params_file)
-    if name in OVER_RANKS and params.joint.processes > 1 and not is_rank():
+    values = params.model_dump(mode="json", by_alias=True)
+    param = OVER_RANKS.get(name, "")
+    section, _, key = param.partition(".")
+    processes = values[section][key] if param else 1
+    if (processes > 1 or hosts) and not is_rank():
         options = ["--params", str(params_file), *(["--verbose"] if verbose else [])]
-        run_ranks(["-m", "unigrec.cli", "stage", name, *options], params.joint.processes)
+        command = ["-m", "unigrec.cli", "stage", name, *options]
+        if hosts:
+            inputs = stage_inputs(name, values)
+            run_on_hosts(command, processes, param, hosts, inputs, shared=paths.CHECKPOINTS)
+        else:
+            run_ranks(command, processes, param)
     elif name in TRAININGS:
         with bars.screen(verbose) as screen:
             run_stage(name, params, screen, verbose)

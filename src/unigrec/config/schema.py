@@ -13,6 +13,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Processes = Annotated[int, Field(ge=1, le=64)]
 Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
@@ -175,6 +176,7 @@ class WarmStartParams(Section):
 
 
 class TeacherParams(Section):
+    processes: Processes = 1
     members: Annotated[int, Field(ge=1, le=16)]
     architecture: Literal["sasrec", "bsarec"]
     filter_share: Share
@@ -236,7 +238,7 @@ class RecommenderParams(Section):
 
 class JointParams(Section):
     engine: Engine
-    processes: Annotated[int, Field(ge=1, le=64)]
+    processes: Processes
     precision: Literal["fp32", "bf16"]
     recommender: RecommenderParams
     tokenizer: Literal["trained", "frozen", "hard"]

@@ -69,3 +69,22 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def values_of_ranks(value: int, device: torch.device) -> list[int]:
+    """An integer of each rank, in rank order."""
+    if world_size() == 1:
+        return [value]
+    own = torch.tensor([value], device=device)
+    gathered = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(gathered, own)
+    return [int(one) for one in gathered]
+
+
+def of_first_rank(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Rank 0's numbers, on every rank. All ranks call it with the same names."""
+    if world_size() == 1:
+        return values
+    numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.broadcast(numbers, src=0)
+    return dict(zip(values, numbers.tolist(), strict=True))

@@ -19,19 +19,42 @@ def stage_key(stage: str, params: dict[str, Any]) -> str:
     Raises:
         UnigrecError: `dvc.yaml` is missing or broken, or has no such stage.
     """
+    return hashlib.sha256(json.dumps(_listed_inputs(stage, params)).encode()).hexdigest()[:16]
+
+
+def stage_inputs(stage: str, params: dict[str, Any]) -> dict[str, str]:
+    """What must be equal on all hosts that run a stage together: its inputs as hashes, and what computes, by name.
+
+    Arguments and errors as for `stage_key`.
+    """
+    import platform
+
+    import torch
+
+    versions = {
+        "the version of Python": platform.python_version(),
+        "the version of torch": str(torch.__version__),
+        "the processor's instruction set": torch.backends.cpu.get_cpu_capability(),
+    }
+    return {**_listed_inputs(stage, params), **versions}
+
+
+def _listed_inputs(stage: str, params: dict[str, Any]) -> dict[str, str]:
+    """A hash per param and per dependency of the stage."""
     graph = _stage_definition(stage)
-    digest = hashlib.sha256()
+    inputs = {}
     for name in graph["params"]:
         value: Any = params
         for part in name.split("."):
             value = value[part]
-        digest.update(json.dumps([name, value], sort_keys=True).encode())
+        inputs[f"params {name}"] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     for dependency in graph["deps"]:
-        path = Path(dependency)
+        path, digest = Path(dependency), hashlib.sha256()
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and file.suffix != ".pyc":
                 digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+        inputs[dependency] = digest.hexdigest()
+    return inputs
 
 
 def _stage_definition(stage: str) -> dict[str, Any]:

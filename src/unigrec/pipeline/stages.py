@@ -148,13 +148,15 @@ def embed(params: Params, artifacts: Artifacts) -> None:
 
 
 def teacher(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Train the collaborative teacher; the joint phase distils its item embeddings."""
+    """Train the collaborative teacher; the joint phase distils its item embeddings. Under torchrun, rank 0 writes."""
+    from unigrec.core import distributed
     from unigrec.core.training.teacher import teacher_config, train_teacher
 
     sequences = load_sequences(artifacts)
     fields = _item_fields(params.teacher.fields, artifacts)
     trained = train_teacher(sequences, load_embeddings(artifacts), params.teacher, run=run, fields=fields)
-    save_trained(artifacts.teacher, trained, teacher_config(sequences.catalogue_size, params.teacher))
+    if distributed.rank() == 0:
+        save_trained(artifacts.teacher, trained, teacher_config(sequences.catalogue_size, params.teacher))
 
 
 def _item_fields(names: tuple[str, ...], artifacts: Artifacts) -> list[torch.Tensor]:

@@ -7,9 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from support.project import ROOT
 from support.small import sequences_of
 from support.tiny_training import CPU, ITEMS, tiny_embeddings, tiny_params, tiny_run, tiny_sequences
 from unigrec.base.errors import TrainingError
+from unigrec.base.files import read_json, read_tensors
+from unigrec.base.launcher import run_ranks
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
 from unigrec.core.training.loop import Trained
@@ -142,6 +145,45 @@ def test_an_ensemble_that_is_stopped_while_its_second_member_trains_ends_with_th
     again, whole = attempt(), run(members=2)
     assert again.history == whole.history
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
+
+
+# What a rank runs: with fields, weights of events and two members. 40 users in batches of 39 leave one user for the
+# last batch: the second rank has none.
+RANK = """
+import sys
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from support.tiny_training import tiny_embeddings, tiny_params, tiny_run, tiny_sequences
+from unigrec.core.distributed import rank
+from unigrec.core.training.teacher import train_teacher
+from pathlib import Path
+from unigrec.base.files import write_json
+sequences = tiny_sequences()
+sequences = sequences._replace(weights=np.where(np.arange(len(sequences.items)) % 3, 1.2, 0.6).astype(np.float32))
+changes = {"dropout": 0.0, "batch_size": 39, "members": 2, "label_smoothing": 0.1}
+brands = torch.where(torch.arange(24) % 5 == 4, -1, torch.arange(24) // 6)[:, None]
+trained = train_teacher(sequences, tiny_embeddings(), tiny_params(teacher=changes).teacher, tiny_run(), [brands])
+write_json(Path(f"{sys.argv[1]}-{rank()}.json"), trained.history)
+save_file(trained.model.state_dict(), f"{sys.argv[1]}-{rank()}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_losses_and_weights_of_one_on_every_rank(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'src'}")
+    for count in (1, 2):
+        run_ranks(["-c", RANK, f"{tmp_path}/{count}"], count)
+    alone, *both = (read_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
+    assert both[0] == both[1]
+    for row, other in zip(alone, both[0], strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
+    weights, *others = (read_tensors(tmp_path / f"{name}.safetensors") for name in ("1-0", "2-0", "2-1"))
+    for name, weight in weights.items():
+        assert torch.equal(others[0][name], others[1][name]), name
+        # The bias of the keys has no gradient but rounding, which the optimizer magnifies.
+        if not name.endswith("qkv.bias"):
+            torch.testing.assert_close(weight, others[0][name], rtol=0, atol=1e-5, msg=name)
 
 
 def test_heads_for_fields_learn_change_the_teacher_and_are_dropped():

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from unigrec.core.distributed import world_size
+
 
 class FieldHeads(nn.Module):
     """A linear head per field.
@@ -27,17 +29,21 @@ class FieldHeads(nn.Module):
         for number, classes in enumerate(fields):
             self.register_buffer(f"classes_{number}", classes, persistent=False)
 
-    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, targets: Tensor, batch_targets: Tensor | None = None) -> Tensor:
         """Cross entropy of the next items' classes, summed over fields: states (P, E), next items (P,) -> scalar.
 
         What is to be predicted is uniform over the classes of an item. Places whose item has none do not count.
+
+        batch_targets: the next items of all ranks, whose mean the mean over ranks is then. None: there is one rank.
         """
         total = hidden.new_zeros(())
         for number, head in enumerate(self.heads):
-            classes = self.get_buffer(f"classes_{number}")[targets]  # (P, V)
+            table = self.get_buffer(f"classes_{number}")
+            classes = table[targets]  # (P, V)
+            size = (table[targets if batch_targets is None else batch_targets] >= 0).any(1).sum()
             counts = (classes >= 0).any(1)
             classes, states = classes[counts], hidden[counts]
             exists = classes >= 0
             log_p = head(states).log_softmax(-1).gather(1, classes.clamp_min(0))  # (P, V)
-            total -= (log_p * exists / exists.sum(1, keepdim=True)).sum() / counts.sum().clamp_min(1)
+            total -= (log_p * exists / exists.sum(1, keepdim=True)).sum() * world_size() / size.clamp_min(1)
         return total

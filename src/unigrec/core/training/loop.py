@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrec.base.errors import TrainingError
-from unigrec.core.distributed import mean_over_ranks, rank
+from unigrec.core.distributed import mean_over_ranks, of_first_rank, rank, values_of_ranks
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped, load_optimizer, optimizer_tensors
 from unigrec.core.training.engine import Engine
 
@@ -231,7 +231,8 @@ class _Training:
         assert self.phase.validate is not None
         self.model.eval()
         with torch.no_grad():
-            metrics = self.phase.validate()
+            # Ranks on different processors may round differently, and all must take the same decision.
+            metrics = of_first_rank(self.phase.validate(), self.run.device)
         self.model.train()
         progress, value = self.progress, metrics[self.phase.selects]
         # Copy the best weights, as the optimizer changes the model in place. A tie keeps the earlier weights.
@@ -272,8 +273,20 @@ class _Training:
         self.checkpoints.save(tensors, self.progress.to_dict())
 
     def resume(self) -> None:
-        """Load the last checkpoint, if there is one: progress, weights, best weights, the phase's state, optimizer."""
-        found = self.checkpoints.load() if self.checkpoints else None
+        """Load the last checkpoint, if there is one: progress, weights, best weights, the phase's state, optimizer.
+
+        Raises TrainingError if ranks find different checkpoints.
+        """
+        if self.checkpoints is None:
+            return
+        found = self.checkpoints.load()
+        steps = values_of_ranks(-1 if found is None else found[1]["step"], self.run.device)
+        if len(set(steps)) > 1:
+            where = ", ".join(f"rank {rank} {'none' if step < 0 else step}" for rank, step in enumerate(steps))
+            raise TrainingError(
+                f"{self.phase.name}: the ranks found checkpoints of different steps in {self.checkpoints.folder} "
+                f"({where}): all hosts must see the same folder. Share it, or delete it on every host"
+            )
         if found is None:
             return
         tensors, numbers = found

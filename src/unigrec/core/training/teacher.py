@@ -1,4 +1,8 @@
-"""The teacher's training: full-catalogue cross entropy at every position."""
+"""The teacher's training: full-catalogue cross entropy at every position.
+
+Several ranks share the users of each batch. The loss is that of the whole batch, so its gradient, averaged over ranks,
+is that of one rank.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unigrec.core.distributed import gather_rows, rank, rank_slices, world_size
 from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.losses import Bonus, catalogue_cross_entropy
@@ -16,7 +21,7 @@ from unigrec.core.models.ensemble import Teacher, TeacherEnsemble
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
-from unigrec.core.training.engine import make_engine
+from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.fields import FieldHeads
 from unigrec.core.training.loop import Phase, Run, Trained, train
 
@@ -78,6 +83,7 @@ def train_member(
     sequences: Sequences, embeddings: Tensor | None, params: TeacherParams, run: Run, fields: FieldClasses
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights. Arguments as above."""
+    start_process_group(run.device, needed=False)
     torch.manual_seed(run.seed)
     if embeddings is not None and params.content:
         model = new_teacher(sequences.catalogue_size, params, embeddings.shape[1])
@@ -96,18 +102,21 @@ def train_member(
         items, sizes = (
             torch.as_tensor(part, device=run.device) for part in sequences.training_batch(users[batch], params.history)
         )
-        found = next_items(model, items, sizes)
+        rows = rank_slices(len(items))[rank()]
+        found = next_items(model, items[rows], sizes[rows])
         weights = sequences.training_weights(users[batch], params.history)
-        loss = (
+        own = (
             found.loss(params.label_smoothing)
             if weights is None
             else found.weighted_loss(
-                torch.as_tensor(weights[:, 1:], device=run.device)[found.mask], params.label_smoothing
+                torch.as_tensor(weights[rows, 1:], device=run.device)[found.mask], params.label_smoothing
             )
         )
+        # A mean over this rank's places. Its weight makes the mean over ranks that over the places of the whole batch.
+        loss = own * (len(found.targets) * world_size() / int((sizes - 1).sum()))
         if heads is None:
             return {"loss": loss}
-        field_loss = heads(found.hidden, found.targets)
+        field_loss = heads(found.hidden, found.targets, batch_targets=next_in(items, sizes))
         return {"loss": loss + params.field_weight * field_loss, "field_loss": field_loss}
 
     phase = Phase(
@@ -132,7 +141,9 @@ class NextItems(NamedTuple):
     mask: Tensor  # (B, T) bool: the places of the batch
 
     def loss(self, smoothing: float = 0.0) -> Tensor:
-        """Mean cross entropy over the whole catalogue, a scalar."""
+        """Mean cross entropy over the whole catalogue, a scalar; 0 without places."""
+        if not len(self.targets):
+            return self.hidden.sum() * 0.0
         return catalogue_cross_entropy(self.hidden, self.table, self.targets, smoothing=smoothing, bonus=self.bonus)
 
     def weighted_loss(self, weights: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -151,20 +162,36 @@ def next_items(model: SASRec, items: Tensor, lengths: Tensor) -> NextItems:
     """All places but the last of each sequence: items (B, T + 1), padded on the right, and their lengths (B,)."""
     table, read = model.item_table(), items[:, :-1]
     hidden = model(read, lengths - 1, table)
-    mask = torch.arange(read.shape[1], device=items.device) < (lengths - 1)[:, None]
+    mask = has_next(items, lengths)
     bonus = None if model.repeat_bias is None else Bonus(*model.repeat_bias.at_places(read, mask))
-    return NextItems(hidden[mask], items[:, 1:][mask], table, bonus, mask)
+    return NextItems(hidden[mask], next_in(items, lengths), table, bonus, mask)
+
+
+def has_next(items: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T) bool: the places of the sequences (B, T + 1) that have a next item."""
+    return torch.arange(items.shape[1] - 1, device=items.device) < (lengths - 1)[:, None]
+
+
+def next_in(items: Tensor, lengths: Tensor) -> Tensor:
+    """(P,) the next items at these places."""
+    return items[:, 1:][has_next(items, lengths)]
 
 
 @torch.no_grad()
 def validation_metrics(model: Teacher, sequences: Sequences, device: torch.device) -> dict[str, float]:
-    """Metrics of the unmasked ranking of the whole catalogue, over every user's validation item."""
+    """Metrics of the unmasked ranking of the whole catalogue, over every user's validation item.
+
+    Ranks share the users; each has the metrics of all.
+    """
     model.eval()
     users = sequences.evaluation_users()
-    ranks = []
-    for chunk in in_chunks(users, EVALUATION_BATCH):
+    slices = rank_slices(len(users))
+    ranks = [np.empty(0, np.int64)]
+    for chunk in in_chunks(users[slices[rank()]], EVALUATION_BATCH):
         held_out = sequences.held_out(chunk, "validation", model.history)
         scores = model.scores(*(torch.as_tensor(part, device=device) for part in (held_out.items, held_out.lengths)))
         ranks.append(rank_in_scores(scores, torch.as_tensor(held_out.targets, device=device)).cpu().numpy())
-    metrics = ranking_metrics(np.concatenate(ranks), [GATED_CUTOFF])
+    own = torch.as_tensor(np.concatenate(ranks), device=device)
+    every = gather_rows(own, [part.stop - part.start for part in slices]).cpu().numpy()
+    metrics = ranking_metrics(every, [GATED_CUTOFF])
     return {f"validation_{name}": value for name, value in metrics.items()}
