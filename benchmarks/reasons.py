@@ -106,6 +106,9 @@ def ways(retriever: FusedRetriever, baskets: Baskets) -> dict[str, Way]:
         "leaving it out, dense part and neighbours": lambda history, items: support(
             model, neighbours, weights, history, items
         ),
+        "leaving it out, one network of the dense part and neighbours": lambda history, items: support(
+            members[0], neighbours, weights, history, items
+        ),
         "leaving it out, dense part": lambda history, items: support(model, neighbours, none, history, items),
         "lift of baskets": by_lift,
         "direct successors": lambda history, items: neighbours.following(torch.tensor(history))[:, items].T,

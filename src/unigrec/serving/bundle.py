@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from unigrec.base.errors import UnigrecError
+from unigrec.core.models.ensemble import members_of
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.dense import DenseRetriever
@@ -131,7 +132,7 @@ class Bundle:
             self._search_weight = ranking.fusion.search_weight
         self._reasons = None
         if ranking is not None:
-            read = (ranking.dense, ranking.neighbours, ranking.fusion.weights, baskets)
+            read = (members_of(ranking.dense)[0], ranking.neighbours, ranking.fusion.weights, baskets)
             self._reasons = Reasons(*read, codes, self.item_ids, titles=self.titles.to_pylist)
 
     @property

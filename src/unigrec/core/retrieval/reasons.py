@@ -1,8 +1,9 @@
 """What a recommendation rests on: how much lower its score is without each item of the history.
 
 The score is the fused one without its generative part, which would cost a search per item: what is left out is the
-dense part's history item, and that of the neighbours. `python -m benchmarks.reasons` compares this with the
-whole fused score, and with attention and counts.
+dense part's history item, and that of the neighbours. A bundle asks one network of the dense part, so that a reason
+costs the same however many there are. `python -m benchmarks.reasons` compares this with the whole fused score, and with
+attention and counts.
 
 Shapes: n items of a history, k recommended items, N items.
 """
