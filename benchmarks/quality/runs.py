@@ -88,7 +88,9 @@ def rung_steps(out: Path, rung: str, params: Params, data: Data) -> list[Step]:
         return Step(name, folder, run, params=params, artifacts=artifacts, needs=tuple(map(artifacts.folder, needs)))
 
     parts = ("harden", "finetune", "teacher")
-    ranking = [step(f"{here}: rank", artifacts.rank, run_rank, *parts)] if is_ranked(params) else []
+    ranking = (
+        [step(f"{here}: rank", artifacts.rank, run_rank, *parts, "tokenizer", "joint")] if is_ranked(params) else []
+    )
     return [
         step(f"{seed}: teacher", teacher, run_teacher),
         step(f"{seed}: baselines", baselines_folder(out, params, data), run_baselines, "teacher"),

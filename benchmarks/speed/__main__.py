@@ -27,6 +27,7 @@ PARTS = {
     "profile": "the operators that take the most time in training and evaluation",
     "latency": "a single request",
     "serve": "the service under load, compared with MLflow's server",
+    "impressions": "the log of impressions, beside the service without it",
     "soak": "ten minutes of load on the service, with two changes of the model",
     "rules": "a request with a filter, diversity, new items and boosts, beside one without",
     "growth": "how time and memory grow with the catalogue",

@@ -143,7 +143,7 @@ def _loading(sizes: tuple[int, ...], quick: bool) -> Table:
         )
         say(f"growth: a bundle of {items} items: peak {usage.peak / 1e9:.2f} GB")
     notes = [
-        "Bundle.load with the hashes of all files and titles of about 60 letters, then a first request. of it loaded: "
+        "Bundle.load with the hashes of all files and titles of about 90 letters, then a first request. of it loaded: "
         "the peak above that of a process that only imports the same modules."
     ]
     return Table("loading a bundle", rows, notes)

@@ -31,6 +31,7 @@ from unigrec.serving.ranking_parts import Fusion, write_neighbours
 SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one
 SUCCESSORS = 8  # counted per item
 BRANDS, DAY = 1000, 86_400
+VOCABULARY, TITLE_WORDS = 20_000, 9  # words are drawn by Zipf's law
 UNTRAINED = "Weights are random, not trained. The codes of an item are random too, level by level."
 
 
@@ -91,7 +92,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
     catalogue: dict[str, Any] = {
         "item_index": numbers,
         "item_id": [item_id(index) for index in range(items)],
-        "title": [f"An item of the shop, as long as a title often is, number {index}" for index in range(items)],
+        "title": titles(items),
         "train_count": numbers % 100,
     }
     with chdir(folder):
@@ -104,9 +105,43 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         files.write_table(Artifacts().catalogue, pa.table(catalogue))
         files.write_table(Artifacts().served_columns, _served_columns([item_id(index) for index in range(items)]))
         _write_ranking(items, shape["embedding_dim"], params)
+        _write_encoder(shape["embedding_dim"])
+        files.write_tensors(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(items, 0)})
         _write_reports()
         serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")
         return assemble(ROOT / "params.yaml", serving).absolute()
+
+
+def words() -> list[str]:
+    """Different words of letters."""
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    generator = np.random.default_rng(2)
+    return ["".join(letters[generator.integers(0, 26, 5)]) + str(number) for number in range(VOCABULARY)]
+
+
+def titles(items: int) -> list[str]:
+    """A title of about 70 letters per item."""
+    generator, vocabulary = np.random.default_rng(3), np.array(words())
+    shares = 1.0 / np.arange(1, VOCABULARY + 1)
+    drawn = generator.choice(VOCABULARY, (items, TITLE_WORDS), p=shares / shares.sum())
+    return [" ".join(row) for row in vocabulary[drawn]]
+
+
+def _write_encoder(dimensions: int) -> None:
+    """Write a text encoder of tfidf-svd whose directions are random."""
+    generator = np.random.default_rng(4)
+    components = generator.standard_normal((VOCABULARY, dimensions), dtype=np.float32)
+    settings = {"encoder": "tfidf-svd", "text_columns": ["title"], "modalities": [], "scales": [1.0], "notes": []}
+    files.write_json(Artifacts().text_encoder / "settings.json", settings | {"dimensions": dimensions})
+    files.write_json(Artifacts().text_encoder / "vocabulary.json", words())
+    files.write_tensors(
+        Artifacts().text_encoder / "encoder.safetensors",
+        {
+            "idf": np.ones(VOCABULARY, np.float32),
+            "components": components,
+            "centre_0": np.zeros(dimensions, np.float32),
+        },
+    )
 
 
 def _served_columns(item_ids: list[str]) -> pa.Table:
@@ -149,12 +184,10 @@ def _write_reports() -> None:
         Artifacts().decision,
         Artifacts().validated,
         Artifacts().source,
-        Artifacts().text_encoder / "settings.json",
     ):
         files.write_json(path, nothing)
     for stage in (Artifacts().teacher, Artifacts().tokenizer, Artifacts().folder("report")):
         files.write_json(stage / paths.METRICS_FILE, nothing)
-    files.write_tensors(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(0, 0)})
     files.write_table(Artifacts().evaluate / paths.RANKS_FILE, pa.table({"user_index": [0]}))
     one: dict[str, np.ndarray] = {"items": np.zeros(1, np.int32), "timestamps": np.zeros(1, np.int64)}
     files.write_tensors(Artifacts().sequences, one)

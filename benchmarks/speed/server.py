@@ -123,9 +123,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def service(model: str, workers: int, folder: Path, log: Path, **environment: str) -> Server:
-    """`unigrec serve` in a project's folder."""
-    command = [sys.executable, "-m", "unigrec.cli", "serve", "--model", model, "--workers", str(workers)]
+def service(model: str, workers: int, folder: Path, log: Path, *options: str, **environment: str) -> Server:
+    """`unigrec serve` in a project's folder. options: further ones of the command."""
+    command = [sys.executable, "-m", "unigrec.cli", "serve", "--model", model, "--workers", str(workers), *options]
     return Server(command, "/readyz", folder, log, **environment)
 
 

@@ -176,6 +176,7 @@ def padded_samples(batch: Segments, history: int) -> Samples:
         lengths=torch.as_tensor(batch.lengths),
         counts=torch.as_tensor(batch.counts),
         targets=targets,
+        positions=batch.positions,
         batch_targets=targets,
         batch_sizes=[rows],
         batch_occurrences=int(batch.lengths.sum()) + rows,

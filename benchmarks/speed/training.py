@@ -126,7 +126,7 @@ def histories_of(length: int, samples: int, catalogue: int) -> Segments:
     generator = np.random.default_rng(length)
     items = generator.integers(0, min(DISTINCT, catalogue), (samples, length))
     ones = np.ones(samples, np.int64)
-    return Segments(items, length * ones, ones, generator.integers(0, 100, samples))
+    return Segments(items, length * ones, ones, generator.integers(0, 100, samples), np.arange(samples))
 
 
 def run(options: Options) -> list[Table]:

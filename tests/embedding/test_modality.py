@@ -21,6 +21,7 @@ def test_modalities_are_standardised_apart_and_concatenated(catalogue, tmp_path)
     shuffled = list(reversed(list(zip([*ids, "of no interest"], images.tolist(), strict=True))))
     file = write_modality(tmp_path / "images.parquet", [row[0] for row in shuffled], [row[1] for row in shuffled])
     encoder, embedding = fit_encoder(catalogue, embed_params(modalities=(file,)), seed=1)
+    assert encoder.widths == [("text", 6), (file, 3)]
     text_only = fit_encoder(catalogue, embed_params(), seed=1)[1]
     np.testing.assert_array_equal(embedding[:, :6], text_only)
     assert embedding[:, 6:].var(axis=0).mean() == pytest.approx(1, abs=1e-5)

@@ -20,6 +20,7 @@ from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
 from unigrec.core.sequences import sample
 from unigrec.core.training.fusion import choose_ranking, validation_candidates
+from unigrec.core.training.search_weight import WEIGHTS
 from unigrec.pipeline import running, stages
 from unigrec.pipeline.outputs import load_embeddings, load_fusion, load_neighbours, load_sequences
 from unigrec.promotion.judge import ranks_of, today
@@ -85,7 +86,9 @@ def test_the_stage_writes_what_was_counted_and_fitted_and_says_why(shop, capsys)
     users = sample(sequences.evaluation_users(), params().rank.validation_users, params().seed)
     assert len(users) < len(sequences.evaluation_users())
     chosen = choose_ranking(validation_candidates(retriever, sequences, users), "best", params().seed)
-    assert load_fusion(artifacts) == (chosen.by, chosen.weights)
+    by, weights, search_weight = load_fusion(artifacts)
+    assert (by, weights) == (chosen.by, chosen.weights)
+    assert search_weight in WEIGHTS
     written = files.read_json(artifacts.rank / paths.FUSION_FILE)
     assert (written["users"], written["validation_ndcg_at_10"]) == (len(users), chosen.validation)
     printed = capsys.readouterr().out

@@ -23,6 +23,12 @@ def tiny_bundle(tmp_path_factory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory) -> Bundle:
+    """Of another model, over the same catalogue."""
+    return Bundle.load(bundle_in(tmp_path_factory.mktemp("other"), seed=1))
+
+
+@pytest.fixture(scope="session")
 def serve_params() -> ServeParams:
     return load_params(Path(PARAMS_FILE)).serve
 
@@ -32,8 +38,10 @@ def served(tiny_bundle, serve_params) -> Callable:
     """Makes a client of a service. Arguments: settings that differ, and options of `parts_of`."""
 
     @contextmanager
-    def make(tokens: tuple[str, ...] = (), model: object = tiny_bundle, **settings: object) -> Iterator[Parts]:
-        parts = parts_of(serve_params.model_copy(update=settings), tokens)
+    def make(
+        tokens: tuple[str, ...] = (), model: object = tiny_bundle, share: float | None = None, **settings: object
+    ) -> Iterator[Parts]:
+        parts = parts_of(serve_params.model_copy(update=settings), tokens, share)
         with TestClient(parts.guard, raise_server_exceptions=False) as client:
             parts.client = client
             if model is not None:

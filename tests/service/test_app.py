@@ -37,6 +37,22 @@ def test_related_items_are_those_of_the_bundle(client, tiny_bundle, name, asked)
     assert answer.json() == getattr(tiny_bundle, name)(**asked).model_dump(mode="json")
 
 
+USERS = [["P3", "P5"], ["P4"], ["P6", "P7"], ["P8", "gone"], ["P9"]] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("audience", {"item": "P3", "histories": [*USERS, ["gone"], [None]], "k": 2}),
+        ("lookalike", {"seeds": USERS[:20], "others": [*USERS[::-1], []], "k": 3}),
+        ("segments", {"histories": USERS, "k": 2, "parts": 2}),
+    ],
+)
+def test_questions_about_users_are_answered_as_by_the_bundle(client, tiny_bundle, name, asked):
+    answer = client.post(f"/v1/{name}", json=asked)
+    assert answer.json() == getattr(tiny_bundle, name)(**asked).model_dump(mode="json")
+
+
 def test_words_are_searched_for_as_the_bundle_does(served, tmp_path):
     bundle, asked = bundle_of(tmp_path), {"query": "laser printer", "history": ["P3"], "k": 2}
     with served(model=bundle) as parts:
@@ -66,6 +82,9 @@ def test_an_item_has_its_row_of_the_catalogue_and_its_identifier(client, tiny_bu
         ("recommend", {"histories": [["P3"]], "allow": []}, "leave no item"),
         ("similar", {"item": "gone"}, "no item 'gone'"),
         ("complement", {"basket": ["gone"]}, "no item of the basket"),
+        ("audience", {"item": "gone", "histories": [["P3"]]}, "no item 'gone'"),
+        ("lookalike", {"seeds": [["P3"]], "others": [["P3"]]}, "1 of the 1 seeds have a history"),
+        ("segments", {"histories": [["P3"]], "k": 1}, "k: Input should be greater than or equal to 2"),
     ],
 )
 def test_a_bad_request_is_refused_with_its_reason(client, address, asked, said):
@@ -102,6 +121,15 @@ def test_requests_beyond_a_limit_are_refused_before_they_are_queued(served, sett
         assert answer.status_code == 422
         assert f"at most {next(iter(settings.values()))}" in answer.json()["detail"]
         assert parts.worker.batches == []
+
+
+def test_users_have_a_limit_of_their_own(served):
+    with served(max_users=24, max_histories=1) as parts:
+        asked = {"item": "P3", "histories": USERS[:24]}
+        assert parts.client.post("/v1/audience", json=asked).status_code == 200
+        for name, more in (("audience", asked | {"histories": USERS}), ("lookalike", {"seeds": [], "others": USERS})):
+            answer = parts.client.post(f"/v1/{name}", json=more)
+            assert (answer.status_code, "25 of them; at most 24" in answer.json()["detail"]) == (422, True)
 
 
 def test_a_basket_is_limited_like_a_history(served):

@@ -138,6 +138,20 @@ def test_a_retired_worker_finishes_its_batch_and_takes_no_other(tiny_bundle):
     asyncio.run(case())
 
 
+def test_another_queue_takes_over_what_waits_and_what_a_dying_worker_had(tiny_bundle):
+    async def case():
+        full, other = batcher(variant="challenger"), batcher(limit=1)
+        full.on_lost = lambda worker: full.hand_over(other)
+        jobs = [full.put(question(["P3"]), 1) for _ in range(5)]
+        full.add(DyingWorker(tiny_bundle, version="2"))
+        await asyncio.sleep(0.02)
+        other.add(LocalWorker(tiny_bundle))
+        assert [(await job.reply).status for job in jobs] == [200] * 5
+        assert {(job.version, job.queue.variant) for job in jobs} == {("1", "champion")}
+
+    asyncio.run(case())
+
+
 def test_a_full_queue_a_missed_deadline_and_a_late_answer_get_503(served):
     with served(deadline_ms=400.0, queue=1) as parts:
         asked = {"histories": [["P3"]]}
@@ -182,4 +196,4 @@ def test_a_client_that_is_gone_costs_no_search(served):
         assert parts.worker.batches == []
         assert sent[0]["status"] == 499
         assert parts.figure("unigrec_clients_gone_total") == 1.0
-        assert parts.figure("unigrec_queue_histories") == 0.0
+        assert parts.figure("unigrec_queue_histories", variant="champion") == 0.0

@@ -12,6 +12,7 @@ import socket
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from support.living import command_of, processes_of, wait_for
@@ -67,8 +68,12 @@ def test_promotion_rollback_broken_version_and_deaths_fail_no_request(project, m
         assert "3 does not load" in ready["problem"]
         assert "3 does not load" in service.log.read_text()
         clients.wait_for_more()
+        shutil.copytree(project / "stored/2/artifacts/bundle/report", project / "stored/3/artifacts/bundle/report")
+        wait_for(lambda: service.ready()["version"] == "3", 120)  # repaired, and tried again without a move
+        assert service.ready()["problem"] is None
         with mlflow_client(registry) as client:
             client.set_registered_model_alias(MODEL, "champion", "1")
+        wait_for(lambda: service.ready()["version"] == "1" and len(generations(project)) == 3, 120)
 
         holder = next(process for process in generations(project) if parent_of(process) == service.process.pid)
         worker = next(process for process in generations(project) if parent_of(process) == holder)
@@ -76,7 +81,7 @@ def test_promotion_rollback_broken_version_and_deaths_fail_no_request(project, m
         clients.wait_for_more(50)
         wait_for(lambda: service.ready()["workers"] == 2, 60)
     assert clients.failed == []
-    assert set(clients.versions) == {"1", "2"}
+    assert set(clients.versions) == {"1", "2", "3"}
 
 
 def test_a_process_that_holds_the_bundle_is_started_again(project):
@@ -103,9 +108,55 @@ def test_sigterm_answers_what_is_asked_then_ends_everything(project):
     assert "Traceback" not in service.log.read_text()
 
 
+def test_an_experiment_survives_its_challenger_and_ends_with_its_promotion(project, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    registry = store(project)
+    options = ("--challenger", "2", "--share", "0.5", "--workers", "1", "--impressions", str(tmp_path / "log"))
+    with running(project, *options) as service, Clients(service.port, users=200) as clients:
+        wait_for(lambda: service.ready()["challenger"]["running"], 120)
+        clients.wait_for_more(10)
+        before = dict(clients.versions)
+        clients.wait_for_more(100)
+        assert all(clients.versions[version] > before.get(version, 0) + 20 for version in ("1", "2"))
+
+        holders = [one for one in generations(project) if parent_of(one) == service.process.pid]
+        os.kill(max(holders), signal.SIGKILL)  # the challenger's is started after the champion's
+        wait_for(lambda: not service.ready()["challenger"]["running"], 60)
+        clients.wait_for_more(50)
+        wait_for(lambda: service.ready()["challenger"]["running"], 120)
+
+        assert promote(registry, says("promote"), "2").moved
+        wait_for(lambda: service.ready()["challenger"]["over"] == "2", 120)
+        assert service.ready()["version"] == "2"
+        clients.wait_for_more(50)
+        assert rollback(registry, None, "complaints").champion == "1"
+        wait_for(lambda: service.ready()["version"] == "1", 120)
+        clients.wait_for_more(50)
+        assert service.ready()["challenger"]["running"] is False
+    assert clients.failed == []
+    log = pq.read_table(tmp_path / "log")
+    assert log.num_rows == clients.answered  # nothing is lost at the end
+    assert set(log["assigned"].to_pylist()) == {"split", "no challenger"}
+
+
+def test_a_challenger_that_does_not_load_leaves_the_champion_answering(project):
+    with running(project, "--challenger", "9", "--share", "0.5", "--workers", "1") as service:
+        wait_for(lambda: service.ready()["challenger"]["problem"], 60)
+        ready = service.ready()
+        assert (ready["ready"], ready["problem"], ready["challenger"]["running"]) == (True, None, False)
+        assert "no version or alias '9'" in ready["challenger"]["problem"]
+        asked = {"histories": [["P3"]], "k": 1, "user_id": "u"}
+        assert service.ask("POST", "/v1/recommend", asked)[1]["x-unigrec-assigned"] == "no challenger"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--challenger", "2"], "go together"),
+        (["--share", "0.1"], "go together"),
+        (["--challenger", "2", "--share", "1"], "between 0 and 1"),
+        (["--challenger", "champion", "--share", "0.1"], "the same as --model"),
+        (["--impressions", "params.yaml/log"], "no folder for impressions"),
         (["--model", "staging"], "no version or alias 'staging'"),
         (["--model", "./nothing"], "no such bundle"),
         (["--host", "203.0.113.1"], "cannot be bound"),
@@ -133,6 +184,7 @@ def malformed(chance: random.Random) -> tuple[str, str, bytes, dict[str, str]]:
 def _of_values(chance: random.Random) -> bytes:
     """JSON with fields of the schema, and values of any kind."""
     names = ["histories", "k", "allow", "deny", "filter", "exclude_history", "rank_by", "item", "basket", "unknown"]
+    names += ["user_id", "variant"]
     return json.dumps({name: _value(chance, 0) for name in chance.sample(names, chance.randrange(6))}).encode()
 
 

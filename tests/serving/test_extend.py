@@ -132,6 +132,13 @@ def test_a_history_may_hold_a_new_item_and_does_not_get_it_again(child):
     assert bundle.complement(["N1"], k=2).stand_ins == ("N1",)
 
 
+def test_added_items_are_found_by_their_words(child):
+    bundle = Bundle.load(child)
+    assert [bundle.search(words, k=1).items[0].item_id for words in ("bright lamp", "black ink")] == ["N2", "N1"]
+    alone = Bundle.load(extend.remove_items(child, {"N1"}))
+    assert alone.search("bright lamp", k=1).items[0].item_id == "N2"
+
+
 def test_removing_what_was_added_gives_the_parent_back(parent, child):
     assert extend.remove_items(child, {"N1", "N2"}).name == parent.name
     one = Bundle.load(extend.remove_items(child, {"N1"}))

@@ -215,6 +215,15 @@ def test_weights_that_are_none(folder, weights):
         Bundle.load(folder)
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "much", None, [2.0]])
+def test_a_weight_of_a_query_that_is_none(folder, weight):
+    fusion = json.loads((folder / "fusion.json").read_text())
+    (folder / "fusion.json").write_text(json.dumps(fusion | {"search_weight": weight}))
+    resign(folder)
+    with pytest.raises(UnigrecError, match=r"fusion\.json: (no weights|weights that are not finite)"):
+        Bundle.load(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"[]", b"null", b'"text"', b"3", b"{}", b"[" * 100_000, b"", b'{"weights": null, "by": "fused"}'],

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from support.bundles import resign
-from support.search_bundle import DIMENSIONS, NAMES, bundle_of
+from support.search_bundle import DIMENSIONS, NAMES, TITLES, bundle_of
 from support.tiny_model import ITEMS
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.core.retrieval.search import SEARCH_WEIGHT
 from unigrec.embedding.encoder import load_encoder
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.schema import SearchRequest
-from unigrec.serving.search import QueryEncoder, with_history
+from unigrec.serving.search import QueryEncoder
 
 HISTORY = ["P3", "P10"]
 
@@ -42,6 +42,11 @@ def test_words_find_the_items_that_have_them(bundle):
     assert [i.item_id for i in bundle.search("garden hose", k=9, filter="item_index = 2").items] == [NAMES[2]]
 
 
+def test_the_own_text_of_an_item_ranks_it_first(bundle):
+    found = [bundle.search(title, k=1).items[0].title for title in TITLES]
+    assert found == TITLES
+
+
 @pytest.mark.parametrize("by", list(RankBy))
 def test_weight_zero_is_recommend(bundle, by, monkeypatch):
     monkeypatch.setattr(bundle, "ranks_by", by)
@@ -60,44 +65,46 @@ def test_with_a_history_the_scores_are_added(bundle, by, monkeypatch):
     found = bundle.search("garden hose", history=HISTORY, k=4, search_weight=0.3)
     assert [item.item_id for item in found.items] == sorted(total, key=lambda name: -total[name])[:4]
     assert [item.score for item in found.items] == pytest.approx(sorted(total.values())[::-1][:4], abs=1e-4)
-
-
-def test_few_candidates_still_hold_the_best_of_both():
-    by_history = torch.arange(100.0)
-
-    def search(_, mask, k):
-        scores = by_history if mask is None else by_history.masked_fill(~mask, float("-inf"))
-        values, items = scores.topk(k)
-        return type("Found", (), {"items": items[None], "scores": values[None]})
-
-    scores = torch.zeros(100)
-    scores[3] = 1000.0
-    found = with_history(search, scores, 1.0, k=2, allowed=None, candidates=1)
-    assert found.items.tolist() == [[3, 99]]
+    fitted = bundle.search("garden hose", history=HISTORY, k=4)
+    assert fitted == bundle.search("garden hose", history=HISTORY, k=4, search_weight=SEARCH_WEIGHT)
 
 
 def test_a_query_without_a_known_word_is_an_error(bundle):
     with pytest.raises(UnigrecError, match="no text of the catalogue has a word of 'xyzzy'"):
         bundle.search("xyzzy")
     with pytest.raises(UnigrecError, match=r"a vector \(2,\); expected \(6,\)"):
-        bundle.search(np.ones(2))
+        bundle.search("garden", vector=np.ones(2))
     with pytest.raises(UnigrecError, match="query"):
         SearchRequest.parse(query="x" * 1001)
 
 
-def test_a_bundle_of_a_language_model_takes_a_vector(bundle, tmp_path):
+def test_a_bundle_of_a_language_model_finds_words_and_takes_a_vector(bundle, tmp_path):
     other = bundle_of(tmp_path)
     files.write_json(other.folder / "text_encoder/settings.json", {"encoder": "minilm"})
     resign(other.folder)
     other = Bundle.load(other.folder)
-    with pytest.raises(UnigrecError, match="embedded by minilm, which a bundle does not hold"):
-        other.search("garden hose")
+    words = other.search("garden hose, turquoise", k=4)
+    assert {item.item_id for item in words.items} == set(NAMES[8:])
+    assert words.unknown_words == ("turquoise",)
+    with pytest.raises(UnigrecError, match="no text of the catalogue has a word of 'xyzzy'"):
+        other.search("xyzzy")
     vector = QueryEncoder.load(bundle.folder / "text_encoder", DIMENSIONS).vector("garden hose").numpy()
-    assert other.search(vector, k=3).items == bundle.search("garden hose", k=3).items
+    assert other.search("garden hose", k=3, vector=vector).items == bundle.search("garden hose", k=3).items
+    assert {item.item_id for item in other.search("xyzzy", k=2, vector=vector).items} <= set(NAMES[8:])
+
+
+def test_warming_up_reads_everything_and_answers_stay(bundle, monkeypatch):
+    expected = bundle.search("garden hose"), bundle.recommend([HISTORY], reasons=True)
+    other = Bundle.load(bundle.folder)
+    other.warm_up()
+    monkeypatch.setattr(files, "read_tensors", None)
+    monkeypatch.setattr(files, "read_table", None)
+    assert (other.search("garden hose"), other.recommend([HISTORY], reasons=True)) == expected
 
 
 def test_a_bundle_without_its_parts_says_so(folder):
     bundle = Bundle.load(folder)
+    bundle.warm_up()
     with pytest.raises(UnigrecError, match=r"vocabulary\.json: no such file"):
         bundle.search("title")
     for name in ("dense.safetensors", "dense.json", "neighbours.safetensors", "fusion.json"):

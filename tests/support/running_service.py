@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -105,12 +106,18 @@ def make_registry(folder: Path, empty_store: Path, seeds: list[int]) -> Path:
 
 @dataclass
 class Clients:
-    """Threads that ask one request after the other, each on a connection that stays open."""
+    """Threads that ask one request after the other, each on a connection that stays open.
+
+    users: whose ids they give, in turn; 0: no id.
+    """
 
     port: int
     count: int = 4
+    users: int = 0
     versions: dict[str, int] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -135,8 +142,10 @@ class Clients:
 
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        asked = {"histories": [["P3", "P5"]], "k": 3}
+        asked: dict[str, Any] = {"histories": [["P3", "P5"]], "k": 3}
         while not self._stop.is_set():
+            if self.users:
+                asked["user_id"] = next(self._numbers) % self.users
             try:
                 status, headers, answer = ask(connection, "POST", "/v1/recommend", asked)
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -146,5 +155,6 @@ class Clients:
                 self.failed.append(f"{status}: {answer}")
                 return
             version = headers["x-unigrec-version"]
-            self.versions[version] = self.versions.get(version, 0) + 1
+            with self._lock:
+                self.versions[version] = self.versions.get(version, 0) + 1
             time.sleep(0.002)

@@ -31,6 +31,8 @@ DIMENSIONS = 6
 def bundle_of(folder: Path) -> Bundle:
     with contextlib.chdir(folder):
         write_artifacts(0, True, None, 0)
+        catalogue = files.read_table(Artifacts().catalogue)
+        files.write_table(Artifacts().catalogue, catalogue.set_column(2, "title", pa.array(TITLES)))
         params = EmbedParams(
             encoder="tfidf-svd",
             model="",

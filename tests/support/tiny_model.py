@@ -102,10 +102,10 @@ def make_bundle(
     return assemble(PARAMS_FILE, SERVING).absolute()
 
 
-def bundle_in(folder: Path) -> Path:
+def bundle_in(folder: Path, seed: int = 0) -> Path:
     """Run `make_bundle` in the folder."""
     with contextlib.chdir(folder):
-        return make_bundle()
+        return make_bundle(seed)
 
 
 def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -> None:

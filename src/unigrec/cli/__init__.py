@@ -180,6 +180,22 @@ def gate(
     raise typer.Exit(promotion.compare(load_params(params), challenger, champion or "champion", out=out))
 
 
+@app.command("online-report", rich_help_panel=MODELS)
+def online_report(
+    impressions: Annotated[Path, typer.Option(help="Folder of the log that `serve --impressions` wrote.")],
+    interactions: Annotated[Path, typer.Option(help="Interactions since then: Parquet, CSV or JSON lines.")],
+    window: Annotated[str, typer.Option(help="Time after an impression in which a hit counts: 7d, 12h.")] = "7d",
+    out: Annotated[Path | None, typer.Option(help="Folder (default: state/online/..., which the gate reads).")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Which of the log, as 2-vs-1; by default, the last.")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print what the users of champion and challenger took of what they were shown, and whether they differ."""
+    from unigrec.commands.online import online_report as report
+    from unigrec.config.read import load_params
+
+    report(load_params(params), impressions, interactions, window, out=out, experiment=experiment)
+
+
 @app.command(rich_help_panel=MODELS)
 def bundle(params: ParamsFile = PARAMS) -> None:
     """Assemble the trained model as a bundle and print its folder, without registering it."""

@@ -155,6 +155,13 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that search; 0: one per core, up to 4.")] = 0,
+    challenger: Annotated[
+        str | None, typer.Option(help="Another one, as --model, which answers a share of the visitors.")
+    ] = None,
+    share: Annotated[float | None, typer.Option(help="Of the visitors, for the challenger: 0.1.")] = None,
+    impressions: Annotated[
+        Path | None, typer.Option(help="Folder for a log of what users are shown; by default that of params, or none.")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Serve recommendations over HTTP, by default of the registered champion, until Ctrl-C (docs/serving.md)."""
@@ -163,7 +170,16 @@ def serve(
     from unigrec.config.read import load_params
 
     keep_quiet()
-    run(load_params(params), model, host, port, workers=workers)
+    run(
+        load_params(params),
+        model,
+        host,
+        port,
+        workers=workers,
+        challenger=challenger,
+        share=share,
+        impressions=impressions,
+    )
 
 
 @app.command(rich_help_panel=ANSWERS)

@@ -11,10 +11,6 @@ from unigrec.base.errors import UnigrecError
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
     from unigrec.core.retrieval.rank_by import RankBy
-    from unigrec.serving.bundle import Bundle
-
-
-FEWEST_SEEDS = 20
 
 
 def print_audience(
@@ -59,39 +55,24 @@ def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k
     Raises:
         UnigrecError: a file cannot be read, there are too few seeds or others, or the bundle is of an earlier version.
     """
-    import numpy as np
-
-    from unigrec.core.retrieval.lookalike import lookalikes
     from unigrec.data.histories import histories_of
     from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
-    from unigrec.serving.features import user_states
 
     try:
         wanted = {line.strip() for line in seeds.read_text(encoding="utf-8-sig").split("\n")} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise UnigrecError(f"--seed {seeds}: expected UTF-8 text with one user id per line: {error}") from error
     bundle = load_bundle(params.register_, model)
-    users, read = readable(bundle, *histories_of(read_interactions(histories, params.ingest)[0]))
-    is_seed = np.array([user in wanted for user in users], bool)
-    if is_seed.sum() < FEWEST_SEEDS or (~is_seed).sum() < FEWEST_SEEDS:
-        raise UnigrecError(
-            f"{int(is_seed.sum())} of the {len(wanted)} seeds have a history, and {int((~is_seed).sum())} other users; "
-            f"fewer than {FEWEST_SEEDS} tell nothing"
-        )
-    found = lookalikes(user_states(bundle, read), is_seed, params.seed)
-    print(f"{int(is_seed.sum())} of {len(wanted)} seeds read; AUC of unseen seeds {found.auc:.3f}", file=sys.stderr)
-    others = np.flatnonzero(~is_seed)
+    users, histories_of_users = histories_of(read_interactions(histories, params.ingest)[0])
+    read = dict(zip(users, histories_of_users, strict=True))
+    others = [user for user in users if user not in wanted]
+    given = [read.get(user, []) for user in sorted(wanted)]
+    found = bundle.lookalike(given, [read[user] for user in others], k, params.seed)
+    print(f"{found.seeds} of {len(wanted)} seeds read; AUC of unseen seeds {found.auc:.3f}", file=sys.stderr)
     print("user_id,score")
-    for place in others[np.argsort(-found.scores[others], kind="stable")][:k].tolist():
-        print(f"{quoted(users[place])},{found.scores[place]:.4f}")
-
-
-def readable(bundle: Bundle, users: list[str], histories: list[list[str]]) -> tuple[list[str], list[list[int]]]:
-    """The users whose history holds an item that the bundle was trained on, and those items of each."""
-    known = [[bundle.index_of[item] for item in own if item in bundle.index_of] for own in histories]
-    trained = [[item for item in own if item < bundle.trained] for own in known]
-    return [user for user, own in zip(users, trained, strict=True) if own], [own for own in trained if own]
+    for one in found.users:
+        print(f"{quoted(others[one.row])},{one.score:.4f}")
 
 
 def quoted(text: str) -> str:

@@ -67,6 +67,7 @@ def compare(params: Params, challenger: str, champion: str, out: Path | None) ->
 
 def _judge(params: Params, challenger: str, champion: str) -> Judgement:
     """Measure both on the prepared data. Raises UnigrecError if no decision is possible."""
+    from unigrec.commands.online import online_reports
     from unigrec.pipeline.outputs import load_sequences
     from unigrec.promotion.judge import Settings, judge, today
 
@@ -81,8 +82,10 @@ def _judge(params: Params, challenger: str, champion: str) -> Judgement:
         old = None if champion == NO_CHAMPION else _located(params, champion, Path(scratch) / "champion")
         sequences, names = load_sequences(artifacts), params.evaluate.slice_columns
         now = today(artifacts, sequences, params.promotion.max_users, params.seed, slice_columns=names)
+        online = tuple(online_reports()) if params.promotion.max_online_p else ()
+        settings = Settings(params.gate, params.promotion, params.seed, online)
         try:
-            return judge(new, old, now, settings=Settings(params.gate, params.promotion, params.seed))
+            return judge(new, old, now, settings=settings)
         except UnigrecError:
             raise
         except Exception as error:  # unexpected: neither refused (1) nor crashed (1), but undecided (2)

@@ -37,13 +37,13 @@ def print_found(
     request = SearchRequest.parse(
         query=query,
         history=parse_ids(history, bundle.index_of) if history else (),
-        **({} if search_weight is None else {"search_weight": search_weight}),
+        search_weight=search_weight,
         k=k,
         allow=allowed,
         deny=denied,
         filter=filter,
     )
-    answer = bundle.search(**dict(request) | {"query": _embedded(bundle, query)})
+    answer = bundle.search(**dict(request), vector=_embedded(bundle, query))
     if as_json:
         print(answer.model_dump_json(indent=2))
         return
@@ -54,11 +54,11 @@ def print_found(
     print_items(answer.items, {})
 
 
-def _embedded(bundle: Bundle, query: str) -> str | np.ndarray:
-    """The query, or its vector where the bundle's encoder is a language model, which a bundle does not hold."""
+def _embedded(bundle: Bundle, query: str) -> np.ndarray | None:
+    """The query's vector where the bundle's encoder is a language model, which a bundle does not hold."""
     from unigrec.embedding.encoder import load_encoder
     from unigrec.embedding.sentence import SentenceModel
     from unigrec.serving.manifest import TEXT_ENCODER
 
     encoder = load_encoder(bundle.folder / TEXT_ENCODER)
-    return encoder.transform([query])[0] if isinstance(encoder.text, SentenceModel) else query
+    return encoder.transform([query])[0] if isinstance(encoder.text, SentenceModel) else None

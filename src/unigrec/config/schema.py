@@ -255,6 +255,7 @@ class JointParams(Section):
     w_tokenizer_distillation: NonNegative
     w_recommender_distillation: NonNegative
     w_ranking_distillation: NonNegative
+    ranking_items: Count
     ranking_samples: Count
     distillation_temperature: Positive
     contrast_temperature: Positive
@@ -318,6 +319,7 @@ class PromotionParams(Section):
     mode: Literal["better", "not_worse"]
     max_p: Annotated[float, Field(gt=0.0, lt=0.5)]
     max_loss: Share
+    max_online_p: Annotated[float, Field(ge=0.0, lt=0.5)]
     resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     max_users: Annotated[int, Field(ge=0)]
     max_slice_drop: Share
@@ -356,10 +358,14 @@ class ServeParams(Section):
     max_body_kb: Annotated[int, Field(ge=1, le=1 << 17)]
     max_histories: Annotated[int, Field(ge=1)]
     max_history: Annotated[int, Field(ge=1)]
+    max_users: Annotated[int, Field(ge=1)]
     max_k: Annotated[int, Field(ge=1)]
     max_list: Annotated[int, Field(ge=1)]
     watch_seconds: Annotated[float, Field(ge=0.1)]
     drain_seconds: NonNegative
+    impressions: str
+    impressions_seconds: Annotated[float, Field(ge=0.1)]
+    impressions_mb: Positive
     log: Literal["events", "requests", "bodies"]
 
     @field_validator("columns")

@@ -30,6 +30,7 @@ class Segments(NamedTuple):
     lengths: np.ndarray  # (B,) int64, items per history
     counts: np.ndarray  # (B,) int64, targets per history
     targets: np.ndarray  # (P,) int64, targets of the first row, then of the next
+    positions: np.ndarray  # (P,) int64, of the targets in `Sequences.items`
     weights: np.ndarray | None = None  # (P,) float32, of the targets; None: 1 each
 
 
@@ -114,7 +115,7 @@ class Sequences(NamedTuple):
         first = np.repeat(ends - counts + 1, counts)
         positions = first + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         weights = None if self.weights is None else self.weights[positions]
-        return Segments(batch.items, batch.lengths, counts, self.items[positions], weights)
+        return Segments(batch.items, batch.lengths, counts, self.items[positions], positions, weights)
 
     def window_segments(self, history: int) -> np.ndarray:
         """(W, 3) one piece per training target, with the last `history` items before it. Columns as in `segments`."""

@@ -46,6 +46,11 @@ class Encoder:
         """`d_in`."""
         return sum(len(standardiser.centre) for standardiser in self.standardisers)
 
+    @property
+    def widths(self) -> list[tuple[str, int]]:
+        """Each modality, and how many of a vector's numbers are its own, in their order; the text comes first."""
+        return list(zip(("text", *self.modalities), (len(s.centre) for s in self.standardisers), strict=True))
+
     def transform(
         self, items: pa.Table | Sequence[str | None], modalities: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:

@@ -48,6 +48,13 @@ def load_embeddings(artifacts: Artifacts) -> torch.Tensor:
     return files.read_tensors(artifacts.embeddings)["embedding"]
 
 
+def load_widths(artifacts: Artifacts) -> list[int]:
+    """Widths of the modalities of an item embedding, in their order; empty if an earlier version wrote it."""
+    if not artifacts.modalities.is_file():
+        return []
+    return [int(row["width"]) for row in files.read_json(artifacts.modalities)]
+
+
 def load_item_ids(artifacts: Artifacts) -> list[str]:
     """Item ids in catalogue order."""
     return files.read_table(artifacts.catalogue, ["item_id"])["item_id"].to_pylist()

@@ -280,6 +280,46 @@ def intervals(against: dict[str, dict[str, dict[str, float]]], path: Path) -> No
             axes.set_title(protocol)
 
 
+def experiment(report: dict[str, Any], path: Path) -> None:
+    """Draw an experiment online: the rates of both versions and their difference, with 95 % intervals, in two ways.
+
+    Args:
+        report: as `unigrec.promotion.online.report_of` makes it.
+        path: the file to write.
+    """
+    ways = {"by_user": "users with a hit", "by_impression": "impressions with a hit"}
+    labels = {name: f"{name}\nversion {_literal(report[name]['version'])}" for name in ("champion", "challenger")}
+    with _figure(path, (9.5, 4.4), f"Experiment {_literal(report['experiment'])}: {report['finding']}") as figure:
+        panels = figure.subplots(2, 2, sharex="col")
+        for (rates, gain), (way, title) in zip(panels, ways.items(), strict=True):
+            found = report[way]
+            for place, name in enumerate(labels):
+                _interval(rates, found[name], found[name]["rate"], place, LINE_COLOURS[place])
+            rates.set_yticks(range(2), labels.values())
+            rates.set_ylim(1.5, -0.5)
+            rates.set_title(f"{title} (95 % interval)")
+            rates.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+            gain.axvline(0.0, color="#555555", linewidth=1.2)
+            _interval(gain, found, found["difference"], 0, LINE_COLOURS[1])
+            gain.set_yticks([])
+            gain.set_ylim(1.0, -1.0)
+            gain.set_title(f"challenger less champion, in points: p {found['p']:.3g}")
+            gain.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
+            for axes in (rates, gain):
+                axes.grid(axis="y", visible=False)
+                axes.tick_params(labelbottom=True)
+                axes.margins(x=0.15)
+        smallest = report["power"]["smallest"]
+        panels[0][1].axvspan(-smallest, smallest, color="#eeeeee", zorder=0)
+        note = "found in less than 80 %"
+        panels[0][1].text(0.0, 0.85, note, ha="center", va="center", fontsize=8, color="#555555")
+
+
+def _interval(axes: Axes, bounds: dict[str, float], middle: float, place: int, colour: str) -> None:
+    axes.plot([bounds["low"], bounds["high"]], [place, place], color=colour, linewidth=2.5)
+    axes.plot(middle, place, color=colour, marker="o", markersize=6)
+
+
 def _grouped_bars(axes: Axes, metrics: dict, models: list[str], protocols: list[Protocol], metric: str) -> None:
     width = 0.8 / len(models)
     for place, model in enumerate(models):

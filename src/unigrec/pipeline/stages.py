@@ -24,6 +24,7 @@ from unigrec.pipeline.outputs import (
     load_temperature,
     load_tokenizer,
     load_unified,
+    load_widths,
     save_identifiers,
     save_ranks,
     save_trained,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.retrieval.fused import FusedRetriever
+    from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.core.retrieval.retriever import Retriever
     from unigrec.core.sequences import Sequences
     from unigrec.core.training.loop import Run
@@ -139,6 +141,8 @@ def embed(params: Params, artifacts: Artifacts) -> None:
     else:
         encoder, embedding = fit_encoder(catalogue, params.embed, params.seed)
     files.write_tensors(artifacts.embeddings, {"embedding": embedding})
+    widths = [{"modality": name, "width": width} for name, width in encoder.widths]
+    files.write_json(artifacts.modalities, widths)
     save_encoder(encoder, artifacts.text_encoder)
     print("\n".join((f"embed: {embedding.shape[0]} items, {embedding.shape[1]} dimensions", *encoder.notes)))
 
@@ -186,9 +190,9 @@ def tokenizer(params: Params, artifacts: Artifacts, run: Run) -> None:
     trained = train_tokenizer(vectors, settings, run, started=started)
     save_trained(artifacts.tokenizer, trained, {"embedding_dim": vectors.shape[1], **tokenizer_shape(settings)})
     model: Any = trained.model
-    report = identifier_health(
-        model, load_sequences(artifacts), vectors, temperature=settings.temperature_end, seed=run.seed
-    )
+    sequences, temperature = load_sequences(artifacts), settings.temperature_end
+    widths = load_widths(artifacts)
+    report = identifier_health(model, sequences, vectors, temperature=temperature, seed=run.seed, widths=widths)
     files.write_json(artifacts.tokenizer / paths.HEALTH_FILE, report)
 
 
@@ -239,7 +243,8 @@ def harden(params: Params, artifacts: Artifacts, run: Run) -> None:
     sequences, vectors = load_sequences(artifacts), load_item_vectors(artifacts).to(run.device)
     earlier = earlier_identifiers(artifacts, load_item_ids(artifacts))
     resolved = resolve(model, vectors, sequences.train_counts(), params.harden.resolution, earlier)
-    report = identifier_health(model, sequences, vectors, temperature=load_temperature(artifacts), seed=run.seed)
+    temperature, widths = load_temperature(artifacts), load_widths(artifacts)
+    report = identifier_health(model, sequences, vectors, temperature=temperature, seed=run.seed, widths=widths)
     report |= {"disambiguation": resolved.disambiguation, "extra_distance": resolved.extra_distance}
     if earlier is not None:
         churn = churn_against(earlier, resolved.codes)
@@ -257,9 +262,17 @@ def harden(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 
 def identifier_health(
-    model: Tokenizer, sequences: Sequences, vectors: torch.Tensor, temperature: float, seed: int
+    model: Tokenizer,
+    sequences: Sequences,
+    vectors: torch.Tensor,
+    temperature: float,
+    seed: int,
+    widths: list[int],
 ) -> dict[str, Any]:
-    """The figures of `unigrec.core.identifiers.health.health`, hit rates among them. vectors: (N, D)."""
+    """The figures of `unigrec.core.identifiers.health.health`, hit rates among them. vectors: (N, D).
+
+    widths: of the modalities, which are the first numbers of the vectors.
+    """
     from unigrec.core.identifiers.collisions import hard_codes
     from unigrec.core.identifiers.health import HIT_NEIGHBOURS, HIT_SAMPLE, code_overlap, health
     from unigrec.core.retrieval.cooccurrence import sample_cooccurring
@@ -267,7 +280,7 @@ def identifier_health(
 
     together = sample_cooccurring(sequences, HIT_NEIGHBOURS, HIT_SAMPLE, seed)
     vectors = vectors.to(model.codebooks.device)
-    figures = health(model, vectors, sequences.train_counts(), temperature, together)
+    figures = health(model, vectors, sequences.train_counts(), temperature, together, widths=widths)
     users = sample(sequences.evaluation_users(), HIT_SAMPLE, seed)
     past = sequences.held_out(users, "validation", OVERLAP_HISTORY)
     overlap = code_overlap(hard_codes(model, vectors), past.items, past.lengths, past.targets) if len(users) else []
@@ -294,11 +307,12 @@ def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 
 def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Count neighbours and baskets, fit the fused ranking's weights to validation users, and choose what is shipped."""
+    """Count neighbours and baskets, fit weights to validation users, and choose what is shipped."""
     from unigrec.core.retrieval.basket_counts import count_baskets
     from unigrec.core.retrieval.neighbour_ranking import count_neighbours
     from unigrec.core.sequences import sample
     from unigrec.core.training.fusion import choose_ranking, validation_candidates
+    from unigrec.pipeline.search_weight import fitted_search_weight
     from unigrec.serving.basket_file import write_baskets
     from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
@@ -310,7 +324,12 @@ def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
     users = sample(sequences.evaluation_users(), params.rank.validation_users, run.seed)
     chosen = choose_ranking(validation_candidates(retriever, sequences, users), params.rank.by, run.seed)
     figures = {"users": len(users), "validation_ndcg_at_10": chosen.validation}
-    files.write_json(artifacts.rank / paths.FUSION_FILE, Fusion(chosen.by, chosen.weights).as_dict() | figures)
+    shipped = ranked_by(retriever.with_weights(chosen.weights), chosen.by)
+    weight = fitted_search_weight(
+        artifacts, params.embed.text_columns, sequences, shipped, content=neighbours.content, seed=run.seed
+    )
+    fusion = Fusion(chosen.by, chosen.weights, search_weight=weight)
+    files.write_json(artifacts.rank / paths.FUSION_FILE, fusion.as_dict() | figures)
     found = ", ".join(f"{by} {value:.4f}" for by, value in chosen.validation.items())
     print(f"rank: ranking by {chosen.by}; validation NDCG@10: {found}")
 
@@ -409,9 +428,13 @@ def report(params: Params, artifacts: Artifacts, run: Run) -> None:
 
 def shipped_retriever(params: Params, artifacts: Artifacts, device: torch.device) -> Retriever:
     """The model that requests are answered with."""
+    return ranked_by(fused_retriever(params, artifacts, device), load_fusion(artifacts).by)
+
+
+def ranked_by(fused: FusedRetriever, by: RankBy) -> Retriever:
+    """The fused ranking, or one of its parts."""
     from unigrec.core.retrieval.rank_by import RankBy
 
-    fused, by = fused_retriever(params, artifacts, device), load_fusion(artifacts).by
     return {RankBy.FUSED: fused, RankBy.GENERATIVE: fused.generative, RankBy.DENSE: fused.dense}[by]
 
 

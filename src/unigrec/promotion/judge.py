@@ -17,7 +17,7 @@ import numpy as np
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
-from unigrec.core.decisions.comparison import OVER_CHAMPION, Candidate, Pair, compare, does_not_load
+from unigrec.core.decisions.comparison import ONLINE, OVER_CHAMPION, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision, Outcome
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
@@ -41,11 +41,12 @@ USERS_AT_ONCE = 1024
 
 
 class Settings(NamedTuple):
-    """The params that the judge reads."""
+    """The params that the judge reads. online: reports of experiments, the latest last."""
 
     limits: GateParams
     promotion: PromotionParams
     seed: int
+    online: tuple[dict[str, Any], ...] = ()
 
 
 class Today(NamedTuple):
@@ -70,9 +71,11 @@ class Judgement(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """`promote`; `keep` if only the margin over the champion is missing; else `refuse`."""
+        """`promote`; `keep` if only a proof against the champion is missing, offline or online; else `refuse`."""
         refusing = [gate.name for gate in self.decision.gates if not gate.passed and not gate.informational]
-        return Outcome.KEEP if refusing == [OVER_CHAMPION] else Outcome.REFUSE if refusing else Outcome.PROMOTE
+        if not refusing:
+            return Outcome.PROMOTE
+        return Outcome.KEEP if set(refusing) <= {OVER_CHAMPION, ONLINE} else Outcome.REFUSE
 
     @property
     def reason(self) -> str:
@@ -164,10 +167,20 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
             masks,
             churn=churn.changed,
             other_catalogue=new.id != old.id and is_same_model(new.manifest, old.manifest) and not churn.changed,
+            online=_online(settings.online, new.id, old.id),
         )
         facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}
     decision = compare(candidate, pair, settings.limits, params=params, seed=settings.seed)
     return Judgement(decision, challenger.name, name, facts=facts | {"metrics": metrics})
+
+
+def _online(reports: tuple[dict[str, Any], ...], challenger: str, champion: str) -> dict[str, Any] | None:
+    """The latest report of an experiment with these two bundles; None if there is none."""
+    for report in reversed(reports):
+        found = [(report.get(name) or {}).get("bundle") for name in ("challenger", "champion")]
+        if found == [challenger, champion]:
+            return report
+    return None
 
 
 def histories(now: Today, users: np.ndarray) -> tuple[list[list[str]], list[str]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUTCOMES = {
     Outcome.PROMOTE: "PASSED: it may become champion",
-    Outcome.KEEP: "NOT PROMOTED: nothing is wrong with it, but it is no better than the champion",
+    Outcome.KEEP: "NOT PROMOTED: nothing is wrong with it, but it did not prove better than the champion",
     Outcome.REFUSE: "REFUSED",
 }
 MODELS = {SHIPPED: "challenger", "champion": "champion", "cooccurrence": "co-occurrence", "popularity": "popularity"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
+import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from fastapi import FastAPI, HTTPException
 from fastapi import Path as InPath
@@ -19,28 +21,37 @@ from pydantic_core import PydanticSerializationError
 
 from unigrec.service.batching import Batcher, Job, Lost, QueueFull
 from unigrec.service.explorer.addresses import add_explorer
+from unigrec.service.impressions import Shown
 from unigrec.service.kinds import Answers, ItemRequest
 from unigrec.service.limits import check_size, weight_of
 from unigrec.service.replies import INTERNAL, OK, Question, problem
-from unigrec.serving.schema import (
-    ComplementAnswer,
-    ComplementRequest,
-    ItemAnswer,
-    Request,
-    SearchAnswer,
-    SearchRequest,
-    SimilarAnswer,
-    SimilarRequest,
+from unigrec.service.users import add_users
+from unigrec.service.variants import (
+    CHALLENGER,
+    CHAMPION,
+    OF_VISIT,
+    Assigned,
+    ComplementBody,
+    RecommendBody,
+    SearchBody,
+    SimilarBody,
+    is_challenged,
 )
+from unigrec.serving.schema import ComplementAnswer, ItemAnswer, SearchAnswer, SimilarAnswer
 
 if TYPE_CHECKING:
     from unigrec.config.schema import ServeParams
-    from unigrec.service.fleet import Fleet
+    from unigrec.service.experiment import Experiment
+    from unigrec.service.fleet import Fleet, Generation
+    from unigrec.service.impressions import Impressions
     from unigrec.service.metrics import Metrics
 
 PAGE = Path(__file__).with_name("docs.html")
 RETRY = {"Retry-After": "1"}  # seconds
 VERSION_HEADER = "X-Unigrec-Version"
+VARIANT_HEADER = "X-Unigrec-Variant"  # in an experiment: champion or challenger
+ASSIGNED_HEADER = "X-Unigrec-Assigned"  # in an experiment: a value of Assigned
+REQUEST_HEADER = "X-Unigrec-Request"  # of an answer in the log of impressions
 CLIENT_GONE = 499  # nobody reads it; nginx's number for its log
 
 log = logging.getLogger("unigrec.service")
@@ -64,11 +75,28 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Service:
-    """Answers requests with the fleet's workers."""
+class Chosen(NamedTuple):
+    """Where a question goes, and why. experiment: its name, if it runs."""
 
-    def __init__(self, params: ServeParams, fleet: Fleet, batcher: Batcher, metrics: Metrics):
+    variant: str
+    assigned: Assigned
+    experiment: str | None = None
+
+
+class Service:
+    """Answers requests with the fleet's workers; in an experiment, with those of the challenger's fleet too."""
+
+    def __init__(
+        self,
+        params: ServeParams,
+        fleet: Fleet,
+        batcher: Batcher,
+        metrics: Metrics,
+        experiment: Experiment | None = None,
+        impressions: Impressions | None = None,
+    ):
         self.params, self.fleet, self.batcher, self.metrics = params, fleet, batcher, metrics
+        self.experiment, self.impressions = experiment, impressions
         self.is_draining = False
 
     async def ask(self, kind: str, asked: BaseModel, http: HttpRequest) -> Response:
@@ -76,13 +104,16 @@ class Service:
         if (found := check_size(asked, self.params)) is not None:
             raise HTTPException(422, found)
         try:
-            question = Question(kind, asked.model_dump_json().encode())
+            question = Question(kind, asked.model_dump_json(exclude=OF_VISIT).encode())
         except PydanticSerializationError as error:  # JSON may hold half of a surrogate pair
             raise HTTPException(422, "a text is not valid Unicode") from error
-        if self.fleet.current is None:
-            return _unavailable(self.fleet.problem or "no model is loaded yet")
+        chosen = self._choose(asked)
+        fleet, batcher = self._of(chosen.variant)
+        if fleet.current is None:
+            absent = "no model is loaded yet" if chosen.variant == CHAMPION else "the challenger does not answer"
+            return _unavailable(fleet.problem or absent)
         try:
-            job = self.batcher.put(question, weight_of(asked))
+            job = batcher.put(question, weight_of(asked))
         except QueueFull:
             return _unavailable("too many requests wait")
         gone = asyncio.ensure_future(_gone(http))
@@ -91,7 +122,7 @@ class Service:
         try:
             await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if job.reply.done():
-                return self._answer(job)
+                return self._answer(job, asked, chosen)
             if gone.done():
                 self.metrics.gone.inc()
                 return Response(status_code=CLIENT_GONE)
@@ -99,22 +130,71 @@ class Service:
             return _unavailable(f"no answer within {seconds:g} s")
         finally:
             gone.cancel()
-            self.batcher.drop(job)
+            job.queue.drop(job)
 
-    def _answer(self, job: Job) -> Response:
+    def _of(self, variant: str) -> tuple[Fleet, Batcher]:
+        if variant == CHALLENGER and self.experiment is not None:
+            return self.experiment.challenger, self.experiment.challenger.batcher
+        return self.fleet, self.batcher
+
+    def _choose(self, asked: BaseModel) -> Chosen:
+        """Which version answers. Raises HTTPException for a challenger that the service does not have."""
+        variant, user = getattr(asked, "variant", None), getattr(asked, "user_id", None)
+        if variant == CHALLENGER and self.experiment is None:
+            raise HTTPException(422, "variant: no challenger is served; unigrec serve --challenger VERSION")
+        if variant is not None:
+            return Chosen(variant, Assigned.ASKED)
+        if user is None:
+            return Chosen(CHAMPION, Assigned.NO_USER)
+        name = self.experiment.name if self.experiment is not None else None
+        if name is None or self.experiment is None:
+            return Chosen(CHAMPION, Assigned.NO_CHALLENGER)
+        return Chosen(
+            CHALLENGER if is_challenged(user, name, self.experiment.share) else CHAMPION, Assigned.SPLIT, name
+        )
+
+    def _answer(self, job: Job, asked: BaseModel, chosen: Chosen) -> Response:
         if isinstance(job.reply.exception(), Lost):
             return _unavailable("the workers that computed the answer died")
-        reply = job.reply.result()
+        reply, variant = job.reply.result(), job.queue.variant
+        assigned = chosen.assigned if variant == chosen.variant else Assigned.NO_CHALLENGER
         self.metrics.unknown.inc(reply.unknown)
         self.metrics.popular.inc(reply.popular)
+        self.metrics.answers.labels(variant, job.version, assigned, reply.status).inc()
+        self.metrics.answered.labels(variant, job.version).observe(time.monotonic() - job.arrived)
+        headers = {VERSION_HEADER: job.version}
+        if self.experiment is not None:
+            headers |= {VARIANT_HEADER: variant, ASSIGNED_HEADER: assigned}
         body = reply.body
         if reply.status == INTERNAL:
             log.error("%s failed: %s", job.question.kind, json.loads(body)["detail"])
             body = problem("internal error")
-        return Response(body, reply.status, {VERSION_HEADER: job.version}, media_type="application/json")
+        if reply.status == OK and self.impressions is not None and getattr(asked, "user_id", None) is not None:
+            headers[REQUEST_HEADER] = self._note(job, asked, chosen._replace(variant=variant, assigned=assigned), body)
+        return Response(body, reply.status, headers, media_type="application/json")
+
+    def _note(self, job: Job, asked: Any, chosen: Chosen, body: bytes) -> str:
+        """Give the answer to the log of impressions; returns the request's id."""
+        assert self.impressions is not None
+        shown = Shown(
+            time=time.time(),
+            request_id=uuid.uuid4().hex,
+            user_id=asked.user_id,
+            experiment=chosen.experiment,
+            share=self.experiment.share if self.experiment is not None and chosen.experiment else None,
+            assigned=chosen.assigned,
+            variant=chosen.variant,
+            version=job.version,
+            bundle=job.bundle,
+            kind=job.question.kind,
+            k=asked.k,
+            body=body,
+        )
+        self.impressions.add(shown)
+        return shown.request_id
 
 
-def batcher_of(params: ServeParams, metrics: Metrics) -> Batcher:
+def batcher_of(params: ServeParams, metrics: Metrics, variant: str = CHAMPION) -> Batcher:
     """The queue of a service. A batch may take a third of the deadline: a question may wait for one and is in one."""
     return Batcher(
         params.queue,
@@ -122,6 +202,7 @@ def batcher_of(params: ServeParams, metrics: Metrics) -> Batcher:
         params.batch_wait_ms / 1e3,
         slow_seconds=params.deadline_ms / 3e3,
         metrics=metrics,
+        variant=variant,
     )
 
 
@@ -146,6 +227,7 @@ def build_app(service: Service) -> FastAPI:
     )
     _add_questions(app, service)
     _add_state(app, service)
+    add_users(app, service, REFUSALS)
     add_explorer(app, service, REFUSALS)
 
     @app.exception_handler(RequestValidationError)
@@ -173,22 +255,22 @@ PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe
 
 def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/recommend", response_model=Answers, responses=REFUSALS, tags=["answers"])
-    async def recommend(asked: Request, http: HttpRequest) -> Response:
+    async def recommend(asked: RecommendBody, http: HttpRequest) -> Response:
         """What next? One answer per history. An empty history, or one of unknown items, gets the most popular items."""
         return await service.ask("recommend", asked, http)
 
     @app.post("/v1/similar", response_model=SimilarAnswer, responses=REFUSALS, tags=["answers"])
-    async def similar(asked: SimilarRequest, http: HttpRequest) -> Response:
+    async def similar(asked: SimilarBody, http: HttpRequest) -> Response:
         """What instead of this item?"""
         return await service.ask("similar", asked, http)
 
     @app.post("/v1/complement", response_model=ComplementAnswer, responses=REFUSALS, tags=["answers"])
-    async def complement(asked: ComplementRequest, http: HttpRequest) -> Response:
+    async def complement(asked: ComplementBody, http: HttpRequest) -> Response:
         """What goes with these items?"""
         return await service.ask("complement", asked, http)
 
     @app.post("/v1/search", response_model=SearchAnswer, responses=REFUSALS, tags=["answers"])
-    async def search(asked: SearchRequest, http: HttpRequest) -> Response:
+    async def search(asked: SearchBody, http: HttpRequest) -> Response:
         """What do these words ask for, after this history?"""
         return await service.ask("search", asked, http)
 
@@ -200,17 +282,24 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return await service.ask("item", ItemRequest(item=item), http)
 
 
+def _facts(generation: Generation) -> dict[str, Any]:
+    version = generation.version
+    return {"version": version.label, "since": version.since, "why": version.why} | generation.facts
+
+
 def _add_state(app: FastAPI, service: Service) -> None:
     fleet = service.fleet
 
     @app.get("/v1/model", responses={401: REFUSALS[401], 503: REFUSALS[503]}, tags=["state"])
     async def model() -> Response:
-        """The model that answers: version, figures, data, and since when."""
+        """The model that answers: version, figures, data, and since when. In an experiment, the challenger's too."""
         if fleet.current is None:
             return _unavailable(fleet.problem or "no model is loaded yet")
-        version = fleet.current.version
-        facts = {"version": version.label, "since": version.since, "why": version.why} | fleet.current.facts
-        return JSONResponse(facts)
+        found = _facts(fleet.current)
+        if service.experiment is not None:
+            challenger = service.experiment.challenger.current
+            found["challenger"] = service.experiment.state() | (_facts(challenger) if challenger else {})
+        return JSONResponse(found)
 
     @app.get("/healthz", tags=["state"])
     async def healthz() -> Response:
@@ -219,16 +308,21 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", responses={503: {"description": "No model answers."}}, tags=["state"])
     async def readyz() -> Response:
-        """200 while requests are answered. `problem`: why the model that is asked for is not the one that answers."""
+        """200 while requests are answered. `problem`: why the model that is asked for is not the one that answers.
+
+        A challenger without an answer is no reason for 503: the champion answers in its place.
+        """
         ready = fleet.is_ready and not service.is_draining
         current = fleet.current
-        state = {
+        state: dict[str, Any] = {
             "ready": ready,
             "version": current.version.label if current else None,
-            "workers": sum(not worker.is_lost for worker in current.workers) if current else 0,
+            "workers": fleet.alive,
             "draining": service.is_draining,
             "problem": fleet.problem,
         }
+        if service.experiment is not None:
+            state["challenger"] = service.experiment.state()
         return JSONResponse(state, OK if ready else 503)
 
     @app.get("/metrics", responses={401: REFUSALS[401]}, response_class=Response, tags=["state"])

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from unigrec.service import frames
 from unigrec.service.metrics import Metrics
 from unigrec.service.replies import Question, Reply
+from unigrec.service.variants import CHAMPION
 
 STUCK_SECONDS = 60.0  # a batch that takes longer never ends
 TRIES = 2  # a question whose worker died goes to one other worker, alone: it may be what kills them
@@ -36,14 +37,16 @@ class Lost(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A question that waits. weight: histories. version: of the model that replied."""
+    """A question that waits. weight: histories. queue: where. version, bundle: of the model that replied."""
 
     question: Question
     weight: int
     reply: asyncio.Future[Reply]
+    queue: Batcher
     arrived: float = field(default_factory=time.monotonic)
     tries: int = 0
     version: str = ""
+    bundle: str = ""
 
 
 @dataclass(eq=False)
@@ -54,6 +57,7 @@ class Worker:
     writer: asyncio.StreamWriter
     process: int
     version: str
+    bundle: str = ""
     task: asyncio.Task[None] | None = None
     idle: bool = True
     retired: bool = False
@@ -79,10 +83,19 @@ class Batcher:
     Args:
         limit: histories that may wait. size: histories of a batch, at most. wait_seconds: for more, where a batch is
             not full. slow_seconds: a batch that takes longer halves the next ones; another one lets them grow by one.
+            variant: for the figures.
     """
 
-    def __init__(self, limit: int, size: int, wait_seconds: float, slow_seconds: float, metrics: Metrics):
-        self.limit, self.largest, self.size = limit, size, size
+    def __init__(
+        self,
+        limit: int,
+        size: int,
+        wait_seconds: float,
+        slow_seconds: float,
+        metrics: Metrics,
+        variant: str = CHAMPION,
+    ):
+        self.limit, self.largest, self.size, self.variant = limit, size, size, variant
         self.wait_seconds, self.slow_seconds, self.metrics = wait_seconds, slow_seconds, metrics
         self.on_lost: Callable[[Worker], None] = lambda worker: None
         self._jobs: deque[Job] = deque()
@@ -93,7 +106,7 @@ class Batcher:
         """Raises QueueFull. A question that is larger than the queue is taken if nothing waits."""
         if self._jobs and self._waiting + weight > self.limit:
             raise QueueFull
-        job = Job(question, weight, asyncio.get_running_loop().create_future())
+        job = Job(question, weight, asyncio.get_running_loop().create_future(), self)
         self._add(job, self._jobs.append)
         return job
 
@@ -103,6 +116,14 @@ class Batcher:
         if job in self._jobs:
             self._jobs.remove(job)
             self._count(-job.weight)
+
+    def hand_over(self, other: Batcher) -> None:
+        """Let another queue have what waits here, in addition to what its limit allows: it was taken before."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            self._count(-job.weight)
+            job.queue = other
+            other._add(job, other._jobs.append)
 
     def add(self, worker: Worker) -> None:
         """Let a worker take batches from now on."""
@@ -156,7 +177,7 @@ class Batcher:
         self.size = max(self.size // 2, 1) if is_slow else min(self.size + 1, self.largest)
         for job, reply in zip(jobs, found, strict=True):
             if not job.reply.done():
-                job.version = worker.version
+                job.version, job.bundle = worker.version, worker.bundle
                 job.reply.set_result(reply)
         return True
 
@@ -190,4 +211,4 @@ class Batcher:
 
     def _count(self, weight: int) -> None:
         self._waiting += weight
-        self.metrics.queue.set(self._waiting)
+        self.metrics.queue.labels(self.variant).set(self._waiting)

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unigrec.service import frames
 from unigrec.service.batching import Batcher, Worker
 from unigrec.service.generation import Order
 from unigrec.service.metrics import Metrics
+from unigrec.service.variants import CHAMPION
 from unigrec.service.watch import Version
 
 LOAD_SECONDS = 300.0
@@ -52,10 +54,13 @@ class Fleet:
 
     Args:
         scratch: a private folder, for the socket; versions in it are removed when they are exchanged.
+        batcher: its queue; the variant that it serves is the fleet's.
     """
 
     def __init__(self, scratch: Path, workers: int, batcher: Batcher, metrics: Metrics):
         self.scratch, self.size, self.batcher, self.metrics = scratch, workers, batcher, metrics
+        self.variant = batcher.variant
+        self.on_down: Callable[[], None] = lambda: None  # no worker is left
         self.current: Generation | None = None
         self.problem: str | None = None  # why the model that is asked for does not answer
         self._numbers = itertools.count(1)
@@ -67,12 +72,17 @@ class Fleet:
 
     @property
     def address(self) -> str:
-        return str(self.scratch / "workers")
+        return str(self.scratch / f"{self.variant}-workers")
 
     @property
     def is_ready(self) -> bool:
         """Whether a question would be answered."""
-        return self.current is not None and any(not worker.is_lost for worker in self.current.workers)
+        return self.alive > 0
+
+    @property
+    def alive(self) -> int:
+        """Workers that take batches."""
+        return sum(not worker.is_lost for worker in self.current.workers) if self.current else 0
 
     async def open(self) -> None:
         """Wait for workers, and start the first process, which imports while the model is still looked for."""
@@ -89,21 +99,37 @@ class Fleet:
             new = await self._start(version)
         except UnigrecError as error:
             self._say_problem(f"{version.label} does not load: {error}")
-            self.metrics.changes.labels("failed").inc()
-            self._remove(version)
+            self.metrics.changes.labels(self.variant, "failed").inc()
+            self.remove(version)
             raise
         self._say_problem(None)
         old, self.current = self.current, new
         for worker in new.workers:
-            self.batcher.add(worker)
+            self._let_answer(worker, new)
         self._count()
-        self.metrics.changes.labels("loaded").inc()
-        self.metrics.model.clear()
-        self.metrics.model.labels(version.label, new.facts["bundle"], new.facts["data"]["version"]).set(1)
-        log.info("model %s answers, after %.1f s", version.label, time.monotonic() - started)
+        self.metrics.changes.labels(self.variant, "loaded").inc()
+        if old is not None:
+            self.metrics.model.remove(*self._labels(old))
+        self.metrics.model.labels(*self._labels(new)).set(1)
+        what = "model" if self.variant == CHAMPION else self.variant
+        log.info("%s %s answers, after %.1f s", what, version.label, time.monotonic() - started)
         self._in_background(self._watch(new))
         if old is not None:
             await self._retire(old)
+
+    async def end(self) -> None:
+        """Let no model answer any more; `on_down` is told first, so that it can take over what waits."""
+        if (old := self.current) is None:
+            return
+        self.current = None
+        self.on_down()
+        self._count()
+        self.metrics.model.remove(*self._labels(old))
+        await self._retire(old)
+
+    def _labels(self, generation: Generation) -> tuple[str, str, str, str]:
+        facts = generation.facts
+        return self.variant, generation.version.label, facts["bundle"], facts["data"]["version"]
 
     def report(self, problem: str | None) -> None:
         """Note what is wrong with the model that is asked for, or that nothing is."""
@@ -175,16 +201,22 @@ class Fleet:
         if len(generation.workers) >= self.size:
             generation.complete.set()
         if generation is self.current:  # in place of one that died
-            self.batcher.add(worker)
+            self._let_answer(worker, generation)
             self._count()
+
+    def _let_answer(self, worker: Worker, generation: Generation) -> None:
+        worker.bundle = generation.facts["bundle"]
+        self.batcher.add(worker)
 
     def _lost(self, worker: Worker) -> None:
         log.warning("a worker of model %s died", worker.version)
-        self.metrics.lost.inc()
+        self.metrics.lost.labels(self.variant).inc()
         for generation in self._started.values():
             if worker in generation.workers:
                 generation.workers.remove(worker)
         self._count()
+        if not self.is_ready:
+            self.on_down()
 
     async def _watch(self, generation: Generation) -> None:
         """Start the generation again if its process dies."""
@@ -204,7 +236,7 @@ class Fleet:
             self._started.pop(generation.number, None)
             self.current = new
             for worker in new.workers:
-                self.batcher.add(worker)
+                self._let_answer(worker, new)
             self._count()
             self._say_problem(None)
             self._in_background(self._watch(new))
@@ -221,7 +253,7 @@ class Fleet:
             log.warning("the process of model %s did not end; it is killed", generation.version.label)
         await self._end(generation)
         if self.current is not generation:
-            self._remove(generation.version)
+            self.remove(generation.version)
 
     async def _end(self, generation: Generation) -> None:
         generation.retired = True
@@ -230,7 +262,7 @@ class Fleet:
             generation.process.kill()
             await generation.process.wait()
 
-    def _remove(self, version: Version) -> None:
+    def remove(self, version: Version) -> None:
         """Remove the files of a version, if they were fetched for this service."""
         if version.folder.is_relative_to(self.scratch):
             shutil.rmtree(self.scratch / version.folder.relative_to(self.scratch).parts[0], ignore_errors=True)
@@ -239,11 +271,10 @@ class Fleet:
         if problem is not None:
             log.error("%s", problem)
         self.problem = problem
-        self.metrics.problem.set(problem is not None)
+        self.metrics.problem.labels(self.variant).set(problem is not None)
 
     def _count(self) -> None:
-        current = self.current.workers if self.current else []
-        self.metrics.workers.set(sum(not worker.is_lost for worker in current))
+        self.metrics.workers.labels(self.variant).set(self.alive)
 
     def _in_background(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -91,6 +91,7 @@ def _loaded(folder: Path) -> Bundle:
     for answer in bundle.recommend(histories, k=1):
         if len(answer.items) != 1 or answer.by_popularity:
             raise UnigrecError(f"{folder}: loads, but does not recommend")
+    bundle.warm_up()  # once, for all workers
     return bundle
 
 

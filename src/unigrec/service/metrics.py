@@ -1,4 +1,7 @@
-"""What `GET /metrics` says, for Prometheus. No label holds an id."""
+"""What `GET /metrics` says, for Prometheus. No label holds an id.
+
+variant: `champion`, and in an experiment `challenger` too.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +27,47 @@ class Metrics:
         )
         self.searched = Histogram("unigrec_batch_seconds", "Time of a batch.", buckets=SECONDS, registry=registry)
         self.batch = Histogram("unigrec_batch_histories", "Histories of a batch.", buckets=SIZES, registry=registry)
-        self.queue = Gauge("unigrec_queue_histories", "Histories that wait.", registry=registry)
+        self.queue = Gauge("unigrec_queue_histories", "Histories that wait.", ["variant"], registry=registry)
+        self.answers = Counter(
+            "unigrec_answers",
+            "Replies to questions by the version that replied, and by how it was chosen.",
+            ["variant", "version", "assigned", "status"],
+            registry=registry,
+        )
+        self.answered = Histogram(
+            "unigrec_answer_seconds",
+            "Time from a question to its reply.",
+            ["variant", "version"],
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.unknown = Counter("unigrec_unknown_items", "Items that the catalogue lacks.", registry=registry)
         self.popular = Counter("unigrec_answers_by_popularity", "Answers without a known item.", registry=registry)
         self.gone = Counter("unigrec_clients_gone", "Clients that left before their answer.", registry=registry)
         self.late = Counter("unigrec_deadlines_missed", "Requests without an answer in time.", registry=registry)
-        self.workers = Gauge("unigrec_workers", "Workers that take batches.", registry=registry)
-        self.lost = Counter("unigrec_workers_lost", "Workers that died.", registry=registry)
+        self.workers = Gauge("unigrec_workers", "Workers that take batches.", ["variant"], registry=registry)
+        self.lost = Counter("unigrec_workers_lost", "Workers that died.", ["variant"], registry=registry)
         self.model = Gauge(
-            "unigrec_model", "1 for the model that answers.", ["version", "bundle", "data_version"], registry=registry
+            "unigrec_model",
+            "1 for the models that answer.",
+            ["variant", "version", "bundle", "data_version"],
+            registry=registry,
         )
         self.changes = Counter(
-            "unigrec_model_changes", "Models that were loaded, or were not.", ["result"], registry=registry
+            "unigrec_model_changes", "Models that were loaded, or were not.", ["variant", "result"], registry=registry
         )
         self.problem = Gauge(
             "unigrec_model_problem",
-            "1 while another model answers than is asked for.",
+            "1 while another model answers than is asked for, or none.",
+            ["variant"],
             registry=registry,
+        )
+        self.shown = Counter("unigrec_impressions", "Impressions that the log took.", registry=registry)
+        self.unlogged = Counter(
+            "unigrec_impressions_lost", "Impressions that the log has lost, by reason.", ["reason"], registry=registry
+        )
+        self.unwritten = Counter(
+            "unigrec_impressions_write_failures", "Files of impressions that could not be written.", registry=registry
         )
 
     def page(self) -> bytes:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,10 +19,13 @@ import uvicorn
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import SERVE_TOKENS_VARIABLE
 from unigrec.service.app import Service, batcher_of, build_app
+from unigrec.service.experiment import Experiment
 from unigrec.service.fleet import Fleet
+from unigrec.service.follow import Followed, Follower
 from unigrec.service.guard import Guard
+from unigrec.service.impressions import Impressions
 from unigrec.service.metrics import Metrics
-from unigrec.service.watch import Event, Version, Watched
+from unigrec.service.variants import CHALLENGER
 
 if TYPE_CHECKING:
     from unigrec.config.schema import RegisterParams, ServeParams
@@ -40,20 +43,34 @@ class Place(NamedTuple):
     port: int
 
 
-def serve(params: ServeParams, registry: RegisterParams, model: str, place: Place, workers: int) -> None:
+class Served(NamedTuple):
+    """What answers: aliases, which are watched, version numbers, or bundles' folders.
+
+    workers: of the model. challenger: of an experiment, or None. share: of visitors that it answers.
+    """
+
+    model: str
+    workers: int
+    challenger: str | None = None
+    share: float = 0.0
+
+    @property
+    def challenging_workers(self) -> int:
+        return max(1, round(self.share * self.workers))
+
+
+def serve(params: ServeParams, registry: RegisterParams, served: Served, place: Place) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
-    Args:
-        model: an alias, which is watched, a version number, or a bundle's folder.
-
     Raises:
-        UnigrecError: the address is taken, a token is too short, or the first model does not load.
+        UnigrecError: the address is taken, a token is too short, the first model does not load, or the log of
+            impressions cannot be written.
     """
     _set_up_log()
     tokens = tokens_from(os.environ.get(SERVE_TOKENS_VARIABLE, ""))
     listener = _bound(place)
     with listener, tempfile.TemporaryDirectory(prefix="unigrec-serve-") as scratch:
-        asyncio.run(_Server(params, registry, model, workers, Path(scratch), tokens, listener).run())
+        asyncio.run(_Server(params, registry, served, Path(scratch), tokens, listener).run())
 
 
 def tokens_from(text: str) -> list[str]:
@@ -105,18 +122,31 @@ class _Server:
         self,
         params: ServeParams,
         registry: RegisterParams,
-        model: str,
-        workers: int,
+        served: Served,
         scratch: Path,
         tokens: list[str],
         listener: socket.socket,
     ):
-        self.params, self.registry, self.model, self.scratch = params, registry, model, scratch
-        self.listener = listener
+        self.params, self.served, self.listener = params, served, listener
         metrics = Metrics()
         batcher = batcher_of(params, metrics)
-        self.fleet = Fleet(scratch, workers, batcher, metrics)
-        self.service = Service(params, self.fleet, batcher, metrics)
+        self.fleet = Fleet(scratch, served.workers, batcher, metrics)
+        followed = [Followed(served.model, self.fleet, changed=self._changed)]
+        self.experiment: Experiment | None = None
+        if served.challenger is not None:
+            queue = batcher_of(params, metrics, CHALLENGER)
+            challenger = Fleet(scratch, served.challenging_workers, queue, metrics)
+            self.experiment = found = Experiment(self.fleet, challenger, served.share)
+            followed.append(
+                Followed(served.challenger, challenger, is_needed=False, wants=found.wants, changed=found.settle)
+            )
+        self.follower = Follower(followed, registry, scratch, params.watch_seconds)
+        self.impressions: Impressions | None = None
+        if params.impressions:
+            folder, seconds, size = Path(params.impressions), params.impressions_seconds, params.impressions_mb
+            self.impressions = Impressions(folder, seconds, size, metrics)
+        self.service = Service(params, self.fleet, batcher, metrics, self.experiment, self.impressions)
+        self.is_said = False
         self.guard = Guard(build_app(self.service), tokens, params.max_body_kb * 1024, params.log, metrics)
         self.http = _Uvicorn(
             uvicorn.Config(
@@ -139,15 +169,24 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
-        log.info("loading %s", self.model)
-        await self.fleet.open()
+        log.info("loading %s", self.served.model)
+        if self.experiment is not None:
+            log.info("challenger of %g of the visitors: %s", self.served.share, self.served.challenger)
+        if self.impressions is not None:
+            log.info("impressions, with the ids of users, go to %s", self.impressions.folder)
+        fleets = [one.fleet for one in self.follower.followed]
+        for fleet in fleets:
+            await fleet.open()
         follow = asyncio.create_task(self._follow_or_end())
         try:
             await self.http.serve(sockets=[self.listener])
         finally:
             follow.cancel()
             await asyncio.wait({follow})
-            await self.fleet.close()
+            for fleet in fleets:
+                await fleet.close()
+            if self.impressions is not None:
+                await asyncio.to_thread(self.impressions.close)
         log.info("ended")
         if self.failure is not None:
             raise self.failure
@@ -162,62 +201,20 @@ class _Server:
         asyncio.get_running_loop().call_later(self.params.drain_seconds, setattr, self.http, "should_exit", True)
 
     async def _follow_or_end(self) -> None:
-        """Follow the model. If the first one does not load, end."""
+        """Follow the models. If the first one does not load, end."""
         try:
-            await self._follow()
+            await self.follower.run()
         except UnigrecError as error:
             self.failure = error
             self.http.should_exit = True
 
-    async def _follow(self) -> None:
-        folder = Path(self.model)
-        if "/" in self.model or os.path.isdir(self.model):
-            await self.fleet.change(Version(label=folder.name, folder=folder.absolute()))
+    async def _changed(self) -> None:
+        """The champion has changed."""
+        if not self.is_said:
+            self.is_said = True
             self._say_ready()
-            return
-        while True:
-            async for event in self._events():
-                await self._meet(event)
-            log.error("the process that watches the registry ended; it is started again")
-            await asyncio.sleep(self.params.watch_seconds)
-
-    async def _meet(self, event: Event) -> None:
-        """Raises UnigrecError when there is no model yet, and this event brings none."""
-        if event.version is None:
-            if self.fleet.current is None and event.problem is not None:
-                raise UnigrecError(event.problem)
-            self.fleet.report(event.problem)
-            return
-        is_first = self.fleet.current is None
-        try:
-            await self.fleet.change(event.version)
-        except UnigrecError:
-            if is_first:
-                raise
-            return
-        if is_first:
-            self._say_ready()
-
-    async def _events(self) -> AsyncIterator[Event]:
-        process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "unigrec.service.watch"],
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        watched = Watched(
-            register_params=self.registry, model=self.model, scratch=self.scratch, seconds=self.params.watch_seconds
-        )
-        process.stdin.write(watched.model_dump_json().encode() + b"\n")  # an address may hold a password
-        try:
-            async for line in process.stdout:
-                yield Event.model_validate_json(line)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        if self.experiment is not None:
+            await self.experiment.settle()
 
     def _say_ready(self) -> None:
         log.info("ready at %s (a page of all addresses: %s/docs)", self.address, self.address)

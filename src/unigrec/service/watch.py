@@ -1,12 +1,15 @@
-"""Watches an alias of the registry: `python -m unigrec.service.watch`, started by the service.
+"""Watches aliases of the registry: `python -m unigrec.service.watch`, started by the service.
 
-MLflow lives in this process alone. The first line of standard input holds what to watch. Each line of standard output
-is an `Event`: the version that the alias points to now, with its files in a folder of its own, or what is wrong.
+MLflow lives in this process alone. The first line of standard input holds what to watch; each further one names a model
+whose files are to be fetched again. Each line of standard output is an `Event`: the version that an alias points to
+now, with its files in a folder of its own, or what is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import shutil
 import sys
 import time
@@ -21,10 +24,10 @@ from unigrec.config.schema import RegisterParams
 
 
 class Watched(BaseModel):
-    """What to watch. model: an alias or a version number. scratch: for the files of versions."""
+    """What to watch. models: aliases or version numbers. scratch: for the files of versions."""
 
     register_params: RegisterParams
-    model: str
+    models: tuple[str, ...]
     scratch: Path
     seconds: float
 
@@ -39,8 +42,9 @@ class Version(BaseModel):
 
 
 class Event(BaseModel):
-    """A version, or a problem; neither of them: the problem before is over."""
+    """A version of a watched model, or a problem; neither of them: the problem before is over."""
 
+    model: str
     version: Version | None = None
     problem: str | None = None
 
@@ -50,18 +54,34 @@ def main() -> None:
     keep_quiet()
     die_with_parent()
     watched = Watched.model_validate_json(sys.stdin.readline())
-    said = Event()
-    known: Version | None = None
+    said = {model: Event(model=model) for model in watched.models}
+    known: dict[str, Version] = {}
     while True:
-        event = look(watched, known)
-        known = event.version or known
-        if event != said:
-            print(event.model_dump_json(), flush=True)
-        said = Event(problem=event.problem)
-        time.sleep(watched.seconds)
+        for model in watched.models:
+            event = look(watched, model, known.get(model))
+            if event.version is not None:
+                known[model] = event.version
+            if event != said[model]:
+                print(event.model_dump_json(), flush=True)
+            said[model] = Event(model=model, problem=event.problem)
+        for model in _asked_again(watched.seconds):
+            known.pop(model, None)
 
 
-def look(watched: Watched, known: Version | None) -> Event:
+def _asked_again(seconds: float) -> list[str]:
+    """Models that the service names within a time. Ends the process if the service has ended."""
+    deadline = time.monotonic() + seconds
+    found: list[str] = []
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([sys.stdin], [], [], left)[0]:
+            lines = os.read(sys.stdin.fileno(), 1 << 16)
+            if not lines:
+                sys.exit()
+            found += lines.decode().split("\n")
+    return found
+
+
+def look(watched: Watched, model: str, known: Version | None) -> Event:
     """The version that the alias points to, unless it is known; its files are fetched if it is another one.
 
     A promotion moves the alias first and says when and why afterwards: then the version comes again, with both.
@@ -71,14 +91,14 @@ def look(watched: Watched, known: Version | None) -> Event:
 
     try:
         with mlflow_client(watched.register_params) as client:
-            found = named_version(client, watched.register_params.model_name, watched.model)
+            found = named_version(client, watched.register_params.model_name, model)
         label = str(found.version)
         is_known = known is not None and known.label == label
         folder = known.folder if known is not None and is_known else _fetched(watched, label)
         version = Version(label=label, folder=folder, **_since(found.tags))
-        return Event() if version == known else Event(version=version)
+        return Event(model=model, version=None if version == known else version)
     except UnigrecError as error:
-        return Event(problem=masked(str(error)))
+        return Event(model=model, problem=masked(str(error)))
 
 
 def _fetched(watched: Watched, label: str) -> Path:

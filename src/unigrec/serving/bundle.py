@@ -1,21 +1,4 @@
-"""The bundle: the servable model as one folder, which is registered, promoted and served. It holds no pickle.
-
-    manifest.json              schema, sha256 of each other file, data version, commit, gate result
-    params.yaml                the params of the run, for the record
-    recommender.safetensors    weights; the config is recommender.json
-    tokenizer.safetensors      weights; the config is tokenizer.json
-    identifiers.safetensors    codes int32 (N, T): T is L, or L + 1 with a disambiguation code
-    collaborative.safetensors  part float32 (N, E): the tokenizer's input from the teacher, for a warm start
-    dense.safetensors          weights of the dense part, which is the teacher; the config is dense.json
-    neighbours.safetensors     what follows an item, and content vectors (unigrec.serving.ranking_parts)
-    fusion.json                what ranks the items, and the weights of the fused ranking
-    baskets.safetensors        items that are bought together (unigrec.serving.basket_file)
-    catalogue.parquet          item_index, item_id, text columns, train_count
-    columns.parquet            columns that requests filter by, with their types (params: serve)
-    ranks.parquet              rank of each user's test item in the run, for the record
-    extension.safetensors      items that were added or withdrawn after the training (unigrec.serving.extension)
-    text_encoder/              embeds the texts of new items
-    report/                    metrics, curves and plots of every stage, for the experiment tracker
+"""The bundle: the servable model as one folder (`unigrec.serving.manifest` names its files). It holds no pickle.
 
 `Bundle.load` trusts no file: it checks names, sizes and hashes, then parses, then checks that the parts fit together.
 
@@ -40,50 +23,36 @@ from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.new_items import NewItems
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
+from unigrec.core.retrieval.search import with_history, without_history
 from unigrec.core.retrieval.selection import Search, boosted, select
-from unigrec.serving.basket_file import read_baskets
-from unigrec.serving.extension import Extension, read_extension
+from unigrec.serving import users
+from unigrec.serving.extension import Extension
 from unigrec.serving.filters import CatalogueFilter
 from unigrec.serving.manifest import (
-    BASKETS,
     CATALOGUE,
-    EXTENSION,
-    FUSION,
     IDENTIFIERS,
-    RECOMMENDER,
-    RECOMMENDER_CONFIG,
     SERVED,
     Serving,
     open_bundle,
 )
-from unigrec.serving.networks import load_recommender
-from unigrec.serving.parts import (
-    Ranking,
-    check_catalogue,
-    check_extension,
-    check_served,
-    check_tokenizer,
-    read_catalogue,
-    read_codes,
-    read_ranking,
-)
+from unigrec.serving.parts import Ranking, read_parts
 from unigrec.serving.reasons import Reasons
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
 from unigrec.serving.schema import (
-    SEARCH_WEIGHT,
     Answer,
     AudienceAnswer,
-    AudienceUser,
     ComplementAnswer,
     FoundItem,
     ItemAnswer,
+    LookalikeAnswer,
     Reason,
     RecommendedItem,
     SearchAnswer,
+    SegmentsAnswer,
     SimilarAnswer,
 )
-from unigrec.serving.search import WordSearch, with_history, without_history
+from unigrec.serving.search import WordSearch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -156,7 +125,10 @@ class Bundle:
         until = manifest.get("data", {}).get("until", 0)
         self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
         self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
-        self._words = None if ranking is None else WordSearch(folder, codes, content, self.trained)
+        self._words: WordSearch | None = None
+        if ranking is not None:
+            self._words = WordSearch(folder, self.serving.text_columns, codes, content, self.trained)
+            self._search_weight = ranking.fusion.search_weight
         self._reasons = None
         if ranking is not None:
             read = (ranking.dense, ranking.neighbours, ranking.fusion.weights, baskets)
@@ -176,31 +148,17 @@ class Bundle:
                 fit together; the message names the file.
         """
         manifest = open_bundle(folder)
-        catalogue = read_catalogue(folder, manifest["serving"]["text_columns"])
-        recommender = load_recommender(folder / RECOMMENDER, folder / RECOMMENDER_CONFIG)
-        codes = read_codes(folder, recommender.config)
-        check_catalogue(folder, catalogue, len(codes))
-        if SERVED in manifest["files"]:
-            check_served(folder / SERVED, catalogue)
-        check_tokenizer(folder, recommender.config)
-        extension = read_extension(folder / EXTENSION, len(codes)) if EXTENSION in manifest["files"] else None
-        trained = len(codes) if extension is None else len(codes) - extension.added
-        ranking = read_ranking(folder, trained) if FUSION in manifest["files"] else None
-        check_extension(folder, extension, ranking)
-        baskets = read_baskets(folder / BASKETS, trained) if BASKETS in manifest["files"] else None
         try:
-            return cls(
-                folder,
-                manifest,
-                recommender.requires_grad_(False),
-                codes=codes,
-                catalogue=catalogue,
-                ranking=ranking,
-                baskets=baskets,
-                extension=extension,
-            )
+            return cls(folder, manifest, *read_parts(folder, manifest))
         except ValueError as error:  # two items with one identifier
             raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
+
+    def warm_up(self) -> None:
+        """Read what the first search and the first reasons would read."""
+        if self._words is not None:
+            self._words.warm_up()
+        if self._reasons is not None:
+            self._reasons.warm_up()
 
     def recommend(
         self,
@@ -237,7 +195,7 @@ class Bundle:
         )
         return [
             Answer(
-                items=self._named(lists.best, row, self._known(history) if reasons else None),
+                items=self._named(lists.best, row, self.known(history) if reasons else None),
                 unknown=int(lists.unknown[row]),
                 by_popularity=bool(lists.by_popularity[row]),
             )
@@ -285,12 +243,12 @@ class Bundle:
             raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
         allowed = self._rules.allowed(allow, deny, filter)
         quotas, weights = self._rules.quotas(k, diversity, new_share), self._rules.boost(boost)
-        known = [self._known(history) for history in histories]
+        known = [self.known(history) for history in histories]
         asked = [row for row, history in enumerate(known) if history]
 
         def search(rows: Sequence[int], permitted: torch.Tensor | None, count: int) -> BeamResult:
             histories = [known[asked[row]] for row in rows]
-            return self._search(self.retrievers[by], histories, permitted, count, exclude_history)
+            return self.best_items(self.retrievers[by], histories, permitted, count, exclude_history)
 
         def ranked(find: Search, rows: int) -> BeamResult:
             return select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
@@ -306,14 +264,22 @@ class Bundle:
         unknown = np.array([len(history) - len(kept) for history, kept in zip(histories, known, strict=True)], np.int64)
         return Lists(best, unknown, by_popularity)
 
-    def _known(self, history: Sequence[str | None]) -> list[int]:
+    def known(self, history: Sequence[str | None]) -> list[int]:
         """Places of the items of a history that the catalogue holds."""
         return [self.index_of[item] for item in history if item in self.index_of]
 
-    def _search(
-        self, retriever: Retriever, histories: list[list[int]], allowed: torch.Tensor | None, count: int, exclude: bool
+    def best_items(
+        self,
+        retriever: Retriever,
+        histories: list[list[int]],
+        allowed: torch.Tensor | None,
+        count: int,
+        exclude: bool = False,
     ) -> BeamResult:
-        """The best `count` allowed items for each history; after them, the best added ones."""
+        """The best `count` allowed items for each history; after them, the best added ones.
+
+        exclude: leave out the items of a history.
+        """
         read = [self._readable(own) for own in histories]
         of_trained = None if allowed is None else allowed[: self.trained]
         denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
@@ -335,50 +301,49 @@ class Bundle:
 
     def search(
         self,
-        query: str | np.ndarray,
+        query: str,
         history: Sequence[str | None] = (),
         k: int = 10,
         allow: Collection[str] | None = None,
         deny: Collection[str] | None = None,
         filter: str | None = None,
-        search_weight: float = SEARCH_WEIGHT,
+        search_weight: float | None = None,
+        vector: np.ndarray | None = None,
     ) -> SearchAnswer:
         """The k items that a query asks for, and that suit a history.
 
         Args:
-            query: words; or, where the bundle's encoder is a language model, their vector (D,).
+            query: words.
             history: item ids, oldest first; without a known one, the query alone decides.
             k, allow, deny, filter: as in `recommend`.
-            search_weight: of the query's score next to 1 for the history's; with 0, the answer is that of `recommend`.
+            search_weight: of the query's score next to 1 for the history's; with 0, the answer is that of `recommend`;
+                None: what validation chose.
+            vector: (D,) of the query, where a language model embedded the texts: a bundle does not hold it. Without
+                one, words alone decide.
 
         Raises:
-            UnigrecError: no word of the query is known, the bundle cannot embed it, or as `recommend`.
+            UnigrecError: no word of the query is known, or as `recommend`.
         """
         self._check_k(k)
         if self._words is None:
             raise UnigrecError("search: this bundle, of an earlier version, holds no texts; run the pipeline again")
         allowed = self._rules.allowed(allow, deny, filter)
-        known = self._known(history)
-        scores = self._words.scores(query)
+        known = self.known(history)
+        scores = self._words.scores(query, vector)
         if known:
-            ranker = self.retrievers[self.ranks_by]
             best = with_history(
-                lambda _, permitted, count: self._search(ranker, [known], permitted, count, exclude=False),
+                lambda _, permitted, count: self.best_items(self.retrievers[self.ranks_by], [known], permitted, count),
                 scores,
-                search_weight,
+                self._search_weight if search_weight is None else search_weight,
                 k,
                 allowed,
             )
         else:
             best = without_history(scores, k, allowed)
-        rows = zip(best.items[0].tolist(), best.scores[0].tolist(), strict=True)
+        found = [(item, score) for item, score in zip(*(part[0].tolist() for part in best), strict=True) if item >= 0]
         return SearchAnswer(
-            items=tuple(
-                FoundItem(item_id=self.item_ids[item], title=self._title(item), score=score)
-                for item, score in rows
-                if item >= 0
-            ),
-            unknown_words=tuple(self._words.encoder.unknown(query)) if isinstance(query, str) else (),
+            items=tuple(FoundItem(item_id=self.item_ids[i], title=self._title(i), score=score) for i, score in found),
+            unknown_words=tuple(self._words.unknown(query)),
             unknown=len(history) - len(known),
         )
 
@@ -399,7 +364,7 @@ class Bundle:
             UnigrecError: the catalogue does not hold the item, or as `recommend`.
         """
         self._check_k(k)
-        return self._related.similar(self._index(item), k, self._allowed_array(allow, deny, filter))
+        return self._related.similar(self.index(item), k, self._allowed_array(allow, deny, filter))
 
     def complement(
         self,
@@ -418,7 +383,7 @@ class Bundle:
             UnigrecError: no item of the basket is known, the bundle is of an earlier version, or as `recommend`.
         """
         self._check_k(k)
-        known = self._known(basket)
+        known = self.known(basket)
         if not known:
             raise UnigrecError("no item of the basket is in the catalogue")
         return self._related.complement(
@@ -426,7 +391,7 @@ class Bundle:
         )
 
     def audience(
-        self, item: str, histories: Sequence[Sequence[str | None]], k: int, rank_by: RankBy | None = None
+        self, item: str, histories: Sequence[Sequence[str | None]], k: int = 10, rank_by: RankBy | None = None
     ) -> AudienceAnswer:
         """The k histories after which an item is most likely to come next, by its exact score.
 
@@ -436,32 +401,43 @@ class Bundle:
         Raises:
             UnigrecError: the catalogue does not hold the item, no history holds a known item, or as `recommend`.
         """
-        by, index = rank_by or self.ranks_by, self._index(item)
-        if by not in self.retrievers:
-            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
-        if k < 1:
-            raise UnigrecError(f"k = {k}: expected at least 1")
-        known = [self._known(history) for history in histories]
-        rows = [row for row, history in enumerate(known) if history]
-        if not rows:
-            raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
-        only = torch.zeros(len(self.item_ids), dtype=torch.bool)
-        only[index] = True
-        scores = self._search(self.retrievers[by], [known[row] for row in rows], only, 1, exclude=False).scores[:, 0]
-        best = scores.sort(descending=True, stable=True).indices[:k].tolist()
-        return AudienceAnswer(
-            users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
-            unread=len(known) - len(rows),
-        )
+        return users.audience(self, item, histories, k, rank_by)
+
+    def lookalike(
+        self, seeds: Sequence[Sequence[str | None]], others: Sequence[Sequence[str | None]], k: int = 10, seed: int = 0
+    ) -> LookalikeAnswer:
+        """The k of the other users who are most like the seeds, by the teacher's states after their histories.
+
+        Args:
+            seeds, others: item ids of each user, oldest first. seed: of the parts that measure how well it works.
+
+        Raises:
+            UnigrecError: too few seeds or others have a trained item, or the bundle is of an earlier version.
+        """
+        return users.lookalike(self, seeds, others, k, seed)
+
+    def segments(
+        self, histories: Sequence[Sequence[str | None]], k: int = 12, parts: int = 3, seed: int = 0
+    ) -> SegmentsAnswer:
+        """Kinds of users, nested, with the items and words that tell each.
+
+        Args:
+            histories: item ids of each user, oldest first. k: segments. parts: of each, at most. seed: of k-means.
+
+        Raises:
+            UnigrecError: too few users have a trained item, or the bundle is of an earlier version.
+        """
+        return users.segments(self, histories, k, parts, seed)
 
     def item(self, item: str) -> ItemAnswer:
         """What the bundle knows of an item. Raises UnigrecError when the catalogue does not hold it."""
-        index = self._index(item)
+        index = self.index(item)
         columns = {name: self._rules.filter.column(name)[index].as_py() for name in self._rules.filter.columns}
         codes = tuple(self.identifiers[index].tolist())
         return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
 
-    def _index(self, item: str) -> int:
+    def index(self, item: str) -> int:
+        """Place of an item in the catalogue. Raises UnigrecError when it does not hold the item."""
         if item not in self.index_of:
             raise UnigrecError(f"no item {item!r} in the catalogue")
         return self.index_of[item]

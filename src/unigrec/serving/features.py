@@ -18,13 +18,10 @@ import torch
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.core.identifiers.collisions import items_at_once
-from unigrec.core.models.ensemble import members_of
-from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.rank_by import RankBy
-from unigrec.core.sequences import last_items, pad_rows
 from unigrec.embedding.encoder import load_encoder
 from unigrec.serving import manifest as names
 from unigrec.serving.networks import load_tokenizer
+from unigrec.serving.users import user_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,23 +104,6 @@ def user_features(bundle: Bundle, users: Sequence[str], histories: Sequence[Sequ
         states[row] = state
     columns = {"user_id": list(users), "state": states, "known": [len(history) for history in known]}
     return pa.table(columns, schema=USER_SCHEMA)
-
-
-@torch.inference_mode()
-def user_states(bundle: Bundle, histories: Sequence[Sequence[int]]) -> Tensor:
-    """(U, E) after histories of trained items, none empty, by the teacher's first network. Raises UnigrecError."""
-    dense = bundle.retrievers.get(RankBy.DENSE)
-    if not isinstance(dense, DenseRetriever):
-        raise UnigrecError(
-            f"{bundle.folder}: this bundle, of an earlier version, holds no teacher; run the pipeline again"
-        )
-    first = members_of(dense.model)[0]
-    result = torch.empty(len(histories), first.item_vectors().shape[1])
-    for rows in dense.batches(np.array([len(history) for history in histories], np.int64)):
-        items, lengths = pad_rows([histories[row][-dense.history :] for row in rows], fill=0)
-        short = (torch.as_tensor(part) for part in last_items(items, lengths, dense.history))
-        result[torch.as_tensor(rows)] = first.last_hidden(*short)
-    return result
 
 
 def write_features(out: Path, items: pa.Table, users: pa.Table | None) -> None:

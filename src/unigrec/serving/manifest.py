@@ -1,4 +1,24 @@
-"""A bundle's files and manifest: assembled from the artifacts, and checked before any of the files is parsed."""
+"""A bundle's files and manifest: assembled from the artifacts, and checked before any of the files is parsed.
+
+    manifest.json              schema, sha256 of each other file, data version, commit, gate result
+    params.yaml                the params of the run, for the record
+    recommender.safetensors    weights; the config is recommender.json
+    tokenizer.safetensors      weights; the config is tokenizer.json
+    identifiers.safetensors    codes int32 (N, T): T is L, or L + 1 with a disambiguation code
+    collaborative.safetensors  part float32 (N, E): the tokenizer's input from the teacher, for a warm start
+    dense.safetensors          weights of the dense part, which is the teacher; the config is dense.json
+    neighbours.safetensors     what follows an item, and content vectors (unigrec.serving.ranking_parts)
+    fusion.json                what ranks the items, and the weights of the fused ranking
+    baskets.safetensors        items that are bought together (unigrec.serving.basket_file)
+    catalogue.parquet          item_index, item_id, text columns, train_count
+    columns.parquet            columns that requests filter by, with their types (params: serve)
+    ranks.parquet              rank of each user's test item in the run, for the record
+    extension.safetensors      items that were added or withdrawn after the training (unigrec.serving.extension)
+    text_encoder/              embeds the texts of new items
+    report/                    metrics, curves and plots of every stage, for the experiment tracker
+
+Names are those below the bundle's folder.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.serving.basket_file import read_baskets
+from unigrec.serving.extension import read_extension
 from unigrec.serving.manifest import (
+    BASKETS,
     CATALOGUE,
     DENSE,
     DENSE_CONFIG,
@@ -20,17 +23,21 @@ from unigrec.serving.manifest import (
     FUSION,
     IDENTIFIERS,
     NEIGHBOURS,
+    RECOMMENDER,
+    RECOMMENDER_CONFIG,
+    SERVED,
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
-from unigrec.serving.networks import load_tokenizer
+from unigrec.serving.networks import load_recommender, load_tokenizer
 from unigrec.serving.ranking_parts import read_dense, read_fusion, read_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unigrec.core.models.ensemble import Teacher
-    from unigrec.core.models.recommender import RecommenderConfig
+    from unigrec.core.models.recommender import Recommender, RecommenderConfig
+    from unigrec.core.retrieval.baskets import Baskets
     from unigrec.core.retrieval.neighbours import Neighbours
     from unigrec.serving.extension import Extension
     from unigrec.serving.ranking_parts import Fusion
@@ -40,6 +47,35 @@ SERVED_TYPES = (
     *(pa.types.is_string, pa.types.is_int64, pa.types.is_float64, pa.types.is_boolean, pa.types.is_null),
     pa.types.is_timestamp,
 )
+
+
+class Parts(NamedTuple):
+    """What a bundle is made of. Bundles of earlier versions lack some of it."""
+
+    recommender: Recommender  # without gradients
+    codes: np.ndarray  # (N, T) int64
+    catalogue: pa.Table  # N rows, of `read_catalogue`
+    ranking: Ranking | None  # the parts of the fused ranking
+    baskets: Baskets | None  # counted pairs
+    extension: Extension | None  # what was added and withdrawn after the training
+
+
+def read_parts(folder: Path, manifest: dict[str, Any]) -> Parts:
+    """Read all parts, and check that they fit together. Raises UnigrecError; the message names the file."""
+    held = manifest["files"]
+    catalogue = read_catalogue(folder, manifest["serving"]["text_columns"])
+    recommender = load_recommender(folder / RECOMMENDER, folder / RECOMMENDER_CONFIG)
+    codes = read_codes(folder, recommender.config)
+    check_catalogue(folder, catalogue, len(codes))
+    if SERVED in held:
+        check_served(folder / SERVED, catalogue)
+    check_tokenizer(folder, recommender.config)
+    extension = read_extension(folder / EXTENSION, len(codes)) if EXTENSION in held else None
+    trained = len(codes) if extension is None else len(codes) - extension.added
+    ranking = read_ranking(folder, trained) if FUSION in held else None
+    check_extension(folder, extension, ranking)
+    baskets = read_baskets(folder / BASKETS, trained) if BASKETS in held else None
+    return Parts(recommender.requires_grad_(False), codes, catalogue, ranking, baskets, extension)
 
 
 def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:

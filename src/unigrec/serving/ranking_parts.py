@@ -2,13 +2,14 @@
 
     neighbours.safetensors   content float16 (N, D); the pairs that follow each other, as starts int64 (N + 1,),
                              items int32 (n,), weights float16 (n,); those of the same users, as together_starts, ...
-    fusion.json              what ranks the items of a request, and the weights of the fused score
+    fusion.json              what ranks the items of a request, and the weights of the fused score and of a query
 
 Shapes: N items, n counted pairs, D content dimensions.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.core.retrieval.search import SEARCH_WEIGHT
 from unigrec.serving.networks import load_teacher
 
 if TYPE_CHECKING:
@@ -29,14 +31,15 @@ TOGETHER = "together_"  # prefix of the second table of pairs; files of earlier 
 
 
 class Fusion(NamedTuple):
-    """What ranks the items where a request does not say, and the weights of the fused score."""
+    """What ranks the items where a request does not say, and the weights of the fused score and of a query."""
 
     by: RankBy
     weights: Weights
+    search_weight: float = SEARCH_WEIGHT  # of a query next to the history; bundles of earlier versions lack it
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON, as `read_fusion` takes it."""
-        return {"by": self.by, "weights": self.weights._asdict()}
+        return {"by": self.by, "weights": self.weights._asdict(), "search_weight": self.search_weight}
 
 
 def read_fusion(path: Path) -> Fusion:
@@ -45,11 +48,15 @@ def read_fusion(path: Path) -> Fusion:
     try:
         weights = values["weights"]
         near = {name: float(weights[name]) for name in Weights._fields[1:] if name in weights}
-        fusion = Fusion(RankBy(values["by"]), Weights(_generative_weight(weights["generative"]), **near))
+        search_weight = float(values.get("search_weight", SEARCH_WEIGHT))
+        fused = Weights(_generative_weight(weights["generative"]), **near)
+        fusion = Fusion(RankBy(values["by"]), fused, search_weight)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UnigrecError(f"{path}: no weights of a fused ranking: {error!r}") from error
-    if not fusion.weights.of_features().isfinite().all():
-        raise UnigrecError(f"{path}: weights that are not finite: {weights}")
+    if not (fusion.weights.of_features().isfinite().all() and 0.0 <= fusion.search_weight < math.inf):
+        raise UnigrecError(
+            f"{path}: weights that are not finite, or below 0 for a search: {weights}, {fusion.search_weight}"
+        )
     return fusion
 
 

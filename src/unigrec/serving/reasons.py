@@ -53,6 +53,10 @@ class Reasons:
         self.model, self.neighbours, self.weights, self.baskets = model, neighbours, weights, baskets
         self.codes, self.names, self._titles = codes, names, titles
 
+    def warm_up(self) -> None:
+        """Count the words that the first reasons would wait for."""
+        self._kinds  # noqa: B018 - a cached property
+
     def of(self, history: Sequence[int], items: Sequence[int]) -> list[Reason]:
         """The reason of each recommended item, given the known items of the history; without one: it is popular."""
         if not history:
@@ -83,7 +87,7 @@ class Reasons:
                 item_id=self.names[other],
                 title=self._words.titles[other],
                 weight=adds[other],
-                together=self._together(other, item),
+                together=0 if self.baskets is None else self.baskets.together(other, item),
                 words=self._words.shared(other, item),
             )
             for other in named
@@ -107,13 +111,6 @@ class Reasons:
         if first.words:
             text += f" (both: {', '.join(first.words)})"
         return text
-
-    def _together(self, one: int, other: int) -> int:
-        """Baskets with both; 0 where they were not counted."""
-        if self.baskets is None:
-            return 0
-        others, counts, _ = self.baskets.pairs(one)
-        return int(counts[others == other].sum())
 
     @cached_property
     def _words(self) -> _Words:
@@ -151,6 +148,7 @@ class _Words:
 
     def shared(self, one: int, other: int) -> tuple[str, ...]:
         """The rarest words of both titles, in the order of the second one; words of half of the items tell nothing."""
-        words = set(self.of(one)) & {word for word in self.of(other) if 2 * self.counts[word] < len(self.titles)}
+        of_other = self.of(other)
+        words = {word for word in set(self.of(one)).intersection(of_other) if 2 * self.counts[word] < len(self.titles)}
         rarest = sorted(words, key=lambda word: (self.counts[word], word))[:MOST_WORDS]
-        return tuple(dict.fromkeys(word for word in self.of(other) if word in rarest))
+        return tuple(dict.fromkeys(word for word in of_other if word in rarest))

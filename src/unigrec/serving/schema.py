@@ -34,19 +34,13 @@ def _as_text(value: Any) -> str | None:
 ItemId = Annotated[str, BeforeValidator(_as_text)]
 Weight = Annotated[float, Field(ge=-1000.0, le=1000.0, allow_inf_nan=False)]  # added to log-probabilities
 ItemIdOrNull = Annotated[str | None, BeforeValidator(_as_text)]
+Users = tuple[tuple[ItemIdOrNull, ...], ...]  # a history per user
 
 
-class AnyRequest(BaseModel):
-    """What every request has."""
+class Parsed(BaseModel):
+    """A request, checked field by field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    k: StrictInt = Field(10, ge=1, description="Number of items per answer.")
-    allow: frozenset[ItemId] | None = Field(None, description="Only these items are recommended; null: all may be.")
-    deny: frozenset[ItemId] | None = Field(None, description="These items are not recommended.")
-    filter: str | None = Field(
-        None, description='Only items that this holds for, as brand = "Canon" and price < 20; null: all may be.'
-    )
 
     @classmethod
     def parse(cls, **values: Any) -> Self:
@@ -57,6 +51,17 @@ class AnyRequest(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise UnigrecError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+class AnyRequest(Parsed):
+    """What every request for items has."""
+
+    k: StrictInt = Field(10, ge=1, description="Number of items per answer.")
+    allow: frozenset[ItemId] | None = Field(None, description="Only these items are recommended; null: all may be.")
+    deny: frozenset[ItemId] | None = Field(None, description="These items are not recommended.")
+    filter: str | None = Field(
+        None, description='Only items that this holds for, as brand = "Canon" and price < 20; null: all may be.'
+    )
 
 
 class Diversity(BaseModel):
@@ -92,7 +97,6 @@ NEW_TEXT = re.compile(
 )
 BOOST_TEXT = re.compile(r"\s*([+-]?\d{1,9}(?:\.\d{1,9})?)\s*:\s*(\S.*)", re.DOTALL)
 LONGEST_QUERY = 1000  # letters
-SEARCH_WEIGHT = 1.0  # of a query next to a history
 MOST_BOOSTS = 4  # conditions; each may double the number of searches
 
 
@@ -146,8 +150,11 @@ class SearchRequest(AnyRequest):
 
     query: str = Field(min_length=1, max_length=LONGEST_QUERY, description="Words.")
     history: tuple[ItemIdOrNull, ...] = Field((), description="What the visitor had, oldest first; may be empty.")
-    search_weight: float = Field(
-        SEARCH_WEIGHT, ge=0.0, le=1000.0, description="Of the query, next to 1 for the history."
+    search_weight: float | None = Field(
+        None,
+        ge=0.0,
+        le=1000.0,
+        description="Of the query, next to 1 for the history; 0: the history alone; null: what validation chose.",
     )
 
 
@@ -176,6 +183,35 @@ class Request(ListRequest):
         description="One list of item ids per answer, oldest first. A null counts as an unknown item."
     )
     reasons: StrictBool = Field(False, description="Say of every item why it is recommended.")
+
+
+class UsersRequest(Parsed):
+    """What every request about many users has. A user is a history: item ids, oldest first."""
+
+
+class AudienceRequest(UsersRequest):
+    """What `Bundle.audience` takes, field by field."""
+
+    item: ItemId = Field(description="The item that users may take next.")
+    histories: Users = Field(description="The users.")
+    k: StrictInt = Field(10, ge=1, description="Number of users.")
+    rank_by: RankBy | None = Field(None, description="What scores the item; null: what validation chose.")
+
+
+class LookalikeRequest(UsersRequest):
+    """What `Bundle.lookalike` takes, field by field."""
+
+    seeds: Users = Field(description="The users whose like are looked for: at least 20.")
+    others: Users = Field(description="The users among whom they are looked for: at least 20.")
+    k: StrictInt = Field(10, ge=1, description="Number of users.")
+
+
+class SegmentsRequest(UsersRequest):
+    """What `Bundle.segments` takes, field by field."""
+
+    histories: Users = Field(description="The users: at least ten per segment.")
+    k: StrictInt = Field(12, ge=2, description="Number of segments.")
+    parts: StrictInt = Field(3, ge=1, le=10, description="Parts of each segment, at most.")
 
 
 class AnyAnswer(BaseModel):
@@ -253,8 +289,8 @@ class FoundItem(AnyAnswer):
     item_id: str
     title: str
     score: float = Field(
-        description="Of the query: log-probability of the item's codes and nearness of its text; with "
-        "a history, that of the history plus the weighted one of the query."
+        description="Of the query: BM25 of its words, and a little of what it means (codes and nearness of the text); "
+        "with a history, that of the history plus the weighted one of the query."
     )
 
 
@@ -310,3 +346,52 @@ class AudienceAnswer(AnyAnswer):
 
     users: tuple[AudienceUser, ...] = Field(description="At most k, the most likely first.")
     unread: int = Field(description="Histories without an item of the catalogue, which have no score.")
+
+
+class LookalikeAnswer(AnyAnswer):
+    """The users who are most like the seeds."""
+
+    users: tuple[AudienceUser, ...] = Field(
+        description="At most k of the others, the most alike first; scores: log odds."
+    )
+    auc: float = Field(description="How well seeds that were not looked at are told from others; 0.5: by chance.")
+    seeds: int = Field(description="Seeds that were read.")
+    unread: int = Field(description="Histories of seeds and others without an item that the model was trained on.")
+
+
+class TellingItem(AnyAnswer):
+    """An item that the users of a segment have more often than all users."""
+
+    item_id: str
+    title: str
+    users: int = Field(description="Of the segment that have it.")
+    lift: float = Field(description="Their share of the segment, over the share of all users.")
+
+
+class TellingWord(AnyAnswer):
+    """A word of titles that the users of a segment have more often than all users."""
+
+    word: str
+    users: int = Field(description="Of the segment that have it.")
+    lift: float = Field(description="Their share of the segment, over the share of all users.")
+
+
+class Segment(AnyAnswer):
+    """A kind of users, or a part of one."""
+
+    segment: str = Field(description="Its number, as 2; of a part, as 2.1. The largest comes first.")
+    users: int
+    share: float = Field(description="Of all users that were read.")
+    items: tuple[TellingItem, ...] = Field(description="The most telling first.")
+    words: tuple[TellingWord, ...] = Field(description="The most telling first.")
+
+
+class SegmentsAnswer(AnyAnswer):
+    """Kinds of users."""
+
+    segments: tuple[Segment, ...] = Field(description="Each is followed by its parts.")
+    of_histories: tuple[str | None, ...] = Field(
+        description="The part that each history is in; null if no item of it was in the training."
+    )
+    stability: float = Field(description="Adjusted Rand index of the segments of several starts; 1: all are the same.")
+    stability_of_parts: float

@@ -10,13 +10,14 @@ import pytest
 from support.gate_figures import GOOD_HEALTH, good_metrics
 from support.gate_figures import PARAMS as LIMITS
 from unigrec.config.schema import PromotionParams
-from unigrec.core.decisions.comparison import Candidate, Pair, compare, does_not_load, margin
+from unigrec.core.decisions.comparison import Candidate, Pair, compare, does_not_load, margin, online
 from unigrec.core.decisions.gates import Decision
 
 PARAMS = PromotionParams(
     mode="better",
     max_p=0.05,
     max_loss=0.02,
+    max_online_p=0.0,
     resamples=2000,
     max_users=0,
     max_slice_drop=0.1,
@@ -182,3 +183,53 @@ def test_what_does_not_load_is_refused_for_that():
     decision = does_not_load("it crashed")
     assert (decision.passed, refusing(decision)) == (False, ["loads"])
     json.dumps(decision.as_dict(), allow_nan=False)
+
+
+# --- an experiment online --------------------------------------------------------------------------------------------
+
+
+def report_of(p: float = 0.01, old: float = 0.10, new: float = 0.12, **other: object) -> dict:
+    found = {"champion": {"rate": old, "variance": 1e-5}, "challenger": {"rate": new, "variance": 1e-5}}
+    users = {"champion": 9000, "challenger": 1000}
+    report = {"experiment": "2-vs-1", "by_user": found | {"p_no_better": p}, "enough": True, "users": users}
+    return report | {"split": {"is_mismatch": False}} | other
+
+
+def test_no_report_is_asked_for_by_default_and_then_one_of_this_pair():
+    assert "online" not in {gate.name for gate in decided().gates}
+    decision = decided(max_online_p=0.05)
+    assert refusing(decision) == ["online"]
+    assert "unigrec online-report" in next(gate.reason for gate in decision.gates if gate.name == "online")
+    with_report = pair(OLD + WIN)._replace(online=report_of())
+    assert decided(against=with_report, max_online_p=0.05).passed
+    assert refusing(decided(against=with_report, max_online_p=0.005)) == ["online"]
+
+
+def test_a_model_with_another_catalogue_needs_no_report():
+    assert decided(against=pair(OLD)._replace(other_catalogue=True), max_online_p=0.05).passed
+
+
+@pytest.mark.parametrize(
+    ("report", "passed", "said"),
+    [
+        (report_of(p=0.05), True, "12.00% of the users took what they were shown, against 10.00% (9,000 and 1,000"),
+        (report_of(p=0.051), False, "p of being no better: 0.0510, allowed 0.05"),
+        (report_of(enough=False), False, "decides nothing: too few users had a hit"),
+        (report_of(split={"is_mismatch": True}), False, "decides nothing: its users were not split as asked for"),
+        (report_of(p=float("nan")), False, "lacks a figure"),
+        ({"experiment": "2-vs-1"}, False, "lacks a figure"),
+        (report_of(by_user=None), False, "lacks a figure"),
+    ],
+)
+def test_a_report_decides_with_a_reason(report, passed, said):
+    gate = online(report, PARAMS.model_copy(update={"max_online_p": 0.05}))
+    assert gate.passed is passed
+    assert said in gate.reason
+
+
+def test_not_worse_online_tolerates_the_loss_and_no_more():
+    params = NOT_WORSE.model_copy(update={"max_online_p": 0.05, "max_loss": 0.2})
+    equal = report_of(p=0.5, old=0.10, new=0.10)
+    assert online(equal, params).passed
+    assert not online(equal, params.model_copy(update={"max_loss": 0.02})).passed
+    assert not online(report_of(p=1.0, old=0.10, new=0.08), params).passed

@@ -139,6 +139,17 @@ def test_health_holds_the_identifiers_hit_rate_against_that_of_the_embeddings(mo
     assert "hit_rate_items" not in health(tokenizer, embeddings, np.ones(4), 0.001)
 
 
+def test_each_of_several_modalities_has_a_hit_rate_and_the_rest_of_the_vector_has_none(monkeypatch):
+    monkeypatch.setattr(health_module, "HIT_NEAREST", 5)
+    tokenizer, found = small_tokenizer(), sample_cooccurring(random_sequences(40, 50, 8), 5, 30, 0)
+    embeddings = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    figures = health(tokenizer, embeddings, np.ones(50), 0.5, found, widths=[1, 2])
+    expected = [hit_rate(part, np.arange(50), found, 5) for part in (embeddings[:, :1], embeddings[:, 1:3])]
+    assert figures["hit_rate_modalities"] == expected
+    for widths in ([], [6]):
+        assert "hit_rate_modalities" not in health(tokenizer, embeddings, np.ones(50), 0.5, found, widths=widths)
+
+
 def test_figures_by_parts_of_the_catalogue_equal_those_of_the_whole(monkeypatch: pytest.MonkeyPatch):
     tokenizer, embeddings = small_tokenizer(), torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     found = sample_cooccurring(random_sequences(40, 50, 8), 5, 30, 0)

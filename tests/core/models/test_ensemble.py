@@ -20,16 +20,16 @@ def member(seed: int) -> SASRec:
 
 
 @pytest.mark.parametrize("teacher", [member(0), TeacherEnsemble([member(0), member(1)])])
-def test_scores_at_a_place_are_those_after_the_history_up_to_it(teacher):
+def test_scores_of_blocks_of_items_after_a_state_are_those_after_the_history_up_to_it(teacher):
     mask = torch.tensor([[False, True, False, True], [True, True, False, False]])
-    found = teacher.scores_at(ITEMS, LENGTHS, mask).log_softmax(-1)
-    places = [(0, 2), (0, 4), (1, 1), (1, 2)]
-    for row, (user, length) in zip(found, places, strict=True):
-        # A history is aligned to its end, so a shorter one is read as the beginning of the whole.
-        hidden = teacher.scores_at(ITEMS[user : user + 1], LENGTHS[user : user + 1], mask[user : user + 1])
-        assert any(torch.allclose(row, one.log_softmax(-1), atol=1e-5) for one in hidden), (user, length)
-    last = teacher.scores(ITEMS, LENGTHS).log_softmax(-1)
-    torch.testing.assert_close(found[[1, 3]], last)
+    states = teacher.states_at(ITEMS, LENGTHS, mask)
+    found = torch.cat([teacher.block_scores(states, block) for block in (slice(0, 4), slice(4, 9))], dim=1)
+    assert found.shape == (4, 9)
+    torch.testing.assert_close(found[[1, 3]].log_softmax(-1), teacher.scores(ITEMS, LENGTHS).log_softmax(-1))
+    # A shorter history is read as the beginning of the whole: later items change nothing.
+    changed = ITEMS.where(torch.tensor([[True, True, False, False], [True, False, False, False]]), 7)
+    beginning = teacher.block_scores(teacher.states_at(changed, LENGTHS, mask), slice(0, 9))
+    torch.testing.assert_close(beginning[[0, 2]], found[[0, 2]])
 
 
 def test_an_ensemble_averages_the_log_probabilities_of_its_members():
@@ -37,14 +37,6 @@ def test_an_ensemble_averages_the_log_probabilities_of_its_members():
     expected = (first.scores(ITEMS, LENGTHS).log_softmax(-1) + second.scores(ITEMS, LENGTHS).log_softmax(-1)) / 2
     found = TeacherEnsemble([first, second]).scores(ITEMS, LENGTHS)
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1))
-
-
-@pytest.mark.parametrize("teacher", [member(0), TeacherEnsemble([member(0), member(1)])])
-def test_a_catalogue_in_another_order_has_the_same_scores_in_that_order(teacher):
-    order = torch.tensor([4, 2, 0, 8, 6, 1, 3, 5, 7])
-    mask = torch.tensor([[False, True, False, True], [True, True, False, False]])
-    found = teacher.reordered(order).scores_at(order.argsort()[ITEMS], LENGTHS, mask)
-    torch.testing.assert_close(found, teacher.scores_at(ITEMS, LENGTHS, mask)[:, order])
 
 
 def test_the_vectors_of_an_ensemble_are_those_of_its_first_member():

@@ -41,6 +41,7 @@ BATCH = Segments(
     lengths=np.array([4, 1, 2, 3]),
     counts=np.ones(4, np.int64),
     targets=np.array([7, 4, 5, 4]),
+    positions=np.arange(4),
 )
 TEMPERATURE = 0.3
 IDENTIFIERS = torch.zeros(ITEMS, 3, dtype=torch.long)
@@ -72,6 +73,7 @@ def per_position(batch: Segments) -> Samples:
         lengths=torch.as_tensor(batch.lengths),
         counts=torch.as_tensor(batch.counts),
         targets=targets,
+        positions=batch.positions,
         batch_targets=targets,
         batch_sizes=[len(targets)],
         batch_occurrences=len(items),
@@ -102,7 +104,7 @@ def random_batch(seed: int) -> Segments:
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, 6, 4)
     items = np.where(np.arange(lengths.max()) < lengths[:, None], generator.integers(0, ITEMS, (4, lengths.max())), 0)
-    return Segments(items, lengths, np.ones(4, np.int64), generator.integers(0, ITEMS, 4))
+    return Segments(items, lengths, np.ones(4, np.int64), generator.integers(0, ITEMS, 4), np.arange(4))
 
 
 @few

@@ -216,6 +216,30 @@ def test_a_prefix_that_two_searches_follow_is_decoded_once(monkeypatch: pytest.M
     assert widths == [1, 4, 4]
 
 
+@few
+@given(st.integers(0, 10_000), st.integers(1, 30), st.floats(-9.0, 0.0))
+def test_a_search_with_a_bound_finds_what_lies_above_it_beside_one_without(seed: int, items: int, bound: float):
+    codes = catalogue(items, seed)
+    recommender, inputs, tree = recommender_of(codes, seed), histories(seed), PrefixTree(codes)
+    free, bounded = beam_searches(recommender, tree, *inputs, items, [None, None], above=[float("-inf"), bound])
+    alone = beam_search(recommender, tree, *inputs, items)
+    torch.testing.assert_close(free.scores, alone.scores)
+    for row in range(USERS):
+        assert (
+            bounded.items[row][bounded.items[row] >= 0].tolist() == free.items[row][free.scores[row] > bound].tolist()
+        )
+
+
+def test_a_prefix_below_the_bound_is_not_decoded(monkeypatch: pytest.MonkeyPatch):
+    codes = catalogue(30, seed=1)
+    recommender, tree = recommender_of(codes), PrefixTree(codes)
+    widths: list[int] = []
+    step = DecoderCache.step
+    monkeypatch.setattr(DecoderCache, "step", lambda self, hidden: widths.append(hidden.shape[1]) or step(self, hidden))
+    beam_searches(recommender, tree, *histories(), [1, 30], [None, None], above=[float("-inf"), -1e-6])
+    assert widths == [1, 1, 1]
+
+
 def test_a_narrow_beam_wastes_no_width_on_prefixes_without_a_permitted_item():
     codes = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 0], [2, 1]])
     recommender, tree = small_recommender(levels=2), PrefixTree(codes)

@@ -71,6 +71,17 @@ def test_a_history_is_near_to_what_its_last_three_items_are_near_to():
             torch.testing.assert_close(getattr(found, name)[row], scores, atol=1e-6, rtol=1e-5, msg=f"{row} {name}")
 
 
+def test_wanted_items_alone_get_what_the_whole_catalogue_would_give_them():
+    """Some of the wanted items are in the histories, and one is wanted twice."""
+    sequences, generator = random_sequences(60, ITEMS, 9), torch.Generator().manual_seed(0)
+    neighbours = count_neighbours(sequences, torch.randn(ITEMS, 5, generator=generator))
+    histories = torch.tensor([[5, 2, 7, 2, 9], [4, 0, 0, 0, 0], [8, 3, 0, 0, 0]]), torch.tensor([5, 1, 2])
+    wanted = torch.tensor([9, 2, 0, 11, 9])
+    for name, scores in neighbours.near(*histories, wanted=wanted)._asdict().items():
+        expected = getattr(neighbours.near(*histories), name)[:, wanted]
+        torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_the_ranking_weighs_recent_items_most_and_adds_what_followed_the_last():
     sequences = random_sequences(40, ITEMS, 9)
     embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""From words to items: an item's own text finds it, and the part of the teacher is predicted."""
+"""From words to items: an item's own text finds it, words decide before meaning, and a history joins in."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from unigrec.core.models.tokenizers.residual import Tokenizer
-from unigrec.core.retrieval.search import CLOSENESS, QueryScorer
+from unigrec.core.retrieval.beam import BeamResult
+from unigrec.core.retrieval.search import CLOSENESS, MEANING, Candidates, QueryScorer, with_history, without_history
+from unigrec.core.retrieval.word_index import WordIndex
 
 N, D, E = 40, 8, 3
+INDEX = WordIndex.of([f"word{item % 10}", f"own{item}"] for item in range(N))
 
 
 @pytest.fixture(scope="module", params=[0, E], ids=["content alone", "with a part of the teacher"])
@@ -24,11 +27,23 @@ def scorer(request) -> QueryScorer:
     tokenizer.initialise(vectors, seed=0)
     with torch.no_grad():
         codes = tokenizer.quantize_hard(tokenizer.encoder(vectors)).codes.numpy()
-    return QueryScorer(tokenizer, np.c_[codes, np.arange(N)], content, part)
+    return QueryScorer(INDEX, tokenizer, np.c_[codes, np.arange(N)], content, part)
 
 
 def test_the_own_text_of_every_item_ranks_it_first(scorer):
-    assert [int(scorer.scores(text).argmax()) for text in scorer.content] == list(range(N))
+    assert [int(scorer.meaning(text).argmax()) for text in scorer.content] == list(range(N))
+    found = [int(scorer.scores([f"own{item}"], scorer.content[item]).argmax()) for item in range(N)]
+    assert found == list(range(N))
+
+
+def test_meaning_decides_between_items_with_equal_words(scorer):
+    """Four items have the word; the vector is that of the third of them, or of an item without the word."""
+    found = scorer.scores(["word3"], scorer.content[23])
+    assert int(found.argmax()) == 23
+    of_words = found - MEANING * scorer.meaning(scorer.content[23])
+    assert torch.allclose(of_words, INDEX.scores(["word3"]), atol=1e-4)
+    assert torch.equal(scorer.scores(["word3", "xyzzy"], None), INDEX.scores(["word3"]))
+    assert int(scorer.scores(["xyzzy"], scorer.content[7]).argmax()) == 7
 
 
 def test_the_codes_of_a_text_are_those_of_its_item(scorer):
@@ -42,7 +57,35 @@ def test_the_codes_of_a_text_are_those_of_its_item(scorer):
 def test_probabilities_of_codes_add_up_to_one(scorer):
     scores = scorer.code_scores(scorer.content[3])
     every = torch.cartesian_prod(torch.arange(8), torch.arange(8))
-    whole = QueryScorer(scorer.tokenizer, every.numpy(), torch.zeros(64, D), torch.zeros(64, scorer.part.shape[1]))
+    whole = QueryScorer(
+        INDEX, scorer.tokenizer, every.numpy(), torch.zeros(64, D), torch.zeros(64, scorer.part.shape[1])
+    )
     whole.__dict__["_to_part"] = scorer._to_part if scorer.part.shape[1] else None
     assert whole.code_scores(scorer.content[3]).exp().sum() == pytest.approx(1.0, abs=1e-4)
-    assert torch.allclose(scorer.scores(scorer.content[3]), scores + CLOSENESS * scorer.content @ scorer.content[3])
+    meaning = scores + CLOSENESS * scorer.content @ scorer.content[3]
+    assert torch.allclose(scorer.meaning(scorer.content[3]), meaning)
+    assert torch.allclose(scorer.scores(["own3"], scorer.content[3]), INDEX.scores(["own3"]) + MEANING * meaning)
+
+
+def by_number(_, mask, k):
+    """A history after which an item is the better, the higher its number."""
+    scores = torch.arange(100.0) if mask is None else torch.arange(100.0).masked_fill(~mask, float("-inf"))
+    values, items = scores.topk(k)
+    return BeamResult(items[None], values[None])
+
+
+def test_few_candidates_still_hold_the_best_of_both():
+    scores = torch.zeros(100)
+    scores[3] = 1000.0
+    found = Candidates.of(by_number, scores, k=2, allowed=None, candidates=1)
+    assert found.ranked(1.0, 2).items.tolist() == [[3, 99]]
+    assert found.ranked(0.01, 2).items.tolist() == [[99, 98]]
+
+
+def test_with_a_history_the_scores_are_added_among_permitted_items():
+    scores = torch.arange(100.0).flip(0)
+    allowed = torch.ones(100, dtype=torch.bool)
+    allowed[99] = False
+    assert with_history(by_number, scores, 0.5, k=2, allowed=allowed).scores.tolist() == [[98.5, 98.0]]
+    assert torch.equal(with_history(by_number, scores, 0.0, 3, None).items, by_number(None, None, 3).items)
+    assert without_history(scores, 2, torch.arange(100) == 7).items.tolist() == [[7, -1]]

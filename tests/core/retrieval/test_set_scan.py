@@ -77,6 +77,14 @@ def test_each_restriction_has_its_best_items_and_its_own_width():
         assert few.scores[row, 2] == float("-inf")
 
 
+def test_a_bound_leaves_the_items_above_it():
+    recommender, inputs, tree = set_recommender(), histories(), PrefixTree(CODES)
+    scores = catalogue_scores(recommender, IDENTIFIERS, *inputs)
+    bound = float(scores[0].median())
+    (found,) = scan_catalogue(recommender, tree, *inputs, ITEMS, [None], above=[bound])
+    assert (found.items >= 0).sum(1).tolist() == (scores > bound).sum(1).tolist()
+
+
 def test_the_retriever_of_a_set_decoder_scans_and_reads_what_a_beam_would_read():
     recommender = set_recommender()
     retriever = GenerativeRetriever.hardened(recommender, CODES, history=4, beam=3)
@@ -91,7 +99,7 @@ def test_the_retriever_of_a_set_decoder_scans_and_reads_what_a_beam_would_read()
 
 def test_training_sees_the_scores_of_the_search():
     recommender, history = set_recommender(causal=True), np.array([[3, 9, 3, 4, 12]])
-    batch = Segments(history, np.array([5]), np.ones(1, np.int64), np.array([5]))
+    batch = Segments(history, np.array([5]), np.ones(1, np.int64), np.array([5]), np.zeros(1, np.int64))
     samples = make_samples(batch, torch.device("cpu"))
     scores = hardened_logits(recommender, samples, IDENTIFIERS, IDENTIFIERS[samples.targets][:, None])
     columns = scores.columns(CodeSums(IDENTIFIERS, recommender.config.code_sizes))

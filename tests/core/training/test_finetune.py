@@ -101,7 +101,9 @@ def test_codes_alone_are_the_input():
 
 def samples_of(history: list[int], length: int) -> Samples:
     """One history with one target, item 5."""
-    batch = Segments(np.array([history]), np.array([length]), np.ones(1, np.int64), np.array([5]))
+    batch = Segments(
+        np.array([history]), np.array([length]), np.ones(1, np.int64), np.array([5]), np.zeros(1, np.int64)
+    )
     samples = make_samples(batch, CPU)
     rows = torch.tensor([[samples.items.tolist().index(item) for item in history[:length]]])
     return samples._replace(history=torch.cat([rows, samples.history[:, length:]], dim=1))

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 
 from support.browser import CHROMIUM, Page, browser
+from support.living import wait_for
 from support.project import PARAMS_FILE
 from support.running_service import Running, running
-from support.tiny_model import ITEMS, SERVING, USERS, write_artifacts
+from support.tiny_model import ITEMS, SERVING, USERS, bundle_in, write_artifacts
 from unigrec.base import files
 from unigrec.base.masking import SERVE_TOKENS_VARIABLE
 from unigrec.base.paths import Artifacts
@@ -33,7 +34,7 @@ SHOWN = "[...document.querySelectorAll('#recommended > li')].map((one) => one.da
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[Running]:
-    """A service that asks for a token; the title of the item P7 is hostile."""
+    """A service with a challenger that asks for a token; the title of the item P7 is hostile."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(PARAMS_FILE, folder / "params.yaml")
     with chdir(folder):
@@ -43,7 +44,10 @@ def service(tmp_path_factory) -> Iterator[Running]:
         place = table.column_names.index("title")
         files.write_table(Artifacts().catalogue, table.set_column(place, "title", pa.array(titles)))
         bundle = assemble(PARAMS_FILE, SERVING).absolute()
-    with running(folder, "--model", str(bundle), "--workers", "1", **{SERVE_TOKENS_VARIABLE: TOKEN}) as found:
+    other = bundle_in(tmp_path_factory.mktemp("other"), seed=1)
+    options = ("--model", str(bundle), "--challenger", str(other), "--share", "0.25", "--workers", "1")
+    with running(folder, *options, **{SERVE_TOKENS_VARIABLE: TOKEN}) as found:
+        wait_for(lambda: found.ready()["challenger"]["running"], 120)
         yield found
 
 
@@ -80,8 +84,9 @@ def ask(service: Running, path: str, body: Any = None) -> Any:
         return json.load(answer)
 
 
-def recommended(service: Running, history: list[str]) -> list[dict[str, Any]]:
-    return ask(service, "/v1/recommend", {"histories": [history], "k": 10, "reasons": True})["answers"][0]["items"]
+def recommended(service: Running, history: list[str], **more: str) -> list[dict[str, Any]]:
+    asked = {"histories": [history], "k": 10, "reasons": True} | more
+    return ask(service, "/v1/recommend", asked)["answers"][0]["items"]
 
 
 def check_shown(page: Page, items: list[dict[str, Any]]) -> None:
@@ -175,6 +180,27 @@ def answering(change: str) -> str:
     )
 
 
+def test_champion_and_challenger_are_shown_side_by_side(page, service):
+    page.run("location.hash = 'h=P5&h=P9'")
+    own, other = (recommended(service, ["P5", "P9"], variant=variant) for variant in ("champion", "challenger"))
+    check_shown(page, own)
+    assert "25 % of the visitors" in page.text("#beside-line")
+    assert page.run("document.querySelector('#other').hidden")
+    page.click("#beside")
+    page.wait("document.querySelectorAll('#challenged > li').length === 10")
+    ids = [[item["item_id"] for item in items] for items in (own, other)]
+    assert page.run("[...document.querySelectorAll('#challenged > li')].map((one) => one.dataset.item)") == ids[1]
+    assert page.texts("#challenged .score") == [f"score {item['score']:.3f}" for item in other]
+    places = [f"number {ids[0].index(item) + 1}" if item in ids[0] else "not among its 10" for item in ids[1]]
+    assert page.texts("#challenged .place") == [f"champion: {place}" for place in places]
+    assert f"{len(set(ids[0]) & set(ids[1]))} of 10 are the champion's too" in page.text("#other-said")
+    assert page.run("document.querySelector('#changed').hidden")  # two versions answer, and neither has changed
+    assert page.run("document.querySelectorAll('#challenged .under .link').length") == 0  # no identifiers of the other
+    page.click("#beside")
+    page.wait("document.querySelector('#other').hidden")
+    assert page.errors == []
+
+
 def test_another_version_is_announced_and_asked_again(page, service):
     assert page.run("document.querySelector('#changed').hidden")
     page.run(answering("headers.set('X-Unigrec-Version', '2'); text = text.replaceAll('title of', 'new title of');"))
@@ -212,7 +238,7 @@ def test_a_wrong_token_is_asked_for_again(window, service):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_cut_off_beside_the_window(window, service, width):
     window.resize(width)
-    unlock(window, service, "#h=P7&h=P5&item=P7&prefix=0&user=0")
+    unlock(window, service, "#h=P7&h=P5&item=P7&prefix=0&user=0&beside=1")
     window.wait("document.querySelector('#report').children.length")
     window.wait("document.querySelectorAll('#similar li').length")
     assert window.run("document.documentElement.scrollWidth") <= width

@@ -12,11 +12,13 @@ import numpy as np
 
 from unigrec.core.decisions.gates import Decision, Gate, Metrics, floors
 from unigrec.core.evaluation.bootstrap import bootstrap_means
+from unigrec.core.evaluation.experiment import p_worse_by
 
 if TYPE_CHECKING:
     from unigrec.config.schema import GateParams, PromotionParams
 
 OVER_CHAMPION = "margin_over_champion"
+ONLINE = "online"
 SLICE = "slice: "
 
 
@@ -39,7 +41,8 @@ class Pair(NamedTuple):
 
     challenger, champion: (U,) NDCG@10 of each user, the same users in the same order. slices: named (U,) masks.
     churn: share of the items in both catalogues with another identifier; None if they have no item in common.
-    other_catalogue: whether both are one trained model, and items were added or removed.
+    other_catalogue: whether both are one trained model, and items were added or removed. online: the report of an
+    experiment with this pair, as `unigrec online-report` writes it; None: there is none.
     """
 
     challenger: np.ndarray
@@ -47,6 +50,7 @@ class Pair(NamedTuple):
     slices: dict[str, np.ndarray]
     churn: float | None
     other_catalogue: bool = False
+    online: dict[str, Any] | None = None
 
 
 def compare(
@@ -72,6 +76,8 @@ def compare(
         found = [_slice(name, mask, pair, params, seed) for name, mask in pair.slices.items() if mask.any()]
         notes = [gate for gate in found if gate.informational]
         gates.append(margin(pair, params, seed))
+        if params.max_online_p and not pair.other_catalogue:
+            gates.append(online(pair.online, params))
         gates += [gate for gate in found if not gate.informational]
         gates.append(_churn(pair.churn, params.max_churn))
     return Decision(all(gate.passed for gate in gates), [*gates, *notes])
@@ -123,6 +129,39 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
         f"NDCG@10 {new.mean():.4f} against {old.mean():.4f}, {difference.mean():+.4f} on the same {_users(new)} "
         f"(95 % interval {low:+.4f} to {high:+.4f}); p of being {doubt}: {p:.4f}, allowed {params.max_p:g}",
     )
+
+
+def online(report: dict[str, Any] | None, params: PromotionParams) -> Gate:
+    """Whether users of the challenger took what they were shown more often than those of the champion.
+
+    Mode `better`: p of being no better is at most `max_online_p`. Mode `not_worse`: p of losing the share `max_loss` of
+    the champion's rate is. What cannot be read, or is not to be trusted, refuses.
+    """
+    limit = params.max_online_p
+    if report is None:
+        how = "serve it with --challenger and --impressions, then run unigrec online-report"
+        return Gate(ONLINE, None, limit, False, f"there is no report of an experiment with these two models; {how}")
+    name = report.get("experiment")
+    try:
+        found, enough, is_uneven = report["by_user"], report["enough"], report["split"]["is_mismatch"]
+        old, new = ((found[name]["rate"], found[name]["variance"]) for name in ("champion", "challenger"))
+        users = "{champion:,} and {challenger:,} users".format_map(report["users"])
+        must_win = params.mode == "better"
+        p = float(found["p_no_better"] if must_win else p_worse_by(params.max_loss, old, new))
+        figures = [p, *old, *new]
+    except (KeyError, TypeError, ValueError):
+        figures = [math.nan]
+    if not all(map(math.isfinite, figures)):
+        return Gate(ONLINE, None, limit, False, f"the report of experiment {name} lacks a figure, or it is no number")
+    if is_uneven or not enough:
+        why = "its users were not split as asked for" if is_uneven else "too few users had a hit"
+        return Gate(ONLINE, p, limit, False, f"experiment {name} decides nothing: {why} ({users})")
+    doubt = "no better" if must_win else f"worse by {params.max_loss:.1%} or more"
+    reason = (
+        f"experiment {name}: {new[0]:.2%} of the users took what they were shown, against {old[0]:.2%} ({users}); p of "
+        f"being {doubt}: {p:.4f}, allowed {limit:g}"
+    )
+    return Gate(ONLINE, p, limit, p <= limit, reason)
 
 
 def _slice(name: str, mask: np.ndarray, pair: Pair, params: PromotionParams, seed: int) -> Gate:

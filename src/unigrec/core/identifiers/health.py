@@ -5,7 +5,7 @@ Shapes: N items, D numbers per embedding, C code dimension, L levels, K codeword
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -124,6 +124,7 @@ def health(
     popularity: np.ndarray,
     temperature: float,
     cooccurring: Cooccurring | None = None,
+    widths: Sequence[int] = (),
 ) -> dict:
     """How well the identifiers describe the catalogue: a flat dictionary of numbers, and of lists per level.
 
@@ -131,6 +132,7 @@ def health(
         embeddings: (N, D), on the tokenizer's device. popularity: (N,) training interactions.
         temperature: of the joint phase.
         cooccurring: items that co-occur in training, for the hit rates.
+        widths: of the modalities, which are the first numbers of the embeddings. With several, each has a hit rate.
     """
     error_soft = error_hard = 0.0
     codes_of, latent_of, quantized_of, differs_of = [], [], [], []
@@ -163,6 +165,9 @@ def health(
     }
     if cooccurring is not None:
         figures |= _hit_rates(embeddings, torch.cat(latent_of), torch.cat(quantized_of), groups, cooccurring)
+        if len(widths) > 1:
+            each, parts = np.arange(len(codes)), embeddings[:, : sum(widths)].split(list(widths), dim=1)
+            figures["hit_rate_modalities"] = [hit_rate(part, each, cooccurring, HIT_NEAREST) for part in parts]
     return figures
 
 

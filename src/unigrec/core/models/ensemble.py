@@ -44,21 +44,13 @@ class TeacherEnsemble(nn.Module):
         """As `SASRec.scores_of`, the mean of the members' logits."""
         return self._mean([member.scores_of(items, lengths, wanted) for member in self.networks])
 
-    def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """As `SASRec.scores_at`, the mean of the members' logits."""
-        return self._mean([member.scores_at(items, lengths, mask) for member in self.networks])
-
     def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
         """As `SASRec.states_at`, an entry per member."""
         return tuple(states for member in self.networks for states in member.states_at(items, lengths, mask))
 
-    def score_columns(self, states: Sequence[States]) -> Tensor:
-        """As `SASRec.score_columns`, the mean of the members' logits."""
-        return self._mean([member.score_columns([own]) for member, own in zip(self.networks, states, strict=True)])
-
-    def reordered(self, order: Tensor) -> TeacherEnsemble:
-        """As `SASRec.reordered`."""
-        return TeacherEnsemble([member.reordered(order) for member in self.networks])
+    def block_scores(self, states: Sequence[States], items: slice) -> Tensor:
+        """As `SASRec.block_scores`, the mean of the members' logits."""
+        return self._mean([m.block_scores([own], items) for m, own in zip(self.networks, states, strict=True)])
 
     def _mean(self, scores: list[Tensor]) -> Tensor:
         total = scores[0]

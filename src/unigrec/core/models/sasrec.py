@@ -6,7 +6,6 @@ matters most. Shapes: B users, T positions, E width, N items, D content dimensio
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,12 +24,6 @@ class States(NamedTuple):
     hidden: Tensor  # (P, E)
     items: Tensor | None  # (P, T); None without a repeat bias
     bonus: Tensor | None  # (P, T)
-
-    def part(self, rows: slice) -> States:
-        """Those of some places."""
-        if self.items is None or self.bonus is None:
-            return States(self.hidden[rows], None, None)
-        return States(self.hidden[rows], self.items[rows], self.bonus[rows])
 
 
 class SASRec(nn.Module):
@@ -120,31 +113,21 @@ class SASRec(nn.Module):
         own = (items[:, :, None] == wanted).float()  # (B, T, K)
         return logits + (self.repeat_bias(items, lengths[:, None])[:, 0, :, None] * own).sum(1)
 
-    def scores_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """Logits over the catalogue at the places of the mask: (B, T), (B,), (B, T) -> (P, N), row by row."""
-        ((hidden, read, bonus),) = self.states_at(items, lengths, mask)
-        logits = hidden @ self.item_table().T
-        return logits if read is None or bonus is None else logits.scatter_add_(1, read, bonus)
-
     def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
-        """What `score_columns` needs for the places of the mask; one entry, as there is one member."""
+        """What `block_scores` needs at the places of the mask (B, T): one entry, as there is one member."""
         hidden = self.forward(items, lengths)[mask]
         repeats = (None, None) if self.repeat_bias is None else self.repeat_bias.at_places(items, mask)
         return (States(hidden, *repeats),)
 
-    def score_columns(self, states: Sequence[States]) -> Tensor:
-        """Logits over the catalogue after P places, a column per place: (N, P). Without gradients."""
-        ((hidden, read, bonus),) = states
-        logits = self.item_vectors() @ hidden.detach().T
-        return logits if read is None or bonus is None else logits.scatter_add_(0, read.T, bonus.detach().T)
-
     @torch.no_grad()
-    def reordered(self, order: Tensor) -> SASRec:
-        """The same trained model of the catalogue in another order: its item i is item order[i] of this one. (N,)."""
-        assert self.content_projection is None, "only for a model without content"
-        copied = copy.deepcopy(self)
-        copied.item_embedding.weight.copy_(self.item_embedding.weight[order])
-        return copied
+    def block_scores(self, states: Sequence[States], items: slice) -> Tensor:
+        """(P, n) logits of n neighbouring items of the catalogue after P places."""
+        ((hidden, read, bonus),) = states
+        logits = hidden @ self.item_table()[items].T
+        if read is None or bonus is None:
+            return logits
+        inside = (read >= items.start) & (read < items.stop)
+        return logits.scatter_add_(1, (read - items.start).masked_fill(~inside, 0), bonus.masked_fill(~inside, 0.0))
 
     def item_vectors(self) -> Tensor:
         """(N, E) the item embeddings, without gradients."""

@@ -35,6 +35,11 @@ class Baskets(NamedTuple):
         others, counts = self.items[row], self.counts[row]
         return others, counts, lift(counts, self.item_counts[item] * self.item_counts[others], self.total)
 
+    def together(self, one: int, other: int) -> int:
+        """Baskets with both; 0 where they were not counted."""
+        row = slice(self.starts[one], self.starts[one + 1])
+        return int(self.counts[row][self.items[row] == other].sum())
+
     def with_items(self, count: int) -> Baskets:
         """The same baskets in a catalogue with so many more items at its end, which are in none."""
         starts = np.r_[self.starts, np.full(count, self.starts[-1])]

@@ -69,14 +69,19 @@ def beam_searches(
     beam: int | Sequence[int],
     restrictions: Sequence[Restriction | None],
     repeats: Repeats | None = None,
+    above: Sequence[float] | None = None,
 ) -> list[BeamResult]:
     """What `beam_search` returns for each of several restrictions, at little more than the cost of one.
 
     beam: one width for all searches, or one for each. They share the encoder pass. A prefix that several of them follow
     is decoded once: W is the number of different prefixes in all searches.
+
+    above: a log-probability for each search, which then finds only items above it. No item is likelier than its prefix,
+    so prefixes that are not above it are not followed.
     """
     memory = recommender.encode(source, mask)
     beams = [beam] * len(restrictions) if isinstance(beam, int) else beam
+    bounds = above or [float("-inf")] * len(restrictions)
     cache = DecoderCache(recommender, memory, mask, queries=1 + max(beams) * (tree.depth - 1))
     B, device = len(memory), memory.device
     nodes = torch.zeros(B, 1, dtype=torch.long, device=device)
@@ -95,8 +100,8 @@ def beam_searches(
         total = scores.gather(1, parent) + log_p.flatten(1).gather(1, code)
         # Each search keeps its best children among those that lead to an item it permits.
         kept = []
-        for width, restriction, followed in zip(beams, restrictions, in_search, strict=True):
-            permitted = exists & followed.gather(1, parent)
+        for width, restriction, followed, bound in zip(beams, restrictions, in_search, bounds, strict=True):
+            permitted = exists & followed.gather(1, parent) & (total > bound)
             if restriction is not None:
                 permitted &= restriction.alive(below.item_range[children], below.item_range[children + 1])
             found = total.masked_fill(~permitted, float("-inf"))

@@ -8,7 +8,7 @@ contents are (`Near`).
 Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
 users (`fit_weights`). The generative part knows rare items badly: below the floor its probabilities tell nothing. Each
 candidate has its exact scores: the dense ones by one product over the catalogue, the generative one by a search that is
-restricted to the candidates.
+restricted to the candidates, and that leaves prefixes below the floor.
 
 Shapes: B histories, N items, C candidates, F = 7 features.
 """
@@ -94,6 +94,10 @@ class FusedRetriever(Retriever):
         self.weights = None if weights is None else weights.of_features().to(self.device)
         self.floor = math.log(min(FLOOR_ODDS / len(generative.tree), HIGHEST_FLOOR))
 
+    def with_weights(self, weights: Weights) -> FusedRetriever:
+        """The same parts, ranked with these weights."""
+        return FusedRetriever(self.generative, self.dense, self.neighbours, weights)
+
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         (found,) = self.search(items, lengths, [restriction], k)
         return self.ranked(found.candidates)
@@ -124,13 +128,14 @@ class FusedRetriever(Retriever):
         beam = max(k, self.generative.beam)
         searches = [*restrictions, *(Restriction(self.tree, only=pool) for pool in pools)]
         widths = [beam] * len(pools) + [pool.shape[1] for pool in pools]
-        found = self.generative.search(items, lengths, searches, widths)
+        above = [float("-inf")] * len(pools) + [self.floor] * len(pools)
+        found = self.generative.search(items, lengths, searches, widths, above)
         results = []
-        for free, pooled in zip(found[: len(pools)], found[len(pools) :], strict=True):
-            repeated = (pooled.items[:, :, None] == free.items[:, None]).any(-1)
-            chosen = torch.cat([free.items, pooled.items.masked_fill(repeated, -1)], dim=1)
+        for pool, free, pooled in zip(pools, found[: len(pools)], found[len(pools) :], strict=True):
+            known = torch.cat([free.items, pool], dim=1)
+            chosen = torch.cat([free.items, pool.masked_fill(_seen_before(known)[:, free.items.shape[1] :], -1)], dim=1)
+            generative = torch.cat([free.scores.clamp_min(self.floor), _scores_of(pool, pooled, self.floor)], dim=1)
             index = chosen.clamp_min(0)
-            generative = torch.cat([free.scores, pooled.scores], dim=1).clamp_min(self.floor)
             features = [log_dense.gather(1, index), generative, *(scores.gather(1, index) for scores in near)]
             stacked = torch.stack(features, -1).masked_fill((chosen < 0)[..., None], 0.0)
             results.append(Found(free, Candidates(chosen, stacked)))
@@ -143,3 +148,15 @@ def _best(scores: Tensor, count: int, above: float, permitted: Tensor | None) ->
         scores = scores.masked_fill(~permitted, float("-inf"))
     best = scores.topk(min(count, scores.shape[1]), dim=-1)
     return best.indices.masked_fill(best.values <= above, -1)
+
+
+def _seen_before(items: Tensor) -> Tensor:
+    """(B, X) whether the same item stands further left in its row."""
+    same = items[:, :, None] == items[:, None]
+    return same.tril(-1).any(-1)
+
+
+def _scores_of(items: Tensor, found: BeamResult, other: float) -> Tensor:
+    """(B, P) the scores of items (B, P) among what was found; `other` for an item that was not."""
+    same = items[:, :, None] == found.items[:, None]  # (B, P, W)
+    return torch.where(same, found.scores[:, None], other).amax(-1)

@@ -53,17 +53,21 @@ class GenerativeRetriever(Retriever):
         lengths: np.ndarray,
         restrictions: Sequence[Restriction | None] = (None,),
         beam: int | Sequence[int] | None = None,
+        above: Sequence[float] | None = None,
     ) -> list[BeamResult]:
         """What `beam_searches` returns for each restriction: items (B, n), padded on the right, and lengths (B,).
 
-        Of longer histories the end is read. beam: one width for all restrictions, or one for each.
+        Of longer histories the end is read. beam: one width for all restrictions, or one for each. above: what a log-
+        probability must exceed, for each restriction.
         """
         items, lengths = last_items(items, lengths, self.history)
         source, mask = self.embed(items, lengths)
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
         repeats = Repeats.of(self.recommender, history, sizes)
         find = beam_searches if self.recommender.config.decoder == "beam" else scan_catalogue
-        return find(self.recommender, self.tree, source, mask, beam or self.beam, restrictions, repeats=repeats)
+        return find(
+            self.recommender, self.tree, source, mask, beam or self.beam, restrictions, repeats=repeats, above=above
+        )
 
     @torch.no_grad()
     def embed(self, items: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -30,15 +30,22 @@ class Pairs(NamedTuple):
     def to(self, device: torch.device) -> Pairs:
         return Pairs(*(part.to(device) for part in self))
 
-    def sums(self, items: Tensor, weights: Tensor) -> Tensor:
-        """The weighted sum of some rows: items (B, R), weights (B, R) -> (B, N). A weight of 0 stands for no item."""
+    def sums(self, items: Tensor, weights: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """The weighted sum of some rows: items (B, R), weights (B, R) -> (B, N). A weight of 0 stands for no item.
+
+        wanted: (K,) the only columns that are asked for -> (B, K); the time then does not depend on N.
+        """
         sizes = ((self.starts[items + 1] - self.starts[items]) * (weights != 0)).flatten()
         row = torch.repeat_interleave(torch.arange(len(sizes), device=items.device), sizes)
         within = torch.arange(len(row), device=items.device) - (sizes.cumsum(0) - sizes)[row]
         entry = self.starts[items].flatten()[row] + within
-        result = self.weights.new_zeros(len(items), len(self.starts) - 1)
-        places = row // items.shape[1], self.items[entry]
-        return result.index_put_(places, self.weights[entry] * weights.flatten()[row], accumulate=True)
+        history, values = row // items.shape[1], self.weights[entry] * weights.flatten()[row]
+        if wanted is None:
+            result = self.weights.new_zeros(len(items), len(self.starts) - 1)
+            return result.index_put_((history, self.items[entry]), values, accumulate=True)
+        found, column = (self.items[entry][:, None] == wanted).nonzero(as_tuple=True)
+        result = self.weights.new_zeros(len(items), len(wanted))
+        return result.index_put_((history[found], column), values[found], accumulate=True)
 
 
 class Near(NamedTuple):
@@ -66,34 +73,42 @@ class Neighbours:
     def to(self, device: torch.device) -> Neighbours:
         return Neighbours(self.successors.to(device), self.together.to(device), self.content.to(device))
 
-    def near(self, items: Tensor, lengths: Tensor) -> Near:
-        """For histories (B, n), padded on the right by lengths (B,), none of which is 0."""
+    def near(self, items: Tensor, lengths: Tensor, wanted: Tensor | None = None) -> Near:
+        """For histories (B, n), padded on the right by lengths (B,), none of which is 0.
+
+        wanted: (K,) the only items that are asked for; fields then have the shape (B, K).
+        """
         back = torch.arange(RECENT, device=items.device)
         exists = back < lengths[:, None]
         recent = items.gather(1, (lengths[:, None] - 1 - back).clamp_min(0))  # (B, RECENT), the last item first
         weights = torch.where(exists, DECAY**back, 0.0)
         last, earlier, of_earlier = recent[:, 0], recent[:, 1:], weights[:, 1:] / DECAY
         return Near(
-            follows=self.following(last),
-            alike=self.alike(last),
-            follows_earlier=self.successors.sums(earlier, of_earlier),
-            alike_earlier=self._alike(earlier, of_earlier),
-            together=self.together.sums(recent, weights),
+            follows=self.following(last, wanted),
+            alike=self.alike(last, wanted),
+            follows_earlier=self.successors.sums(earlier, of_earlier, wanted),
+            alike_earlier=self._alike(earlier, of_earlier, wanted),
+            together=self.together.sums(recent, weights, wanted),
         )
 
-    def following(self, items: Tensor) -> Tensor:
-        """How much each item follows each of the given ones: (B,) -> (B, N), in [0, 1]."""
-        return self.successors.sums(items[:, None], self.content.new_ones(len(items), 1))
+    def following(self, items: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """How much each item, or each wanted one, follows each of the given ones: (B,) -> (B, N or K), in [0, 1]."""
+        return self.successors.sums(items[:, None], self.content.new_ones(len(items), 1), wanted)
 
-    def alike(self, items: Tensor) -> Tensor:
-        """Cosine of each item's content with that of each of the given ones: (B,) -> (B, N).
+    def alike(self, items: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Cosine of each item's content, or each wanted one's, with that of the given ones: (B,) -> (B, N or K).
 
         An item has 0 with itself: it is not its own neighbour.
         """
+        if wanted is not None:
+            return (self.content[items] @ self.content[wanted].T).masked_fill_(items[:, None] == wanted, 0.0)
         return (self.content[items] @ self.content.T).scatter_(1, items[:, None], 0.0)
 
-    def _alike(self, items: Tensor, weights: Tensor) -> Tensor:
-        """The weighted sum of what `alike` has for several items: (B, R) twice -> (B, N). One product serves all."""
+    def _alike(self, items: Tensor, weights: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """The weighted sum of what `alike` has for several items: (B, R) twice -> (B, N or K), in one product."""
         vectors = self.content[items]  # (B, R, D)
-        cosines = (weights[..., None] * vectors).sum(1) @ self.content.T
-        return cosines.scatter_add_(1, items, -weights * vectors.square().sum(-1))
+        summed, own = (weights[..., None] * vectors).sum(1), -weights * vectors.square().sum(-1)
+        if wanted is not None:
+            same = items[..., None] == wanted  # (B, R, K)
+            return summed @ self.content[wanted].T + (own[..., None] * same).sum(1)
+        return (summed @ self.content.T).scatter_add_(1, items, own)

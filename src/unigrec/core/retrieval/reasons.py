@@ -46,8 +46,8 @@ def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: S
     logits = model.scores_of(torch.from_numpy(rows), lengths, torch.cat([items, others]))  # (judged + 1, k + sampled)
     relative = logits[:, : len(items)] - logits[:, len(items) :].logsumexp(1, keepdim=True)
     found[:, -judged:] = (relative[-1] - relative[:-1]).T
-    near = neighbours.near(torch.from_numpy(rows), lengths)
+    near = neighbours.near(torch.from_numpy(rows), lengths, wanted=items)
     terms = weights._asdict()
-    close = torch.stack([terms[name] * values[:, items] for name, values in near._asdict().items()]).sum(0)
+    close = torch.stack([terms[name] * values for name, values in near._asdict().items()]).sum(0)
     found[:, -judged:] += (close[-1] - close[:-1]).T
     return found

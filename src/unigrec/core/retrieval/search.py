@@ -1,9 +1,12 @@
-"""From words to items: the identifiers that the tokenizer gives to an embedded query.
+"""From words to items: texts that have the words, and identifiers that the tokenizer gives to the embedded query.
 
-    log p(c | query) = sum over levels of log p_l(c_l | query) + CLOSENESS * cosine(query, text of c)
+    score(i | query) = BM25(query, text of i) + MEANING * meaning(i)
+    meaning(i) = sum over levels of log p_l(c_l(i) | query) + CLOSENESS * cosine(query, text of i)
 
-The soft assignments of the tokenizer, whose encoder reads the query in place of an item, are a distribution over codes.
-They tell kinds of items; the cosine tells the items of a kind apart.
+BM25 finds the words. Where they leave a choice, and where no text has them, the meaning decides. p are the soft
+assignments of the tokenizer, whose encoder reads the query in place of an item: they tell kinds of items, and the
+cosine tells the items of a kind apart. The constants were chosen on validation items of Office and Beauty
+(`python -m benchmarks.word_search`).
 
 Shapes: N items, D content dimensions, E dimensions that the tokenizer reads of the teacher, L levels, T codes.
 """
@@ -11,7 +14,9 @@ Shapes: N items, D content dimensions, E dimensions that the tokenizer reads of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,27 +24,40 @@ from torch import Tensor
 
 from unigrec.core.models.linear_map import LinearMap, ridge_regression
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.retrieval.beam import BeamResult
+from unigrec.core.retrieval.selection import Search
+from unigrec.core.retrieval.word_index import WordIndex
 
 TEMPERATURE = 1.0  # of the soft assignments of a query: flatter than in training, since a query says little
 CLOSENESS = 20.0
+MEANING = 0.05
 RIDGE = 1e-2
+SEARCH_WEIGHT = 2.0  # of a query next to 1 for a history, where none was fitted (`unigrec.core.training.search_weight`)
+CANDIDATES = 100  # the best by the query alone, which the history then ranks
+FROM_HISTORY = 4  # times k: the best by the history alone
 
 
 class QueryScorer:
-    """Scores the catalogue for embedded queries.
+    """Scores the catalogue for queries.
 
     Args:
-        tokenizer: reads D + E numbers. codes: (N, T). content: (N, D) of length 1, or 0. part: (n, E) what the
-            tokenizer read of the teacher, of the first n items; of a query, it is predicted from the content.
+        index: of the items' words. tokenizer: reads D + E numbers. codes: (N, T). content: (N, D) of length 1, or 0.
+        part: (n, E) what the tokenizer read of the teacher, of the first n items; of a query, it is predicted from the
+            content.
     """
 
-    def __init__(self, tokenizer: Tokenizer, codes: np.ndarray, content: Tensor, part: Tensor):
-        self.tokenizer, self.content, self.part = tokenizer, content, part
+    def __init__(self, index: WordIndex, tokenizer: Tokenizer, codes: np.ndarray, content: Tensor, part: Tensor):
+        self.index, self.tokenizer, self.content, self.part = index, tokenizer, content, part
         self.codes = torch.as_tensor(codes)[:, : tokenizer.levels]
 
     @cached_property
     def _to_part(self) -> LinearMap:
         return ridge_regression(self._scaled(self.content[: len(self.part)]), self.part, RIDGE)
+
+    def warm_up(self) -> None:
+        """Fit what the first query would wait for."""
+        if self.part.shape[1]:
+            self._to_part  # noqa: B018 - a cached property
 
     def _scaled(self, unit: Tensor) -> Tensor:
         """Vectors as long as an item's embedding is on average: one variance per dimension."""
@@ -56,6 +74,63 @@ class QueryScorer:
         return log_p.gather(1, self.codes.T).sum(0)
 
     @torch.inference_mode()
-    def scores(self, query: Tensor) -> Tensor:
-        """(N,) what a search ranks by. query: (D,) of length 1."""
+    def meaning(self, query: Tensor) -> Tensor:
+        """(N,) how much each item is meant, whatever its words. query: (D,) of length 1."""
         return self.code_scores(query) + CLOSENESS * (self.content @ query)
+
+    def scores(self, words: Sequence[str], query: Tensor | None) -> Tensor:
+        """(N,) what a search ranks by.
+
+        Args:
+            words: of the query. query: (D,) its embedding, of length 1; None if there is none.
+        """
+        found = self.index.scores(words)
+        return found if query is None else found + MEANING * self.meaning(query)
+
+
+class Candidates(NamedTuple):
+    """Items that may be ranked high by a history and a query together, in catalogue order."""
+
+    items: Tensor  # (C,)
+    by_history: Tensor  # (C,)
+    by_query: Tensor  # (C,)
+
+    @classmethod
+    def of(
+        cls, search: Search, scores: Tensor, k: int, allowed: Tensor | None, candidates: int = CANDIDATES
+    ) -> Candidates:
+        """The best of the query, and the best of the history; with as many `candidates` as items, that is exact.
+
+        Args:
+            search: by one history. scores: (N,) of the query. k: items that are wanted. allowed: (N,) bool.
+        """
+        likely = without_history(scores, min(candidates, len(scores)), allowed).items[0]
+        mask = torch.zeros(len(scores), dtype=torch.bool)
+        mask[likely[likely >= 0]] = True
+        count = min(FROM_HISTORY * k, len(scores))
+        found: dict[int, float] = {}
+        for result in (search([0], mask, int(mask.sum())), search([0], allowed, count)):
+            found |= zip(result.items[0].tolist(), result.scores[0].tolist(), strict=True)
+        found.pop(-1, None)
+        items = torch.tensor(sorted(found), dtype=torch.int64)
+        return cls(items, torch.tensor([found[item] for item in items.tolist()]), scores[items])
+
+    def ranked(self, weight: float, k: int) -> BeamResult:
+        """The k best by the score of the history plus `weight` times that of the query."""
+        total, order = (self.by_history + weight * self.by_query).sort(descending=True, stable=True)
+        return BeamResult(self.items[order][None, :k], total[None, :k])
+
+
+def without_history(scores: Tensor, k: int, allowed: Tensor | None) -> BeamResult:
+    """The k best allowed items by the query alone. scores: (N,). allowed: (N,) bool."""
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    values, items = scores.sort(descending=True, stable=True)
+    return BeamResult(items[None, :k].masked_fill(values[None, :k] == float("-inf"), -1), values[None, :k])
+
+
+def with_history(search: Search, scores: Tensor, weight: float, k: int, allowed: Tensor | None) -> BeamResult:
+    """The k best items by both, as `Candidates` finds and ranks them. With weight 0: what the search finds."""
+    if weight == 0.0:
+        return search([0], allowed, k)
+    return Candidates.of(search, scores, k, allowed).ranked(weight, k)

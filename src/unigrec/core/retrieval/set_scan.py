@@ -25,6 +25,7 @@ def scan_catalogue(
     widths: int | Sequence[int],
     restrictions: Sequence[Restriction | None],
     repeats: Repeats | None = None,
+    above: Sequence[float] | None = None,
 ) -> list[BeamResult]:
     """For each restriction the best items and their log-probabilities. Arguments as in `beam_searches`.
 
@@ -32,12 +33,12 @@ def scan_catalogue(
     """
     scores = catalogue_scores(recommender, tree.codes, source, mask, repeats)
     found = []
-    for width, restriction in zip(
-        [widths] * len(restrictions) if isinstance(widths, int) else widths, restrictions, strict=True
-    ):
-        permitted = scores
+    each = [widths] * len(restrictions) if isinstance(widths, int) else widths
+    bounds = above or [float("-inf")] * len(restrictions)
+    for width, restriction, bound in zip(each, restrictions, bounds, strict=True):
+        permitted = scores.masked_fill(scores <= bound, float("-inf"))
         if restriction is not None:
-            permitted = scores.masked_fill(~restriction.permitted(len(scores)), float("-inf"))
+            permitted = permitted.masked_fill(~restriction.permitted(len(scores)), float("-inf"))
         best = permitted.topk(min(width, permitted.shape[1]), dim=-1)
         found.append(BeamResult(best.indices.masked_fill(best.values == float("-inf"), -1), best.values))
     return found

@@ -31,9 +31,9 @@ from unigrec.core.training.loop import Run, Trained
 from unigrec.core.training.ranking_targets import Ranking, codes_to_decode, student_losses
 from unigrec.core.training.samples import Samples, make_samples
 from unigrec.core.training.schedules import temperature_at
-from unigrec.core.training.set_losses import TeacherDistribution
 from unigrec.core.training.student import StudentTraining
 from unigrec.core.training.student_validation import hard_tokens, soft_tokens
+from unigrec.core.training.teacher_items import Best
 
 if TYPE_CHECKING:
     from unigrec.config.schema import JointParams
@@ -87,7 +87,7 @@ def joint_losses(
     params: JointParams,
     temperature: float,
     distil: bool,
-    ranking: Ranking | TeacherDistribution | None = None,
+    ranking: Ranking | Best | None = None,
     fixed: Tensor | None = None,
     sums: CodeSums | None = None,
 ) -> dict[str, Tensor]:

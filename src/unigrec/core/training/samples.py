@@ -21,6 +21,7 @@ class Samples(NamedTuple):
     lengths: Tensor  # (B,) items of each history
     counts: Tensor  # (B,) targets per history: one after each of its last items
     targets: Tensor  # (P,) catalogue indices, row by row
+    positions: np.ndarray  # (P,) of the targets in `Sequences.items`
     batch_targets: Tensor  # targets of the whole global batch, in rank order
     batch_sizes: list[int]  # number of targets per rank
     batch_occurrences: int  # occurrences in the whole global batch
@@ -37,7 +38,8 @@ def make_samples(batch: Segments, device: torch.device) -> Samples:
     ends = np.r_[0, np.cumsum(batch.counts)]
     rows = slices[rank()]
     history, lengths, counts = batch.items[rows], batch.lengths[rows], batch.counts[rows]
-    targets = batch.targets[ends[rows.start] : ends[rows.stop]]
+    own = slice(ends[rows.start], ends[rows.stop])
+    targets = batch.targets[own]
     mask = np.arange(history.shape[1]) < lengths[:, None]
     items, inverse, occurrences = np.unique(np.r_[history[mask], targets], return_inverse=True, return_counts=True)
     rows_of_items = np.zeros_like(history)
@@ -53,10 +55,11 @@ def make_samples(batch: Segments, device: torch.device) -> Samples:
         lengths=tensor(lengths),
         counts=tensor(counts),
         targets=tensor(targets),
+        positions=batch.positions[own],
         batch_targets=tensor(batch.targets),
         batch_sizes=[int(ends[part.stop] - ends[part.start]) for part in slices],
         batch_occurrences=int(batch.lengths.sum() + batch.counts.sum()),
-        weights=None if batch.weights is None else tensor(batch.weights[ends[rows.start] : ends[rows.stop]]),
+        weights=None if batch.weights is None else tensor(batch.weights[own]),
     )
 
 

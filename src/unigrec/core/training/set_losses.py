@@ -21,32 +21,18 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.item_scores import CodeSums, ItemScores
-from unigrec.core.models.sasrec import States
+from unigrec.core.training.teacher_items import Best
 
 SCORES_AT_A_TIME = {"cpu": 2**19, "cuda": 2**26}  # on a CPU, few enough to stay near the processor
 
 
-class TeacherDistribution(NamedTuple):
-    """A teacher's distribution over items after each of P places, as the states that give it."""
-
-    teacher: Teacher
-    states: tuple[States, ...]  # of P places, per member
-
-    def columns(self, rows: slice) -> Tensor:
-        """(N, number of rows) logits of the distribution."""
-        return self.teacher.score_columns([states.part(rows) for states in self.states])
-
-
-def set_losses(
-    scores: ItemScores, targets: Tensor, sums: CodeSums, teacher: TeacherDistribution | None
-) -> tuple[Tensor, Tensor | None]:
-    """(P,) cross entropy of the targets (P,), and (P,) against the teacher's distribution; None without a teacher."""
+def set_losses(scores: ItemScores, targets: Tensor, sums: CodeSums, best: Best | None) -> tuple[Tensor, Tensor | None]:
+    """(P,) cross entropy of the targets (P,), and (P,) against the teacher's best items; None without these."""
     items = targets.new_empty(len(targets), 0) if scores.items is None else scores.items
     bonus = scores.codes.new_empty(items.shape) if scores.bonus is None else scores.bonus
-    of_targets, of_teacher = _SetLosses.apply(scores.codes, bonus, items, targets, sums, teacher)
-    return of_targets, None if teacher is None else of_teacher
+    of_targets, of_teacher = _SetLosses.apply(scores.codes, bonus, items, targets, sums, best)
+    return of_targets, None if best is None else of_teacher
 
 
 class _PerCode(NamedTuple):
@@ -67,7 +53,7 @@ class _SetLosses(Function):
         items: Tensor,
         targets: Tensor,
         sums: CodeSums,
-        teacher: TeacherDistribution | None,
+        best: Best | None,
     ) -> tuple[Tensor, Tensor]:
         of_targets, of_teacher = codes.new_empty(2, len(codes))
         predicted, wanted = [], []
@@ -79,8 +65,8 @@ class _SetLosses(Function):
             found, normaliser = _per_code(columns, sums, items[rows])
             predicted.append(found)
             of_targets[rows] = normaliser - chosen
-            if teacher is not None:
-                taught, _ = _per_code(teacher.columns(rows), sums, items[rows])
+            if best is not None:
+                taught = _taught(Best(best.items[rows], best.probabilities[rows]), sums, items[rows])
                 wanted.append(taught)
                 mean = torch.linalg.vecdot(taught.codes, codes[rows]) + torch.linalg.vecdot(taught.items, bonus[rows])
                 of_teacher[rows] = normaliser - mean
@@ -108,3 +94,12 @@ def _per_code(columns: Tensor, sums: CodeSums, items: Tensor) -> tuple[_PerCode,
     total = columns.sub_(top).exp_().sum(0)
     of_items = columns.gather(0, items.T)
     return _PerCode((sums.of_codes(columns) / total).T, (of_items / total).T), top + total.log()
+
+
+def _taught(best: Best, sums: CodeSums, items: Tensor) -> _PerCode:
+    """The teacher's distribution, summed per code, and as it is for items (p, n)."""
+    codes = sums.codes[best.items]  # (p, K, T)
+    weights = best.probabilities[..., None].expand(codes.shape).flatten(1)
+    per_code = weights.new_zeros(len(codes), sums.size).scatter_add_(1, codes.flatten(1), weights)
+    same = items[:, :, None] == best.items[:, None]  # (p, n, K)
+    return _PerCode(per_code, (same * best.probabilities[:, None]).sum(-1))

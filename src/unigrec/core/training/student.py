@@ -16,11 +16,11 @@ from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import Engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
-from unigrec.core.training.ranking_targets import Ranking, TeacherRanking, teacher_distribution
+from unigrec.core.training.ranking_targets import Ranking, ranking_of, uniform_numbers
 from unigrec.core.training.samples import Samples, TrainingSamples
 from unigrec.core.training.schedules import rate_factor
-from unigrec.core.training.set_losses import TeacherDistribution
 from unigrec.core.training.student_validation import beam_metrics, sampled_users
+from unigrec.core.training.teacher_items import Best, TeacherItems
 
 if TYPE_CHECKING:
     from unigrec.config.schema import FinetuneParams, JointParams
@@ -48,23 +48,24 @@ class StudentTraining:
         config, shared, run = self.recommender.config, self.joint_params, self.run
         self.training_samples = TrainingSamples(self.sequences, shared.history, config.causal)
         self.users = sampled_users(self.sequences, shared.validation_users, run.seed)
-        self.ranker: Teacher | None = None
+        self.teacher_items: TeacherItems | None = None
         if self.teacher is not None and self.params.w_ranking_distillation:
-            self.ranker = self.teacher.to(run.device).eval()
-        self.teacher_ranking: TeacherRanking | None = None
-        if self.ranker is not None and config.decoder == "beam":
-            self.teacher_ranking = TeacherRanking(self.ranker, config.code_sizes, shared.ranking_samples, run.seed)
+            teacher = self.teacher.to(run.device).eval()
+            self.teacher_items = TeacherItems(teacher, self.training_samples, shared.ranking_items, run.device)
         self._sums: tuple[Tensor, CodeSums] | None = None
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         return self.training_samples.batches(self.params.batch_size, self.run.seed, epoch)
 
-    def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | TeacherDistribution | None:
+    def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | Best | None:
         """The teacher's ranking for the samples, or None if it is not distilled. codes: (N, T) current identifiers."""
-        if self.teacher_ranking is not None:
-            self.teacher_ranking.use_identifiers(codes)
-            return self.teacher_ranking.rank_samples(samples, step)
-        return None if self.ranker is None else teacher_distribution(self.ranker, samples)
+        if self.teacher_items is None:
+            return None
+        best, config = self.teacher_items.after(samples), self.recommender.config
+        if config.decoder == "set":
+            return best
+        uniform = uniform_numbers(samples, self.joint_params.ranking_samples, self.run.seed, step=step)
+        return ranking_of(best, uniform, codes, sizes=config.code_sizes)
 
     def code_sums(self, codes: Tensor) -> CodeSums | None:
         """Sums over the codes of these identifiers (N, T), for a set decoder; kept until the identifiers change."""

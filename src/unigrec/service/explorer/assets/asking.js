@@ -2,9 +2,10 @@
 
 export const CHANGED = "model-changed"; // event of the document: another version answers than before
 let token = ""; // in memory only
-let version = null;
+const versions = new Map(); // champion or challenger -> the version that answered last
 const running = new Map(); // part of the page -> number of its last question: earlier answers are not shown
 
+export const versionOf = (variant) => versions.get(variant);
 export const at = (id) => document.getElementById(id);
 export const nameOf = (item) => item.title || item.item_id;
 export const count = (number) => number.toLocaleString("en");
@@ -36,9 +37,10 @@ export async function ask(path, body, kind = "json") {
     throw new Refused(0, "The service does not answer. Is it still running?");
   }
   const answered = answer.headers.get("X-Unigrec-Version");
-  if (answered !== null && answered !== version) {
-    if (version !== null) document.dispatchEvent(new Event(CHANGED));
-    version = answered;
+  const variant = answer.headers.get("X-Unigrec-Variant") || "champion";
+  if (answered !== null && answered !== versions.get(variant)) {
+    if (versions.has(variant)) document.dispatchEvent(new Event(CHANGED));
+    versions.set(variant, answered);
   }
   if (answer.ok) return answer[kind]();
   const said = await answer.json().catch(() => ({}));

@@ -1,7 +1,7 @@
 // What is shown is in the address behind #: every action changes the address, and every change of it shows what is new.
 // Titles and ids come from shops: they are only ever set as text.
 
-import { CHANGED, ask, at, count, explore, make, nameOf, part, report, useToken } from "./asking.js";
+import { CHANGED, ask, at, count, explore, make, nameOf, part, report, useToken, versionOf } from "./asking.js";
 import { showModel, showPictures } from "./model.js";
 
 const SHOWN_BRANCHES = 20, SHOWN_HISTORY = 8, FOUND = 8, TYPING_MS = 150, RELATED = 6;
@@ -16,7 +16,7 @@ function read() {
   return {
     history: given.getAll("h"), user: given.get("user") || "", k: Number(given.get("k")) || 10, by: given.get("by") || "",
     exclude: given.has("exclude"), filter: given.get("filter") || "", item: given.get("item") || "",
-    prefix: given.get("prefix") || "",
+    prefix: given.get("prefix") || "", beside: given.has("beside"),
   };
 }
 
@@ -24,7 +24,7 @@ function go(changes) {
   const wanted = { ...read(), ...changes }, values = new URLSearchParams();
   for (const item of wanted.history) values.append("h", item);
   if (wanted.k !== 10) values.set("k", wanted.k);
-  if (wanted.exclude) values.set("exclude", "1");
+  for (const name of ["exclude", "beside"]) if (wanted[name]) values.set(name, "1");
   for (const name of ["user", "by", "filter", "item", "prefix"]) if (wanted[name] !== "") values.set(name, wanted[name]);
   if ("#" + values !== location.hash) location.hash = values.toString();
 }
@@ -35,9 +35,10 @@ function show() {
   at("k").value = String(state.k);
   at("by").value = state.by;
   at("exclude").checked = state.exclude;
+  at("beside").checked = state.beside;
   if (document.activeElement !== at("filter")) at("filter").value = state.filter;
   if (changed("user")) showUser();
-  if (changed("history", "user", "k", "by", "exclude", "filter")) showNext();
+  if (changed("history", "user", "k", "by", "exclude", "filter", "beside")) showNext();
   if (changed("item")) showItem();
   if (changed("prefix")) showBranches();
 }
@@ -50,7 +51,7 @@ function line(item, action, ...more) {
   const title = make("button", { type: "button", className: "link title", dir: "auto", onclick: () => openItem(item) }, nameOf(item));
   const under = make("div", { className: "under" });
   if (item.title) under.append(make("span", { className: "code" }, item.item_id));
-  if (codes) under.append(codesButton(codes));
+  if (codes?.length) under.append(codesButton(codes));
   under.append(...more.filter(Boolean));
   return make("li", {}, make("div", { className: "line" }, title, under, action));
 }
@@ -156,13 +157,14 @@ function showUser() {
 }
 
 async function showNext() {
-  const said = at("next-said"), { history, k, by, exclude, filter } = state;
+  const said = at("next-said"), { history, k, by, exclude, filter, beside } = state;
   await part("next", said, async (stale) => {
     const body = { histories: [history], k, exclude_history: exclude };
     if (by) body.rank_by = by;
     if (filter) body.filter = filter;
-    const asked = withReasons(body);
-    asked.catch(() => {}); // it is awaited below, unless the names fail first
+    const asked = withReasons(beside ? { ...body, variant: "champion" } : body);
+    const challenged = beside ? withReasons({ ...body, variant: "challenger" }) : null;
+    for (const one of [asked, challenged]) one?.catch(() => {}); // awaited below, unless the names fail first
     const taken = await named(history);
     if (stale()) return;
     showTaken(history, taken);
@@ -170,7 +172,7 @@ async function showNext() {
     try {
       [answer] = (await asked).answers;
     } catch (error) {
-      if (!stale()) at("recommended").replaceChildren();
+      if (!stale()) for (const id of ["recommended", "challenged"]) at(id).replaceChildren();
       throw error;
     }
     const found = await named(answer.items.map((item) => item.item_id));
@@ -178,10 +180,49 @@ async function showNext() {
     if (stale()) return;
     identifiers = new Map([...taken, ...found].map(([id, item]) => [id, item.identifier]));
     report("");
-    const items = answer.items.map((item) => recommended(item, history, taken, user));
-    at("recommended").replaceChildren(...items);
+    const rows = (other) => answer.items.map((item) => recommended(item, history, taken, user, placeIn(other, "challenger", item)));
+    at("recommended").replaceChildren(...rows(null));
     said.textContent = summary(answer, history, user);
+    for (const id of ["own-title", "other"]) at(id).hidden = !beside;
+    at("both").className = beside ? "columns even" : "";
+    if (!beside) return;
+    at("own-title").textContent = "Champion, version " + versionOf("champion");
+    at("other-title").textContent = "Challenger";
+    await showChallenger(challenged, answer, { history, taken, user, stale, rows });
   });
+}
+
+// The challenger's answer to the same question, each item with its place in the champion's.
+async function showChallenger(challenged, own, { history, taken, user, stale, rows }) {
+  let other;
+  try {
+    [other] = (await challenged).answers;
+  } catch (error) {
+    if (stale()) return;
+    at("challenged").replaceChildren();
+    at("other-said").textContent = error.message;
+    return;
+  }
+  if (stale()) return;
+  at("other-title").textContent = "Challenger, version " + versionOf("challenger");
+  at("recommended").replaceChildren(...rows(other));
+  const bare = (item) => ({ ...item, identifier: [] }); // the identifiers on this page are the champion's
+  at("challenged").replaceChildren(...other.items.map((item) => recommended(bare(item), history, taken, user, placeIn(own, "champion", item))));
+  const ids = new Set(own.items.map((item) => item.item_id)), both = other.items.filter((item) => ids.has(item.item_id)).length;
+  at("other-said").textContent = both + " of " + other.items.length + " are the champion's too." + (user ? " " + heldOutPlace(other, user) : "");
+}
+
+// Where the other version ranks an item; null while that is not known.
+function placeIn(answer, name, item) {
+  if (!answer) return null;
+  const place = answer.items.findIndex((one) => one.item_id === item.item_id);
+  return make("span", { className: "mark seen place" }, name + ": " + (place < 0 ? "not among its " + answer.items.length : "number " + (place + 1)));
+}
+
+function offerChallenger(challenger) {
+  at("beside-line").hidden = !challenger?.version && !state.beside;
+  const share = challenger?.running ? ", which answers " + +(100 * challenger.share).toPrecision(3) + " % of the visitors" : "";
+  at("beside-label").textContent = "Beside the challenger" + (challenger?.version ? ", version " + challenger.version + share : "");
 }
 
 // A bundle of an earlier version has no reasons, and says so.
@@ -210,11 +251,11 @@ function showTaken(history, taken, all = false) {
   at("clear").disabled = !history.length && state.user === "";
 }
 
-function recommended(item, history, taken, user) {
+function recommended(item, history, taken, user, place) {
   const held = user && user.held_out.item_id === item.item_id;
   const made = line(
     item, addButton(item), make("span", { className: "score" }, "score " + item.score.toFixed(3)),
-    held ? make("span", { className: "mark" }, "held out: taken next") : null,
+    place, held ? make("span", { className: "mark" }, "held out: taken next") : null,
     history.includes(item.item_id) ? make("span", { className: "mark seen" }, "in the history") : null,
     item.reason ? make("span", { className: "reason", dir: "auto" }, item.reason.text) : nearest(item, history, taken),
   );
@@ -229,7 +270,7 @@ function nearest(item, history, taken) {
   let best = null, most = 0;
   for (const id of history) {
     const other = taken.get(id);
-    if (!other || !codes) continue;
+    if (!other || !codes || item.identifier) continue;
     let shared = 0;
     while (shared < codes.length && codes[shared] === other.identifier[shared]) shared++;
     if (shared && shared >= most) [best, most] = [other, shared];
@@ -243,11 +284,15 @@ function summary(answer, history, user) {
   else texts.push("Best first, by " + (state.by || "what validation chose") + ".");
   if (answer.unknown && !answer.by_popularity) texts.push(answer.unknown + " of the history unknown.");
   if (user) {
-    const place = answer.items.findIndex((item) => item.item_id === user.held_out.item_id);
     const run = user.rank ? "In the run's evaluation its rank was " + count(user.rank) + "." : "The run's evaluation did not find it.";
-    texts.push(place < 0 ? "The held-out item is not among these " + answer.items.length + "." : "The held-out item is number " + (place + 1) + ".", run);
+    texts.push(heldOutPlace(answer, user), run);
   }
   return texts.join(" ");
+}
+
+function heldOutPlace(answer, user) {
+  const place = answer.items.findIndex((item) => item.item_id === user.held_out.item_id);
+  return place < 0 ? "The held-out item is not among these " + answer.items.length + "." : "The held-out item is number " + (place + 1) + ".";
 }
 
 // --- one item -------------------------------------------------------------------------------------------------------
@@ -352,6 +397,7 @@ function start() {
   at("k").addEventListener("change", () => go({ k: Number(at("k").value) }));
   at("by").addEventListener("change", () => go({ by: at("by").value }));
   at("exclude").addEventListener("change", () => go({ exclude: at("exclude").checked }));
+  at("beside").addEventListener("change", () => go({ beside: at("beside").checked }));
   at("filter").addEventListener("change", () => go({ filter: at("filter").value.trim() }));
   at("all-branches").addEventListener("click", () => showBranches(true));
   at("pictures").addEventListener("toggle", () => { if (at("pictures").open) showPictures(); });
@@ -373,7 +419,7 @@ function start() {
 function showAll() {
   state = {};
   show();
-  showModel();
+  showModel(offerChallenger);
 }
 
 start();

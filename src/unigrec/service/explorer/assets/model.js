@@ -2,9 +2,11 @@
 
 import { ask, at, count, make, part } from "./asking.js";
 
-export async function showModel() {
+// met: gets what the service says of a challenger; undefined if it has none.
+export async function showModel(met) {
   await part("model", null, async () => {
     const model = await ask("v1/model"), figures = model.metrics.unmasked || {};
+    met(model.challenger);
     const texts = ["Version " + model.version, count(model.items) + " items", "ranks by " + model.ranks_by];
     if (figures.recall_at_10 !== undefined) texts.push("Recall@10 " + figures.recall_at_10.toFixed(4), "NDCG@10 " + figures.ndcg_at_10.toFixed(4));
     if (model.since) texts.push("since " + model.since.slice(0, 16).replace("T", " "));

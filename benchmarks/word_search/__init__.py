@@ -1,0 +1,1 @@
+"""What words find: `python -m benchmarks.word_search`."""

@@ -1,0 +1,92 @@
+"""The teacher's best items after every training sample: what the ranking distillation reads.
+
+The teacher is frozen and the history before a target never changes, so its best items are the same in every epoch. They
+are found once, in an order that depends on nothing but the data, so that a resumed run reads the same bits.
+
+Shapes: P targets, N items, K best items, B histories of up to n items.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unigrec.core.models.ensemble import Teacher
+from unigrec.core.sequences import split_by_total
+from unigrec.core.training.samples import Samples, TrainingSamples
+
+# Scores of targets and items that are held at a time; a larger catalogue is read in blocks.
+SCORES_AT_A_TIME, ITEMS_AT_A_TIME = {"cpu": 2**21, "cuda": 2**27}, 2**14
+
+
+class Best(NamedTuple):
+    """The teacher's distribution over its best items after each of P targets' histories."""
+
+    items: Tensor  # (P, K) int64 catalogue indices
+    probabilities: Tensor  # (P, K) float32; rows sum to 1
+
+
+class TeacherItems:
+    """The K best items of a frozen teacher after every training sample, with their probabilities.
+
+    Args:
+        samples: every target that will be asked for. count: K, at most N are kept.
+        device: where the teacher computes, and where `after` returns its tensors.
+    """
+
+    def __init__(self, teacher: Teacher, samples: TrainingSamples, count: int, device: torch.device):
+        sequences, self.device = samples.sequences, device
+        self.count = min(count, sequences.catalogue_size)
+        targets = int(samples.pieces[:, 2].sum())
+        self.rows = np.full(len(sequences.items), -1, np.int64)  # of a target's position
+        self.items = np.empty((targets, self.count), np.int32)
+        self.probabilities = np.empty((targets, self.count), np.float32)
+        lengths = samples.pieces[:, 1] - samples.pieces[:, 0]
+        order = np.argsort(lengths, kind="stable")
+        at_a_time = SCORES_AT_A_TIME[device.type] // min(sequences.catalogue_size, ITEMS_AT_A_TIME)
+        found = 0
+        for pieces in split_by_total(order, samples.pieces[order, 2], at_a_time):
+            batch = samples[pieces]
+            best = best_items(
+                teacher,
+                torch.as_tensor(batch.items, device=device),
+                torch.as_tensor(batch.lengths, device=device),
+                counts=torch.as_tensor(batch.counts, device=device),
+                catalogue_size=sequences.catalogue_size,
+                count=self.count,
+            )
+            rows = slice(found, found + len(best.items))
+            self.rows[batch.positions] = np.arange(rows.start, rows.stop)
+            self.items[rows], self.probabilities[rows] = best.items.cpu(), best.probabilities.cpu()
+            found = rows.stop
+
+    def after(self, samples: Samples) -> Best:
+        """The best items at each of the samples' targets."""
+        rows = self.rows[samples.positions]
+        items = torch.as_tensor(self.items[rows], device=self.device).long()
+        return Best(items, torch.as_tensor(self.probabilities[rows], device=self.device))
+
+
+@torch.no_grad()
+def best_items(
+    teacher: Teacher, items: Tensor, lengths: Tensor, counts: Tensor, catalogue_size: int, count: int
+) -> Best:
+    """The `count` best items after each of the last `counts` (B,) items of histories, by an exact search.
+
+    items: (B, n), padded on the right. lengths: (B,).
+    """
+    steps = torch.arange(items.shape[1], device=items.device)
+    places = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])  # a target comes next
+    states = teacher.states_at(items, lengths, places)
+    found, scores = torch.empty(2, len(states[0].hidden), 0, device=items.device)
+    found = found.long()
+    for start in range(0, catalogue_size, ITEMS_AT_A_TIME):
+        block = slice(start, min(start + ITEMS_AT_A_TIME, catalogue_size))
+        best = teacher.block_scores(states, block).topk(min(count, block.stop - start), dim=-1)
+        found, scores = torch.cat([found, best.indices + start], dim=1), torch.cat([scores, best.values], dim=1)
+        scores, order = scores.topk(min(count, scores.shape[1]), dim=-1)
+        found = found.gather(1, order)
+    return Best(found, scores.softmax(-1))

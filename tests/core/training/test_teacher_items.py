@@ -1,0 +1,61 @@
+"""The teacher's best items after every training sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from support.small import random_sequences
+from unigrec.core.models.ensemble import TeacherEnsemble
+from unigrec.core.models.sasrec import SASRec
+from unigrec.core.training import teacher_items as module
+from unigrec.core.training.samples import TrainingSamples, make_samples
+from unigrec.core.training.teacher_items import TeacherItems
+
+ITEMS, HISTORY = 12, 4
+CPU = torch.device("cpu")
+SEQUENCES = random_sequences(9, ITEMS, 11)
+
+
+def small_teacher(members: int) -> TeacherEnsemble:
+    torch.manual_seed(0)
+    networks = [SASRec(ITEMS, 8, blocks=1, heads=2, history=6, dropout=0.5, repeat_bias=True) for _ in range(members)]
+    for network in networks:
+        torch.nn.init.normal_(network.item_embedding.weight)
+        torch.nn.init.normal_(network.repeat_bias.weight)
+    return TeacherEnsemble(networks).eval()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("members", "count"), [(1, 5), (2, 99)])
+def test_every_target_has_the_teachers_best_items_after_its_own_history(monkeypatch, causal, members, count):
+    monkeypatch.setitem(module.SCORES_AT_A_TIME, "cpu", 35)  # several rounds
+    monkeypatch.setattr(module, "ITEMS_AT_A_TIME", 5)  # in several blocks
+    teacher, samples = small_teacher(members), TrainingSamples(SEQUENCES, HISTORY, causal)
+    found = TeacherItems(teacher, samples, count, CPU)
+    kept = min(count, ITEMS)
+    for rows in np.array_split(np.random.default_rng(1).permutation(len(samples.pieces)), 4):
+        batch = samples[rows]
+        best = found.after(make_samples(batch, CPU))
+        assert best.items.shape == best.probabilities.shape == (len(batch.targets), kept)
+        for number, position in enumerate(batch.positions):
+            assert SEQUENCES.items[position] == batch.targets[number]
+            row = int(np.searchsorted(np.cumsum(batch.counts), number, side="right"))
+            start, end, _ = samples.pieces[rows[row]]
+            piece, length = torch.as_tensor(SEQUENCES.items[start:end])[None], torch.tensor([end - start])
+            place = torch.arange(end - start)[None] == position - start - 1
+            states = teacher.states_at(piece, length, place)
+            expected = teacher.block_scores(states, slice(0, ITEMS))[0].topk(kept)
+            assert best.items[number].tolist() == expected.indices.tolist()
+            torch.testing.assert_close(best.probabilities[number], expected.values.softmax(-1))
+
+
+def test_they_are_the_same_bits_whatever_was_asked_before():
+    teacher, samples = small_teacher(1), TrainingSamples(SEQUENCES, HISTORY, causal=True)
+    first, second = (TeacherItems(teacher, samples, 5, CPU) for _ in range(2))
+    batch = make_samples(samples[np.arange(len(samples.pieces))], CPU)
+    assert torch.equal(first.after(batch).probabilities, second.after(batch).probabilities)
+    one = make_samples(samples[np.array([3])], CPU)
+    at = np.flatnonzero(np.isin(batch.positions, one.positions))
+    assert torch.equal(first.after(one).probabilities, first.after(batch).probabilities[at])
