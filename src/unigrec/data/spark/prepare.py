@@ -148,10 +148,12 @@ def _spark_errors() -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        causes = [line for line in lines if line.startswith("Caused by:")]
-        told = "; ".join(dict.fromkeys([*lines[:1], *causes])) or type(error).__name__
-        raise UnigrecError(f"prepare: Spark failed, and nothing was written: {told}") from error
+        lines = [line.strip(": ") for line in str(error).splitlines() if line.strip()]
+        told = lines[1:2] if lines and lines[0].startswith("An error occurred while calling") else lines[:1]
+        told += [line for line in lines if line.startswith("Caused by")][-1:]
+        raise UnigrecError(
+            f"prepare: Spark failed, and nothing was written: {'; '.join(told) or type(error).__name__}"
+        ) from error
 
 
 def _uri(path: Path) -> str:

@@ -31,9 +31,7 @@ def spark_session(params: SparkParams) -> Iterator[SparkSession]:
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ModuleNotFoundError as error:
-        raise UnigrecError(
-            f"prepare.engine: spark needs {error.name}: pip install -r requirements-spark.lock"
-        ) from error
+        raise UnigrecError("prepare.engine: spark needs pyspark: pip install -r requirements-spark.lock") from error
     if (active := SparkSession.getActiveSession()) is not None:
         yield active
         return
