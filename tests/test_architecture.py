@@ -36,7 +36,7 @@ CORE_EDGES = {"core.training.engine": {"deepspeed"}, "core.training.checkpoint":
 # A library that phones, schedules or stores, or weighs seconds: the only rooms or modules that may name it.
 EDGES = {
     "prefect": (),
-    "pyspark": ("scoring.spark",),
+    "pyspark": ("data.spark", "scoring.spark"),
     "dvc": (),
     "deepspeed": ("core.training.engine",),
     "great_expectations": ("data.validation",),

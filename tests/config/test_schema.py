@@ -78,6 +78,12 @@ def test_a_finding_names_key_value_and_what_is_allowed(key, value, message):
         ("embed.encoder", "sentence-transformers", "embed.model must name a model"),
         ("serve.date", "released", r"serve.date \(released\) must be one of serve.columns"),
         ("serve.columns", ["price", "train_count"], "'train_count' is in every bundle"),
+        ("spark.master", "locale[2]", r"'locale\[2\]' is no master of Spark: local"),
+        ("spark.master", "k8s://https://me:word@host:6443", "holds a user or a password"),
+        ("spark.conf", {"executor.memory": "1g"}, "begin with spark."),
+        ("spark.conf", {"spark.hadoop.fs.s3a.secret.key": "x"}, "fs.s3a.secret.key may hold a secret"),
+        ("spark.conf", {"spark.hadoop.fs.s3a.access.key": "x"}, "fs.s3a.access.key may hold a secret"),
+        ("spark.conf", {"spark.jars.repositories": "https://me:word@host/"}, "repositories may hold a secret"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(key, value, message):

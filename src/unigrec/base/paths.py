@@ -29,6 +29,7 @@ RANKS_FILE = "ranks.parquet"  # user_index, item_index of the test item, {model}
 # What outlives a stage's outputs: checkpoints, bundles, locks. Of these, the graph may read the bundle of a warm start.
 STATE = Path("state")
 CHECKPOINTS = STATE / "checkpoints"
+SPARK = STATE / "spark"  # what Spark writes between its steps; removed at the end
 BUNDLES = STATE / "bundles"
 REFERENCE = STATE / "registered/reference.json"  # sizes of the data behind the last registered model
 COMPARISONS = STATE / "gate"  # a folder per pair of models that was compared

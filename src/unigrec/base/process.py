@@ -53,7 +53,7 @@ def keep_few_products() -> None:
     """Let oneDNN keep fewer compiled products, unless the environment says how many. Call it before torch is imported.
 
     It compiles one per size, and searches have many sizes. Two caches, its own and torch's, hold each of them; with
-    their default of 1,024, a process that scores users for long grows by half a gigabyte and more.
+    their default of 1,024, a process that searches for long grows by half a gigabyte and more.
     """
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "32")

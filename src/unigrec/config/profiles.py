@@ -20,6 +20,7 @@ SAMPLE = "sample"
 MAPPINGS = {
     "ingest.sql.attach",
     "ingest.events",
+    "spark.conf",
 }  # keys whose value is a mapping with keys of the user's own: one value
 BEGINS_QUOTED = re.compile(r"""\s*("[^"]*"|'[^']*')\s*[^\s"']""")
 PROFILES = Path("infra/profiles")  # next to the params file

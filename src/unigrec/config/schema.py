@@ -19,6 +19,8 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
 Schedule = Literal["constant", "cosine"]
 PASSWORD_IN_QUERY = re.compile(r"\b(password|passwd|pwd|secret|session_token)\b\W{0,3}[= ]\s*'?[^\s']", re.IGNORECASE)
+SPARK_MASTER = re.compile(r"local(\[(\*|\d+)(, ?\d+)?\])?|yarn|spark://\S+|k8s://\S+")
+SECRET_SETTING = re.compile(r"password|secret|token|credential|access\.?key|private", re.IGNORECASE)
 OWN_COLUMNS = ("item_index", "item_id", "train_count", "first_seen")  # columns of every bundle's catalogue
 Source = Literal["sample", "folder", "sql", "amazon-2014", "amazon-2023", "movielens"]
 
@@ -136,6 +138,7 @@ class ValidateParams(Section):
 
 
 class PrepareParams(Section):
+    engine: Literal["local", "spark"] = "local"
     evaluation_event: str = ""
     k_core: Count
     ties: Literal["given", "shuffled"]
@@ -394,6 +397,31 @@ class ScoreParams(Section):
     workers: Annotated[int, Field(ge=0, le=1024)]
 
 
+class SparkParams(Section):
+    master: str = "local[*]"
+    conf: dict[str, str] = {}
+
+    @field_validator("master")
+    @classmethod
+    def _known_master(cls, master: str) -> str:
+        if holds_credentials(master):
+            raise ValueError("holds a user or a password; give them in Spark's own configuration (spark-defaults.conf)")
+        if master and not SPARK_MASTER.fullmatch(master):
+            known = "local[*], local[4], spark://HOST:PORT, yarn, k8s://https://HOST:PORT"
+            raise ValueError(f"{master!r} is no master of Spark: {known}, or empty for that of spark-submit")
+        return master
+
+    @field_validator("conf")
+    @classmethod
+    def _no_secrets(cls, conf: dict[str, str]) -> dict[str, str]:
+        for name, value in conf.items():
+            if not name.startswith("spark."):
+                raise ValueError(f"{name!r}: names of Spark's settings begin with spark.")
+            if SECRET_SETTING.search(name) or holds_credentials(value):
+                raise ValueError(f"{name} may hold a secret; set it in spark-defaults.conf, not in params.yaml")
+        return conf
+
+
 class Params(Section):
     """All of params.yaml. Only commands and stage functions see it; the rooms below take their own section."""
 
@@ -419,6 +447,7 @@ class Params(Section):
     register_: Annotated[RegisterParams, Field(alias="register")]
     serve: ServeParams
     score: ScoreParams
+    spark: SparkParams = SparkParams()
 
     @model_validator(mode="after")
     def _known_evaluation_event(self) -> Params:

@@ -17,6 +17,7 @@ from unigrec.config.schema import PrepareParams
 from unigrec.data.warning_signs import find_signs, null_texts, null_words
 
 HELD_OUT = 2  # the last interaction of a user is the test, the one before it the validation
+REQUIRED = ("user_id", "item_id", "timestamp")
 SHOWN_ROUNDS = 12  # of the k-core, in an error message
 
 
@@ -50,6 +51,16 @@ class InteractionLog(NamedTuple):
         return InteractionLog(self.users[rows], self.items[rows], self.timestamps[rows], events)
 
 
+class Done(NamedTuple):
+    """What was counted before the k-core, or in its first rounds."""
+
+    before: dict[str, int]  # users, items and interactions of the source
+    duplicates: int  # rows removed
+    capped: int  # rows beyond `params.max_user_interactions`
+    rounds: list[int]  # rows removed per round of the k-core
+    warnings: list[str]
+
+
 def prepare_tables(
     interactions: pa.Table, items: pa.Table, params: PrepareParams, events: Mapping[str, float] | None = None
 ) -> Prepared:
@@ -71,27 +82,48 @@ def prepare_tables(
             `params.min_users_after` and `params.min_items_after` are left, or fewer users than that have enough
             interactions to be evaluated or to be trained on.
     """
-    _refuse_nulls(interactions, items)
+    refuse_nulls("interactions", interactions.num_rows, {name: interactions[name].null_count for name in REQUIRED})
     users, user_ids = _index(interactions["user_id"])
     chosen, item_ids = _index(interactions["item_id"])
-    _check_items(chosen, item_ids, items["item_id"])
-    types = None
-    if events:
-        types = pc.index_in(interactions["event"], value_set=pa.array(list(events))).to_numpy().astype(np.int64)
-    log = InteractionLog(users, chosen, interactions["timestamp"].to_numpy(), types)
+    of_user = np.bincount(users, minlength=len(user_ids))
+    of_item = np.bincount(chosen, minlength=len(item_ids))
+    check_items(items, item_ids, of_item)
     warnings = [
-        *null_words("user_id", user_ids, np.bincount(users, minlength=len(user_ids))),
-        *null_words("item_id", item_ids, np.bincount(chosen, minlength=len(item_ids))),
+        *null_words("user_id", user_ids, of_user),
+        *null_words("item_id", item_ids, of_item),
         *null_texts(items),
     ]
+    types = event_types(interactions["event"], events) if events else None
+    log = InteractionLog(users, chosen, interactions["timestamp"].to_numpy(), types)
     log = _in_order(log, _tie_keys(log, user_ids, item_ids) if params.ties == "shuffled" else None)
     before = {"users": len(user_ids), "items": len(item_ids), "interactions": len(log.users)}
 
     log = _drop_duplicates(log)
     duplicates = before["interactions"] - len(log.users)
     log, capped = _keep_latest(log, params.max_user_interactions)
+    done = Done(before, duplicates, capped, [], warnings)
+    return finish(log, user_ids, item_ids, done, items=items, params=params, events=events)
+
+
+def finish(
+    log: InteractionLog,
+    user_ids: pa.Array,
+    item_ids: pa.Array,
+    done: Done,
+    *,
+    items: pa.Table,
+    params: PrepareParams,
+    events: Mapping[str, float] | None,
+) -> Prepared:
+    """What is left to do with a log in order, without duplicates and with the latest interactions alone.
+
+    Args:
+        log: sorted by user. user_ids, item_ids: that the log indexes, in byte order. done: what was done before.
+        items, params, events: as in `prepare_tables`, which has the errors too.
+    """
     log, rounds = filter_k_core(log, params.k_core)
-    _refuse_too_small(log, rounds, before["interactions"], params)
+    rounds = done.rounds + rounds
+    _refuse_too_small(log, rounds, done.before["interactions"], params)
     if not events:
         _refuse_too_short(np.bincount(log.users), params)
 
@@ -99,8 +131,9 @@ def prepare_tables(
     item_index, item_ids = _renumber(log.items, item_ids)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user_index, minlength=len(user_ids)))]).astype(np.int64)
     sequences = {"items": item_index, "timestamps": log.timestamps, "offsets": offsets}
-    if events and log.events is not None:
-        sequences = split_by_events(sequences, log.events, events, params.evaluation_event)
+    types = log.events
+    if events and types is not None:
+        sequences = split_by_events(sequences, types, events, params.evaluation_event)
         types = sequences.pop("types")
         _refuse_few_evaluated(sequences["validation"], params)
         item_index, offsets = sequences["items"], sequences["offsets"]
@@ -109,41 +142,52 @@ def prepare_tables(
     indices = pa.array(np.arange(len(user_ids), dtype=np.int32))
     train_count = _train_count(item_index, offsets, len(item_ids), sequences.get("validation"))
     stats = {
-        "before": before,
+        "before": done.before,
         "after": _sizes(log),
-        "duplicates_removed": duplicates,
-        "beyond_max_user_interactions": capped,
+        "duplicates_removed": done.duplicates,
+        "beyond_max_user_interactions": done.capped,
         "k_core": params.k_core,
         "k_core_rounds": rounds,
         **_shape(sequences, len(item_ids)),
         **signs.figures,
-        "warnings": warnings + signs.warnings,
+        "warnings": done.warnings + signs.warnings,
     }
     users_table = pa.table({"user_index": indices, "user_id": user_ids})
     return Prepared(sequences, users_table, _catalogue(items, item_ids, train_count), stats)
 
 
-def _refuse_nulls(interactions: pa.Table, items: pa.Table) -> None:
-    """Check again what the stage `validate` checks, for callers that run this one alone; so does `_check_items`."""
-    for where, table, names in (
-        ("interactions", interactions, ("user_id", "item_id", "timestamp")),
-        ("items", items, ("item_id",)),
-    ):
-        for name in names:
-            if table[name].null_count:
-                missing = f"{table[name].null_count:,} of {table.num_rows:,}"
-                raise UnigrecError(f"{where}: {missing} rows have no {name}; run `unigrec stage validate` for the rows")
+def refuse_nulls(where: str, rows: int, nulls: Mapping[str, int]) -> None:
+    """Check again what the stage `validate` checks, for callers that run this one alone; so does `check_items`.
+
+    nulls: rows without a value, per column.
+    """
+    for name, missing in nulls.items():
+        if missing:
+            raise UnigrecError(
+                f"{where}: {missing:,} of {rows:,} rows have no {name}; run `unigrec stage validate` for the rows"
+            )
 
 
-def _check_items(chosen: np.ndarray, item_ids: pa.Array, known: pa.ChunkedArray) -> None:
+def check_items(items: pa.Table, item_ids: pa.Array, counts: np.ndarray) -> None:
+    """Raise UnigrecError for an item without id or defined twice, or if `items` lacks one of the interactions' items.
+
+    item_ids: (N,) distinct items of the interactions. counts: (N,) rows of each.
+    """
+    known = items["item_id"]
+    refuse_nulls("items", items.num_rows, {"item_id": known.null_count})
     distinct = pc.count_distinct(known).as_py()
     if distinct != len(known):
         repeated = len(known) - distinct
         raise UnigrecError(f"items: {repeated:,} rows repeat an item_id; run `unigrec stage validate` for the rows")
     unknown = pc.invert(pc.is_in(item_ids, value_set=known.combine_chunks())).to_numpy(zero_copy_only=False)
     if unknown.any():
-        rows = int(np.count_nonzero(unknown[chosen]))
+        rows = int(counts[unknown].sum())
         raise UnigrecError(f"interactions: {rows:,} rows name an item that items lacks; run `unigrec stage validate`")
+
+
+def event_types(column: pa.ChunkedArray | pa.Array, events: Mapping[str, float]) -> np.ndarray:
+    """Index int64 (n,) of each row's event type among `events`."""
+    return pc.index_in(column, value_set=pa.array(list(events))).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _index(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
@@ -157,10 +201,22 @@ def _index(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 def _tie_keys(log: InteractionLog, user_ids: pa.Array, item_ids: pa.Array) -> np.ndarray:
     """A hash of each row's user and item, uint64 (n,): the same in any order and next to any other rows."""
+    users, items = hashes(user_ids), hashes(item_ids)
+    return mixed(users[log.users], items[log.items])
+
+
+def hashes(ids: pa.Array) -> np.ndarray:
+    """A hash uint64 of each text."""
     from pandas.util import hash_array
 
-    users, items = (hash_array(ids.to_numpy(zero_copy_only=False), categorize=False) for ids in (user_ids, item_ids))
-    return hash_array(users[log.users] * np.uint64(31) + items[log.items])  # unsigned: it wraps around
+    return hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)
+
+
+def mixed(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """A hash of each pair of hashes, uint64."""
+    from pandas.util import hash_array
+
+    return hash_array(users * np.uint64(31) + items)  # unsigned: it wraps around
 
 
 def _in_order(log: InteractionLog, tie_keys: np.ndarray | None) -> InteractionLog:

@@ -38,15 +38,16 @@ class Signs(NamedTuple):
     warnings: list[str]
 
 
-def null_words(column: str, values: pa.Array, counts: np.ndarray) -> list[str]:
+def null_words(column: str, values: pa.Array, counts: np.ndarray, total: int = 0) -> list[str]:
     """Warn of values that are the text of a missing value, such as "nan".
 
     Args:
-        values: the distinct texts of a column. counts: rows of each.
+        values: the distinct texts of a column. counts: rows of each. total: rows of the column, if `values` are only
+            its frequent texts (those with more than MAX_NULL_WORD_SHARE of the rows); 0: sum of `counts`.
     """
     short = pc.fill_null(pc.less_equal(pc.utf8_length(values), 2 + max(map(len, NULL_WORDS))), False)
     rows = np.flatnonzero(short.to_numpy(zero_copy_only=False))
-    total, found = max(int(counts.sum()), 1), []
+    total, found = total or max(int(counts.sum()), 1), []
     for row, text in zip(rows, values.take(pa.array(rows)).to_pylist(), strict=True):
         if text.strip().lower() in NULL_WORDS and counts[row] / total > MAX_NULL_WORD_SHARE:
             found.append(

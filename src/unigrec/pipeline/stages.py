@@ -40,10 +40,11 @@ if TYPE_CHECKING:
     from unigrec.core.sequences import Sequences
     from unigrec.core.training.loop import Run
     from unigrec.data.drift import Drift
+    from unigrec.data.prepare import Prepared
 
 OVERLAP_HISTORY = 20  # items of a history that targets are compared with
 FIRST_SNAPSHOT = "the first snapshot: there is none to compare with"
-OTHER_PARAMS = ("snapshot", "gate", "promotion", "register", "serve")  # the stage `gate` writes its thresholds
+OTHER_PARAMS = ("snapshot", "gate", "promotion", "register", "serve", "spark")  # the stage `gate` writes its thresholds
 
 
 def ingest(params: Params, artifacts: Artifacts) -> None:
@@ -64,11 +65,12 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
 
 def validate(params: Params, artifacts: Artifacts) -> None:
     """Check the tables against the expectations. Raises InvalidDataError, after the result and the docs are written."""
+    from unigrec.data.partitions import read_interactions
     from unigrec.data.validation.suite import validate_tables
 
     snapshot = files.read_json(artifacts.source).get("snapshot")
     validate_tables(
-        files.read_table(artifacts.interactions),
+        read_interactions(artifacts.interactions, bool(params.ingest.events)),
         files.read_table(artifacts.items),
         params.validation,
         text_columns=params.embed.text_columns,
@@ -102,12 +104,10 @@ def reference_sizes(origin: str) -> dict[str, int] | None:
 
 def prepare(params: Params, artifacts: Artifacts) -> None:
     """Filter, order and index the interactions."""
-    from unigrec.data.prepare import prepare_tables
     from unigrec.data.served_items import served_items
     from unigrec.data.slice_columns import slice_values
 
-    tables = files.read_table(artifacts.interactions), files.read_table(artifacts.items)
-    prepared = prepare_tables(*tables, params.prepare, params.ingest.events)
+    prepared = _prepared(params, artifacts)
     files.write_tensors(artifacts.sequences, prepared.sequences)
     files.write_table(artifacts.users, prepared.users)
     files.write_table(artifacts.catalogue, prepared.catalogue)
@@ -117,6 +117,20 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
     files.write_json(artifacts.prepare_stats, prepared.stats)
     for warning in prepared.stats["warnings"]:
         print(f"warning: {warning}")
+
+
+def _prepared(params: Params, artifacts: Artifacts) -> Prepared:
+    """The same result from both engines."""
+    from unigrec.data.partitions import read_interactions
+    from unigrec.data.prepare import prepare_tables
+    from unigrec.data.spark.prepare import prepare_dataset
+    from unigrec.data.spark.session import spark_session
+
+    settings, events, items = params.prepare, params.ingest.events, files.read_table(artifacts.items)
+    if settings.engine == "local":
+        return prepare_tables(read_interactions(artifacts.interactions, bool(events)), items, settings, events)
+    with spark_session(params.spark) as session:
+        return prepare_dataset(session, artifacts.interactions, items, settings, events, scratch=paths.SPARK)
 
 
 def warm_start(params: Params, artifacts: Artifacts) -> None:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
-from unigrec.base.process import die_with_parent, keep_quiet
+from unigrec.base.process import die_with_parent, keep_few_products, keep_quiet
 
 if TYPE_CHECKING:
     from unigrec.serving.bundle import Bundle
@@ -46,6 +46,7 @@ def main() -> int:
     """Load, report, and keep the workers alive until the service closes their connections."""
     keep_quiet()
     die_with_parent()
+    keep_few_products()
     _import_all()
     line = sys.stdin.readline()
     if not line:
