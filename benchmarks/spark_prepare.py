@@ -166,4 +166,6 @@ def _ids(prefix: str, numbers: np.ndarray) -> pa.Array:
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks import spark_prepare  # by its name, so that a process of its own finds its functions
+
+    spark_prepare.main()
