@@ -86,7 +86,8 @@ def measure(project: Path, interactions: int, options: argparse.Namespace) -> li
 def watched(command: list[str], folder: Path) -> tuple[float, dict[str, int]]:
     """Run a command. Returns its seconds, and the peak of the resident memory of its processes, also by program.
 
-    The peaks of Python and of Java need not be at the same moment. Raises RuntimeError if the command fails.
+    Processes of Python and Java count. A child that Java forks has the name of a thread and shares Java's memory, so it
+    would count that again. The two peaks need not be at the same moment. Raises RuntimeError if the command fails.
     """
     began, peaks = time.monotonic(), {"all": 0, "python": 0, "java": 0}
     environment = os.environ | {"PATH": path_of_tools(), "PYTHONPATH": str(folder / "src")}
@@ -95,7 +96,8 @@ def watched(command: list[str], folder: Path) -> tuple[float, dict[str, int]]:
         held = {"python": 0, "java": 0}
         for number in _family(process.pid):
             name, memory = _name_and_memory(number)
-            held["java" if name == "java" else "python"] += memory
+            if (program := "python" if name.startswith("python") else name) in held:
+                held[program] += memory
         for name, memory in (held | {"all": sum(held.values())}).items():
             peaks[name] = max(peaks[name], memory)
         time.sleep(LOOK_SECONDS)

@@ -64,7 +64,7 @@ def prepare_dataset(
 
     Args:
         interactions: columns as in `prepare_tables`; executors find it, and `scratch`, at the same path.
-        scratch: a folder for what is written between the steps, removed at the end; as large as the log three times.
+        scratch: a folder for what is written between the steps, removed at the end; it holds two steps at a time.
         last_rounds: share of the rows; 0: Spark does all rounds of the k-core.
 
     Raises:
