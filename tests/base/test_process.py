@@ -58,6 +58,7 @@ print(given_back, faults_of_a_step())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is asked")
+@pytest.mark.slow
 def test_memory_that_is_kept_is_not_fetched_from_the_kernel_again():
     given_back, kept = map(int, subprocess.check_output([sys.executable, "-c", KEEP]).split())
     assert kept < 1000 < 10_000 < given_back  # pages

@@ -30,6 +30,7 @@ def read_study(tmp_path):
     return search.open_study(tmp_path / "out", 1)
 
 
+@pytest.mark.slow
 def test_trials_are_ranked_by_validation_and_the_test_items_are_never_ranked(arguments, tmp_path, capsys):
     assert search.run([*arguments, "--trials", "2"]) == 0
     printed = capsys.readouterr().out
@@ -44,6 +45,7 @@ def test_trials_are_ranked_by_validation_and_the_test_items_are_never_ranked(arg
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_killed_is_taken_up_again(arguments, tmp_path, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt

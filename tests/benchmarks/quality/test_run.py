@@ -226,7 +226,8 @@ def test_a_table_of_nothing_says_what_is_left(tmp_path, capsys):
     assert "--table" not in last
 
 
-@pytest.mark.parametrize("questions", [pytest.param(4, marks=pytest.mark.slow), 17])
+@pytest.mark.slow
+@pytest.mark.parametrize("questions", [4, 17])
 def test_stopped_again_and_again_it_ends_with_the_bits_of_an_unbroken_run(
     questions, finished, tmp_path, monkeypatch, capsys
 ):

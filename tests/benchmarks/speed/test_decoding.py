@@ -40,6 +40,7 @@ def test_a_list_that_holds_what_it_must_not_is_found(items, denied, complaint):
         decoding.check(torch.tensor([items]), 9, torch.tensor([[denied]]))
 
 
+@pytest.mark.slow
 def test_a_bundle_of_the_benchmark_answers_every_form_of_request(tmp_path):
     bundle = Bundle.load(write_bundle(tmp_path, 60, serving_params(quick=True)))
     sequences = random_sequences(20, 60, 9)
