@@ -55,7 +55,7 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in self._alive:
-            os.kill(process, signal.SIGKILL)  # one that forked in an unlucky moment reads no other signal
+            os.kill(process, signal.SIGKILL)  # a fork drops what comes before its end, if the parent has a handler
         for process in self._alive:
             os.waitpid(process, 0)
         self._alive.clear()

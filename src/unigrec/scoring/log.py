@@ -31,7 +31,7 @@ def spread(batches: Iterable[pa.Table], folder: Path, parts: int) -> list[int]:
     rows = np.zeros(parts, np.int64)
     for number, batch in enumerate(batches):
         table = batch.select(COLUMNS).filter(batch["user_id"].is_valid()).combine_chunks()
-        part = parts_of(table["user_id"], parts)
+        part = part_of_each(table["user_id"], parts)
         rows += np.bincount(part, minlength=parts)
         order = np.argsort(part, kind="stable")
         _write(folder / f"{number:06}.parquet", table.take(order), part[order])
@@ -39,7 +39,7 @@ def spread(batches: Iterable[pa.Table], folder: Path, parts: int) -> list[int]:
     return rows.tolist()
 
 
-def parts_of(users: pa.ChunkedArray, parts: int) -> np.ndarray:
+def part_of_each(users: pa.ChunkedArray, parts: int) -> np.ndarray:
     """(rows,) the part of each row, by a hash of the user that is the same everywhere."""
     encoded = users.combine_chunks().dictionary_encode()
     of_user = np.array([zlib.crc32(user.encode()) % parts for user in encoded.dictionary.to_pylist()], np.int64)

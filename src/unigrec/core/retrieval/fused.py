@@ -152,11 +152,15 @@ def _best(scores: Tensor, count: int, above: float, permitted: Tensor | None) ->
 
 def _seen_before(items: Tensor) -> Tensor:
     """(B, X) whether the same item stands further left in its row."""
-    same = items[:, :, None] == items[:, None]
-    return same.tril(-1).any(-1)
+    ordered, order = items.sort(dim=-1, stable=True)
+    again = torch.zeros_like(items, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return again.scatter(1, order, again)
 
 
 def _scores_of(items: Tensor, found: BeamResult, other: float) -> Tensor:
     """(B, P) the scores of items (B, P) among what was found; `other` for an item that was not."""
-    same = items[:, :, None] == found.items[:, None]  # (B, P, W)
-    return torch.where(same, found.scores[:, None], other).amax(-1)
+    ordered, order = found.items.sort(dim=-1)
+    place = torch.searchsorted(ordered, items).clamp_max(ordered.shape[1] - 1)
+    is_found = (ordered.gather(1, place) == items) & (items >= 0)
+    return torch.where(is_found, found.scores.gather(1, order.gather(1, place)), other)
