@@ -215,7 +215,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Read a safetensors file as torch tensors. Raises UnigrecError when it is missing or damaged."""
+    """Read a safetensors file as torch tensors, on the CPU mapped. Raises UnigrecError if it is missing or damaged."""
     from safetensors.torch import load_file
 
     with _readable(path):
@@ -238,6 +238,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         arrays = load_file(str(path))
         _check_whole(path, arrays)
         return arrays
+
+
+def map_arrays(path: Path) -> dict[str, np.ndarray]:
+    """As `read_arrays`, but the arrays are the file itself, mapped: its pages are read where they are used.
+
+    They take no memory that the system cannot have back. A file that replaces this one does not change them.
+    """
+    # Of safetensors' readers, that of torch maps the file, and that of numpy copies it.
+    return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 
 
 def load_sequences(artifacts: Artifacts) -> Sequences:
-    """The users' sequences that `prepare` wrote."""
-    import numpy as np
-
+    """The users' sequences that `prepare` wrote, mapped."""
     from unigrec.core.sequences import Sequences
 
-    arrays = files.read_arrays(artifacts.sequences)
+    arrays = files.map_arrays(artifacts.sequences)
     items = files.read_table(artifacts.catalogue, ["item_index"]).num_rows
     return Sequences(
-        arrays["items"].astype(np.int64),
+        arrays["items"],
         arrays["offsets"],
         items,
         timestamps=arrays["timestamps"],
