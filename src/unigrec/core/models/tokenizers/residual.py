@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrec.core.models.layers import Linear
-from unigrec.core.models.tokenizers.kmeans import kmeans, squared_distances
+from unigrec.core.models.tokenizers.kmeans import ALL_POINTS, kmeans, nearest, squared_distances
 
 
 class SoftCodes(NamedTuple):
@@ -100,13 +100,17 @@ class Tokenizer(nn.Module):
         """
         last = self.encoder[-1]
         assert isinstance(last, nn.Linear)
-        norm = self.encoder(embeddings).square().sum(-1).mean().sqrt()
+
+        def latents() -> Tensor:  # in blocks of items, for the widths of the layers between
+            return torch.cat([self.encoder(block) for block in embeddings.split(ALL_POINTS)])
+
+        norm = latents().square().sum(-1).mean().sqrt()
         last.weight.div_(norm)
         last.bias.div_(norm)
-        residual = self.encoder(embeddings)
+        residual = latents()
         for level, codebook in enumerate(self.codebooks):
             codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations=iterations))
-            residual = residual - codebook[squared_distances(residual, codebook).argmin(dim=-1)]
+            residual = residual - codebook[nearest(residual, codebook)[1]]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
