@@ -78,7 +78,22 @@ def teacher_steps(items: int, loss: str) -> dict[str, Any]:
     }
 
 
-PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {"teacher": teacher}
+def kmeans(items: int) -> list[dict[str, Any]]:
+    return [measured(kmeans_cost, items, whole=whole) for whole in ((True, False) if items <= 1_000_000 else (False,))]
+
+
+def kmeans_cost(items: int, whole: bool) -> dict[str, Any]:
+    """Seconds and mean squared distance of 256 centroids of points in 32 dimensions, by Lloyd's algorithm or as is."""
+    from unigrec.core.models.tokenizers.kmeans import kmeans, lloyd, nearest
+
+    points = generated_embeddings(items, 32)
+    began = time.process_time()
+    centroids = lloyd(points, 256, 0, 25) if whole else kmeans(points, 256, 0)
+    seconds = time.process_time() - began
+    return {"CPU s": seconds, "mean squared distance": float(nearest(points, centroids)[0].mean())}
+
+
+PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {"teacher": teacher, "k-means": kmeans}
 
 
 if __name__ == "__main__":

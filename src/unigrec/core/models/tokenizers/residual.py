@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrec.core.models.layers import Linear
-from unigrec.core.models.tokenizers.kmeans import kmeans, squared_distances
+from unigrec.core.models.tokenizers.kmeans import kmeans, nearest, squared_distances
 from unigrec.core.models.vectors import Vectors
 
 ITEMS_AT_ONCE = 2**15  # in a pass over the catalogue that needs no gradients
@@ -114,8 +114,7 @@ class Tokenizer(nn.Module):
         residual = self.latents(embeddings)
         for level, codebook in enumerate(self.codebooks):
             codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations=iterations))
-            for part in residual.split(ITEMS_AT_ONCE):
-                part -= codebook[squared_distances(part, codebook).argmin(dim=-1)]
+            residual = residual - codebook[nearest(residual, codebook)[1]]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
