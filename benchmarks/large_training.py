@@ -38,6 +38,7 @@ CHANGES: dict[str, Any] = {
     "teacher.loss": "sampled",
     "teacher.validation_users": 1000,
     "tokenizer.codebook_size": 256,  # 256 ** 3 identifiers, for a million items
+    "harden.resolution": "disambiguate",  # hundreds of items may share a prefix after so few steps
     "joint.distillation_warmup_epochs": 0,  # so that the measured steps have every loss
     "joint.validation_users": 1000,
 }

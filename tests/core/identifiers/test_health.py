@@ -123,7 +123,10 @@ def test_hit_rate_of_distinct_vectors_equals_a_plain_loop(seed: int, nearest: in
         close = set(distance.argsort()[:nearest].tolist())
         wanted = neighbours[neighbours >= 0].tolist()
         shares.append(len(close & set(wanted)) / len(wanted))
-    assert hit_rate(vectors, np.arange(25), found, nearest) == pytest.approx(np.mean(shares))
+    for at_once in (health_module.VECTORS_AT_ONCE, 7):  # all vectors at once, and in four parts
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(health_module, "VECTORS_AT_ONCE", at_once)
+            assert hit_rate(vectors, np.arange(25), found, nearest) == pytest.approx(np.mean(shares))
 
 
 def test_health_holds_the_identifiers_hit_rate_against_that_of_the_embeddings(monkeypatch: pytest.MonkeyPatch):

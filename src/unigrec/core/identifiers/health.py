@@ -15,7 +15,7 @@ from torch import Tensor
 from unigrec.core.identifiers.churn import churn
 from unigrec.core.identifiers.collisions import AT_ONCE, collision_rate, group_of, items_at_once
 from unigrec.core.models.tokenizers.kmeans import squared_distances
-from unigrec.core.models.tokenizers.residual import ITEMS_AT_ONCE, HardCodes, SoftCodes, Tokenizer
+from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer
 from unigrec.core.models.vectors import Vectors, columns
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HIT_NEIGHBOURS = 10  # co-occurring items that the hit rate looks for ...
 HIT_NEAREST = 100  # ... among this many nearest items ...
 HIT_SAMPLE = 4096  # ... for this many items of a larger catalogue
+VECTORS_AT_ONCE = 2**14  # whose distances to some of these items are held
 
 
 class Quantized(NamedTuple):
@@ -209,10 +210,9 @@ def hit_rate(vectors: Vectors, groups: np.ndarray, cooccurring: Cooccurring, nea
     sizes = torch.bincount(group, minlength=len(vectors))
     closest = min(nearest + 1, len(vectors))  # groups that can matter: only the item's own may hold no other item
     found = 0.0
-    for rows in torch.arange(len(items)).split(max(AT_ONCE // len(vectors), 1)):
+    for rows in torch.arange(len(items)).split(max(AT_ONCE // min(len(vectors), VECTORS_AT_ONCE), 1)):
         own = group[items[rows.to(device)]]  # (r,)
-        distances = [squared_distances(vectors[own], part) for part in vectors.split(ITEMS_AT_ONCE)]
-        order = torch.cat(distances, dim=1).topk(closest, largest=False).indices  # (r, closest)
+        order = nearest_vectors(vectors[own], vectors, closest)  # (r, closest)
         others = sizes[order] - (order == own[:, None]).long()  # an item is not its own neighbour
         places = nearest - (others.cumsum(1) - others)  # left by the groups before it
         share = (places / others.clamp_min(1)).clamp(0.0, 1.0)
@@ -221,3 +221,17 @@ def hit_rate(vectors: Vectors, groups: np.ndarray, cooccurring: Cooccurring, nea
         hits = ((wanted[:, :, None] == order[:, None]) * share[:, None]).sum(-1) * exists
         found += float((hits.sum(1) / exists.sum(1)).sum(dtype=torch.float64))
     return found / len(items)
+
+
+def nearest_vectors(points: Tensor, vectors: Vectors, count: int) -> Tensor:
+    """(r, count) numbers of the vectors (G, C) that are nearest to each of the points (r, C), the nearest first."""
+    best, found = points.new_empty(len(points), 0), torch.empty(len(points), 0, dtype=torch.long, device=points.device)
+    for number, part in enumerate(vectors.split(VECTORS_AT_ONCE)):
+        distances = squared_distances(points, part)
+        near = distances.topk(min(count, distances.shape[1]), largest=False)
+        best = torch.cat([best, near.values], dim=1)
+        found = torch.cat([found, near.indices + number * VECTORS_AT_ONCE], dim=1)
+        if number:
+            best, order = best.topk(min(count, best.shape[1]), largest=False)
+            found = found.gather(1, order)
+    return found
