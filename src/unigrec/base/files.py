@@ -245,6 +245,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return arrays
 
 
+def map_arrays(path: Path) -> dict[str, np.ndarray]:
+    """As `read_arrays`, but the arrays are the file itself, mapped: its pages are read where they are used.
+
+    They take no memory that the system cannot have back. A file that replaces this one does not change them.
+    """
+    # Of safetensors' readers, that of torch maps the file, and that of numpy copies it.
+    return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     """Write one Parquet file, with a checksum per page."""
     import pyarrow.parquet as pq

@@ -193,6 +193,8 @@ class TeacherParams(Section):
     history: Annotated[int, Field(ge=1, le=1000)]
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]
+    loss: Literal["full", "sampled"] = "full"
+    negatives: Count = 1024
     repeat_bias: bool
     lr: Positive
     weight_decay: NonNegative
@@ -200,6 +202,7 @@ class TeacherParams(Section):
     epochs: Count
     patience: Count
     validate_every: Count
+    validation_users: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TeacherParams:

@@ -106,6 +106,20 @@ def catalogue_cross_entropy(
     return result
 
 
+def sampled_cross_entropy(
+    hidden: Tensor, table: Tensor, targets: Tensor, log_weights: Tensor, bonus: Bonus | None = None
+) -> Tensor:
+    """As `catalogue_cross_entropy`, over items of which each stands for `exp(log_weights)` items.
+
+    Args:
+        hidden: (B, E). table: (C, E) drawn items. targets: (B,) int64 rows of the table. log_weights: (C,).
+        bonus: as above; -log_weights for the target, which stands for itself alone.
+    """
+    logits_of_weights = hidden.new_ones(len(hidden), 1), log_weights[:, None]
+    states, rows = (torch.cat(pair, dim=1) for pair in zip((hidden, table), logits_of_weights, strict=True))
+    return catalogue_cross_entropy(states, rows, targets, bonus=bonus)
+
+
 class _CatalogueCrossEntropy(Function):
     """The loss, with gradients that `forward` has computed already."""
 

@@ -14,11 +14,13 @@ from unigrec.base.errors import TrainingError
 from unigrec.base.files import read_json, read_tensors
 from unigrec.base.launcher import run_ranks
 from unigrec.core.sequences import Sequences
+from unigrec.core.training import teacher
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped
 from unigrec.core.training.loop import Trained
 from unigrec.core.training.teacher import new_teacher, next_items, train_teacher, validation_metrics
 
 # Items that follow each other share their brand. Every fifth item has none.
+EVERY = tiny_sequences().evaluation_users()
 BRANDS = torch.where(torch.arange(ITEMS) % 5 == 4, -1, torch.arange(ITEMS) // 6)[:, None]
 
 
@@ -67,7 +69,7 @@ def test_it_learns_what_follows_what_and_keeps_its_best_weights():
     found = [row["validation_ndcg_at_10"] for row in trained.history]
     assert max(found) > 2 * found[0]
     assert trained.history[-1]["loss"] < 0.7 * trained.history[0]["loss"]
-    assert validation_metrics(trained.model, tiny_sequences(), CPU)["validation_ndcg_at_10"] == max(found)
+    assert validation_metrics(trained.model, tiny_sequences(), CPU, EVERY)["validation_ndcg_at_10"] == max(found)
 
 
 @pytest.mark.parametrize("architecture", ["sasrec", "bsarec"])
@@ -78,7 +80,29 @@ def test_content_helps_from_the_start_and_is_folded_into_the_embeddings(architec
     assert with_content.history[0]["validation_ndcg_at_10"] > without.history[0]["validation_ndcg_at_10"]
     assert set(with_content.model.state_dict()) == set(without.model.state_dict())
     best = max(row["validation_ndcg_at_10"] for row in with_content.history)
-    assert validation_metrics(with_content.model, tiny_sequences(), CPU)["validation_ndcg_at_10"] == best
+    assert validation_metrics(with_content.model, tiny_sequences(), CPU, EVERY)["validation_ndcg_at_10"] == best
+
+
+def test_the_sampled_loss_learns_as_the_whole_one_does():
+    whole, sampled = (run(epochs=12, lr=0.01, loss=loss, negatives=12) for loss in ("full", "sampled"))
+    found, expected = (max(row["validation_ndcg_at_10"] for row in one.history) for one in (sampled, whole))
+    assert found > 0.8 * expected
+    assert sampled.history[-1]["loss"] < 0.85 * sampled.history[0]["loss"]
+
+
+def test_validation_takes_a_fixed_sample_of_users(monkeypatch):
+    asked = []
+    measure = teacher.validation_metrics
+    monkeypatch.setattr(
+        teacher, "validation_metrics", lambda *given: asked.append(given[-1].tolist()) or measure(*given)
+    )
+    run(validation_users=9, members=2, epochs=2)
+    assert len(asked) == 5  # two members over two epochs, and both together
+    assert len(set(asked[0])) == 9
+    assert asked[0] == asked[1] == asked[4]
+    monkeypatch.setattr(teacher, "SCORES_AT_ONCE", 3 * ITEMS)  # three users at a time, however large the catalogue is
+    trained = run(validation_users=9, members=2, epochs=2).history[-1]
+    assert trained == run(validation_users=9, members=2, epochs=2).history[-1]
 
 
 def test_it_stops_when_validation_no_longer_rises():
@@ -120,7 +144,7 @@ def test_members_are_trained_one_after_the_other_and_the_first_is_the_teacher_th
     assert not all(torch.equal(of_both[f"members.1.{name}"], value) for name, value in weights.items())
     assert [row["member"] for row in both.history if "member" in row] == [1] * 4 + [2] * 4
     assert [row["epoch"] for row in both.history] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
-    measured = validation_metrics(both.model, tiny_sequences(), CPU)
+    measured = validation_metrics(both.model, tiny_sequences(), CPU, EVERY)
     assert measured == {name: both.kept[name] for name in measured}
 
 
@@ -161,7 +185,7 @@ from pathlib import Path
 from unigrec.base.files import write_json
 sequences = tiny_sequences()
 sequences = sequences._replace(weights=np.where(np.arange(len(sequences.items)) % 3, 1.2, 0.6).astype(np.float32))
-changes = {"dropout": 0.0, "batch_size": 39, "members": 2, "label_smoothing": 0.1}
+changes = {"dropout": 0.0, "batch_size": 39, "members": 2, "label_smoothing": 0.1, "loss": sys.argv[2], "negatives": 9}
 brands = torch.where(torch.arange(24) % 5 == 4, -1, torch.arange(24) // 6)[:, None]
 trained = train_teacher(sequences, tiny_embeddings(), tiny_params(teacher=changes).teacher, tiny_run(), [brands])
 write_json(Path(f"{sys.argv[1]}-{rank()}.json"), trained.history)
@@ -170,10 +194,11 @@ save_file(trained.model.state_dict(), f"{sys.argv[1]}-{rank()}.safetensors")
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_losses_and_weights_of_one_on_every_rank(tmp_path, monkeypatch):
+@pytest.mark.parametrize("loss", ["full", "sampled"])
+def test_two_ranks_give_the_losses_and_weights_of_one_on_every_rank(loss, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'src'}")
     for count in (1, 2):
-        run_ranks(["-c", RANK, f"{tmp_path}/{count}"], count)
+        run_ranks(["-c", RANK, f"{tmp_path}/{count}", loss], count)
     alone, *both = (read_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
     assert both[0] == both[1]
     for row, other in zip(alone, both[0], strict=True):
@@ -195,7 +220,7 @@ def test_heads_for_fields_learn_change_the_teacher_and_are_dropped():
     assert all("field_loss" not in row for row in plain.history)
     assert not torch.equal(trained.model.item_vectors(), plain.model.item_vectors())
     best = max(row["validation_ndcg_at_10"] for row in trained.history)
-    assert validation_metrics(trained.model, tiny_sequences(), CPU)["validation_ndcg_at_10"] == best
+    assert validation_metrics(trained.model, tiny_sequences(), CPU, EVERY)["validation_ndcg_at_10"] == best
 
 
 def test_heads_of_no_weight_leave_the_teacher_and_its_random_stream_as_they_are():
@@ -205,17 +230,18 @@ def test_heads_of_no_weight_leave_the_teacher_and_its_random_stream_as_they_are(
     assert [row["loss"] for row in weightless.history] == [row["loss"] for row in plain.history]
 
 
-def test_a_teacher_with_heads_that_is_stopped_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"loss": "sampled", "negatives": 8}])
+def test_a_teacher_with_heads_that_is_stopped_ends_with_the_same_bits(changes, tmp_path):
     answers = iter([False] * 5 + [True])
     checkpoints = CheckpointFolder(tmp_path, "key", every_seconds=0.0, stop=lambda: next(answers, False))
-    params, resumable = tiny_params().teacher, tiny_run()._replace(checkpoints=checkpoints)
+    params, resumable = tiny_params(teacher=changes).teacher, tiny_run()._replace(checkpoints=checkpoints)
 
     def attempt() -> Trained:
         return train_teacher(tiny_sequences(), tiny_embeddings(), params, run=resumable, fields=(BRANDS,))
 
     with pytest.raises(Stopped):
         attempt()
-    again, whole = attempt(), run(fields=(BRANDS,))
+    again, whole = attempt(), run(fields=(BRANDS,), **changes)
     assert again.history == whole.history
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from unigrec.core.identifiers.churn import churn
 from unigrec.core.identifiers.collisions import AT_ONCE, collision_rate, group_of, items_at_once
 from unigrec.core.models.tokenizers.kmeans import squared_distances
-from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer
+from unigrec.core.models.tokenizers.residual import ITEMS_AT_ONCE, HardCodes, SoftCodes, Tokenizer
+from unigrec.core.models.vectors import Vectors, columns
 
 if TYPE_CHECKING:
     from unigrec.core.retrieval.cooccurrence import Cooccurring
@@ -35,7 +36,7 @@ class Quantized(NamedTuple):
 
 
 @torch.no_grad()
-def _quantize(tokenizer: Tokenizer, embeddings: Tensor, temperature: float) -> Iterator[Quantized]:
+def _quantize(tokenizer: Tokenizer, embeddings: Vectors, temperature: float) -> Iterator[Quantized]:
     """The catalogue in parts, so that the memory of a pass does not grow with N."""
     tokenizer.eval()
     for chunk in embeddings.split(items_at_once(tokenizer)):
@@ -91,7 +92,7 @@ def gini(counts: np.ndarray) -> float:
 
 
 def identifier_curve(
-    tokenizer: Tokenizer, embeddings: Tensor, temperature: float, first_codes: np.ndarray | None = None
+    tokenizer: Tokenizer, embeddings: Vectors, temperature: float, first_codes: np.ndarray | None = None
 ) -> dict[str, float]:
     """A few figures on today's identifiers, for a row of a training's history; one pass over the catalogue.
 
@@ -120,7 +121,7 @@ def identifier_curve(
 @torch.no_grad()
 def health(
     tokenizer: Tokenizer,
-    embeddings: Tensor,
+    embeddings: Vectors,
     popularity: np.ndarray,
     temperature: float,
     cooccurring: Cooccurring | None = None,
@@ -166,13 +167,13 @@ def health(
     if cooccurring is not None:
         figures |= _hit_rates(embeddings, torch.cat(latent_of), torch.cat(quantized_of), groups, cooccurring)
         if len(widths) > 1:
-            each, parts = np.arange(len(codes)), embeddings[:, : sum(widths)].split(list(widths), dim=1)
+            each, parts = np.arange(len(codes)), columns(embeddings, sum(widths)).split(list(widths), dim=1)
             figures["hit_rate_modalities"] = [hit_rate(part, each, cooccurring, HIT_NEAREST) for part in parts]
     return figures
 
 
 def _hit_rates(
-    embeddings: Tensor, latent: Tensor, quantized: Tensor, groups: np.ndarray, cooccurring: Cooccurring
+    embeddings: Vectors, latent: Tensor, quantized: Tensor, groups: np.ndarray, cooccurring: Cooccurring
 ) -> dict[str, float]:
     """Hit rates of the semantic IDs, and of what precedes them, to show what the encoder and what quantization loses.
 
@@ -191,7 +192,7 @@ def _hit_rates(
 
 
 @torch.no_grad()
-def hit_rate(vectors: Tensor, groups: np.ndarray, cooccurring: Cooccurring, nearest: int) -> float:
+def hit_rate(vectors: Vectors, groups: np.ndarray, cooccurring: Cooccurring, nearest: int) -> float:
     """Embedding hit rate (FORGE, arXiv 2509.20904): do items that are bought together lie close together?
 
     The share of an item's co-occurring items that are among its `nearest` items by distance, as a mean over the R items
@@ -210,7 +211,8 @@ def hit_rate(vectors: Tensor, groups: np.ndarray, cooccurring: Cooccurring, near
     found = 0.0
     for rows in torch.arange(len(items)).split(max(AT_ONCE // len(vectors), 1)):
         own = group[items[rows.to(device)]]  # (r,)
-        order = squared_distances(vectors[own], vectors).topk(closest, largest=False).indices  # (r, closest)
+        distances = [squared_distances(vectors[own], part) for part in vectors.split(ITEMS_AT_ONCE)]
+        order = torch.cat(distances, dim=1).topk(closest, largest=False).indices  # (r, closest)
         others = sizes[order] - (order == own[:, None]).long()  # an item is not its own neighbour
         places = nearest - (others.cumsum(1) - others)  # left by the groups before it
         share = (places / others.clamp_min(1)).clamp(0.0, 1.0)

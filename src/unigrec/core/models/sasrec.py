@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from unigrec.core.models.layers import Dropout
 from unigrec.core.models.repeat_bias import RepeatBias
 
+ROWS_AT_ONCE = 2**16  # items whose content is projected together
+
 
 class States(NamedTuple):
     """The states of P places of histories, and what the repeat bias adds to the scores after them."""
@@ -67,6 +69,7 @@ class SASRec(nn.Module):
         self.repeat_bias = RepeatBias() if repeat_bias else None
         self.content: Tensor | None
         self.register_buffer("content", None, persistent=False)
+        self.content_scale = 1.0  # divides the content
         nn.init.normal_(self.item_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
         if self.content_projection is not None:
@@ -76,13 +79,26 @@ class SASRec(nn.Module):
         """(N, E) item embeddings: the free ones, plus the projected content if there is content."""
         if self.content is None or self.content_projection is None:
             return self.item_embedding.weight
-        return self.item_embedding.weight + self.content_projection(self.content)
+        if self.content_scale == 1.0:
+            return self.item_embedding.weight + self.content_projection(self.content)
+        pieces = torch.arange(len(self.content), device=self.content.device).split(ROWS_AT_ONCE)
+        return torch.cat([self.item_rows(piece) for piece in pieces])
+
+    def item_rows(self, items: Tensor) -> Tensor:
+        """(M, E) rows of the item table, without the others; gradients of the free embeddings are sparse.
+
+        items: (M,) distinct item indices.
+        """
+        rows = F.embedding(items, self.item_embedding.weight, sparse=True)
+        if self.content is None or self.content_projection is None:
+            return rows
+        return rows + self.content_projection(self.content[items] / self.content_scale)
 
     @torch.no_grad()
     def without_content(self) -> SASRec:
         """Add the projected content to the free embeddings and drop it: the model then needs no content."""
         self.item_embedding.weight.copy_(self.item_table())
-        self.content, self.content_projection = None, None
+        self.content, self.content_projection, self.content_scale = None, None, 1.0
         return self
 
     def forward(self, items: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
@@ -98,9 +114,10 @@ class SASRec(nn.Module):
             hidden = block(hidden)
         return hidden
 
-    def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Logits over the catalogue after each history: (B, T), (B,) -> (B, N)."""
-        logits = self.last_hidden(items, lengths) @ self.item_table().T
+    def scores(self, items: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
+        """Logits over the catalogue after each history: (B, T), (B,) -> (B, N). table: as in `forward`."""
+        table = self.item_table() if table is None else table
+        logits = self.last_hidden(items, lengths, table) @ table.T
         if self.repeat_bias is None:
             return logits
         return logits.scatter_add(1, items, self.repeat_bias(items, lengths[:, None])[:, 0])
@@ -138,9 +155,9 @@ class SASRec(nn.Module):
         """(N, E) the item embeddings, without gradients."""
         return self.item_table().detach()
 
-    def last_hidden(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def last_hidden(self, items: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
         """The state after the last item of each history: (B, T), (B,) -> (B, E)."""
-        return self.forward(items, lengths)[torch.arange(len(items), device=items.device), lengths - 1]
+        return self.forward(items, lengths, table)[torch.arange(len(items), device=items.device), lengths - 1]
 
 
 class Block(nn.Module):

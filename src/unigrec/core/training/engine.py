@@ -3,7 +3,7 @@
 A loss is computed through `engine.forward`: the model as the engine wants it called.
 
 Both engines compute the same step. Gradients are averaged over ranks, clipped to norm 1 per parameter group, and
-applied by torch's AdamW.
+applied by torch's AdamW. Plain torch can also take sparse gradients of a table's rows (`LazyAdamW`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unigrec.core.distributed import world_size
+from unigrec.core.training.lazy_adam import LazyAdamW
 
 CLIP_NORM = 1.0
 STALLED_PEER = timedelta(minutes=5)  # a rank that waits longer for another rank gives up
@@ -39,6 +40,8 @@ class TorchEngine:
         for parameter in trained:  # as in DeepSpeed, a missing gradient is a gradient of zero
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            elif parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
         if world_size() > 1:
             average_gradients(trained)
         clip_gradients(self.optimizer)
@@ -72,9 +75,14 @@ class DeepSpeedEngine:
 Engine = TorchEngine | DeepSpeedEngine
 
 
-def make_engine(kind: str, model: nn.Module, groups: list[dict[str, Any]], batch_size: int) -> Engine:
-    """An engine over AdamW with the given parameter groups. kind: torch or deepspeed."""
-    optimizer = torch.optim.AdamW(groups, fused=True)
+def make_engine(
+    kind: str, model: nn.Module, groups: list[dict[str, Any]], batch_size: int, lazy: bool = False
+) -> Engine:
+    """An engine over AdamW with the given parameter groups.
+
+    kind: torch or deepspeed. lazy: with torch, gradients may be sparse; of such a parameter only rows are updated.
+    """
+    optimizer = (LazyAdamW if lazy else torch.optim.AdamW)(groups, fused=True)
     return DeepSpeedEngine(model, optimizer, batch_size) if kind == "deepspeed" else TorchEngine(model, optimizer)
 
 
@@ -85,16 +93,29 @@ def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
     would set the step size of the recommender.
     """
     for group in optimizer.param_groups:
-        nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
+        if not any(p.grad is not None and p.grad.is_sparse for p in group["params"]):
+            nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
+            continue
+        values = [gradient_values(p) for p in group["params"] if p.grad is not None]
+        factor = (CLIP_NORM / (nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
+        for value in values:
+            value.mul_(factor)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Average the gradients over ranks, in one all-reduce of a flat buffer."""
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    """Average the gradients over ranks, in one all-reduce of a flat buffer. Sparse ones have the same rows on each."""
+    values = [gradient_values(p) for p in parameters]
+    flat = torch.cat([value.flatten() for value in values])
     dist.all_reduce(flat)
     flat /= world_size()
-    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+    for value, piece in zip(values, flat.split([value.numel() for value in values]), strict=True):
+        value.copy_(piece.view_as(value))
+
+
+def gradient_values(parameter: nn.Parameter) -> Tensor:
+    """The numbers of a parameter's gradient; of a sparse one, which is coalesced, those of its rows."""
+    assert parameter.grad is not None
+    return parameter.grad.values() if parameter.grad.is_sparse else parameter.grad
 
 
 def start_process_group(device: torch.device, needed: bool) -> None:

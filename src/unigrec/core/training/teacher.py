@@ -1,4 +1,4 @@
-"""The teacher's training: full-catalogue cross entropy at every position.
+"""The teacher's training: cross entropy over the catalogue at every position, whole or estimated (sampled_softmax).
 
 Several ranks share the users of each batch. The loss is that of the whole batch, so its gradient, averaged over ranks,
 is that of one rank.
@@ -20,15 +20,16 @@ from unigrec.core.losses import Bonus, catalogue_cross_entropy
 from unigrec.core.models.ensemble import Teacher, TeacherEnsemble
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks
+from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks, sample
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.fields import FieldHeads
 from unigrec.core.training.loop import Phase, Run, Trained, train
+from unigrec.core.training.sampled_softmax import Candidates, SampledLoss, Sampler, sampled_loss
 
 if TYPE_CHECKING:
     from unigrec.config.schema import TeacherParams
 
-EVALUATION_BATCH = 512  # users
+EVALUATION_BATCH, SCORES_AT_ONCE = 512, 2**26  # users of a validation's batch; fewer for more items than 131,072
 FieldClasses = Sequence[Tensor]
 
 
@@ -75,7 +76,7 @@ def train_teacher(
         rows = [row | {"epoch": row["epoch"] + epoch, "step": row["step"] + step} for row in member.history]
         history += [row | {"member": number} for row in rows]
     last = {name: history[-1][name] for name in ("epoch", "step")} if history else {"epoch": 0, "step": 0}
-    kept = last | validation_metrics(ensemble, sequences, run.device)
+    kept = last | validation_metrics(ensemble, sequences, run.device, validation_users(sequences, params, run.seed))
     return Trained(ensemble, [*history, kept], kept)
 
 
@@ -85,25 +86,32 @@ def train_member(
     """Train until validation NDCG@10 (unmasked) stops rising, and keep the best weights. Arguments as above."""
     start_process_group(run.device, needed=False)
     torch.manual_seed(run.seed)
+    sampled = params.loss == "sampled"
     if embeddings is not None and params.content:
         model = new_teacher(sequences.catalogue_size, params, embeddings.shape[1])
-        model.content = embeddings / embeddings.norm(dim=1).mean()
+        scale = embeddings.norm(dim=1).mean()
+        if sampled:  # a step divides the rows that it reads, so the content needs no copy
+            model.content, model.content_scale = embeddings, float(scale)
+        else:
+            model.content = embeddings / scale
     else:
         model = new_teacher(sequences.catalogue_size, params)
     model = model.to(run.device)
     heads = FieldHeads(fields, params.d_model).to(run.device) if fields else None
     trainee = nn.ModuleDict({"teacher": model, "heads": heads}) if heads else model
     groups = parameter_groups(trainee, lr=params.lr, weight_decay=params.weight_decay)
-    engine = make_engine("torch", trainee, groups, batch_size=params.batch_size)
+    engine = make_engine("torch", trainee, groups, batch_size=params.batch_size, lazy=sampled)
     users = np.flatnonzero(sequences.train_ends - sequences.offsets[:-1] >= 2)
     lengths = np.minimum((sequences.train_ends - sequences.offsets[:-1])[users], params.history + 1)
+    sampler = Sampler(sequences, users, params.history, params.negatives, run.seed) if sampled else None
+    judges = validation_users(sequences, params, run.seed)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        items, sizes = (
-            torch.as_tensor(part, device=run.device) for part in sequences.training_batch(users[batch], params.history)
-        )
+        read = sequences.training_batch(users[batch], params.history)
+        items, sizes = (torch.as_tensor(part, device=run.device) for part in read)
         rows = rank_slices(len(items))[rank()]
-        found = next_items(model, items[rows], sizes[rows])
+        candidates = None if sampler is None else sampler.draw(*read, step, run.device)
+        found = next_items(model, items[rows], sizes[rows], candidates)
         weights = sequences.training_weights(users[batch], params.history)
         own = (
             found.loss(params.label_smoothing)
@@ -124,7 +132,7 @@ def train_member(
         epochs=params.epochs,
         batches=lambda epoch: bucketed_batches(lengths, params.batch_size, run.seed, epoch=epoch),
         losses=losses,
-        validate=lambda: validation_metrics(model, sequences, run.device),
+        validate=lambda: validation_metrics(model, sequences, run.device, judges),
         validate_every=params.validate_every,
         patience=params.patience,
     )
@@ -136,14 +144,17 @@ class NextItems(NamedTuple):
 
     hidden: Tensor  # (P, E)
     targets: Tensor  # (P,) the next item
-    table: Tensor  # (N, E) item embeddings
-    bonus: Bonus | None  # of the repeat bias
+    table: Tensor  # (N, E) item embeddings; with `sampled`, those of its candidates
+    bonus: Bonus | None  # of the repeat bias, with rows of the table as columns
     mask: Tensor  # (B, T) bool: the places of the batch
+    sampled: SampledLoss | None = None
 
     def loss(self, smoothing: float = 0.0) -> Tensor:
-        """Mean cross entropy over the whole catalogue, a scalar; 0 without places."""
+        """Mean cross entropy over the whole catalogue (an estimate if sampled), a scalar; 0 without places."""
         if not len(self.targets):
             return self.hidden.sum() * 0.0
+        if self.sampled is not None:
+            return self.sampled.loss(self.hidden, self.table, self.bonus, smoothing)
         return catalogue_cross_entropy(self.hidden, self.table, self.targets, smoothing=smoothing, bonus=self.bonus)
 
     def weighted_loss(self, weights: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -152,19 +163,26 @@ class NextItems(NamedTuple):
         for weight in weights.unique().tolist():
             rows = weights == weight
             bonus = None if self.bonus is None else Bonus(self.bonus.items[rows], self.bonus.values[rows])
-            part = self._replace(hidden=self.hidden[rows], targets=self.targets[rows], bonus=bonus)
+            sampled = None if self.sampled is None else self.sampled.at(rows)
+            part = self._replace(hidden=self.hidden[rows], targets=self.targets[rows], bonus=bonus, sampled=sampled)
             if weight:
                 total = total + weight * rows.float().mean() * part.loss(smoothing)
         return total
 
 
-def next_items(model: SASRec, items: Tensor, lengths: Tensor) -> NextItems:
-    """All places but the last of each sequence: items (B, T + 1), padded on the right, and their lengths (B,)."""
-    table, read = model.item_table(), items[:, :-1]
-    hidden = model(read, lengths - 1, table)
+def next_items(model: SASRec, items: Tensor, lengths: Tensor, candidates: Candidates | None = None) -> NextItems:
+    """All places but the last of each sequence: items (B, T + 1), padded on the right, and their lengths (B,).
+
+    candidates: the items that are scored, among them all of `items`; only their embeddings are read. None: all items.
+    """
+    table = model.item_table() if candidates is None else model.item_rows(candidates.items)
+    columns = items if candidates is None else candidates.columns(items)
+    hidden = model(columns[:, :-1], lengths - 1, table)
     mask = has_next(items, lengths)
-    bonus = None if model.repeat_bias is None else Bonus(*model.repeat_bias.at_places(read, mask))
-    return NextItems(hidden[mask], next_in(items, lengths), table, bonus, mask)
+    bonus = None if model.repeat_bias is None else Bonus(*model.repeat_bias.at_places(columns[:, :-1], mask))
+    size = model.item_embedding.num_embeddings
+    sampled = None if candidates is None else sampled_loss(candidates, size, columns, lengths)
+    return NextItems(hidden[mask], next_in(items, lengths), table, bonus, mask, sampled)
 
 
 def has_next(items: Tensor, lengths: Tensor) -> Tensor:
@@ -177,19 +195,30 @@ def next_in(items: Tensor, lengths: Tensor) -> Tensor:
     return items[:, 1:][has_next(items, lengths)]
 
 
-@torch.no_grad()
-def validation_metrics(model: Teacher, sequences: Sequences, device: torch.device) -> dict[str, float]:
-    """Metrics of the unmasked ranking of the whole catalogue, over every user's validation item.
+def validation_users(sequences: Sequences, params: TeacherParams, seed: int) -> np.ndarray:
+    """Users whose validation items judge a teacher, the same in every epoch."""
+    users = sequences.evaluation_users()
+    return sample(users, params.validation_users, seed) if params.validation_users else users
 
-    Ranks share the users; each has the metrics of all.
+
+@torch.no_grad()
+def validation_metrics(
+    model: Teacher, sequences: Sequences, device: torch.device, users: np.ndarray
+) -> dict[str, float]:
+    """Metrics of the unmasked ranking of the whole catalogue, over the users' validation items.
+
+    Ranks share the users; each has the metrics of all. Memory for scores is bounded, whatever the catalogue's size.
     """
     model.eval()
-    users = sequences.evaluation_users()
     slices = rank_slices(len(users))
     ranks = [np.empty(0, np.int64)]
-    for chunk in in_chunks(users[slices[rank()]], EVALUATION_BATCH):
+    # Content is projected once. Members of an ensemble have none left.
+    known = {"table": model.item_table()} if isinstance(model, SASRec) else {}
+    size = min(EVALUATION_BATCH, max(SCORES_AT_ONCE // sequences.catalogue_size, 1))
+    for chunk in in_chunks(users[slices[rank()]], size):
         held_out = sequences.held_out(chunk, "validation", model.history)
-        scores = model.scores(*(torch.as_tensor(part, device=device) for part in (held_out.items, held_out.lengths)))
+        read = (torch.as_tensor(part, device=device) for part in (held_out.items, held_out.lengths))
+        scores = model.scores(*read, **known)
         ranks.append(rank_in_scores(scores, torch.as_tensor(held_out.targets, device=device)).cpu().numpy())
     own = torch.as_tensor(np.concatenate(ranks), device=device)
     every = gather_rows(own, [part.stop - part.start for part in slices]).cpu().numpy()

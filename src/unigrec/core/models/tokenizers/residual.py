@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from unigrec.core.models.layers import Linear
 from unigrec.core.models.tokenizers.kmeans import kmeans, squared_distances
+from unigrec.core.models.vectors import Vectors
+
+ITEMS_AT_ONCE = 2**15  # in a pass over the catalogue that needs no gradients
 
 
 class SoftCodes(NamedTuple):
@@ -88,12 +91,17 @@ class Tokenizer(nn.Module):
             codes.append(code)
         return HardCodes(torch.stack(codes, dim=1), quantized)
 
+    @torch.no_grad()
+    def latents(self, embeddings: Vectors) -> Tensor:
+        """The latents of a whole catalogue, without gradients: (N, D) -> (N, C)."""
+        return torch.cat([self.encoder(part) for part in embeddings.split(ITEMS_AT_ONCE)])
+
     def decode(self, quantized: Tensor) -> Tensor:
         """Reconstructed embeddings: (N, C) -> (N, D)."""
         return self.decoder(quantized)
 
     @torch.no_grad()
-    def initialise(self, embeddings: Tensor, seed: int, iterations: int = 25) -> None:
+    def initialise(self, embeddings: Vectors, seed: int, iterations: int = 25) -> None:
         """Scale the encoder to the catalogue, then start each codebook from k-means on the residuals, level by level.
 
         Latents start with a root mean square norm of 1. The temperature divides squared distances, so an encoder with
@@ -101,13 +109,14 @@ class Tokenizer(nn.Module):
         """
         last = self.encoder[-1]
         assert isinstance(last, nn.Linear)
-        norm = self.encoder(embeddings).square().sum(-1).mean().sqrt()
+        norm = self.latents(embeddings).square().sum(-1).mean().sqrt()
         last.weight.div_(norm)
         last.bias.div_(norm)
-        residual = self.encoder(embeddings)
+        residual = self.latents(embeddings)
         for level, codebook in enumerate(self.codebooks):
             codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations=iterations))
-            residual = residual - codebook[squared_distances(residual, codebook).argmin(dim=-1)]
+            for part in residual.split(ITEMS_AT_ONCE):
+                part -= codebook[squared_distances(part, codebook).argmin(dim=-1)]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
