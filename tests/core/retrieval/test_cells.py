@@ -82,8 +82,10 @@ def pair(request) -> tuple[FusedRetriever, FusedRetriever]:
 def test_where_all_items_are_read_the_lists_are_those_of_a_scan(pair, name, k):
     scan, read = pair
     restriction = restrictions(scan.tree)[name]
-    for one, other in ((scan, read), (scan.dense, read.dense)):
-        expected, found = (part.best(HISTORIES.items, HISTORIES.lengths, restriction, k) for part in (one, other))
+    histories = HISTORIES.items, HISTORIES.lengths
+    fused = [part.best(*histories, restriction, k) for part in (scan, read)]
+    dense = [scan.dense.best(*histories, restriction, k), read.dense.read(*histories).best(k, restriction)]
+    for expected, found in (fused, dense):
         width = min(k, expected.items.shape[1], found.items.shape[1])
         assert all((part.items[:, width:k] < 0).all() for part in (expected, found))
         exists = expected.items[:, :width] >= 0

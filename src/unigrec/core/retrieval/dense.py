@@ -1,4 +1,7 @@
-"""The dense retriever: a sequence model (the teacher) scores every item for each history, or those of the best cells.
+"""The dense retriever: a sequence model (the teacher) scores every item for each history.
+
+Alone it is exact for every size of catalogue. For the fused ranking of a large one it reads the items of the best cells
+(`NearestItems`): there, what the cells miss is found by the other parts (docs/scale.md).
 
 Shapes: B histories of up to n items, N items, C candidates, S items read for a history.
 """
@@ -15,10 +18,11 @@ from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.neighbours import Permits
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.core.sequences import last_items
+from unigrec.core.sequences import in_chunks, last_items
 
-SCANNED = 100_000  # items of the largest catalogue that is scored as a whole
-READ = 32_768  # items of the best cells of a larger one
+SCANNED = 100_000  # items of the largest catalogue that a fused ranking scores as a whole
+READ = 16_384  # items of the best cells of a larger one
+AT_ONCE = 2**26  # scores
 
 
 class DenseRetriever(Retriever):
@@ -26,7 +30,7 @@ class DenseRetriever(Retriever):
 
     Args:
         tree: of the identifiers, which restrictions and cells need.
-        scanned: the most items that are all scored; of more, `best` reads those of the best cells.
+        scanned: the most items without cells.
     """
 
     def __init__(self, model: Teacher, tree: PrefixTree, device: torch.device, scanned: int = SCANNED):
@@ -46,13 +50,15 @@ class DenseRetriever(Retriever):
 
     @torch.inference_mode()
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
-        if self.cells is not None:
-            return self.read(items, lengths).best(k, restriction)
-        scores = self.scores(items, lengths)
-        if restriction is not None:
-            scores = scores.masked_fill(~restriction.permitted(len(scores)), float("-inf"))
-        found = scores.topk(min(k, scores.shape[1]), dim=-1)
-        return BeamResult(found.indices.masked_fill(found.values == float("-inf"), -1), found.values)
+        permitted = None if restriction is None else restriction.permitted(len(items))
+        found = []
+        for rows in in_chunks(np.arange(len(items)), max(AT_ONCE // len(self.tree), 1)):
+            scores = self.scores(items[rows], lengths[rows])
+            if permitted is not None:
+                scores = scores.masked_fill(~permitted[rows], -torch.inf)
+            found.append(scores.topk(min(k, scores.shape[1]), dim=-1))
+        scores, best = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return BeamResult(best.masked_fill(scores == -torch.inf, -1), scores)
 
     @torch.inference_mode()
     def read(self, items: np.ndarray, lengths: np.ndarray) -> NearestItems:
@@ -89,6 +95,7 @@ class NearestItems:
         scores = scores.masked_fill(_is_among(items, self.own), -torch.inf)
         return BeamResult(torch.cat([items, self.own], dim=1), torch.cat([scores, own], dim=1))
 
+    @torch.inference_mode()
     def best(self, k: int, restriction: Restriction | None) -> BeamResult:
         """The k best permitted items, as far as they were read: (B, k) twice."""
         is_free = restriction is None and k <= READ
