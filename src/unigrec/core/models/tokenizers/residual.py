@@ -53,7 +53,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.encoder = mlp([embedding_dim, *hidden, code_dim])
         self.decoder = mlp([code_dim, *reversed(hidden), embedding_dim])
-        self.codebooks = nn.Parameter(torch.randn(levels, codebook_size, code_dim) / code_dim**0.5)
+        self.codebooks = nn.Parameter(torch.empty(levels, codebook_size, code_dim))
+        nn.init.normal_(self.codebooks, std=code_dim**-0.5)
 
     @property
     def embedding_dim(self) -> int:
