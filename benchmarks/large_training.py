@@ -2,6 +2,7 @@
 
 The outputs of `prepare` and `embed` are generated piece by piece. Each stage runs in a process of its own: its whole
 set-up, a number of steps, the end of an epoch with one validation, its checkpoint, and its outputs for the next stage.
+Times are CPU times, but for the last column.
 
 Shapes: U users, n interactions, N items, D numbers per vector.
 """
@@ -75,7 +76,7 @@ def measure(stage: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     """A row of the table."""
     settings = {"folder": str(folder), "steps": options.steps, "limit": options.limit, "changes": options.set}
     found, usage = in_child(run_stage, threads=options.threads, stage=stage, **settings)
-    row = {"stage": stage, **found, "whole s": usage.wall}
+    row = {"stage": stage, **found, "whole s": usage.cpu, "wall s": usage.wall}
     say(f"large_training: {row}")
     return row
 
@@ -180,11 +181,11 @@ def status_bytes() -> dict[str, int]:
 
 
 class Times:
-    """Seconds of the parts of a training."""
+    """CPU seconds of the parts of a training: other work on the machine changes them less than the time of a clock."""
 
     def __init__(self) -> None:
         self.parts: dict[str, float] = {}
-        self.began = time.monotonic()
+        self.began = time.process_time()
         self.ticks: list[float] = []
         self.batches = 0  # of an epoch
 
@@ -192,23 +193,23 @@ class Times:
         """The same function, whose time counts as that of a part."""
 
         def timed(*arguments: Any) -> Any:
-            began = time.monotonic()
+            began = time.process_time()
             try:
                 return work(*arguments)
             finally:
-                self.parts[part] = self.parts.get(part, 0.0) + time.monotonic() - began
+                self.parts[part] = self.parts.get(part, 0.0) + time.process_time() - began
                 say(f"large_training: {part} done; {_sizes(status_bytes())}")
 
         return timed
 
     def tick(self, moment: Any) -> None:
-        self.ticks.append(time.monotonic())
+        self.ticks.append(time.process_time())
 
     def row(self) -> dict[str, Any]:
         """Columns of the table. The first steps are left out: they make the buffers."""
         first = min(max(len(self.ticks) // 10, 1), len(self.ticks) - 1)
-        rate = (len(self.ticks) - 1 - first) / (self.ticks[-1] - self.ticks[first])
-        epoch = {"steps/s": rate, "steps per epoch": self.batches, "epoch h": self.batches / rate / 3600}
+        step = (self.ticks[-1] - self.ticks[first]) / (len(self.ticks) - 1 - first)
+        epoch = {"step ms": 1000 * step, "steps per epoch": self.batches, "epoch h": self.batches * step / 3600}
         return {"set-up s": self.parts.pop("set-up")} | epoch | {f"{name} s": s for name, s in self.parts.items()}
 
 
@@ -247,8 +248,8 @@ def bounded(training: Any, steps: int, times: Times) -> type:
             def batches(epoch: int) -> list[Any]:
                 every = times.of("batches", phase.batches)(epoch)
                 times.batches = len(every)
-                times.parts["set-up"] = time.monotonic() - times.began
-                times.ticks.append(time.monotonic())
+                times.parts["set-up"] = time.process_time() - times.began
+                times.ticks.append(time.process_time())
                 return every[:steps]
 
             parts = {"end_epoch": "end of epoch", "validate": "validation"}

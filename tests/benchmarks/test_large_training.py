@@ -45,7 +45,7 @@ def test_a_training_has_one_epoch_of_so_many_steps_and_its_parts_are_timed(monke
     assert "validation_ndcg_at_10" in trained.history[0]
     row = times.row()
     assert row["steps per epoch"] == 3
-    assert row["epoch h"] == pytest.approx(3 / row["steps/s"] / 3600)
+    assert row["epoch h"] == pytest.approx(3 * row["step ms"] / 1000 / 3600)
     assert {"set-up s", "validation s"} <= set(row)
     assert "validation done; VmHWM" in capsys.readouterr().err
 
