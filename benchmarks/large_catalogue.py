@@ -22,6 +22,7 @@ from unigrec.base.markdown import markdown_table
 
 SIZES = (10_000, 100_000, 1_000_000)
 STEPS = 8  # of a training
+DISTANCES = 4_096_000_000  # of a hit rate, at most
 WIDTH, NARROW = 128, 32  # of item embeddings; of those in measures of memory that do not depend on it
 
 
@@ -116,7 +117,8 @@ def identifier_steps(items: int) -> list[dict[str, Any]]:
     tokenizer = Tokenizer(NARROW, 16, [64], levels=3, codebook_size=size).requires_grad_(False)
     tokenizer.initialise(vectors[:20_000], 0, iterations=3)
     popularity = generator.integers(0, 100, items)
-    chosen = np.sort(generator.choice(items, min(HIT_SAMPLE, items), replace=False))
+    count = min(HIT_SAMPLE, items, DISTANCES // items)  # time is linear in their number, memory is not
+    chosen = np.sort(generator.choice(items, count, replace=False))
     together = Cooccurring(chosen, generator.integers(0, items, (len(chosen), HIT_NEIGHBOURS)))
     codes = steps.measure("hard codes", lambda: hard_codes(tokenizer, vectors))
     steps.measure("disambiguate", lambda: disambiguate(codes, popularity))

@@ -24,7 +24,7 @@ FLOORS = (
     *("promotion", "service", "pipeline", "commands", "cli"),
 )
 CORE_FLOORS = (
-    ("models", "sequences", "losses", "distributed"),
+    ("models", "sequences", "losses", "distributed", "blocks"),
     ("retrieval",),
     ("identifiers", "evaluation"),
     ("training", "decisions"),

@@ -30,6 +30,7 @@ from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one
 SUCCESSORS = 8  # counted per item
+AT_ONCE = 2**20  # items that are drawn at a time
 BRANDS, DAY = 1000, 86_400
 VOCABULARY, TITLE_WORDS = 20_000, 9  # words are drawn by Zipf's law
 UNTRAINED = "Weights are random, not trained. The codes of an item are random too, level by level."
@@ -88,10 +89,10 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
     shape = {"embedding_dim": 128, **params.tokenizer.model_dump(include={"code_dim", "hidden", "levels"})}
     shape["codebook_size"] = params.tokenizer.codebook_size
     tokenizer = Tokenizer(**shape)
-    numbers = np.arange(items, dtype=np.int32)
+    numbers, ids = np.arange(items, dtype=np.int32), pa.array(map(item_id, range(items)), pa.string(), size=items)
     catalogue: dict[str, Any] = {
         "item_index": numbers,
-        "item_id": [item_id(index) for index in range(items)],
+        "item_id": ids,
         "title": titles(items),
         "train_count": numbers % 100,
     }
@@ -103,7 +104,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
         files.write_json(Artifacts().joint / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
         files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
         files.write_table(Artifacts().catalogue, pa.table(catalogue))
-        files.write_table(Artifacts().served_columns, _served_columns([item_id(index) for index in range(items)]))
+        files.write_table(Artifacts().served_columns, _served_columns(ids))
         _write_ranking(items, shape["embedding_dim"], params)
         _write_encoder(shape["embedding_dim"])
         files.write_tensors(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(items, 0)})
@@ -119,12 +120,15 @@ def words() -> list[str]:
     return ["".join(letters[generator.integers(0, 26, 5)]) + str(number) for number in range(VOCABULARY)]
 
 
-def titles(items: int) -> list[str]:
+def titles(items: int) -> pa.ChunkedArray:
     """A title of about 70 letters per item."""
     generator, vocabulary = np.random.default_rng(3), np.array(words())
     shares = 1.0 / np.arange(1, VOCABULARY + 1)
-    drawn = generator.choice(VOCABULARY, (items, TITLE_WORDS), p=shares / shares.sum())
-    return [" ".join(row) for row in vocabulary[drawn]]
+    parts = []
+    for start in range(0, items, AT_ONCE):
+        drawn = generator.choice(VOCABULARY, (min(AT_ONCE, items - start), TITLE_WORDS), p=shares / shares.sum())
+        parts.append(pa.array([" ".join(row) for row in vocabulary[drawn]]))
+    return pa.chunked_array(parts)
 
 
 def _write_encoder(dimensions: int) -> None:
@@ -144,7 +148,7 @@ def _write_encoder(dimensions: int) -> None:
     )
 
 
-def _served_columns(item_ids: list[str]) -> pa.Table:
+def _served_columns(item_ids: pa.Array) -> pa.Table:
     """A brand of a thousand, a price up to 100, and a first day in the last three years."""
     generator = np.random.default_rng(1)
     brands = np.array([f"brand {number}" for number in range(BRANDS)])
@@ -164,7 +168,8 @@ def _write_ranking(items: int, content_dim: int, params: Params) -> None:
     files.write_tensors(Artifacts().teacher / paths.MODEL_FILE, build_teacher(config).state_dict())
     files.write_json(Artifacts().teacher / paths.MODEL_CONFIG_FILE, config)
     following = torch.randint(items, (items * SUCCESSORS,))
-    content = torch.nn.functional.normalize(torch.randn(items, content_dim), dim=1)
+    blocks = [torch.randn(min(AT_ONCE, items - start), content_dim) for start in range(0, items, AT_ONCE)]
+    content = torch.cat([torch.nn.functional.normalize(block, dim=1).half() for block in blocks])
     starts = torch.arange(items + 1) * SUCCESSORS
     # Tensors of a file share no memory.
     successors, together = (Pairs(starts.clone(), following.clone(), torch.rand(len(following))) for _ in range(2))

@@ -55,6 +55,23 @@ def test_round_trip(tmp_path):
     assert torch.equal(files.read_tensors(tmp_path / "b.safetensors")["x"], torch.eye(3))
 
 
+def test_mapped_arrays_are_the_file_that_was_opened_and_take_no_memory_of_their_own(tmp_path):
+    path, size = tmp_path / "a.safetensors", 4_000_000
+    files.write_tensors(path, {"x": np.arange(size, dtype=np.int32), "y": np.arange(3)})
+    program = "from unigrec.base import files; from pathlib import Path; import sys, torch\n"
+    program += "def anonymous(): return int(open('/proc/self/status').read().split('RssAnon:')[1].split()[0])\n"
+    program += "before = anonymous(); found = files.map_arrays(Path(sys.argv[1]))\n"
+    program += "print(int(found['x'].sum()), anonymous() - before)"
+    ran = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    total, kilobytes = map(int, ran.stdout.split())
+    assert total == size * (size - 1) // 2
+    assert kilobytes < 4 * size / 1000 / 2
+    mapped = files.map_arrays(path)
+    files.write_tensors(path, {"x": np.zeros(size, np.int32), "y": np.zeros(3)})
+    assert mapped["y"].tolist() == [0, 1, 2]
+    assert int(mapped["x"][-1]) == size - 1
+
+
 def test_same_value_same_bytes(path):
     write_any(path)
     first = path.read_bytes()

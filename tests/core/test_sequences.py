@@ -8,14 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.small import few, random_sequences, sequences_of
+from unigrec.core import sequences as module
 from unigrec.core.sequences import (
     POOL,
+    SECONDS_PER_DAY,
     Sequences,
     bucketed_batches,
     chunks_by_length,
     in_chunks,
+    integer_type,
     pad_rows,
     sample,
+    split_by_total,
 )
 
 # Users of 5, 2, 3 and 1 interactions; every interaction has a different item.
@@ -209,3 +213,83 @@ def test_with_event_types_validation_lies_where_it_is_said_and_the_test_reads_wh
     items, _ = events.training_batch(np.array([0, 1]), 10)
     assert events.training_weights(np.array([0, 1]), 10).shape == items.shape
     assert events.training_weights(np.array([0, 1]), 10).tolist() == [[0, 1, 2], [3, 4, 0]]
+
+
+@st.composite
+def logs(draw) -> Sequences:
+    """Any log, with users of no interaction too, with and without times and a place of the validation item."""
+    lengths = np.array(draw(st.lists(st.integers(0, 30), min_size=1, max_size=8)))
+    generator = np.random.default_rng(draw(st.integers(0, 10_000)))
+    offsets, size = np.r_[0, lengths.cumsum()], int(lengths.sum())
+    validation = None
+    if draw(st.booleans()):
+        places = offsets[:-1] + generator.integers(0, np.maximum(lengths - 1, 1))
+        validation = np.where((lengths >= 2) & (generator.random(len(lengths)) < 0.8), places, -1)
+    steps = draw(st.sampled_from([0, 1, SECONDS_PER_DAY // 3]))
+    times = np.cumsum(generator.integers(0, 3, size)) * steps - 5 * SECONDS_PER_DAY
+    items = generator.integers(0, 5, size).astype(np.int32)
+    return Sequences(items, offsets, 5, timestamps=times, validation=validation)
+
+
+def looped_segments(sequences: Sequences, history: int) -> list[tuple[int, int, int]]:
+    """`Sequences.segments`, user by user."""
+    pieces, half = [], max(history // 2, 1)
+    for start, end in zip(sequences.offsets[:-1].tolist(), sequences.train_ends.tolist(), strict=True):
+        done = start  # the last target that belongs to a piece
+        while done < end - 1:
+            last = min(end - 1, start + history) if done == start else min(end - 1, done + half)
+            pieces.append((max(start, last - history), last, last - done))
+            done = last
+    return pieces
+
+
+@few
+@given(logs(), st.integers(1, 12))
+def test_what_is_found_for_all_users_at_once_is_what_a_loop_over_them_finds(log: Sequences, history: int):
+    starts, ends, train_ends = (part.tolist() for part in (log.offsets[:-1], log.offsets[1:], log.train_ends))
+    places = [range(start, end) for start, end in zip(starts, train_ends, strict=True)]
+    targets = [place for own in places for place in own[1:]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AT_ONCE", 7)
+        assert list(map(tuple, log.segments(history).tolist())) == looped_segments(log, history)
+        assert np.flatnonzero(log.is_training()).tolist() == [place for own in places for place in own]
+        assert log.windows().tolist() == targets
+        of = dict.fromkeys(targets, 0) | {place: own[0] for own in places for place in own}
+        assert log.window_segments(history).tolist() == [[max(of[t], t - history), t, 1] for t in targets]
+        items = log.items[log.is_training()]
+        assert log.train_counts().tolist() == np.bincount(items, minlength=5).tolist()
+        days = (log.timestamps // SECONDS_PER_DAY).tolist()
+        several = any(len(set(days[start:end])) > 1 for start, end in zip(starts, ends, strict=True))
+        found = log.days()
+        assert (found is None) == (not several)
+        assert found is None or found.tolist() == days
+    for found in (log.segments(history), log.windows(), log.window_segments(history)):
+        assert found.dtype == np.int32
+
+
+@few
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 30))
+def test_pieces_by_total_are_the_same_in_any_number_of_passes(counts: list[int], size: int):
+    rows, number = np.arange(len(counts)), np.array(counts, np.int32)
+    piece = (np.cumsum(number) - 1) // size
+    expected = np.split(rows, np.flatnonzero(np.diff(piece)) + 1) if counts else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AT_ONCE", 7)
+        found = split_by_total(rows, number, size)
+    assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+
+
+def test_batches_are_those_of_a_permutation_of_64_bits_and_take_half_of_its_memory():
+    lengths = np.random.default_rng(0).integers(1, 20, 3000)
+    order = np.random.default_rng([5, 2]).permutation(len(lengths))
+    batches = bucketed_batches(lengths, 16, seed=5, epoch=2)
+    assert {batch.dtype for batch in batches} == {np.dtype(np.int32)}
+    pools = [frozenset(order[start : start + 16 * POOL].tolist()) for start in range(0, len(order), 16 * POOL)]
+    assert all(any(pool.issuperset(batch.tolist()) for pool in pools) for batch in batches)
+
+
+def test_a_log_of_more_than_two_billion_rows_has_larger_integers():
+    assert integer_type(2**31 - 1) is np.int32
+    assert integer_type(2**31) is np.int64
+    late = Sequences(np.zeros(4, np.int32), np.array([0, 4]), 1, timestamps=np.array([0, 1, 2, 3]) * 2**48)
+    assert late.days().tolist() == [place * 2**48 // SECONDS_PER_DAY for place in range(4)]

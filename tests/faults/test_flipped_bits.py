@@ -34,7 +34,7 @@ def outcome(read: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
         return None, str(error)
 
 
-@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
+@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors, files.map_arrays])
 def test_any_bit_of_tensors(tmp_path, read):
     path = tmp_path / "model.safetensors"
     files.write_tensors(path, ARRAYS, {"numbers": "{}"})
@@ -79,14 +79,14 @@ def test_any_bit_of_a_tables_pages(tmp_path):
     assert caught > 0.9 * len(bits)
 
 
-@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
+@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors, files.map_arrays])
 def test_tensors_that_others_wrote_are_read_without_a_checksum(tmp_path, read):
     path = tmp_path / "model.safetensors"
     save_file(ARRAYS, path)
     assert np.array_equal(np.asarray(read(path)["x"]), ARRAYS["x"])
 
 
-@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
+@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors, files.map_arrays])
 def test_tensors_of_an_earlier_version_are_read_without_a_checksum(tmp_path, read):
     path = tmp_path / "model.safetensors"
     save_file(ARRAYS, path, metadata={"key": "value", "crc32": "00000000"})  # checksum of the whole file

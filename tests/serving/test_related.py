@@ -91,7 +91,7 @@ def test_what_cannot_be_answered_is_an_error(bundle, ask, message):
 
 
 def test_a_bundle_of_an_earlier_version_has_substitutes_and_no_complements(bundle):
-    earlier = Bundle(bundle.folder, bundle.manifest, bundle.recommender, CODES, _catalogue(bundle))
+    earlier = Bundle(bundle.folder, bundle.manifest, bundle.recommender, CODES, _catalogue(bundle), bundle.index_of)
     assert len(earlier.similar("P3", k=3).items) == 3
     with pytest.raises(UnigrecError, match="earlier version, holds no baskets"):
         earlier.complement(["P3"])

@@ -214,13 +214,18 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Read a safetensors file as torch tensors. Raises UnigrecError when it is missing or damaged."""
+def read_tensors(path: Path, device: str = "cpu", *, verified: bool = False) -> dict[str, torch.Tensor]:
+    """Read a safetensors file as torch tensors. Raises UnigrecError when it is missing or damaged.
+
+    verified: the caller has compared the file's hash, so its checksum is not computed. On the CPU, tensors are mapped:
+        what nobody reads stays on the disk.
+    """
     from safetensors.torch import load_file
 
     with _readable(path):
         tensors = load_file(str(path))
-        _check_whole(path, tensors)
+        if not verified:
+            _check_whole(path, tensors)
         return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
@@ -238,6 +243,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         arrays = load_file(str(path))
         _check_whole(path, arrays)
         return arrays
+
+
+def map_arrays(path: Path) -> dict[str, np.ndarray]:
+    """As `read_arrays`, but the arrays are the file itself, mapped: its pages are read where they are used.
+
+    They take no memory that the system cannot have back. A file that replaces this one does not change them.
+    """
+    # Of safetensors' readers, that of torch maps the file, and that of numpy copies it.
+    return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -1,5 +1,8 @@
 """Users' sequences of items, their leave-one-out split, and batches of histories, all as integer arrays.
 
+The items may be a mapped file: nothing here copies them as a whole. Arrays with an entry per interaction or training
+target hold int32 where that is enough; batches are int64, as torch wants indices.
+
 Shapes: U users, n interactions in all, N items, B samples or rows, T longest history of the batch, P targets, W
 training targets, R pieces of sequences.
 """
@@ -13,6 +16,7 @@ import numpy as np
 
 SECONDS_PER_DAY = 86400
 POOL = 64  # batches per pool; samples are sorted by length inside a pool: little padding, yet shuffled batches
+AT_ONCE = 2**22  # entries of an array over all interactions that one pass takes at a time
 
 
 class Histories(NamedTuple):
@@ -42,7 +46,7 @@ class Sequences(NamedTuple):
     is between it and the test item is read for the test alone.
     """
 
-    items: np.ndarray  # (n,) int64
+    items: np.ndarray  # (n,) int32 or int64, in memory or mapped
     offsets: np.ndarray  # (U + 1,) int64, user u has items[offsets[u] : offsets[u + 1]]
     catalogue_size: int
     timestamps: np.ndarray | None = None  # (n,) unix seconds of each interaction, where they are known
@@ -67,29 +71,53 @@ class Sequences(NamedTuple):
 
     def train_counts(self) -> np.ndarray:
         """(N,) training interactions of each item."""
-        return np.bincount(self.items[self.is_training()], minlength=self.catalogue_size)
+        counts, training = np.zeros(self.catalogue_size, np.int64), self.is_training()
+        for start in range(0, len(training), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            counts += np.bincount(self.items[rows][training[rows]], minlength=self.catalogue_size)
+        return counts
 
     def is_training(self) -> np.ndarray:
         """(n,) true where an interaction belongs to the training part."""
-        return np.arange(len(self.items)) < np.repeat(self.train_ends, self.lengths)
+        ends = self.train_ends
+        runs = np.stack([ends - self.offsets[:-1], self.offsets[1:] - ends], axis=1)  # (U, 2) training, held out
+        return np.repeat(np.tile([True, False], len(ends)), runs.ravel())
 
     def windows(self) -> np.ndarray:
         """(W,) positions in `items` of all training targets: every training item of a user except the first."""
-        positions = np.flatnonzero(self.is_training())
-        starts = np.repeat(self.offsets[:-1], self.lengths)[positions]
-        return positions[positions > starts]
+        return self._ranges(self.offsets[:-1] + 1, self._target_counts())
+
+    def _target_counts(self) -> np.ndarray:
+        """(U,) training targets of each user."""
+        return np.maximum(self.train_ends - self.offsets[:-1] - 1, 0)
+
+    @property
+    def _position_type(self) -> type[np.signedinteger]:
+        """The smaller type that holds every position in `items`."""
+        return integer_type(len(self.items))
+
+    def _ranges(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The positions starts[i] .. starts[i] + counts[i], one range after the other."""
+        found = np.repeat((starts - np.cumsum(counts) + counts).astype(self._position_type), counts)
+        found += np.arange(len(found), dtype=found.dtype)
+        return found
 
     def days(self) -> np.ndarray | None:
         """(n,) number of the day of each interaction, or None where times do not tell days.
 
         Some data sets have numbers of order as times, or one time per user: no user then has two days.
         """
-        if self.timestamps is None:
+        times = self.timestamps
+        if times is None:
             return None
-        days = self.timestamps // SECONDS_PER_DAY
-        inside = np.ones(max(len(days) - 1, 0), bool)  # neighbours of one user
-        inside[self.offsets[1:-1][(self.offsets[1:-1] > 0) & (self.offsets[1:-1] < len(days))] - 1] = False
-        return days if (np.diff(days)[inside] > 0).any() else None
+        users = self.lengths > 0
+        first, last = (times[ends[users]] // SECONDS_PER_DAY for ends in (self.offsets[:-1], self.offsets[1:] - 1))
+        if not (last > first).any():
+            return None
+        days = np.empty(len(times), integer_type(max(-int(first.min()), int(last.max()))))
+        for start in range(0, len(times), AT_ONCE):
+            days[start : start + AT_ONCE] = times[start : start + AT_ONCE] // SECONDS_PER_DAY
+        return days
 
     def segments(self, history: int) -> np.ndarray:
         """(R, 3) pieces of training sequences in which each training target occurs once: start, end, targets.
@@ -98,31 +126,34 @@ class Sequences(NamedTuple):
         apart. Longer sequences are cut into pieces that overlap by half. From the second piece on, only the later half
         has targets, so that targets keep a long history.
         """
-        pieces = []
-        half = max(history // 2, 1)
-        for start, end in zip(self.offsets[:-1].tolist(), self.train_ends.tolist(), strict=True):
-            done = start  # the last target that belongs to a piece
-            while done < end - 1:
-                last = min(end - 1, start + history) if done == start else min(end - 1, done + half)
-                pieces.append((max(start, last - history), last, last - done))
-                done = last
-        return np.array(pieces, np.int64).reshape(-1, 3)
+        half, targets = max(history // 2, 1), self._target_counts()
+        counts = (targets > 0) - np.minimum(history - targets, 0) // half  # (U,) the first piece, and what it leaves
+        number = self._ranges(np.zeros_like(counts), counts)  # (R,) of each piece among those of its user
+        first, last = (np.repeat(ends, counts) for ends in (self.offsets[:-1], self.offsets[:-1] + targets))
+        done = np.where(number > 0, first + history + (number - 1) * half, first)  # the last target of earlier pieces
+        ends = np.minimum(first + history + number * half, last)
+        pieces = np.stack([np.maximum(first, ends - history), ends, ends - done], axis=1)
+        return pieces.astype(self._position_type)
 
     def segment_batch(self, pieces: np.ndarray) -> Segments:
         """Histories and targets of the pieces (B, 3), which are rows of `segments` or `window_segments`."""
-        starts, ends, counts = pieces.T
+        starts, ends, counts = pieces.T.astype(np.int64)
         batch = self._gather(starts, ends, targets=False)
         first = np.repeat(ends - counts + 1, counts)
         positions = first + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         weights = None if self.weights is None else self.weights[positions]
-        return Segments(batch.items, batch.lengths, counts, self.items[positions], positions, weights)
+        targets = self.items[positions].astype(np.int64)
+        return Segments(batch.items, batch.lengths, counts, targets, positions, weights)
 
     def window_segments(self, history: int) -> np.ndarray:
         """(W, 3) one piece per training target, with the last `history` items before it. Columns as in `segments`."""
         positions = self.windows()
-        users = np.searchsorted(self.offsets, positions, side="right") - 1
-        starts = np.maximum(self.offsets[users], positions - history)
-        return np.stack([starts, positions, np.ones_like(positions)], axis=1)
+        pieces = np.ones((len(positions), 3), positions.dtype)
+        pieces[:, 1] = positions
+        positions -= history
+        pieces[:, 0] = np.repeat(self.offsets[:-1].astype(positions.dtype), self._target_counts())
+        np.maximum(pieces[:, 0], positions, out=pieces[:, 0])
+        return pieces
 
     def held_out(self, users: np.ndarray, split: str, history: int) -> Histories:
         """Histories (at most `history` items) and targets of the users. split: validation or test."""
@@ -159,8 +190,8 @@ class Sequences(NamedTuple):
         lengths = ends - starts
         steps = np.arange(int(lengths.max(initial=0)))
         index = np.minimum(starts[:, None] + steps, len(self.items) - 1)
-        items = np.where(steps < lengths[:, None], self.items[index], 0)
-        return Histories(items, lengths, self.items[ends] if targets else np.empty(0, np.int64))
+        items = np.where(steps < lengths[:, None], self.items[index], np.int64(0))
+        return Histories(items, lengths, self.items[ends].astype(np.int64) if targets else np.empty(0, np.int64))
 
 
 def bucketed_batches(
@@ -176,8 +207,9 @@ def bucketed_batches(
         counts: (R,) samples per row; None for one each. A batch ends with the row that fills it.
     """
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(lengths))
-    counts = np.ones(len(lengths), np.int64) if counts is None else counts
+    order = np.arange(len(lengths), dtype=integer_type(len(lengths)))
+    generator.shuffle(order)
+    counts = np.ones(len(lengths), np.int8) if counts is None else counts
     batches: list[np.ndarray] = []
     for pool in split_by_total(order, counts[order], POOL * batch_size):
         by_length = pool[np.argsort(lengths[pool], kind="stable")]
@@ -187,8 +219,20 @@ def bucketed_batches(
 
 def split_by_total(rows: np.ndarray, counts: np.ndarray, size: int) -> list[np.ndarray]:
     """Consecutive rows (n,) in pieces whose counts (n,) add up to about `size`."""
-    piece = (np.cumsum(counts) - 1) // size
-    return np.split(rows, np.flatnonzero(np.diff(piece)) + 1) if len(rows) else []
+    if not len(rows):
+        return []
+    ends, total, piece = [], 0, (int(counts[0]) - 1) // size
+    for start in range(0, len(counts), AT_ONCE):
+        totals = total + np.cumsum(counts[start : start + AT_ONCE], dtype=np.int64)
+        pieces = (totals - 1) // size
+        ends.append(start + np.flatnonzero(np.diff(pieces, prepend=piece)))
+        total, piece = int(totals[-1]), int(pieces[-1])
+    return np.split(rows, np.concatenate(ends))
+
+
+def integer_type(largest: int) -> type[np.signedinteger]:
+    """The type of an array with an entry per interaction: int32 if it holds `largest`, else int64."""
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
 
 
 def in_chunks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:

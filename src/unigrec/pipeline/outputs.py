@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unigrec.core.models.recommender import Recommender
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.models.unified import UnifiedModel
+    from unigrec.core.models.vectors import ItemVectors
     from unigrec.core.retrieval.neighbours import Neighbours
     from unigrec.core.sequences import Sequences
     from unigrec.core.training.loop import Trained
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
 
 
 def load_sequences(artifacts: Artifacts) -> Sequences:
-    """The users' sequences that `prepare` wrote."""
-    import numpy as np
-
+    """The users' sequences that `prepare` wrote, mapped."""
     from unigrec.core.sequences import Sequences
 
-    arrays = files.read_arrays(artifacts.sequences)
+    arrays = files.map_arrays(artifacts.sequences)
     items = files.read_table(artifacts.catalogue, ["item_index"]).num_rows
     return Sequences(
-        arrays["items"].astype(np.int64),
+        arrays["items"],
         arrays["offsets"],
         items,
         timestamps=arrays["timestamps"],
@@ -44,7 +43,7 @@ def load_sequences(artifacts: Artifacts) -> Sequences:
 
 
 def load_embeddings(artifacts: Artifacts) -> torch.Tensor:
-    """Item embeddings (N, D)."""
+    """Item embeddings (N, D), mapped."""
     return files.read_tensors(artifacts.embeddings)["embedding"]
 
 
@@ -60,12 +59,12 @@ def load_item_ids(artifacts: Artifacts) -> list[str]:
     return files.read_table(artifacts.catalogue, ["item_id"])["item_id"].to_pylist()
 
 
-def load_item_vectors(artifacts: Artifacts) -> torch.Tensor:
-    """What the tokenizer reads (N, D + E): the item embeddings, then its part of the teacher."""
-    import torch
+def load_item_vectors(artifacts: Artifacts) -> ItemVectors:
+    """What the tokenizer reads (N, D + E): the item embeddings, then its part of the teacher, both mapped."""
+    from unigrec.core.models.vectors import ItemVectors
 
     part = files.read_tensors(artifacts.tokenizer / paths.COLLABORATIVE_FILE)["part"]
-    return torch.cat([load_embeddings(artifacts), part], dim=1)
+    return ItemVectors([load_embeddings(artifacts), part])
 
 
 def load_codes(artifacts: Artifacts) -> np.ndarray:

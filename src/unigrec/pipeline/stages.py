@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from unigrec.core.models.tokenizers.residual import Tokenizer
+    from unigrec.core.models.vectors import Vectors
     from unigrec.core.retrieval.fused import FusedRetriever
     from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.core.retrieval.retriever import Retriever
@@ -280,7 +281,7 @@ def harden(params: Params, artifacts: Artifacts, run: Run) -> None:
 def identifier_health(
     model: Tokenizer,
     sequences: Sequences,
-    vectors: torch.Tensor,
+    vectors: Vectors,
     temperature: float,
     seed: int,
     widths: list[int],

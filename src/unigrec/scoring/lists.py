@@ -61,7 +61,7 @@ def score(
         {
             "user_id": pa.array(users, pa.string()).take(pa.array(rows)),
             "rank": found.cumsum(1)[found].astype(np.int32),
-            "item_id": pa.array(bundle.item_ids, pa.string()).take(pa.array(items[found])),
+            "item_id": bundle.item_ids.column.take(pa.array(items[found])),
             "score": scores[found],
             "by_popularity": lists.by_popularity[rows],
         },

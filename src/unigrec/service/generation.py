@@ -75,9 +75,8 @@ def main() -> int:
 
 
 def _import_all() -> None:
-    """Import what loading a bundle imports, the slow parts of torch too: the service has not found the bundle yet."""
-    for name in ("torch._dynamo", "unigrec.serving.bundle"):
-        importlib.import_module(name)
+    """Import what loading a bundle imports: the service has not found the bundle yet."""
+    importlib.import_module("unigrec.serving.bundle")
 
 
 def _loaded(folder: Path) -> Bundle:

@@ -13,6 +13,7 @@ from unigrec.core.retrieval.baskets import Baskets
 if TYPE_CHECKING:
     from pathlib import Path
 
+AT_ONCE = 2**18  # items whose pairs are checked at a time
 ARRAYS = {"starts": np.int64, "items": np.int32, "counts": np.int32, "item_counts": np.int32, "scale": np.int64}
 
 
@@ -23,19 +24,26 @@ def write_baskets(path: Path, baskets: Baskets) -> None:
 
 
 def read_baskets(path: Path, items: int) -> Baskets:
-    """Raises UnigrecError unless the file holds the baskets of that many items."""
-    arrays = files.read_arrays(path)
+    """From a file whose hash the caller has compared. Raises UnigrecError unless it holds baskets of so many items."""
+    arrays = {name: tensor.numpy() for name, tensor in files.read_tensors(path, verified=True).items()}
     found = {name: arrays[name].dtype for name in ARRAYS if name in arrays}
     if found != {name: np.dtype(dtype) for name, dtype in ARRAYS.items()}:
         raise UnigrecError(f"{path}: expected arrays {list(ARRAYS)} of whole numbers, found {found}")
-    starts, others, counts, item_counts, scale = (arrays[name].astype(np.int64) for name in ARRAYS)
+    starts, others, counts, item_counts, scale = (arrays[name] for name in ARRAYS)
     shapes = starts.shape == (items + 1,) and item_counts.shape == (items,) and scale.shape == (2,)
     whole = shapes and others.ndim == 1 and counts.shape == others.shape
     if not whole or starts[0] != 0 or starts[-1] != len(others) or (np.diff(starts) < 0).any():
         raise UnigrecError(f"{path}: the baskets are not those of {items} items")
     if len(others) and not (others.min() >= 0 and others.max() < items and counts.min() > 0 and scale[0] > 0):
         raise UnigrecError(f"{path}: pairs outside of the catalogue of {items} items, or without a basket")
-    rows = np.repeat(np.arange(items), np.diff(starts))
-    if (item_counts[rows] < counts).any() or (item_counts[others] < counts).any():
+    if not all(_fits(first, starts, others, counts, item_counts) for first in range(0, items, AT_ONCE)):
         raise UnigrecError(f"{path}: a pair is in more baskets than one of its items")
     return Baskets(starts, others, counts, item_counts, total=int(scale[0]), by_day=bool(scale[1]))
+
+
+def _fits(first: int, starts: np.ndarray, others: np.ndarray, counts: np.ndarray, item_counts: np.ndarray) -> bool:
+    """Whether none of the pairs of the items from `first` on is in more baskets than one of its two items."""
+    ends = starts[first : first + AT_ONCE + 1]
+    times, second = (part[ends[0] : ends[-1]] for part in (counts, others))
+    of_first = np.repeat(item_counts[first : first + AT_ONCE], np.diff(ends))
+    return bool((of_first >= times).all() and (item_counts[second] >= times).all())

@@ -29,6 +29,7 @@ from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving import users
 from unigrec.serving.extension import Extension
 from unigrec.serving.filters import CatalogueFilter
+from unigrec.serving.item_ids import ItemIndex
 from unigrec.serving.manifest import (
     CATALOGUE,
     IDENTIFIERS,
@@ -83,11 +84,14 @@ class Bundle:
         recommender: Recommender,
         codes: np.ndarray,
         catalogue: pa.Table,
+        index: ItemIndex,
         ranking: Ranking | None = None,
         baskets: Baskets | None = None,
         extension: Extension | None = None,
     ):
-        """codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. `load` has checked all parts.
+        """`load` has checked all parts.
+
+        codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. index: of their ids.
 
         ranking: the parts of the fused ranking. baskets: counted pairs. Bundles of earlier versions lack them.
         extension: what was added and withdrawn after the training.
@@ -95,8 +99,7 @@ class Bundle:
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.identifiers = codes
-        self.item_ids: list[str] = catalogue["item_id"].to_pylist()
-        self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self.item_ids, self.index_of = index.ids, index
         # An Arrow column: a million titles take no more memory than their letters.
         self.titles: pa.Array = catalogue["title"].combine_chunks()
         self.trained = len(codes) if extension is None else len(codes) - extension.added
@@ -267,7 +270,8 @@ class Bundle:
 
     def known(self, history: Sequence[str | None]) -> list[int]:
         """Places of the items of a history that the catalogue holds."""
-        return [self.index_of[item] for item in history if item in self.index_of]
+        places = (self.index_of.get(item) for item in history if item is not None)
+        return [place for place in places if place is not None]
 
     def best_items(
         self,

@@ -71,7 +71,7 @@ def item_features(bundle: Bundle, temperature: float) -> pa.Table:
     texts = [[str(code) for code in row] for row in bundle.identifiers.tolist()]
     prefixes = [[SEPARATOR.join(row[: level + 1]) for level in range(len(row))] for row in texts]
     columns = {
-        "item_id": bundle.item_ids,
+        "item_id": bundle.item_ids.column,
         "identifier": [row[-1] for row in prefixes],
         "prefixes": prefixes,
         "soft_codes": codes.tolist(),
@@ -96,7 +96,7 @@ def soft_codes(tokenizer: Tokenizer, vectors: Tensor, temperature: float) -> tup
 
 def user_features(bundle: Bundle, users: Sequence[str], histories: Sequence[Sequence[str]]) -> pa.Table:
     """(U rows) as `USER_SCHEMA`. Raises UnigrecError for a bundle of an earlier version, without a teacher."""
-    known = [[bundle.index_of[item] for item in history if item in bundle.index_of] for history in histories]
+    known = [bundle.known(history) for history in histories]
     read = [[item for item in history if item < bundle.trained] for history in known]
     states: list[list[float] | None] = [None] * len(users)
     rows = [row for row, history in enumerate(read) if history]

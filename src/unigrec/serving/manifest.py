@@ -28,6 +28,7 @@ import os
 import re
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,6 +71,7 @@ SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; ours have about ten kilobytes
 MAX_FILES = 1000
+HASHED_AT_ONCE = 4  # files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # Files of each stage that the experiment tracker shows.
@@ -224,12 +226,13 @@ def open_bundle(folder: Path) -> dict[str, Any]:
         raise UnigrecError(
             f"{folder}: the bundle holds files that its manifest does not know: {', '.join(unknown[:5])}"
         )
-    for name, digest in listed.items():
-        path = folder / name
-        if sha256(path) != digest:
-            raise UnigrecError(f"{path}: changed since the bundle was made (its sha256 is not the manifest's)")
-        if path.suffix == ".safetensors":
-            _check_header(path)
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
+        for name, found in zip(listed, threads.map(lambda name: sha256(folder / name), listed), strict=True):
+            path = folder / name
+            if found != listed[name]:
+                raise UnigrecError(f"{path}: changed since the bundle was made (its sha256 is not the manifest's)")
+            if path.suffix == ".safetensors":
+                _check_header(path)
     return manifest
 
 

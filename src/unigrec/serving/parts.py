@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.core.retrieval.dense import SCANNED
 from unigrec.serving.basket_file import read_baskets
 from unigrec.serving.extension import read_extension
+from unigrec.serving.item_ids import ItemIds, ItemIndex
 from unigrec.serving.manifest import (
     BASKETS,
     CATALOGUE,
@@ -55,6 +57,7 @@ class Parts(NamedTuple):
     recommender: Recommender  # without gradients
     codes: np.ndarray  # (N, T) int64
     catalogue: pa.Table  # N rows, of `read_catalogue`
+    index_of: ItemIndex  # of their ids
     ranking: Ranking | None  # the parts of the fused ranking
     baskets: Baskets | None  # counted pairs
     extension: Extension | None  # what was added and withdrawn after the training
@@ -67,15 +70,16 @@ def read_parts(folder: Path, manifest: dict[str, Any]) -> Parts:
     recommender = load_recommender(folder / RECOMMENDER, folder / RECOMMENDER_CONFIG)
     codes = read_codes(folder, recommender.config)
     check_catalogue(folder, catalogue, len(codes))
+    index = index_items(folder, catalogue)
     if SERVED in held:
         check_served(folder / SERVED, catalogue)
     check_tokenizer(folder, recommender.config)
     extension = read_extension(folder / EXTENSION, len(codes)) if EXTENSION in held else None
     trained = len(codes) if extension is None else len(codes) - extension.added
-    ranking = read_ranking(folder, trained) if FUSION in held else None
+    ranking = read_ranking(folder, trained, len(codes) > trained) if FUSION in held else None
     check_extension(folder, extension, ranking)
     baskets = read_baskets(folder / BASKETS, trained) if BASKETS in held else None
-    return Parts(recommender.requires_grad_(False), codes, catalogue, ranking, baskets, extension)
+    return Parts(recommender.requires_grad_(False), codes, catalogue, index, ranking, baskets, extension)
 
 
 def read_catalogue(folder: Path, text_columns: Sequence[str]) -> pa.Table:
@@ -114,11 +118,14 @@ class Ranking(NamedTuple):
     fusion: Fusion
 
 
-def read_ranking(folder: Path, items: int) -> Ranking:
-    """Raises UnigrecError when a file is broken, or not of a catalogue of that many items."""
+def read_ranking(folder: Path, items: int, extended: bool = False) -> Ranking:
+    """Raises UnigrecError when a file is broken, or not of a catalogue of that many items.
+
+    extended: items were added, whose nearest trained items are looked for in the whole catalogue.
+    """
     return Ranking(
         read_dense(folder / DENSE, folder / DENSE_CONFIG, items).requires_grad_(False),
-        read_neighbours(folder / NEIGHBOURS, items),
+        read_neighbours(folder / NEIGHBOURS, items, as_stored=items > SCANNED and not extended),
         read_fusion(folder / FUSION),
     )
 
@@ -169,7 +176,7 @@ def read_codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
 
 
 def check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
-    """Raises UnigrecError unless the catalogue has one row per identifier, in order, and each id once."""
+    """Raises UnigrecError unless the catalogue has one row per identifier, in order."""
     path = folder / CATALOGUE
     missing = set(CATALOGUE_COLUMNS) - set(catalogue.column_names)
     if missing:
@@ -181,6 +188,11 @@ def check_catalogue(folder: Path, catalogue: pa.Table, items: int) -> None:
     counts = catalogue["train_count"]
     if counts.null_count or pc.min(counts).as_py() < 0:
         raise UnigrecError(f"{path}: a train_count is null or negative")
-    ids = catalogue["item_id"]
-    if ids.null_count or len(ids.unique()) != items:
-        raise UnigrecError(f"{path}: item ids are null or repeat")
+
+
+def index_items(folder: Path, catalogue: pa.Table) -> ItemIndex:
+    """Raises UnigrecError unless the catalogue has each id once, and none is null."""
+    try:
+        return ItemIndex(ItemIds(catalogue["item_id"]))
+    except ValueError as error:
+        raise UnigrecError(f"{folder / CATALOGUE}: {error}") from error

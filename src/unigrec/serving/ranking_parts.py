@@ -16,6 +16,7 @@ import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.core.blocks import all_finite
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours, Pairs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAIR_TYPES = {"starts": torch.int64, "items": torch.int32, "weights": torch.float16}
+SCORED = 1000  # items that a network is tried on
 TOGETHER = "together_"  # prefix of the second table of pairs; files of earlier versions lack it
 
 
@@ -78,9 +80,12 @@ def write_neighbours(path: Path, neighbours: Neighbours) -> None:
     files.write_tensors(path, tensors)
 
 
-def read_neighbours(path: Path, items: int) -> Neighbours:
-    """Raises UnigrecError unless the file holds the neighbours of that many items."""
-    tensors = files.read_tensors(path)
+def read_neighbours(path: Path, items: int, as_stored: bool = False) -> Neighbours:
+    """Raises UnigrecError unless the file holds the neighbours of that many items.
+
+    as_stored: leave them in the file, whose hash the caller has compared, in its short types.
+    """
+    tensors = files.read_tensors(path, verified=as_stored)
     earlier = not any(name.startswith(TOGETHER) for name in tensors)
     prefixes = ("",) if earlier else ("", TOGETHER)
     expected = {prefix + name: dtype for prefix in prefixes for name, dtype in PAIR_TYPES.items()}
@@ -91,33 +96,38 @@ def read_neighbours(path: Path, items: int) -> Neighbours:
     content = tensors["content"]
     if content.dim() != 2 or len(content) != items:
         raise UnigrecError(f"{path}: the neighbours are not those of {items} items")
-    if not content.isfinite().all():
+    if not all_finite(content):
         raise UnigrecError(f"{path}: numbers that are not finite")
-    successors, *rest = (_read_pairs(path, tensors, items, prefix) for prefix in prefixes)
-    return Neighbours(successors, rest[0] if rest else Pairs.none(items), content.float())
+    successors, *rest = (_read_pairs(path, tensors, items, prefix, as_stored) for prefix in prefixes)
+    together = rest[0] if rest else Pairs.none(items)
+    return Neighbours(successors, together, content if as_stored else content.float())
 
 
-def _read_pairs(path: Path, tensors: dict[str, torch.Tensor], items: int, prefix: str) -> Pairs:
+def _read_pairs(path: Path, tensors: dict[str, torch.Tensor], items: int, prefix: str, as_stored: bool) -> Pairs:
     starts, others, weights = (tensors[prefix + name] for name in PAIR_TYPES)
     shapes = starts.shape == (items + 1,) and others.dim() == 1 and others.shape == weights.shape
     if not (shapes and starts[0] == 0 and starts[-1] == len(others) and not (starts.diff() < 0).any()):
         raise UnigrecError(f"{path}: the neighbours are not those of {items} items")
     if len(others) and not 0 <= int(others.min()) <= int(others.max()) < items:
         raise UnigrecError(f"{path}: neighbours outside of the catalogue of {items} items")
-    if not weights.isfinite().all():
+    if not all_finite(weights):
         raise UnigrecError(f"{path}: numbers that are not finite")
-    return Pairs(starts, others.long(), weights.float())
+    return Pairs(starts, others, weights) if as_stored else Pairs(starts, others.long(), weights.float())
 
 
 def read_dense(weights: Path, config: Path, items: int) -> Teacher:
-    """The dense part. Raises UnigrecError when a file is broken, or the model is one of another catalogue."""
-    model = load_teacher(weights, config)
+    """The dense part; the caller has compared the files' hashes.
+
+    Raises UnigrecError when a file is broken, or the model is one of another catalogue.
+    """
+    model = load_teacher(weights, config, verified=True)
     if len(model.item_vectors()) != items:
         raise UnigrecError(f"{weights}: scores {len(model.item_vectors())} items, but the catalogue has {items}")
     # Weights fit shapes that do not compute: heads that do not divide the width, a history of no item.
     try:
         with torch.inference_mode():
-            scores = model.scores(torch.zeros(1, model.history, dtype=torch.int64), torch.tensor([model.history]))
+            longest = torch.zeros(1, model.history, dtype=torch.int64)
+            scores = model.scores_of(longest, torch.tensor([model.history]), torch.arange(min(items, SCORED)))
     except (RuntimeError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise UnigrecError(f"{weights}: {config.name} has a shape that cannot score: {error}") from error
     if not scores.isfinite().all():

@@ -53,8 +53,9 @@ class Rules:
         if allow is None and not deny and expression is None and self.withdrawn is None:
             return None
         allowed = torch.full((len(self.index_of),), allow is None)
-        allowed[[self.index_of[item] for item in allow or () if item in self.index_of]] = True
-        allowed[[self.index_of[item] for item in deny or () if item in self.index_of]] = False
+        for given, value in ((allow, True), (deny, False)):
+            places = map(self.index_of.get, given or ())
+            allowed[[place for place in places if place is not None]] = value
         if expression is not None:
             allowed &= torch.from_numpy(self.filter.mask(expression))
         if self.withdrawn is not None:

@@ -103,7 +103,7 @@ def segments(bundle: Bundle, histories: Histories, k: int, parts: int, seed: int
 
 def readable(bundle: Bundle, histories: Histories) -> tuple[list[int], list[list[int]]]:
     """The rows of histories with an item that the bundle was trained on, and those items of each."""
-    known = [[bundle.index_of[item] for item in own if item in bundle.index_of] for own in histories]
+    known = [bundle.known(own) for own in histories]
     trained = [[item for item in own if item < bundle.trained] for own in known]
     rows = [row for row, own in enumerate(trained) if own]
     return rows, [trained[row] for row in rows]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unigrec.core.models.sasrec import FrequencyFilter, SASRec, low_pass_kernel
+from unigrec.core.models.sasrec import FrequencyFilter, SASRec
 from unigrec.core.training.teacher import next_items
 
 
@@ -105,7 +105,7 @@ def test_next_item_loss_is_the_mean_over_real_positions_of_the_whole_catalogue_c
 def test_the_filter_at_a_position_is_the_fourier_transform_of_the_zero_padded_history_up_to_it(history, components):
     """The formula of BSARec (arXiv 2312.10325): keep the lowest components, scale the others by beta squared."""
     torch.manual_seed(0)
-    layer, hidden = FrequencyFilter(4, low_pass_kernel(history, components)), torch.randn(2, history, 4)
+    layer, hidden = FrequencyFilter(4, history, components), torch.randn(2, history, 4)
     found = layer(hidden)
     for end in range(1, history + 1):
         padded = torch.cat([torch.zeros(2, history - end, 4), hidden[:, :end]], dim=1)

@@ -27,9 +27,13 @@ def small_teacher(members: int) -> TeacherEnsemble:
     return TeacherEnsemble(networks).eval()
 
 
+@pytest.mark.parametrize("kept_bytes", [module.KEPT_BYTES, 0])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("members", "count"), [(1, 5), (2, 99)])
-def test_every_target_has_the_teachers_best_items_after_its_own_history(monkeypatch, causal, members, count):
+def test_every_target_has_the_teachers_best_items_after_its_own_history(
+    monkeypatch, kept_bytes, causal, members, count
+):
+    monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)  # 0: found batch by batch
     monkeypatch.setitem(module.SCORES_AT_A_TIME, "cpu", 35)  # several rounds
     monkeypatch.setattr(module, "ITEMS_AT_A_TIME", 5)  # in several blocks
     teacher, samples = small_teacher(members), TrainingSamples(SEQUENCES, HISTORY, causal)
@@ -59,3 +63,16 @@ def test_they_are_the_same_bits_whatever_was_asked_before():
     one = make_samples(samples[np.array([3])], CPU)
     at = np.flatnonzero(np.isin(batch.positions, one.positions))
     assert torch.equal(first.after(one).probabilities, first.after(batch).probabilities[at])
+
+
+def test_too_many_to_be_kept_take_no_memory_and_are_the_same_bits_for_the_same_batch(monkeypatch):
+    teacher, samples = small_teacher(1), TrainingSamples(SEQUENCES, HISTORY, causal=True)
+    targets = int(samples.pieces[:, 2].sum())
+    batch = make_samples(samples[np.arange(0, len(samples.pieces), 2)], CPU)
+    monkeypatch.setattr(module, "KEPT_BYTES", 8 * targets * 5)
+    assert TeacherItems(teacher, samples, 5, CPU).kept
+    monkeypatch.setattr(module, "KEPT_BYTES", 8 * targets * 5 - 1)
+    first, second = (TeacherItems(teacher, samples, 5, CPU) for _ in range(2))
+    assert not any(isinstance(value, np.ndarray) for value in vars(first).values())
+    second.after(make_samples(samples[np.array([3])], CPU))
+    assert torch.equal(first.after(batch).probabilities, second.after(batch).probabilities)

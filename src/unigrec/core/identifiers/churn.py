@@ -5,18 +5,19 @@ Shapes: N items of today, M items known earlier, T codes of an identifier, L lev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 
-def rows_of(item_ids: list[str], known: list[str]) -> np.ndarray:
+def rows_of(item_ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
     """(N,) index of each item among the known ones, or -1."""
     index_of = {item_id: index for index, item_id in enumerate(known)}
     return np.array([index_of.get(item_id, -1) for item_id in item_ids], np.int64)
 
 
-def known_codes(item_ids: list[str], known: list[str], codes: np.ndarray) -> np.ndarray:
+def known_codes(item_ids: Sequence[str], known: Sequence[str], codes: np.ndarray) -> np.ndarray:
     """(N, T) identifier of each item among the codes (M, T) of the known ones; -1 for an unknown item."""
     rows = rows_of(item_ids, known)
     return np.where(rows[:, None] >= 0, codes[rows], -1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from unigrec.base.errors import TrainingError
 from unigrec.core.models.tokenizers.kmeans import squared_distances
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.models.vectors import Vectors
 from unigrec.core.sequences import split_by_total
 
 AT_ONCE = 2**22  # maximum number of elements in any array of one pass over the catalogue
@@ -29,7 +30,7 @@ class Resolved(NamedTuple):
 
 
 @torch.no_grad()
-def hard_codes(tokenizer: Tokenizer, embeddings: Tensor) -> np.ndarray:
+def hard_codes(tokenizer: Tokenizer, embeddings: Vectors) -> np.ndarray:
     """Codes with hard residuals: (N, D) -> (N, L) int64."""
     tokenizer.eval()
     size = items_at_once(tokenizer)
@@ -63,7 +64,7 @@ def collision_rate(codes: np.ndarray) -> float:
 
 def resolve(
     tokenizer: Tokenizer,
-    embeddings: Tensor,
+    embeddings: Vectors,
     popularity: np.ndarray,
     resolution: str,
     earlier: np.ndarray | None = None,
@@ -94,7 +95,7 @@ def disambiguate(codes: np.ndarray, popularity: np.ndarray) -> Resolved:
 
 @torch.no_grad()
 def reassign(
-    tokenizer: Tokenizer, embeddings: Tensor, codes: np.ndarray, earlier: np.ndarray | None = None
+    tokenizer: Tokenizer, embeddings: Vectors, codes: np.ndarray, earlier: np.ndarray | None = None
 ) -> Resolved:
     """Assign the codes of the last level again, at minimum total distance, so that no two items collide.
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from unigrec.core.identifiers.churn import churn
 from unigrec.core.identifiers.collisions import AT_ONCE, collision_rate, group_of, items_at_once
 from unigrec.core.models.tokenizers.kmeans import squared_distances
-from unigrec.core.models.tokenizers.residual import HardCodes, SoftCodes, Tokenizer
+from unigrec.core.models.tokenizers.residual import ITEMS_AT_ONCE, HardCodes, SoftCodes, Tokenizer
+from unigrec.core.models.vectors import Vectors, columns
 
 if TYPE_CHECKING:
     from unigrec.core.retrieval.cooccurrence import Cooccurring
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 HIT_NEIGHBOURS = 10  # co-occurring items that the hit rate looks for ...
 HIT_NEAREST = 100  # ... among this many nearest items ...
 HIT_SAMPLE = 4096  # ... for this many items of a larger catalogue
-VECTORS_AT_ONCE = 2**16  # a larger catalogue is searched in blocks
 
 
 class Quantized(NamedTuple):
@@ -36,7 +36,7 @@ class Quantized(NamedTuple):
 
 
 @torch.no_grad()
-def _quantize(tokenizer: Tokenizer, embeddings: Tensor, temperature: float) -> Iterator[Quantized]:
+def _quantize(tokenizer: Tokenizer, embeddings: Vectors, temperature: float) -> Iterator[Quantized]:
     """The catalogue in parts, so that the memory of a pass does not grow with N."""
     tokenizer.eval()
     for chunk in embeddings.split(items_at_once(tokenizer)):
@@ -92,7 +92,7 @@ def gini(counts: np.ndarray) -> float:
 
 
 def identifier_curve(
-    tokenizer: Tokenizer, embeddings: Tensor, temperature: float, first_codes: np.ndarray | None = None
+    tokenizer: Tokenizer, embeddings: Vectors, temperature: float, first_codes: np.ndarray | None = None
 ) -> dict[str, float]:
     """A few figures on today's identifiers, for a row of a training's history; one pass over the catalogue.
 
@@ -121,7 +121,7 @@ def identifier_curve(
 @torch.no_grad()
 def health(
     tokenizer: Tokenizer,
-    embeddings: Tensor,
+    embeddings: Vectors,
     popularity: np.ndarray,
     temperature: float,
     cooccurring: Cooccurring | None = None,
@@ -138,7 +138,9 @@ def health(
     error_soft = error_hard = 0.0
     codes_of, differs_of = [], []
     # One tensor, filled part by part: a list of parts and their concatenation would hold everything twice.
-    latent = embeddings.new_empty(len(embeddings) if cooccurring is not None else 0, tokenizer.codebooks.shape[2])
+    latent = tokenizer.codebooks.new_empty(
+        len(embeddings) if cooccurring is not None else 0, tokenizer.codebooks.shape[2]
+    )
     done = 0
     for part in _quantize(tokenizer, embeddings, temperature):
         error_soft += float((tokenizer.decode(part.soft.quantized) - part.embeddings).square().sum(dtype=torch.float64))
@@ -171,14 +173,14 @@ def health(
     if cooccurring is not None:
         figures |= _hit_rates(tokenizer, embeddings, latent, codes, groups, cooccurring)
         if len(widths) > 1:
-            each, parts = np.arange(len(codes)), embeddings[:, : sum(widths)].split(list(widths), dim=1)
+            each, parts = np.arange(len(codes)), columns(embeddings, sum(widths)).split(list(widths), dim=1)
             figures["hit_rate_modalities"] = [hit_rate(part, each, cooccurring, HIT_NEAREST) for part in parts]
     return figures
 
 
 def _hit_rates(
     tokenizer: Tokenizer,
-    embeddings: Tensor,
+    embeddings: Vectors,
     latent: Tensor,
     codes: np.ndarray,
     groups: np.ndarray,
@@ -204,7 +206,7 @@ def _hit_rates(
 
 
 @torch.no_grad()
-def hit_rate(vectors: Tensor, groups: np.ndarray, cooccurring: Cooccurring, nearest: int) -> float:
+def hit_rate(vectors: Vectors, groups: np.ndarray, cooccurring: Cooccurring, nearest: int) -> float:
     """Embedding hit rate (FORGE, arXiv 2509.20904): do items that are bought together lie close together?
 
     The share of an item's co-occurring items that are among its `nearest` items by distance, as a mean over the R items
@@ -221,7 +223,7 @@ def hit_rate(vectors: Tensor, groups: np.ndarray, cooccurring: Cooccurring, near
     sizes = torch.bincount(group, minlength=len(vectors))
     closest = min(nearest + 1, len(vectors))  # groups that can matter: only the item's own may hold no other item
     found = 0.0
-    size = max(AT_ONCE // min(len(vectors), VECTORS_AT_ONCE), 1)
+    size = max(AT_ONCE // min(len(vectors), ITEMS_AT_ONCE), 1)
     ordered = _nearest_vectors(vectors, group[items], closest, size)
     for rows, order in zip(torch.arange(len(items)).split(size), ordered.split(size), strict=True):
         own = group[items[rows.to(device)]]  # (r,)
@@ -235,15 +237,15 @@ def hit_rate(vectors: Tensor, groups: np.ndarray, cooccurring: Cooccurring, near
     return found / len(items)
 
 
-def _nearest_vectors(vectors: Tensor, own: Tensor, count: int, size: int) -> Tensor:
+def _nearest_vectors(vectors: Vectors, own: Tensor, count: int, size: int) -> Tensor:
     """The `count` vectors (G, C) that are nearest to some of them (R,), by distance: (R, count) numbers.
 
     size: rows at a time. Blocks of vectors are read one after the other, each once.
     """
     best = torch.empty(len(own), 0, device=vectors.device)
     numbers = best.long()
-    for start in range(0, len(vectors), VECTORS_AT_ONCE):
-        block = vectors[start : start + VECTORS_AT_ONCE]
+    for start in range(0, len(vectors), ITEMS_AT_ONCE):
+        block = vectors[start : start + ITEMS_AT_ONCE]
         pieces = []
         for rows in own.split(size):
             distances = squared_distances(vectors[rows], block)

@@ -61,9 +61,9 @@ class SASRec(nn.Module):
         self.position_embedding = nn.Embedding(history, d_model)
         self.norm = nn.LayerNorm(d_model)
         self.dropout = Dropout(dropout)
-        kernel = low_pass_kernel(history, filter_components) if filter_share else None
+        filtered = (history, filter_components) if filter_share else None
         self.blocks = nn.ModuleList(
-            [Block(d_model, heads, dropout, filter_share=filter_share, kernel=kernel) for _ in range(blocks)]
+            [Block(d_model, heads, dropout, filter_share=filter_share, filtered=filtered) for _ in range(blocks)]
         )
         self.content_projection = nn.Linear(content_dim, d_model, bias=False) if content_dim else None
         self.repeat_bias = RepeatBias() if repeat_bias else None
@@ -123,12 +123,17 @@ class SASRec(nn.Module):
         return logits.scatter_add(1, items, self.repeat_bias(items, lengths[:, None])[:, 0])
 
     def scores_of(self, items: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
-        """As `scores`, for some items alone: (B, T), (B,), (K,) -> (B, K)."""
-        logits = self.last_hidden(items, lengths) @ self.item_table()[wanted].T
+        """As `scores`, for some items alone, the same or others for each history: wanted (K,) or (B, K) -> (B, K)."""
+        logits = self.products(self.last_hidden(items, lengths), wanted)
         if self.repeat_bias is None:
             return logits
-        own = (items[:, :, None] == wanted).float()  # (B, T, K)
+        own = (items[:, :, None] == (wanted if wanted.dim() == 1 else wanted[:, None])).float()  # (B, T, K)
         return logits + (self.repeat_bias(items, lengths[:, None])[:, 0, :, None] * own).sum(1)
+
+    def products(self, hidden: Tensor, wanted: Tensor) -> Tensor:
+        """Of states (B, E) with the embeddings of some items, the same or others for each: (K,) or (B, K) -> (B, K)."""
+        vectors = self.item_table()[wanted]
+        return hidden @ vectors.T if wanted.dim() == 1 else (vectors @ hidden[:, :, None])[..., 0]
 
     def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
         """What `block_scores` needs at the places of the mask (B, T): one entry, as there is one member."""
@@ -158,14 +163,14 @@ class SASRec(nn.Module):
 class Block(nn.Module):
     """Self-attention (and a frequency filter), then feed-forward, each followed by dropout, residual and LayerNorm."""
 
-    def __init__(self, d_model: int, heads: int, dropout: float, filter_share: float, kernel: Tensor | None):
+    def __init__(self, d_model: int, heads: int, dropout: float, filter_share: float, filtered: tuple[int, int] | None):
         super().__init__()
         self.heads, self.filter_share = heads, filter_share
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
         self.attention_norm = nn.LayerNorm(d_model)
-        self.filter = FrequencyFilter(d_model, kernel) if kernel is not None else None
-        self.filter_norm = nn.LayerNorm(d_model) if kernel is not None else None
+        self.filter = FrequencyFilter(d_model, *filtered) if filtered else None
+        self.filter_norm = nn.LayerNorm(d_model) if filtered else None
         self.feed_forward = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
         self.feed_forward_norm = nn.LayerNorm(d_model)
         self.dropout = Dropout(dropout)
@@ -191,18 +196,23 @@ class FrequencyFilter(nn.Module):
     a convolution with a fixed causal kernel: all positions are trained at once, and none sees later items.
     """
 
-    def __init__(self, d_model: int, kernel: Tensor):
+    def __init__(self, d_model: int, history: int, components: int):
         super().__init__()
-        self.rescale = nn.Parameter(torch.randn(d_model))
-        lags = torch.arange(len(kernel))[:, None] - torch.arange(len(kernel))
-        toeplitz = torch.where(lags >= 0, kernel[lags.clamp_min(0)], 0.0)  # (history, history), row: output position
-        self.toeplitz: Tensor
-        self.register_buffer("toeplitz", toeplitz, persistent=False)
+        self.history, self.components = history, components
+        self.rescale = nn.Parameter(torch.empty(d_model))
+        nn.init.normal_(self.rescale)
+        # (history, history), row: output position. Made when it is needed: a network may be built without memory.
+        self._toeplitz: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) -> (B, T, E)."""
+        if self._toeplitz is None or self._toeplitz.device != hidden.device:
+            kernel = low_pass_kernel(self.history, self.components)
+            lags = torch.arange(len(kernel))[:, None] - torch.arange(len(kernel))
+            toeplitz = torch.where(lags >= 0, kernel[lags.clamp_min(0)], 0.0)
+            self._toeplitz = toeplitz.to(hidden.device)
         steps = hidden.shape[1]
-        low = self.toeplitz[:steps, :steps] @ hidden
+        low = self._toeplitz[:steps, :steps] @ hidden
         return low + self.rescale.square() * (hidden - low)
 
 

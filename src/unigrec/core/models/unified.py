@@ -17,6 +17,7 @@ from unigrec.core.models.linear_map import ridge_regression
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.repeat_bias import RepeatBias
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.models.vectors import Vectors
 
 
 class JointOutput(NamedTuple):
@@ -43,7 +44,7 @@ class UnifiedModel(nn.Module):
         self.state_to_teacher = nn.Linear(d_model, teacher_dim)
 
     @torch.no_grad()
-    def fit_teacher_projection(self, embeddings: Tensor, teacher: Tensor, ridge: float = 1e-2) -> None:
+    def fit_teacher_projection(self, embeddings: Vectors, teacher: Tensor, ridge: float = 1e-2) -> None:
         """Fit the teacher's projection: ridge regression from teacher embeddings to the current latents.
 
         It is not trained afterwards. If it were trained together with the projection of histories, both would map
@@ -52,7 +53,7 @@ class UnifiedModel(nn.Module):
         Args:
             embeddings: (N, D). teacher: (N, teacher dimension). ridge: as in `ridge_regression`.
         """
-        fitted = ridge_regression(teacher, self.tokenizer.encoder(embeddings), ridge)
+        fitted = ridge_regression(teacher, self.tokenizer.latents(embeddings), ridge)
         self.teacher_to_code.weight.copy_(fitted.weight)
         self.teacher_to_code.bias.copy_(fitted.bias)
 

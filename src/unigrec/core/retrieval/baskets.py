@@ -23,17 +23,18 @@ class Baskets(NamedTuple):
     """The counted pairs of each item, as compressed rows, the largest lift first."""
 
     starts: np.ndarray  # (N + 1,) int64, row i holds the entries starts[i] .. starts[i + 1]
-    items: np.ndarray  # (p,) int64, the other item of each pair
-    counts: np.ndarray  # (p,) int64, baskets with both
-    item_counts: np.ndarray  # (N,) int64, baskets with the item
+    items: np.ndarray  # (p,) int64 or int32, the other item of each pair
+    counts: np.ndarray  # (p,) likewise, baskets with both
+    item_counts: np.ndarray  # (N,) likewise, baskets with the item
     total: int  # number of baskets with at least two items
     by_day: bool  # false: a basket is all that a user bought
 
     def pairs(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The other items (m,), their counts (m,) and their lifts (m,)."""
         row = slice(self.starts[item], self.starts[item + 1])
-        others, counts = self.items[row], self.counts[row]
-        return others, counts, lift(counts, self.item_counts[item] * self.item_counts[others], self.total)
+        others, counts = self.items[row].astype(np.int64), self.counts[row].astype(np.int64)
+        baskets = np.int64(self.item_counts[item]) * self.item_counts[others]
+        return others, counts, lift(counts, baskets, self.total)
 
     def together(self, one: int, other: int) -> int:
         """Baskets with both; 0 where they were not counted."""

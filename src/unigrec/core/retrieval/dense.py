@@ -1,6 +1,9 @@
 """The dense retriever: a sequence model (the teacher) scores every item for each history.
 
-Shapes: B histories of up to n items, N items.
+Alone it is exact for every size of catalogue. For the fused ranking of a large one it reads the items of the best cells
+(`NearestItems`): there, what the cells miss is found by the other parts (docs/scale.md).
+
+Shapes: B histories of up to n items, N items, C candidates, S items read for a history.
 """
 
 from __future__ import annotations
@@ -9,29 +12,117 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.core.models.ensemble import Teacher
+from unigrec.core.models.ensemble import Teacher, members_of
 from unigrec.core.retrieval.beam import BeamResult
+from unigrec.core.retrieval.cells import Cells
+from unigrec.core.retrieval.neighbours import Permits
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.core.sequences import last_items
+from unigrec.core.sequences import in_chunks, last_items
+
+SCANNED = 100_000  # items of the largest catalogue that a fused ranking scores as a whole
+READ = 16_384  # items of the best cells of a larger one
+AT_ONCE = 2**26  # scores
 
 
 class DenseRetriever(Retriever):
-    """Scores are log-probabilities. tree: of the identifiers, which only restrictions need."""
+    """Scores are log-probabilities.
 
-    def __init__(self, model: Teacher, tree: PrefixTree, device: torch.device):
+    Args:
+        tree: of the identifiers, which restrictions and cells need.
+        scanned: the most items without cells.
+    """
+
+    def __init__(self, model: Teacher, tree: PrefixTree, device: torch.device, scanned: int = SCANNED):
         super().__init__(tree, model.history, device)
         self.model = model.to(device).eval()
+        is_large = len(tree) > scanned
+        self.cells = Cells(tree, [network.item_vectors() for network in members_of(model)]) if is_large else None
 
     @torch.inference_mode()
     def scores(self, items: np.ndarray, lengths: np.ndarray) -> Tensor:
         """(B, N) log-probabilities after histories (B, n) of lengths (B,). Of longer histories the end is read."""
-        short = (torch.as_tensor(part, device=self.device) for part in last_items(items, lengths, self.history))
-        return self.model.scores(*short).log_softmax(-1)
+        return self.model.scores(*self._readable(items, lengths)).log_softmax(-1)
 
+    def _readable(self, items: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
+        short, sizes = last_items(items, lengths, self.history)
+        return torch.as_tensor(short, device=self.device), torch.as_tensor(sizes, device=self.device)
+
+    @torch.inference_mode()
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
-        scores = self.scores(items, lengths)
-        if restriction is not None:
-            scores = scores.masked_fill(~restriction.permitted(len(scores)), float("-inf"))
-        found = scores.topk(min(k, scores.shape[1]), dim=-1)
-        return BeamResult(found.indices.masked_fill(found.values == float("-inf"), -1), found.values)
+        permitted = None if restriction is None else restriction.permitted(len(items))
+        found = []
+        for rows in in_chunks(np.arange(len(items)), max(AT_ONCE // len(self.tree), 1)):
+            scores = self.scores(items[rows], lengths[rows])
+            if permitted is not None:
+                scores = scores.masked_fill(~permitted[rows], -torch.inf)
+            found.append(scores.topk(min(k, scores.shape[1]), dim=-1))
+        scores, best = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return BeamResult(best.masked_fill(scores == -torch.inf, -1), scores)
+
+    @torch.inference_mode()
+    def read(self, items: np.ndarray, lengths: np.ndarray) -> NearestItems:
+        """What the best cells hold for histories (B, n) of lengths (B,)."""
+        assert self.cells is not None
+        return NearestItems(self.model, self.cells, *self._readable(items, lengths))
+
+
+class NearestItems:
+    """The items of the best cells, and those of the history, which a repeat bias may rank high.
+
+    Scores are exact, but for a constant per history: as log-probabilities they are over the items that were read
+    without a restriction, which hold nearly all of the probability.
+
+    Args:
+        items: (B, n) what the model reads, padded on the right by lengths (B,).
+    """
+
+    def __init__(self, model: Teacher, cells: Cells, items: Tensor, lengths: Tensor):
+        self.model, self.cells, self.items, self.lengths = model, cells, items, lengths
+        networks = members_of(model)
+        self.states = [network.last_hidden(items, lengths) / len(networks) for network in networks]
+        exists = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
+        self.own = items.masked_fill(~exists | _again(items, exists), -1)
+        self.free = self._read(READ, None)
+        self.total = self.free.scores.logsumexp(1, keepdim=True)  # (B, 1)
+
+    def _read(self, most: int, restriction: Restriction | None) -> BeamResult:
+        """The items read, each once and in no order, with their logits: (B, S) twice."""
+        items, scores = self.cells.nearest(self.states, most, restriction)
+        own = self.model.scores_of(self.items, self.lengths, self.own.clamp_min(0)).masked_fill(
+            self.own < 0, -torch.inf
+        )
+        scores = scores.masked_fill(_is_among(items, self.own), -torch.inf)
+        return BeamResult(torch.cat([items, self.own], dim=1), torch.cat([scores, own], dim=1))
+
+    @torch.inference_mode()
+    def best(self, k: int, restriction: Restriction | None) -> BeamResult:
+        """The k best permitted items, as far as they were read: (B, k) twice."""
+        is_free = restriction is None and k <= READ
+        read = self.free if is_free else self._read(max(READ, k), restriction)
+        found = best_read(read, k, -torch.inf, None if restriction is None else restriction.permits)
+        return found._replace(scores=found.scores - self.total)
+
+    def scores_of(self, items: Tensor) -> Tensor:
+        """(B, C) log-probabilities of any items (B, C)."""
+        return self.model.scores_of(self.items, self.lengths, items) - self.total
+
+
+def best_read(read: BeamResult, count: int, above: float, permits: Permits | None) -> BeamResult:
+    """The permitted items with the highest scores above a bound: (B, count) twice, -1 where there are fewer."""
+    scores = read.scores if permits is None else read.scores.masked_fill(~permits(read.items), -torch.inf)
+    found = scores.topk(min(count, scores.shape[1]), dim=-1)
+    return BeamResult(read.items.gather(1, found.indices).masked_fill(found.values <= above, -1), found.values)
+
+
+def _again(items: Tensor, exists: Tensor) -> Tensor:
+    """(B, n) whether the same item comes again further right in its row."""
+    same = (items[:, :, None] == items[:, None, :]) & exists[:, None, :]
+    return same.triu(1).any(-1)
+
+
+def _is_among(items: Tensor, few: Tensor) -> Tensor:
+    """(B, S) whether each item is one of the few (B, n) of its row."""
+    ordered = few.sort(dim=-1).values.contiguous()
+    place = torch.searchsorted(ordered, items.contiguous()).clamp_max(ordered.shape[1] - 1)
+    return ordered.gather(1, place) == items

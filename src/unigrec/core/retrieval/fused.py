@@ -7,8 +7,9 @@ contents are (`Near`).
 
 Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
 users (`fit_weights`). The generative part knows rare items badly: below the floor its probabilities tell nothing. Each
-candidate has its exact scores: the dense ones by one product over the catalogue, the generative one by a search that is
-restricted to the candidates, and that leaves prefixes below the floor.
+candidate has its exact scores: the dense ones by one product over the catalogue, or over a part of one of more than
+`dense.SCANNED` items, the generative one by a search that is restricted to the candidates, and that leaves prefixes
+below the floor.
 
 Shapes: B histories, N items, C candidates, F = 7 features.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +26,15 @@ import torch
 from torch import Tensor
 
 from unigrec.core.retrieval.beam import BeamResult
+from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.pools import BestCells, Pools, WholeCatalogue
 from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.retrieval.retriever import Retriever
 
 FLOOR_ODDS, HIGHEST_FLOOR = 5.0, 0.01  # the floor: that many times chance, at most that probability
-FROM_DENSE, FROM_NEIGHBOURS = 40, 10  # candidates of each kind; the beam gives its own
 
 
 class Weights(NamedTuple):
@@ -50,7 +53,6 @@ class Weights(NamedTuple):
 
 
 FEATURES = ("dense", *Weights._fields)
-CANDIDATES_FROM = ("follows", "alike", "together")  # fields of `Near`
 
 
 class Candidates(NamedTuple):
@@ -92,11 +94,20 @@ class FusedRetriever(Retriever):
         super().__init__(generative.tree, max(generative.history, dense.history), generative.device)
         self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
         self.weights = None if weights is None else weights.of_features().to(self.device)
+        self.by_content = None if dense.cells is None else Cells(generative.tree, [self.neighbours.content])
         self.floor = math.log(min(FLOOR_ODDS / len(generative.tree), HIGHEST_FLOOR))
 
     def with_weights(self, weights: Weights) -> FusedRetriever:
         """The same parts, ranked with these weights."""
-        return FusedRetriever(self.generative, self.dense, self.neighbours, weights)
+        other = copy(self)
+        other.weights = weights.of_features().to(self.device)
+        return other
+
+    def _pools(self, items: np.ndarray, lengths: np.ndarray) -> Pools:
+        history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
+        if self.by_content is not None:
+            return BestCells(self.dense.read(items, lengths), self.neighbours, self.by_content, history, sizes)
+        return WholeCatalogue(self.dense.scores(items, lengths), self.neighbours.near(history, sizes))
 
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         (found,) = self.search(items, lengths, [restriction], k)
@@ -115,15 +126,8 @@ class FusedRetriever(Retriever):
 
         k: at least so many candidates, if the restriction leaves them.
         """
-        log_dense = self.dense.scores(items, lengths)  # (B, N)
-        history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
-        near = self.neighbours.near(history, sizes)
-        pools = []
-        for restriction in restrictions:
-            permitted = None if restriction is None else restriction.permitted(len(items))
-            likely = _best(log_dense, max(FROM_DENSE, k), float("-inf"), permitted)
-            nearest = [_best(getattr(near, name), FROM_NEIGHBOURS, 0.0, permitted) for name in CANDIDATES_FROM]
-            pools.append(torch.cat([likely, *nearest], dim=1))
+        known = self._pools(items, lengths)
+        pools = [known.pool(restriction, k) for restriction in restrictions]
         # One pass of the decoder serves the beam and the candidates of the others.
         beam = max(k, self.generative.beam)
         searches = [*restrictions, *(Restriction(self.tree, only=pool) for pool in pools)]
@@ -132,22 +136,13 @@ class FusedRetriever(Retriever):
         found = self.generative.search(items, lengths, searches, widths, above)
         results = []
         for pool, free, pooled in zip(pools, found[: len(pools)], found[len(pools) :], strict=True):
-            known = torch.cat([free.items, pool], dim=1)
-            chosen = torch.cat([free.items, pool.masked_fill(_seen_before(known)[:, free.items.shape[1] :], -1)], dim=1)
+            again = _seen_before(torch.cat([free.items, pool], dim=1))[:, free.items.shape[1] :]
+            chosen = torch.cat([free.items, pool.masked_fill(again, -1)], dim=1)
             generative = torch.cat([free.scores.clamp_min(self.floor), _scores_of(pool, pooled, self.floor)], dim=1)
-            index = chosen.clamp_min(0)
-            features = [log_dense.gather(1, index), generative, *(scores.gather(1, index) for scores in near)]
-            stacked = torch.stack(features, -1).masked_fill((chosen < 0)[..., None], 0.0)
+            dense, *near = known.features(chosen)
+            stacked = torch.stack([dense, generative, *near], -1).masked_fill((chosen < 0)[..., None], 0.0)
             results.append(Found(free, Candidates(chosen, stacked)))
         return results
-
-
-def _best(scores: Tensor, count: int, above: float, permitted: Tensor | None) -> Tensor:
-    """(B, count) the items of the highest scores; -1 where fewer are permitted and have a score above the bound."""
-    if permitted is not None:
-        scores = scores.masked_fill(~permitted, float("-inf"))
-    best = scores.topk(min(count, scores.shape[1]), dim=-1)
-    return best.indices.masked_fill(best.values <= above, -1)
 
 
 def _seen_before(items: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: N items, D content dimensions, B histories of n items, R items whose row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 RECENT = 3  # items of a history whose neighbours are wanted, the last ones
 DECAY = 0.5  # of an item's weight, per item after it
+Permits = Callable[[Tensor], Tensor]  # which of some items may be recommended: (B, X) -> bool (B, X), false for -1
 
 
 class Pairs(NamedTuple):
@@ -33,19 +35,46 @@ class Pairs(NamedTuple):
     def sums(self, items: Tensor, weights: Tensor, wanted: Tensor | None = None) -> Tensor:
         """The weighted sum of some rows: items (B, R), weights (B, R) -> (B, N). A weight of 0 stands for no item.
 
-        wanted: (K,) the only columns that are asked for -> (B, K); the time then does not depend on N.
+        wanted: the only columns that are asked for, the same or others for each history, (K,) or (B, K) -> (B, K); the
+            time then does not depend on N.
         """
+        history, columns, values = self._entries(items, weights)
+        if wanted is None:
+            result = weights.new_zeros(len(items), len(self.starts) - 1)
+            return result.index_put_((history, columns), values, accumulate=True)
+        asked = wanted if wanted.dim() == 1 else wanted[history]
+        found, column = (columns[:, None] == asked).nonzero(as_tuple=True)
+        result = weights.new_zeros(len(items), wanted.shape[-1])
+        return result.index_put_((history[found], column), values[found], accumulate=True)
+
+    def largest(self, items: Tensor, weights: Tensor, count: int, permits: Permits | None = None) -> Tensor:
+        """(B, count) the columns of the largest weighted sums, as `sums` has them; -1 where there are fewer.
+
+        permits: which columns count; None: all.
+        """
+        history, columns, values = self._entries(items, weights)
+        width = len(self.starts)
+        cells, place = torch.unique(history * width + columns, return_inverse=True)
+        sums = values.new_zeros(len(cells)).index_add_(0, place, values)
+        history = cells // width
+        sizes = torch.bincount(history, minlength=len(items))
+        within = torch.arange(len(cells), device=items.device) - (sizes.cumsum(0) - sizes)[history]
+        longest = int(sizes.max()) if len(cells) else 0
+        found = torch.full((len(items), longest), -1, device=items.device).index_put_((history, within), cells % width)
+        scores = sums.new_full((len(items), longest), float("-inf")).index_put_((history, within), sums)
+        if permits is not None:
+            scores = scores.masked_fill(~permits(found), float("-inf"))
+        best = scores.topk(min(count, longest), dim=-1)
+        return found.gather(1, best.indices).masked_fill(best.values == float("-inf"), -1)
+
+    def _entries(self, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The entries of the rows: the history (e,) that each belongs to, its column and its weighted value."""
         sizes = ((self.starts[items + 1] - self.starts[items]) * (weights != 0)).flatten()
         row = torch.repeat_interleave(torch.arange(len(sizes), device=items.device), sizes)
         within = torch.arange(len(row), device=items.device) - (sizes.cumsum(0) - sizes)[row]
         entry = self.starts[items].flatten()[row] + within
-        history, values = row // items.shape[1], self.weights[entry] * weights.flatten()[row]
-        if wanted is None:
-            result = self.weights.new_zeros(len(items), len(self.starts) - 1)
-            return result.index_put_((history, self.items[entry]), values, accumulate=True)
-        found, column = (self.items[entry][:, None] == wanted).nonzero(as_tuple=True)
-        result = self.weights.new_zeros(len(items), len(wanted))
-        return result.index_put_((history[found], column), values[found], accumulate=True)
+        values = self.weights[entry].float() * weights.flatten()[row]
+        return row // items.shape[1], self.items[entry].long(), values
 
 
 class Near(NamedTuple):
@@ -64,7 +93,8 @@ class Neighbours:
     Args:
         successors: the items that come directly after an item, by how often.
         together: the items that the same users had, by cosine.
-        content: (N, D) vectors of length 1, or 0 for an item without content.
+        content: (N, D) vectors of length 1, or 0 for an item without content. They, the items and the weights of the
+            pairs may have the short types of the file: then `near` is for wanted items only.
     """
 
     def __init__(self, successors: Pairs, together: Pairs, content: Tensor):
@@ -76,12 +106,9 @@ class Neighbours:
     def near(self, items: Tensor, lengths: Tensor, wanted: Tensor | None = None) -> Near:
         """For histories (B, n), padded on the right by lengths (B,), none of which is 0.
 
-        wanted: (K,) the only items that are asked for; fields then have the shape (B, K).
+        wanted: (K,) or (B, K) the only items that are asked for; fields then have the shape (B, K).
         """
-        back = torch.arange(RECENT, device=items.device)
-        exists = back < lengths[:, None]
-        recent = items.gather(1, (lengths[:, None] - 1 - back).clamp_min(0))  # (B, RECENT), the last item first
-        weights = torch.where(exists, DECAY**back, 0.0)
+        recent, weights = recent_items(items, lengths)
         last, earlier, of_earlier = recent[:, 0], recent[:, 1:], weights[:, 1:] / DECAY
         return Near(
             follows=self.following(last, wanted),
@@ -93,7 +120,7 @@ class Neighbours:
 
     def following(self, items: Tensor, wanted: Tensor | None = None) -> Tensor:
         """How much each item, or each wanted one, follows each of the given ones: (B,) -> (B, N or K), in [0, 1]."""
-        return self.successors.sums(items[:, None], self.content.new_ones(len(items), 1), wanted)
+        return self.successors.sums(items[:, None], torch.ones(len(items), 1, device=items.device), wanted)
 
     def alike(self, items: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Cosine of each item's content, or each wanted one's, with that of the given ones: (B,) -> (B, N or K).
@@ -101,14 +128,29 @@ class Neighbours:
         An item has 0 with itself: it is not its own neighbour.
         """
         if wanted is not None:
-            return (self.content[items] @ self.content[wanted].T).masked_fill_(items[:, None] == wanted, 0.0)
+            return self._products(self.content[items].float(), wanted).masked_fill_(items[:, None] == wanted, 0.0)
         return (self.content[items] @ self.content.T).scatter_(1, items[:, None], 0.0)
 
     def _alike(self, items: Tensor, weights: Tensor, wanted: Tensor | None = None) -> Tensor:
         """The weighted sum of what `alike` has for several items: (B, R) twice -> (B, N or K), in one product."""
-        vectors = self.content[items]  # (B, R, D)
+        vectors = self.content[items].float()  # (B, R, D)
         summed, own = (weights[..., None] * vectors).sum(1), -weights * vectors.square().sum(-1)
         if wanted is not None:
-            same = items[..., None] == wanted  # (B, R, K)
-            return summed @ self.content[wanted].T + (own[..., None] * same).sum(1)
+            same = items[..., None] == (wanted if wanted.dim() == 1 else wanted[:, None])  # (B, R, K)
+            return self._products(summed, wanted) + (own[..., None] * same).sum(1)
         return (summed @ self.content.T).scatter_add_(1, items, own)
+
+    def _products(self, vectors: Tensor, wanted: Tensor) -> Tensor:
+        """Of vectors (B, D) with the content of the wanted items, (K,) or (B, K) -> (B, K)."""
+        content = self.content[wanted].float()
+        return vectors @ content.T if wanted.dim() == 1 else (content @ vectors[:, :, None])[..., 0]
+
+
+def recent_items(items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The last items of histories (B, n), the last one first, and their falling weights: (B, RECENT) twice.
+
+    An item that a history does not have has the weight 0.
+    """
+    back = torch.arange(RECENT, device=items.device)
+    recent = items.gather(1, (lengths[:, None] - 1 - back).clamp_min(0))
+    return recent, torch.where(back < lengths[:, None], DECAY**back, 0.0)

@@ -6,6 +6,7 @@ contiguous too. Shapes: B users, W nodes per user, C children of these, N items,
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ class PrefixTree:
     def __init__(self, codes: np.ndarray, device: str | torch.device = "cpu"):
         """codes: (N, T) int64, rows distinct. Raises ValueError when two items share an identifier."""
         items, self.depth = codes.shape
-        order = np.lexsort(codes.T[::-1])
+        order = sorted_rows(codes)
         ordered = codes[order]
         changed = np.zeros(items, bool)
         changed[:1] = True
@@ -89,6 +90,17 @@ class PrefixTree:
         return child.masked_fill(~exists, 0), parent, exists
 
 
+def sorted_rows(codes: np.ndarray) -> np.ndarray:
+    """(N,) the order of the rows of codes (N, T), none below 0; of equal rows in no order."""
+    sizes = [int(level.max(initial=0)) + 1 for level in codes.T]
+    if math.prod(sizes) > np.iinfo(np.int64).max:
+        return np.lexsort(codes.T[::-1])
+    packed = np.zeros(len(codes), np.int64)  # to sort numbers is many times faster than to sort rows
+    for level, size in zip(codes.T, sizes, strict=True):
+        packed = packed * size + level
+    return np.argsort(packed)
+
+
 class Restriction:
     """Which items may be recommended: those allowed to everybody, less those denied to each user.
 
@@ -106,6 +118,7 @@ class Restriction:
         only: Tensor | None = None,
     ):
         self._allowed, self._denied, self._only, self._items = allowed, denied, only, len(tree)
+        self._rank = tree.rank
         self.only = None
         if only is not None:
             self.only = torch.where(only >= 0, tree.rank[only.clamp_min(0)], len(tree)).sort(-1).values.contiguous()
@@ -136,6 +149,11 @@ class Restriction:
             )
             left = left - inside
         return left > 0
+
+    def permits(self, items: Tensor) -> Tensor:
+        """(B, X) whether each of these items, catalogue indices (B, X), may be recommended; false for -1."""
+        places = self._rank[items.clamp_min(0)]
+        return self.alive(places, places + 1) & (items >= 0)
 
     def permitted(self, rows: int) -> Tensor:
         """(B, N) whether each item, by catalogue index, may be recommended to each of the `rows` users."""

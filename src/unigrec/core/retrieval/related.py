@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.core.blocks import products
 from unigrec.core.retrieval.baskets import Baskets
 
 KIND_LEVELS = 1  # codes that items of one kind share
@@ -43,7 +44,7 @@ def similar(codes: np.ndarray, vectors: Tensor, item: int, k: int, allowed: np.n
         codes: (N, L). vectors: (N, D) of length 1, or 0 for nothing known. allowed: (N,) bool.
     """
     shared = np.cumprod(codes == codes[item], axis=1).sum(1)
-    cosines = (vectors @ vectors[item]).double().numpy()
+    cosines = products(vectors, vectors[item].float()).double().numpy()
     permitted = np.ones(len(codes), bool) if allowed is None else allowed.copy()
     permitted[item] = False
     found = np.flatnonzero(permitted)
@@ -88,7 +89,7 @@ def complements(
 def _pairs_of_alike(baskets: Baskets, content: Tensor, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `Baskets.pairs`, of the items whose content is nearest: lifts are means weighted by the cosines."""
     has_pairs = torch.as_tensor(np.diff(baskets.starts) > 0)
-    cosines = (content @ content[item]).masked_fill(~has_pairs, 0.0)
+    cosines = products(content, content[item].float()).masked_fill(~has_pairs, 0.0)
     nearest = cosines.topk(min(STAND_INS, len(cosines)))
     weights = nearest.values.clamp_min(0.0).double().numpy()
     counts, lifts = np.zeros(len(content), np.int64), np.zeros(len(content))

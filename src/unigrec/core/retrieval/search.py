@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.core.blocks import products
 from unigrec.core.models.linear_map import LinearMap, ridge_regression
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.beam import BeamResult
@@ -52,7 +53,7 @@ class QueryScorer:
 
     @cached_property
     def _to_part(self) -> LinearMap:
-        return ridge_regression(self._scaled(self.content[: len(self.part)]), self.part, RIDGE)
+        return ridge_regression(self._scaled(self.content[: len(self.part)].float()), self.part, RIDGE)
 
     def warm_up(self) -> None:
         """Fit what the first query would wait for."""
@@ -76,7 +77,7 @@ class QueryScorer:
     @torch.inference_mode()
     def meaning(self, query: Tensor) -> Tensor:
         """(N,) how much each item is meant, whatever its words. query: (D,) of length 1."""
-        return self.code_scores(query) + CLOSENESS * (self.content @ query)
+        return self.code_scores(query) + CLOSENESS * products(self.content, query)
 
     def scores(self, words: Sequence[str], query: Tensor | None) -> Tensor:
         """(N,) what a search ranks by.

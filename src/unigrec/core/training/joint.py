@@ -24,6 +24,7 @@ from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
+from unigrec.core.models.vectors import Vectors
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
@@ -43,7 +44,7 @@ class JointData(NamedTuple):
     """The data of the joint phase."""
 
     sequences: Sequences
-    embeddings: Tensor  # (N, D) item embeddings
+    embeddings: Vectors  # (N, D) what the tokenizer reads of the items
     teacher: Tensor  # (N, teacher dimension) the teacher's item embeddings
     ranker: Teacher | None = None  # the teacher itself, if its ranking is distilled too
     earlier: np.ndarray | None = None  # (N, L) identifiers of the bundle that a warm start continues; -1: none

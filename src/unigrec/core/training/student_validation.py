@@ -10,27 +10,28 @@ from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.models.vectors import Vectors
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences, sample
 
+ITEMS_AT_ONCE = 2**14  # whose tokens are made together
+
 
 @torch.no_grad()
 def soft_tokens(
-    tokenizer: Tokenizer, recommender: Recommender, embeddings: Tensor, temperature: float, chunk: int = 16384
+    tokenizer: Tokenizer, recommender: Recommender, embeddings: Vectors, temperature: float, chunk: int = ITEMS_AT_ONCE
 ) -> Tensor:
     """Input tokens of every item from its soft identifier: (N, D) -> (N, L or 1, E)."""
-    parts = [
-        recommender.embed_soft(tokenizer.quantize_soft(tokenizer.encoder(part), temperature).probabilities)
-        for part in embeddings.split(chunk)
-    ]
-    return recommender.item_tokens(torch.cat(parts))
+    soft = (tokenizer.quantize_soft(tokenizer.encoder(part), temperature) for part in embeddings.split(chunk))
+    return torch.cat([recommender.item_tokens(recommender.embed_soft(part.probabilities)) for part in soft])
 
 
 @torch.no_grad()
 def hard_tokens(recommender: Recommender, codes: Tensor) -> Tensor:
     """Input tokens of every item from its first L codes: (N, T) -> (N, L or 1, E)."""
-    return recommender.item_tokens(recommender.embed_codes(codes[:, : recommender.config.levels]))
+    parts = codes[:, : recommender.config.levels].split(ITEMS_AT_ONCE)
+    return torch.cat([recommender.item_tokens(recommender.embed_codes(part)) for part in parts])
 
 
 def sampled_users(sequences: Sequences, count: int, seed: int) -> np.ndarray:

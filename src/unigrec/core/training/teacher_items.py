@@ -3,6 +3,9 @@
 The teacher is frozen and the history before a target never changes, so its best items are the same in every epoch. They
 are found once, in an order that depends on nothing but the data, so that a resumed run reads the same bits.
 
+Those of all targets of a long log do not fit into memory (fifty million targets with 128 items: 51 GB). They are then
+found batch by batch, again in every epoch: the same items, and the same bits for the same batch.
+
 Shapes: P targets, N items, K best items, B histories of up to n items.
 """
 
@@ -20,6 +23,7 @@ from unigrec.core.training.samples import Samples, TrainingSamples
 
 # Scores of targets and items that are held at a time; a larger catalogue is read in blocks.
 SCORES_AT_A_TIME, ITEMS_AT_A_TIME = {"cpu": 2**21, "cuda": 2**27}, 2**14
+KEPT_BYTES = 2**31  # best items that are kept, at most
 
 
 class Best(NamedTuple):
@@ -33,31 +37,32 @@ class TeacherItems:
     """The K best items of a frozen teacher after every training sample, with their probabilities.
 
     Args:
-        samples: every target that will be asked for. count: K, at most N are kept.
+        samples: every target that will be asked for. count: K, at most N are found.
         device: where the teacher computes, and where `after` returns its tensors.
     """
 
     def __init__(self, teacher: Teacher, samples: TrainingSamples, count: int, device: torch.device):
-        sequences, self.device = samples.sequences, device
-        self.count = min(count, sequences.catalogue_size)
-        targets = int(samples.pieces[:, 2].sum())
-        self.rows = np.full(len(sequences.items), -1, np.int64)  # of a target's position
+        self.teacher, self.device = teacher, device
+        self.catalogue_size = samples.sequences.catalogue_size
+        self.count = min(count, self.catalogue_size)
+        targets = int(samples.pieces[:, 2].sum(dtype=np.int64))
+        self.kept = 8 * targets * self.count <= KEPT_BYTES
+        if self.kept:
+            self._find(samples, targets)
+
+    def _find(self, samples: TrainingSamples, targets: int) -> None:
+        """Find the best items at all targets."""
+        self.rows = np.full(len(samples.sequences.items), -1, np.int32)  # of a target's position
         self.items = np.empty((targets, self.count), np.int32)
         self.probabilities = np.empty((targets, self.count), np.float32)
         lengths = samples.pieces[:, 1] - samples.pieces[:, 0]
         order = np.argsort(lengths, kind="stable")
-        at_a_time = SCORES_AT_A_TIME[device.type] // min(sequences.catalogue_size, ITEMS_AT_A_TIME)
+        at_a_time = SCORES_AT_A_TIME[self.device.type] // min(self.catalogue_size, ITEMS_AT_A_TIME)
         found = 0
         for pieces in split_by_total(order, samples.pieces[order, 2], at_a_time):
             batch = samples[pieces]
-            best = best_items(
-                teacher,
-                torch.as_tensor(batch.items, device=device),
-                torch.as_tensor(batch.lengths, device=device),
-                counts=torch.as_tensor(batch.counts, device=device),
-                catalogue_size=sequences.catalogue_size,
-                count=self.count,
-            )
+            read = (torch.as_tensor(part, device=self.device) for part in (batch.items, batch.lengths, batch.counts))
+            best = self._best_items(*read)
             rows = slice(found, found + len(best.items))
             self.rows[batch.positions] = np.arange(rows.start, rows.stop)
             self.items[rows], self.probabilities[rows] = best.items.cpu(), best.probabilities.cpu()
@@ -65,9 +70,16 @@ class TeacherItems:
 
     def after(self, samples: Samples) -> Best:
         """The best items at each of the samples' targets."""
+        if not self.kept:
+            return self._best_items(samples.items[samples.history], samples.lengths, samples.counts)
         rows = self.rows[samples.positions]
         items = torch.as_tensor(self.items[rows], device=self.device).long()
         return Best(items, torch.as_tensor(self.probabilities[rows], device=self.device))
+
+    def _best_items(self, items: Tensor, lengths: Tensor, counts: Tensor) -> Best:
+        return best_items(
+            self.teacher, items, lengths, counts=counts, catalogue_size=self.catalogue_size, count=self.count
+        )
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from torch import Tensor
 from unigrec.base.errors import TrainingError
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import reconstruction_loss, uniformity_loss
-from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.models.tokenizers.residual import ITEMS_AT_ONCE, Tokenizer
+from unigrec.core.models.vectors import Vectors
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
 from unigrec.core.training.schedules import temperature_at
@@ -41,9 +42,10 @@ def check_size(items: int, params: TokenizerParams) -> None:
         )
 
 
-def check_finite(embeddings: Tensor) -> None:
+def check_finite(embeddings: Vectors) -> None:
     """Raises TrainingError if an embedding (N, D) holds NaN or infinity."""
-    bad = (~torch.isfinite(embeddings).all(-1)).nonzero().flatten().tolist()
+    finite = torch.cat([torch.isfinite(part).all(-1) for part in embeddings.split(ITEMS_AT_ONCE)])
+    bad = (~finite).nonzero().flatten().tolist()
     if bad:
         raise TrainingError(
             f"tokenizer: the embeddings of {len(bad)} of {len(embeddings)} items hold NaN or infinity (the first: item "
@@ -63,7 +65,7 @@ def tokenizer_losses(
 
 
 def train_tokenizer(
-    vectors: Tensor,
+    vectors: Vectors,
     params: TokenizerParams,
     run: Run,
     started: Tokenizer | None = None,

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from unigrec.core.models.layers import Linear
-from unigrec.core.models.tokenizers.kmeans import ALL_POINTS, kmeans, nearest, squared_distances
+from unigrec.core.models.tokenizers.kmeans import kmeans, nearest, squared_distances
+from unigrec.core.models.vectors import Vectors
+
+ITEMS_AT_ONCE = 2**15  # in a pass over the catalogue that needs no gradients
 
 
 class SoftCodes(NamedTuple):
@@ -50,7 +53,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.encoder = mlp([embedding_dim, *hidden, code_dim])
         self.decoder = mlp([code_dim, *reversed(hidden), embedding_dim])
-        self.codebooks = nn.Parameter(torch.randn(levels, codebook_size, code_dim) / code_dim**0.5)
+        self.codebooks = nn.Parameter(torch.empty(levels, codebook_size, code_dim))
+        nn.init.normal_(self.codebooks, std=code_dim**-0.5)
 
     @property
     def embedding_dim(self) -> int:
@@ -87,12 +91,17 @@ class Tokenizer(nn.Module):
             codes.append(code)
         return HardCodes(torch.stack(codes, dim=1), quantized)
 
+    @torch.no_grad()
+    def latents(self, embeddings: Vectors) -> Tensor:
+        """The latents of a whole catalogue, without gradients: (N, D) -> (N, C)."""
+        return torch.cat([self.encoder(part) for part in embeddings.split(ITEMS_AT_ONCE)])
+
     def decode(self, quantized: Tensor) -> Tensor:
         """Reconstructed embeddings: (N, C) -> (N, D)."""
         return self.decoder(quantized)
 
     @torch.no_grad()
-    def initialise(self, embeddings: Tensor, seed: int, iterations: int = 25) -> None:
+    def initialise(self, embeddings: Vectors, seed: int, iterations: int = 25) -> None:
         """Scale the encoder to the catalogue, then start each codebook from k-means on the residuals, level by level.
 
         Latents start with a root mean square norm of 1. The temperature divides squared distances, so an encoder with
@@ -100,17 +109,14 @@ class Tokenizer(nn.Module):
         """
         last = self.encoder[-1]
         assert isinstance(last, nn.Linear)
-
-        def latents() -> Tensor:  # in blocks of items, for the widths of the layers between
-            return torch.cat([self.encoder(block) for block in embeddings.split(ALL_POINTS)])
-
-        norm = latents().square().sum(-1).mean().sqrt()
+        norm = self.latents(embeddings).square().sum(-1).mean().sqrt()
         last.weight.div_(norm)
         last.bias.div_(norm)
-        residual = latents()
+        residual = self.latents(embeddings)
         for level, codebook in enumerate(self.codebooks):
             codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations=iterations))
-            residual = residual - codebook[nearest(residual, codebook)[1]]
+            for part in residual.split(ITEMS_AT_ONCE):
+                part -= codebook[nearest(part, codebook)[1]]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -1,0 +1,185 @@
+"""`python -m benchmarks.large_serving`: load, memory, requests and batches of a bundle as its catalogue grows.
+
+Bundles have the paper's size and random weights. With `--rung RUNG --artifacts ARTIFACTS`, of a finished rung of the
+ladder: what reading the best cells costs in quality, against scanning all items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.harness import in_child, say
+from unigrec.base.errors import UnigrecError
+from unigrec.base.markdown import markdown_table
+from unigrec.base.process import keep_quiet
+
+keep_quiet()
+
+import torch  # noqa: E402
+
+from benchmarks.quality.steps import finished_rung, load_data  # noqa: E402
+from benchmarks.speed.served import shipped_params, write_bundle  # noqa: E402
+from unigrec.base import files  # noqa: E402
+from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics  # noqa: E402
+from unigrec.core.retrieval import cells, dense, pools  # noqa: E402
+from unigrec.core.retrieval.dense import DenseRetriever  # noqa: E402
+from unigrec.core.retrieval.fused import FusedRetriever  # noqa: E402
+from unigrec.core.retrieval.neighbours import Neighbours, Pairs  # noqa: E402
+from unigrec.core.retrieval.rank_by import RankBy  # noqa: E402
+from unigrec.core.retrieval.retriever import CPU, Retriever  # noqa: E402
+from unigrec.core.sequences import Sequences, in_chunks, sample  # noqa: E402
+from unigrec.pipeline.stages import retriever_of  # noqa: E402
+from unigrec.serving.bundle import Bundle  # noqa: E402
+
+SIZES = (10_000, 100_000, 1_000_000)
+REQUESTS, LONGEST, BATCH, BATCHES = 40, 12, 64, 3
+SCANNED = 1_000_000  # items of the largest catalogue that is scanned for comparison
+DEPTHS, SHARES = (1, 2), (1.0, 0.1, 0.03, 0.01)  # of the prefixes of a trained bundle; of its items that are read
+TESTED = 4000  # users
+
+
+def write(folder: str, items: int) -> str:
+    """Write a bundle; returns its folder."""
+    return str(write_bundle(Path(folder), items, shipped_params(quick=False)))
+
+
+def serve(bundle: str, items: int) -> list[dict[str, Any]]:
+    """A row per kind of ranking. Runs in a process of its own."""
+    began, cpu = time.monotonic(), time.process_time()
+    loaded = Bundle.load(Path(bundle))
+    known: dict[str, Any] = {"items": items, "load s": time.monotonic() - began}
+    known["load CPU s"] = time.process_time() - cpu
+    known |= dict(zip(("private GB", "mapped GB"), _memory(), strict=True))
+    generator = np.random.default_rng(0)
+    histories = [
+        [loaded.item_ids[int(place)] for place in generator.integers(0, items, generator.integers(2, LONGEST + 1))]
+        for _ in range(max(REQUESTS, BATCH * BATCHES))
+    ]
+    rows = [known | {"ranking": by.value} | _times(loaded, by, histories) for by in RankBy]
+    fused = loaded.retrievers[RankBy.FUSED]
+    assert isinstance(fused, FusedRetriever)
+    if fused.dense.cells is not None and items <= SCANNED:
+        all_scored = DenseRetriever(fused.dense.model, fused.tree, CPU, scanned=items)
+        held = fused.neighbours
+        counted = (held.successors, held.together)
+        follow, together = (Pairs(part.starts, part.items.long(), part.weights.float()) for part in counted)
+        whole = Neighbours(follow, together, held.content.float())
+        scan = FusedRetriever(fused.generative, all_scored, whole)
+        scan.weights = fused.weights
+        loaded.retrievers |= {RankBy.FUSED: scan}
+        rows.append(known | {"ranking": "fused, scanned"} | _times(loaded, RankBy.FUSED, histories))
+    return rows
+
+
+def _times(bundle: Bundle, by: RankBy, histories: list[list[str]]) -> dict[str, float]:
+    """CPU milliseconds of requests, and of a history in a batch."""
+    bundle.recommend(histories[:1], rank_by=by)
+    one = [_milliseconds(partial(bundle.recommend, [history], rank_by=by)) for history in histories[:REQUESTS]]
+    parts = [histories[start : start + BATCH] for start in range(0, BATCH * BATCHES, BATCH)]
+    many = [_milliseconds(partial(bundle.rank, part, rank_by=by)) / BATCH for part in parts]
+    return {
+        "request ms": float(np.median(one)),
+        "p99": float(np.percentile(one, 99)),
+        "ms of one in a batch": float(np.median(many)),
+    }
+
+
+def _milliseconds(task: Callable[[], object]) -> float:
+    began = time.process_time()
+    task()
+    return 1e3 * (time.process_time() - began)
+
+
+def _memory() -> tuple[float, float]:
+    """GB of this process that are its own, and that are pages of files."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(int(lines[name].split()[0]) / 1e6 for name in ("RssAnon", "RssFile"))  # type: ignore[return-value]
+
+
+def measured(items: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, usage = in_child(write, folder=folder, items=items)
+        say(f"large_serving: a bundle of {items:,} items is written, peak {usage.peak / 1e9:.1f} GB")
+        rows, usage = in_child(serve, bundle=bundle, items=items)
+        size = sum(path.stat().st_size for path in Path(bundle).rglob("*") if path.is_file())
+    for row in rows:
+        row |= {"files GB": size / 1e9, "peak GB": usage.peak / 1e9}
+        say(f"large_serving: {row}")
+    return rows
+
+
+def quality(artifacts: Path, rung: Path) -> list[dict[str, Any]]:
+    """Lists of ten for test users, by a scan and by cells of two sizes: metrics, and the items shared with the scan."""
+    data, params = load_data(artifacts), files.read_json(rung / "params.json")["params"]
+    history, beam = params["joint"]["history"], params["evaluate"]["beam"]
+    scan = retriever_of(finished_rung(rung, data), history, beam=beam, device=CPU)
+    users, items = sample(data.sequences.evaluation_users(), TESTED, 0), len(scan.tree)
+    expected, targets = _lists(scan, data.sequences, users)
+    rows: list[dict[str, Any]] = [{"items of a cell": "", "read": "all", **_judged(expected, targets)}]
+    for depth in DEPTHS:
+        cells.MOST_CELLS = len(scan.tree.levels[depth].code)
+        large = DenseRetriever(scan.dense.model, scan.tree, CPU, scanned=0)
+        fused = FusedRetriever(scan.generative, large, scan.neighbours)
+        fused.weights = scan.weights
+        for share in SHARES:
+            dense.READ = pools.READ_BY_CONTENT = round(share * items)
+            lists, _ = _lists(fused, data.sequences, users)
+            shared = (lists[:, :, None] == expected[:, None]).any(2).mean()
+            row = {"items of a cell": items / cells.MOST_CELLS, "read": f"{share:.0%}", **_judged(lists, targets)}
+            rows.append(row | {"shared with the scan": float(shared)})
+            say(f"large_serving: {rows[-1]}")
+    return rows
+
+
+def _lists(retriever: Retriever, sequences: Sequences, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ten best items of each user (U, 10), and the test items (U,)."""
+    found, targets = [], []
+    for rows in in_chunks(users, BATCH):
+        past = sequences.held_out(rows, "test", retriever.history)
+        found.append(retriever.best(past.items, past.lengths, None, 10).items[:, :10].numpy())
+        targets.append(past.targets)
+    return np.concatenate(found), np.concatenate(targets)
+
+
+def _judged(lists: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    ranks = rank_in_list(torch.as_tensor(lists), torch.as_tensor(targets)).numpy()
+    return ranking_metrics(ranks, [10])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.large_serving", description=__doc__)
+    parser.add_argument("--items", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--artifacts", type=Path, help="a project's artifacts folder")
+    parser.add_argument("--rung", type=Path, help="the folder of a finished rung")
+    options = parser.parse_args()
+    try:
+        if options.rung is not None:
+            rows = quality(options.artifacts.absolute(), options.rung.absolute())
+        else:
+            rows = [row for items in options.items for row in measured(items)]
+    except UnigrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    print(markdown_table(columns, [[_shown(row.get(column, "")) for column in columns] for row in rows]))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if value < 1.0 else f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    from benchmarks.large_serving import main as run  # child processes find the functions of a module by its name
+
+    run()

@@ -1,0 +1,91 @@
+"""Candidates of the dense scorer and of the neighbours for a fused ranking, and what both say of any candidate.
+
+`WholeCatalogue` scores every item: exact. Its time grows with the catalogue. Of a large one `BestCells` reads the
+counted pairs, and the items of the best cells (`unigrec.core.retrieval.cells`) for dense scores and content. What it
+says of a candidate is exact too.
+
+Shapes: B histories of up to n items, N items, X items of a pool, C candidates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from unigrec.core.retrieval.beam import BeamResult
+from unigrec.core.retrieval.cells import Cells
+from unigrec.core.retrieval.dense import NearestItems, best_read
+from unigrec.core.retrieval.neighbours import Near, Neighbours, recent_items
+from unigrec.core.retrieval.prefix_tree import Restriction
+
+FROM_DENSE, FROM_NEIGHBOURS = 40, 10  # candidates of each kind
+CANDIDATES_FROM = ("follows", "alike", "together")  # fields of `Near`
+READ_BY_CONTENT = 8_192  # items of the best cells
+
+
+class Pools(ABC):
+    """What the dense scorer and the neighbours know of B histories."""
+
+    @abstractmethod
+    def pool(self, restriction: Restriction | None, k: int) -> Tensor:
+        """(B, X) the permitted items that each of them would rank high, at least k of the dense ones; -1 for none."""
+
+    @abstractmethod
+    def features(self, items: Tensor) -> list[Tensor]:
+        """Of candidates (B, C), -1 for none: the dense log-probabilities and the fields of `Near`, (B, C) each."""
+
+
+class WholeCatalogue(Pools):
+    """Scores of all items. log_dense: (B, N). near: (B, N) each."""
+
+    def __init__(self, log_dense: Tensor, near: Near):
+        self.log_dense, self.near = log_dense, near
+
+    def pool(self, restriction: Restriction | None, k: int) -> Tensor:
+        permitted = None if restriction is None else restriction.permitted(len(self.log_dense))
+        likely = best(self.log_dense, max(FROM_DENSE, k), float("-inf"), permitted)
+        nearest = [best(getattr(self.near, name), FROM_NEIGHBOURS, 0.0, permitted) for name in CANDIDATES_FROM]
+        return torch.cat([likely, *nearest], dim=1)
+
+    def features(self, items: Tensor) -> list[Tensor]:
+        index = items.clamp_min(0)
+        return [scores.gather(1, index) for scores in (self.log_dense, *self.near)]
+
+
+def best(scores: Tensor, count: int, above: float, permitted: Tensor | None) -> Tensor:
+    """(B, count) the items of the highest scores; -1 where fewer are permitted and have a score above the bound."""
+    if permitted is not None:
+        scores = scores.masked_fill(~permitted, float("-inf"))
+    found = scores.topk(min(count, scores.shape[1]), dim=-1)
+    return found.indices.masked_fill(found.values <= above, -1)
+
+
+class BestCells(Pools):
+    """The items of the best cells.
+
+    Args:
+        dense: what was read for the histories. by_content: the content's cells. items: (B, n) histories, padded on the
+            right by lengths (B,), none 0.
+    """
+
+    def __init__(self, dense: NearestItems, neighbours: Neighbours, by_content: Cells, items: Tensor, lengths: Tensor):
+        self.dense, self.neighbours, self.by_content = dense, neighbours, by_content
+        self.items, self.lengths = items, lengths
+
+    def pool(self, restriction: Restriction | None, k: int) -> Tensor:
+        neighbours, (recent, weights) = self.neighbours, recent_items(self.items, self.lengths)
+        permits = None if restriction is None else restriction.permits
+        last = recent[:, :1]
+        likely = self.dense.best(max(FROM_DENSE, k), restriction).items
+        follow = neighbours.successors.largest(last, weights[:, :1], FROM_NEIGHBOURS, permits)
+        together = neighbours.together.largest(recent, weights, FROM_NEIGHBOURS, permits)
+        query = [neighbours.content[last[:, 0]].float()]
+        read, cosines = self.by_content.nearest(query, READ_BY_CONTENT, restriction)
+        alike = BeamResult(read, cosines.masked_fill(read == last, 0.0))
+        return torch.cat([likely, follow, together, best_read(alike, FROM_NEIGHBOURS, 0.0, permits).items], dim=1)
+
+    def features(self, items: Tensor) -> list[Tensor]:
+        index = items.clamp_min(0)
+        return [self.dense.scores_of(index), *self.neighbours.near(self.items, self.lengths, wanted=index)]
