@@ -115,7 +115,8 @@ class Tokenizer(nn.Module):
         residual = self.latents(embeddings)
         for level, codebook in enumerate(self.codebooks):
             codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations=iterations))
-            residual = residual - codebook[nearest(residual, codebook)[1]]
+            for part in residual.split(ITEMS_AT_ONCE):
+                part -= codebook[nearest(part, codebook)[1]]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
