@@ -138,13 +138,14 @@ def neighbour_steps(items: int) -> list[dict[str, Any]]:
     Users have 5 to 204 interactions, 9 on average.
     """
     import numpy as np
+    import torch
 
     from unigrec.core.evaluation.ranking import Baselines
     from unigrec.core.retrieval.cooccurrence import count_successors
     from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 
     steps = Steps(items)
-    sequences, vectors = generated_sequences(min(items, 2_000_000), items), generated_embeddings(items, NARROW)
+    sequences, vectors = generated_sequences(min(items, 2_000_000), items), torch.randn(items, NARROW)
     steps.measure("successors", lambda: count_successors(sequences))
     counted = steps.measure("all neighbours", lambda: count_neighbours(sequences, vectors))
     baselines = steps.measure("baselines", lambda: Baselines(sequences, 20, neighbours=counted))
