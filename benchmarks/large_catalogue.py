@@ -21,7 +21,7 @@ from benchmarks.speed.shapes import generated_embeddings, generated_sequences, p
 from unigrec.base.markdown import markdown_table
 
 SIZES = (10_000, 100_000, 1_000_000)
-STEPS = 8  # of a training
+STEPS, READ = 8, 2000  # of a training; rows of the item table that a step reads
 DISTANCES = 4_096_000_000  # of a hit rate, at most
 WIDTH, NARROW = 128, 32  # of item embeddings; of those in measures of memory that do not depend on it
 
@@ -79,6 +79,31 @@ def teacher_steps(items: int, loss: str) -> dict[str, Any]:
         "validation and end, CPU s": ended - ticks[-1],
         "loss at the end": trained.history[0]["loss"],
     }
+
+
+def optimizer(items: int) -> list[dict[str, Any]]:
+    return [measured(optimizer_steps, items, lazy=lazy) for lazy in (False, True)]
+
+
+def optimizer_steps(items: int, lazy: bool) -> dict[str, Any]:
+    """Seconds of a backward pass and a step over a table of 64 dimensions of which a batch has read some rows."""
+    import torch
+    import torch.nn.functional as F
+
+    from unigrec.base.process import training_device
+    from unigrec.core.training.engine import make_engine
+
+    training_device()
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(items, 64)
+    engine = make_engine("torch", table, [{"params": list(table.parameters()), "lr": 0.001}], batch_size=1, lazy=lazy)
+    seconds = []
+    for _ in range(STEPS):
+        rows = torch.randint(items, (READ,)).unique()
+        began = time.process_time()
+        engine.step(F.embedding(rows, table.weight, sparse=lazy).square().sum())
+        seconds.append(time.process_time() - began)
+    return {"rows read": READ, "CPU ms": 1e3 * median(seconds[1:])}
 
 
 def kmeans(items: int) -> list[dict[str, Any]]:
@@ -180,6 +205,7 @@ def _memory(name: str) -> int:
 
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "teacher": teacher,
+    "optimizer": optimizer,
     "k-means": kmeans,
     "identifiers": identifiers,
     "neighbours": neighbours,
