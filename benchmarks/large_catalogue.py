@@ -8,9 +8,11 @@ Shapes: N items.
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,7 +22,8 @@ from unigrec.base.markdown import markdown_table
 
 SIZES = (10_000, 100_000, 1_000_000)
 STEPS = 8  # of a training
-WIDTH = 128  # of item embeddings
+DISTANCES = 4_096_000_000  # of a hit rate, at most
+WIDTH, NARROW = 128, 32  # of item embeddings; of those in measures of memory that do not depend on it
 
 
 def main() -> None:
@@ -78,7 +81,108 @@ def teacher_steps(items: int, loss: str) -> dict[str, Any]:
     }
 
 
-PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {"teacher": teacher}
+def kmeans(items: int) -> list[dict[str, Any]]:
+    return [measured(kmeans_cost, items, whole=whole) for whole in ((True, False) if items <= 1_000_000 else (False,))]
+
+
+def kmeans_cost(items: int, whole: bool) -> dict[str, Any]:
+    """Seconds and mean squared distance of 256 centroids of points in 32 dimensions, by Lloyd's algorithm or as is."""
+    from unigrec.core.models.tokenizers.kmeans import kmeans, lloyd, nearest
+
+    points = generated_embeddings(items, 32)
+    began = time.process_time()
+    centroids = lloyd(points, 256, 0, 25) if whole else kmeans(points, 256, 0)
+    seconds = time.process_time() - began
+    return {"CPU s": seconds, "mean squared distance": float(nearest(points, centroids)[0].mean())}
+
+
+def identifiers(items: int) -> list[dict[str, Any]]:
+    return list(in_child(identifier_steps, items=items)[0])
+
+
+def identifier_steps(items: int) -> list[dict[str, Any]]:
+    """Hard codes, collisions resolved both ways, and health with hit rates, of vectors without structure."""
+    import numpy as np
+    import torch
+
+    from unigrec.core.identifiers.collisions import disambiguate, hard_codes, reassign
+    from unigrec.core.identifiers.health import HIT_NEIGHBOURS, HIT_SAMPLE, health
+    from unigrec.core.models.tokenizers.residual import Tokenizer
+    from unigrec.core.retrieval.cooccurrence import Cooccurring
+
+    steps, generator = Steps(items), np.random.default_rng(0)
+    torch.manual_seed(0)
+    vectors = torch.randn(items, NARROW)
+    size = 256 if items <= 1_000_000 else 1024  # a prefix must not hold more items than there are codewords
+    tokenizer = Tokenizer(NARROW, 16, [64], levels=3, codebook_size=size).requires_grad_(False)
+    tokenizer.initialise(vectors[:20_000], 0, iterations=3)
+    popularity = generator.integers(0, 100, items)
+    count = min(HIT_SAMPLE, items, DISTANCES // items)  # time is linear in their number, memory is not
+    chosen = np.sort(generator.choice(items, count, replace=False))
+    together = Cooccurring(chosen, generator.integers(0, items, (len(chosen), HIT_NEIGHBOURS)))
+    codes = steps.measure("hard codes", lambda: hard_codes(tokenizer, vectors))
+    steps.measure("disambiguate", lambda: disambiguate(codes, popularity))
+    steps.measure("reassign", lambda: reassign(tokenizer, vectors, codes))
+    steps.measure("health without hit rates", lambda: health(tokenizer, vectors, popularity, 0.001))
+    steps.measure("health", lambda: health(tokenizer, vectors, popularity, 0.001, together))
+    return steps.rows
+
+
+def neighbours(items: int) -> list[dict[str, Any]]:
+    return list(in_child(neighbour_steps, items=items)[0])
+
+
+def neighbour_steps(items: int) -> list[dict[str, Any]]:
+    """Counting of neighbours, and the ranking of 128 users' items by the baselines. A user per item, at most 2 million.
+
+    Users have 5 to 204 interactions, 9 on average.
+    """
+    import numpy as np
+
+    from unigrec.core.evaluation.ranking import Baselines
+    from unigrec.core.retrieval.cooccurrence import count_successors
+    from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+
+    steps = Steps(items)
+    sequences, vectors = generated_sequences(min(items, 2_000_000), items), generated_embeddings(items, NARROW)
+    steps.measure("successors", lambda: count_successors(sequences))
+    counted = steps.measure("all neighbours", lambda: count_neighbours(sequences, vectors))
+    baselines = steps.measure("baselines", lambda: Baselines(sequences, 20, neighbours=counted))
+    steps.measure("ranks of 128 users", lambda: baselines.ranks(np.arange(128)))
+    return steps.rows
+
+
+class Steps:
+    """Steps of one process: seconds of each, and its peak memory above what was held when it began."""
+
+    def __init__(self, items: int):
+        self.items, self.rows = items, list[dict[str, Any]]()
+
+    def measure(self, name: str, step: Callable[[], Any]) -> Any:
+        """Run a step, and add its row. Returns the step's result."""
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+        held, began = _memory("VmRSS"), time.process_time()
+        result = step()
+        row = {"items": self.items, "step": name, "CPU s": time.process_time() - began}
+        row |= {"held before, GB": held / 1e9, "peak above, GB": (_memory("VmHWM") - held) / 1e9}
+        self.rows.append(row)
+        say(f"large_catalogue: {row}")
+        return result
+
+
+def _memory(name: str) -> int:
+    """A figure of this process in bytes: VmRSS (held now) or VmHWM (its peak)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+
+PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "teacher": teacher,
+    "k-means": kmeans,
+    "identifiers": identifiers,
+    "neighbours": neighbours,
+}
 
 
 if __name__ == "__main__":

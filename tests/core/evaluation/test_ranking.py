@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from support.small import random_sequences, small_recommender
+from unigrec.core.evaluation import ranking
 from unigrec.core.evaluation.metrics import rank_in_scores, seen_before
 from unigrec.core.evaluation.protocol import Protocol
 from unigrec.core.evaluation.ranking import Baselines, Ranks, rank_test_items, student_ranks
@@ -126,9 +127,14 @@ def test_the_student_alone_has_the_ranks_that_it_has_among_all_models():
         assert values.tolist() == among[name].tolist()
 
 
-def test_batch_size_changes_no_rank():
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_batch_size_changes_no_rank_nor_does_a_catalogue_that_is_scored_for_a_few_users_at_a_time(
+    batch_size, monkeypatch
+):
     sequences = random_sequences(25, ITEMS, 9, seed=1)
-    one, many = ranks(sequences, beam=10, batch_size=1), ranks(sequences, beam=10, batch_size=100)
+    many = ranks(sequences, beam=10, batch_size=100)
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 3 * ITEMS)
+    one = ranks(sequences, beam=10, batch_size=batch_size)
     assert set(one) == {(model, p) for model in MODELS for p in Protocol}
     for name, values in one.items():
         assert np.array_equal(values, many[name]), name

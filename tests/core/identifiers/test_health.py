@@ -124,6 +124,9 @@ def test_hit_rate_of_distinct_vectors_equals_a_plain_loop(seed: int, nearest: in
         wanted = neighbours[neighbours >= 0].tolist()
         shares.append(len(close & set(wanted)) / len(wanted))
     assert hit_rate(vectors, np.arange(25), found, nearest) == pytest.approx(np.mean(shares))
+    with pytest.MonkeyPatch.context() as patch:  # in blocks of vectors, smaller and larger than `nearest`
+        patch.setattr(health_module, "ITEMS_AT_ONCE", 7)
+        assert hit_rate(vectors, np.arange(25), found, nearest) == pytest.approx(np.mean(shares))
 
 
 def test_health_holds_the_identifiers_hit_rate_against_that_of_the_embeddings(monkeypatch: pytest.MonkeyPatch):
@@ -164,6 +167,7 @@ def test_figures_by_parts_of_the_catalogue_equal_those_of_the_whole(monkeypatch:
     assert whole["reconstruction_hard"] == pytest.approx(error.square().mean().item())
     for module in (collisions, health_module):
         monkeypatch.setattr(module, "AT_ONCE", 7 * 3 * 4)  # seven items
+    monkeypatch.setattr(health_module, "ITEMS_AT_ONCE", 12)
     seen, encode = [], tokenizer.encoder.forward
     monkeypatch.setattr(tokenizer.encoder, "forward", lambda chunk: seen.append(len(chunk)) or encode(chunk))
     parts = figures()

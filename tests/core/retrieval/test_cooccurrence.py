@@ -9,7 +9,13 @@ import pytest
 
 from support.small import random_sequences, sequences_of
 from unigrec.core.retrieval import cooccurrence
-from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores, sample_cooccurring
+from unigrec.core.retrieval.cooccurrence import (
+    Cooccurrence,
+    count_successors,
+    kept_neighbours,
+    popularity_scores,
+    sample_cooccurring,
+)
 from unigrec.core.sequences import Sequences
 
 
@@ -60,6 +66,14 @@ def test_cooccurrence_keeps_the_nearest_neighbours_only(monkeypatch: pytest.Monk
         neighbours = baseline.nearest.indices[kept]
         assert neighbours.tolist() == nearest_by_cosine(cosine[item], 3)
         np.testing.assert_allclose(baseline.nearest.data[kept], cosine[item, neighbours], atol=1e-6)
+
+
+def test_a_large_catalogue_keeps_fewer_neighbours_per_item_but_at_least_one(monkeypatch: pytest.MonkeyPatch):
+    assert [kept_neighbours(items) for items in (1, 1_000_000, 10_000_000, 10**9)] == [200, 200, 26, 1]
+    monkeypatch.setattr(cooccurrence, "PAIRS_KEPT", 2 * 20)
+    sequences = random_sequences(60, 20, 9)
+    for counted in (Cooccurrence(sequences).nearest, count_successors(sequences)):
+        assert np.diff(counted.indptr).max() == 2
 
 
 @pytest.mark.parametrize("count", [4, 100])

@@ -26,9 +26,11 @@ from unigrec.core.retrieval.neighbour_ranking import NeighbourRanking
 from unigrec.core.retrieval.neighbours import Neighbours
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.retrieval.retriever import CPU, Retriever
-from unigrec.core.sequences import Histories, Sequences, chunks_by_length
+from unigrec.core.sequences import Histories, Sequences, chunks_by_length, in_chunks
 
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 if not found
+
+SCORES_AT_ONCE = 2**25  # numbers of one model's scores for some users: 128 MB
 
 Lists = Callable[[Histories, list[Restriction | None]], list[dict[str, BeamResult]]]
 
@@ -68,7 +70,12 @@ class Baselines:
 
     @torch.no_grad()
     def ranks(self, users: np.ndarray) -> Ranks:
-        """Rank of each user's test item, by model and protocol."""
+        """Rank of each user's test item, by model and protocol; of a large catalogue for a few users at a time."""
+        size = max(SCORES_AT_ONCE // self.sequences.catalogue_size, 1)
+        parts = [self._ranks(chunk) for chunk in in_chunks(users, size)] or [self._ranks(users)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _ranks(self, users: np.ndarray) -> Ranks:
         short = self.sequences.held_out(users, "test", self.history)
         targets = torch.as_tensor(short.targets, device=self.device)
         seen = seen_before(self.sequences, users, "test").to(self.device)

@@ -136,15 +136,21 @@ def health(
         widths: of the modalities, which are the first numbers of the embeddings. With several, each has a hit rate.
     """
     error_soft = error_hard = 0.0
-    codes_of, latent_of, quantized_of, differs_of = [], [], [], []
+    codes_of, differs_of = [], []
+    # One tensor, filled part by part: a list of parts and their concatenation would hold everything twice.
+    latent = tokenizer.codebooks.new_empty(
+        len(embeddings) if cooccurring is not None else 0, tokenizer.codebooks.shape[2]
+    )
+    done = 0
     for part in _quantize(tokenizer, embeddings, temperature):
         error_soft += float((tokenizer.decode(part.soft.quantized) - part.embeddings).square().sum(dtype=torch.float64))
         error_hard += float((tokenizer.decode(part.hard.quantized) - part.embeddings).square().sum(dtype=torch.float64))
         codes_of.append(part.hard.codes.cpu().numpy())
-        latent_of.append(part.latent)
-        quantized_of.append(part.hard.quantized)
         differs_of.append(_disagreement(part))
-    codes, groups = np.concatenate(codes_of), group_of(np.concatenate(codes_of))
+        latent[done : done + len(part.latent)] = part.latent[: len(latent)]
+        done += len(part.latent)
+    codes = np.concatenate(codes_of)
+    groups = group_of(codes)
     colliding = np.bincount(groups)[groups] > 1
     usage = codebook_usage(codes, tokenizer.codebook_size)
     bits = entropy_bits(usage)
@@ -165,7 +171,7 @@ def health(
         "temperature": temperature,
     }
     if cooccurring is not None:
-        figures |= _hit_rates(embeddings, torch.cat(latent_of), torch.cat(quantized_of), groups, cooccurring)
+        figures |= _hit_rates(tokenizer, embeddings, latent, codes, groups, cooccurring)
         if len(widths) > 1:
             each, parts = np.arange(len(codes)), columns(embeddings, sum(widths)).split(list(widths), dim=1)
             figures["hit_rate_modalities"] = [hit_rate(part, each, cooccurring, HIT_NEAREST) for part in parts]
@@ -173,21 +179,29 @@ def health(
 
 
 def _hit_rates(
-    embeddings: Vectors, latent: Tensor, quantized: Tensor, groups: np.ndarray, cooccurring: Cooccurring
+    tokenizer: Tokenizer,
+    embeddings: Vectors,
+    latent: Tensor,
+    codes: np.ndarray,
+    groups: np.ndarray,
+    cooccurring: Cooccurring,
 ) -> dict[str, float]:
     """Hit rates of the semantic IDs, and of what precedes them, to show what the encoder and what quantization loses.
 
     Args:
-        embeddings: (N, D). latent, quantized: (N, C). groups: (N,) as `group_of` numbers the semantic IDs.
+        embeddings: (N, D). latent: (N, C). codes: (N, L). groups: (N,) as `group_of` numbers the semantic IDs.
     """
     each = np.arange(len(groups))
     first = np.unique(groups, return_index=True)[1]  # one item of each group
+    quantized = latent.new_zeros(len(first), latent.shape[1])
+    for level, codebook in enumerate(tokenizer.codebooks):
+        quantized += codebook[torch.as_tensor(codes[first, level], device=codebook.device)]
     return {
         "hit_rate_items": len(cooccurring.items),
         "hit_rate_by_chance": min(HIT_NEAREST / max(len(groups) - 1, 1), 1.0),
         "hit_rate_item_embedding": hit_rate(embeddings, each, cooccurring, HIT_NEAREST),
         "hit_rate_latent": hit_rate(latent, each, cooccurring, HIT_NEAREST),
-        "hit_rate_quantized": hit_rate(quantized[torch.as_tensor(first)], groups, cooccurring, HIT_NEAREST),
+        "hit_rate_quantized": hit_rate(quantized, groups, cooccurring, HIT_NEAREST),
     }
 
 
@@ -199,7 +213,7 @@ def hit_rate(vectors: Vectors, groups: np.ndarray, cooccurring: Cooccurring, nea
     of `cooccurring`. Items of one group have one vector and hence one distance. If the last places fall within a group,
     they are shared equally among its items, as a fair draw does on average.
 
-    Time is linear in R * N, memory is bounded.
+    Time is linear in R * N, memory is that of R * `nearest` distances and of a block.
 
     Args:
         vectors: (G, C), one per group. groups: (N,) the group of each item.
@@ -209,10 +223,10 @@ def hit_rate(vectors: Vectors, groups: np.ndarray, cooccurring: Cooccurring, nea
     sizes = torch.bincount(group, minlength=len(vectors))
     closest = min(nearest + 1, len(vectors))  # groups that can matter: only the item's own may hold no other item
     found = 0.0
-    for rows in torch.arange(len(items)).split(max(AT_ONCE // len(vectors), 1)):
+    size = max(AT_ONCE // min(len(vectors), ITEMS_AT_ONCE), 1)
+    ordered = _nearest_vectors(vectors, group[items], closest, size)
+    for rows, order in zip(torch.arange(len(items)).split(size), ordered.split(size), strict=True):
         own = group[items[rows.to(device)]]  # (r,)
-        distances = [squared_distances(vectors[own], part) for part in vectors.split(ITEMS_AT_ONCE)]
-        order = torch.cat(distances, dim=1).topk(closest, largest=False).indices  # (r, closest)
         others = sizes[order] - (order == own[:, None]).long()  # an item is not its own neighbour
         places = nearest - (others.cumsum(1) - others)  # left by the groups before it
         share = (places / others.clamp_min(1)).clamp(0.0, 1.0)
@@ -221,3 +235,25 @@ def hit_rate(vectors: Vectors, groups: np.ndarray, cooccurring: Cooccurring, nea
         hits = ((wanted[:, :, None] == order[:, None]) * share[:, None]).sum(-1) * exists
         found += float((hits.sum(1) / exists.sum(1)).sum(dtype=torch.float64))
     return found / len(items)
+
+
+def _nearest_vectors(vectors: Vectors, own: Tensor, count: int, size: int) -> Tensor:
+    """The `count` vectors (G, C) that are nearest to some of them (R,), by distance: (R, count) numbers.
+
+    size: rows at a time. Blocks of vectors are read one after the other, each once.
+    """
+    best = torch.empty(len(own), 0, device=vectors.device)
+    numbers = best.long()
+    for start in range(0, len(vectors), ITEMS_AT_ONCE):
+        block = vectors[start : start + ITEMS_AT_ONCE]
+        pieces = []
+        for rows in own.split(size):
+            distances = squared_distances(vectors[rows], block)
+            near = distances.topk(min(count, len(block)), largest=False)
+            pieces.append((near.values, near.indices + start))
+        values, indices = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        best, numbers = torch.cat([best, values], dim=1), torch.cat([numbers, indices], dim=1)
+        if best.shape[1] > count:
+            best, order = best.topk(count, largest=False)
+            numbers = numbers.gather(1, order)
+    return numbers

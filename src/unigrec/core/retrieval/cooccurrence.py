@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from unigrec.core.sequences import Histories, Sequences, sample, split_by_total
 
-NEIGHBOURS = 200  # co-occurring items kept per item
+NEIGHBOURS = 200  # co-occurring items kept per item ...
+PAIRS_KEPT = 2**28  # ... fewer of a catalogue of more than 1.3 million, for 2 GB in all
 PAIRS_AT_ONCE = 2**22  # pairs of items of one user that are counted together
 
 
@@ -26,11 +27,12 @@ def popularity_scores(sequences: Sequences) -> Tensor:
 class Cooccurrence:
     """Item-item baseline: cosine of training co-occurrence, summed over the history.
 
-    Two items co-occur where one user has both in the training part; each item keeps its `NEIGHBOURS` nearest.
+    Two items co-occur where one user has both in the training part; each item keeps the nearest, `kept_neighbours`.
     """
 
     def __init__(self, sequences: Sequences):
-        self.nearest = nearest_items(_incidence(sequences), np.arange(sequences.catalogue_size), NEIGHBOURS)  # (N, N)
+        size = sequences.catalogue_size
+        self.nearest = nearest_items(_incidence(sequences), np.arange(size), kept_neighbours(size))  # (N, N)
 
     def scores(self, histories: Histories) -> Tensor:
         """(B, N) summed cosine of each item with the items of the history."""
@@ -40,6 +42,11 @@ class Cooccurrence:
         # An item that comes twice is an entry twice, so that cosines are added in the order of the history.
         history = csr_array((np.ones(len(items), np.float32), items, starts), shape=shape)
         return torch.from_numpy((history @ self.nearest).toarray())
+
+
+def kept_neighbours(items: int) -> int:
+    """Neighbours kept per item of a catalogue of that many items."""
+    return max(min(NEIGHBOURS, PAIRS_KEPT // max(items, 1)), 1)
 
 
 class Cooccurring(NamedTuple):
@@ -90,7 +97,9 @@ def nearest_items(incidence: csr_array, items: np.ndarray, count: int) -> csr_ar
     users_of = incidence.T.tocsr()  # (N, U)
     popularity = np.diff(users_of.indptr).astype(np.int64)
     pairs = users_of[items] @ np.diff(incidence.indptr).astype(np.int64)  # (R,) that are counted for each of the items
-    blocks = [csr_array((0, len(popularity)), dtype=np.float32)]
+    # As large as the result can be; memory that is not filled is not used. A list of blocks would be held twice.
+    most = int(np.minimum(pairs, count).sum())
+    values, columns, sizes, done = np.empty(most, np.float32), np.empty(most, np.int32), [0], 0
     for block in split_by_total(items, pairs, PAIRS_AT_ONCE):
         times = users_of[block] @ incidence  # (r, N) users who have both items
         row, other = np.repeat(np.arange(len(block)), np.diff(times.indptr)), times.indices
@@ -98,13 +107,16 @@ def nearest_items(incidence: csr_array, items: np.ndarray, count: int) -> csr_ar
         square = times.data.astype(np.int64) ** 2 / (popularity[block][row] * popularity[other])
         square[other == block[row]] = 0.0
         near = largest_of_rows(csr_array((square, other, times.indptr), shape=times.shape), count)
-        near.data = np.sqrt(near.data).astype(np.float32)
-        blocks.append(near)
-    return vstack(blocks, format="csr")
+        rows = slice(done, done + near.nnz)
+        values[rows], columns[rows] = np.sqrt(near.data), near.indices
+        sizes += np.diff(near.indptr).tolist()
+        done = rows.stop
+    starts = np.cumsum(sizes, dtype=np.int32)  # with int64, scipy would copy the columns to int64 too
+    return csr_array((values[:done], columns[:done], starts), shape=(len(items), len(popularity)))
 
 
 def count_successors(sequences: Sequences) -> csr_array:
-    """(N, N) how often an item comes directly after another in the training part, `NEIGHBOURS` per row.
+    """(N, N) how often an item comes directly after another in the training part, `kept_neighbours` per row.
 
     Values are log(1 + n), relative to the largest of the row.
     """
@@ -118,7 +130,7 @@ def count_successors(sequences: Sequences) -> csr_array:
     most = np.zeros(size, np.float32)
     np.maximum.at(most, row, counts.data)
     counts.data /= most[row]
-    return largest_of_rows(counts, NEIGHBOURS)
+    return largest_of_rows(counts, kept_neighbours(size))
 
 
 def largest_of_rows(values: csr_array, count: int) -> csr_array:

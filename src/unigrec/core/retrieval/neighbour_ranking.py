@@ -18,13 +18,18 @@ from unigrec.core.retrieval.neighbours import RECENT, Neighbours, Pairs
 from unigrec.core.sequences import Histories, Sequences
 
 DECAY = 0.4  # of an item's weight, per item after it
+ITEMS_AT_ONCE = 2**18  # whose content is normalised together
 CONTENT_SHARE = 0.5  # of the similarity; the rest is co-occurrence
 
 
 def count_neighbours(sequences: Sequences, embeddings: Tensor) -> Neighbours:
     """From the training part of the sequences and the item embeddings (N, D). Values are rounded as in files."""
     successors, together = count_successors(sequences), Cooccurrence(sequences).nearest
-    return Neighbours(_pairs(successors), _pairs(together), F.normalize(embeddings, dim=1).half().float())
+    content = torch.empty_like(embeddings)
+    for block in torch.arange(len(embeddings)).split(ITEMS_AT_ONCE):
+        rows = slice(int(block[0]), int(block[-1]) + 1)
+        content[rows] = F.normalize(embeddings[rows], dim=1).half()
+    return Neighbours(_pairs(successors), _pairs(together), content)
 
 
 def _pairs(counted: csr_array) -> Pairs:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unigrec.core.models.tokenizers.kmeans import kmeans, squared_distances
+from unigrec.core.models.tokenizers import kmeans as module
+from unigrec.core.models.tokenizers.kmeans import kmeans, lloyd, mini_batches, nearest, squared_distances
 
 
 def test_squared_distances_equal_the_direct_ones_and_are_never_negative():
@@ -56,3 +57,40 @@ def test_kmeans_never_gets_worse_with_more_iterations_and_depends_on_the_seed_on
     assert all(after <= before + 1e-4 for before, after in pairwise(errors))
     assert torch.equal(kmeans(points, 8, seed=3), kmeans(points, 8, seed=3))
     assert not torch.equal(kmeans(points, 8, seed=3), kmeans(points, 8, seed=4))
+
+
+def test_the_nearest_codeword_is_found_in_blocks(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    points, codebook = torch.randn(50, 3), torch.randn(7, 3)
+    monkeypatch.setattr(module, "DISTANCES_AT_ONCE", 7 * 8)
+    distances, numbers = nearest(points, codebook)
+    expected = torch.cdist(points, codebook).square().min(1)
+    torch.testing.assert_close(distances, expected.values)
+    assert torch.equal(numbers, expected.indices)
+
+
+def test_more_points_than_fit_are_read_in_mini_batches_and_few_are_not(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    points = torch.randn(3000, 3)
+    monkeypatch.setattr(module, "BATCH", 100)
+    monkeypatch.setattr(module, "ALL_POINTS", 3000)
+    assert torch.equal(kmeans(points, 8, seed=3), lloyd(points, 8, seed=3, iterations=25))
+    monkeypatch.setattr(module, "ALL_POINTS", 2999)
+    found = kmeans(points, 8, seed=3)
+    assert torch.equal(found, mini_batches(points, 8, seed=3, batches=25, size=8 * module.POINTS_PER_CENTROID))
+    assert torch.equal(found, kmeans(points, 8, seed=3))
+
+
+def test_mini_batches_come_near_to_all_points_and_nearer_than_one_batch():
+    torch.manual_seed(0)
+    points = torch.randn(4000, 4)
+    whole, found, start = (
+        distortion(points, centroids)
+        for centroids in (
+            lloyd(points, 16, seed=1, iterations=25),
+            mini_batches(points, 16, seed=1, batches=25, size=400),
+            mini_batches(points, 16, seed=1, batches=0, size=400),
+        )
+    )
+    assert found < 1.05 * whole
+    assert found < 0.97 * start

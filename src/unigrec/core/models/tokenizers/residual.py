@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrec.core.models.layers import Linear
-from unigrec.core.models.tokenizers.kmeans import kmeans, squared_distances
+from unigrec.core.models.tokenizers.kmeans import kmeans, nearest, squared_distances
 from unigrec.core.models.vectors import Vectors
 
 ITEMS_AT_ONCE = 2**15  # in a pass over the catalogue that needs no gradients
@@ -116,7 +116,7 @@ class Tokenizer(nn.Module):
         for level, codebook in enumerate(self.codebooks):
             codebook.copy_(kmeans(residual, self.codebook_size, seed + level, iterations=iterations))
             for part in residual.split(ITEMS_AT_ONCE):
-                part -= codebook[squared_distances(part, codebook).argmin(dim=-1)]
+                part -= codebook[nearest(part, codebook)[1]]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
