@@ -21,7 +21,7 @@ from benchmarks.speed.shapes import generated_embeddings, generated_sequences, p
 from unigrec.base.markdown import markdown_table
 
 SIZES = (10_000, 100_000, 1_000_000)
-STEPS = 8  # of a training
+STEPS, READ = 8, 2000  # of a training; rows of the item table that a step reads
 DISTANCES = 4_096_000_000  # of a hit rate, at most
 WIDTH, NARROW = 128, 32  # of item embeddings; of those in measures of memory that do not depend on it
 
@@ -81,6 +81,31 @@ def teacher_steps(items: int, loss: str) -> dict[str, Any]:
     }
 
 
+def optimizer(items: int) -> list[dict[str, Any]]:
+    return [measured(optimizer_steps, items, lazy=lazy) for lazy in (False, True)]
+
+
+def optimizer_steps(items: int, lazy: bool) -> dict[str, Any]:
+    """Seconds of a backward pass and a step over a table of 64 dimensions of which a batch has read some rows."""
+    import torch
+    import torch.nn.functional as F
+
+    from unigrec.base.process import training_device
+    from unigrec.core.training.engine import make_engine
+
+    training_device()
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(items, 64)
+    engine = make_engine("torch", table, [{"params": list(table.parameters()), "lr": 0.001}], batch_size=1, lazy=lazy)
+    seconds = []
+    for _ in range(STEPS):
+        rows = torch.randint(items, (READ,)).unique()
+        began = time.process_time()
+        engine.step(F.embedding(rows, table.weight, sparse=lazy).square().sum())
+        seconds.append(time.process_time() - began)
+    return {"rows read": READ, "CPU ms": 1e3 * median(seconds[1:])}
+
+
 def kmeans(items: int) -> list[dict[str, Any]]:
     return [measured(kmeans_cost, items, whole=whole) for whole in ((True, False) if items <= 1_000_000 else (False,))]
 
@@ -138,13 +163,14 @@ def neighbour_steps(items: int) -> list[dict[str, Any]]:
     Users have 5 to 204 interactions, 9 on average.
     """
     import numpy as np
+    import torch
 
     from unigrec.core.evaluation.ranking import Baselines
     from unigrec.core.retrieval.cooccurrence import count_successors
     from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 
     steps = Steps(items)
-    sequences, vectors = generated_sequences(min(items, 2_000_000), items), generated_embeddings(items, NARROW)
+    sequences, vectors = generated_sequences(min(items, 2_000_000), items), torch.randn(items, NARROW)
     steps.measure("successors", lambda: count_successors(sequences))
     counted = steps.measure("all neighbours", lambda: count_neighbours(sequences, vectors))
     baselines = steps.measure("baselines", lambda: Baselines(sequences, 20, neighbours=counted))
@@ -179,6 +205,7 @@ def _memory(name: str) -> int:
 
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "teacher": teacher,
+    "optimizer": optimizer,
     "k-means": kmeans,
     "identifiers": identifiers,
     "neighbours": neighbours,

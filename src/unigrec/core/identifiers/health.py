@@ -246,12 +246,14 @@ def _nearest_vectors(vectors: Vectors, own: Tensor, count: int, size: int) -> Te
     numbers = best.long()
     for start in range(0, len(vectors), ITEMS_AT_ONCE):
         block = vectors[start : start + ITEMS_AT_ONCE]
-        pieces = []
-        for rows in own.split(size):
-            distances = squared_distances(vectors[rows], block)
-            near = distances.topk(min(count, len(block)), largest=False)
-            pieces.append((near.values, near.indices + start))
-        values, indices = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        width = min(count, len(block))
+        # Filled piece by piece: a list of small results between large ones would leave holes in the heap.
+        values = block.new_empty(len(own), width)
+        indices = torch.empty(len(own), width, dtype=torch.int64, device=block.device)
+        for begin in range(0, len(own), size):
+            rows = slice(begin, begin + size)
+            near = squared_distances(vectors[own[rows]], block).topk(width, largest=False)
+            values[rows], indices[rows] = near.values, near.indices + start
         best, numbers = torch.cat([best, values], dim=1), torch.cat([numbers, indices], dim=1)
         if best.shape[1] > count:
             best, order = best.topk(count, largest=False)
