@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unigrec.base.errors import EXIT_BAD_INPUT, TrainingError
+from unigrec.core.training import loop
 from unigrec.core.training.checkpoint import CheckpointFolder
 from unigrec.core.training.engine import TorchEngine
 from unigrec.core.training.loop import Moment, Phase, Run, train
@@ -255,6 +256,30 @@ def test_a_checkpoint_of_other_inputs_is_not_loaded_and_is_removed_by_the_first_
     toy.run(checkpoints(tmp_path, "new"))
     assert toy.steps[0] == (1, 0)
     assert list(tmp_path.iterdir()) == [checkpoints(tmp_path, "new").path]
+
+
+@pytest.mark.parametrize(("took", "saves"), [(0.0, 13), (10.0, 2)])
+def test_a_save_that_takes_long_is_made_less_often(took, saves, tmp_path, monkeypatch):
+    now, saved, save = [0.0], [], CheckpointFolder.save
+
+    def slow(folder, tensors, numbers):
+        now[0] += took
+        saved.append(numbers["step"])
+        save(folder, tensors, numbers)
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(CheckpointFolder, "save", slow)
+    toy = Toy()
+    compute = toy.phase.losses
+
+    def losses(batch, step):
+        now[0] += 1.0  # a step
+        return compute(batch, step)
+
+    toy.phase.losses = losses
+    toy.run(checkpoints(tmp_path, every_seconds=1.0))
+    assert len(saved) == saves  # in 12 steps, and at the end
+    assert saved[-1] == 12
 
 
 def test_checkpoints_are_at_least_every_seconds_apart(tmp_path):

@@ -32,7 +32,7 @@ class CheckpointFolder:
 
     Args:
         folder: of the phase. Only the checkpoint of `key` is read; the first save removes all others.
-        every_seconds: minimum time between two saves.
+        every_seconds: minimum time between two saves; more if a save takes long, unless it is 0.
         stop: called after each step. When it returns True, training saves and raises Stopped. For a single rank only.
     """
 

@@ -22,6 +22,8 @@ from unigrec.core.distributed import mean_over_ranks, of_first_rank, rank, value
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped, load_optimizer, optimizer_tensors
 from unigrec.core.training.engine import Engine
 
+SAVING_SHARE = 0.05  # of a training's time that checkpoints may take, about
+
 Log = Callable[[int, dict[str, float]], None]  # step, metrics
 
 
@@ -173,7 +175,7 @@ class _Training:
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] | None = None
         self.base_rates = [group["lr"] for group in engine.optimizer.param_groups]
-        self.saved_at = time.monotonic()
+        self.saved_at, self.save_took = time.monotonic(), 0.0
 
     def epoch(self) -> None:
         """Train from the next batch to the end of the epoch, and validate if it is due."""
@@ -247,9 +249,14 @@ class _Training:
     def save_when_due(self) -> None:
         if self.checkpoints is None:
             return
-        stop = self.checkpoints.stop()
-        if stop or time.monotonic() - self.saved_at >= self.checkpoints.every_seconds:
+        stop, every = self.checkpoints.stop(), self.checkpoints.every_seconds
+        if every:  # a model of gigabytes is saved less often
+            every = max(every, self.save_took / SAVING_SHARE)
+        if stop or time.monotonic() - self.saved_at >= every:
+            began = time.monotonic()
             self.save()
+            self.saved_at = time.monotonic()
+            self.save_took = self.saved_at - began
         if stop:
             raise Stopped
 
@@ -263,7 +270,6 @@ class _Training:
                 f"{self.phase.name}: weights are not finite after step {self.progress.step}; the last checkpoint is "
                 "from before it. Lower the learning rate"
             )
-        self.saved_at = time.monotonic()
         if self.checkpoints is None or rank() > 0:
             return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
