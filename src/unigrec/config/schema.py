@@ -250,6 +250,7 @@ class JointParams(Section):
     tokenizer: Literal["trained", "frozen", "hard"]
     history: Annotated[int, Field(ge=1, le=1000)]
     epochs: Count
+    epoch_samples: Annotated[int, Field(ge=0)] = 0
     batch_size: Count
     recommender_lr: Positive
     tokenizer_lr: NonNegative
@@ -281,6 +282,7 @@ class HardenParams(Section):
 class FinetuneParams(Section):
     engine: Engine
     epochs: Annotated[int, Field(ge=0)]
+    epoch_samples: Annotated[int, Field(ge=0)] = 0
     lr: Positive
     schedule: Schedule
     batch_size: Count
