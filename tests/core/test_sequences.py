@@ -293,3 +293,17 @@ def test_a_log_of_more_than_two_billion_rows_has_larger_integers():
     assert integer_type(2**31) is np.int64
     late = Sequences(np.zeros(4, np.int32), np.array([0, 4]), 1, timestamps=np.array([0, 1, 2, 3]) * 2**48)
     assert late.days().tolist() == [place * 2**48 // SECONDS_PER_DAY for place in range(4)]
+
+
+@few
+@given(logs(), st.integers(1, 6))
+def test_batches_are_of_64_bits_and_the_same_whatever_holds_the_items(log: Sequences, history: int):
+    wide, users = log._replace(items=log.items.astype(np.int64)), np.flatnonzero(log.lengths > 0)
+    evaluated = log.evaluation_users()
+    for one, other in (
+        (log.segment_batch(log.segments(history)), wide.segment_batch(wide.segments(history))),
+        (log.held_out(evaluated, "validation", history), wide.held_out(evaluated, "validation", history)),
+        (log.training_batch(users, history), wide.training_batch(users, history)),
+    ):
+        for part, expected in zip(one, other, strict=True):
+            assert part is expected or (part.dtype, part.tolist()) == (np.int64, expected.tolist())

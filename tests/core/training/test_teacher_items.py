@@ -11,7 +11,7 @@ from unigrec.core.models.ensemble import TeacherEnsemble
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.training import teacher_items as module
 from unigrec.core.training.samples import TrainingSamples, make_samples
-from unigrec.core.training.teacher_items import TeacherItems
+from unigrec.core.training.teacher_items import TeacherItems, largest
 
 ITEMS, HISTORY = 12, 4
 CPU = torch.device("cpu")
@@ -36,6 +36,7 @@ def test_every_target_has_the_teachers_best_items_after_its_own_history(
     monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)  # 0: found batch by batch
     monkeypatch.setitem(module.SCORES_AT_A_TIME, "cpu", 35)  # several rounds
     monkeypatch.setattr(module, "ITEMS_AT_A_TIME", 5)  # in several blocks
+    monkeypatch.setattr(module, "SCORES_OF_A_BLOCK", 5)
     teacher, samples = small_teacher(members), TrainingSamples(SEQUENCES, HISTORY, causal)
     found = TeacherItems(teacher, samples, count, CPU)
     kept = min(count, ITEMS)
@@ -76,3 +77,15 @@ def test_too_many_to_be_kept_take_no_memory_and_are_the_same_bits_for_the_same_b
     assert not any(isinstance(value, np.ndarray) for value in vars(first).values())
     second.after(make_samples(samples[np.array([3])], CPU))
     assert torch.equal(first.after(batch).probabilities, second.after(batch).probabilities)
+
+
+@pytest.mark.parametrize("columns", [3, 11, 12, 24, 29, 500])
+def test_the_largest_are_those_that_a_sort_finds(monkeypatch, columns):
+    monkeypatch.setattr(module, "GROUP", 2)
+    scores = torch.randn(40, columns, generator=torch.Generator().manual_seed(columns))
+    scores[0, : columns // 2] = -torch.inf
+    expected = scores.sort(dim=1, descending=True)
+    values, found = largest(scores, 3)
+    assert torch.equal(values, expected.values[:, :3])
+    assert torch.equal(scores.gather(1, found), values)
+    assert torch.equal(found[1:], expected.indices[1:, :3])

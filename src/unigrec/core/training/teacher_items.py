@@ -23,6 +23,8 @@ from unigrec.core.training.samples import Samples, TrainingSamples
 
 # Scores of targets and items that are held at a time; a larger catalogue is read in blocks.
 SCORES_AT_A_TIME, ITEMS_AT_A_TIME = {"cpu": 2**21, "cuda": 2**27}, 2**14
+SCORES_OF_A_BLOCK = 2**23  # of few targets, a block may have more items than that
+GROUP = 64  # neighbouring items of which one maximum is looked at first
 KEPT_BYTES = 2**31  # best items that are kept, at most
 
 
@@ -95,10 +97,31 @@ def best_items(
     states = teacher.states_at(items, lengths, places)
     found, scores = torch.empty(2, len(states[0].hidden), 0, device=items.device)
     found = found.long()
-    for start in range(0, catalogue_size, ITEMS_AT_A_TIME):
-        block = slice(start, min(start + ITEMS_AT_A_TIME, catalogue_size))
-        best = teacher.block_scores(states, block).topk(min(count, block.stop - start), dim=-1)
-        found, scores = torch.cat([found, best.indices + start], dim=1), torch.cat([scores, best.values], dim=1)
+    size = max(SCORES_OF_A_BLOCK // max(len(found), 1), ITEMS_AT_A_TIME)
+    for start in range(0, catalogue_size, size):
+        block = slice(start, min(start + size, catalogue_size))
+        values, numbers = largest(teacher.block_scores(states, block), min(count, block.stop - start))
+        found, scores = torch.cat([found, numbers + start], dim=1), torch.cat([scores, values], dim=1)
         scores, order = scores.topk(min(count, scores.shape[1]), dim=-1)
         found = found.gather(1, order)
     return Best(found, scores.softmax(-1))
+
+
+def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row (P, n), in falling order, and their columns: what `topk` finds, sooner.
+
+    They lie in those `count` groups of columns that have the largest maxima. To find these groups, 64 times fewer
+    numbers are sorted.
+    """
+    groups = scores.shape[1] // GROUP
+    if groups < 4 * count:
+        values, found = scores.topk(count, dim=-1)
+        return values, found
+    whole = groups * GROUP
+    maxima = scores[:, :whole].unflatten(1, (groups, GROUP)).amax(-1)
+    chosen = maxima.topk(count, sorted=False).indices
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    inside = (chosen[..., None] * GROUP + columns[:GROUP]).flatten(1)
+    places = torch.cat([inside, columns[whole:].expand(len(scores), -1)], dim=1)
+    best = scores.gather(1, places).topk(count, dim=-1)
+    return best.values, places.gather(1, best.indices)
