@@ -194,7 +194,7 @@ class TeacherParams(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]
     loss: Literal["full", "sampled"] = "full"
-    negatives: Count = 1024
+    negatives: Count = 4096
     repeat_bias: bool
     lr: Positive
     weight_decay: NonNegative
