@@ -36,14 +36,14 @@ def run() -> int:
     users = sequences.evaluation_users()
     targets = sequences.held_out(users, "test", 1).targets
     most = np.argsort(-sequences.train_counts(), kind="stable")[:ITEMS]
-    scores = np.empty((len(users), ITEMS))
+    scores = np.empty((len(users), len(most)))
     for rows in chunks_by_length(sequences.lengths[users], USERS_AT_ONCE):
         histories = sequences.held_out(users[rows], "test", dense.history)
         scores[rows] = dense.scores(histories.items, histories.lengths)[:, most].numpy()
     first = np.argsort(-scores, axis=0, kind="stable")[: round(SHARE * len(users))]
     hits, base = (targets[first] == most).mean(0), (targets[:, None] == most).mean(0)
     found = (targets[first] == most).sum() / (targets[:, None] == most).sum()
-    print(f"{len(users)} users, the {ITEMS} most bought items of the training part, by the dense part")
+    print(f"{len(users)} users, the {len(most)} most bought items of the training part, by the dense part")
     times = hits.mean() / base.mean()
     print(f"share that buys, all users {base.mean():.4f}, first tenth {hits.mean():.4f}: {times:.1f} times")
     median = np.median((hits / np.maximum(base, 1e-12))[base > 0])

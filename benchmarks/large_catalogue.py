@@ -21,8 +21,9 @@ from benchmarks.speed.shapes import generated_embeddings, generated_sequences, p
 from unigrec.base.markdown import markdown_table
 
 SIZES = (10_000, 100_000, 1_000_000)
+SAMPLED = (("sampled", 1024), ("sampled", 8192))  # losses of a teacher, and their negatives
 STEPS, READ = 8, 2000  # of a training; rows of the item table that a step reads
-DISTANCES = 4_096_000_000  # of a hit rate, at most
+LEVELS, DISTANCES = 3, 400_000_000  # of identifiers; distances of a hit rate, at most
 WIDTH, NARROW = 128, 32  # of item embeddings; of those in measures of memory that do not depend on it
 
 
@@ -50,10 +51,11 @@ def measured(part: Callable[..., dict[str, Any]], items: int, **arguments: Any) 
 
 
 def teacher(items: int) -> list[dict[str, Any]]:
-    return [measured(teacher_steps, items, loss=loss) for loss in ("full", "sampled")]
+    rows = [("full", 1)] if items <= 1_000_000 else []
+    return [measured(teacher_steps, items, loss=loss, negatives=n) for loss, n in (*rows, *SAMPLED)]
 
 
-def teacher_steps(items: int, loss: str) -> dict[str, Any]:
+def teacher_steps(items: int, loss: str, negatives: int) -> dict[str, Any]:
     """Seconds of a step and of the ranking of 64 validation users, by the whole training with content."""
     import torch
 
@@ -63,7 +65,14 @@ def teacher_steps(items: int, loss: str) -> dict[str, Any]:
 
     device = training_device()
     params = params_of("small").teacher
-    update = {"members": 1, "epochs": 1, "validate_every": 1, "validation_users": 64, "loss": loss}
+    update = {
+        "members": 1,
+        "epochs": 1,
+        "validate_every": 1,
+        "validation_users": 64,
+        "loss": loss,
+        "negatives": negatives,
+    }
     params = params.model_copy(update=update)
     sequences = generated_sequences(STEPS * params.batch_size, items)
     ticks = [time.process_time()]
@@ -126,7 +135,7 @@ def identifiers(items: int) -> list[dict[str, Any]]:
 
 
 def identifier_steps(items: int) -> list[dict[str, Any]]:
-    """Hard codes, collisions resolved both ways, and health with hit rates, of vectors without structure."""
+    """Collisions of random codes resolved both ways; codes and health of a tokenizer with 64 codes per level."""
     import numpy as np
     import torch
 
@@ -139,17 +148,16 @@ def identifier_steps(items: int) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     vectors = torch.randn(items, NARROW)
     size = 256 if items <= 1_000_000 else 1024  # a prefix must not hold more items than there are codewords
-    tokenizer = Tokenizer(NARROW, 16, [64], levels=3, codebook_size=size).requires_grad_(False)
-    tokenizer.initialise(vectors[:20_000], 0, iterations=3)
-    popularity = generator.integers(0, 100, items)
+    popularity, codes = generator.integers(0, 100, items), generator.integers(0, size, (items, LEVELS))
+    steps.measure("disambiguate", lambda: disambiguate(codes, popularity))
+    large = Tokenizer(NARROW, 16, [64], LEVELS, size).requires_grad_(False)
+    steps.measure("reassign", lambda: reassign(large, vectors, codes))
+    small = Tokenizer(NARROW, 16, [64], LEVELS, 64).requires_grad_(False)
+    steps.measure("hard codes", lambda: hard_codes(small, vectors))
     count = min(HIT_SAMPLE, items, DISTANCES // items)  # time is linear in their number, memory is not
     chosen = np.sort(generator.choice(items, count, replace=False))
     together = Cooccurring(chosen, generator.integers(0, items, (len(chosen), HIT_NEIGHBOURS)))
-    codes = steps.measure("hard codes", lambda: hard_codes(tokenizer, vectors))
-    steps.measure("disambiguate", lambda: disambiguate(codes, popularity))
-    steps.measure("reassign", lambda: reassign(tokenizer, vectors, codes))
-    steps.measure("health without hit rates", lambda: health(tokenizer, vectors, popularity, 0.001))
-    steps.measure("health", lambda: health(tokenizer, vectors, popularity, 0.001, together))
+    steps.measure("health", lambda: health(small, vectors, popularity, 0.001, together))
     return steps.rows
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.project import PARAMS_FILE
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.config.read import load_params, parse_params, read_mapping
-from unigrec.config.schema import Params
+from unigrec.config.schema import Params, SparkParams
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 
 COMMITTED = read_mapping(PARAMS_FILE)
@@ -156,3 +156,9 @@ def test_an_unknown_key_is_named_with_the_nearest_one(key, nearest):
 def test_every_section_of_the_file_is_in_the_schema():
     fields = {field.alias or name for name, field in Params.model_fields.items()}
     assert fields == set(COMMITTED)
+
+
+def test_settings_of_spark_may_be_numbers_and_truth_values():
+    values = {"spark.sql.shuffle.partitions": 4, "spark.memory.fraction": 0.5, "spark.ui.enabled": False}
+    conf = SparkParams(conf=values | {"spark.driver.memory": "4g"}).conf  # type: ignore[arg-type]
+    assert list(conf.values()) == ["4", "0.5", "false", "4g"]

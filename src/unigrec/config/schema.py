@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -19,7 +19,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
 Schedule = Literal["constant", "cosine"]
 PASSWORD_IN_QUERY = re.compile(r"\b(password|passwd|pwd|secret|session_token)\b\W{0,3}[= ]\s*'?[^\s']", re.IGNORECASE)
-SPARK_MASTER = re.compile(r"local(\[(\*|\d+)(, ?\d+)?\])?|yarn|spark://\S+|k8s://\S+")
+SPARK_MASTER = re.compile(r"local-cluster\[\d+,\d+,\d+\]|local(\[(\*|\d+)(, ?\d+)?\])?|yarn|spark://\S+|k8s://\S+")
 SECRET_SETTING = re.compile(r"password|secret|token|credential|access\.?key|private", re.IGNORECASE)
 OWN_COLUMNS = ("item_index", "item_id", "train_count", "first_seen")  # columns of every bundle's catalogue
 Source = Literal["sample", "folder", "sql", "amazon-2014", "amazon-2023", "movielens"]
@@ -194,7 +194,7 @@ class TeacherParams(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]
     loss: Literal["full", "sampled"] = "full"
-    negatives: Count = 1024
+    negatives: Count = 4096
     repeat_bias: bool
     lr: Positive
     weight_decay: NonNegative
@@ -250,6 +250,7 @@ class JointParams(Section):
     tokenizer: Literal["trained", "frozen", "hard"]
     history: Annotated[int, Field(ge=1, le=1000)]
     epochs: Count
+    epoch_samples: Annotated[int, Field(ge=0)] = 0
     batch_size: Count
     recommender_lr: Positive
     tokenizer_lr: NonNegative
@@ -281,6 +282,7 @@ class HardenParams(Section):
 class FinetuneParams(Section):
     engine: Engine
     epochs: Annotated[int, Field(ge=0)]
+    epoch_samples: Annotated[int, Field(ge=0)] = 0
     lr: Positive
     schedule: Schedule
     batch_size: Count
@@ -413,6 +415,15 @@ class SparkParams(Section):
             known = "local[*], local[4], spark://HOST:PORT, yarn, k8s://https://HOST:PORT"
             raise ValueError(f"{master!r} is no master of Spark: {known}, or empty for that of spark-submit")
         return master
+
+    @field_validator("conf", mode="before")
+    @classmethod
+    def _as_spark_reads_them(cls, conf: Any) -> Any:
+        """Numbers and truth values too, as Spark's own files have them."""
+        if not isinstance(conf, dict):
+            return conf
+        plain = {name: str(value).lower() for name, value in conf.items() if isinstance(value, int | float)}
+        return conf | plain
 
     @field_validator("conf")
     @classmethod

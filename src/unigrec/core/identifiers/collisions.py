@@ -33,9 +33,12 @@ class Resolved(NamedTuple):
 def hard_codes(tokenizer: Tokenizer, embeddings: Vectors) -> np.ndarray:
     """Codes with hard residuals: (N, D) -> (N, L) int64."""
     tokenizer.eval()
-    size = items_at_once(tokenizer)
-    parts = [tokenizer.quantize_hard(tokenizer.encoder(chunk)).codes for chunk in embeddings.split(size)]
-    return torch.cat(parts).cpu().numpy()
+    # Filled part by part: a list of small results between large ones would leave holes in the heap.
+    codes, done = np.empty((len(embeddings), tokenizer.levels), np.int64), 0
+    for chunk in embeddings.split(items_at_once(tokenizer)):
+        codes[done : done + len(chunk)] = tokenizer.quantize_hard(tokenizer.encoder(chunk)).codes.cpu().numpy()
+        done += len(chunk)
+    return codes
 
 
 def items_at_once(tokenizer: Tokenizer) -> int:

@@ -136,8 +136,8 @@ def health(
         widths: of the modalities, which are the first numbers of the embeddings. With several, each has a hit rate.
     """
     error_soft = error_hard = 0.0
-    codes_of, differs_of = [], []
-    # One tensor, filled part by part: a list of parts and their concatenation would hold everything twice.
+    # Arrays that are filled part by part: a list of parts and their concatenation would hold everything twice.
+    codes, differs = np.empty((len(embeddings), tokenizer.levels), np.int64), np.empty(len(embeddings), bool)
     latent = tokenizer.codebooks.new_empty(
         len(embeddings) if cooccurring is not None else 0, tokenizer.codebooks.shape[2]
     )
@@ -145,11 +145,11 @@ def health(
     for part in _quantize(tokenizer, embeddings, temperature):
         error_soft += float((tokenizer.decode(part.soft.quantized) - part.embeddings).square().sum(dtype=torch.float64))
         error_hard += float((tokenizer.decode(part.hard.quantized) - part.embeddings).square().sum(dtype=torch.float64))
-        codes_of.append(part.hard.codes.cpu().numpy())
-        differs_of.append(_disagreement(part))
-        latent[done : done + len(part.latent)] = part.latent[: len(latent)]
-        done += len(part.latent)
-    codes = np.concatenate(codes_of)
+        rows = slice(done, done + len(part.latent))
+        codes[rows], differs[rows] = part.hard.codes.cpu().numpy(), _disagreement(part)
+        if cooccurring is not None:
+            latent[rows] = part.latent
+        done = rows.stop
     groups = group_of(codes)
     colliding = np.bincount(groups)[groups] > 1
     usage = codebook_usage(codes, tokenizer.codebook_size)
@@ -167,7 +167,7 @@ def health(
         "gini_of_prefixes": [gini(sizes) for sizes in prefix_sizes],
         "reconstruction_soft": error_soft / embeddings.numel(),
         "reconstruction_hard": error_hard / embeddings.numel(),
-        "soft_hard_disagreement": float(np.concatenate(differs_of).mean()),
+        "soft_hard_disagreement": float(differs.mean()),
         "temperature": temperature,
     }
     if cooccurring is not None:

@@ -20,7 +20,7 @@ from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.retrieval.retriever import Retriever
 from unigrec.core.sequences import in_chunks, last_items
 
-SCANNED = 100_000  # items of the largest catalogue that a fused ranking scores as a whole
+SCANNED = 150_000  # items of the largest catalogue that a fused ranking scores as a whole
 READ = 16_384  # items of the best cells of a larger one
 AT_ONCE = 2**26  # scores
 

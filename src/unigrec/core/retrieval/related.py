@@ -43,14 +43,16 @@ def similar(codes: np.ndarray, vectors: Tensor, item: int, k: int, allowed: np.n
     Args:
         codes: (N, L). vectors: (N, D) of length 1, or 0 for nothing known. allowed: (N,) bool.
     """
-    shared = np.cumprod(codes == codes[item], axis=1).sum(1)
-    cosines = products(vectors, vectors[item].float()).double().numpy()
     permitted = np.ones(len(codes), bool) if allowed is None else allowed.copy()
     permitted[item] = False
-    found = np.flatnonzero(permitted)
-    # A cosine is below 2, so a longer prefix always comes first; ties in the order of the catalogue.
-    best = found[np.argsort(-(2.0 * shared + cosines)[found], kind="stable")[:k]]
-    return Similar(best, shared[best], cosines[best])
+    # A longer prefix always comes first: items of another first code are looked at only where its own are too few.
+    found = np.flatnonzero(permitted & (codes[:, 0] == codes[item, 0]))
+    if len(found) < k:
+        found = np.flatnonzero(permitted)
+    shared = np.cumprod(codes[found] == codes[item], axis=1).sum(1)
+    cosines = products(vectors[found], vectors[item].float()).double().numpy()
+    order = np.lexsort((-cosines, -shared))[:k]  # stable: ties in the order of the catalogue
+    return Similar(found[order], shared[order], cosines[order])
 
 
 def complements(

@@ -126,8 +126,12 @@ def without_history(scores: Tensor, k: int, allowed: Tensor | None) -> BeamResul
     """The k best allowed items by the query alone. scores: (N,). allowed: (N,) bool."""
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
-    values, items = scores.sort(descending=True, stable=True)
-    return BeamResult(items[None, :k].masked_fill(values[None, :k] == float("-inf"), -1), values[None, :k])
+    # Of equal scores the first items, as a stable sort of all would have them.
+    least = scores.topk(min(k, len(scores))).values[-1]
+    found = (scores >= least).nonzero()[:, 0]
+    values, order = scores[found].sort(descending=True, stable=True)
+    items = found[order].masked_fill(values == -torch.inf, -1)
+    return BeamResult(items[None, :k], values[None, :k])
 
 
 def with_history(search: Search, scores: Tensor, weight: float, k: int, allowed: Tensor | None) -> BeamResult:

@@ -74,10 +74,14 @@ class TrainingSamples:
         self.sequences = sequences
         self.pieces = sequences.segments(history) if causal else sequences.window_segments(history)
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Rows of `pieces`, about `batch_size` targets per batch."""
+    def batches(self, batch_size: int, seed: int, epoch: int, most: int = 0) -> list[np.ndarray]:
+        """Rows of `pieces`, about `batch_size` targets per batch.
+
+        most: about so many targets in all, others in each epoch; 0: every target.
+        """
         starts, ends, counts = self.pieces.T
-        return bucketed_batches(ends - starts, batch_size, seed, epoch=epoch, counts=counts)
+        batches = bucketed_batches(ends - starts, batch_size, seed, epoch=epoch, counts=counts)
+        return batches[: -(-most // batch_size)] if most else batches
 
     def __getitem__(self, rows: np.ndarray) -> Segments:
         return self.sequences.segment_batch(self.pieces[rows])

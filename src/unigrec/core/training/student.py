@@ -55,7 +55,9 @@ class StudentTraining:
         self._sums: tuple[Tensor, CodeSums] | None = None
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        return self.training_samples.batches(self.params.batch_size, self.run.seed, epoch)
+        return self.training_samples.batches(
+            self.params.batch_size, self.run.seed, epoch, most=self.params.epoch_samples
+        )
 
     def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | Best | None:
         """The teacher's ranking for the samples, or None if it is not distilled. codes: (N, T) current identifiers."""
