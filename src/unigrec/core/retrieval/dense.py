@@ -71,7 +71,7 @@ class NearestItems:
     """The items of the best cells, and those of the history, which a repeat bias may rank high.
 
     Scores are exact, but for a constant per history: as log-probabilities they are over the items that were read
-    without a restriction, which hold nearly all of the probability.
+    without a restriction. What these hold of the probability differs by history.
 
     Args:
         items: (B, n) what the model reads, padded on the right by lengths (B,).
