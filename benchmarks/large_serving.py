@@ -161,6 +161,8 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, help="a project's artifacts folder")
     parser.add_argument("--rung", type=Path, help="the folder of a finished rung")
     options = parser.parse_args()
+    if (options.rung is None) != (options.artifacts is None):
+        parser.error("--rung and --artifacts belong together")
     try:
         if options.rung is not None:
             rows = quality(options.artifacts.absolute(), options.rung.absolute())

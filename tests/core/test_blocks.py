@@ -30,3 +30,5 @@ def test_products_of_short_types_are_those_of_long_ones(monkeypatch):
     monkeypatch.setattr(blocks, "AT_ONCE", 7)
     rows, query = torch.randn(10, 3).half(), torch.randn(3)
     torch.testing.assert_close(products(rows, query), rows.float() @ query)
+    for wanted in (torch.tensor([9, 0, 9, 4, 1]), torch.zeros(0, dtype=torch.int64)):
+        torch.testing.assert_close(products(rows, query, wanted), rows[wanted].float() @ query)

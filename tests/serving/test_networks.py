@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from support.bundles import resign
 from support.tiny_model import bundle_in, tiny_recommender
@@ -60,6 +61,15 @@ def test_weights_of_another_shape_are_refused_by_the_name_of_their_file():
     with pytest.raises(
         UnigrecError, match=r"^weights.safetensors: the weights do not fit config.json: (.|\n)*item_embedding"
     ):
+        load_network(lambda values: SASRec(**values), WEIGHTS, CONFIG)
+
+
+def test_weights_of_a_type_that_cannot_be_compared_are_refused():
+    config = {"items": 5, "d_model": 4, "blocks": 1, "heads": 2, "history": 3, "dropout": 0.0}
+    weights = {name: value.to(torch.float8_e4m3fn) for name, value in SASRec(**config).state_dict().items()}
+    save_file(weights, WEIGHTS)
+    files.write_json(CONFIG, config)
+    with pytest.raises(UnigrecError, match=r"^weights.safetensors: the weights do not fit config.json: .*Float8"):
         load_network(lambda values: SASRec(**values), WEIGHTS, CONFIG)
 
 

@@ -128,3 +128,11 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, changes, me
     files.write_tensors(tmp_path / "baskets", arrays | changes)
     with pytest.raises(UnigrecError, match=message):
         read_baskets(tmp_path / "baskets", ITEMS)
+
+
+def test_numbers_of_a_type_that_arrays_lack_are_refused(tmp_path: Path):
+    write_baskets(tmp_path / "baskets", planted())
+    tensors = files.read_tensors(tmp_path / "baskets")
+    files.write_tensors(tmp_path / "baskets", tensors | {"scale": tensors["scale"].bfloat16()})
+    with pytest.raises(UnigrecError, match="whole numbers"):
+        read_baskets(tmp_path / "baskets", ITEMS)

@@ -15,7 +15,11 @@ AT_ONCE = 2**22  # numbers of a block
 
 def row_blocks(rows: Tensor) -> Iterator[Tensor]:
     """Consecutive rows (n, D) of (N, D)."""
-    yield from rows.split(max(AT_ONCE // max(rows.shape[1], 1), 1))
+    yield from rows.split(_at_once(rows))
+
+
+def _at_once(rows: Tensor) -> int:
+    return max(AT_ONCE // max(rows.shape[1], 1), 1)
 
 
 def all_finite(values: Tensor) -> bool:
@@ -29,8 +33,13 @@ def all_finite(values: Tensor) -> bool:
     return all(bool(extreme.isfinite().all()) for extreme in extremes)
 
 
-def products(rows: Tensor, query: Tensor) -> Tensor:
-    """(N,) of each row (N, D), of any type with a point, with a query (D,) float32."""
+def products(rows: Tensor, query: Tensor, wanted: Tensor | None = None) -> Tensor:
+    """(N,) of each row (N, D), of any type with a point, with a query (D,) float32.
+
+    wanted: (M,) numbers of the only rows that are asked for -> (M,).
+    """
+    if wanted is not None:
+        return torch.cat([rows[some].to(query.dtype) @ query for some in wanted.split(_at_once(rows))])
     if rows.dtype == query.dtype:
         return rows @ query
     return torch.cat([block.to(query.dtype) @ query for block in row_blocks(rows)])

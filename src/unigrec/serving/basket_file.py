@@ -25,7 +25,8 @@ def write_baskets(path: Path, baskets: Baskets) -> None:
 
 def read_baskets(path: Path, items: int) -> Baskets:
     """From a file whose hash the caller has compared. Raises UnigrecError unless it holds baskets of so many items."""
-    arrays = {name: tensor.numpy() for name, tensor in files.read_tensors(path, verified=True).items()}
+    tensors = files.read_tensors(path, verified=True)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not tensor.is_floating_point()}
     found = {name: arrays[name].dtype for name in ARRAYS if name in arrays}
     if found != {name: np.dtype(dtype) for name, dtype in ARRAYS.items()}:
         raise UnigrecError(f"{path}: expected arrays {list(ARRAYS)} of whole numbers, found {found}")

@@ -400,6 +400,8 @@ class Bundle:
     ) -> AudienceAnswer:
         """The k histories after which an item is most likely to come next, by its exact score.
 
+        In a catalogue of more than `dense.SCANNED` items, a fused score is exact but for a constant per history.
+
         Args:
             item: its id. histories, rank_by: as in `recommend`; histories without a known item have no score.
 

@@ -63,9 +63,9 @@ def load_network(
         # stays in the file: few of its rows are read, and processes share them.
         held = {name: value if value.nbytes > MOST_COPIED else value.clone() for name, value in weights.items()}
         network.load_state_dict(held, assign=True)
+        broken = [name for name, value in weights.items() if not all_finite(value)]  # some types cannot be compared
     except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, KeyError) as error:
         raise UnigrecError(f"{weights_file}: the weights do not fit {config_file.name}: {error}") from error
-    broken = [name for name, value in weights.items() if not all_finite(value)]
     if broken:
         raise UnigrecError(f"{weights_file}: weights that are not finite: {', '.join(broken[:5])}")
     return network.eval()

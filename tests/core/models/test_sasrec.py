@@ -116,6 +116,14 @@ def test_the_filter_at_a_position_is_the_fourier_transform_of_the_zero_padded_hi
         torch.testing.assert_close(found[:, end - 1], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_filter_that_was_used_in_inference_can_be_trained():
+    layer, hidden = FrequencyFilter(4, 6, 2), torch.randn(2, 5, 4, requires_grad=True)
+    with torch.inference_mode():
+        layer(hidden)
+    layer(hidden).sum().backward()
+    assert hidden.grad is not None
+
+
 def test_content_is_added_to_the_item_embeddings_and_can_be_folded_into_them():
     model = teacher(content_dim=3)
     model.content = torch.randn(9, 3)

@@ -136,6 +136,24 @@ def test_what_a_history_holds_is_read_in_any_case(monkeypatch, pair):
         assert len(kept) == len(set(kept)) <= len(own) + 1
 
 
+@pytest.mark.parametrize("k", [1, 40])
+def test_denied_items_take_no_place_of_others(monkeypatch, pair, k):
+    _, read = pair
+    monkeypatch.setattr(dense_module, "READ", 1)
+    first = read.dense.read(HISTORIES.items, HISTORIES.lengths)
+    denied = first.best(k, None).items  # what would be found
+    for allowed in (None, ALLOWED):
+        found = first.best(k, Restriction(read.tree, allowed, denied))
+        assert (found.items >= 0).all()
+        assert not (found.items[:, :, None] == denied[:, None]).any()
+
+
+def test_vectors_without_a_number_have_products_of_zero():
+    items, scores = Cells(PrefixTree(CODES), [torch.zeros(ITEMS, 0)]).nearest([torch.zeros(2, 0)], ITEMS)
+    assert items.sort().values.tolist() == [[*range(ITEMS)]] * 2
+    assert not scores.any()
+
+
 @pytest.mark.parametrize("count", [1, 4, 100])
 def test_the_largest_sums_are_those_of_all(count):
     generator = np.random.default_rng(0)

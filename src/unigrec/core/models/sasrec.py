@@ -207,10 +207,11 @@ class FrequencyFilter(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) -> (B, T, E)."""
         if self._toeplitz is None or self._toeplitz.device != hidden.device:
-            kernel = low_pass_kernel(self.history, self.components)
-            lags = torch.arange(len(kernel))[:, None] - torch.arange(len(kernel))
-            toeplitz = torch.where(lags >= 0, kernel[lags.clamp_min(0)], 0.0)
-            self._toeplitz = toeplitz.to(hidden.device)
+            with torch.inference_mode(False):  # what inference mode makes, a later training could not use
+                kernel = low_pass_kernel(self.history, self.components)
+                lags = torch.arange(len(kernel))[:, None] - torch.arange(len(kernel))
+                toeplitz = torch.where(lags >= 0, kernel[lags.clamp_min(0)], 0.0)
+                self._toeplitz = toeplitz.to(hidden.device)
         steps = hidden.shape[1]
         low = self._toeplitz[:steps, :steps] @ hidden
         return low + self.rescale.square() * (hidden - low)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from unigrec.core.blocks import row_blocks
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 
 MOST_CELLS = 2**17
-AT_ONCE = 2**22  # numbers of a table that are converted at a time
 SPARE = 8  # times the cells of mean size that are sorted: some of the best are small
 
 
@@ -41,9 +41,11 @@ class Cells:
     def _means(self, table: Tensor) -> Tensor:
         cell_of_place = torch.repeat_interleave(torch.arange(len(self.sizes), device=table.device), self.sizes)
         sums = torch.zeros(len(self.sizes), table.shape[1], device=table.device)
-        size = max(AT_ONCE // table.shape[1], 1)
-        for ranks, rows in zip(self.tree.rank.split(size), table.split(size), strict=True):
+        start = 0
+        for rows in row_blocks(table):
+            ranks = self.tree.rank[start : start + len(rows)]
             sums.index_add_(0, cell_of_place[ranks], rows.float())
+            start += len(rows)
         return sums / self.sizes[:, None]
 
     def nearest(
@@ -71,7 +73,7 @@ class Cells:
     def _items(self, cells: Tensor, sizes: Tensor, most: int, allowed_before: Tensor | None) -> Tensor:
         """(S,) items of the cells, the best cell first. sizes: (K,) allowed items of each cell."""
         before = sizes[cells].cumsum(0) - sizes[cells]
-        cells = cells[before < most]
+        cells = cells[(before < most) & (sizes[cells] > 0)]  # where little is allowed, most cells are empty
         starts, lengths = self.ranges[cells], self.sizes[cells]
         first = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths)
         places = first + torch.arange(len(first), device=first.device)

@@ -71,7 +71,7 @@ class NearestItems:
     """The items of the best cells, and those of the history, which a repeat bias may rank high.
 
     Scores are exact, but for a constant per history: as log-probabilities they are over the items that were read
-    without a restriction, which hold nearly all of the probability.
+    without a restriction. What these hold of the probability differs by history.
 
     Args:
         items: (B, n) what the model reads, padded on the right by lengths (B,).
@@ -99,7 +99,9 @@ class NearestItems:
     def best(self, k: int, restriction: Restriction | None) -> BeamResult:
         """The k best permitted items, as far as they were read: (B, k) twice."""
         is_free = restriction is None and k <= READ
-        read = self.free if is_free else self._read(max(READ, k), restriction)
+        # Denied items are read like others, and then left out.
+        denied = 0 if restriction is None or restriction.denied is None else restriction.denied.shape[1]
+        read = self.free if is_free else self._read(max(READ, k + denied), restriction)
         found = best_read(read, k, -torch.inf, None if restriction is None else restriction.permits)
         return found._replace(scores=found.scores - self.total)
 

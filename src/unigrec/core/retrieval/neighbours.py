@@ -38,24 +38,24 @@ class Pairs(NamedTuple):
         wanted: the only columns that are asked for, the same or others for each history, (K,) or (B, K) -> (B, K); the
             time then does not depend on N.
         """
-        history, columns, values = self._entries(items, weights)
         if wanted is None:
+            history, columns, values = self._entries(items, weights)
             result = weights.new_zeros(len(items), len(self.starts) - 1)
             return result.index_put_((history, columns), values, accumulate=True)
-        asked = wanted if wanted.dim() == 1 else wanted[history]
-        found, column = (columns[:, None] == asked).nonzero(as_tuple=True)
-        result = weights.new_zeros(len(items), wanted.shape[-1])
-        return result.index_put_((history[found], column), values[found], accumulate=True)
+        cells, sums = self._summed(items, weights)
+        asked = torch.arange(len(items), device=items.device)[:, None] * len(self.starts) + wanted
+        if not len(cells):
+            return weights.new_zeros(asked.shape)
+        place = torch.searchsorted(cells, asked).clamp_max(len(cells) - 1)
+        return sums[place].masked_fill(cells[place] != asked, 0.0)
 
     def largest(self, items: Tensor, weights: Tensor, count: int, permits: Permits | None = None) -> Tensor:
         """(B, count) the columns of the largest weighted sums, as `sums` has them; -1 where there are fewer.
 
         permits: which columns count; None: all.
         """
-        history, columns, values = self._entries(items, weights)
         width = len(self.starts)
-        cells, place = torch.unique(history * width + columns, return_inverse=True)
-        sums = values.new_zeros(len(cells)).index_add_(0, place, values)
+        cells, sums = self._summed(items, weights)
         history = cells // width
         sizes = torch.bincount(history, minlength=len(items))
         within = torch.arange(len(cells), device=items.device) - (sizes.cumsum(0) - sizes)[history]
@@ -66,6 +66,12 @@ class Pairs(NamedTuple):
             scores = scores.masked_fill(~permits(found), float("-inf"))
         best = scores.topk(min(count, longest), dim=-1)
         return found.gather(1, best.indices).masked_fill(best.values == float("-inf"), -1)
+
+    def _summed(self, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells (c,) that are not empty, history * (N + 1) + column, rising, and the sum of each."""
+        history, columns, values = self._entries(items, weights)
+        cells, place = torch.unique(history * len(self.starts) + columns, return_inverse=True)
+        return cells, values.new_zeros(len(cells)).index_add_(0, place, values)
 
     def _entries(self, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The entries of the rows: the history (e,) that each belongs to, its column and its weighted value."""

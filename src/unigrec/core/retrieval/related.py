@@ -50,7 +50,7 @@ def similar(codes: np.ndarray, vectors: Tensor, item: int, k: int, allowed: np.n
     if len(found) < k:
         found = np.flatnonzero(permitted)
     shared = np.cumprod(codes[found] == codes[item], axis=1).sum(1)
-    cosines = products(vectors[found], vectors[item].float()).double().numpy()
+    cosines = products(vectors, vectors[item].float(), torch.as_tensor(found)).double().numpy()
     order = np.lexsort((-cosines, -shared))[:k]  # stable: ties in the order of the catalogue
     return Similar(found[order], shared[order], cosines[order])
 
