@@ -136,6 +136,17 @@ def test_what_a_history_holds_is_read_in_any_case(monkeypatch, pair):
         assert len(kept) == len(set(kept)) <= len(own) + 1
 
 
+@pytest.mark.parametrize("name", ["allowed", "denied", "both"])
+def test_a_scan_in_pieces_is_one_of_the_whole_batch(monkeypatch, pair, name):
+    scan, _ = pair
+    restriction = restrictions(scan.tree)[name]
+    expected = scan.dense.best(HISTORIES.items, HISTORIES.lengths, restriction, 10)
+    monkeypatch.setattr(dense_module, "AT_ONCE", 3 * ITEMS)
+    found = scan.dense.best(HISTORIES.items, HISTORIES.lengths, restriction, 10)
+    assert torch.equal(found.items, expected.items)
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
 @pytest.mark.parametrize("k", [1, 40])
 def test_denied_items_take_no_place_of_others(monkeypatch, pair, k):
     _, read = pair

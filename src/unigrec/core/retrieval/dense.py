@@ -50,12 +50,11 @@ class DenseRetriever(Retriever):
 
     @torch.inference_mode()
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
-        permitted = None if restriction is None else restriction.permitted(len(items))
         found = []
         for rows in in_chunks(np.arange(len(items)), max(AT_ONCE // len(self.tree), 1)):
             scores = self.scores(items[rows], lengths[rows])
-            if permitted is not None:
-                scores = scores.masked_fill(~permitted[rows], -torch.inf)
+            if restriction is not None:
+                scores = scores.masked_fill(~restriction.permitted(len(rows), int(rows[0])), -torch.inf)
             found.append(scores.topk(min(k, scores.shape[1]), dim=-1))
         scores, best = (torch.cat(parts) for parts in zip(*found, strict=True))
         return BeamResult(best.masked_fill(scores == -torch.inf, -1), scores)

@@ -155,14 +155,17 @@ class Restriction:
         places = self._rank[items.clamp_min(0)]
         return self.alive(places, places + 1) & (items >= 0)
 
-    def permitted(self, rows: int) -> Tensor:
-        """(B, N) whether each item, by catalogue index, may be recommended to each of the `rows` users."""
+    def permitted(self, rows: int, first: int = 0) -> Tensor:
+        """(rows, N) whether each item, by catalogue index, may be recommended to some users, from `first` on."""
+        users = slice(first, first + rows)
         device = next(part.device for part in (self._allowed, self._denied, self._only) if part is not None)
         result = torch.ones(rows, self._items + 1, dtype=torch.bool, device=device)
         if self._only is not None:
-            return (~result).scatter_(1, torch.where(self._only >= 0, self._only, self._items), True)[:, :-1]
+            only = self._only[users]
+            return (~result).scatter_(1, torch.where(only >= 0, only, self._items), True)[:, :-1]
         if self._allowed is not None:
             result[:, :-1] = self._allowed
         if self._denied is not None:
-            result.scatter_(1, torch.where(self._denied >= 0, self._denied, self._items), False)
+            denied = self._denied[users]
+            result.scatter_(1, torch.where(denied >= 0, denied, self._items), False)
         return result[:, :-1]
