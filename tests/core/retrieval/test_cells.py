@@ -186,3 +186,15 @@ def test_the_largest_sums_are_those_of_all(count):
 
 def test_the_largest_of_nothing_is_nothing():
     assert Pairs.none(ITEMS).largest(torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1), 5).numel() == 0
+
+
+def test_what_was_not_read_is_estimated_in_the_log_probabilities(monkeypatch, pair):
+    scan, read = pair
+    monkeypatch.setattr(dense_module, "READ", 30)
+    monkeypatch.setattr(dense_module, "SAMPLED", 75)
+    found = read.dense.read(HISTORIES.items, HISTORIES.lengths)
+    exact = scan.dense.scores(HISTORIES.items, HISTORIES.lengths)
+    errors = (found.scores_of(torch.arange(ITEMS).expand(len(exact), -1)) - exact).mean(1)
+    read_alone = found.total[:, 0] - found.free.scores.logsumexp(1)  # what the log-probabilities would be too high by
+    assert errors.abs().mean() < 0.3 * read_alone.mean()
+    assert errors.mean().abs() < 0.1

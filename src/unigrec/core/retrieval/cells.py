@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from unigrec.core.blocks import row_blocks
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 
-MOST_CELLS = 2**17
+MOST_CELLS = 2**18
 SPARE = 8  # times the cells of mean size that are sorted: some of the best are small
 
 

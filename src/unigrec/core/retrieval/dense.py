@@ -22,6 +22,7 @@ from unigrec.core.sequences import in_chunks, last_items
 
 SCANNED = 150_000  # items of the largest catalogue that a fused ranking scores as a whole
 READ = 16_384  # items of the best cells of a larger one
+SAMPLED = 4096  # of the other items, evenly spaced: what they hold of the probability
 AT_ONCE = 2**26  # scores
 
 
@@ -69,8 +70,8 @@ class DenseRetriever(Retriever):
 class NearestItems:
     """The items of the best cells, and those of the history, which a repeat bias may rank high.
 
-    Scores are exact, but for a constant per history: as log-probabilities they are over the items that were read
-    without a restriction. What these hold of the probability differs by history.
+    Scores are exact, but for a constant per history. A log-probability needs a sum over the whole catalogue: the part
+    of the items that were not read is estimated from a sample of them.
 
     Args:
         items: (B, n) what the model reads, padded on the right by lengths (B,).
@@ -83,7 +84,17 @@ class NearestItems:
         exists = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
         self.own = items.masked_fill(~exists | _again(items, exists), -1)
         self.free = self._read(READ, None)
-        self.total = self.free.scores.logsumexp(1, keepdim=True)  # (B, 1)
+        self.total = self._total()
+
+    def _total(self) -> Tensor:
+        """(B, 1) log of the sum of the exponentials of all scores."""
+        size = len(self.cells.tree)
+        sampled = torch.arange(0, size, -(-size // SAMPLED), device=self.items.device)
+        unread = ~_is_among(sampled.expand(len(self.items), -1), self.free.items)
+        scores = self.model.scores_of(self.items, self.lengths, sampled).masked_fill(~unread, -torch.inf)
+        left = size - (self.free.scores > -torch.inf).sum(1, keepdim=True)
+        each = (left.clamp_min(1) / unread.sum(1, keepdim=True).clamp_min(1)).log()
+        return torch.logaddexp(self.free.scores.logsumexp(1, keepdim=True), scores.logsumexp(1, keepdim=True) + each)
 
     def _read(self, most: int, restriction: Restriction | None) -> BeamResult:
         """The items read, each once and in no order, with their logits: (B, S) twice."""
@@ -104,6 +115,7 @@ class NearestItems:
         found = best_read(read, k, -torch.inf, None if restriction is None else restriction.permits)
         return found._replace(scores=found.scores - self.total)
 
+    @torch.inference_mode()
     def scores_of(self, items: Tensor) -> Tensor:
         """(B, C) log-probabilities of any items (B, C)."""
         return self.model.scores_of(self.items, self.lengths, items) - self.total
