@@ -124,13 +124,13 @@ class SASRec(nn.Module):
 
     def scores_of(self, items: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
         """As `scores`, for some items alone, the same or others for each history: wanted (K,) or (B, K) -> (B, K)."""
-        logits = self.products(self.last_hidden(items, lengths), wanted)
+        logits = self._products(self.last_hidden(items, lengths), wanted)
         if self.repeat_bias is None:
             return logits
         own = (items[:, :, None] == (wanted if wanted.dim() == 1 else wanted[:, None])).float()  # (B, T, K)
         return logits + (self.repeat_bias(items, lengths[:, None])[:, 0, :, None] * own).sum(1)
 
-    def products(self, hidden: Tensor, wanted: Tensor) -> Tensor:
+    def _products(self, hidden: Tensor, wanted: Tensor) -> Tensor:
         """Of states (B, E) with the embeddings of some items, the same or others for each: (K,) or (B, K) -> (B, K)."""
         vectors = self.item_table()[wanted]
         return hidden @ vectors.T if wanted.dim() == 1 else (vectors @ hidden[:, :, None])[..., 0]

@@ -18,6 +18,7 @@ from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.neighbours import Permits
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
 from unigrec.core.retrieval.retriever import Retriever
+from unigrec.core.retrieval.rows import places_among, seen_further_left
 from unigrec.core.sequences import in_chunks, last_items
 
 SCANNED = 150_000  # items of the largest catalogue that a fused ranking scores as a whole
@@ -82,7 +83,8 @@ class NearestItems:
         networks = members_of(model)
         self.states = [network.last_hidden(items, lengths) / len(networks) for network in networks]
         exists = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
-        self.own = items.masked_fill(~exists | _again(items, exists), -1)
+        own = items.masked_fill(~exists, -1)
+        self.own = own.masked_fill(seen_further_left(own), -1)
         self.free = self._read(READ, None)
         self.total = self._total()
 
@@ -90,7 +92,7 @@ class NearestItems:
         """(B, 1) log of the sum of the exponentials of all scores."""
         size = len(self.cells.tree)
         sampled = torch.arange(0, size, -(-size // SAMPLED), device=self.items.device)
-        unread = ~_is_among(sampled.expand(len(self.items), -1), self.free.items)
+        unread = ~places_among(sampled.expand(len(self.items), -1), self.free.items)[1]
         scores = self.model.scores_of(self.items, self.lengths, sampled).masked_fill(~unread, -torch.inf)
         left = size - (self.free.scores > -torch.inf).sum(1, keepdim=True)
         each = (left.clamp_min(1) / unread.sum(1, keepdim=True).clamp_min(1)).log()
@@ -102,7 +104,7 @@ class NearestItems:
         own = self.model.scores_of(self.items, self.lengths, self.own.clamp_min(0)).masked_fill(
             self.own < 0, -torch.inf
         )
-        scores = scores.masked_fill(_is_among(items, self.own), -torch.inf)
+        scores = scores.masked_fill(places_among(items, self.own)[1], -torch.inf)
         return BeamResult(torch.cat([items, self.own], dim=1), torch.cat([scores, own], dim=1))
 
     @torch.inference_mode()
@@ -126,16 +128,3 @@ def best_read(read: BeamResult, count: int, above: float, permits: Permits | Non
     scores = read.scores if permits is None else read.scores.masked_fill(~permits(read.items), -torch.inf)
     found = scores.topk(min(count, scores.shape[1]), dim=-1)
     return BeamResult(read.items.gather(1, found.indices).masked_fill(found.values <= above, -1), found.values)
-
-
-def _again(items: Tensor, exists: Tensor) -> Tensor:
-    """(B, n) whether the same item comes again further right in its row."""
-    same = (items[:, :, None] == items[:, None, :]) & exists[:, None, :]
-    return same.triu(1).any(-1)
-
-
-def _is_among(items: Tensor, few: Tensor) -> Tensor:
-    """(B, S) whether each item is one of the few (B, n) of its row."""
-    ordered = few.sort(dim=-1).values.contiguous()
-    place = torch.searchsorted(ordered, items.contiguous()).clamp_max(ordered.shape[1] - 1)
-    return ordered.gather(1, place) == items

@@ -33,6 +33,7 @@ from unigrec.core.retrieval.neighbours import Neighbours
 from unigrec.core.retrieval.pools import BestCells, Pools, WholeCatalogue
 from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.retrieval.retriever import Retriever
+from unigrec.core.retrieval.rows import places_among, seen_further_left
 
 FLOOR_ODDS, HIGHEST_FLOOR = 5.0, 0.01  # the floor: that many times chance, at most that probability
 
@@ -136,7 +137,7 @@ class FusedRetriever(Retriever):
         found = self.generative.search(items, lengths, searches, widths, above)
         results = []
         for pool, free, pooled in zip(pools, found[: len(pools)], found[len(pools) :], strict=True):
-            again = _seen_before(torch.cat([free.items, pool], dim=1))[:, free.items.shape[1] :]
+            again = seen_further_left(torch.cat([free.items, pool], dim=1))[:, free.items.shape[1] :]
             chosen = torch.cat([free.items, pool.masked_fill(again, -1)], dim=1)
             generative = torch.cat([free.scores.clamp_min(self.floor), _scores_of(pool, pooled, self.floor)], dim=1)
             dense, *near = known.features(chosen)
@@ -145,17 +146,7 @@ class FusedRetriever(Retriever):
         return results
 
 
-def _seen_before(items: Tensor) -> Tensor:
-    """(B, X) whether the same item stands further left in its row."""
-    ordered, order = items.sort(dim=-1, stable=True)
-    again = torch.zeros_like(items, dtype=torch.bool)
-    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return again.scatter(1, order, again)
-
-
 def _scores_of(items: Tensor, found: BeamResult, other: float) -> Tensor:
     """(B, P) the scores of items (B, P) among what was found; `other` for an item that was not."""
-    ordered, order = found.items.sort(dim=-1)
-    place = torch.searchsorted(ordered, items).clamp_max(ordered.shape[1] - 1)
-    is_found = (ordered.gather(1, place) == items) & (items >= 0)
-    return torch.where(is_found, found.scores.gather(1, order.gather(1, place)), other)
+    place, is_found = places_among(items, found.items)
+    return torch.where(is_found & (items >= 0), found.scores.gather(1, place), other)

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from unigrec.core.blocks import row_blocks
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, count_successors
 from unigrec.core.retrieval.neighbours import RECENT, Neighbours, Pairs
 from unigrec.core.sequences import Histories, Sequences
 
 DECAY = 0.4  # of an item's weight, per item after it
-ITEMS_AT_ONCE = 2**18  # whose content is normalised together
 CONTENT_SHARE = 0.5  # of the similarity; the rest is co-occurrence
 
 
@@ -26,9 +26,8 @@ def count_neighbours(sequences: Sequences, embeddings: Tensor) -> Neighbours:
     """From the training part of the sequences and the item embeddings (N, D). Values are rounded as in files."""
     successors, together = count_successors(sequences), Cooccurrence(sequences).nearest
     content = torch.empty_like(embeddings)
-    for block in torch.arange(len(embeddings)).split(ITEMS_AT_ONCE):
-        rows = slice(int(block[0]), int(block[-1]) + 1)
-        content[rows] = F.normalize(embeddings[rows], dim=1).half()
+    for source, target in zip(row_blocks(embeddings), row_blocks(content), strict=True):
+        target.copy_(F.normalize(source, dim=1).half())
     return Neighbours(_pairs(successors), _pairs(together), content)
 
 
