@@ -161,21 +161,22 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_no_row(job, tmp_
     run(job._replace(out=tmp_path / "whole.parquet"))
     code = "from unigrec.scoring import local; import unigrec.cli as c, time; local.ROWS_PER_PART = 50; "
     code += "local.USERS_AT_ONCE = 4; local.BATCH_ROWS = 64; p = local._score_part; "
-    code += "local._score_part = lambda *a: (time.sleep(0.2), (yield from p(*a)))[1]; c.main()"
+    code += "local._score_part = lambda *a: (time.sleep(0.3), (yield from p(*a)))[1]; c.main()"
     command = [sys.executable, "-c", code, "score", "--histories", str(job.log), "--out", str(job.out), "-k", "3"]
     command += ["--model", str(bundle.folder), "--params", str(PARAMS_FILE), "--workers", "2"]
-    for kills in range(40):
+    folder = job.out.with_name("lists.parquet.parts")
+    for parts in range(5):  # of five: the run is killed once it has planned, and once so many parts are there
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            process.wait(3.0 + 0.1 * kills)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            time.sleep(0.1)
-            continue
-        break
-    assert process.returncode == 0, process.stdout.read()
-    assert kills > 0
+        deadline = time.monotonic() + 120
+        while not (folder / "plan.json").is_file() or len(list(folder.glob("scored/[0-9]*.parquet"))) < parts:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline, f"{parts} parts were not there in time"
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not job.out.exists()
+    last = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert last.returncode == 0, last.stdout
     assert files.read_table(job.out).equals(files.read_table(tmp_path / "whole.parquet"))
 
 
