@@ -32,8 +32,9 @@ from benchmarks.speed.held import alternate, held_each
 from unigrec.base.process import training_device
 from unigrec.core.models import layers, recommender
 from unigrec.core.models.cpu import operators
+from unigrec.core.models.inference import InferenceRecommender
 from unigrec.core.models.unified import UnifiedModel
-from unigrec.core.retrieval import beam, decoder_cache
+from unigrec.core.retrieval import beam
 from unigrec.core.training.joint import joint_losses
 from unigrec.core.training.samples import make_samples
 
@@ -44,12 +45,6 @@ LONG_SAMPLES = 32
 AS_MANY_LENGTHS = 12  # batches, from the shortest histories to the longest, that ask for recompilation
 INDUCTOR = "inductor"  # what compiles; with "eager" torch.compile reads the code and runs it as it is
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # what Inductor has compiled; a new folder: nothing
-
-
-def plain_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
-    """The same as `operators.matmul`, by torch's own operators."""
-    result = F.linear(rows, weight, bias)
-    return result.relu() if activation == "relu" else result
 
 
 def never(hidden: Tensor) -> bool:
@@ -67,10 +62,16 @@ def plain_path(compiled: bool = False, backend: str = INDUCTOR) -> Iterator[None
     with ExitStack() as stack:
         for module in (layers, operators, recommender):
             stack.enter_context(patch.object(module, "uses_cpu_backward", never))
-        for module in (decoder_cache, operators):
-            stack.enter_context(patch.object(module, "matmul", plain_matmul))
+        stack.enter_context(patch.object(operators, "matmul", F.linear))
+        for name in ("encode", "position_logits"):
+            stack.enter_context(patch.object(InferenceRecommender, name, of_the_recommender(name)))
         stack.enter_context(patch.object(beam, "DecoderCache", partial(PlainCache, compute)))
         yield
+
+
+def of_the_recommender(name: str) -> Callable[..., Tensor]:
+    """A method of `InferenceRecommender` that the recommender itself computes."""
+    return lambda network, *inputs: getattr(network.recommender, name)(*inputs)
 
 
 def make_plain(model: nn.Module) -> None:
@@ -203,7 +204,8 @@ class PlainCache:
     Does what `decoder_cache.DecoderCache` does. compute: `plain_layer`, or that compiled.
     """
 
-    def __init__(self, compute: Any, model: recommender.Recommender, memory: Tensor, mask: Tensor, queries: int = 1):
+    def __init__(self, compute: Any, network: InferenceRecommender, memory: Tensor, mask: Tensor, queries: int = 1):
+        model = network.recommender
         self.compute, self.norm, stack = compute, model.decoder.norm, model.decoder
         self.layers = [layer for layer in stack.layers if isinstance(layer, recommender.Layer)]
         bias = stack.memory_bias(mask, 1, memory.dtype)

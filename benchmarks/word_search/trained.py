@@ -123,5 +123,5 @@ class TokenSearch:
         repeats = Repeats.of(recommender, torch.as_tensor(items), torch.as_tensor(lengths)) if len(history) else None
         restriction = None if allowed is None else Restriction(tree, allowed)
         width = max(k, self.generative.beam)
-        (found,) = beam_searches(recommender, tree, source, mask, width, [restriction], repeats=repeats)
+        (found,) = beam_searches(self.generative.network, tree, source, mask, width, [restriction], repeats=repeats)
         return BeamResult(found.items[:, :k], found.scores[:, :k])

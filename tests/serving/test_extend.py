@@ -104,7 +104,7 @@ def test_new_places_are_the_last_ones_and_the_nearest_text_comes_first(child):
     assert [answer.items[3].item_id for answer in filled] == ["N1", "N2"]
     (both,) = bundle.recommend([inks], k=4, new_share=share(3))  # there are two
     assert [item.item_id for item in both.items[2:]] == ["N1", "N2"]
-    assert both.items[:2] == plain[0].items[:2]
+    assert [item.item_id for item in both.items[:2]] == [item.item_id for item in plain[0].items[:2]]
 
 
 def test_lists_and_filters_hold_for_new_places_too(child):

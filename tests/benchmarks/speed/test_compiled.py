@@ -10,7 +10,7 @@ import torch
 from benchmarks.speed.harness import Options
 
 from benchmarks.speed import compiled
-from unigrec.core.models import layers, recommender
+from unigrec.core.models import inference, layers, recommender
 from unigrec.core.models.cpu import operators
 from unigrec.core.retrieval import decoder_cache
 
@@ -51,6 +51,7 @@ def test_on_the_plain_path_nothing_of_ours_computes(tmp_path: Path, monkeypatch)
         (layers, "draw_dropout_mask"),
         (recommender.fused, "attention"),
         (recommender.fused, "feed_forward"),
+        (inference, "product"),
         (decoder_cache.DecoderCache, "step"),
     ):
         monkeypatch.setattr(module, name, refuse)

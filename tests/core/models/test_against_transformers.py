@@ -10,6 +10,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from support.small import padded, small_recommender
 from unigrec.core.losses import recommendation_loss
+from unigrec.core.models.inference import InferenceRecommender
 from unigrec.core.models.recommender import START, Recommender, relative_bucket
 from unigrec.core.retrieval.decoder_cache import DecoderCache
 
@@ -134,12 +135,12 @@ def test_cached_decoding_of_reordered_beams_equals_t5_teacher_forcing():
         for user in range(3)
     ]
     with torch.no_grad():
-        cache = DecoderCache(ours, ours.encode(source, mask), mask)
-        output = cache.step(ours.token_table.weight[START].expand(3, 1, -1))
+        cache = DecoderCache(InferenceRecommender(ours), ours.encode(source, mask), mask)
+        output = ours.decoder.norm(cache.step(ours.token_table.weight[START].expand(3, 1, -1)))
         torch.testing.assert_close(output[:, 0], torch.stack([one[0, 0] for one in expected]), **CLOSE)
         cache.reorder(torch.zeros(3, 3, dtype=torch.long))  # one beam becomes three
         for position in range(3):
-            output = cache.step(ours.token_table(beams[:, :, position] + ours.offsets[position]))
+            output = ours.decoder.norm(cache.step(ours.token_table(beams[:, :, position] + ours.offsets[position])))
             torch.testing.assert_close(output, torch.stack([one[:, position + 1] for one in expected]), **CLOSE)
             cache.reorder(order.expand(3, -1))
             beams, expected = beams[:, order], [one[order] for one in expected]

@@ -12,6 +12,7 @@ from torch import Tensor
 from support.small import few, small_recommender
 from support.small_catalogue import USERS, catalogue, histories, recommender_of
 from unigrec.core.identifiers.collisions import disambiguate
+from unigrec.core.models.inference import InferenceRecommender
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.beam import BeamResult, Repeats, beam_search, beam_searches, exact_scores
 from unigrec.core.retrieval.decoder_cache import DecoderCache
@@ -102,17 +103,23 @@ def test_a_narrow_beam_equals_a_plain_python_beam(beam: int):
         assert found.scores[user].tolist() == pytest.approx([score for _, score in expected], abs=1e-4)
 
 
-def test_beams_rank_by_a_mock_scorer_whose_probabilities_are_known(monkeypatch: pytest.MonkeyPatch):
+def with_tables(recommender: Recommender, tables: list[Tensor] | Tensor) -> InferenceRecommender:
+    """A network whose logits of a code depend on its position alone."""
+    network = InferenceRecommender(recommender)
+    network.position_logits = lambda hidden, p: tables[p].expand(*hidden.shape[:-1], -1)  # type: ignore[method-assign]
+    return network
+
+
+def test_beams_rank_by_a_mock_scorer_whose_probabilities_are_known():
     # log-probability of a code depends on its position alone, so an identifier's score is a sum read off a table.
     table = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]]).log()
-    recommender = small_recommender(levels=2)
-    monkeypatch.setattr(recommender, "position_logits", lambda output, p: table[p].expand(*output.shape[:-1], 4))
+    network = with_tables(small_recommender(levels=2), table)
     codes = np.array([[3, 1], [0, 0], [2, 0], [3, 0], [1, 2]])
-    found = beam_search(recommender, PrefixTree(codes), *histories(), beam=5)
+    (found,) = beam_searches(network, PrefixTree(codes), *histories(), 5, [None])
     assert found.items.tolist() == [[3, 2, 1, 0, 4]] * USERS
     expected = torch.tensor([0.28, 0.21, 0.07, 0.04, 0.02]).log()
     torch.testing.assert_close(found.scores, expected.expand(USERS, -1))
-    narrow = beam_search(recommender, PrefixTree(codes), *histories(), beam=1)
+    (narrow,) = beam_searches(network, PrefixTree(codes), *histories(), 1, [None])
     assert narrow.items.tolist() == [[3]] * USERS
 
 
@@ -137,13 +144,12 @@ def test_any_beam_equals_brute_force_on_a_mock_model(
     generator, codes = np.random.default_rng(seed), catalogue(items, seed)
     recommender, tree = recommender_of(codes, seed), PrefixTree(codes)
     tables = [torch.as_tensor(generator.normal(size=size)).log_softmax(-1) for size in recommender.config.code_sizes]
-    recommender.position_logits = lambda output, p: tables[p].expand(*output.shape[:-1], -1)  # type: ignore[method-assign]
     allowed = generator.random(items) < 0.6 if with_allow else np.ones(items, bool)
     denied = generator.integers(-1, items, (USERS, 8)) if with_deny else np.full((USERS, 0), -1)
     restriction = Restriction(
         tree, torch.as_tensor(allowed) if with_allow else None, torch.as_tensor(denied) if with_deny else None
     )
-    found = beam_search(recommender, tree, *histories(seed), beam, restriction)
+    (found,) = beam_searches(with_tables(recommender, tables), tree, *histories(seed), beam, [restriction])
     for user in range(USERS):
         permitted = allowed & ~np.isin(np.arange(items), denied[user])
         expected = mock_beam(codes, tables, permitted, beam)
@@ -196,7 +202,7 @@ def test_a_joint_search_returns_what_each_search_returns_alone(seed: int, items:
         Restriction(tree, torch.as_tensor(generator.random(items) < 0.4), denied),
         Restriction(tree, torch.zeros(items, dtype=torch.bool)),
     ]
-    found = beam_searches(recommender, tree, *inputs, beam, restrictions)
+    found = beam_searches(InferenceRecommender(recommender), tree, *inputs, beam, restrictions)
     for restriction, one in zip(restrictions, found, strict=True):
         alone = beam_search(recommender, tree, *inputs, beam, restriction)
         for row in range(USERS):
@@ -212,7 +218,7 @@ def test_a_prefix_that_two_searches_follow_is_decoded_once(monkeypatch: pytest.M
     step = DecoderCache.step
     monkeypatch.setattr(DecoderCache, "step", lambda self, hidden: widths.append(hidden.shape[1]) or step(self, hidden))
     nothing = Restriction(tree, denied=torch.full((USERS, 1), -1))
-    beam_searches(recommender, tree, *histories(), 4, [None, nothing])
+    beam_searches(InferenceRecommender(recommender), tree, *histories(), 4, [None, nothing])
     assert widths == [1, 4, 4]
 
 
@@ -221,7 +227,9 @@ def test_a_prefix_that_two_searches_follow_is_decoded_once(monkeypatch: pytest.M
 def test_a_search_with_a_bound_finds_what_lies_above_it_beside_one_without(seed: int, items: int, bound: float):
     codes = catalogue(items, seed)
     recommender, inputs, tree = recommender_of(codes, seed), histories(seed), PrefixTree(codes)
-    free, bounded = beam_searches(recommender, tree, *inputs, items, [None, None], above=[float("-inf"), bound])
+    free, bounded = beam_searches(
+        InferenceRecommender(recommender), tree, *inputs, items, [None, None], above=[float("-inf"), bound]
+    )
     alone = beam_search(recommender, tree, *inputs, items)
     torch.testing.assert_close(free.scores, alone.scores)
     for row in range(USERS):
@@ -236,7 +244,9 @@ def test_a_prefix_below_the_bound_is_not_decoded(monkeypatch: pytest.MonkeyPatch
     widths: list[int] = []
     step = DecoderCache.step
     monkeypatch.setattr(DecoderCache, "step", lambda self, hidden: widths.append(hidden.shape[1]) or step(self, hidden))
-    beam_searches(recommender, tree, *histories(), [1, 30], [None, None], above=[float("-inf"), -1e-6])
+    beam_searches(
+        InferenceRecommender(recommender), tree, *histories(), [1, 30], [None, None], above=[float("-inf"), -1e-6]
+    )
     assert widths == [1, 1, 1]
 
 

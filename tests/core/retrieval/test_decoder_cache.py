@@ -7,6 +7,7 @@ import torch
 
 from support.small import small_recommender
 from support.small_catalogue import USERS, histories
+from unigrec.core.models.inference import CrossAttention, InferenceRecommender
 from unigrec.core.models.recommender import START, Recommender, RecommenderConfig
 from unigrec.core.retrieval.decoder_cache import (
     DecoderCache,
@@ -22,37 +23,38 @@ def test_cached_steps_equal_teacher_forcing():
     with torch.no_grad():
         memory = recommender.encode(source, mask)
         expected = recommender.decode(memory, mask, codes[:, None])[:, 0]
-        cache = DecoderCache(recommender, memory, mask)
+        cache = DecoderCache(InferenceRecommender(recommender), memory, mask)
         hidden = recommender.token_table.weight[START].expand(USERS, 1, -1)
         for position in range(3):
-            torch.testing.assert_close(cache.step(hidden)[:, 0], expected[:, position])
+            torch.testing.assert_close(recommender.decoder.norm(cache.step(hidden)[:, 0]), expected[:, position])
             hidden = recommender.token_table(codes[:, position] + recommender.offsets[position])[:, None]
 
 
 @pytest.mark.parametrize("tokens", [3, 20])
 @pytest.mark.parametrize("by_head", [True, False])
-def test_cross_attention_folded_into_what_it_reads_is_the_same_attention(tokens: int, by_head: bool):
+@pytest.mark.parametrize("form", [PerHeadCrossAttention, FoldedCrossAttention])
+def test_both_forms_of_cross_attention_are_that_of_the_layer(form: type, tokens: int, by_head: bool):
     torch.manual_seed(0)
-    cross = small_recommender().decoder.layers[0].cross_attention
-    memory, hidden, normed = torch.randn(2, tokens, 12), torch.randn(2, 5, 12), torch.randn(2, 5, 12)
-    bias = torch.randn(2, cross.heads if by_head else 1, 1, tokens)
+    layer = small_recommender().decoder.layers[0]
+    torch.nn.init.normal_(layer.cross_norm.weight)
+    memory, hidden = torch.randn(2, tokens, 12), torch.randn(2, 5, 12)
+    bias = torch.randn(2, layer.cross_attention.heads if by_head else 1, 1, tokens)
     bias[0, :, :, 2:] = float("-inf")
     with torch.no_grad():
-        plain, folded = (
-            reads(cross, memory, bias).add_to(hidden, normed) for reads in (PerHeadCrossAttention, FoldedCrossAttention)
-        )
-    torch.testing.assert_close(folded, plain)
+        expected = hidden + layer.cross(hidden, *layer.cross_keys_values(memory), bias=bias)
+        found = form(CrossAttention.of(layer), memory, bias).add_to(hidden)
+    torch.testing.assert_close(found, expected)
 
 
 def test_cross_attention_is_folded_for_many_queries_of_short_histories_alone():
-    cross = Recommender(RecommenderConfig(128, 512, 4, 64, 1, 1, 0.0, 3, 256, 0)).decoder.layers[0].cross_attention
+    recommender = Recommender(RecommenderConfig(128, 512, 4, 64, 1, 1, 0.0, 3, 256, 0))
+    weights = InferenceRecommender(recommender).decoder[0].cross
 
-    def chosen(users: int, tokens: int) -> type:
+    def chosen(tokens: int, queries: int) -> type:
         return type(
-            cross_attention_for(cross, torch.zeros(users, tokens, 128), torch.zeros(users, 1, 1, tokens), queries=91)
+            cross_attention_for(weights, torch.zeros(1, tokens, 128), torch.zeros(1, 1, 1, tokens), queries=queries)
         )
 
-    with torch.no_grad():
-        assert chosen(users=16, tokens=15) is FoldedCrossAttention
-        assert chosen(users=16, tokens=90) is PerHeadCrossAttention
-        assert chosen(users=1, tokens=15) is PerHeadCrossAttention
+    assert chosen(tokens=15, queries=91) is FoldedCrossAttention
+    assert chosen(tokens=90, queries=91) is PerHeadCrossAttention
+    assert chosen(tokens=15, queries=1) is PerHeadCrossAttention

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unigrec.core.models.inference import InferenceRecommender
 from unigrec.core.models.recommender import START, Recommender
 from unigrec.core.retrieval.decoder_cache import DecoderCache
 from unigrec.core.retrieval.prefix_tree import PrefixTree, Restriction
@@ -50,19 +51,20 @@ def beam_search(
 ) -> BeamResult:
     """The `beam` best items for each history by summed log-probability.
 
-    A beam follows only prefixes that some permitted item has. Each history is encoded once, and the keys and values of
-    the cross-attention are computed once per history: its beams are query positions.
+    For one search by a network that still changes: it is arranged for inference first. A beam follows only prefixes
+    that some permitted item has. Each history is encoded once, and the keys and values of the cross-attention are
+    computed once per history: its beams are query positions.
 
     Args:
         source: (B, S, E) embedded history. mask: (B, S). repeats: what the last code's logits get for the history's
             items.
     """
-    return beam_searches(recommender, tree, source, mask, beam, [restriction], repeats=repeats)[0]
+    return beam_searches(InferenceRecommender(recommender), tree, source, mask, beam, [restriction], repeats=repeats)[0]
 
 
 @torch.inference_mode()
 def beam_searches(
-    recommender: Recommender,
+    network: InferenceRecommender,
     tree: PrefixTree,
     source: Tensor,
     mask: Tensor,
@@ -79,10 +81,10 @@ def beam_searches(
     above: a log-probability for each search, which then finds only items above it. No item is likelier than its prefix,
     so prefixes that are not above it are not followed.
     """
-    memory = recommender.encode(source, mask)
+    recommender, memory = network.recommender, network.encode(source, mask)
     beams = [beam] * len(restrictions) if isinstance(beam, int) else beam
     bounds = above or [float("-inf")] * len(restrictions)
-    cache = DecoderCache(recommender, memory, mask, queries=1 + max(beams) * (tree.depth - 1))
+    cache = DecoderCache(network, memory, mask, queries=1 + max(beams) * (tree.depth - 1))
     B, device = len(memory), memory.device
     nodes = torch.zeros(B, 1, dtype=torch.long, device=device)
     scores = torch.zeros(B, 1, device=device)
@@ -91,7 +93,7 @@ def beam_searches(
     for depth in range(tree.depth):
         # Score every child of every beam.
         below = tree.levels[depth + 1]
-        logits = recommender.position_logits(output, depth).float()  # (B, W, K)
+        logits = network.position_logits(output, depth).float()  # (B, W, K)
         if repeats is not None and depth + 1 == tree.depth:
             logits = add_at_leaves(logits, tree, nodes, repeats)
         log_p = logits.log_softmax(-1)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.core.models.inference import InferenceRecommender
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.unified import embed_hard_history, expand_history
 from unigrec.core.retrieval.beam import BeamResult, Repeats, beam_searches
@@ -34,6 +35,7 @@ class GenerativeRetriever(Retriever):
     def __init__(self, recommender: Recommender, tree: PrefixTree, read: Tensor, history: int, beam: int):
         super().__init__(tree, history, read.device)
         self.recommender, self.read, self.beam = recommender, read, beam
+        self.network = InferenceRecommender(recommender)
 
     @classmethod
     def hardened(
@@ -64,10 +66,10 @@ class GenerativeRetriever(Retriever):
         source, mask = self.embed(items, lengths)
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
         repeats = Repeats.of(self.recommender, history, sizes)
-        find = beam_searches if self.recommender.config.decoder == "beam" else scan_catalogue
-        return find(
-            self.recommender, self.tree, source, mask, beam or self.beam, restrictions, repeats=repeats, above=above
-        )
+        inputs = (self.tree, source, mask, beam or self.beam, restrictions)
+        if self.recommender.config.decoder == "set":
+            return scan_catalogue(self.recommender, *inputs, repeats=repeats, above=above)
+        return beam_searches(self.network, *inputs, repeats=repeats, above=above)
 
     @torch.no_grad()
     def embed(self, items: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -116,11 +116,16 @@ class Neighbours:
         """
         recent, weights = recent_items(items, lengths)
         last, earlier, of_earlier = recent[:, 0], recent[:, 1:], weights[:, 1:] / DECAY
+        vectors = self.content[recent].float()  # (B, R, D)
+        summed = (of_earlier[..., None] * vectors[:, 1:]).sum(1)
+        # One pass over the content serves both, which takes half the time of two.
+        alike, alike_earlier = self._products(torch.stack([vectors[:, 0], summed], 1), wanted).unbind(1)
+        own = -of_earlier * vectors[:, 1:].square().sum(-1)
         return Near(
             follows=self.following(last, wanted),
-            alike=self.alike(last, wanted),
+            alike=_without_itself(alike, last, wanted),
             follows_earlier=self.successors.sums(earlier, of_earlier, wanted),
-            alike_earlier=self._alike(earlier, of_earlier, wanted),
+            alike_earlier=_add_at(alike_earlier, earlier, own, wanted),
             together=self.together.sums(recent, weights, wanted),
         )
 
@@ -133,23 +138,29 @@ class Neighbours:
 
         An item has 0 with itself: it is not its own neighbour.
         """
-        if wanted is not None:
-            return self._products(self.content[items].float(), wanted).masked_fill_(items[:, None] == wanted, 0.0)
-        return (self.content[items] @ self.content.T).scatter_(1, items[:, None], 0.0)
+        cosines = self._products(self.content[items].float()[:, None], wanted)[:, 0]
+        return _without_itself(cosines, items, wanted)
 
-    def _alike(self, items: Tensor, weights: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """The weighted sum of what `alike` has for several items: (B, R) twice -> (B, N or K), in one product."""
-        vectors = self.content[items].float()  # (B, R, D)
-        summed, own = (weights[..., None] * vectors).sum(1), -weights * vectors.square().sum(-1)
-        if wanted is not None:
-            same = items[..., None] == (wanted if wanted.dim() == 1 else wanted[:, None])  # (B, R, K)
-            return self._products(summed, wanted) + (own[..., None] * same).sum(1)
-        return (summed @ self.content.T).scatter_add_(1, items, own)
+    def _products(self, vectors: Tensor, wanted: Tensor | None) -> Tensor:
+        """Of vectors (B, Q, D) with the content of all items, or of the wanted ones, -> (B, Q, N or K)."""
+        if wanted is None or wanted.dim() == 1:
+            return vectors @ (self.content if wanted is None else self.content[wanted].float()).T
+        return vectors @ self.content[wanted].float().mT
 
-    def _products(self, vectors: Tensor, wanted: Tensor) -> Tensor:
-        """Of vectors (B, D) with the content of the wanted items, (K,) or (B, K) -> (B, K)."""
-        content = self.content[wanted].float()
-        return vectors @ content.T if wanted.dim() == 1 else (content @ vectors[:, :, None])[..., 0]
+
+def _without_itself(cosines: Tensor, items: Tensor, wanted: Tensor | None) -> Tensor:
+    """Cosines (B, N or K), with 0 for the item (B,) that they belong to. Written in place."""
+    if wanted is None:
+        return cosines.scatter_(1, items[:, None], 0.0)
+    return cosines.masked_fill_(items[:, None] == wanted, 0.0)
+
+
+def _add_at(sums: Tensor, items: Tensor, values: Tensor, wanted: Tensor | None) -> Tensor:
+    """Sums (B, N or K), plus the values of items, (B, R) both, at their places. Written in place."""
+    if wanted is None:
+        return sums.scatter_add_(1, items, values)
+    same = items[..., None] == (wanted if wanted.dim() == 1 else wanted[:, None])  # (B, R, K)
+    return sums.add_((values[..., None] * same).sum(1))
 
 
 def recent_items(items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,14 +134,13 @@ def onednn_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: 
     return result.relu_() if activation == "relu" else result
 
 
-def matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+def matmul(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`onednn_matmul` for any device and precision, and differentiable. Uses oneDNN where that is faster."""
     single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
     many = rows.numel() >= MANY_ROWS * rows.shape[-1]
     if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-        return onednn_matmul(rows, weight, activation, bias=bias)
-    result = F.linear(rows, weight, bias)
-    return result.relu() if activation == "relu" else result
+        return onednn_matmul(rows, weight, bias=bias)
+    return F.linear(rows, weight, bias)
 
 
 def weight_gradient(grad_output: Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+"""A recommender arranged for inference is the same network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.small import small_recommender
+from support.small_catalogue import histories
+from unigrec.core.models import inference
+from unigrec.core.models.inference import InferenceRecommender
+from unigrec.core.models.layers import RMSNorm
+from unigrec.core.models.recommender import Recommender
+
+
+def with_gains(**changes: object) -> Recommender:
+    """A recommender whose norms have gains of their own; new ones have 1 everywhere."""
+    recommender = small_recommender(**changes)
+    torch.manual_seed(1)
+    for module in recommender.modules():
+        if isinstance(module, RMSNorm):
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+    return recommender.eval()
+
+
+@pytest.mark.parametrize("many_rows", [1, 256], ids=["oneDNN", "torch"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_and_logits_are_those_of_the_recommender(causal: bool, many_rows: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inference, "MANY_ROWS", many_rows)
+    recommender, (source, mask) = with_gains(causal=causal), histories()
+    network = InferenceRecommender(recommender)
+    with torch.inference_mode():
+        for tokens in (1, source.shape[1], 2):
+            cut, kept = source[:, :tokens], mask[:, :tokens]
+            torch.testing.assert_close(network.encode(cut, kept)[kept], recommender.encode(cut, kept)[kept])
+        hidden = torch.randn(2, 5, recommender.config.d_model)
+        for position in range(recommender.config.levels):
+            expected = recommender.position_logits(recommender.decoder.norm(hidden), position)
+            torch.testing.assert_close(network.position_logits(hidden, position), expected)
+
+
+def test_it_keeps_the_weights_of_the_moment_it_was_made():
+    recommender, inputs = with_gains(), histories()
+    network = InferenceRecommender(recommender)
+    before = network.encode(*inputs)
+    with torch.no_grad():
+        for parameter in recommender.encoder.layers.parameters():
+            parameter.mul_(2.0)
+    assert torch.equal(network.encode(*inputs), before)
+    assert not torch.equal(InferenceRecommender(recommender).encode(*inputs), before)
