@@ -23,10 +23,11 @@ def with_gains(**changes: object) -> Recommender:
     return recommender.eval()
 
 
-@pytest.mark.parametrize("many_rows", [1, 256], ids=["oneDNN", "torch"])
+@pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_memory_and_logits_are_those_of_the_recommender(causal: bool, many_rows: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(inference, "MANY_ROWS", many_rows)
+def test_memory_and_logits_are_those_of_the_recommender(causal: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inference, "ONEDNN", onednn)
+    monkeypatch.setattr(inference, "MANY_ROWS", 1)
     recommender, (source, mask) = with_gains(causal=causal), histories()
     network = InferenceRecommender(recommender)
     with torch.inference_mode():

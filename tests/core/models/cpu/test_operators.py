@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -60,3 +61,22 @@ def test_linear_under_autocast_is_rounded_and_its_gradients_are_single_precision
     assert found.dtype == torch.bfloat16
     assert rows.grad.dtype == weight.grad.dtype == torch.float32
     torch.testing.assert_close(found.float(), rows @ weight.T, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_products_are_the_same_by_either_library(onednn: bool, activation: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(operators, "ONEDNN", onednn)
+    rows, weight = torch.randn(20, 3).double(), torch.randn(5, 3).double()
+    expected = rows @ weight.T
+    found = operators.onednn_matmul(rows.float(), weight.float(), activation)
+    torch.testing.assert_close(found, (expected.relu() if activation == "relu" else expected).float())
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("vendor_id\t: GenuineIntel\n", True), ("vendor_id\t: AuthenticAMD\n", False), (None, False)]
+)
+def test_the_processor_says_who_made_it(tmp_path: Path, told: str | None, expected: bool):
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert operators.is_from_intel(tmp_path / "cpuinfo") is expected

@@ -5,6 +5,7 @@ Shapes: N rows, n input width, m output width.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,18 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+
+def is_from_intel(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether MKL, which torch multiplies with in single precision, uses this processor to the full.
+
+    On others it leaves half of the vector unit unused, and oneDNN takes half the time. On Intel's, oneDNN is a tenth
+    slower in a training step, and slower the fewer rows a product has.
+    """
+    return cpuinfo.is_file() and "GenuineIntel" in cpuinfo.read_text()
+
+
 EPS = 1e-6  # added to the mean square in every norm
-ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # some builds of torch lack it
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and not is_from_intel()  # some builds of torch lack it
 MANY_ROWS = 16  # with fewer, the call of oneDNN takes longer than the multiplication
 # Entries of a dropout mask drawn in one piece, a multiple of four: their random bits, 256 kB, stay in the cache.
 ENTRIES_AT_ONCE = 1 << 17
@@ -101,7 +112,8 @@ def row_buffer(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised buffer (at least `rows`, width); the rows beyond `rows` are zero.
 
     oneDNN compiles and caches a matmul for each number of rows, which takes as long as a small matmul itself. The
-    number of rows is therefore rounded up to one of eight sizes per power of two, so that few sizes occur.
+    number of rows is therefore rounded up to one of eight sizes per power of two, so that few sizes occur. With MKL
+    too: dropout masks have as many rows, so a seed draws the same masks on every processor.
     """
     step = max(1 << max(rows.bit_length() - 4, 0), 8)
     buffer = torch.empty(-(-rows // step) * step, width, dtype=dtype)
@@ -124,8 +136,7 @@ def padded(rows: Tensor) -> Tensor:
 def onednn_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
     """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
 
-    Calls oneDNN by name, if this build has it. In single precision torch would call MKL, which on some processors
-    leaves half of the vector unit unused. Not differentiable.
+    Calls oneDNN by name where that is faster than MKL, which torch would call in single precision. Not differentiable.
     """
     if ONEDNN:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
