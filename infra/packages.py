@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRA_LOCKS = ("dev", "server", "text", "spark")
+EXTRA_LOCKS = ("dev", "server", "text", "spark", "index")
 PURPOSES = {
     "torch": "models, training, answers",
     "numpy": "arrays",
@@ -62,6 +62,7 @@ PURPOSES = {
     "schemathesis": "requests made from the description of the service",
     "transformers": "T5 as the baseline of tests and benchmarks",
     "optuna": "the search of benchmarks/search.py",
+    "faiss-cpu": "an index of a large catalogue for `joint` (`joint.ranking_search`)",
     "ruff": "lint and format",
     "mypy": "types",
     "pyyaml": "tests that read the project's YAML",
@@ -121,6 +122,11 @@ LISTS = {
     "server": ("requirements-server.lock", "PostgreSQL, an S3 store", "the image; by hand"),
     "text": ("requirements-text.lock", "pretrained text encoders", "by hand"),
     "spark": ("requirements-spark.lock", "`prepare`, and lists for all users, on Spark", "by hand"),
+    "index": (
+        "requirements-index.lock",
+        "`joint` and `finetune` with a million items",
+        "by hand; it is part of the dev list too",
+    ),
 }
 
 

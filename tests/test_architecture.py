@@ -32,13 +32,18 @@ CORE_FLOORS = (
 APART = ("core", "data", "embedding")  # they do not import each other
 # Core computes, and does nothing else. `engine` is its edge to DeepSpeed, `checkpoint` its edge to files.
 CORE_LIBRARIES = {"numpy", "scipy", "torch"}
-CORE_EDGES = {"core.training.engine": {"deepspeed"}, "core.training.checkpoint": {"unigrec.base.files"}}
+CORE_EDGES = {
+    "core.training.engine": {"deepspeed"},
+    "core.training.checkpoint": {"unigrec.base.files"},
+    "core.training.teacher_index": {"faiss"},
+}
 # A library that phones, schedules or stores, or weighs seconds: the only rooms or modules that may name it.
 EDGES = {
     "prefect": (),
     "pyspark": ("data.spark", "scoring.spark"),
     "dvc": (),
     "deepspeed": ("core.training.engine",),
+    "faiss": ("core.training.teacher_index",),
     "great_expectations": ("data.validation",),
     "sklearn": ("embedding",),
     "sentence_transformers": ("embedding",),

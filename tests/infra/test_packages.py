@@ -33,11 +33,12 @@ def test_a_lock_file_holds_what_its_requirements_pull_in_and_nothing_else(extra)
 
 
 def test_the_lists_that_come_on_top_agree_with_the_first_one_and_each_other():
-    for extra in ("dev", "server", "text", "spark"):
+    for extra in ("dev", "server", "text", "spark", "index"):
         assert not set(LOCKS[extra]) & set(LOCKS[""]), "pinned twice"
     twice = set(LOCKS["dev"]) & set(LOCKS["text"])
     assert twice >= {"transformers"}
     assert {name: LOCKS["dev"][name] for name in twice} == {name: LOCKS["text"][name] for name in twice}
+    assert LOCKS["index"].items() <= LOCKS["dev"].items(), "its tests run with the dev list"
 
 
 @pytest.mark.parametrize("extra", packages.LISTS)

@@ -265,6 +265,7 @@ class JointParams(Section):
     w_recommender_distillation: NonNegative
     w_ranking_distillation: NonNegative
     ranking_items: Count
+    ranking_search: Literal["exact", "index"] = "exact"
     ranking_samples: Count
     distillation_temperature: Positive
     contrast_temperature: Positive

@@ -51,7 +51,9 @@ class StudentTraining:
         self.teacher_items: TeacherItems | None = None
         if self.teacher is not None and self.params.w_ranking_distillation:
             teacher = self.teacher.to(run.device).eval()
-            self.teacher_items = TeacherItems(teacher, self.training_samples, shared.ranking_items, run.device)
+            self.teacher_items = TeacherItems(
+                teacher, self.training_samples, shared.ranking_items, run.device, shared.ranking_search
+            )
         self._sums: tuple[Tensor, CodeSums] | None = None
 
     def batches(self, epoch: int) -> list[np.ndarray]:

@@ -11,15 +11,18 @@ Shapes: P targets, N items, K best items, B histories of up to n items.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unigrec.core.models.ensemble import Teacher
+from unigrec.core.models.sasrec import States
 from unigrec.core.sequences import split_by_total
 from unigrec.core.training.samples import Samples, TrainingSamples
+from unigrec.core.training.teacher_index import TeacherIndex
 
 # Scores of targets and items that are held at a time; a larger catalogue is read in blocks.
 SCORES_AT_A_TIME, ITEMS_AT_A_TIME = {"cpu": 2**21, "cuda": 2**27}, 2**14
@@ -41,10 +44,19 @@ class TeacherItems:
     Args:
         samples: every target that will be asked for. count: K, at most N are found.
         device: where the teacher computes, and where `after` returns its tensors.
+        search: exact, or by an index (`TeacherIndex`).
     """
 
-    def __init__(self, teacher: Teacher, samples: TrainingSamples, count: int, device: torch.device):
+    def __init__(
+        self,
+        teacher: Teacher,
+        samples: TrainingSamples,
+        count: int,
+        device: torch.device,
+        search: Literal["exact", "index"] = "exact",
+    ):
         self.teacher, self.device = teacher, device
+        self.index = TeacherIndex(teacher) if search == "index" else None
         self.catalogue_size = samples.sequences.catalogue_size
         self.count = min(count, self.catalogue_size)
         targets = int(samples.pieces[:, 2].sum(dtype=np.int64))
@@ -79,23 +91,28 @@ class TeacherItems:
         return Best(items, torch.as_tensor(self.probabilities[rows], device=self.device))
 
     def _best_items(self, items: Tensor, lengths: Tensor, counts: Tensor) -> Best:
-        return best_items(
-            self.teacher, items, lengths, counts=counts, catalogue_size=self.catalogue_size, count=self.count
-        )
+        states = states_before_targets(self.teacher, items, lengths, counts)
+        if self.index is None:
+            found, scores = search_exactly(self.teacher, states, self.catalogue_size, self.count)
+        else:
+            found, scores = self.index.best(states, self.count)
+        return Best(found, scores.softmax(-1))
 
 
 @torch.no_grad()
-def best_items(
-    teacher: Teacher, items: Tensor, lengths: Tensor, counts: Tensor, catalogue_size: int, count: int
-) -> Best:
-    """The `count` best items after each of the last `counts` (B,) items of histories, by an exact search.
-
-    items: (B, n), padded on the right. lengths: (B,).
-    """
+def states_before_targets(teacher: Teacher, items: Tensor, lengths: Tensor, counts: Tensor) -> tuple[States, ...]:
+    """The teacher's states after each of the last `counts` (B,) items of histories (B, n), padded on the right."""
     steps = torch.arange(items.shape[1], device=items.device)
     places = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])  # a target comes next
-    states = teacher.states_at(items, lengths, places)
-    found, scores = torch.empty(2, len(states[0].hidden), 0, device=items.device)
+    return teacher.states_at(items, lengths, places)
+
+
+@torch.no_grad()
+def search_exactly(
+    teacher: Teacher, states: Sequence[States], catalogue_size: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Items (P, K) and scores (P, K) of the `count` best items after P targets' histories, the best first."""
+    found, scores = torch.empty(2, len(states[0].hidden), 0, device=states[0].hidden.device)
     found = found.long()
     size = max(SCORES_OF_A_BLOCK // max(len(found), 1), ITEMS_AT_A_TIME)
     for start in range(0, catalogue_size, size):
@@ -104,7 +121,7 @@ def best_items(
         found, scores = torch.cat([found, numbers + start], dim=1), torch.cat([scores, values], dim=1)
         scores, order = scores.topk(min(count, scores.shape[1]), dim=-1)
         found = found.gather(1, order)
-    return Best(found, scores.softmax(-1))
+    return found, scores
 
 
 def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
