@@ -42,6 +42,24 @@ def test_what_arrives_within_the_wait_is_one_batch(tiny_bundle):
     asyncio.run(case())
 
 
+def test_a_question_after_a_lone_one_does_not_wait_for_more_and_one_after_a_batch_does(tiny_bundle):
+    async def case():
+        queue, worker = batcher(wait_seconds=3600.0), LocalWorker(tiny_bundle)
+        queue.add(worker)
+        for _ in range(2):
+            async with asyncio.timeout(60):
+                await queue.put(question(["P3"]), 1).reply
+        queue.wait_seconds = 0.05
+        await asyncio.gather(*(queue.put(question(["P3"]), 1).reply for _ in range(2)))
+        first = queue.put(question(["P3"]), 1)
+        await asyncio.sleep(0.001)
+        second = queue.put(question(["P3"]), 1)
+        await asyncio.gather(first.reply, second.reply)
+        assert [len(batch) for batch in worker.batches] == [1, 1, 2, 2]
+
+    asyncio.run(case())
+
+
 def test_a_batch_holds_no_more_histories_than_its_size_and_a_large_question_goes_alone(tiny_bundle):
     async def case():
         queue, worker = batcher(limit=100), LocalWorker(tiny_bundle)
@@ -195,8 +213,13 @@ def test_a_client_that_is_gone_costs_no_search(served):
         return sent
 
     with served() as parts:
+        parts.client.portal.call(parts.worker.go.clear)
+        first = parts.client.portal.call(parts.service.batcher.put, question(["P4"]), 1)
+        parts.client.portal.call(asyncio.sleep, 0.05)  # the worker is busy with it
         sent = parts.client.portal.call(case, parts.guard)
-        assert parts.worker.batches == []
+        parts.client.portal.call(parts.worker.go.set)
+        parts.client.portal.call(asyncio.sleep, 0.05)
+        assert parts.worker.batches == [[first.question]]
         assert sent[0]["status"] == 499
         assert parts.figure("unigrec_clients_gone_total") == 1.0
         assert parts.figure("unigrec_queue_histories", variant="champion") == 0.0

@@ -1,7 +1,8 @@
 """The queue of questions, and the batches that workers take from it.
 
 A worker takes what waits, as much as a batch holds. If that is less than a batch, it waits a few milliseconds for more
-first. Under load, batches therefore grow by themselves: they hold what arrived during the batch before. They shrink
+first, unless one question waits and the last batch was one question too: then few clients ask, and nothing would come.
+Under load, batches therefore grow by themselves: they hold what arrived during the batch before. They shrink
 where they take so long that their answers would come after the deadline: that work would be for nothing.
 """
 
@@ -101,6 +102,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._waiting = 0  # histories
         self._arrived = asyncio.Event()
+        self._was_alone = True  # the last batch was one question
 
     def put(self, question: Question, weight: int) -> Job:
         """Raises QueueFull. A question that is larger than the queue is taken if nothing waits."""
@@ -145,11 +147,15 @@ class Batcher:
                 self._arrived.clear()
                 await self._arrived.wait()
             worker.idle = False
-            if self._waiting < self.size and self.wait_seconds:
+            alone = self._was_alone and len(self._jobs) == 1
+            if self._waiting < self.size and self.wait_seconds and not alone:
                 await asyncio.sleep(self.wait_seconds)
             if worker.is_lost:
                 break
-            if (jobs := self._take()) and not await self._ask(worker, jobs):
+            if not (jobs := self._take()):
+                continue
+            self._was_alone = len(jobs) == 1
+            if not await self._ask(worker, jobs):
                 break
         if not worker.retired:
             worker.writer.close()
