@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from support.bundles import bundles_are_large
 from support.tiny_model import ITEMS, item_ids
-from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.rank_by import RankBy
-from unigrec.serving import parts
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.schema import Diversity
 
@@ -19,10 +18,8 @@ HISTORIES = [["P3", "a,b", "P5", "квас", "P7"], ["P5"], ["P7", "gone", "P7"]
 @pytest.fixture(scope="module")
 def pair(pristine) -> tuple[Bundle, Bundle]:
     """The same bundle twice, the second one as a large one."""
-    with pytest.MonkeyPatch.context() as patch:
-        small = Bundle.load(pristine)
-        patch.setattr(parts, "SCANNED", ITEMS - 1)
-        patch.setattr(DenseRetriever.__init__, "__defaults__", (ITEMS - 1,))
+    small = Bundle.load(pristine)
+    with bundles_are_large():
         large = Bundle.load(pristine)
     fused = large.retrievers[RankBy.FUSED]
     assert isinstance(fused, FusedRetriever)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from unigrec.base.errors import UnigrecError
@@ -27,17 +26,20 @@ from unigrec.core.retrieval.retriever import Retriever
 from unigrec.core.retrieval.search import with_history, without_history
 from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving import users
+from unigrec.serving.catalogue import Catalogue
+from unigrec.serving.computed import Computed
 from unigrec.serving.extension import Extension
 from unigrec.serving.filters import CatalogueFilter
-from unigrec.serving.item_ids import ItemIndex
 from unigrec.serving.manifest import (
     CATALOGUE,
+    COMPUTED,
     IDENTIFIERS,
     SERVED,
     Serving,
     open_bundle,
 )
 from unigrec.serving.parts import Ranking, read_parts
+from unigrec.serving.popularity import Popularity
 from unigrec.serving.reasons import Reasons
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
@@ -83,37 +85,37 @@ class Bundle:
         manifest: dict[str, Any],
         recommender: Recommender,
         codes: np.ndarray,
-        catalogue: pa.Table,
-        index: ItemIndex,
+        catalogue: Catalogue,
         ranking: Ranking | None = None,
         baskets: Baskets | None = None,
         extension: Extension | None = None,
+        computed: Computed | None = None,
     ):
         """`load` has checked all parts.
 
-        codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. index: of their ids.
+        codes: (N, T) int64. catalogue: of N items.
 
         ranking: the parts of the fused ranking. baskets: counted pairs. Bundles of earlier versions lack them.
-        extension: what was added and withdrawn after the training.
+        extension: what was added and withdrawn after the training. computed: what need not be computed.
         """
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.identifiers = codes
-        self.item_ids, self.index_of = index.ids, index
-        # An Arrow column: a million titles take no more memory than their letters.
-        self.titles: pa.Array = catalogue["title"].combine_chunks()
+        self.item_ids, self.index_of, self.titles = catalogue.ids, catalogue.by_id, catalogue.titles
         self.trained = len(codes) if extension is None else len(codes) - extension.added
-        counts = torch.as_tensor(catalogue["train_count"].to_numpy()[: self.trained].astype(np.float64))
-        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log().float()  # (N - M,) smoothed, so always finite
-        self.most_popular = counts.sort(descending=True, stable=True).indices  # (N - M,)
-        trained = codes[: self.trained]
-        generative = GenerativeRetriever.hardened(recommender, trained, self.serving.history, self.serving.beam)
+        order = None if computed is None else computed.most_popular
+        self.popularity = Popularity(catalogue.train_counts[: self.trained], order)
+        trained, tree = codes[: self.trained], None if computed is None else computed.tree
+        generative = GenerativeRetriever.hardened(
+            recommender, trained, self.serving.history, self.serving.beam, stored=tree
+        )
         self.retrievers: dict[RankBy, Retriever] = {RankBy.GENERATIVE: generative}
         self.ranks_by = RankBy.GENERATIVE  # where a request does not say
         if ranking is not None:
             self.ranks_by = ranking.fusion.by
-            dense = DenseRetriever(ranking.dense, generative.tree, generative.device)
-            fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights)
+            means = (None, None) if computed is None else (computed.dense_means, computed.content_means)
+            dense = DenseRetriever(ranking.dense, generative.tree, generative.device, means=means[0])
+            fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights, means[1])
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
         self.new_items: NewItems | None = None
@@ -136,7 +138,7 @@ class Bundle:
         self._reasons = None
         if ranking is not None:
             read = (members_of(ranking.dense)[0], ranking.neighbours, ranking.fusion.weights, baskets)
-            self._reasons = Reasons(*read, codes, self.item_ids, titles=self.titles.to_pylist)
+            self._reasons = Reasons(*read, codes, self.item_ids, titles=lambda: list(self.titles))
 
     @property
     def id(self) -> str:
@@ -152,10 +154,12 @@ class Bundle:
                 fit together; the message names the file.
         """
         manifest = open_bundle(folder)
+        parts = read_parts(folder, manifest)
         try:
-            return cls(folder, manifest, *read_parts(folder, manifest))
-        except ValueError as error:  # two items with one identifier
-            raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
+            return cls(folder, manifest, *parts)
+        except ValueError as error:  # two items with one identifier, or a tree that is none
+            name = IDENTIFIERS if parts.computed is None else COMPUTED
+            raise UnigrecError(f"{folder / name}: {error}") from error
 
     def warm_up(self) -> None:
         """Read what the first search and the first reasons would read."""
@@ -460,8 +464,7 @@ class Bundle:
         return None if allowed is None else allowed.numpy()
 
     def _popular(self, rows: Sequence[int], allowed: torch.Tensor | None, count: int) -> BeamResult:
-        ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
-        return BeamResult(ranked[None, :count], self.popularity[ranked[None, :count]])
+        return self.popularity.best(allowed, count)
 
     def _named(self, best: BeamResult, row: int, history: Sequence[int] | None) -> tuple[RecommendedItem, ...]:
         """The found items of a row, with their reasons if a history is given; -1 stands for no item."""
@@ -476,4 +479,4 @@ class Bundle:
         )
 
     def _title(self, index: int) -> str:
-        return self.titles[index].as_py()
+        return self.titles[index]

@@ -128,7 +128,7 @@ def user_states(bundle: Bundle, histories: Sequence[Sequence[int]]) -> Tensor:
 
 def _described(bundle: Bundle, codes: np.ndarray, parts: np.ndarray, read: list[list[int]]) -> list[Segment]:
     """Each segment, followed by its parts."""
-    titles = {item: bundle.titles[item].as_py() for item in {item for own in read for item in own}}
+    titles = {item: bundle.titles[item] for item in {item for own in read for item in own}}
     words_of = {item: set(WORD.findall(title.lower())) for item, title in titles.items()}
     words = sorted(set().union(*words_of.values()))
     number = {word: place for place, word in enumerate(words)}

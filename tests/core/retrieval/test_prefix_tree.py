@@ -56,3 +56,38 @@ def test_children_of_some_nodes_are_laid_end_to_end(seed: int, items: int, one_w
 def test_tree_of_colliding_identifiers_is_an_error():
     with pytest.raises(ValueError, match="1 items share a semantic ID"):
         PrefixTree(np.array([[0, 1], [1, 1], [0, 1]]))
+
+
+def test_a_stored_tree_is_the_tree():
+    codes = catalogue(40, 3)
+    tree = PrefixTree(codes)
+    other = PrefixTree(codes, stored=tree.tensors())
+    assert torch.equal(other.order, tree.order)
+    assert torch.equal(other.rank, tree.rank)
+    for one, two in zip(tree.levels, other.levels, strict=True):
+        assert [part.tolist() for part in one] == [part.tolist() for part in two]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("order", lambda part: part + 1),
+        ("order", lambda part: part.int()),
+        ("rank", lambda part: torch.zeros_like(part)),
+        ("rank", lambda part: part[:-1]),
+        ("code_1", lambda part: part + 10**6),
+        ("code_2", lambda part: part - 1),
+        ("first_child_1", lambda part: part.flip(0)),
+        ("item_range_1", lambda part: part + 1),
+        ("item_range_2", lambda part: part[1:]),
+        ("most_children_1", lambda part: part * 2),
+    ],
+)
+def test_a_damaged_stored_tree_is_an_error(name, change):
+    codes = catalogue(40, 3)
+    stored = PrefixTree(codes).tensors()
+    with pytest.raises(ValueError, match="stored prefix tree"):
+        PrefixTree(codes, stored=stored | {name: change(stored[name])})
+    del stored[name]
+    with pytest.raises(ValueError, match="a stored prefix tree has order, rank"):
+        PrefixTree(codes, stored=stored)

@@ -27,16 +27,22 @@ class Cells:
 
     Args:
         tables: (N, E) each. The score of an item is the sum of the products of its rows with one query per table.
+        means: (K, E) each, what `means` was for the same tables. Raises ValueError for means of another shape.
     """
 
-    def __init__(self, tree: PrefixTree, tables: Sequence[Tensor]):
+    def __init__(self, tree: PrefixTree, tables: Sequence[Tensor], means: Sequence[Tensor] | None = None):
         self.tree, self.tables = tree, tuple(tables)
         level = max(
             (level for level in tree.levels if len(level.code) <= MOST_CELLS), key=lambda level: len(level.code)
         )
         self.ranges = level.item_range  # (K + 1,) places in the tree's order
         self.sizes = self.ranges.diff()
-        self.means = [self._means(table) for table in tables]  # (K, E) each
+        if means is None:
+            means = [self._means(table) for table in tables]
+        expected = [(len(self.sizes), table.shape[1]) for table in tables]
+        if [tuple(part.shape) for part in means] != expected:
+            raise ValueError(f"means of cells of the shapes {[tuple(part.shape) for part in means]}, not {expected}")
+        self.means = list(means)  # (K, E) each
 
     def _means(self, table: Tensor) -> Tensor:
         cell_of_place = torch.repeat_interleave(torch.arange(len(self.sizes), device=table.device), self.sizes)

@@ -1,0 +1,131 @@
+"""What a load would compute of a large bundle, computed when the bundle is written: a load maps it.
+
+    computed.safetensors   tree_*: the prefix tree of the trained items; dense_means_*, content_means: of its cells
+                           ids_*, titles_*, train_count, most_popular: the catalogue (unigrec.serving.texts)
+
+The file names the version of its format, and the hashes of the files that it was computed from. If one of the two
+differs, a load computes all again. The file is not trusted: whatever it holds leads to places that exist.
+
+Shapes: N items, T of them trained, K cells, E width of a table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unigrec.base import files
+from unigrec.base.errors import UnigrecError
+from unigrec.core.blocks import all_finite
+from unigrec.core.models.ensemble import members_of
+from unigrec.core.retrieval.cells import Cells
+from unigrec.core.retrieval.dense import SCANNED
+from unigrec.core.retrieval.prefix_tree import PrefixTree
+from unigrec.serving.catalogue import Catalogue, check_served, read_catalogue
+from unigrec.serving.extension import read_extension
+from unigrec.serving.manifest import (
+    CATALOGUE,
+    COMPUTED,
+    DENSE,
+    DENSE_CONFIG,
+    EXTENSION,
+    IDENTIFIERS,
+    NEIGHBOURS,
+    RANKING,
+    SERVED,
+)
+from unigrec.serving.networks import load_teacher
+from unigrec.serving.popularity import Popularity
+from unigrec.serving.texts import TextIndex, stored_texts
+
+VERSION = "1"
+SOURCES = (CATALOGUE, DENSE, DENSE_CONFIG, EXTENSION, IDENTIFIERS, NEIGHBOURS, SERVED)  # as far as a bundle has them
+TREE, DENSE_MEANS = "tree_", "dense_means_"
+
+
+class Computed(NamedTuple):
+    """What need not be computed."""
+
+    catalogue: Catalogue
+    most_popular: Tensor  # (T,)
+    tree: dict[str, Tensor]  # as `PrefixTree.tensors` returns it
+    dense_means: list[Tensor]  # (K, E) for each network
+    content_means: Tensor  # (K, E)
+
+
+def write_computed(folder: Path, text_columns: Sequence[str], hashes: Mapping[str, str]) -> None:
+    """Write the file into the folder of a bundle that is made, if its catalogue is large. hashes: of its files.
+
+    Raises UnigrecError if the parts do not fit together.
+    """
+    if not set(hashes) >= RANKING:
+        return
+    codes = files.read_arrays(folder / IDENTIFIERS)["codes"].astype("int64")
+    if len(codes) <= SCANNED:
+        return
+    added = read_extension(folder / EXTENSION, len(codes)).added if EXTENSION in hashes else 0
+    trained = len(codes) - added
+    catalogue = read_catalogue(folder, text_columns, len(codes))
+    if SERVED in hashes:
+        check_served(folder / SERVED, len(codes), catalogue.ids)
+    try:
+        tree = PrefixTree(codes[:trained])
+    except ValueError as error:
+        raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
+    teacher = load_teacher(folder / DENSE, folder / DENSE_CONFIG, verified=True)
+    content = files.read_tensors(folder / NEIGHBOURS, verified=True)["content"]
+    dense = Cells(tree, [network.item_vectors() for network in members_of(teacher)]).means
+    tensors = {TREE + name: part for name, part in tree.tensors().items()}
+    tensors |= {f"{DENSE_MEANS}{member}": means for member, means in enumerate(dense)}
+    tensors["content_means"] = Cells(tree, [content]).means[0]
+    tensors |= catalogue.by_id.tensors("ids") | catalogue.titles.tensors("titles")
+    tensors["train_count"] = catalogue.train_counts
+    tensors["most_popular"] = Popularity(catalogue.train_counts[:trained]).order
+    files.write_tensors(folder / COMPUTED, tensors, {"version": VERSION, "of": _sources(hashes, text_columns)})
+
+
+def _sources(hashes: Mapping[str, str], text_columns: Sequence[str]) -> str:
+    """What the file was computed from."""
+    return json.dumps([{name: hashes[name] for name in SOURCES if name in hashes}, list(text_columns)])
+
+
+def read_computed(folder: Path, manifest: dict[str, Any], items: int, trained: int) -> Computed | None:
+    """None if the bundle has no such file, or one of another version or of other files.
+
+    Raises UnigrecError for a damaged file.
+    """
+    path = folder / COMPUTED
+    if COMPUTED not in manifest["files"]:
+        return None
+    metadata, of = files.read_metadata(path), _sources(manifest["files"], manifest["serving"]["text_columns"])
+    if (metadata.get("version"), metadata.get("of")) != (VERSION, of):
+        return None
+    tensors = files.read_tensors(path, verified=True)
+    try:
+        return _parsed(tensors, items, trained)
+    except ValueError as error:
+        raise UnigrecError(f"{path}: {error}") from error
+
+
+def _parsed(tensors: dict[str, Tensor], items: int, trained: int) -> Computed:
+    """Raises ValueError for what does not fit so many items."""
+    index, titles = TextIndex.stored(tensors, "ids"), stored_texts(tensors, "titles")
+    for name, size, bound in (("train_count", items, None), ("most_popular", trained, trained)):
+        part = tensors.get(name)
+        if part is None or part.dtype != torch.int64 or part.shape != (size,) or part.min() < 0:
+            raise ValueError(f"{name}: expected {size} integers, none below 0")
+        if bound is not None and part.max() >= bound:
+            raise ValueError(f"{name}: places outside of the catalogue of {bound} items")
+    if not len(index) == len(titles) == items:
+        raise ValueError(f"ids or titles that are not those of {items} items")
+    dense = [tensors[name] for name in sorted(tensors) if name.startswith(DENSE_MEANS)]
+    content = tensors.get("content_means")
+    if content is None or not all(part.dtype == torch.float32 and all_finite(part) for part in (*dense, content)):
+        raise ValueError("means of cells that are missing or not finite")
+    tree = {name.removeprefix(TREE): part for name, part in tensors.items() if name.startswith(TREE)}
+    return Computed(Catalogue(index, titles, tensors["train_count"]), tensors["most_popular"], tree, dense, content)
