@@ -47,7 +47,8 @@ def rewritten(folder: Path, change, metadata: dict[str, str] | None = None) -> N
 
 
 def is_used(folder: Path) -> bool:
-    return read_computed(folder, json.loads((folder / "manifest.json").read_text()), ITEMS, ITEMS) is not None
+    codes = files.read_arrays(folder / IDENTIFIERS)["codes"].astype(np.int64)
+    return read_computed(folder, json.loads((folder / "manifest.json").read_text()), codes, ITEMS) is not None
 
 
 def test_answers_are_those_of_a_bundle_that_computes(folder, pristine, loads):

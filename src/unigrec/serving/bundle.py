@@ -30,6 +30,7 @@ from unigrec.serving.catalogue import Catalogue
 from unigrec.serving.computed import Computed
 from unigrec.serving.extension import Extension
 from unigrec.serving.filters import CatalogueFilter
+from unigrec.serving.loaded_before import remember, stamps_of, was_loaded
 from unigrec.serving.manifest import (
     CATALOGUE,
     COMPUTED,
@@ -37,6 +38,7 @@ from unigrec.serving.manifest import (
     SERVED,
     Serving,
     open_bundle,
+    read_manifest,
 )
 from unigrec.serving.parts import Ranking, read_parts
 from unigrec.serving.popularity import Popularity
@@ -147,19 +149,25 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
-        """Check and read a bundle.
+        """Check and read a bundle. What was loaded before is not read as a whole (`unigrec.serving.loaded_before`).
 
         Raises:
             UnigrecError: a file is missing, unknown, changed, too large or not of its format, or the parts do not
                 fit together; the message names the file.
         """
-        manifest = open_bundle(folder)
-        parts = read_parts(folder, manifest)
+        manifest = read_manifest(folder)
+        stamps = stamps_of(folder, manifest)
+        checked = was_loaded(folder, manifest, stamps)
+        open_bundle(folder, unread=stamps if checked else ())
+        parts = read_parts(folder, manifest, checked)
         try:
-            return cls(folder, manifest, *parts)
+            bundle = cls(folder, manifest, *parts)
         except ValueError as error:  # two items with one identifier, or a tree that is none
             name = IDENTIFIERS if parts.computed is None else COMPUTED
             raise UnigrecError(f"{folder / name}: {error}") from error
+        if not checked:
+            remember(folder, manifest, stamps)
+        return bundle
 
     def warm_up(self) -> None:
         """Read what the first search and the first reasons would read."""

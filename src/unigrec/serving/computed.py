@@ -4,7 +4,8 @@
                            ids_*, titles_*, train_count, most_popular: the catalogue (unigrec.serving.texts)
 
 The file names the version of its format, and the hashes of the files that it was computed from. If one of the two
-differs, a load computes all again. The file is not trusted: whatever it holds leads to places that exist.
+differs, a load computes all again. The file is not trusted: a load checks that what it holds leads to places that
+exist.
 
 Shapes: N items, T of them trained, K cells, E width of a table.
 """
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from unigrec.core.blocks import all_finite
 from unigrec.core.models.ensemble import members_of
 from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import SCANNED
-from unigrec.core.retrieval.prefix_tree import PrefixTree
+from unigrec.core.retrieval.prefix_tree import PrefixTree, check_tree
 from unigrec.serving.catalogue import Catalogue, check_served, read_catalogue
 from unigrec.serving.extension import read_extension
 from unigrec.serving.manifest import (
@@ -65,7 +67,7 @@ def write_computed(folder: Path, text_columns: Sequence[str], hashes: Mapping[st
     """
     if not set(hashes) >= RANKING:
         return
-    codes = files.read_arrays(folder / IDENTIFIERS)["codes"].astype("int64")
+    codes = files.read_arrays(folder / IDENTIFIERS)["codes"].astype(np.int64)
     if len(codes) <= SCANNED:
         return
     added = read_extension(folder / EXTENSION, len(codes)).added if EXTENSION in hashes else 0
@@ -94,10 +96,13 @@ def _sources(hashes: Mapping[str, str], text_columns: Sequence[str]) -> str:
     return json.dumps([{name: hashes[name] for name in SOURCES if name in hashes}, list(text_columns)])
 
 
-def read_computed(folder: Path, manifest: dict[str, Any], items: int, trained: int) -> Computed | None:
+def read_computed(
+    folder: Path, manifest: dict[str, Any], codes: np.ndarray, trained: int, checked: bool = False
+) -> Computed | None:
     """None if the bundle has no such file, or one of another version or of other files.
 
-    Raises UnigrecError for a damaged file.
+    codes: (N, T). trained: how many items came before the training. checked: the same file was read before, and its
+    values are not looked at again. Raises UnigrecError for a damaged file.
     """
     path = folder / COMPUTED
     if COMPUTED not in manifest["files"]:
@@ -107,20 +112,19 @@ def read_computed(folder: Path, manifest: dict[str, Any], items: int, trained: i
         return None
     tensors = files.read_tensors(path, verified=True)
     try:
-        return _parsed(tensors, items, trained)
+        return _parsed(tensors, codes, trained, checked)
     except ValueError as error:
         raise UnigrecError(f"{path}: {error}") from error
 
 
-def _parsed(tensors: dict[str, Tensor], items: int, trained: int) -> Computed:
+def _parsed(tensors: dict[str, Tensor], codes: np.ndarray, trained: int, checked: bool) -> Computed:
     """Raises ValueError for what does not fit so many items."""
-    index, titles = TextIndex.stored(tensors, "ids"), stored_texts(tensors, "titles")
-    for name, size, bound in (("train_count", items, None), ("most_popular", trained, trained)):
+    items = len(codes)
+    index, titles = TextIndex.stored(tensors, "ids", checked), stored_texts(tensors, "titles", checked)
+    for name, size in (("train_count", items), ("most_popular", trained)):
         part = tensors.get(name)
-        if part is None or part.dtype != torch.int64 or part.shape != (size,) or part.min() < 0:
+        if part is None or part.dtype != torch.int64 or part.shape != (size,) or (not checked and part.min() < 0):
             raise ValueError(f"{name}: expected {size} integers, none below 0")
-        if bound is not None and part.max() >= bound:
-            raise ValueError(f"{name}: places outside of the catalogue of {bound} items")
     if not len(index) == len(titles) == items:
         raise ValueError(f"ids or titles that are not those of {items} items")
     dense = [tensors[name] for name in sorted(tensors) if name.startswith(DENSE_MEANS)]
@@ -128,4 +132,8 @@ def _parsed(tensors: dict[str, Tensor], items: int, trained: int) -> Computed:
     if content is None or not all(part.dtype == torch.float32 and all_finite(part) for part in (*dense, content)):
         raise ValueError("means of cells that are missing or not finite")
     tree = {name.removeprefix(TREE): part for name, part in tensors.items() if name.startswith(TREE)}
+    if not checked:
+        check_tree(tree, codes[:trained])
+        if tensors["most_popular"].max() >= trained:
+            raise ValueError(f"most_popular: places outside of the catalogue of {trained} items")
     return Computed(Catalogue(index, titles, tensors["train_count"]), tensors["most_popular"], tree, dense, content)

@@ -28,6 +28,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -93,14 +94,12 @@ def is_same_model(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return first == second
 
 
-def open_bundle(folder: Path) -> dict[str, Any]:
+def open_bundle(folder: Path, unread: Collection[str] = ()) -> dict[str, Any]:
     """Compare names, sizes and hashes of a bundle's files with its manifest, and return the manifest.
 
-    Only the manifest is parsed. Raises UnigrecError, which names the file.
+    Only the manifest is parsed. unread: files that are not hashed. Raises UnigrecError, which names the file.
     """
-    if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long for a folder
-        raise UnigrecError(f"{folder}: no such bundle")
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder)
     listed: dict[str, str] = manifest["files"]
     present = _present(folder)
     # The parts of the fused ranking are all there, or none of them is.
@@ -113,14 +112,22 @@ def open_bundle(folder: Path) -> dict[str, Any]:
         raise UnigrecError(
             f"{folder}: the bundle holds files that its manifest does not know: {', '.join(unknown[:5])}"
         )
+    read = [name for name in listed if name not in unread]
     with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
-        for name, found in zip(listed, threads.map(lambda name: sha256(folder / name), listed), strict=True):
+        for name, found in zip(read, threads.map(lambda name: sha256(folder / name), read), strict=True):
             path = folder / name
             if found != listed[name]:
                 raise UnigrecError(f"{path}: changed since the bundle was made (its sha256 is not the manifest's)")
             if path.suffix == ".safetensors":
                 _check_header(path)
     return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A bundle's manifest; its other files are not looked at. Raises UnigrecError."""
+    if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long for a folder
+        raise UnigrecError(f"{folder}: no such bundle")
+    return _read_manifest(folder / MANIFEST)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -52,14 +52,17 @@ class Parts(NamedTuple):
     computed: Computed | None  # of a large bundle: what need not be computed
 
 
-def read_parts(folder: Path, manifest: dict[str, Any]) -> Parts:
-    """Read all parts, and check that they fit together. Raises UnigrecError; the message names the file."""
+def read_parts(folder: Path, manifest: dict[str, Any], checked: bool = False) -> Parts:
+    """Read all parts, and check that they fit together. Raises UnigrecError; the message names the file.
+
+    checked: the same files were read before; the values of large tables are not looked at again.
+    """
     held = manifest["files"]
     recommender = load_recommender(folder / RECOMMENDER, folder / RECOMMENDER_CONFIG)
-    codes = read_codes(folder, recommender.config)
+    codes = read_codes(folder, recommender.config, checked)
     extension = read_extension(folder / EXTENSION, len(codes)) if EXTENSION in held else None
     trained = len(codes) if extension is None else len(codes) - extension.added
-    computed = read_computed(folder, manifest, len(codes), trained)
+    computed = read_computed(folder, manifest, codes, trained, checked)
     if computed is None:
         catalogue = read_catalogue(folder, manifest["serving"]["text_columns"], len(codes))
     else:
@@ -67,9 +70,9 @@ def read_parts(folder: Path, manifest: dict[str, Any]) -> Parts:
     if SERVED in held:
         check_served(folder / SERVED, len(codes), None if computed else catalogue.ids)
     check_tokenizer(folder, recommender.config)
-    ranking = read_ranking(folder, trained, len(codes) > trained) if FUSION in held else None
+    ranking = read_ranking(folder, trained, len(codes) > trained, checked) if FUSION in held else None
     check_extension(folder, extension, ranking)
-    baskets = read_baskets(folder / BASKETS, trained) if BASKETS in held else None
+    baskets = read_baskets(folder / BASKETS, trained, checked) if BASKETS in held else None
     return Parts(recommender.requires_grad_(False), codes, catalogue, ranking, baskets, extension, computed)
 
 
@@ -81,14 +84,15 @@ class Ranking(NamedTuple):
     fusion: Fusion
 
 
-def read_ranking(folder: Path, items: int, extended: bool = False) -> Ranking:
+def read_ranking(folder: Path, items: int, extended: bool = False, checked: bool = False) -> Ranking:
     """Raises UnigrecError when a file is broken, or not of a catalogue of that many items.
 
-    extended: items were added, whose nearest trained items are looked for in the whole catalogue.
+    extended: items were added, whose nearest trained items are looked for in the whole catalogue. checked: as in
+    `read_parts`.
     """
     return Ranking(
-        read_dense(folder / DENSE, folder / DENSE_CONFIG, items).requires_grad_(False),
-        read_neighbours(folder / NEIGHBOURS, items, as_stored=items > SCANNED and not extended),
+        read_dense(folder / DENSE, folder / DENSE_CONFIG, items, checked).requires_grad_(False),
+        read_neighbours(folder / NEIGHBOURS, items, as_stored=items > SCANNED and not extended, checked=checked),
         read_fusion(folder / FUSION),
     )
 
@@ -116,14 +120,20 @@ def check_tokenizer(folder: Path, config: RecommenderConfig) -> None:
         )
 
 
-def read_codes(folder: Path, config: RecommenderConfig) -> np.ndarray:
-    """(N, T) int64. Raises UnigrecError if the identifiers are not of the recommender's code sizes."""
+def read_codes(folder: Path, config: RecommenderConfig, checked: bool = False) -> np.ndarray:
+    """(N, T) int64. checked: as in `read_parts`.
+
+    Raises UnigrecError if the identifiers are not of the recommender's code sizes.
+    """
     path = folder / IDENTIFIERS
-    codes = files.read_arrays(path).get("codes")
+    codes = files.read_arrays(path, verified=True).get("codes")
     if codes is None or codes.dtype != np.int32 or codes.ndim != 2 or codes.shape[1] != len(config.code_sizes):
         found = "none" if codes is None else f"{codes.dtype} {codes.shape}"
         raise UnigrecError(f"{path}: expected codes int32 (N, {len(config.code_sizes)}), found {found}")
+    codes = codes.astype(np.int64)
+    if checked:
+        return codes
     outside = (codes < 0) | (codes >= np.array(config.code_sizes))
     if outside.any():
         raise UnigrecError(f"{path}: {int(outside.any(1).sum())} items have codes beyond {config.code_sizes}")
-    return codes.astype(np.int64)
+    return codes

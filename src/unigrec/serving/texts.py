@@ -54,16 +54,19 @@ class Texts(Sequence[str]):
         return {f"{name}_starts": torch.tensor(starts - starts[0]), f"{name}_letters": torch.tensor(letters)}
 
 
-def stored_texts(tensors: Mapping[str, Tensor], name: str) -> Texts:
-    """The texts, which stay where the tensors are. Raises ValueError when they are damaged."""
+def stored_texts(tensors: Mapping[str, Tensor], name: str, checked: bool = False) -> Texts:
+    """The texts, which stay where the tensors are. Raises ValueError when they are damaged.
+
+    checked: the same tensors were read before, and their values are not looked at again.
+    """
     starts, letters = (_typed(tensors, f"{name}_{part}", kind) for part, kind in _KINDS[:2])
     rows = len(starts) - 1
-    if rows < 0 or starts[0] != 0 or starts[-1] != len(letters) or bool((starts.diff() < 0).any()):
+    if rows < 0 or starts[0] != 0 or starts[-1] != len(letters) or (not checked and bool((starts.diff() < 0).any())):
         raise ValueError(f"{name}: texts that do not lie in their letters")
     buffers = [None, *(pa.py_buffer(part.numpy()) for part in (starts, letters))]
     column = pa.Array.from_buffers(pa.large_string(), rows, buffers)
     try:
-        column.validate(full=True)
+        column.validate(full=not checked)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{name}: {error}") from error
     return Texts(column)
@@ -102,16 +105,17 @@ class TextIndex(Mapping[str, int]):
         return self.texts.tensors(name) | {part: torch.as_tensor(values) for part, values in parts.items()}
 
     @classmethod
-    def stored(cls, tensors: Mapping[str, Tensor], name: str) -> TextIndex:
-        """The index, which stays where the tensors are. Raises ValueError when a place does not exist.
+    def stored(cls, tensors: Mapping[str, Tensor], name: str, checked: bool = False) -> TextIndex:
+        """The index, which stays where the tensors are. checked: as in `stored_texts`. Raises ValueError as it does.
 
         In a forged file, a text may not be found. None is taken for another: a search compares the texts.
         """
         index = cls.__new__(cls)
-        index.texts = stored_texts(tensors, name)
+        index.texts = stored_texts(tensors, name, checked)
         hashes, places = (_typed(tensors, f"{name}_{part}", kind) for part, kind in _KINDS[2:])
         rows = len(index.texts)
-        if not len(hashes) == len(places) == rows or (rows and not 0 <= places.min() <= places.max() < rows):
+        inside = checked or not rows or 0 <= places.min() <= places.max() < rows
+        if not inside or not len(hashes) == len(places) == rows:
             raise ValueError(f"{name}: places that are not those of {rows} texts")
         index._hashes, index._places = hashes.numpy(), places.numpy()
         return index

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.small import few
 from support.small_catalogue import USERS, catalogue
 from unigrec.core.identifiers.collisions import disambiguate
-from unigrec.core.retrieval.prefix_tree import PrefixTree
+from unigrec.core.retrieval.prefix_tree import PrefixTree, check_tree
 
 
 def test_tree_rows_are_the_prefixes_of_the_catalogue():
@@ -61,6 +61,7 @@ def test_tree_of_colliding_identifiers_is_an_error():
 def test_a_stored_tree_is_the_tree():
     codes = catalogue(40, 3)
     tree = PrefixTree(codes)
+    check_tree(tree.tensors(), codes)
     other = PrefixTree(codes, stored=tree.tensors())
     assert torch.equal(other.order, tree.order)
     assert torch.equal(other.rank, tree.rank)
@@ -87,7 +88,7 @@ def test_a_damaged_stored_tree_is_an_error(name, change):
     codes = catalogue(40, 3)
     stored = PrefixTree(codes).tensors()
     with pytest.raises(ValueError, match="stored prefix tree"):
-        PrefixTree(codes, stored=stored | {name: change(stored[name])})
+        check_tree(stored | {name: change(stored[name])}, codes)
     del stored[name]
     with pytest.raises(ValueError, match="a stored prefix tree has order, rank"):
-        PrefixTree(codes, stored=stored)
+        check_tree(stored, codes)

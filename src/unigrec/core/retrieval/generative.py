@@ -45,7 +45,7 @@ class GenerativeRetriever(Retriever):
         device: torch.device = CPU,
         stored: Mapping[str, Tensor] | None = None,
     ) -> GenerativeRetriever:
-        """From the hardened identifiers (N, T). stored: their tree, if known. Raises ValueError as `PrefixTree`."""
+        """From the hardened identifiers (N, T). stored: as in `PrefixTree`. Raises ValueError as it does."""
         read = torch.as_tensor(codes[:, : recommender.config.levels], device=device)
         return cls(recommender.to(device).eval(), PrefixTree(codes, device, stored), read, history=history, beam=beam)
 

@@ -34,15 +34,13 @@ class PrefixTree:
     def __init__(
         self, codes: np.ndarray, device: str | torch.device = "cpu", stored: Mapping[str, Tensor] | None = None
     ):
-        """codes: (N, T) int64, rows distinct. stored: the `tensors` of a tree of these codes, which are not trusted.
+        """codes: (N, T) int64, rows distinct. stored: the `tensors` of a tree of these codes.
 
-        Raises ValueError when two items share an identifier, or what is stored is no tree of so many items.
+        Raises ValueError when two items share an identifier.
         """
         self.depth = codes.shape[1]
         if stored is None:
             stored = _sorted_nodes(codes)
-        else:
-            _check_stored(codes, stored)
         self.levels = []
         for depth in range(self.depth):
             first_child, code, item_range, most_children = (stored[f"{name}_{depth}"] for name in NODES)
@@ -127,9 +125,10 @@ def _leaves(code: Tensor) -> Level:
     return Level(nothing, code, torch.arange(items + 1, device=device), np.zeros(items, np.int64))
 
 
-def _check_stored(codes: np.ndarray, stored: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless every number leads to a place that exists. Whether the tree is that of the codes is not
-    looked at: to know it takes as long as to build one.
+def check_tree(stored: Mapping[str, Tensor], codes: np.ndarray) -> None:
+    """Of the `PrefixTree.tensors` in a file that is not trusted: whether each number leads to a place that exists.
+
+    Whether it is the tree of these codes is not looked at: to know it takes as long as to build one. Raises ValueError.
     """
     items, depths = codes.shape
     names = ["order", "rank", f"code_{depths}", *(f"{name}_{depth}" for depth in range(depths) for name in NODES)]
