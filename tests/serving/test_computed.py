@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from support.bundles import bundles_are_large, resign
 from support.project import PARAMS_FILE
+from support.search_bundle import bundle_of
 from support.tiny_model import ITEMS, SERVING, item_ids, write_artifacts
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
@@ -63,6 +65,19 @@ def test_answers_are_those_of_a_bundle_that_computes(folder, pristine, loads):
             assert with_file.recommend(HISTORIES, k=4, rank_by=by, **options) == expected
     assert with_file.similar("P3") == without.similar("P3")
     assert with_file.item("P5") == without.item("P5")
+    assert with_file.recommend(HISTORIES, reasons=True) == without.recommend(HISTORIES, reasons=True)
+
+
+def test_searches_are_those_of_a_bundle_that_computes(tmp_path):
+    with bundles_are_large():
+        bundle = bundle_of(tmp_path)
+        other = shutil.copytree(bundle.folder, tmp_path / "other")
+        (other / COMPUTED).unlink()
+        resign(other)
+        without = Bundle.load(other)
+    for query in ("garden hose", "café laser", "ink, turquoise"):
+        for options in ({}, {"history": ["P3"], "deny": ["P10"]}, {"filter": "item_index > 4", "k": 9}):
+            assert bundle.search(query, **options) == without.search(query, **options)
 
 
 def test_a_small_bundle_holds_nothing_of_it(tmp_path, pristine):
@@ -103,6 +118,13 @@ def test_a_file_of_other_identifiers_is_computed_again(folder, loads):
         ("train_count", lambda part: -part - 1, "train_count: expected 12 integers"),
         ("most_popular", lambda part: part.int(), "most_popular: expected 12 integers"),
         ("most_popular", lambda part: part + 1, "places outside of the catalogue"),
+        ("words_places", lambda part: part - 1, "words: places"),
+        ("word_starts", lambda part: part + 1, "words that are not those of 12 items"),
+        ("word_items", lambda part: part + 100, "words that are not those of 12 items"),
+        ("word_values", lambda part: part[1:], "words that are not those of 12 items"),
+        ("word_values", lambda part: part / 0.0, "words that are not those of 12 items"),
+        ("title_word_counts", lambda part: part.int(), "title_word_counts: expected torch.int64"),
+        ("kinds_starts", lambda part: part[:2], "kinds: texts"),
     ],
 )
 def test_a_damaged_file_is_an_error(folder, loads, name, change, message):
@@ -111,7 +133,9 @@ def test_a_damaged_file_is_an_error(folder, loads, name, change, message):
         loads(folder)
 
 
-@pytest.mark.parametrize("name", ["tree_rank", "dense_means_0", "content_means", "ids_hashes", "most_popular"])
+@pytest.mark.parametrize(
+    "name", ["tree_rank", "dense_means_0", "content_means", "ids_hashes", "most_popular", "word_items", "kinds_letters"]
+)
 def test_a_part_that_is_missing_is_an_error(folder, loads, name):
     rewritten(folder, lambda tensors: {other: part for other, part in tensors.items() if other != name})
     with pytest.raises(UnigrecError, match=r"computed\.safetensors: "):

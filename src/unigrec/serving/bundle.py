@@ -23,7 +23,7 @@ from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.new_items import NewItems
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.core.retrieval.search import with_history, without_history
+from unigrec.core.retrieval.search import with_history
 from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving import users
 from unigrec.serving.catalogue import Catalogue
@@ -119,6 +119,7 @@ class Bundle:
             dense = DenseRetriever(ranking.dense, generative.tree, generative.device, means=means[0])
             fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights, means[1])
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
+        cells = None if ranking is None else fused.by_content
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
         self.new_items: NewItems | None = None
         self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
@@ -132,15 +133,16 @@ class Bundle:
         withdrawn = None if extension is None else extension.withdrawn
         until = manifest.get("data", {}).get("until", 0)
         self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
-        self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
+        self._related = RelatedItems(codes, content, baskets, self.item_ids, self.titles, generative.tree, cells)
+        words = (None, None) if computed is None else (computed.words, computed.title_words)
         self._words: WordSearch | None = None
         if ranking is not None:
-            self._words = WordSearch(folder, self.serving.text_columns, codes, content, self.trained)
+            self._words = WordSearch(folder, self.serving.text_columns, codes, content, self.trained, words[0], cells)
             self._search_weight = ranking.fusion.search_weight
         self._reasons = None
         if ranking is not None:
             read = (members_of(ranking.dense)[0], ranking.neighbours, ranking.fusion.weights, baskets)
-            self._reasons = Reasons(*read, codes, self.item_ids, titles=lambda: list(self.titles))
+            self._reasons = Reasons(*read, codes, self.item_ids, self.titles, words[1])
 
     @property
     def id(self) -> str:
@@ -356,10 +358,10 @@ class Bundle:
                 allowed,
             )
         else:
-            best = without_history(scores, k, allowed)
+            best = scores.best(k, allowed)
         found = [(item, score) for item, score in zip(*(part[0].tolist() for part in best), strict=True) if item >= 0]
         return SearchAnswer(
-            items=tuple(FoundItem(item_id=self.item_ids[i], title=self._title(i), score=score) for i, score in found),
+            items=tuple(FoundItem(item_id=self.item_ids[i], title=self.titles[i], score=score) for i, score in found),
             unknown_words=tuple(self._words.unknown(query)),
             unknown=len(history) - len(known),
         )
@@ -453,7 +455,7 @@ class Bundle:
         index = self.index(item)
         columns = {name: self._rules.filter.column(name)[index].as_py() for name in self._rules.filter.columns}
         codes = tuple(self.identifiers[index].tolist())
-        return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
+        return ItemAnswer(item_id=item, title=self.titles[index], identifier=codes, columns=columns)
 
     def index(self, item: str) -> int:
         """Place of an item in the catalogue. Raises UnigrecError when it does not hold the item."""
@@ -482,9 +484,6 @@ class Bundle:
         if history is not None and self._reasons is not None:
             reasons = [*self._reasons.of(history, items)]
         return tuple(
-            RecommendedItem(item_id=self.item_ids[item], title=self._title(item), score=score, reason=reason)
+            RecommendedItem(item_id=self.item_ids[item], title=self.titles[item], score=score, reason=reason)
             for item, score, reason in zip(items, scores, reasons, strict=True)
         )
-
-    def _title(self, index: int) -> str:
-        return self.titles[index]

@@ -2,6 +2,8 @@
 
     computed.safetensors   tree_*: the prefix tree of the trained items; dense_means_*, content_means: of its cells
                            ids_*, titles_*, train_count, most_popular: the catalogue (unigrec.serving.texts)
+                           words_*, word_starts, word_items, word_values: the index of a search's words
+                           title_words_*, title_word_counts, kinds_*: the words of reasons
 
 The file names the version of its format, and the hashes of the files that it was computed from. If one of the two
 differs, a load computes all again. The file is not trusted: a load checks that what it holds leads to places that
@@ -13,11 +15,12 @@ Shapes: N items, T of them trained, K cells, E width of a table.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -28,6 +31,7 @@ from unigrec.core.models.ensemble import members_of
 from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import SCANNED
 from unigrec.core.retrieval.prefix_tree import PrefixTree, check_tree
+from unigrec.core.retrieval.word_index import WordIndex
 from unigrec.serving.catalogue import Catalogue, check_served, read_catalogue
 from unigrec.serving.extension import read_extension
 from unigrec.serving.manifest import (
@@ -43,11 +47,14 @@ from unigrec.serving.manifest import (
 )
 from unigrec.serving.networks import load_teacher
 from unigrec.serving.popularity import Popularity
-from unigrec.serving.texts import TextIndex, stored_texts
+from unigrec.serving.search import catalogue_words
+from unigrec.serving.texts import TextIndex, Texts, one_of, stored_texts
+from unigrec.serving.title_words import TitleWords
 
 VERSION = "1"
 SOURCES = (CATALOGUE, DENSE, DENSE_CONFIG, EXTENSION, IDENTIFIERS, NEIGHBOURS, SERVED)  # as far as a bundle has them
 TREE, DENSE_MEANS = "tree_", "dense_means_"
+ENTRIES = {"starts": torch.int64, "items": torch.int32, "values": torch.float32}  # fields of `WordIndex`
 
 
 class Computed(NamedTuple):
@@ -58,6 +65,8 @@ class Computed(NamedTuple):
     tree: dict[str, Tensor]  # as `PrefixTree.tensors` returns it
     dense_means: list[Tensor]  # (K, E) for each network
     content_means: Tensor  # (K, E)
+    words: WordIndex
+    title_words: TitleWords
 
 
 def write_computed(folder: Path, text_columns: Sequence[str], hashes: Mapping[str, str]) -> None:
@@ -88,7 +97,23 @@ def write_computed(folder: Path, text_columns: Sequence[str], hashes: Mapping[st
     tensors |= catalogue.by_id.tensors("ids") | catalogue.titles.tensors("titles")
     tensors["train_count"] = catalogue.train_counts
     tensors["most_popular"] = Popularity(catalogue.train_counts[:trained]).order
+    tensors |= _words_of(folder, text_columns, catalogue, codes)
     files.write_tensors(folder / COMPUTED, tensors, {"version": VERSION, "of": _sources(hashes, text_columns)})
+
+
+def _words_of(folder: Path, text_columns: Sequence[str], catalogue: Catalogue, codes: np.ndarray) -> dict[str, Tensor]:
+    """The tensors that `_parsed_words` reads."""
+    index = WordIndex.of(catalogue_words(files.read_table(folder / CATALOGUE), text_columns))
+    titled = TitleWords.of(catalogue.titles, codes[:, 0])
+    arrays = {f"word_{name}": getattr(index, name) for name in ENTRIES} | {"title_word_counts": titled.counts}
+    tensors = {name: torch.as_tensor(part) for name, part in arrays.items()} | _texts(titled.kinds).tensors("kinds")
+    for part, name in ((index, "words"), (titled, "title_words")):
+        tensors |= TextIndex(_texts(part.rows)).tensors(name)
+    return tensors
+
+
+def _texts(texts: Iterable[str]) -> Texts:
+    return Texts(pa.array(list(texts), pa.large_string()))
 
 
 def _sources(hashes: Mapping[str, str], text_columns: Sequence[str]) -> str:
@@ -136,4 +161,24 @@ def _parsed(tensors: dict[str, Tensor], codes: np.ndarray, trained: int, checked
         check_tree(tree, codes[:trained])
         if tensors["most_popular"].max() >= trained:
             raise ValueError(f"most_popular: places outside of the catalogue of {trained} items")
-    return Computed(Catalogue(index, titles, tensors["train_count"]), tensors["most_popular"], tree, dense, content)
+    words = _parsed_words(tensors, codes, checked)
+    catalogue = Catalogue(index, titles, tensors["train_count"])
+    return Computed(catalogue, tensors["most_popular"], tree, dense, content, *words)
+
+
+def _parsed_words(tensors: dict[str, Tensor], codes: np.ndarray, checked: bool) -> tuple[WordIndex, TitleWords]:
+    """Raises ValueError as `_parsed`."""
+    words, titled = (TextIndex.stored(tensors, name, checked) for name in ("words", "title_words"))
+    kinds, counts = stored_texts(tensors, "kinds", checked), one_of(tensors, "title_word_counts", torch.int64)
+    starts, items, values = (one_of(tensors, f"word_{name}", kind) for name, kind in ENTRIES.items())
+    fits = len(starts) == len(words) + 1 and len(items) == len(values) and len(counts) == len(titled)
+    fits = fits and len(kinds) > int(codes[:, 0].max(initial=-1))
+    if fits and not checked:
+        fits = bool(starts[0] == 0 and starts[-1] == len(items) and (starts.diff() >= 0).all())
+        fits = (
+            fits and all_finite(values) and (not len(items) or 0 <= int(items.min()) <= int(items.max()) < len(codes))
+        )
+    if not fits:
+        raise ValueError(f"words that are not those of {len(codes)} items")
+    index = WordIndex(words, starts.numpy(), items.numpy(), values.numpy(), len(codes))
+    return index, TitleWords(titled, counts.numpy(), kinds)

@@ -59,7 +59,7 @@ def stored_texts(tensors: Mapping[str, Tensor], name: str, checked: bool = False
 
     checked: the same tensors were read before, and their values are not looked at again.
     """
-    starts, letters = (_typed(tensors, f"{name}_{part}", kind) for part, kind in _KINDS[:2])
+    starts, letters = (one_of(tensors, f"{name}_{part}", kind) for part, kind in _KINDS[:2])
     rows = len(starts) - 1
     if rows < 0 or starts[0] != 0 or starts[-1] != len(letters) or (not checked and bool((starts.diff() < 0).any())):
         raise ValueError(f"{name}: texts that do not lie in their letters")
@@ -75,8 +75,8 @@ def stored_texts(tensors: Mapping[str, Tensor], name: str, checked: bool = False
 _KINDS = (("starts", torch.int64), ("letters", torch.uint8), ("hashes", torch.int32), ("places", torch.int32))
 
 
-def _typed(tensors: Mapping[str, Tensor], name: str, kind: torch.dtype) -> Tensor:
-    """Raises ValueError unless it is there, of this type and one dimension."""
+def one_of(tensors: Mapping[str, Tensor], name: str, kind: torch.dtype) -> Tensor:
+    """One of the tensors. Raises ValueError unless it is there, of this type and one dimension."""
     if name not in tensors or tensors[name].dtype != kind or tensors[name].dim() != 1:
         raise ValueError(f"{name}: expected {kind} of one dimension")
     return tensors[name]
@@ -112,7 +112,7 @@ class TextIndex(Mapping[str, int]):
         """
         index = cls.__new__(cls)
         index.texts = stored_texts(tensors, name, checked)
-        hashes, places = (_typed(tensors, f"{name}_{part}", kind) for part, kind in _KINDS[2:])
+        hashes, places = (one_of(tensors, f"{name}_{part}", kind) for part, kind in _KINDS[2:])
         rows = len(index.texts)
         inside = checked or not rows or 0 <= places.min() <= places.max() < rows
         if not inside or not len(hashes) == len(places) == rows:

@@ -7,7 +7,7 @@ contiguous too. Shapes: B users, W nodes per user, C children of these, N items,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -60,6 +60,18 @@ class PrefixTree:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def under(self, prefix: Sequence[int]) -> Tensor:
+        """The catalogue indices (n,) of the items whose codes begin so, in the tree's order; none if there are none."""
+        node = 0
+        for depth, code in enumerate(prefix):
+            first, end = self.levels[depth].first_child[node : node + 2].tolist()
+            codes = self.levels[depth + 1].code[first:end]
+            node = first + int(torch.searchsorted(codes.contiguous(), code))
+            if node == end or self.levels[depth + 1].code[node] != code:
+                return self.order[:0]
+        start, end = self.levels[len(prefix)].item_range[node : node + 2].tolist()
+        return self.order[start:end]
 
     def parents(self, leaves: Tensor) -> Tensor:
         """The node of the last depth but one above each leaf (...), a place in `order`."""
@@ -191,8 +203,9 @@ class Restriction:
             self.only = torch.where(only >= 0, tree.rank[only.clamp_min(0)], len(tree)).sort(-1).values.contiguous()
         self.allowed_before = None
         if allowed is not None:
-            counts = allowed[tree.order].long().cumsum(0)
-            self.allowed_before = torch.cat([counts.new_zeros(1), counts])  # (N + 1,)
+            marks = torch.zeros(len(tree) + 1, dtype=torch.int64, device=allowed.device)
+            marks[tree.rank[allowed] + 1] = 1  # where little is allowed, little is looked up
+            self.allowed_before = marks.cumsum(0)  # (N + 1,)
         self.denied = None
         if denied is not None:
             places = torch.where(denied >= 0, tree.rank[denied.clamp_min(0)], len(tree))
