@@ -38,7 +38,7 @@ Ask = Callable[[list[str]], object]  # a history, oldest first
 
 def requests_of(bundle: Bundle) -> dict[str, Ask]:
     """A request of each kind, k = 10. Words are three of the last item's title."""
-    titles = dict(zip(bundle.item_ids, bundle.titles.to_pylist(), strict=True))
+    titles = dict(zip(bundle.item_ids, bundle.titles, strict=True))
     half = f"item_index < {len(bundle.item_ids) // 2}"
     diversity, new = Diversity(per="first code", at_most=1), NewShare(days=30, at_least=3)
 
@@ -65,7 +65,7 @@ def tasks_of(bundle: Bundle, histories: list[list[str]]) -> dict[str, Callable[[
     item, half = bundle.item_ids[0], len(histories) // 2
     users = [f"U{number}" for number in range(len(histories))]
     added = min(ADDED, len(bundle.item_ids) // 8)
-    titles = [title or "untitled" for title in bundle.titles.to_pylist()[-added:]]
+    titles = [title or "untitled" for title in bundle.titles[-added:]]
     new = pa.table({"item_id": [f"new {number}" for number in range(added)], "title": titles})
     return {
         f"`audience` of {len(histories)} users": lambda: bundle.audience(item, histories),
@@ -80,7 +80,7 @@ def tasks_of(bundle: Bundle, histories: list[list[str]]) -> dict[str, Callable[[
 def drawn_histories(bundle: Bundle, count: int) -> list[list[str]]:
     """Of items with a title."""
     generator = np.random.default_rng(0)
-    titled = [item for item, title in zip(bundle.item_ids, bundle.titles.to_pylist(), strict=True) if title]
+    titled = [item for item, title in zip(bundle.item_ids, bundle.titles, strict=True) if title]
     return [
         [titled[place] for place in generator.integers(0, len(titled), generator.integers(2, LONGEST + 1))]
         for _ in range(count)

@@ -33,7 +33,7 @@ def draw_log(bundle: str, users: int, path: str) -> int:
     from unigrec.serving.bundle import Bundle
 
     loaded = Bundle.load(Path(bundle))
-    share = loaded.popularity.double().exp().numpy()
+    share = loaded.popularity.scores().double().exp().numpy()
     items = pa.array(loaded.item_ids[: loaded.trained])
     generator = np.random.default_rng(0)
     lengths = 1 + generator.poisson(MEAN_LENGTH - 1, users)

@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmarks.quality.steps import Data, finished_rung, key_of
 from unigrec.base import files
 from unigrec.base.paths import Artifacts
-from unigrec.serving.manifest import Serving, assemble
+from unigrec.serving.assemble import assemble
+from unigrec.serving.manifest import Serving
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 STAGES = ("prepare", "embed", "teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate")

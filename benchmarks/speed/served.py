@@ -24,8 +24,9 @@ from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.training.teacher import teacher_config
+from unigrec.serving.assemble import assemble
 from unigrec.serving.basket_file import write_baskets
-from unigrec.serving.manifest import Serving, assemble
+from unigrec.serving.manifest import Serving
 from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one

@@ -84,7 +84,7 @@ def test_what_cannot_be_started_from_is_refused():
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / paths.COLLABORATIVE_FILE).unlink()
     del manifest["files"][paths.COLLABORATIVE_FILE]
-    manifest["id"] = bundle_files._identity(manifest["files"])
+    manifest["id"] = bundle_files.identity(manifest["files"])
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UnigrecError, match=f"made before bundles could be started from; start cold: {COLD}"):
         prepare_warm_start(bundle, Artifacts())

@@ -15,8 +15,8 @@ from unigrec.core.models.recommender import Recommender, RecommenderConfig
 from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import exact_scores
 from unigrec.core.retrieval.set_scan import catalogue_scores
+from unigrec.serving.assemble import assemble
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.manifest import assemble
 
 
 @pytest.fixture(scope="module")

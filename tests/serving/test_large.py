@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from support.bundles import bundles_are_large
+from support.search_bundle import bundle_of
 from support.tiny_model import ITEMS, item_ids
-from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FusedRetriever
 from unigrec.core.retrieval.rank_by import RankBy
-from unigrec.serving import parts
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.schema import Diversity
 
@@ -19,10 +19,8 @@ HISTORIES = [["P3", "a,b", "P5", "квас", "P7"], ["P5"], ["P7", "gone", "P7"]
 @pytest.fixture(scope="module")
 def pair(pristine) -> tuple[Bundle, Bundle]:
     """The same bundle twice, the second one as a large one."""
-    with pytest.MonkeyPatch.context() as patch:
-        small = Bundle.load(pristine)
-        patch.setattr(parts, "SCANNED", ITEMS - 1)
-        patch.setattr(DenseRetriever.__init__, "__defaults__", (ITEMS - 1,))
+    small = Bundle.load(pristine)
+    with bundles_are_large():
         large = Bundle.load(pristine)
     fused = large.retrievers[RankBy.FUSED]
     assert isinstance(fused, FusedRetriever)
@@ -53,11 +51,24 @@ def test_lists(pair, by, options):
         assert [item.score for item in one.items] == pytest.approx([item.score for item in other.items], abs=1e-4)
 
 
+def test_searches(tmp_path):
+    small = bundle_of(tmp_path)
+    with bundles_are_large():
+        large = Bundle.load(small.folder)
+    for query in ("garden hose", "café laser", "ink, turquoise"):
+        for options in ({}, {"history": ["P3"], "deny": ["P10"]}, {"filter": "item_index > 4"}):
+            one, other = (bundle.search(query, k=4, **options) for bundle in (small, large))
+            assert [item.item_id for item in one.items] == [item.item_id for item in other.items]
+            assert [item.score for item in one.items] == pytest.approx([item.score for item in other.items], abs=1e-4)
+
+
 @pytest.mark.parametrize("by", RankBy)
 def test_other_answers(pair, by):
     small, large = pair
     item = item_ids()[3]
     assert small.similar(item, k=ITEMS) == large.similar(item, k=ITEMS)
+    for basket in ([item], [item_ids()[5], item], item_ids()):
+        assert small.complement(basket, k=ITEMS) == large.complement(basket, k=ITEMS)
     one, other = (bundle.audience(item, HISTORIES, rank_by=by) for bundle in pair)
     assert [user.row for user in one.users] == [user.row for user in other.users]
     assert [user.score for user in one.users] == pytest.approx([user.score for user in other.users], abs=1e-4)

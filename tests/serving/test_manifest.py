@@ -13,8 +13,8 @@ from support.tiny_model import SERVING, make_bundle
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
+from unigrec.serving.assemble import assemble
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.manifest import assemble
 
 
 def test_equal_artifacts_make_the_same_bundle(tmp_path, monkeypatch, pristine):

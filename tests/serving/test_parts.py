@@ -54,7 +54,7 @@ def test_identifiers_must_fit(folder, change, message):
     ("column", "values", "message"),
     [
         ("item_id", ["same"] * ITEMS, "'same' repeats"),
-        ("item_id", [None] * ITEMS, f"{ITEMS} item ids are null"),
+        ("item_id", [None] * ITEMS, f"item ids: {ITEMS} are null"),
         ("item_index", list(range(1, ITEMS + 1)), "does not count"),
         ("train_count", None, "columns are missing: train_count"),
         ("train_count", [None, *range(1, ITEMS)], "null or negative"),

@@ -36,7 +36,7 @@ def forge(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][name] = files.sha256(folder / name)
-    manifest["id"] = bundle_files._identity(manifest["files"])
+    manifest["id"] = bundle_files.identity(manifest["files"])
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 

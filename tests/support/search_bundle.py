@@ -17,8 +17,8 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.embedding.encoder import fit_encoder, save_encoder
 from unigrec.pipeline.outputs import load_sequences
+from unigrec.serving.assemble import assemble
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.manifest import assemble
 from unigrec.serving.ranking_parts import write_neighbours
 
 NAMES = item_ids()

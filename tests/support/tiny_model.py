@@ -27,8 +27,9 @@ from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.pipeline.outputs import load_sequences
+from unigrec.serving.assemble import assemble
 from unigrec.serving.basket_file import write_baskets
-from unigrec.serving.manifest import Serving, assemble
+from unigrec.serving.manifest import Serving
 from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 ITEMS, USERS, LEVELS, CODEWORDS = 12, 40, 2, 4

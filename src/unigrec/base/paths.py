@@ -31,6 +31,7 @@ STATE = Path("state")
 CHECKPOINTS = STATE / "checkpoints"
 SPARK = STATE / "spark"  # what Spark writes between its steps; removed at the end
 BUNDLES = STATE / "bundles"
+LOADED = STATE / "loaded"  # which bundles with large files were loaded before
 REFERENCE = STATE / "registered/reference.json"  # sizes of the data behind the last registered model
 COMPARISONS = STATE / "gate"  # a folder per pair of models that was compared
 COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "comparison.md"

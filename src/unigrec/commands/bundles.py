@@ -42,8 +42,8 @@ def _start_from(params_file: Path, path: str, line: str) -> str:
 
 def assemble(params: Params, params_file: Path) -> Path:
     """Assemble the artifacts as a bundle; returns its folder. Raises UnigrecError if a stage has not run."""
+    from unigrec.serving.assemble import assemble as assemble_bundle
     from unigrec.serving.manifest import Serving
-    from unigrec.serving.manifest import assemble as assemble_bundle
 
     serving = Serving(
         history=params.joint.history,

@@ -28,8 +28,9 @@ from unigrec.core.identifiers.collisions import collision_rate
 from unigrec.core.identifiers.health import codebook_usage
 from unigrec.core.sequences import in_chunks, sample
 from unigrec.data.slice_columns import slice_values
+from unigrec.serving.assemble import last_interaction
 from unigrec.serving.bundle import Bundle
-from unigrec.serving.manifest import Subject, is_same_model, last_interaction
+from unigrec.serving.manifest import Subject, is_same_model
 from unigrec.serving.probe import ProbeError, probe
 
 if TYPE_CHECKING:

@@ -87,7 +87,7 @@ def _loaded(folder: Path) -> Bundle:
 
     torch.set_num_threads(1)  # a worker per core; and a process with threads cannot be forked
     bundle = Bundle.load(folder)
-    histories = [[bundle.item_ids[item]] for item in bundle.most_popular[:CHECKED_HISTORIES].tolist()]
+    histories = [[bundle.item_ids[item]] for item in bundle.popularity.order[:CHECKED_HISTORIES].tolist()]
     for answer in bundle.recommend(histories, k=1):
         if len(answer.items) != 1 or answer.by_popularity:
             raise UnigrecError(f"{folder}: loads, but does not recommend")

@@ -23,8 +23,11 @@ def write_baskets(path: Path, baskets: Baskets) -> None:
     files.write_tensors(path, {name: np.asarray(arrays[name], dtype) for name, dtype in ARRAYS.items()})
 
 
-def read_baskets(path: Path, items: int) -> Baskets:
-    """From a file whose hash the caller has compared. Raises UnigrecError unless it holds baskets of so many items."""
+def read_baskets(path: Path, items: int, checked: bool = False) -> Baskets:
+    """From a file whose hash the caller has compared. Raises UnigrecError unless it holds baskets of so many items.
+
+    checked: the same file was read before, and its values are not looked at again.
+    """
     tensors = files.read_tensors(path, verified=True)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not tensor.is_floating_point()}
     found = {name: arrays[name].dtype for name in ARRAYS if name in arrays}
@@ -32,14 +35,18 @@ def read_baskets(path: Path, items: int) -> Baskets:
         raise UnigrecError(f"{path}: expected arrays {list(ARRAYS)} of whole numbers, found {found}")
     starts, others, counts, item_counts, scale = (arrays[name] for name in ARRAYS)
     shapes = starts.shape == (items + 1,) and item_counts.shape == (items,) and scale.shape == (2,)
-    whole = shapes and others.ndim == 1 and counts.shape == others.shape
-    if not whole or starts[0] != 0 or starts[-1] != len(others) or (np.diff(starts) < 0).any():
+    if not shapes or others.ndim != 1 or counts.shape != others.shape:
+        raise UnigrecError(f"{path}: the baskets are not those of {items} items")
+    baskets = Baskets(starts, others, counts, item_counts, total=int(scale[0]), by_day=bool(scale[1]))
+    if checked:
+        return baskets
+    if starts[0] != 0 or starts[-1] != len(others) or (np.diff(starts) < 0).any():
         raise UnigrecError(f"{path}: the baskets are not those of {items} items")
     if len(others) and not (others.min() >= 0 and others.max() < items and counts.min() > 0 and scale[0] > 0):
         raise UnigrecError(f"{path}: pairs outside of the catalogue of {items} items, or without a basket")
     if not all(_fits(first, starts, others, counts, item_counts) for first in range(0, items, AT_ONCE)):
         raise UnigrecError(f"{path}: a pair is in more baskets than one of its items")
-    return Baskets(starts, others, counts, item_counts, total=int(scale[0]), by_day=bool(scale[1]))
+    return baskets
 
 
 def _fits(first: int, starts: np.ndarray, others: np.ndarray, counts: np.ndarray, item_counts: np.ndarray) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from unigrec.base.errors import UnigrecError
@@ -24,20 +23,25 @@ from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.new_items import NewItems
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.core.retrieval.search import with_history, without_history
+from unigrec.core.retrieval.search import with_history
 from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving import users
+from unigrec.serving.catalogue import Catalogue
+from unigrec.serving.computed import Computed
 from unigrec.serving.extension import Extension
 from unigrec.serving.filters import CatalogueFilter
-from unigrec.serving.item_ids import ItemIndex
+from unigrec.serving.loaded_before import remember, stamps_of, was_loaded
 from unigrec.serving.manifest import (
     CATALOGUE,
+    COMPUTED,
     IDENTIFIERS,
     SERVED,
     Serving,
     open_bundle,
+    read_manifest,
 )
 from unigrec.serving.parts import Ranking, read_parts
+from unigrec.serving.popularity import Popularity
 from unigrec.serving.reasons import Reasons
 from unigrec.serving.related import RelatedItems
 from unigrec.serving.rules import Rules
@@ -83,38 +87,39 @@ class Bundle:
         manifest: dict[str, Any],
         recommender: Recommender,
         codes: np.ndarray,
-        catalogue: pa.Table,
-        index: ItemIndex,
+        catalogue: Catalogue,
         ranking: Ranking | None = None,
         baskets: Baskets | None = None,
         extension: Extension | None = None,
+        computed: Computed | None = None,
     ):
         """`load` has checked all parts.
 
-        codes: (N, T) int64. catalogue: N rows, as `read_catalogue` returns them. index: of their ids.
+        codes: (N, T) int64. catalogue: of N items.
 
         ranking: the parts of the fused ranking. baskets: counted pairs. Bundles of earlier versions lack them.
-        extension: what was added and withdrawn after the training.
+        extension: what was added and withdrawn after the training. computed: what need not be computed.
         """
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
         self.identifiers = codes
-        self.item_ids, self.index_of = index.ids, index
-        # An Arrow column: a million titles take no more memory than their letters.
-        self.titles: pa.Array = catalogue["title"].combine_chunks()
+        self.item_ids, self.index_of, self.titles = catalogue.ids, catalogue.by_id, catalogue.titles
         self.trained = len(codes) if extension is None else len(codes) - extension.added
-        counts = torch.as_tensor(catalogue["train_count"].to_numpy()[: self.trained].astype(np.float64))
-        self.popularity = ((counts + 1.0) / (counts + 1.0).sum()).log().float()  # (N - M,) smoothed, so always finite
-        self.most_popular = counts.sort(descending=True, stable=True).indices  # (N - M,)
-        trained = codes[: self.trained]
-        generative = GenerativeRetriever.hardened(recommender, trained, self.serving.history, self.serving.beam)
+        order = None if computed is None else computed.most_popular
+        self.popularity = Popularity(catalogue.train_counts[: self.trained], order)
+        trained, tree = codes[: self.trained], None if computed is None else computed.tree
+        generative = GenerativeRetriever.hardened(
+            recommender, trained, self.serving.history, self.serving.beam, stored=tree
+        )
         self.retrievers: dict[RankBy, Retriever] = {RankBy.GENERATIVE: generative}
         self.ranks_by = RankBy.GENERATIVE  # where a request does not say
         if ranking is not None:
             self.ranks_by = ranking.fusion.by
-            dense = DenseRetriever(ranking.dense, generative.tree, generative.device)
-            fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights)
+            means = (None, None) if computed is None else (computed.dense_means, computed.content_means)
+            dense = DenseRetriever(ranking.dense, generative.tree, generative.device, means=means[0])
+            fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights, means[1])
             self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
+        cells = None if ranking is None else fused.by_content
         content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
         self.new_items: NewItems | None = None
         self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
@@ -128,15 +133,16 @@ class Bundle:
         withdrawn = None if extension is None else extension.withdrawn
         until = manifest.get("data", {}).get("until", 0)
         self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
-        self._related = RelatedItems(codes, content, baskets, self.item_ids, title=self._title)
+        self._related = RelatedItems(codes, content, baskets, self.item_ids, self.titles, generative.tree, cells)
+        words = (None, None) if computed is None else (computed.words, computed.title_words)
         self._words: WordSearch | None = None
         if ranking is not None:
-            self._words = WordSearch(folder, self.serving.text_columns, codes, content, self.trained)
+            self._words = WordSearch(folder, self.serving.text_columns, codes, content, self.trained, words[0], cells)
             self._search_weight = ranking.fusion.search_weight
         self._reasons = None
         if ranking is not None:
             read = (members_of(ranking.dense)[0], ranking.neighbours, ranking.fusion.weights, baskets)
-            self._reasons = Reasons(*read, codes, self.item_ids, titles=self.titles.to_pylist)
+            self._reasons = Reasons(*read, codes, self.item_ids, self.titles, words[1])
 
     @property
     def id(self) -> str:
@@ -145,17 +151,25 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
-        """Check and read a bundle.
+        """Check and read a bundle. What was loaded before is not read as a whole (`unigrec.serving.loaded_before`).
 
         Raises:
             UnigrecError: a file is missing, unknown, changed, too large or not of its format, or the parts do not
                 fit together; the message names the file.
         """
-        manifest = open_bundle(folder)
+        manifest = read_manifest(folder)
+        stamps = stamps_of(folder, manifest)
+        checked = was_loaded(folder, manifest, stamps)
+        open_bundle(folder, unread=stamps if checked else ())
+        parts = read_parts(folder, manifest, checked)
         try:
-            return cls(folder, manifest, *read_parts(folder, manifest))
-        except ValueError as error:  # two items with one identifier
-            raise UnigrecError(f"{folder / IDENTIFIERS}: {error}") from error
+            bundle = cls(folder, manifest, *parts)
+        except ValueError as error:  # two items with one identifier, or a tree that is none
+            name = IDENTIFIERS if parts.computed is None else COMPUTED
+            raise UnigrecError(f"{folder / name}: {error}") from error
+        if not checked:
+            remember(folder, manifest, stamps)
+        return bundle
 
     def warm_up(self) -> None:
         """Read what the first search and the first reasons would read."""
@@ -344,10 +358,10 @@ class Bundle:
                 allowed,
             )
         else:
-            best = without_history(scores, k, allowed)
+            best = scores.best(k, allowed)
         found = [(item, score) for item, score in zip(*(part[0].tolist() for part in best), strict=True) if item >= 0]
         return SearchAnswer(
-            items=tuple(FoundItem(item_id=self.item_ids[i], title=self._title(i), score=score) for i, score in found),
+            items=tuple(FoundItem(item_id=self.item_ids[i], title=self.titles[i], score=score) for i, score in found),
             unknown_words=tuple(self._words.unknown(query)),
             unknown=len(history) - len(known),
         )
@@ -441,7 +455,7 @@ class Bundle:
         index = self.index(item)
         columns = {name: self._rules.filter.column(name)[index].as_py() for name in self._rules.filter.columns}
         codes = tuple(self.identifiers[index].tolist())
-        return ItemAnswer(item_id=item, title=self._title(index), identifier=codes, columns=columns)
+        return ItemAnswer(item_id=item, title=self.titles[index], identifier=codes, columns=columns)
 
     def index(self, item: str) -> int:
         """Place of an item in the catalogue. Raises UnigrecError when it does not hold the item."""
@@ -460,8 +474,7 @@ class Bundle:
         return None if allowed is None else allowed.numpy()
 
     def _popular(self, rows: Sequence[int], allowed: torch.Tensor | None, count: int) -> BeamResult:
-        ranked = self.most_popular if allowed is None else self.most_popular[allowed[self.most_popular]]
-        return BeamResult(ranked[None, :count], self.popularity[ranked[None, :count]])
+        return self.popularity.best(allowed, count)
 
     def _named(self, best: BeamResult, row: int, history: Sequence[int] | None) -> tuple[RecommendedItem, ...]:
         """The found items of a row, with their reasons if a history is given; -1 stands for no item."""
@@ -471,9 +484,6 @@ class Bundle:
         if history is not None and self._reasons is not None:
             reasons = [*self._reasons.of(history, items)]
         return tuple(
-            RecommendedItem(item_id=self.item_ids[item], title=self._title(item), score=score, reason=reason)
+            RecommendedItem(item_id=self.item_ids[item], title=self.titles[item], score=score, reason=reason)
             for item, score, reason in zip(items, scores, reasons, strict=True)
         )
-
-    def _title(self, index: int) -> str:
-        return self.titles[index].as_py()

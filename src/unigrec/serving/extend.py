@@ -26,8 +26,9 @@ from unigrec.core.models.linear_map import ridge_regression
 from unigrec.core.models.recommender import RecommenderConfig
 from unigrec.embedding.encoder import load_encoder
 from unigrec.serving import manifest as names
+from unigrec.serving.assemble import seal
 from unigrec.serving.extension import Extension, read_extension, write_extension
-from unigrec.serving.manifest import open_bundle, seal
+from unigrec.serving.manifest import open_bundle
 from unigrec.serving.networks import load_tokenizer
 from unigrec.serving.ranking_parts import read_neighbours
 from unigrec.serving.rules import FIRST_SEEN
@@ -251,7 +252,7 @@ def _child(parent: Path, manifest: dict[str, Any], catalogue: Catalogue) -> Path
     """The bundle of this catalogue, and otherwise the parent's files."""
 
     def fill(folder: Path) -> None:
-        for name in set(manifest["files"]) - {names.EXTENSION, names.SERVED}:
+        for name in set(manifest["files"]) - {names.EXTENSION, names.SERVED, names.COMPUTED}:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(parent / name, folder / name)
         files.write_table(folder / names.CATALOGUE, catalogue.table.combine_chunks())

@@ -1,4 +1,4 @@
-"""A bundle's files and manifest: assembled from the artifacts, and checked before any of the files is parsed.
+"""A bundle's files and manifest, which are checked before any of the files is parsed.
 
     manifest.json              schema, sha256 of each other file, data version, commit, gate result
     params.yaml                the params of the run, for the record
@@ -14,6 +14,7 @@
     columns.parquet            columns that requests filter by, with their types (params: serve)
     ranks.parquet              rank of each user's test item in the run, for the record
     extension.safetensors      items that were added or withdrawn after the training (unigrec.serving.extension)
+    computed.safetensors       what a load would compute of a large catalogue (unigrec.serving.computed)
     text_encoder/              embeds the texts of new items
     report/                    metrics, curves and plots of every stage, for the experiment tracker
 
@@ -26,20 +27,15 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
-from unigrec.base.files import sha256, sha256_of
-from unigrec.base.git import DVC_LOCK, git_commit
-from unigrec.base.paths import Artifacts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from unigrec.base.files import sha256
 
 SCHEMA_VERSION = 1
 # Names in a bundle; what each file holds: `unigrec.serving.bundle`.
@@ -63,9 +59,10 @@ RANKING = {DENSE, DENSE_CONFIG, NEIGHBOURS, FUSION}
 BASKETS = paths.BASKETS_FILE
 SERVED = paths.SERVED_FILE
 EXTENSION = "extension.safetensors"  # only in a bundle whose catalogue was changed after the training
-OPTIONAL = {COLLABORATIVE, BASKETS, SERVED, EXTENSION} | RANKING  # bundles of earlier versions lack them
+COMPUTED = "computed.safetensors"  # only in a bundle of a large catalogue
+OPTIONAL = {COLLABORATIVE, BASKETS, SERVED, EXTENSION, COMPUTED} | RANKING  # bundles of earlier versions lack them
 # What changes if items are added or removed. All other files are the trained model.
-OF_CATALOGUE = {CATALOGUE, IDENTIFIERS, COLLABORATIVE, SERVED, EXTENSION}
+OF_CATALOGUE = {CATALOGUE, IDENTIFIERS, COLLABORATIVE, SERVED, EXTENSION, COMPUTED}
 FOLDERS = {TEXT_ENCODER, REPORT}
 SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
@@ -73,13 +70,6 @@ MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; ours have about ten kilobyt
 MAX_FILES = 1000
 HASHED_AT_ONCE = 4  # files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-# Files of each stage that the experiment tracker shows.
-REPORTED = {
-    *(paths.METRICS_FILE, paths.HISTORY_FILE, paths.HEALTH_FILE),
-    *(paths.DECISION_FILE, paths.SLICES_FILE, paths.AGAINST_FILE, paths.FUSION_FILE),
-    paths.FACTS_FILE,
-}
 
 
 class Serving(NamedTuple):
@@ -98,122 +88,18 @@ class Subject(NamedTuple):
     folder: Path
 
 
-def assemble(params_file: Path, serving: Serving) -> Path:
-    """Assemble the artifacts of the last run as `state/bundles/<id>`, unless this bundle exists already.
-
-    Returns:
-        The bundle's folder.
-
-    Raises:
-        UnigrecError: a stage has not run, or the disk is full; no incomplete bundle is left.
-    """
-    return seal(lambda folder: _copy_parts(folder, params_file), lambda: _described(serving))
-
-
-def seal(fill: Callable[[Path], None], describe: Callable[[], dict[str, Any]]) -> Path:
-    """Make a bundle below `state/bundles`, unless this bundle exists already; returns its folder.
-
-    Args:
-        fill: writes its files into an empty folder. describe: what else the manifest says of it.
-
-    Raises:
-        UnigrecError: of `fill`, or the disk is full; no incomplete bundle is left.
-    """
-    paths.BUNDLES.mkdir(parents=True, exist_ok=True)
-    staging = paths.BUNDLES / f".new-{os.getpid()}"  # a scheduled run at the same time has the same folder of bundles
-    with files.atomic_folder(staging) as folder:
-        fill(folder)
-        hashes = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        # The id covers the files alone, so equal results of two commits are one bundle.
-        identity = _identity(hashes)
-        files.write_json(folder / MANIFEST, {"schema": SCHEMA_VERSION, "id": identity, "files": hashes} | describe())
-    final = paths.BUNDLES / identity
-    if final.exists():
-        shutil.rmtree(staging)
-        open_bundle(final)
-    else:
-        staging.rename(final)
-    return final
-
-
 def is_same_model(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two manifests are of one trained model, though items may have been added or removed."""
     first, second = ({name: sha for name, sha in m["files"].items() if name not in OF_CATALOGUE} for m in (one, other))
     return first == second
 
 
-def _copy_parts(folder: Path, params_file: Path) -> None:
-    artifacts = Artifacts()
-    for source, name in (
-        (params_file, PARAMS),
-        (artifacts.finetune / paths.MODEL_FILE, RECOMMENDER),
-        (artifacts.finetune / paths.MODEL_CONFIG_FILE, RECOMMENDER_CONFIG),
-        (artifacts.harden / paths.IDENTIFIERS_FILE, IDENTIFIERS),
-        (artifacts.tokenizer / paths.COLLABORATIVE_FILE, COLLABORATIVE),
-        (artifacts.teacher / paths.MODEL_FILE, DENSE),
-        (artifacts.teacher / paths.MODEL_CONFIG_FILE, DENSE_CONFIG),
-        (artifacts.rank / paths.NEIGHBOURS_FILE, NEIGHBOURS),
-        (artifacts.rank / paths.FUSION_FILE, FUSION),
-        (artifacts.rank / paths.BASKETS_FILE, BASKETS),
-        (artifacts.catalogue, CATALOGUE),
-        (artifacts.served_columns, SERVED),
-        (artifacts.evaluate / paths.RANKS_FILE, RANKS),
-    ):
-        if not source.is_file():
-            raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
-        shutil.copyfile(source, folder / name)
-    prefix = "tokenizer."
-    joint = files.read_arrays(artifacts.joint / paths.MODEL_FILE)
-    files.write_tensors(
-        folder / TOKENIZER,
-        {name.removeprefix(prefix): value for name, value in joint.items() if name.startswith(prefix)},
-    )
-    files.write_json(folder / TOKENIZER_CONFIG, files.read_json(artifacts.joint / paths.MODEL_CONFIG_FILE)["tokenizer"])
-    names = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate", "report")
-    stages = [artifacts.folder(name) for name in names]
-    for needed in (artifacts.text_encoder, *stages):
-        if not needed.is_dir():
-            raise UnigrecError(f"{needed}: no such folder; run the pipeline first (`dvc repro` or `make run`)")
-    shutil.copytree(artifacts.text_encoder, folder / TEXT_ENCODER)
-    for stage in stages:
-        reported = [path for path in sorted(stage.iterdir()) if path.name in REPORTED or path.suffix == ".png"]
-        for path in reported:
-            target = folder / REPORT / stage.name / path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-
-
-def _described(serving: Serving) -> dict[str, Any]:
-    artifacts = Artifacts()
-    return {
-        "serving": serving._asdict(),
-        "data": {
-            "version": sha256_of(artifacts.source, artifacts.validated),
-            "test_set": sha256_of(artifacts.sequences, artifacts.catalogue),
-            "rows": files.read_json(artifacts.validated)["rows"],
-            "origin": serving.origin,
-            "snapshot": files.read_json(artifacts.source).get("snapshot", {}).get("id"),
-            "until": last_interaction(artifacts),
-        },
-        "git_commit": git_commit(),
-        "dvc_lock": sha256(DVC_LOCK) if DVC_LOCK.is_file() else "unknown",
-        "gates_passed": files.read_json(artifacts.decision)["passed"],
-    }
-
-
-def last_interaction(artifacts: Artifacts) -> int:
-    """Unix seconds of the newest interaction in the prepared data. Raises UnigrecError when there is none."""
-    return int(files.read_arrays(artifacts.sequences)["timestamps"].max())
-
-
-def open_bundle(folder: Path) -> dict[str, Any]:
+def open_bundle(folder: Path, unread: Collection[str] = ()) -> dict[str, Any]:
     """Compare names, sizes and hashes of a bundle's files with its manifest, and return the manifest.
 
-    Only the manifest is parsed. Raises UnigrecError, which names the file.
+    Only the manifest is parsed. unread: files that are not hashed. Raises UnigrecError, which names the file.
     """
-    if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long for a folder
-        raise UnigrecError(f"{folder}: no such bundle")
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder)
     listed: dict[str, str] = manifest["files"]
     present = _present(folder)
     # The parts of the fused ranking are all there, or none of them is.
@@ -226,14 +112,22 @@ def open_bundle(folder: Path) -> dict[str, Any]:
         raise UnigrecError(
             f"{folder}: the bundle holds files that its manifest does not know: {', '.join(unknown[:5])}"
         )
+    read = [name for name in listed if name not in unread]
     with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
-        for name, found in zip(listed, threads.map(lambda name: sha256(folder / name), listed), strict=True):
+        for name, found in zip(read, threads.map(lambda name: sha256(folder / name), read), strict=True):
             path = folder / name
             if found != listed[name]:
                 raise UnigrecError(f"{path}: changed since the bundle was made (its sha256 is not the manifest's)")
             if path.suffix == ".safetensors":
                 _check_header(path)
     return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A bundle's manifest; its other files are not looked at. Raises UnigrecError."""
+    if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long for a folder
+        raise UnigrecError(f"{folder}: no such bundle")
+    return _read_manifest(folder / MANIFEST)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -253,14 +147,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise UnigrecError(f"{path}: {name!r} has no place in a bundle; refused")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise UnigrecError(f"{path}: the hash of {name!r} is no sha256")
-    if manifest.get("id") != _identity(listed):
+    if manifest.get("id") != identity(listed):
         raise UnigrecError(f"{path}: the id is not that of the listed files")
     if not _is_serving(manifest.get("serving")):
         raise UnigrecError(f"{path}: `serving` must hold {', '.join(Serving._fields)}")
     return manifest
 
 
-def _identity(hashes: dict[str, str]) -> str:
+def identity(hashes: dict[str, str]) -> str:
+    """A bundle's id: it covers the files alone, so equal results of two commits are one bundle."""
     content = json.dumps([SCHEMA_VERSION, hashes], sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 

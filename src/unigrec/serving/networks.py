@@ -39,12 +39,14 @@ def load_network(
     config_file: Path,
     count_layers: Callable[[Any], int] = lambda config: 0,
     verified: bool = False,
+    checked: bool = False,
 ) -> Network:
     """The network in evaluation mode, on the CPU.
 
     Args:
         build: makes the network of a config. count_layers: how many layers a config asks for.
-        verified: the caller has compared the hash of the weights' file.
+        verified: the caller has compared the hash of the weights' file. checked: the same file was read before, and
+            its values are not looked at again.
 
     Raises:
         UnigrecError: a file is missing or damaged, the weights do not fit the config, or some are not finite; the
@@ -63,7 +65,8 @@ def load_network(
         # stays in the file: few of its rows are read, and processes share them.
         held = {name: value if value.nbytes > MOST_COPIED else value.clone() for name, value in weights.items()}
         network.load_state_dict(held, assign=True)
-        broken = [name for name, value in weights.items() if not all_finite(value)]  # some types cannot be compared
+        looked_at = {} if checked else weights
+        broken = [name for name, value in looked_at.items() if not all_finite(value)]  # some types cannot be compared
     except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, KeyError) as error:
         raise UnigrecError(f"{weights_file}: the weights do not fit {config_file.name}: {error}") from error
     if broken:
@@ -91,7 +94,7 @@ def load_tokenizer(weights_file: Path, config_file: Path) -> Tokenizer:
     )
 
 
-def load_teacher(weights_file: Path, config_file: Path, verified: bool = False) -> Teacher:
+def load_teacher(weights_file: Path, config_file: Path, verified: bool = False, checked: bool = False) -> Teacher:
     """As `load_network`."""
     return load_network(
         build_teacher,
@@ -99,4 +102,5 @@ def load_teacher(weights_file: Path, config_file: Path, verified: bool = False) 
         config_file,
         count_layers=lambda config: config["blocks"] * config.get("members", 1),
         verified=verified,
+        checked=checked,
     )

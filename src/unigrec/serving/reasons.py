@@ -5,10 +5,7 @@ Shapes: N items, n items of a history, k recommended items.
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,6 +14,7 @@ import torch
 
 from unigrec.core.retrieval.reasons import support
 from unigrec.serving.schema import Because, Reason
+from unigrec.serving.title_words import TitleWords, title_words
 
 if TYPE_CHECKING:
     from unigrec.core.models.ensemble import Teacher
@@ -24,10 +22,8 @@ if TYPE_CHECKING:
     from unigrec.core.retrieval.fused import Weights
     from unigrec.core.retrieval.neighbours import Neighbours
 
-MOST_ITEMS, MOST_WORDS, KIND_WORDS = 2, 3, 2  # shown: items of the history, words of one, words that name a kind
+MOST_ITEMS, MOST_WORDS = 2, 3  # shown: items of the history, words of one
 LEAST_SHARE = 0.3  # of the strongest support: weaker items are not named
-TELLING = 2  # items of a kind that a word must be in to name it
-WORD = re.compile(r"[^\W\d_]{2,}")
 NEW = "new in the shop"
 POPULAR = "one of the most bought items"
 WHOLE = "goes with your purchases as a whole"
@@ -37,7 +33,8 @@ class Reasons:
     """The reasons of a bundle's recommendations.
 
     Args:
-        baskets: counted pairs; None in bundles of earlier versions. codes: (N, T). titles: of all items. title: of one.
+        baskets: counted pairs; None in bundles of earlier versions. codes: (N, T). names, titles: of all items.
+        words: of the titles, if they are known.
     """
 
     def __init__(
@@ -48,14 +45,15 @@ class Reasons:
         baskets: Baskets | None,
         codes: np.ndarray,
         names: Sequence[str],
-        titles: Callable[[], list[str]],
+        titles: Sequence[str],
+        words: TitleWords | None = None,
     ):
         self.model, self.neighbours, self.weights, self.baskets = model, neighbours, weights, baskets
-        self.codes, self.names, self._titles = codes, names, titles
+        self.codes, self.names, self.titles, self._known_words = codes, names, titles, words
 
     def warm_up(self) -> None:
         """Count the words that the first reasons would wait for."""
-        self._kinds  # noqa: B018 - a cached property
+        self._words  # noqa: B018 - a cached property
 
     def of(self, history: Sequence[int], items: Sequence[int]) -> list[Reason]:
         """The reason of each recommended item, given the known items of the history; without one: it is popular."""
@@ -74,7 +72,7 @@ class Reasons:
 
     def kind(self, item: int) -> str:
         """The words that tell the items of its first code from all others; empty if there are none."""
-        return self._kinds.get(int(self.codes[item, 0]), "")
+        return self._words.kinds[int(self.codes[item, 0])]
 
     def _reason(self, item: int, history: Sequence[int], support: np.ndarray) -> Reason:
         adds: dict[int, float] = {}
@@ -85,10 +83,10 @@ class Reasons:
         because = tuple(
             Because(
                 item_id=self.names[other],
-                title=self._words.titles[other],
+                title=self.titles[other],
                 weight=adds[other],
                 together=0 if self.baskets is None else self.baskets.together(other, item),
-                words=self._words.shared(other, item),
+                words=self._shared(other, item),
             )
             for other in named
         )
@@ -113,42 +111,14 @@ class Reasons:
         return text
 
     @cached_property
-    def _words(self) -> _Words:
-        return _Words(self._titles())
+    def _words(self) -> TitleWords:
+        return self._known_words or TitleWords.of(self.titles, self.codes[:, 0])
 
-    @cached_property
-    def _kinds(self) -> dict[int, str]:
-        """The name of each first code: the words whose share in its titles is highest above that in all titles."""
-        everywhere, total = self._words.counts, len(self.codes)
-        members: dict[int, list[int]] = {}
-        for item, code in enumerate(self.codes[:, 0].tolist()):
-            members.setdefault(code, []).append(item)
-        kinds = {}
-        for code, items in members.items():
-            here = Counter(word for item in items for word in set(self._words.of(item)))
-            tells = {
-                word: count / len(items) * math.log(count / len(items) * total / everywhere[word])
-                for word, count in here.items()
-                if count >= min(TELLING, len(items))
-            }
-            kinds[code] = " ".join(sorted(tells, key=lambda word: (-tells[word], word))[:KIND_WORDS])
-        return kinds
-
-
-class _Words:
-    """Words of the titles, and in how many titles each is."""
-
-    def __init__(self, titles: list[str]):
-        self.titles = titles
-        self.counts = Counter(word for item in range(len(titles)) for word in set(self.of(item)))
-
-    def of(self, item: int) -> list[str]:
-        """In lower case, in their order."""
-        return WORD.findall(self.titles[item].lower())
-
-    def shared(self, one: int, other: int) -> tuple[str, ...]:
+    def _shared(self, one: int, other: int) -> tuple[str, ...]:
         """The rarest words of both titles, in the order of the second one; words of half of the items tell nothing."""
-        of_other = self.of(other)
-        words = {word for word in set(self.of(one)).intersection(of_other) if 2 * self.counts[word] < len(self.titles)}
-        rarest = sorted(words, key=lambda word: (self.counts[word], word))[:MOST_WORDS]
+        of_other = title_words(self.titles[other])
+        both = set(title_words(self.titles[one])).intersection(of_other)
+        counts = {word: self._words.count(word) for word in both}
+        telling = [word for word in both if 2 * counts[word] < len(self.titles)]
+        rarest = sorted(telling, key=lambda word: (counts[word], word))[:MOST_WORDS]
         return tuple(dict.fromkeys(word for word in of_other if word in rarest))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +15,16 @@ from unigrec.serving.schema import ComplementAnswer, ComplementItem, SimilarAnsw
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unigrec.core.retrieval.cells import Cells
+    from unigrec.core.retrieval.prefix_tree import PrefixTree
+
 
 class RelatedItems:
     """Substitutes and complements of a bundle's items.
 
     Args:
         codes: (N, T). content: (N, D) of length 1, or 0. baskets: None in bundles of earlier versions.
-        names: ids of the items. title: of an item's index.
+        names, titles: of the items. tree: of the trained ones, the first. cells: of their content, if they are many.
     """
 
     def __init__(
@@ -30,13 +33,16 @@ class RelatedItems:
         content: Tensor,
         baskets: Baskets | None,
         names: Sequence[str],
-        title: Callable[[int], str],
+        titles: Sequence[str],
+        tree: PrefixTree,
+        cells: Cells | None = None,
     ):
-        self.codes, self.content, self.baskets, self.names, self.title = codes, content, baskets, names, title
+        self.codes, self.content, self.baskets = codes, content, baskets
+        self.names, self.titles, self.tree, self.cells = names, titles, tree, cells
 
     def similar(self, item: int, k: int, allowed: np.ndarray | None) -> SimilarAnswer:
         """The k items most like one, by its catalogue index. allowed: (N,) bool."""
-        found = similar(self.codes, self.content, item, k, allowed)
+        found = similar(self.tree, self.codes, self.content, item, k, allowed)
         rows = zip(*(part.tolist() for part in found), strict=True)
         return SimilarAnswer(
             items=tuple(
@@ -52,7 +58,8 @@ class RelatedItems:
         if self.baskets is None:
             raise UnigrecError("this bundle, of an earlier version, holds no baskets; run the pipeline again")
         distinct = list(dict.fromkeys(basket))
-        found = complements(self.baskets, self.codes, self.content, np.array(distinct, np.int64), k, allowed=allowed)
+        asked = np.array(distinct, np.int64)
+        found = complements(self.baskets, self.codes, self.content, asked, k, allowed, self.cells)
         ids = [self.names[item] for item in distinct]
         return ComplementAnswer(
             items=tuple(
@@ -71,4 +78,4 @@ class RelatedItems:
         )
 
     def _named(self, index: int) -> dict[str, Any]:
-        return {"item_id": self.names[index], "title": self.title(index)}
+        return {"item_id": self.names[index], "title": self.titles[index]}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.core.retrieval.search import QueryScorer
+from unigrec.core.retrieval.search import QueryScorer, QueryScores
 from unigrec.core.retrieval.word_index import WordIndex
 from unigrec.embedding.vectors import Encoded, Standardiser
 from unigrec.embedding.words import tfidf_vector, words_in
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
+
+    from unigrec.core.retrieval.cells import Cells
+
+AT_ONCE = 2**16  # rows of the catalogue that are Python objects
 
 
 class QueryEncoder(NamedTuple):
@@ -74,8 +78,9 @@ class QueryEncoder(NamedTuple):
 def catalogue_words(table: pa.Table, text_columns: Sequence[str]) -> Iterator[list[str]]:
     """The words of each item, in catalogue order. Of the text columns, those count that the catalogue has."""
     present = [name for name in text_columns if name in table.column_names]
-    rows = table.select(present).to_pylist()
-    return (words_in(". ".join(filter(None, row.values()))) for row in rows)
+    rows = (row for batch in table.select(present).to_batches(AT_ONCE) for row in batch.to_pylist())
+    texts = (words_in(". ".join(filter(None, row.values()))) for row in rows)
+    return texts if present else ([] for _ in range(table.num_rows))
 
 
 class WordSearch:
@@ -83,11 +88,21 @@ class WordSearch:
 
     Args:
         text_columns: of the catalogue, whose words count. codes: (N, T). content: (N, D) of length 1, or 0.
-        trained: how many items came before the training; the first.
+        trained: how many items came before the training; the first. index: of the items' words, if it is known.
+        cells: of the trained items' content, if they are many.
     """
 
-    def __init__(self, folder: Path, text_columns: Sequence[str], codes: np.ndarray, content: Tensor, trained: int):
-        self.folder, self.text_columns = folder, text_columns
+    def __init__(
+        self,
+        folder: Path,
+        text_columns: Sequence[str],
+        codes: np.ndarray,
+        content: Tensor,
+        trained: int,
+        index: WordIndex | None = None,
+        cells: Cells | None = None,
+    ):
+        self.folder, self.text_columns, self._known_index, self.cells = folder, text_columns, index, cells
         self.codes, self.content, self.trained = codes, content, trained
 
     @cached_property
@@ -98,6 +113,8 @@ class WordSearch:
     @cached_property
     def index(self) -> WordIndex:
         """Of the items' words."""
+        if self._known_index is not None:
+            return self._known_index
         return WordIndex.of(catalogue_words(files.read_table(self.folder / CATALOGUE), self.text_columns))
 
     @cached_property
@@ -111,7 +128,7 @@ class WordSearch:
             found = "none" if part is None else tuple(part.shape)
             raise UnigrecError(f"{path}: expected a part {shape}, as the tokenizer reads it, found {found}")
         trained = part[: self.trained].float()  # that of added items is predicted itself
-        return QueryScorer(self.index, tokenizer, self.codes, self.content, trained)
+        return QueryScorer(self.index, tokenizer, self.codes, self.content, trained, self.cells)
 
     def warm_up(self) -> None:
         """Read all parts. A bundle that cannot be searched stays as it is: each search says why."""
@@ -119,8 +136,8 @@ class WordSearch:
             self.scorer.warm_up()
             self.encoder  # noqa: B018 - a cached property
 
-    def scores(self, query: str, vector: np.ndarray | None = None) -> Tensor:
-        """(N,) of a query. vector: (D,) its embedding, where a language model embedded the texts.
+    def scores(self, query: str, vector: np.ndarray | None = None) -> QueryScores:
+        """What a query says of the items. vector: (D,) its embedding, where a language model embedded the texts.
 
         Raises:
             UnigrecError: no word is known, and there is no vector; or the vector is of another width.
@@ -136,7 +153,7 @@ class WordSearch:
         words = words_in(query)
         if embedded is None and not any(word in self.index.rows for word in words):
             raise UnigrecError(f"search: no text of the catalogue has a word of {query!r}")
-        return self.scorer.scores(words, embedded)
+        return self.scorer.asked(words, embedded)
 
     def unknown(self, query: str) -> list[str]:
         """Words of the query that no text of the catalogue has."""

@@ -18,7 +18,6 @@ from unigrec.core.retrieval.lookalike import lookalikes
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.segments import find_segments, telling
 from unigrec.core.sequences import last_items, pad_rows
-from unigrec.serving.reasons import WORD
 from unigrec.serving.schema import (
     AudienceAnswer,
     AudienceUser,
@@ -28,6 +27,7 @@ from unigrec.serving.schema import (
     TellingItem,
     TellingWord,
 )
+from unigrec.serving.title_words import title_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,8 +128,8 @@ def user_states(bundle: Bundle, histories: Sequence[Sequence[int]]) -> Tensor:
 
 def _described(bundle: Bundle, codes: np.ndarray, parts: np.ndarray, read: list[list[int]]) -> list[Segment]:
     """Each segment, followed by its parts."""
-    titles = {item: bundle.titles[item].as_py() for item in {item for own in read for item in own}}
-    words_of = {item: set(WORD.findall(title.lower())) for item, title in titles.items()}
+    titles = {item: bundle.titles[item] for item in {item for own in read for item in own}}
+    words_of = {item: set(title_words(title)) for item, title in titles.items()}
     words = sorted(set().union(*words_of.values()))
     number = {word: place for place, word in enumerate(words)}
     items = _pairs([set(own) for own in read])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.small import few
 from support.small_catalogue import USERS, catalogue
 from unigrec.core.identifiers.collisions import disambiguate
-from unigrec.core.retrieval.prefix_tree import PrefixTree
+from unigrec.core.retrieval.prefix_tree import PrefixTree, check_tree
 
 
 def test_tree_rows_are_the_prefixes_of_the_catalogue():
@@ -56,3 +56,39 @@ def test_children_of_some_nodes_are_laid_end_to_end(seed: int, items: int, one_w
 def test_tree_of_colliding_identifiers_is_an_error():
     with pytest.raises(ValueError, match="1 items share a semantic ID"):
         PrefixTree(np.array([[0, 1], [1, 1], [0, 1]]))
+
+
+def test_a_stored_tree_is_the_tree():
+    codes = catalogue(40, 3)
+    tree = PrefixTree(codes)
+    check_tree(tree.tensors(), codes)
+    other = PrefixTree(codes, stored=tree.tensors())
+    assert torch.equal(other.order, tree.order)
+    assert torch.equal(other.rank, tree.rank)
+    for one, two in zip(tree.levels, other.levels, strict=True):
+        assert [part.tolist() for part in one] == [part.tolist() for part in two]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("order", lambda part: part + 1),
+        ("order", lambda part: part.int()),
+        ("rank", lambda part: torch.zeros_like(part)),
+        ("rank", lambda part: part[:-1]),
+        ("code_1", lambda part: part + 10**6),
+        ("code_2", lambda part: part - 1),
+        ("first_child_1", lambda part: part.flip(0)),
+        ("item_range_1", lambda part: part + 1),
+        ("item_range_2", lambda part: part[1:]),
+        ("most_children_1", lambda part: part * 2),
+    ],
+)
+def test_a_damaged_stored_tree_is_an_error(name, change):
+    codes = catalogue(40, 3)
+    stored = PrefixTree(codes).tensors()
+    with pytest.raises(ValueError, match="stored prefix tree"):
+        check_tree(stored | {name: change(stored[name])}, codes)
+    del stored[name]
+    with pytest.raises(ValueError, match="a stored prefix tree has order, rank"):
+        check_tree(stored, codes)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from support.small import sequences_of
 from unigrec.core.retrieval.basket_counts import count_baskets
+from unigrec.core.retrieval.cells import Cells
+from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.retrieval.related import complements, similar
 
 PRINTERS, INKS, PAPERS, NEW_PRINTER = range(4), range(4, 8), range(8, 12), 12
@@ -53,10 +55,47 @@ def test_a_new_printer_gets_the_ink_of_the_printer_that_is_like_it():
 
 
 def test_similar_items_share_the_longest_prefix_and_of_those_the_nearest_come_first():
-    codes = np.array([[0, 0], [0, 1], [0, 0], [1, 0], [0, 1]])
+    codes = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]])
     vectors = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), dim=1)
-    found = similar(codes, vectors, item=0, k=3)
+    found = similar(PrefixTree(codes), codes, vectors, item=0, k=3)
     assert found.items.tolist() == [2, 1, 4]
     assert found.shared.tolist() == [2, 1, 1]
     assert found.scores.tolist() == pytest.approx([0.0, 0.99504, 0.70711], abs=1e-4)
-    assert similar(codes, vectors, 0, 9, np.array([True, False, True, True, True])).items.tolist() == [2, 4, 3]
+    allowed = np.arange(5) != 1
+    assert similar(PrefixTree(codes), codes, vectors, 0, 9, allowed).items.tolist() == [2, 4, 3]
+
+
+@pytest.mark.parametrize("added", [0, 3])
+def test_similar_items_are_those_of_a_sort_of_all(added: int):
+    generator = np.random.default_rng(added)
+    codes = np.unique(generator.integers(0, 3, (40, 4)), axis=0)
+    codes = codes[generator.permutation(len(codes))]
+    vectors = F.normalize(torch.as_tensor(generator.standard_normal((len(codes), 3)).astype(np.float32)), dim=1)
+    tree, allowed = PrefixTree(codes[: len(codes) - added]), generator.random(len(codes)) < 0.7
+    for item in range(len(codes)):
+        shared = np.cumprod(codes == codes[item], axis=1).sum(1)
+        cosines = (vectors @ vectors[item]).double().numpy()
+        order = [other for other in np.lexsort((-cosines, -shared)) if other != item and allowed[other]]
+        for k in (1, 4, 60):
+            found = similar(tree, codes, vectors, item, k, allowed)
+            assert found.shared.tolist() == shared[order[:k]].tolist()
+            assert found.scores.tolist() == pytest.approx(cosines[order[:k]].tolist(), abs=1e-6)
+
+
+def test_a_new_printer_in_a_large_catalogue_is_compared_with_the_items_of_its_cells():
+    tree = PrefixTree(CODES)
+    cells = Cells(tree, [CONTENT])
+    expected = complements(COUNTED, CODES, CONTENT, np.array([NEW_PRINTER, 0]), k=9)
+    found = complements(COUNTED, CODES, CONTENT, np.array([NEW_PRINTER, 0]), k=9, cells=cells)
+    assert found.items.tolist() == expected.items.tolist()
+    assert found.scores.tolist() == pytest.approx(expected.scores.tolist())
+    assert found.counts.tolist() == expected.counts.tolist()
+
+
+@pytest.mark.parametrize("item", range(13))
+def test_the_items_under_a_prefix(item: int):
+    tree = PrefixTree(CODES)
+    for length in range(3):
+        expected = np.flatnonzero((CODES[:, :length] == CODES[item, :length]).all(1))
+        assert sorted(tree.under(CODES[item, :length].tolist()).tolist()) == expected.tolist()
+    assert tree.under([9]).tolist() == tree.under([0, 7]).tolist() == []

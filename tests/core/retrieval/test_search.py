@@ -7,8 +7,19 @@ import pytest
 import torch
 
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.core.retrieval import search as search_module
 from unigrec.core.retrieval.beam import BeamResult
-from unigrec.core.retrieval.search import CLOSENESS, MEANING, Candidates, QueryScorer, with_history, without_history
+from unigrec.core.retrieval.cells import Cells
+from unigrec.core.retrieval.prefix_tree import PrefixTree
+from unigrec.core.retrieval.search import (
+    CLOSENESS,
+    MEANING,
+    AllScores,
+    Candidates,
+    QueryScorer,
+    ReadScores,
+    with_history,
+)
 from unigrec.core.retrieval.word_index import WordIndex
 
 N, D, E = 40, 8, 3
@@ -75,17 +86,56 @@ def by_number(_, mask, k):
 
 
 def test_few_candidates_still_hold_the_best_of_both():
-    scores = torch.zeros(100)
-    scores[3] = 1000.0
-    found = Candidates.of(by_number, scores, k=2, allowed=None, candidates=1)
+    values = torch.zeros(100)
+    values[3] = 1000.0
+    found = Candidates.of(by_number, AllScores(values), k=2, allowed=None, candidates=1)
     assert found.ranked(1.0, 2).items.tolist() == [[3, 99]]
     assert found.ranked(0.01, 2).items.tolist() == [[99, 98]]
 
 
 def test_with_a_history_the_scores_are_added_among_permitted_items():
-    scores = torch.arange(100.0).flip(0)
+    scores = AllScores(torch.arange(100.0).flip(0))
     allowed = torch.ones(100, dtype=torch.bool)
     allowed[99] = False
     assert with_history(by_number, scores, 0.5, k=2, allowed=allowed).scores.tolist() == [[98.5, 98.0]]
     assert torch.equal(with_history(by_number, scores, 0.0, 3, None).items, by_number(None, None, 3).items)
-    assert without_history(scores, 2, torch.arange(100) == 7).items.tolist() == [[7, -1]]
+    assert scores.best(2, torch.arange(100) == 7).items.tolist() == [[7, -1]]
+
+
+def large(scorer, trained: int = N) -> QueryScorer:
+    """The same scores, looked for in the cells of the first items."""
+    cells = Cells(PrefixTree(scorer.codes.numpy()[:trained]), [scorer.content[:trained]])
+    codes = np.c_[scorer.codes.numpy(), np.arange(N)]
+    return QueryScorer(INDEX, scorer.tokenizer, codes, scorer.content, scorer.part, cells)
+
+
+@pytest.fixture
+def distinct(scorer) -> QueryScorer:
+    """With identifiers that no two items share."""
+    codes = np.stack([np.arange(N) // 8, np.arange(N) % 8, np.arange(N)], 1)
+    return QueryScorer(INDEX, scorer.tokenizer, codes, scorer.content, scorer.part)
+
+
+@pytest.mark.parametrize("trained", [N, N - 3])
+@pytest.mark.parametrize("words", [["word3", "own4"], ["xyzzy"], []])
+@pytest.mark.parametrize("embedded", [True, False])
+def test_where_all_is_read_a_large_catalogue_is_searched_as_a_small_one(distinct, trained, words, embedded):
+    query = distinct.content[23] if embedded else None
+    allowed = torch.arange(N) % 3 != 0
+    for k, mask in ((N, None), (5, None), (7, allowed), (3, torch.arange(N) == 4)):
+        expected = distinct.asked(words, query).best(k, mask)
+        found = large(distinct, trained).asked(words, query).best(k, mask)
+        permitted = expected.items[expected.items >= 0]
+        assert found.items[0].tolist() == permitted.tolist()
+        assert torch.allclose(found.scores[0], expected.scores[0, : len(permitted)], atol=1e-5)
+
+
+def test_of_few_items_that_are_read_the_best_of_words_and_meaning_are_among_them(distinct, monkeypatch):
+    monkeypatch.setattr(search_module, "READ", 4)
+    found = large(distinct).asked(["word3"], distinct.content[20])
+    assert isinstance(found, ReadScores)
+    of_words = found.best(1, None).items[0].tolist()
+    assert INDEX.scores(["word3"])[of_words].min() > 0
+    meant = large(distinct).asked(["xyzzy"], distinct.content[20]).best(4, None).items[0].tolist()
+    assert 20 in meant
+    assert torch.equal(found.of(torch.tensor([20, 3])), distinct.scores(["word3"], distinct.content[20])[[20, 3]])

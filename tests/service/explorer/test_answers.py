@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from support.tiny_model import HISTORY, ITEMS, USERS, make_bundle
 from unigrec.base.errors import UnigrecError
@@ -12,6 +13,8 @@ from unigrec.base.paths import Artifacts
 from unigrec.service.explorer import answers
 from unigrec.service.explorer.schema import MOST_FOUND
 from unigrec.serving.bundle import Bundle
+from unigrec.serving.popularity import Popularity
+from unigrec.serving.texts import Texts
 
 
 class Titled:
@@ -20,17 +23,9 @@ class Titled:
     def __init__(self, titles: list[str]):
         self.item_ids = [f"P{index}" for index in range(len(titles))]
         self.index_of = {item: index for index, item in enumerate(self.item_ids)}
-        self.titles, self.identifiers = pa.array(titles), np.zeros((len(titles), 2), dtype=np.int64)
+        self.titles, self.identifiers = Texts(pa.array(titles)), np.zeros((len(titles), 2), dtype=np.int64)
         self.trained = len(titles)
-
-    @property
-    def popularity(self):
-        return pa.array(range(self.trained)).to_numpy().view(Popularity)
-
-
-class Popularity(np.ndarray):
-    def numpy(self) -> np.ndarray:
-        return np.asarray(self)
+        self.popularity = Popularity(torch.arange(len(titles)))
 
 
 def found(query: str, *titles: str, k: int = 10) -> list[int]:

@@ -20,7 +20,7 @@ from support.tiny_model import ITEMS, SERVING, USERS, bundle_in, write_artifacts
 from unigrec.base import files
 from unigrec.base.masking import SERVE_TOKENS_VARIABLE
 from unigrec.base.paths import Artifacts
-from unigrec.serving.manifest import assemble
+from unigrec.serving.assemble import assemble
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,6 +10,7 @@ Shapes: N items, K cells, B histories, E width of a table, S items read for a hi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,16 +28,21 @@ class Cells:
 
     Args:
         tables: (N, E) each. The score of an item is the sum of the products of its rows with one query per table.
+        means: (K, E) each, what `means` was for the same tables. Raises ValueError for means of another shape.
     """
 
-    def __init__(self, tree: PrefixTree, tables: Sequence[Tensor]):
+    def __init__(self, tree: PrefixTree, tables: Sequence[Tensor], means: Sequence[Tensor] | None = None):
         self.tree, self.tables = tree, tuple(tables)
-        level = max(
-            (level for level in tree.levels if len(level.code) <= MOST_CELLS), key=lambda level: len(level.code)
-        )
-        self.ranges = level.item_range  # (K + 1,) places in the tree's order
+        nodes = [len(level.code) for level in tree.levels if len(level.code) <= MOST_CELLS]
+        self.depth = nodes.index(max(nodes))  # length of a cell's prefix
+        self.ranges = tree.levels[self.depth].item_range  # (K + 1,) places in the tree's order
         self.sizes = self.ranges.diff()
-        self.means = [self._means(table) for table in tables]  # (K, E) each
+        if means is None:
+            means = [self._means(table) for table in tables]
+        expected = [(len(self.sizes), table.shape[1]) for table in tables]
+        if [tuple(part.shape) for part in means] != expected:
+            raise ValueError(f"means of cells of the shapes {[tuple(part.shape) for part in means]}, not {expected}")
+        self.means = list(means)  # (K, E) each
 
     def _means(self, table: Tensor) -> Tensor:
         cell_of_place = torch.repeat_interleave(torch.arange(len(self.sizes), device=table.device), self.sizes)
@@ -48,15 +54,26 @@ class Cells:
             start += len(rows)
         return sums / self.sizes[:, None]
 
+    @cached_property
+    def prefixes(self) -> Tensor:
+        """(K, depth) codes that the items of each cell share."""
+        return self.tree.codes[self.tree.order[self.ranges[:-1]]][:, : self.depth]
+
     def nearest(
-        self, queries: Sequence[Tensor], most: int, restriction: Restriction | None = None
+        self,
+        queries: Sequence[Tensor],
+        most: int,
+        restriction: Restriction | None = None,
+        bonus: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """For each history the items read, at most `most`, and their scores: (B, S) twice; -1 and -inf for none.
 
-        queries: (B, E) for each table. Of a restriction, only what is allowed to everybody is looked at.
+        queries: (B, E) for each table. Of a restriction, only what is allowed to everybody is looked at. bonus: (K,)
+        what is added to the score of a cell, and not to those of its items.
         """
         scores = sum(query @ means.T for query, means in zip(queries, self.means, strict=True))
         assert isinstance(scores, Tensor)
+        scores = scores if bonus is None else scores + bonus
         allowed_before = None if restriction is None else restriction.allowed_before
         sizes = self.sizes
         if allowed_before is not None:

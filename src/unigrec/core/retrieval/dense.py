@@ -8,6 +8,8 @@ Shapes: B histories of up to n items, N items, C candidates, S items read for a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,14 +34,22 @@ class DenseRetriever(Retriever):
 
     Args:
         tree: of the identifiers, which restrictions and cells need.
-        scanned: the most items without cells.
+        scanned: the most items without cells. means: of the cells, if they are known; one per network.
     """
 
-    def __init__(self, model: Teacher, tree: PrefixTree, device: torch.device, scanned: int = SCANNED):
+    def __init__(
+        self,
+        model: Teacher,
+        tree: PrefixTree,
+        device: torch.device,
+        scanned: int = SCANNED,
+        means: Sequence[Tensor] | None = None,
+    ):
         super().__init__(tree, model.history, device)
         self.model = model.to(device).eval()
         is_large = len(tree) > scanned
-        self.cells = Cells(tree, [network.item_vectors() for network in members_of(model)]) if is_large else None
+        tables = [network.item_vectors() for network in members_of(model)]
+        self.cells = Cells(tree, tables, means) if is_large else None
 
     @torch.inference_mode()
     def scores(self, items: np.ndarray, lengths: np.ndarray) -> Tensor:

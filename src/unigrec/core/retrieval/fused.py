@@ -83,6 +83,7 @@ class FusedRetriever(Retriever):
 
     Args:
         weights: None while they are not known yet: then only `search` can be used.
+        means: of the content's cells, if they are known.
     """
 
     def __init__(
@@ -91,11 +92,15 @@ class FusedRetriever(Retriever):
         dense: DenseRetriever,
         neighbours: Neighbours,
         weights: Weights | None = None,
+        means: Tensor | None = None,
     ):
         super().__init__(generative.tree, max(generative.history, dense.history), generative.device)
         self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
         self.weights = None if weights is None else weights.of_features().to(self.device)
-        self.by_content = None if dense.cells is None else Cells(generative.tree, [self.neighbours.content])
+        self.by_content: Cells | None = None
+        if dense.cells is not None:
+            known = None if means is None else [means]
+            self.by_content = Cells(generative.tree, [self.neighbours.content], known)
         self.floor = math.log(min(FLOOR_ODDS / len(generative.tree), HIGHEST_FLOOR))
 
     def with_weights(self, weights: Weights) -> FusedRetriever:

@@ -7,7 +7,7 @@ Shapes: B histories of up to n items, N items, T codes of an identifier, L level
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -39,11 +39,17 @@ class GenerativeRetriever(Retriever):
 
     @classmethod
     def hardened(
-        cls, recommender: Recommender, codes: np.ndarray, history: int, beam: int, device: torch.device = CPU
+        cls,
+        recommender: Recommender,
+        codes: np.ndarray,
+        history: int,
+        beam: int,
+        device: torch.device = CPU,
+        stored: Mapping[str, Tensor] | None = None,
     ) -> GenerativeRetriever:
-        """From the hardened identifiers (N, T). Raises ValueError when two items share an identifier."""
+        """From the hardened identifiers (N, T). stored: as in `PrefixTree`. Raises ValueError as it does."""
         read = torch.as_tensor(codes[:, : recommender.config.levels], device=device)
-        return cls(recommender.to(device).eval(), PrefixTree(codes, device), read, history=history, beam=beam)
+        return cls(recommender.to(device).eval(), PrefixTree(codes, device, stored), read, history=history, beam=beam)
 
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         return self.search(items, lengths, [restriction], max(k, self.beam))[0]

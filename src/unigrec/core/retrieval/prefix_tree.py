@@ -7,6 +7,8 @@ contiguous too. Shapes: B users, W nodes per user, C children of these, N items,
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,44 +25,53 @@ class Level(NamedTuple):
     most_children: np.ndarray  # (nodes,) children that the one, two, three ... largest nodes have in total
 
 
+NODES = Level._fields
+
+
 class PrefixTree:
     """The prefixes of all semantic IDs, depth by depth, as compressed rows."""
 
-    def __init__(self, codes: np.ndarray, device: str | torch.device = "cpu"):
-        """codes: (N, T) int64, rows distinct. Raises ValueError when two items share an identifier."""
-        items, self.depth = codes.shape
-        order = sorted_rows(codes)
-        ordered = codes[order]
-        changed = np.zeros(items, bool)
-        changed[:1] = True
-        levels, starts = [], np.zeros(1, np.int64)
-        node_starts = [starts]
-        for position in range(self.depth):
-            changed[1:] |= ordered[1:, position] != ordered[:-1, position]
-            starts = np.flatnonzero(changed)
-            node_starts.append(starts)
-        if len(starts) != items:
-            raise ValueError(f"{items - len(starts)} items share a semantic ID with another; resolve collisions first")
-        for depth, nodes in enumerate(node_starts):
-            below = node_starts[depth + 1] if depth < self.depth else np.empty(0, np.int64)
-            first_child = np.r_[np.searchsorted(below, nodes), len(below)]
-            levels.append(
-                Level(
-                    first_child=torch.as_tensor(first_child, device=device),
-                    code=torch.as_tensor(ordered[nodes, max(depth - 1, 0)], device=device),
-                    item_range=torch.as_tensor(np.r_[nodes, items], device=device),
-                    most_children=np.cumsum(np.sort(np.diff(first_child))[::-1]),
-                )
-            )
-        self.levels = levels
-        self.order = torch.as_tensor(order, device=device)  # (N,) catalogue index of each sorted item
-        rank = np.empty_like(order)
-        rank[order] = np.arange(items)
-        self.rank = torch.as_tensor(rank, device=device)  # (N,) sorted place of each catalogue index
+    def __init__(
+        self, codes: np.ndarray, device: str | torch.device = "cpu", stored: Mapping[str, Tensor] | None = None
+    ):
+        """codes: (N, T) int64, rows distinct. stored: the `tensors` of a tree of these codes.
+
+        Raises ValueError when two items share an identifier.
+        """
+        self.depth = codes.shape[1]
+        if stored is None:
+            stored = _sorted_nodes(codes)
+        self.levels = []
+        for depth in range(self.depth):
+            first_child, code, item_range, most_children = (stored[f"{name}_{depth}"] for name in NODES)
+            first_child, code, item_range = (part.to(device) for part in (first_child, code, item_range))
+            self.levels.append(Level(first_child, code, item_range, most_children.numpy()))
+        self.levels.append(_leaves(stored[f"code_{self.depth}"].to(device)))
+        self.order = stored["order"].to(device)  # (N,) catalogue index of each sorted item
+        self.rank = stored["rank"].to(device)  # (N,) sorted place of each catalogue index
         self.codes = torch.as_tensor(codes, device=device)  # (N, T) in catalogue order
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What another process needs to have the tree without sorting: all but the leaves, which take no time."""
+        found = {"order": self.order, "rank": self.rank, f"code_{self.depth}": self.levels[-1].code}
+        for depth, level in enumerate(self.levels[:-1]):
+            found |= {f"{name}_{depth}": torch.as_tensor(getattr(level, name)) for name in NODES}
+        return found
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def under(self, prefix: Sequence[int]) -> Tensor:
+        """The catalogue indices (n,) of the items whose codes begin so, in the tree's order; none if there are none."""
+        node = 0
+        for depth, code in enumerate(prefix):
+            first, end = self.levels[depth].first_child[node : node + 2].tolist()
+            codes = self.levels[depth + 1].code[first:end]
+            node = first + int(torch.searchsorted(codes.contiguous(), code))
+            if node == end or self.levels[depth + 1].code[node] != code:
+                return self.order[:0]
+        start, end = self.levels[len(prefix)].item_range[node : node + 2].tolist()
+        return self.order[start:end]
 
     def parents(self, leaves: Tensor) -> Tensor:
         """The node of the last depth but one above each leaf (...), a place in `order`."""
@@ -88,6 +99,74 @@ class PrefixTree:
         # The first child of a node lies in the slot `ends - counts`.
         child = (first - ends + counts).gather(1, parent) + slot
         return child.masked_fill(~exists, 0), parent, exists
+
+
+def _sorted_nodes(codes: np.ndarray) -> dict[str, Tensor]:
+    """What `PrefixTree.tensors` returns. Raises ValueError as `PrefixTree`."""
+    items, depths = codes.shape
+    order = sorted_rows(codes)
+    ordered = codes[order]
+    changed = np.zeros(items, bool)
+    changed[:1] = True
+    starts = np.zeros(1, np.int64)
+    node_starts = [starts]
+    for position in range(depths):
+        changed[1:] |= ordered[1:, position] != ordered[:-1, position]
+        starts = np.flatnonzero(changed)
+        node_starts.append(starts)
+    if len(starts) != items:
+        raise ValueError(f"{items - len(starts)} items share a semantic ID with another; resolve collisions first")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(items)
+    found = {"order": order, "rank": rank, f"code_{depths}": ordered[:, -1].copy()}
+    for depth, (nodes, below) in enumerate(pairwise(node_starts)):
+        first_child = np.r_[np.searchsorted(below, nodes), len(below)]
+        found |= {
+            f"first_child_{depth}": first_child,
+            f"code_{depth}": ordered[nodes, max(depth - 1, 0)],
+            f"item_range_{depth}": np.r_[nodes, items],
+            f"most_children_{depth}": np.cumsum(np.sort(np.diff(first_child))[::-1]),
+        }
+    return {name: torch.as_tensor(part) for name, part in found.items()}
+
+
+def _leaves(code: Tensor) -> Level:
+    """The deepest level, whose nodes are the sorted items. code: (N,)."""
+    items, device = len(code), code.device
+    nothing = torch.zeros(items + 1, dtype=torch.int64, device=device)
+    return Level(nothing, code, torch.arange(items + 1, device=device), np.zeros(items, np.int64))
+
+
+def check_tree(stored: Mapping[str, Tensor], codes: np.ndarray) -> None:
+    """Of the `PrefixTree.tensors` in a file that is not trusted: whether each number leads to a place that exists.
+
+    Whether it is the tree of these codes is not looked at: to know it takes as long as to build one. Raises ValueError.
+    """
+    items, depths = codes.shape
+    names = ["order", "rank", f"code_{depths}", *(f"{name}_{depth}" for depth in range(depths) for name in NODES)]
+    whole = all(name in stored and stored[name].dtype == torch.int64 and stored[name].dim() == 1 for name in names)
+    if not whole:
+        raise ValueError(f"a stored prefix tree has {', '.join(names)}, int64")
+    sizes = [len(stored[f"code_{depth}"]) for depth in range(depths + 1)]
+    fits = sizes[0] == 1 and sizes[-1] == items == len(stored["order"]) == len(stored["rank"])
+    for depth, (size, below) in enumerate(pairwise(sizes)):
+        first_child, _, item_range, most_children = (stored[f"{name}_{depth}"] for name in NODES)
+        fits = fits and _divides(first_child, size, below) and _divides(item_range, size, items)
+        fits = fits and _divides(torch.cat([torch.zeros(1, dtype=torch.int64), most_children]), size, below)
+    tops = [0, *codes.max(0, initial=0).tolist()]
+    fits = fits and all(_below(stored[f"code_{depth}"], top + 1) for depth, top in enumerate(tops) if depth)
+    fits = fits and _below(stored["order"], items) and _below(stored["rank"], items)
+    if not (fits and torch.equal(stored["order"][stored["rank"]], torch.arange(items))):
+        raise ValueError(f"the stored prefix tree is none of {items} items")
+
+
+def _divides(starts: Tensor, parts: int, whole: int) -> bool:
+    """Whether these are the starts of so many ranges, none empty, and the end of the last: the whole."""
+    return len(starts) == parts + 1 and bool(starts[0] == 0 and starts[-1] == whole and (starts.diff() > 0).all())
+
+
+def _below(values: Tensor, bound: int) -> bool:
+    return not len(values) or 0 <= int(values.min()) <= int(values.max()) < bound
 
 
 def sorted_rows(codes: np.ndarray) -> np.ndarray:
@@ -124,8 +203,9 @@ class Restriction:
             self.only = torch.where(only >= 0, tree.rank[only.clamp_min(0)], len(tree)).sort(-1).values.contiguous()
         self.allowed_before = None
         if allowed is not None:
-            counts = allowed[tree.order].long().cumsum(0)
-            self.allowed_before = torch.cat([counts.new_zeros(1), counts])  # (N + 1,)
+            marks = torch.zeros(len(tree) + 1, dtype=torch.int64, device=allowed.device)
+            marks[tree.rank[allowed] + 1] = 1  # where little is allowed, little is looked up
+            self.allowed_before = marks.cumsum(0)  # (N + 1,)
         self.denied = None
         if denied is not None:
             places = torch.where(denied >= 0, tree.rank[denied.clamp_min(0)], len(tree))

@@ -9,8 +9,8 @@ Shapes: N items, W different words, p pairs of a word and an item whose text has
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +20,36 @@ from torch import Tensor
 K1, B = 1.2, 0.75
 
 
+class NumberedWords(NamedTuple):
+    """The words of N texts, as numbers in the order in which they come first."""
+
+    rows: dict[str, int]  # number of each word
+    words: np.ndarray  # int32, of all texts, one after the other
+    lengths: np.ndarray  # (N,) int64 words of each text
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs (p,) of a word and a text that has it, by words: word, text, and how often it has the word."""
+        texts = max(len(self.lengths), 1)
+        keys = self.words.astype(np.int64) * texts
+        keys += np.repeat(np.arange(len(self.lengths)), self.lengths)
+        keys, times = np.unique(keys, return_counts=True)
+        return keys // texts, keys % texts, times
+
+
+def numbered_words(texts: Iterable[Sequence[str]]) -> NumberedWords:
+    """texts: the words of each."""
+    rows: dict[str, int] = {}
+    words, lengths = array("i"), array("q")
+    for text in texts:
+        words.extend([rows.setdefault(word, len(rows)) for word in text])
+        lengths.append(len(text))
+    return NumberedWords(rows, np.array(words, np.int32), np.array(lengths, np.int64))
+
+
 class WordIndex(NamedTuple):
     """The items of each word, as compressed rows. A row's values are what the word adds to the scores."""
 
-    rows: dict[str, int]  # row of each word
+    rows: Mapping[str, int]  # row of each word
     starts: np.ndarray  # (W + 1,) int64, row r holds the entries starts[r] .. starts[r + 1]
     items: np.ndarray  # (p,) int32
     values: np.ndarray  # (p,) float32
@@ -32,25 +58,20 @@ class WordIndex(NamedTuple):
     @classmethod
     def of(cls, texts: Iterable[Sequence[str]]) -> WordIndex:
         """texts: the words of each item, in catalogue order."""
-        rows: dict[str, int] = {}
-        words: list[int] = []
-        times: list[int] = []
-        sizes, lengths = [], []
-        for text in texts:
-            counts = Counter(text)
-            words += [rows.setdefault(word, len(rows)) for word in counts]
-            times += counts.values()
-            sizes.append(len(counts))
-            lengths.append(len(text))
-        word, n = np.array(words, np.int64), np.array(times, np.float64)
-        item, length = np.repeat(np.arange(len(sizes)), sizes), np.array(lengths, np.float64)
-        in_items = np.bincount(word, minlength=len(rows))
-        idf = np.log1p((len(sizes) - in_items + 0.5) / (in_items + 0.5))
-        relative = length / max(length.mean(), 1.0) if len(length) else length
+        numbered = numbered_words(texts)
+        word, item, n = numbered.pairs()
+        size, length = len(numbered.lengths), numbered.lengths
+        in_items = np.bincount(word, minlength=len(numbered.rows))
+        idf = np.log1p((size - in_items + 0.5) / (in_items + 0.5))
+        relative = length / max(length.mean(), 1.0) if size else length
         values = idf[word] * n * (K1 + 1) / (n + K1 * (1 - B + B * relative[item]))
-        order = np.argsort(word, kind="stable")
         starts = np.concatenate([[0], np.cumsum(in_items)])
-        return cls(rows, starts, item[order].astype(np.int32), values[order].astype(np.float32), len(sizes))
+        return cls(numbered.rows, starts, item.astype(np.int32), values.astype(np.float32), size)
+
+    def having(self, words: Iterable[str]) -> np.ndarray:
+        """The items that have one of the words, in no order; an item that has several comes several times."""
+        rows = [row for row in map(self.rows.get, words) if row is not None]
+        return np.concatenate([self.items[:0], *(self.items[slice(*self.starts[row : row + 2])] for row in rows)])
 
     def scores(self, words: Iterable[str]) -> Tensor:
         """(N,) of a query's words; 0 for an item that has none of them."""

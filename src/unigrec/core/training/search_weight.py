@@ -14,7 +14,7 @@ from unigrec.core.evaluation.metrics import ndcg
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.core.retrieval.search import Candidates
+from unigrec.core.retrieval.search import AllScores, Candidates
 
 WEIGHTS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # that are tried
 
@@ -36,7 +36,7 @@ def fit_search_weight(
         def search(_: Sequence[int], mask: Tensor | None, k: int, history: Sequence[int] = history) -> BeamResult:
             return retriever.retrieve([history], k, mask)
 
-        found = Candidates.of(search, scores(row), GATED_CUTOFF, allowed=None)
+        found = Candidates.of(search, AllScores(scores(row)), GATED_CUTOFF, allowed=None)
         places = [(found.ranked(weight, GATED_CUTOFF).items[0] == target).nonzero() for weight in WEIGHTS]
         gains[row] = ndcg(np.array([int(place[0, 0]) + 1 if len(place) else 0 for place in places]), GATED_CUTOFF)
     return WEIGHTS[int(gains.mean(0).argmax())]

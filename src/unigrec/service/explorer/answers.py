@@ -43,12 +43,12 @@ def titles(bundle: Bundle, query: str, k: int) -> TitlesAnswer:
         return TitlesAnswer(items=(), found=0)
     matches = np.ones(len(bundle.item_ids), dtype=bool)
     for word in words:
-        matches &= _as_mask(pc.match_substring(bundle.titles, word, ignore_case=True))
+        matches &= _as_mask(pc.match_substring(bundle.titles.column, word, ignore_case=True))
     exact = bundle.index_of.get(query.strip(), -1)
     if exact >= 0:
         matches[exact] = True
     items = np.flatnonzero(matches)
-    found = bundle.titles.take(pa.array(items))
+    found = bundle.titles.column.take(pa.array(items))
     begins = _as_mask(pc.starts_with(found, " ".join(words), ignore_case=True))
     whole = np.ones(len(items), dtype=bool)
     for word in words:
@@ -114,7 +114,7 @@ def _named(bundle: Bundle, items: Iterable[int]) -> tuple[NamedItem, ...]:
     return tuple(
         NamedItem(
             item_id=bundle.item_ids[item],
-            title=bundle.titles[int(item)].as_py(),
+            title=bundle.titles[int(item)],
             identifier=tuple(bundle.identifiers[item].tolist()),
         )
         for item in items
@@ -124,7 +124,7 @@ def _named(bundle: Bundle, items: Iterable[int]) -> tuple[NamedItem, ...]:
 def _popularity(bundle: Bundle) -> np.ndarray:
     """(N,) higher for more popular items; items that came after the training are the least popular."""
     found = np.full(len(bundle.item_ids), -np.inf)
-    found[: bundle.trained] = bundle.popularity.numpy()
+    found[: bundle.trained] = bundle.popularity.scores().numpy()
     return found
 
 

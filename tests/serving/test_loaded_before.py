@@ -1,0 +1,118 @@
+"""A bundle with large files that was loaded before is not read as a whole again, unless one of them has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support.bundles import bundles_are_large, resign
+from unigrec.base import files, paths
+from unigrec.base.errors import UnigrecError
+from unigrec.serving import loaded_before, manifest
+from unigrec.serving.bundle import Bundle
+
+HISTORY = [["P3", "P5"]]
+
+
+@pytest.fixture
+def hashed(monkeypatch, tmp_path) -> list[str]:
+    """Names of the files that were hashed, and a project in which weights count as large."""
+    names: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    paths.STATE.mkdir()
+    monkeypatch.setattr(loaded_before, "LARGE", 2000)
+    monkeypatch.setattr(manifest, "sha256", lambda path: names.append(path.name) or files.sha256(path))
+    return names
+
+
+def test_large_files_are_hashed_once(folder, hashed):
+    with bundles_are_large():
+        expected = Bundle.load(folder).recommend(HISTORY)
+        assert "dense.safetensors" in hashed
+        hashed.clear()
+        assert Bundle.load(folder).recommend(HISTORY) == expected
+    assert "dense.safetensors" not in hashed
+    assert "fusion.json" in hashed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x01"),
+        lambda path: os.truncate(path, path.stat().st_size - 4),
+        lambda path: _swapped(path),
+        lambda path: path.unlink(),
+    ],
+    ids=["a bit", "cut short", "another file", "missing"],
+)
+def test_a_file_that_has_changed_is_an_error(folder, hashed, change):
+    Bundle.load(folder)
+    change(folder / "dense.safetensors")
+    with pytest.raises(UnigrecError, match=r"dense\.safetensors"):
+        Bundle.load(folder)
+
+
+def _swapped(path: Path) -> None:
+    """Put a damaged copy with the same times in its place."""
+    status, copy = path.stat(), path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy.rename(path)
+
+
+def test_another_bundle_in_its_place_is_read(folder, hashed):
+    Bundle.load(folder)
+    weights = json.loads((folder / "fusion.json").read_text())
+    (folder / "fusion.json").write_text(json.dumps(weights | {"search_weight": 1.5}))
+    resign(folder)
+    hashed.clear()
+    Bundle.load(folder)
+    assert "dense.safetensors" in hashed
+
+
+def test_a_copy_and_a_bundle_that_did_not_load_are_not_remembered(folder, hashed, tmp_path):
+    Bundle.load(folder)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    hashed.clear()
+    Bundle.load(copy)
+    assert "dense.safetensors" in hashed
+    (paths.LOADED / "x").mkdir()  # no record
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "fusion.json").write_text("{}")
+    resign(broken)
+    before = len(list(paths.LOADED.iterdir()))
+    with pytest.raises(UnigrecError, match="no weights"):
+        Bundle.load(broken)
+    assert len(list(paths.LOADED.iterdir())) == before
+
+
+@pytest.mark.parametrize("record", ["{}", "[1", "null"])
+def test_a_damaged_record_counts_for_nothing(folder, hashed, record):
+    Bundle.load(folder)
+    (path,) = paths.LOADED.iterdir()
+    path.write_text(record)
+    hashed.clear()
+    Bundle.load(folder)
+    assert "dense.safetensors" in hashed
+
+
+def test_where_nothing_can_be_written_nothing_is_remembered(folder, hashed, monkeypatch):
+    monkeypatch.setattr(paths, "LOADED", Path("state/file/loaded"))
+    Path("state/file").write_text("")
+    Bundle.load(folder)
+    shutil.rmtree("state")
+    Bundle.load(folder)
+    assert not Path("state").exists()
+
+
+def test_small_bundles_are_always_read(folder, hashed, monkeypatch):
+    monkeypatch.setattr(loaded_before, "LARGE", 2**26)
+    for _ in range(2):
+        hashed.clear()
+        Bundle.load(folder)
+        assert "dense.safetensors" in hashed
+    assert not paths.LOADED.exists()
