@@ -29,6 +29,9 @@ def test_an_index_is_a_dictionary(values, other):
         assert [index.texts[place] for place in range(len(texts))] == values
         assert index.get(other) == expected.get(other)
         assert (other in index) == (other in expected)
+        assert index.places([other, *values, other]).tolist() == [
+            expected.get(text, -1) for text in (other, *values, other)
+        ]
     assert list(stored_texts(Texts(texts.column.slice(1)).tensors("a"), "a")) == values[1:]
 
 
@@ -37,6 +40,7 @@ def test_equal_hashes_are_told_apart(monkeypatch):
     index = TextIndex(texts_of(["bb", "a", "cc", "b", "dd"]))
     assert [index[text] for text in ("bb", "a", "cc", "b", "dd")] == [0, 1, 2, 3, 4]
     assert "ee" not in index
+    assert index.places(["dd", "ee", "bb", "b", "x", "cc"]).tolist() == [4, -1, 0, 3, -1, 2]
     with pytest.raises(ValueError, match="'cc' repeats"):
         TextIndex(texts_of(["bb", "cc", "a", "cc"]))
 

@@ -20,6 +20,7 @@ from unigrec.core.retrieval.selection import Quota
 if TYPE_CHECKING:
     from unigrec.serving.filters import CatalogueFilter
     from unigrec.serving.schema import Diversity, NewShare
+    from unigrec.serving.texts import TextIndex
 
 FIRST_CODE = "first code"  # in place of a column: items of one kind, by the identifiers
 FIRST_SEEN = "first_seen"  # column of the date from which an item is there
@@ -37,7 +38,7 @@ class Rules:
     def __init__(
         self,
         filter: CatalogueFilter,
-        index_of: Mapping[str, int],
+        index_of: TextIndex,
         codes: np.ndarray,
         until: int,
         withdrawn: Tensor | None = None,
@@ -54,8 +55,8 @@ class Rules:
             return None
         allowed = torch.full((len(self.index_of),), allow is None)
         for given, value in ((allow, True), (deny, False)):
-            places = map(self.index_of.get, given or ())
-            allowed[[place for place in places if place is not None]] = value
+            places = self.index_of.places(given or ())
+            allowed[torch.from_numpy(places[places >= 0])] = value
         if expression is not None:
             allowed &= torch.from_numpy(self.filter.mask(expression))
         if self.withdrawn is not None:

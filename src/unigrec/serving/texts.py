@@ -8,7 +8,7 @@ Shapes: N texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import overload
 from zlib import crc32
 
@@ -129,6 +129,21 @@ class TextIndex(Mapping[str, int]):
                 return index
             place += 1
         raise KeyError(text)
+
+    def places(self, texts: Collection[str]) -> np.ndarray:
+        """(n,) int64 the place of each of many texts, -1 for one that is not there."""
+        asked = list(texts)
+        found = np.full(len(asked), -1, np.int64)
+        if not len(self) or not asked:
+            return found
+        hashes = np.fromiter(map(_hash, asked), np.int32, len(asked))
+        nearest = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
+        rows = np.flatnonzero(self._hashes[nearest] == hashes)
+        likely = self._places[nearest[rows]]
+        for row, place, text in zip(rows, likely, self.texts.column.take(pa.array(likely)).to_pylist(), strict=True):
+            # Of texts with one hash, the search found the first.
+            found[row] = place if text == asked[row] else self.get(asked[row], -1)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
