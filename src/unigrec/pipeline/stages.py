@@ -52,8 +52,8 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
     """Read the source into `interactions.parquet` and `items.parquet`."""
     from unigrec.data.sources.load import load_source
 
-    source = load_source(params.ingest, params.seed, params.embed.text_columns, params.serve.columns)
-    files.write_table(artifacts.interactions, source.interactions)
+    texts, served = params.embed.text_columns, params.serve.columns
+    source = load_source(params.ingest, params.seed, texts, served, into=artifacts.interactions)
     files.write_table(artifacts.items, source.items)
     if source.served is None:
         artifacts.ingested_columns.unlink(missing_ok=True)  # of an earlier run
