@@ -83,7 +83,7 @@ def _raw(
     part: Part, columns: Columns, names: Sequence[str], rows: int, notes: list[str], *, conditions: bool = True
 ) -> Iterator[pa.Table]:
     """Batches of a part: the columns `names` and those of ingest.where."""
-    asked = asked_columns(columns) if conditions else []
+    asked = asked_columns(columns) if conditions else ()
     return read_in_batches(part, choice(part, columns, names, asked), notes, columns.of_interactions(), rows)
 
 
@@ -131,9 +131,9 @@ def _texts(part: Part, columns: Columns, rows: int) -> Texts:
     return found
 
 
-def asked_columns(columns: Columns) -> list[str]:
+def asked_columns(columns: Columns) -> tuple[str, ...]:
     """Columns that ingest.where names."""
-    return columns_of(columns.where) if columns.where else []
+    return columns_of(columns.where) if columns.where else ()
 
 
 def choice(

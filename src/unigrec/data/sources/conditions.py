@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +18,8 @@ from unigrec.data.sources.values import all_numbers, is_text, plain
 TABLE = "interactions"
 
 
-def columns_of(where: str) -> list[str]:
+@functools.cache
+def columns_of(where: str) -> tuple[str, ...]:
     """Names of the columns that a condition uses. Raises UnigrecError if it is no condition of SQL."""
     with connection(external=False) as database:
         query = f"SELECT 1 FROM {TABLE} WHERE (\n{where}\n)"
@@ -26,7 +28,7 @@ def columns_of(where: str) -> list[str]:
     if tree["error"] or len(tree["statements"]) != 1:
         reason = tree.get("error_message", "it is more than one statement")
         raise UnigrecError(f"ingest.where = {where!r}: no condition of SQL: {reason}")
-    return list(dict.fromkeys(_references(tree)))
+    return tuple(dict.fromkeys(_references(tree)))
 
 
 def _references(node: Any) -> Iterator[str]:
