@@ -29,8 +29,9 @@ def test_the_log_is_written_in_partitions_in_time_order(tmp_path, monkeypatch):
 def test_memory_is_that_of_a_process_and_its_children(tmp_path):
     child = "import time; held = bytearray(60_000_000); time.sleep(0.5)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
-    seconds, peaks = spark_prepare.watched([sys.executable, "-c", parent], tmp_path)
+    seconds, cpu, peaks, _ = spark_prepare.watched([sys.executable, "-c", parent], tmp_path)
     assert seconds > 0.4
+    assert 0 < cpu < seconds + 1
     assert peaks["all"] == peaks["python"] > 60_000_000
     assert peaks["java"] == 0
     with pytest.raises(RuntimeError, match="ended with code 3"):

@@ -10,8 +10,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 CHECKSUM = "checksum"  # in the metadata of our safetensors files: see `_checksum`
+ROWS_PER_GROUP = 2**20  # of a Parquet file that is written in pieces; it is pyarrow's default too
 OLD_CHECKSUM = "crc32"  # in files of earlier versions, of the file's bytes: read, but no longer checked
 
 
@@ -266,6 +267,42 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write tables of one schema as one Parquet file, of which a row group is in memory. Returns the rows.
+
+    The bytes depend on the rows, not on how they are spread over the tables. At least one table is needed.
+    """
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with atomic_path(path) as temporary, ExitStack() as stack:
+        writer = None
+        for table in in_blocks(tables, ROWS_PER_GROUP):
+            if writer is None:
+                writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", write_page_checksum=True)
+                stack.enter_context(writer)
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            rows += table.num_rows
+    return rows
+
+
+def in_blocks(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows` rows, without chunks; the last one has fewer. If there is no row: one table."""
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    count, yielded = 0, False
+    for table in tables:
+        held.append(table)
+        count += table.num_rows
+        while count >= rows:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, rows).combine_chunks()
+            held, count, yielded = [whole.slice(rows)], count - rows, True
+    if count or not yielded:
+        yield pa.concat_tables(held).combine_chunks()
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file. Raises UnigrecError when it is missing or damaged."""
     import pyarrow.parquet as pq
@@ -273,6 +310,17 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     # Not pq.read_table: it imports pandas, and turns a folder named `a=b` in the path into a column.
     with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read(columns=columns)
+
+
+def read_tables(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """As `read_table`, some rows at a time; at least one table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        yield file.schema_arrow.empty_table().select(columns)
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
+            yield pa.Table.from_batches([batch])
 
 
 @contextmanager

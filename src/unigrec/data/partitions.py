@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,15 +22,24 @@ class Partition(NamedTuple):
     rows: int
 
 
+def schema_of(with_events: bool) -> pa.Schema:
+    """Columns of the interactions."""
+    return pa.schema(COLUMNS | (EVENT if with_events else {}))
+
+
 def read_interactions(path: Path, with_events: bool = False) -> pa.Table:
     """Read all partitions into memory. Raises UnigrecError, as `partitions_of` does."""
     if not path.is_dir():
         return files.read_table(path)
-    schema = pa.schema(COLUMNS | (EVENT if with_events else {}))
-    parts = partitions_of(path, with_events)
-    return pa.concat_tables(
-        files.read_table(part.path, schema.names).select(schema.names).cast(schema) for part in parts
-    )
+    return pa.concat_tables(interaction_tables(path, with_events))
+
+
+def interaction_tables(path: Path, with_events: bool = False) -> Iterator[pa.Table]:
+    """All partitions in their order, some rows at a time. Raises UnigrecError, as `partitions_of` does."""
+    schema = schema_of(with_events)
+    for part in partitions_of(path, with_events):
+        for table in files.read_tables(part.path, schema.names):
+            yield table.select(schema.names).cast(schema)
 
 
 def partitions_of(path: Path, with_events: bool = False) -> list[Partition]:

@@ -98,9 +98,9 @@ def prepare_tables(
     log = _in_order(log, _tie_keys(log, user_ids, item_ids) if params.ties == "shuffled" else None)
     before = {"users": len(user_ids), "items": len(item_ids), "interactions": len(log.users)}
 
-    log = _drop_duplicates(log)
+    log = drop_duplicates(log)
     duplicates = before["interactions"] - len(log.users)
-    log, capped = _keep_latest(log, params.max_user_interactions)
+    log, capped = keep_latest(log, params.max_user_interactions)
     done = Done(before, duplicates, capped, [], warnings)
     return finish(log, user_ids, item_ids, done, items=items, params=params, events=events)
 
@@ -227,7 +227,7 @@ def _in_order(log: InteractionLog, tie_keys: np.ndarray | None) -> InteractionLo
     return log.take(by_time[np.argsort(log.users[by_time], kind="stable")])
 
 
-def _drop_duplicates(log: InteractionLog) -> InteractionLog:
+def drop_duplicates(log: InteractionLog) -> InteractionLog:
     """Keep the first of rows equal in user, item, time and event. The log is in order: they lie in runs of one time."""
     # Only rows that share user and time with a neighbour can be duplicates: sort those alone.
     tied = (log.users[1:] == log.users[:-1]) & (log.timestamps[1:] == log.timestamps[:-1])
@@ -246,7 +246,7 @@ def _drop_duplicates(log: InteractionLog) -> InteractionLog:
     return log.take(keep)
 
 
-def _keep_latest(log: InteractionLog, maximum: int) -> tuple[InteractionLog, int]:
+def keep_latest(log: InteractionLog, maximum: int) -> tuple[InteractionLog, int]:
     """The last `maximum` interactions of each user (0: all of them), and how many others there were."""
     lengths = np.bincount(log.users)
     if not maximum or lengths.max(initial=0) <= maximum:

@@ -28,6 +28,7 @@ MAX_REPEATED_TEST_SHARE = 0.3  # of the test items that equal the item before th
 MIN_TIES = 50  # fewer say nothing about their order
 MIN_TIE_SHARE = 0.01  # of the neighbours, or of the test items
 MAX_ORDERED_SHARE = 0.65  # of the ties that follow one order of the items; without an order it is one half
+ROWS_AT_ONCE = 2**22  # of the log, where a step takes a multiple of its memory
 DEVIATIONS = 5  # standard deviations by which the share must differ from one half
 
 
@@ -78,8 +79,6 @@ def find_signs(
     twice.
     """
     offsets, items, times = (sequences[name] for name in ("offsets", "items", "timestamps"))
-    items = items.astype(np.int64)
-    types = np.zeros(len(items), np.int64) if types is None else types
     inside = np.ones(len(items) - 1, bool)  # (P,) neighbours of one user
     inside[offsets[1:-1] - 1] = False
     last = offsets[1:][np.diff(offsets) > 2] - 1  # positions of the test items
@@ -117,10 +116,14 @@ def _dominant_target(targets: np.ndarray, item_ids: pa.Array) -> Signs:
     return Signs({"max_target_share": share}, [sentence])
 
 
-def _repeats(items: np.ndarray, times: np.ndarray, types: np.ndarray, inside: np.ndarray, last: np.ndarray) -> Signs:
+def _repeats(
+    items: np.ndarray, times: np.ndarray, types: np.ndarray | None, inside: np.ndarray, last: np.ndarray
+) -> Signs:
     """Neighbours that are one item, in all and among the test items."""
     again = inside & (items[1:] == items[:-1])
-    twice = again & (types[1:] == types[:-1]) & (np.diff(times) <= QUICK_SECONDS)
+    twice = again & (np.diff(times) <= QUICK_SECONDS)
+    if types is not None:
+        twice &= types[1:] == types[:-1]
     quick = float(np.count_nonzero(twice) / len(items))
     test = float(again[last - 1].mean()) if len(last) else 0.0
     warnings = []
@@ -137,19 +140,27 @@ def _repeats(items: np.ndarray, times: np.ndarray, types: np.ndarray, inside: np
     return Signs({"quick_repeat_share": quick, "repeated_test_share": test}, warnings)
 
 
-def _echoes(items: np.ndarray, times: np.ndarray, types: np.ndarray, offsets: np.ndarray) -> Signs:
+def _echoes(items: np.ndarray, times: np.ndarray, types: np.ndarray | None, offsets: np.ndarray) -> Signs:
     """Interactions that come again after one and the same time: an export that was written twice, with a shift."""
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    pairs = (users * (items.max() + 1) + items) * (types.max() + 1) + types
-    order = np.argsort(pairs, kind="stable")  # in time order within a user, an item and a type
-    lags = np.diff(times[order])[np.diff(pairs[order]) == 0]
-    values, counts = np.unique(lags[lags < DAY], return_counts=True)
-    share = float(counts.max(initial=0) / len(items))
+    n_items, n_types = int(items.max()) + 1, 1 if types is None else int(types.max()) + 1
+    counts = np.zeros(DAY, np.int64)  # of each lag in seconds
+    low, users = 0, len(offsets) - 1
+    while low < users:  # some users at a time: the numbers below take much more memory than the log
+        high = min(max(int(np.searchsorted(offsets, offsets[low] + ROWS_AT_ONCE, side="right")) - 1, low + 1), users)
+        rows = slice(offsets[low], offsets[high])
+        pairs = np.repeat(np.arange(high - low), np.diff(offsets[low : high + 1])) * n_items + items[rows]
+        if types is not None:
+            pairs = pairs * n_types + types[rows]
+        order = np.argsort(pairs, kind="stable")  # in time order within a user, an item and a type
+        lags = np.diff(times[rows][order])[np.diff(pairs[order]) == 0]
+        counts += np.bincount(lags[lags < DAY], minlength=DAY)
+        low = high
+    share = float(counts.max() / len(items))
     if share <= MAX_ECHO_SHARE:
         return Signs({"echo_share": share}, [])
     sentence = (
-        f"{share:.1%} of the interactions come again exactly {values[counts.argmax()]:,} s later (same user and item): "
-        "the log may hold an export twice, or two zones of time; keep one of them"
+        f"{share:.1%} of the interactions come again exactly {counts.argmax():,} s later (same user and item): the log "
+        "may hold an export twice, or two zones of time; keep one of them"
     )
     return Signs({"echo_share": share}, [sentence])
 
@@ -199,11 +210,13 @@ def _ordered_shares(items: np.ndarray, tied: np.ndarray, item_ids: pa.Array) -> 
     rank[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))  # "9" before "10"
     yield BY_NUMBER, float((rank[second] > rank[first]).mean())
     # An order by another column: is an item the later one of a tie here, if it is so in the other runs of ties?
-    begins, ends = np.append(tied, False).astype(np.int64), np.insert(tied, 0, False).astype(np.int64)
-    place, number = ends - begins, ends + begins  # a row's own part in its item's sums
-    others = np.bincount(items, number)[items] - number
-    score = (np.bincount(items, place)[items] - place) / np.maximum(others, 1)
-    known = ((others[:-1] > 0) & (others[1:] > 0))[tied]
+    # A row counts 1 as the later one of a tie and -1 as the earlier one; its own part leaves its item's sums.
+    before, after = (np.r_[False, tied[:-1]][tied], np.r_[tied[1:], False][tied])  # the tie goes on
+    as_first, as_second = (np.bincount(part, minlength=len(item_ids)) for part in (first, second))
+    place, number = as_second - as_first, as_second + as_first
+    others_of_first, others_of_second = number[first] - (1 + before), number[second] - (1 + after)
+    known = (others_of_first > 0) & (others_of_second > 0)
     if np.count_nonzero(known) >= MIN_TIES:
-        later, earlier = score[1:][tied][known], score[:-1][tied][known]
+        earlier = ((place[first] - (before - 1)) / np.maximum(others_of_first, 1))[known]
+        later = ((place[second] - (1 - after)) / np.maximum(others_of_second, 1))[known]
         yield ANY_ORDER, float((later > earlier).mean() + (later == earlier).mean() / 2)

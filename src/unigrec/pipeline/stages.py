@@ -52,8 +52,8 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
     """Read the source into `interactions.parquet` and `items.parquet`."""
     from unigrec.data.sources.load import load_source
 
-    source = load_source(params.ingest, params.seed, params.embed.text_columns, params.serve.columns)
-    files.write_table(artifacts.interactions, source.interactions)
+    texts, served = params.embed.text_columns, params.serve.columns
+    source = load_source(params.ingest, params.seed, texts, served, into=artifacts.interactions)
     files.write_table(artifacts.items, source.items)
     if source.served is None:
         artifacts.ingested_columns.unlink(missing_ok=True)  # of an earlier run
@@ -67,21 +67,32 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
 def validate(params: Params, artifacts: Artifacts) -> None:
     """Check the tables against the expectations. Raises InvalidDataError, after the result and the docs are written."""
     from unigrec.data.partitions import read_interactions
-    from unigrec.data.validation.suite import validate_tables
+    from unigrec.data.spark.session import spark_session
+    from unigrec.data.spark.validate import checked_on_spark
+    from unigrec.data.validation.suite import allowed_times, judge, validate_tables
 
-    snapshot = files.read_json(artifacts.source).get("snapshot")
-    validate_tables(
-        read_interactions(artifacts.interactions, bool(params.ingest.events)),
-        files.read_table(artifacts.items),
-        params.validation,
-        text_columns=params.embed.text_columns,
-        k_core=params.prepare.k_core,
-        reference=reference_sizes(params.ingest.origin),
-        drift=_drift(snapshot),
-        folder=artifacts.folder("validate"),
-        validated=artifacts.validated,
-        data=f"snapshot {snapshot['id']}" if snapshot else params.ingest.origin,
-    )
+    snapshot, events = files.read_json(artifacts.source).get("snapshot"), params.ingest.events
+    items, texts, k_core = files.read_table(artifacts.items), params.embed.text_columns, params.prepare.k_core
+    about: dict[str, Any] = {
+        "reference": reference_sizes(params.ingest.origin),
+        "drift": _drift(snapshot),
+        "folder": artifacts.folder("validate"),
+        "validated": artifacts.validated,
+        "data": f"snapshot {snapshot['id']}" if snapshot else params.ingest.origin,
+    }
+    if params.prepare.engine == "local":
+        validate_tables(
+            read_interactions(artifacts.interactions, bool(events)), items, params.validation, texts, k_core, **about
+        )
+        return
+    times = allowed_times(params.validation)
+    with (
+        spark_session(params.spark) as session,
+        checked_on_spark(
+            session, artifacts.interactions, items, texts, k_core, times, events, scratch=paths.SPARK
+        ) as tables,
+    ):
+        judge(tables, params.validation, texts, k_core, **about)
 
 
 def _drift(lineage: dict[str, Any] | None) -> Drift | str:
@@ -123,15 +134,16 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
 def _prepared(params: Params, artifacts: Artifacts) -> Prepared:
     """The same result from both engines."""
     from unigrec.data.partitions import read_interactions
-    from unigrec.data.prepare import prepare_tables
-    from unigrec.data.spark.prepare import prepare_dataset
+    from unigrec.data.prepare import finish, prepare_tables
+    from unigrec.data.spark.prepare import gather
     from unigrec.data.spark.session import spark_session
 
     settings, events, items = params.prepare, params.ingest.events, files.read_table(artifacts.items)
     if settings.engine == "local":
         return prepare_tables(read_interactions(artifacts.interactions, bool(events)), items, settings, events)
     with spark_session(params.spark) as session:
-        return prepare_dataset(session, artifacts.interactions, items, settings, events, scratch=paths.SPARK)
+        gathered = gather(session, artifacts.interactions, items, settings, events, scratch=paths.SPARK)
+    return finish(*gathered, items=items, params=settings, events=events)
 
 
 def warm_start(params: Params, artifacts: Artifacts) -> None:

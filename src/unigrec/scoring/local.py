@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
+from unigrec.data.sources.batches import interaction_batches
 from unigrec.data.sources.datasets import parts_of
-from unigrec.data.sources.folder import interaction_batches
 from unigrec.scoring.crew import Crew
 from unigrec.scoring.lists import SCHEMA, USERS_AT_ONCE, Counts, score
 from unigrec.scoring.log import BATCH_ROWS, counts_of, read_histories, spread

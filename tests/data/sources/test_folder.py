@@ -149,7 +149,7 @@ def test_times_before_1970_round_down(tmp_path):
     ("times", "words"),
     [
         (["1318896000", "yesterday"], r"holds text, such as 'yesterday'; write unix seconds as integers"),
-        ([1318896000123, 5], r"holds 1318896000123, .*like 1 of 2 rows.*milliseconds.*divide by 1000"),
+        ([1318896000123, 5], r"holds 1318896000123, .*milliseconds.*divide by 1000"),
         (pa.array([2**63 + 1], pa.uint64()), "cannot be read as whole seconds"),
         ([True], "of type bool; write unix seconds"),
     ],

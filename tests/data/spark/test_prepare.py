@@ -103,15 +103,15 @@ rows = st.lists(
     ties=st.sampled_from(["given", "shuffled"]),
     cap=st.sampled_from([0, 4, 6]),
     with_events=st.booleans(),
-    last_rounds=st.sampled_from([0.0, 0.5]),
+    driver_rows=st.sampled_from([0, 50, 1000]),
 )
-def test_both_engines_agree_on_any_log(session, tmp_path_factory, rows, k, ties, cap, with_events, last_rounds):
+def test_both_engines_agree_on_any_log(session, tmp_path_factory, rows, k, ties, cap, with_events, driver_rows):
     """Few users, items and times: ties, repeats and users with too few rows are in most logs."""
     folder = tmp_path_factory.mktemp("log")
     table = table_of(rows if with_events else [row[:3] for row in rows])
     params = ANY_SIZE.model_copy(update={"k_core": k, "ties": ties, "max_user_interactions": cap})
     partitioned(folder / "log", table)
-    both(session, folder / "log", table, params, EVENTS if with_events else None, last_rounds=last_rounds)
+    both(session, folder / "log", table, params, EVENTS if with_events else None, driver_rows=driver_rows)
 
 
 def test_a_log_of_some_size_with_all_settings(session, tmp_path):
@@ -124,7 +124,8 @@ def test_a_log_of_some_size_with_all_settings(session, tmp_path):
     table = table_of([(f"u{u * 7919 % 1000}", f"i{i * 31 % 997}", int(t) * 86400, k) for u, i, t, k in rows])
     partitioned(tmp_path / "log", table, parts=5)
     params = ANY_SIZE.model_copy(update={"k_core": 5, "ties": "shuffled", "max_user_interactions": 200})
-    assert both(session, tmp_path / "log", table, params, EVENTS) == ""
+    for driver_rows in (0, 10_000):
+        assert both(session, tmp_path / "log", table, params, EVENTS, driver_rows=driver_rows) == ""
 
 
 def test_one_user_with_most_rows_and_one_item_in_half_of_them(session, tmp_path):

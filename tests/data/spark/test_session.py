@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from support.spark import small_session
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.config.schema import SparkParams
 from unigrec.data.spark.session import settings_of, spark_session
@@ -35,3 +36,13 @@ def test_a_cluster_is_reached_by_its_own_settings_and_those_of_params_win():
     assert "spark.driver.bindAddress" not in settings
     assert "spark.master" not in settings_of(SparkParams(master=""))
     assert settings_of(SparkParams(conf={"spark.ui.enabled": "true"}))["spark.ui.enabled"] == "true"
+
+
+@pytest.mark.slow
+def test_the_java_of_a_session_ends_with_it_and_the_next_session_has_its_own(tmp_path):
+    with small_session(tmp_path) as session:
+        java = session.sparkContext._gateway.proc
+        assert java.poll() is None
+    assert java.poll() is not None
+    with small_session(tmp_path) as session:
+        assert session.range(3).count() == 3

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ from unigrec.data.sources.values import all_numbers, is_text, plain
 TABLE = "interactions"
 
 
-def columns_of(where: str) -> list[str]:
+@functools.cache
+def columns_of(where: str) -> tuple[str, ...]:
     """Names of the columns that a condition uses. Raises UnigrecError if it is no condition of SQL."""
     with connection(external=False) as database:
         query = f"SELECT 1 FROM {TABLE} WHERE (\n{where}\n)"
@@ -26,7 +28,7 @@ def columns_of(where: str) -> list[str]:
     if tree["error"] or len(tree["statements"]) != 1:
         reason = tree.get("error_message", "it is more than one statement")
         raise UnigrecError(f"ingest.where = {where!r}: no condition of SQL: {reason}")
-    return list(dict.fromkeys(_references(tree)))
+    return tuple(dict.fromkeys(_references(tree)))
 
 
 def _references(node: Any) -> Iterator[str]:
@@ -39,11 +41,15 @@ def _references(node: Any) -> Iterator[str]:
             yield from _references(child)
 
 
-def rows_where(table: pa.Table, where: str, *, ids: set[str], file: str) -> pa.Table:
+def rows_where(
+    table: pa.Table, where: str, *, ids: set[str], file: str, next_to: Mapping[str, pa.ChunkedArray]
+) -> pa.Table:
     """The rows that meet a condition, in their order.
 
     Text of which every value is a number is compared as a number (formats such as CSV have no types), but not the
     columns `ids`.
+
+    next_to: texts of other rows, per column: they count in whether every value is a number.
 
     Raises:
         UnigrecError: a column of the condition is missing, or it compares what cannot be compared.
@@ -53,7 +59,11 @@ def rows_where(table: pa.Table, where: str, *, ids: set[str], file: str) -> pa.T
     asked = {}
     for name in table.column_names:
         column = plain(table[name])
-        asked[name] = column if name in ids or not is_text(column.type) else _as_numbers(column.cast(pa.string()))
+        if name not in ids and is_text(column.type):
+            others = next_to.get(name, pa.chunked_array([], column.type))
+            column = _as_numbers(pa.chunked_array([*others.chunks, *column.chunks], column.type).cast(pa.string()))
+            column = column.slice(len(others))
+        asked[name] = column
     with connection(external=False) as database:
         database.register(TABLE, pa.table(asked))
         try:

@@ -185,6 +185,23 @@ def read_in_batches(
             yield table
 
 
+def part_schema(part: Part, choose: Callable[[list[str]], list[str]], required: tuple[str, ...]) -> pa.Schema:
+    """The columns that `choose` picks and their types: of Parquet read from the footer, else from the first rows.
+
+    Raises:
+        UnigrecError: as `read_part`.
+    """
+    if part.format != "Parquet":
+        return read_part(part, choose, [], required, limit=1).schema
+    refuse_empty(part.file)
+    with readable(part.file, "Parquet"), pq.ParquetFile(part.file) as file:
+        inside = file.schema_arrow
+        folders = [pa.field(name, pa.string()) for name in part.folders if name not in inside.names]
+        names = choose([*inside.names, *(field.name for field in folders)])
+        fields = {field.name: field for field in (*folders, *inside)}
+        return pa.schema([fields[name] for name in names])
+
+
 def _read_parquet(file: pq.ParquetFile, names: list[str], limit: int | None) -> pa.Table:
     if limit is None:
         return file.read(columns=names)

@@ -68,7 +68,7 @@ def read_dates(texts: pa.ChunkedArray) -> Dates:
                      ELSE coalesce(try_strptime(x, {_list(WORDED)})::TIMESTAMPTZ,
                                    try_strptime(x, {_list(WORDED_ZONED)}))
                 END AS moment
-            FROM (SELECT regexp_replace(x, {quoted(COMPACT)}, '\\1-\\2-\\3 \\4:\\5:\\6') AS x FROM t)
+            FROM (SELECT {_separated("x")} AS x FROM t)
         )"""
     read = query_tables(query, t=table)
     unread = read.filter(pc.and_(pc.is_null(read["seconds"]), pc.is_valid(read["x"])))
@@ -79,6 +79,25 @@ def read_dates(texts: pa.ChunkedArray) -> Dates:
         clock=bool(pc.any(read["clock"]).as_py()),
         without_zone=pc.all(read["zoned"]).as_py() is False,
     )
+
+
+def deciding_dates(texts: pa.ChunkedArray) -> list[str]:
+    """Few of the texts: those that decide which of day and month is first, one with a clock, one without a zone."""
+    part = "arg_max(x, TRY_CAST(regexp_extract(x, {}, {}) AS INT))"
+    clock, zoned = (f"regexp_matches({_separated('x')}, {quoted(pattern)})" for pattern in (CLOCK, ZONED))
+    chosen = (
+        part.format(quoted(DAY_OR_MONTH), 1),
+        part.format(quoted(DAY_OR_MONTH), 2),
+        f"first(x) FILTER ({clock})",
+        f"first(x) FILTER (NOT ({clock} AND {zoned}))",
+    )
+    found = query_tables(f"SELECT unnest([{', '.join(chosen)}]) AS x FROM t", t=pa.table({"x": texts}))["x"]
+    return found.drop_null().to_pylist()
+
+
+def _separated(text: str) -> str:
+    """SQL for a text of which a compact date has separators."""
+    return f"regexp_replace({text}, {quoted(COMPACT)}, '\\1-\\2-\\3 \\4:\\5:\\6')"
 
 
 def _list(formats: tuple[str, ...]) -> str:

@@ -7,8 +7,7 @@ finds them.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,29 +16,15 @@ import pyarrow as pa
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
-from unigrec.data.sources.conditions import columns_of
-from unigrec.data.sources.datasets import (
-    FORMATS,
-    PACKED_SUFFIXES,
-    Part,
-    parts_of,
-    read_in_batches,
-    read_part,
-)
+from unigrec.data.sources.batches import asked_columns, batches_of, check_columns, choice, no_rows
+from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.served import served_of
 from unigrec.data.sources.source import Source, provenance
-from unigrec.data.sources.tables import (
-    Columns,
-    converted,
-    interactions_of,
-    items_of,
-    none_left,
-    refuse_mixed_ids,
-    rows_that_count,
-)
+from unigrec.data.sources.tables import Columns, interactions_of, items_of
 
 MAX_SHOWN = 10  # names of a folder in an error
+ROWS_AT_ONCE = 2**20  # of Parquet
 NO_INTERACTIONS = pa.table(
     {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string()), "timestamp": pa.array([], pa.int64())}
 )
@@ -53,6 +38,7 @@ def load_folder(
     served_columns: Sequence[str] = (),
     *,
     partial: bool = False,
+    into: Path | None = None,
 ) -> Source:
     """Read interactions and items from a folder.
 
@@ -60,6 +46,7 @@ def load_folder(
         text_columns: columns that describe the items, read as text whatever they hold. served_columns: columns that
             keep their types.
         partial: one of the two may be missing; its table is then empty.
+        into: as in `load_source`.
 
     Raises:
         UnigrecError: a file is missing, damaged or ambiguous, or a named column is not there.
@@ -81,22 +68,28 @@ def load_folder(
 
     columns = Columns.of(params)
     interactions, items, served = NO_INTERACTIONS, NO_ITEMS, None
+    about_items: list[str] = []
     dropped: list[str] = []
     repeated: list[str] = []
-    if parts["interactions"]:
-        interactions = interactions_of(_read_interactions(parts["interactions"], columns, notes), columns, notes)
     if parts["items"]:
-        raw, repeated = _read_items(parts["items"], columns, text_columns, notes=notes)
+        raw, repeated = _read_items(parts["items"], columns, text_columns, notes=about_items)
         items, dropped = items_of(raw, columns, text_columns)
         if served_columns and lineage is None:
             served = served_of(raw, served_columns, columns.items_id)
     if served_columns and lineage is not None:
         served = _served_of_snapshot(folder, served_columns)
+    rows = 0
+    if parts["interactions"]:  # last: nothing is written if the items cannot be read
+        batches = _interactions_in(parts["interactions"], columns, notes)
+        if into is None:
+            interactions = pa.concat_tables(batches)
+        rows = interactions.num_rows if into is None else files.write_tables(into, batches)
+    notes += about_items
     described = [describe(part.file, folder) for part in (*parts["interactions"], *parts["items"])]
     extra = {"files": described, "dropped_item_columns": [*dropped, *repeated]}
     if lineage is not None:
         extra["snapshot"] = lineage
-    return Source(interactions, items, provenance("folder", interactions, items, **extra), tuple(notes), served)
+    return Source(interactions, items, provenance("folder", rows, items.num_rows, **extra), tuple(notes), served)
 
 
 def _served_of_snapshot(folder: Path, names: Sequence[str]) -> pa.Table:
@@ -122,53 +115,7 @@ def read_interactions(path: Path, params: IngestParams) -> tuple[pa.Table, list[
         raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the interactions")
     notes: list[str] = []
     columns = Columns.of(params)
-    return interactions_of(_read_interactions(parts_of(path), columns, notes), columns, notes), notes
-
-
-def interaction_batches(path: Path, params: IngestParams, rows: int, notes: list[str]) -> Iterator[pa.Table]:
-    """As `read_interactions`, in tables of at most `rows` rows: of Parquet. Other formats come a file at a time.
-
-    Raises:
-        UnigrecError: as `read_interactions`; or the times of some rows would be read in another way than those before.
-    """
-    if not path.exists():
-        raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the interactions")
-    columns, parts = Columns.of(params), parts_of(path)
-    needed, asked = columns.of_interactions(), _asked(columns)
-    before, left = 0, 0
-    reading: list[str] | None = None  # how the times are read
-    types: dict[pa.Schema, tuple[Part, pa.Table]] = {}  # a table without rows per schema
-    for part in parts:
-        for raw in read_in_batches(part, _choice(part, columns, asked), notes, needed, rows):
-            types.setdefault(raw.schema.remove_metadata(), (part, raw.slice(0, 0)))
-            refuse_mixed_ids(list(types.values()), columns)
-            before += raw.num_rows
-            chosen = rows_that_count(raw, columns, str(part.file), notes)
-            left += chosen.num_rows
-            if not chosen.num_rows:
-                continue
-            remarks: list[str] = []
-            table = converted([(part, chosen)], columns, remarks)
-            if table["timestamp"].null_count < table.num_rows:
-                found = [remark.partition(f"{columns.timestamp!r} ")[2] for remark in remarks]
-                notes += remarks if reading is None else []
-                reading = found if reading is None else reading
-                if [_shape(how) for how in found] != [_shape(how) for how in reading]:
-                    one, other = (", ".join(how) or "taken as unix seconds" for how in (reading, found))
-                    raise UnigrecError(
-                        f"{part.file}: column {columns.timestamp!r}: some times would be read otherwise than the "
-                        f"ones before ({other}; before: {one}); write unix seconds"
-                    )
-            yield table
-    if not before:
-        raise _no_rows(parts[0].file)
-    if not left:
-        raise none_left(parts[0].file, before)
-
-
-def _shape(remark: str) -> str:
-    """A remark without the number that it gives as an example."""
-    return re.sub(r"\d+", "0", remark)
+    return pa.concat_tables(_interactions_in(parts_of(path), columns, notes)), notes
 
 
 class Items(NamedTuple):
@@ -225,29 +172,15 @@ def _candidates(folder: Path, name: str) -> list[Path]:
     return [path for path in candidates if (path.is_dir() if path.suffix == "" else path.exists())]
 
 
-def _read_interactions(parts: list[Part], columns: Columns, notes: list[str]) -> list[tuple[Part, pa.Table]]:
-    """The columns of interactions that are used, part by part."""
-    needed, asked = columns.of_interactions(), _asked(columns)
-    read = [(part, read_part(part, _choice(part, columns, asked), notes, required=needed)) for part in parts]
+def _interactions_in(parts: list[Part], columns: Columns, notes: list[str]) -> Iterator[pa.Table]:
+    """All interactions, in tables: of Parquet in bounded memory; other formats are read once, as one table."""
+    if parts[0].format == "Parquet":
+        yield from batches_of(parts, columns, ROWS_AT_ONCE, notes)
+        return
+    needed, asked = columns.of_interactions(), asked_columns(columns)
+    read = [(part, read_part(part, choice(part, columns, needed, asked), notes, required=needed)) for part in parts]
     _refuse_no_rows(read)
-    return read
-
-
-def _asked(columns: Columns) -> list[str]:
-    """Columns that ingest.where names."""
-    return columns_of(columns.where) if columns.where else []
-
-
-def _choice(part: Part, columns: Columns, asked: Sequence[str]) -> Callable[[list[str]], list[str]]:
-    """Chooses the columns of interactions that are used, among all names."""
-    needed = columns.of_interactions()
-
-    def choose(names: list[str]) -> list[str]:
-        check_columns(part, names, needed)
-        by_lower = {name.lower(): name for name in names}  # SQL does not tell cases apart
-        return list(dict.fromkeys([*needed, *(by_lower[n.lower()] for n in asked if n.lower() in by_lower)]))
-
-    return choose
+    yield interactions_of(read, columns, notes)
 
 
 def _read_items(
@@ -267,25 +200,6 @@ def _read_items(
     return read, list(repeated)
 
 
-def check_columns(part: Part, names: list[str], required: Sequence[str], once: Sequence[str] = ()) -> None:
-    """Raises UnigrecError if a required name is not there, or it or one of `once` is there twice."""
-    file = part.file
-    for name in required:
-        if names.count(name) == 0:
-            hint = "; is it separated by commas?" if len(names) == 1 and part.format == "CSV" else ""
-            raise UnigrecError(
-                f"{file}: no column {name!r} (found: {', '.join(names)}){hint}; rename or add it, or name your own "
-                "column under ingest.columns"
-            )
-    for name in (*required, *once):
-        if names.count(name) > 1:
-            raise UnigrecError(f"{file}: two columns are named {name!r}; keep one")
-
-
 def _refuse_no_rows(read: list[tuple[Part, pa.Table]]) -> None:
     if not any(table.num_rows for _, table in read):
-        raise _no_rows(read[0][0].file)
-
-
-def _no_rows(file: Path) -> UnigrecError:
-    return UnigrecError(f"{file}: has a header but no rows; a model needs data to learn from")
+        raise no_rows(read[0][0].file)

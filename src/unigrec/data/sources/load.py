@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from unigrec.base.errors import UnigrecError
+from unigrec.base.files import write_tables
 from unigrec.config.schema import IngestParams
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.folder import load_folder
@@ -23,6 +24,7 @@ def load_source(
     served_columns: Sequence[str] = (),
     *,
     partial: bool = False,
+    into: Path | None = None,
 ) -> Source:
     """Read the source that params name; only the generated sample uses `seed`.
 
@@ -30,11 +32,15 @@ def load_source(
         text_columns: columns that describe the items (`embed.text_columns`): they are read as text whatever they hold.
         served_columns: columns of the items that keep their types (`serve.columns`).
         partial: a folder may hold interactions or items alone; the other table is then empty.
+        into: a file that the interactions are written to. Those of a folder with Parquet are written as they are read:
+            `Source.interactions` is then empty.
 
     Raises:
         UnigrecError: a file is missing, empty, damaged or not of the source's format; the items lack a served column.
     """
-    source = _read(params, seed, text_columns, served_columns, partial=partial)
+    source = _read(params, seed, text_columns, served_columns, partial=partial, into=into)
+    if into is not None and params.source != "folder":
+        write_tables(into, [source.interactions])
     empty = [
         name
         for name in text_columns
@@ -47,12 +53,18 @@ def load_source(
 
 
 def _read(
-    params: IngestParams, seed: int, text_columns: Sequence[str], served_columns: Sequence[str], *, partial: bool
+    params: IngestParams,
+    seed: int,
+    text_columns: Sequence[str],
+    served_columns: Sequence[str],
+    *,
+    partial: bool,
+    into: Path | None,
 ) -> Source:
     if params.source == "sample":
         interactions, items = generate_sample(params.sample, seed)
         settings = {"seed": seed, **params.sample.model_dump()}
-        described = provenance("sample", interactions, items, sample=settings)
+        described = provenance("sample", interactions.num_rows, items.num_rows, sample=settings)
         return Source(interactions, items, described, served=_chosen(sample_columns(items, seed), served_columns))
 
     if params.source == "sql":
@@ -64,7 +76,7 @@ def _read(
         found = "is a file" if path.exists() else "does not exist"
         raise UnigrecError(f"{path}: {found}; ingest.path must be the folder that holds the files of {params.source!r}")
     if params.source == "folder":
-        return load_folder(path, params, text_columns, served_columns, partial=partial)
+        return load_folder(path, params, text_columns, served_columns, partial=partial, into=into)
     if params.source == "movielens":
         from unigrec.data.sources.movielens import read_movielens
 
@@ -74,7 +86,7 @@ def _read(
 
         interactions, items, files = read_amazon(path, params.source, params.min_rating)
     extra = {"files": [describe(file, path) for file in files], "min_rating": params.min_rating}
-    described = provenance(params.source, interactions, items, **extra)
+    described = provenance(params.source, interactions.num_rows, items.num_rows, **extra)
     return Source(interactions, items, described, served=_chosen(items, served_columns))
 
 

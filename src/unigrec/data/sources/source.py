@@ -25,6 +25,6 @@ class Source(NamedTuple):
     served: pa.Table | None = None
 
 
-def provenance(source: str, interactions: pa.Table, items: pa.Table, **extra: object) -> dict:
+def provenance(source: str, interactions: int, items: int, **extra: object) -> dict:
     """Kind of source, row counts, and what the source adds."""
-    return {"source": source, "interactions": interactions.num_rows, "items": items.num_rows, **extra}
+    return {"source": source, "interactions": interactions, "items": items, **extra}

@@ -66,7 +66,9 @@ def load_sql(params: IngestParams, text_columns: Sequence[str], served_columns: 
     items, dropped = items_of([catalogue], columns, text_columns)
     extra = {"queries": {name: masked(query) for name, query in queries.items()}, "dropped_item_columns": dropped}
     served = served_of([catalogue], served_columns, columns.items_id) if served_columns else None
-    return Source(interactions, items, provenance("sql", interactions, items, **extra), tuple(notes), served)
+    return Source(
+        interactions, items, provenance("sql", interactions.num_rows, items.num_rows, **extra), tuple(notes), served
+    )
 
 
 def _answer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +61,11 @@ def interactions_of(parts: Parts, columns: Columns, notes: list[str]) -> pa.Tabl
             or no row is left.
     """
     before = sum(table.num_rows for _, table in parts)
-    chosen = [(part, rows_that_count(table, columns, str(part.file), notes)) for part, table in parts]
+    chosen = []
+    for part, table in parts:
+        counted = rows_that_count(table, columns, str(part.file))
+        notes += counted.remarks(part.file, columns)
+        chosen.append((part, counted.rows))
     if not any(table.num_rows for _, table in chosen):
         raise none_left(chosen[0][0].file, before)
     refuse_mixed_ids(chosen, columns)
@@ -72,12 +76,18 @@ def none_left(file: Path, before: int) -> UnigrecError:
     return UnigrecError(f"{file}: none of {before:,} rows is left by ingest.where and ingest.min_rating; loosen them")
 
 
-def converted(chosen: Parts, columns: Columns, notes: list[str]) -> pa.Table:
-    """user_id, item_id and timestamp of rows that count. Remarks are about times alone. Raises UnigrecError."""
+def converted(
+    chosen: Parts, columns: Columns, notes: list[str], *, next_to: Parts = (), file: Path | None = None
+) -> pa.Table:
+    """user_id, item_id and timestamp of rows that count. Remarks are about times alone. Raises UnigrecError.
+
+    next_to: times of other rows, which are read together with these (deciding.py). file: named in messages about times.
+    """
+    others = sum(table.num_rows for _, table in next_to)
     table = {
         "user_id": _whole_column(chosen, columns.user_id),
         "item_id": _whole_column(chosen, columns.item_id),
-        "timestamp": _times(chosen, columns.timestamp, notes),
+        "timestamp": times_of([*next_to, *chosen], columns.timestamp, file or place_of(chosen), notes).slice(others),
     }
     if columns.event:
         table["event"] = _events(chosen, columns)
@@ -100,17 +110,28 @@ def _events(parts: Parts, columns: Columns) -> pa.ChunkedArray:
     )
 
 
-def rows_that_count(table: pa.Table, columns: Columns, file: str, notes: list[str]) -> pa.Table:
-    """The rows that ingest.where and ingest.min_rating leave. Raises UnigrecError."""
+class Counted(NamedTuple):
+    """Rows that count, and how many others have no rating."""
+
+    rows: pa.Table
+    unrated: int
+
+    def remarks(self, file: Path, columns: Columns) -> list[str]:
+        place = Place(str(file), columns.rating)
+        return [place.remark(f"is empty in {self.unrated:,} rows: they are left out")] if self.unrated else []
+
+
+def rows_that_count(
+    table: pa.Table, columns: Columns, file: str, next_to: Mapping[str, pa.ChunkedArray] | None = None
+) -> Counted:
+    """The rows that ingest.where and ingest.min_rating leave. Raises UnigrecError. next_to: as in `rows_where`."""
     if columns.where:
-        table = rows_where(table, columns.where, ids={columns.user_id, columns.item_id}, file=file)
+        ids = {columns.user_id, columns.item_id}
+        table = rows_where(table, columns.where, ids=ids, file=file, next_to=next_to or {})
     if not columns.rating:
-        return table
+        return Counted(table, 0)
     ratings = _numbers(table[columns.rating], Place(file, columns.rating))
-    if ratings.null_count:
-        place = Place(file, columns.rating)
-        notes.append(place.remark(f"is empty in {ratings.null_count:,} rows: they are left out"))
-    return table.filter(pc.greater_equal(ratings, columns.min_rating))
+    return Counted(table.filter(pc.greater_equal(ratings, columns.min_rating)), ratings.null_count)
 
 
 def _numbers(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
@@ -151,16 +172,21 @@ def _whole_column(parts: Parts, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string())
 
 
-def _times(parts: Parts, name: str, notes: list[str]) -> pa.ChunkedArray:
-    """Times of all parts at once: their unit is one."""
+def place_of(parts: Parts) -> Path:
+    """The file of a single part, or the folder of several."""
+    file = parts[0][0].file
+    return file if len(parts) == 1 else file.parent
+
+
+def times_of(parts: Parts, name: str, file: Path, notes: list[str]) -> pa.ChunkedArray:
+    """Times of all parts at once: their unit is one. Raises UnigrecError, which names `file`."""
     try:
         raw = pa.concat_tables(
             [pa.table({name: plain(table[name])}) for _, table in parts], promote_options="permissive"
         )
     except pa.ArrowException as error:
         raise _differ(parts, str(error)) from error
-    file = parts[0][0].file
-    return to_seconds(raw[name], Place(str(file if len(parts) == 1 else file.parent), name), notes)
+    return to_seconds(raw[name], Place(str(file), name), notes)
 
 
 def items_of(parts: Parts, columns: Columns, text_columns: Sequence[str]) -> tuple[pa.Table, list[str]]:

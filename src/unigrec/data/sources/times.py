@@ -30,6 +30,8 @@ DIGITS_OF_CALENDAR = {
 }
 CALENDAR_YEARS = (1990, 2100)
 
+EDGES = [1, *(SECONDS_BELOW * 1000**power for power in range(len(UNITS) - 1)), 2**63 - 1]  # of the units; 0 has all
+
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 WHOLE = r"^[+-]?\d+$"
 NO_ZONE = "holds times without a zone: taken as UTC"
@@ -118,17 +120,15 @@ def _of_numbers(column: pa.ChunkedArray, place: Place, notes: list[str]) -> pa.C
     if lowest is None:
         return column
     size = pc.abs(pc.if_else(pc.equal(column, -(2**63)), pa.scalar(0, pa.int64()), column))
-    edges = [1, *(SECONDS_BELOW * 1000**power for power in range(len(UNITS) - 1)), 2**63 - 1]
     counts = [
         pc.sum(pc.and_(pc.greater_equal(size, low), pc.less(size, high))).as_py() or 0
-        for low, high in itertools.pairwise(edges)
+        for low, high in itertools.pairwise(EDGES)
     ]
     used = [power for power, count in enumerate(counts) if count]
     if len(used) > 1:
         largest = column.filter(pc.equal(size, pc.max(size)))[0].as_py()
-        others = sum(counts[used[0] + 1 :])
         raise place.error(
-            f"holds {largest}, as seconds beyond the year 5138 (like {others:,} of {len(column):,} rows), next to "
+            f"holds {largest}, as seconds beyond the year 5138, next to "
             f"{UNITS[used[0]]}: it looks like {UNITS[used[-1]]} or finer; divide by 1000 (or more), or separate the "
             "two: the unit must be one"
         )
@@ -155,20 +155,29 @@ def _of_calendar_numbers(column: pa.ChunkedArray, place: Place, notes: list[str]
     """Numbers such as 20201031235959 as seconds; None if a single one is not such a date."""
     ends = pc.min_max(column)
     low, high = ends["min"].as_py(), ends["max"].as_py()
-    digits = len(str(high))
-    if low is None or low < 0 or len(str(low)) != digits or digits not in DIGITS_OF_CALENDAR:
+    if low is None or not like_calendar(low, high):
         return None
-    if not CALENDAR_YEARS[0] <= int(str(low)[:4]) <= int(str(high)[:4]) < CALENDAR_YEARS[1]:
-        return None
-    text = "rpad(x::VARCHAR, 17, '0')"
-    date = f"strptime(substr({text}, 1, 14), '%Y%m%d%H%M%S')"
-    read = query_tables(f"SELECT epoch(try({date}))::BIGINT AS s FROM t", t=pa.table({"x": column}))["s"]
+    digits, read = len(str(high)), calendar_seconds(column)
     if digits == 8:  # the shortest is a plausible number of seconds, too: leave nothing to chance
-        read = read if len(pc.unique(column)) > 1 else pa.chunked_array([pa.nulls(len(column), pa.int64())])
+        read = read if low != high else pa.chunked_array([pa.nulls(len(column), pa.int64())])
     if read.null_count != column.null_count:
         return None
     notes.append(place.remark(f"holds numbers such as {high}: read as {DIGITS_OF_CALENDAR[digits]}, UTC"))
     return read
+
+
+def like_calendar(low: int, high: int) -> bool:
+    """Whether the least and the largest of some numbers have the digits of a date, and as many of them."""
+    digits = len(str(high))
+    if low < 0 or len(str(low)) != digits or digits not in DIGITS_OF_CALENDAR:
+        return False
+    return CALENDAR_YEARS[0] <= int(str(low)[:4]) <= int(str(high)[:4]) < CALENDAR_YEARS[1]
+
+
+def calendar_seconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers such as 20201031235959 as seconds; null for one that is no date."""
+    date = "strptime(substr(rpad(x::VARCHAR, 17, '0'), 1, 14), '%Y%m%d%H%M%S')"
+    return query_tables(f"SELECT epoch(try({date}))::BIGINT AS s FROM t", t=pa.table({"x": column}))["s"]
 
 
 def _day(seconds: int) -> str:

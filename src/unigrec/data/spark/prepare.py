@@ -1,9 +1,10 @@
 """What `data/prepare.py` does, on Spark: the same result, row for row, from a log that need not fit into memory.
 
-Spark does what moves rows: duplicates, the latest of each user, the rounds of the k-core that remove many, the order.
-Each step is written as Parquet and read again, so that no plan is longer than a step, and a lost executor costs its
-tasks alone. The sorted rows then stream to the driver, which keeps integers: 16 bytes per interaction, 24 with event
-types. From there on both engines run the same code (`finish`).
+Spark counts the items and sorts the rows, by user, time and place in the log. The sorted rows then stream to the
+driver, which keeps integers (sorted_rows.py): 16 bytes per interaction, 24 with event types. From there on both
+engines run the same code. Of a log with more rows than the driver takes, Spark first removes duplicates and what the
+first rounds of the k-core remove. Each step is written as Parquet and read again, so that no plan is longer than a
+step, and a lost executor costs its tasks alone.
 
 Legend: n interactions, N items.
 """
@@ -33,21 +34,31 @@ from unigrec.data.prepare import (
     InteractionLog,
     Prepared,
     check_items,
-    event_types,
     finish,
     hashes,
+    keep_latest,
     mixed,
     refuse_nulls,
 )
+from unigrec.data.spark.sorted_rows import collect
 from unigrec.data.warning_signs import MAX_NULL_WORD_SHARE, null_texts, null_words
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
+DRIVER_ROWS = 300_000_000  # of which the driver holds the integers: 5 GB
 LAST_ROUNDS = 0.01  # share of the rows: once a round of the k-core removes no more, the driver does the others
-ROWS_AT_ONCE = 1_000_000  # that the driver reads
 SCHEMA = "user_id string, item_id string, timestamp bigint"
 TIE = "tie bigint"
+
+
+class Gathered(NamedTuple):
+    """What Spark's part ends with: arguments of `prepare.finish`."""
+
+    log: InteractionLog
+    user_ids: pa.Array
+    item_ids: pa.Array
+    done: Done
 
 
 def prepare_dataset(
@@ -58,50 +69,95 @@ def prepare_dataset(
     events: Mapping[str, float] | None = None,
     *,
     scratch: Path,
-    last_rounds: float = LAST_ROUNDS,
+    driver_rows: int = DRIVER_ROWS,
 ) -> Prepared:
-    """As `prepare_tables`, for interactions in a file or a folder of Parquet files.
+    """As `prepare_tables`, for interactions in a file or a folder of Parquet files. Arguments, errors: as `gather`."""
+    gathered = gather(session, interactions, items, params, events, scratch=scratch, driver_rows=driver_rows)
+    return finish(*gathered, items=items, params=params, events=events)
+
+
+def gather(
+    session: SparkSession,
+    interactions: Path,
+    items: pa.Table,
+    params: PrepareParams,
+    events: Mapping[str, float] | None = None,
+    *,
+    scratch: Path,
+    driver_rows: int = DRIVER_ROWS,
+) -> Gathered:
+    """What needs the session; `finish` does the rest without it, when Java's memory may be free again.
 
     Args:
         interactions: columns as in `prepare_tables`; executors find it, and `scratch`, at the same path.
         scratch: a folder for what is written between the steps, removed at the end; it holds two steps at a time.
-        last_rounds: share of the rows; 0: Spark does all rounds of the k-core.
+        driver_rows: of more rows, Spark removes duplicates and what the first rounds of the k-core remove.
 
     Raises:
         UnigrecError: as `prepare_tables` and `partitions_of`; or Spark failed.
     """
     parts = partitions_of(interactions, bool(events))
     rows = sum(part.rows for part in parts)
-    with _scratch(scratch) as folder, _spark_errors():
-        log = _read(session, interactions, parts, bool(events))
-        steps = _Steps(session, folder)
-        nulls = log.select([_nulls(name) for name in REQUIRED]).first().asDict()
+    with scratch_folder(scratch) as folder, spark_errors("prepare"):
+        log = read_log(session, interactions, parts, bool(events))
+        steps = Steps(session, folder)
+        item_ids, of_item, nulls = items_of(log)
+        if (found := int(of_item.sum()) + nulls["item_id"]) != rows:
+            raise UnigrecError(f"{interactions}: {rows:,} rows at first, then {found:,}: it was changed")
         refuse_nulls("interactions", rows, nulls)
-        item_ids, of_item = _items_of(log)
         check_items(items, item_ids, of_item)
-        users = _users_of(log, rows)
-        warnings = [
-            *null_words("user_id", *users.frequent, total=rows),
-            *null_words("item_id", item_ids, of_item),
-            *null_texts(items),
-        ]
-        log, left = steps.written("distinct", _distinct(log, params.ties == "shuffled"))
-        duplicates, capped = rows - left, 0
-        if params.max_user_interactions:
-            log, latest = steps.written("latest", _latest(log, params.max_user_interactions))
-            capped, left = left - latest, latest
-        rounds: list[int] = []
-        while params.k_core > 1 and left:
-            log, after = steps.written(f"round-{len(rounds)}", _one_round(log, params.k_core))
-            removed, left = left - after, after
-            rounds += [removed] if removed else []
-            if removed <= last_rounds * (left + removed):
-                break
-        steps.written("sorted", log.orderBy(*_order(log)).drop("position", "tie"))
-        indexed, user_ids = _collect(steps.files(), left, item_ids, events)
+        users, narrowed = None, Narrowed(log, rows, 0, 0, [])
+        if rows > driver_rows:
+            users = _users_of(log, rows)
+            latest, tied = params.max_user_interactions, params.ties == "shuffled"
+            narrowed = narrow(steps, log, rows, params.k_core, driver_rows, latest=latest, shuffled=tied)
+        steps.written("sorted", narrowed.log.orderBy("user_id", "timestamp", "position").drop("position", "tie"))
+        shuffled = params.ties == "shuffled"
+        collected = collect(steps.files(), narrowed.rows, item_ids, events, shuffled=shuffled)
+    if users is None:
+        users = _Users(len(collected.user_ids), (collected.user_ids, collected.of_user))
+    kept, capped = keep_latest(collected.log, params.max_user_interactions)
+    warnings = [
+        *null_words("user_id", *users.frequent, total=rows),
+        *null_words("item_id", item_ids, of_item),
+        *null_texts(items),
+    ]
     before = {"users": users.number, "items": len(item_ids), "interactions": rows}
-    done = Done(before, duplicates, capped, rounds, warnings)
-    return finish(indexed, user_ids, item_ids, done, items=items, params=params, events=events)
+    duplicates = narrowed.duplicates + narrowed.rows - len(collected.log.users)
+    done = Done(before, duplicates, narrowed.capped + capped, narrowed.rounds, warnings)
+    return Gathered(kept, collected.user_ids, item_ids, done)
+
+
+class Narrowed(NamedTuple):
+    """A log, its rows, and how many were removed from it."""
+
+    log: DataFrame
+    rows: int
+    duplicates: int
+    capped: int
+    rounds: list[int]
+
+
+def narrow(
+    steps: Steps, log: DataFrame, rows: int, k_core: int, enough: int, *, latest: int = 0, shuffled: bool = False
+) -> Narrowed:
+    """Remove rows on Spark, until `enough` are left, or a round of the k-core removes few.
+
+    latest: `prepare.max_user_interactions`. shuffled: a hash decides the order of equal times.
+    """
+    log, left = steps.written("distinct", _distinct(log, bool(latest) and shuffled))
+    duplicates, capped = rows - left, 0
+    if latest:
+        log, kept = steps.written("latest", _latest(log, latest))
+        capped, left = left - kept, kept
+    rounds: list[int] = []
+    while k_core > 1 and left > enough:
+        log, after = steps.written(f"round-{len(rounds)}", _one_round(log, k_core))
+        removed, left = left - after, after
+        rounds += [removed] if removed else []
+        if removed <= LAST_ROUNDS * (left + removed):
+            break
+    return Narrowed(log, left, duplicates, capped, rounds)
 
 
 class _Users(NamedTuple):
@@ -109,7 +165,7 @@ class _Users(NamedTuple):
     frequent: tuple[pa.Array, np.ndarray]  # ids with a large share of the rows, in byte order, and their rows
 
 
-class _Steps:
+class Steps:
     """Writes the frame of a step to its own folder and reads it again; the folder of the step before goes away."""
 
     def __init__(self, session: SparkSession, folder: Path):
@@ -117,12 +173,17 @@ class _Steps:
 
     def written(self, name: str, frame: DataFrame) -> tuple[DataFrame, int]:
         """The frame, read from its files, and its number of rows."""
-        frame.write.parquet(_uri(self.folder / name))
+        frame.write.parquet(uri(self.folder / name))
         if self.before:
             shutil.rmtree(self.folder / self.before)
         self.before = name
         rows = sum(pq.read_metadata(file).num_rows for file in self.files())
-        return self.session.read.schema(frame.schema).parquet(_uri(self.folder / name)), rows
+        return self.session.read.schema(frame.schema).parquet(uri(self.folder / name)), rows
+
+    def kept(self, name: str, frame: DataFrame) -> DataFrame:
+        """The frame, read from files that stay."""
+        frame.write.parquet(uri(self.folder / name))
+        return self.session.read.schema(frame.schema).parquet(uri(self.folder / name))
 
     def files(self) -> list[Path]:
         """Files of the last step, in the order of its partitions."""
@@ -130,7 +191,7 @@ class _Steps:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
+def scratch_folder(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix="prepare-", dir=folder))
     own.chmod(0o755)  # executors may run as another user
@@ -141,7 +202,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _spark_errors() -> Iterator[None]:
+def spark_errors(stage: str) -> Iterator[None]:
+    """Context manager: an error of Spark becomes a UnigrecError."""
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
@@ -150,53 +212,52 @@ def _spark_errors() -> Iterator[None]:
     except (PySparkException, Py4JError) as error:
         lines = [line.strip(": ") for line in str(error).splitlines() if line.strip()]
         told = lines[1:2] if lines and lines[0].startswith("An error occurred while calling") else lines[:1]
-        told += [line for line in lines if line.startswith("Caused by")][-1:]
+        causes = [line for line in lines if line.startswith("Caused by")]
+        told += [line for line in causes[:-1] if "FAILED_READ_FILE" in line] + causes[-1:]
         raise UnigrecError(
-            f"prepare: Spark failed, and nothing was written: {'; '.join(told) or type(error).__name__}"
+            f"{stage}: Spark failed, and nothing was written: {'; '.join(told) or type(error).__name__}"
         ) from error
 
 
-def _uri(path: Path) -> str:
+def uri(path: Path) -> str:
     """As Spark reads a path: as text with wildcards, which names may hold too."""
     return "file://" + re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path.resolve()))
 
 
-def _read(session: SparkSession, path: Path, parts: list[Partition], with_events: bool) -> DataFrame:
+def read_log(session: SparkSession, path: Path, parts: list[Partition], with_events: bool) -> DataFrame:
     """The columns of the log, and `position` bigint: the place of the row among all, in the order of the partitions."""
     from pyspark.sql import functions as sql
 
     reader = session.read.schema(SCHEMA + (", event string" if with_events else ""))
     reader = reader.option("recursiveFileLookup", "true").option("parquet.page.verify-checksum.enabled", "true")
-    frame = reader.parquet(_uri(path))
-    found = frame.groupBy(sql.col("_metadata.file_path").alias("file")).count().collect()
-    rows_of = {unquote(urlsplit(row["file"]).path): row["count"] for row in found}
-    before, at = {}, 0
-    for part in parts:
-        name = str(part.path.resolve())
-        if rows_of.get(name, 0) != part.rows:
-            raise UnigrecError(
-                f"{part.path}: {part.rows:,} rows at first, then {rows_of.get(name, 0):,}: it was changed"
-            )
-        before[name], at = at, at + part.rows
-    places = [(row["file"], before[unquote(urlsplit(row["file"]).path)]) for row in found]
-    first = session.createDataFrame(places, "file string, first bigint")
+    frame = reader.parquet(uri(path))
+    spelled = {unquote(urlsplit(name).path): urlsplit(name).path for name in frame.inputFiles()}
+    names = [str(part.path.resolve()) for part in parts]
+    if changed := sorted(set(spelled) ^ set(names)):
+        raise UnigrecError(f"{changed[0]}: it came or went while the log was read")
+    before = np.cumsum([0, *(part.rows for part in parts)]).tolist()
+    # Spark writes an address with one slash or with three. As an Arrow table it needs no Python on an executor.
+    spelled_so = [f"file:{slashes}{spelled[name]}" for name in names for slashes in ("", "//")]
+    places = pa.table({"file": spelled_so, "first": np.repeat(before[: len(names)], 2).astype(np.int64)})
+    first = session.createDataFrame(places)
     log = frame.select("*", sql.col("_metadata.file_path").alias("file"), sql.col("_metadata.row_index").alias("row"))
     log = log.join(sql.broadcast(first), "file")
     return log.withColumn("position", sql.col("first") + sql.col("row")).drop("file", "first", "row")
 
 
-def _nulls(name: str) -> Column:
+def items_of(log: DataFrame) -> tuple[pa.Array, np.ndarray, dict[str, int]]:
+    """Distinct items in byte order, the rows of each: (N,), and the rows without a value per column."""
     from pyspark.sql import functions as sql
 
-    return sql.count_if(sql.col(name).isNull()).alias(name)
-
-
-def _items_of(log: DataFrame) -> tuple[pa.Array, np.ndarray]:
-    """Distinct items in byte order, and the rows of each: (N,)."""
-    counted = log.groupBy("item_id").count().toArrow()
-    order = pc.sort_indices(counted["item_id"])
-    counted = counted.take(order).combine_chunks()
-    return counted["item_id"].combine_chunks(), counted["count"].to_numpy()
+    others = [name for name in REQUIRED if name != "item_id"]
+    nulls = [sql.count_if(sql.col(name).isNull()).alias(name) for name in others]
+    counted = log.groupBy("item_id").agg(sql.count("*").alias("rows"), *nulls).toArrow()
+    without = {name: pc.sum(counted[name]).as_py() or 0 for name in others}
+    no_item = counted["item_id"].is_null()
+    without["item_id"] = pc.sum(counted["rows"].filter(no_item)).as_py() or 0
+    counted = counted.filter(pc.invert(no_item))
+    counted = counted.take(pc.sort_indices(counted["item_id"])).combine_chunks()
+    return counted["item_id"].combine_chunks(), counted["rows"].to_numpy(), {name: without[name] for name in REQUIRED}
 
 
 def _users_of(log: DataFrame, rows: int) -> _Users:
@@ -231,15 +292,12 @@ def _with_ties(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(signed)], names=[*batch.schema.names, "tie"])
 
 
-def _order(log: DataFrame) -> list[str]:
-    return ["user_id", "timestamp", *(["tie"] if "tie" in log.columns else []), "position"]
-
-
 def _latest(log: DataFrame, maximum: int) -> DataFrame:
     from pyspark.sql import functions as sql
     from pyspark.sql.window import Window
 
-    newest_first = Window.partitionBy("user_id").orderBy(*[sql.col(name).desc() for name in _order(log)[1:]])
+    order = ("timestamp", *(["tie"] if "tie" in log.columns else []), "position")
+    newest_first = Window.partitionBy("user_id").orderBy(*[sql.col(name).desc() for name in order])
     ranked = log.withColumn("back", sql.row_number().over(newest_first))
     return ranked.where(sql.col("back") <= maximum).drop("back")
 
@@ -252,32 +310,3 @@ def _one_round(log: DataFrame, k: int) -> DataFrame:
         return log.groupBy(name).count().where(sql.col("count") < k).select(name)
 
     return log.join(rare("user_id"), "user_id", "left_anti").join(rare("item_id"), "item_id", "left_anti")
-
-
-def _collect(
-    paths: list[Path], rows: int, item_ids: pa.Array, events: Mapping[str, float] | None
-) -> tuple[InteractionLog, pa.Array]:
-    """Read sorted rows into integers, one batch at a time. Returns the log and the users' ids in byte order."""
-    users, items = np.empty(rows, np.int32), np.empty(rows, np.int32)
-    times, types = np.empty(rows, np.int64), np.empty(rows, np.int64) if events else None
-    at, chunks, count, last = 0, [], 0, None
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                place = slice(at, at := at + batch.num_rows)
-                runs = pc.run_end_encode(batch["user_id"])
-                ids = runs.values
-                if ids[0].as_py() == last:  # the user began in the batch before
-                    ids, count = ids[1:], count - 1
-                lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
-                users[place] = np.repeat(np.arange(count, count + len(lengths)), lengths)
-                count, last = count + len(lengths), runs.values[-1].as_py()
-                chunks.append(ids)
-                known = batch["item_id"].dictionary_encode()
-                of_known = pc.index_in(known.dictionary, value_set=item_ids).to_numpy()
-                items[place] = of_known[known.indices.to_numpy()]
-                times[place] = batch["timestamp"].to_numpy()
-                if types is not None and events:
-                    types[place] = event_types(batch["event"], events)
-    user_ids = pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
-    return InteractionLog(users, items, times, types), user_ids

@@ -47,7 +47,7 @@ def spark_session(params: SparkParams) -> Iterator[SparkSession]:
     try:
         yield session
     finally:
-        session.stop()
+        _stop(session)
 
 
 def settings_of(params: SparkParams) -> dict[str, str]:
@@ -59,6 +59,21 @@ def settings_of(params: SparkParams) -> dict[str, str]:
         ours |= {"spark.ui.enabled": "false", "spark.driver.host": HERE, "spark.driver.bindAddress": HERE}
         ours["spark.pyspark.python"] = sys.executable
     return ours | params.conf
+
+
+def _stop(session: SparkSession) -> None:
+    """Stop Spark, and the Java that pyspark started for it: it would keep its memory as long as this process lives."""
+    from pyspark import SparkContext
+
+    gateway = session.sparkContext._gateway
+    session.stop()
+    java = getattr(gateway, "proc", None)
+    if java is None:  # of spark-submit
+        return
+    gateway.shutdown()
+    SparkContext._gateway = SparkContext._jvm = None  # the next session starts a Java of its own
+    java.stdin.close()
+    java.wait()
 
 
 def _find_java() -> None:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import Bound, ValidateParams
@@ -60,8 +58,11 @@ def interaction_checks(params: ValidateParams) -> list[Check]:
     ]
 
 
-def item_checks(params: ValidateParams, items: pa.Table, text_columns: Sequence[str], k_core: int) -> list[Check]:
-    present = [column for column in text_columns if column in items.column_names]
+def item_checks(
+    params: ValidateParams, columns: Sequence[str], text_columns: Sequence[str], k_core: int
+) -> list[Check]:
+    """columns: of the items."""
+    present = [column for column in text_columns if column in columns]
     no_text_asked = "" if text_columns else "embed.text_columns is empty"
     return [
         *_column_checks("items", ITEM_COLUMNS | dict.fromkeys(present, "str")),

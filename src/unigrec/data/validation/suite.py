@@ -39,14 +39,14 @@ from unigrec.data.validation.checks import (
     user_checks,
 )
 from unigrec.data.validation.pages import write_page
-from unigrec.data.validation.tables import frames, one_row, sha256, typed, usable_columns
+from unigrec.data.validation.tables import Checked, checked, one_row, typed
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 CLOCK_SLACK = 86_400  # seconds that a timestamp may lie ahead of this machine's clock
 EXAMPLES = 5  # shown of each expectation's unexpected values
+LOOKED_AT = 20  # unexpected values, among which equal ones are shown once; Great Expectations' own number for pandas
 LONGEST = 120  # characters of an example
 log = logging.getLogger(__name__)
 
@@ -84,29 +84,55 @@ def validate_tables(
             is not there.
         UnigrecError: `reference` is not of the expected shape, or the disk cannot be written.
     """
+    interactions, items = typed(interactions), typed(items)
+    tables = checked(interactions, items, text_columns, k_core, allowed_times(params))
+    del interactions, items  # Great Expectations needs memory of its own
+    return judge(
+        tables,
+        params,
+        text_columns,
+        k_core,
+        reference=reference,
+        drift=drift,
+        folder=folder,
+        validated=validated,
+        data=data,
+    )
+
+
+def allowed_times(params: ValidateParams) -> tuple[int, int]:
+    """The least and the largest time that is expected, in unix seconds."""
+    return params.min_timestamp, min(params.max_timestamp, int(time.time()) + CLOCK_SLACK)
+
+
+def judge(
+    tables: Checked,
+    params: ValidateParams,
+    text_columns: Sequence[str],
+    k_core: int,
+    *,
+    reference: dict[str, int] | None,
+    drift: Drift | str,
+    folder: Path,
+    validated: Path | None,
+    data: str,
+) -> dict[str, Any]:
+    """As `validate_tables`, of tables that have their computed columns; frames are of pandas or of Spark."""
     if validated is not None:
         validated.unlink(missing_ok=True)
-    interactions, items = typed(interactions), typed(items)
     checks = [
         *interaction_checks(params),
-        *item_checks(params, items, text_columns, k_core),
+        *item_checks(params, list(tables.frames["items"].columns), text_columns, k_core),
         *user_checks(params, k_core),
         *reference_checks(params, reference),
         *drift_checks(params, drift),
     ]
-    checks = skip_unanswerable(checks, usable_columns(interactions, items))
-    hashes = {"interactions": sha256(interactions), "items": sha256(items)}
-    times = params.min_timestamp, min(params.max_timestamp, int(time.time()) + CLOCK_SLACK)
-    tables = frames(interactions, items, text_columns, k_core, times)
-    del interactions, items  # Great Expectations needs memory of its own
-    rows = {name: len(table) for name, table in tables.items()}
-    if isinstance(drift, Drift):
-        tables["snapshot"] = one_row(drift)
-
-    findings = _run(tables, checks)
+    checks = skip_unanswerable(checks, tables.usable)
+    frames = tables.frames | ({"snapshot": one_row(drift)} if isinstance(drift, Drift) else {})
+    findings = _run(frames, checks)
     failed = [finding for finding in findings if finding["success"] is False]
     passed = not any(finding["severity"] == CRITICAL for finding in failed)
-    result = {"data": data, "passed": passed, "rows": rows, "expectations": findings}
+    result = {"data": data, "passed": passed, "rows": tables.rows, "expectations": findings}
     files.write_json(folder / Artifacts().validation.name, result)
     write_page(folder / Artifacts().data_docs.name, result)
     for finding in failed:
@@ -115,11 +141,11 @@ def validate_tables(
     if not passed:
         raise InvalidDataError(_complaint(failed, folder))
     if validated is not None:
-        files.write_json(validated, {"rows": rows, "sha256": hashes})
+        files.write_json(validated, {"rows": tables.rows, "sha256": tables.sha256})
     return result
 
 
-def _run(tables: dict[str, pd.DataFrame], checks: list[Check]) -> list[dict[str, Any]]:
+def _run(tables: dict[str, Any], checks: list[Check]) -> list[dict[str, Any]]:
     """Let Great Expectations decide each check. Returns a finding per check, in their order."""
     keep_quiet()
     # Most of the stage's time is this import. It makes hundreds of thousands of objects that stay, and nothing to
@@ -137,20 +163,52 @@ def _run(tables: dict[str, pd.DataFrame], checks: list[Check]) -> list[dict[str,
     answer: Any
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    source = context.data_sources.add_pandas("tables")
+    sources: dict[bool, Any] = {}
     for table, frame in tables.items():
+        on_spark = hasattr(frame, "sparkSession")
+        if on_spark and on_spark not in sources:
+            sources[True] = context.data_sources.add_spark("frames", persist=False)  # else it keeps a copy of a frame
+        elif on_spark not in sources:
+            sources[False] = context.data_sources.add_pandas("tables")
         expectations = [
-            getattr(gxe, check.expectation)(**check.arguments, severity=check.severity, meta={"name": check.name})
+            getattr(gxe, check.expectation)(
+                **_arguments(check, on_spark), severity=check.severity, meta={"name": check.name}
+            )
             for check in checks
             if check.table == table and not check.skipped
         ]
         suite = context.suites.add(gx.ExpectationSuite(table, expectations=expectations))
-        batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+        batch = sources[on_spark].add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
         found = definition.run(batch_parameters={"dataframe": frame}, result_format={"result_format": "SUMMARY"})
         for answer in found.results:
-            outcomes[table, answer.expectation_config.meta["name"]] = _outcome(answer)
+            outcome = _outcome(answer)
+            if on_spark and outcome["unexpected_count"]:  # Spark's first rows are any rows
+                outcome["examples"] = _examples_on_spark(frame, answer)
+            outcomes[table, answer.expectation_config.meta["name"]] = outcome
     return [_finding(check, outcomes.get((check.table, check.name))) for check in checks]
+
+
+SPARK_TYPES = {"str": "StringType", "int64": "LongType"}
+
+
+def _arguments(check: Check, on_spark: bool) -> dict[str, Any]:
+    """Arguments of a check, with types as Spark names them."""
+    if on_spark and "type_" in check.arguments:
+        return check.arguments | {"type_": SPARK_TYPES[check.arguments["type_"]]}
+    return check.arguments
+
+
+def _examples_on_spark(frame: Any, answer: Any) -> list[Any]:
+    from unigrec.data.spark.validate import examples
+
+    nulls = answer.expectation_config.type == "expect_column_values_to_not_be_null"
+    found = examples(frame, answer.expectation_config.kwargs["column"], LOOKED_AT, nulls=nulls)
+    return _shown_examples([f"row {value}" for value in found] if nulls else found)
+
+
+def _shown_examples(values: list[Any]) -> list[Any]:
+    return [_plain(value) for value in list(dict.fromkeys(values))[:EXAMPLES]]
 
 
 def _outcome(answer: Any) -> dict[str, Any]:
@@ -165,12 +223,15 @@ def _outcome(answer: Any) -> dict[str, Any]:
         observed = f"{unexpected} of {result['element_count']} rows"
     elif answer.expectation_config.type == "expect_column_to_exist":
         observed = "present" if answer.success else "missing"
+    observed = {kind: name for name, kind in SPARK_TYPES.items()}.get(observed, observed)
+    if answer.expectation_config.type == "expect_column_sum_to_be_between" and observed is not None:
+        observed = int(observed)  # a count, of which Spark makes 0.0 if there is none
     return {
         "success": bool(answer.success),
         "observed": _plain(observed),
         "unexpected_count": unexpected,
         "unexpected_share": unexpected / max(1, result["element_count"]) if unexpected is not None else None,
-        "examples": [_plain(value) for value in list(dict.fromkeys(examples))[:EXAMPLES]],
+        "examples": _shown_examples(examples),
         "reason": _exception_message(answer.exception_info or {}),
     }
 

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unigrec.base import files
 from unigrec.data.drift import Drift
 from unigrec.data.prepare import InteractionLog, filter_k_core
 
 if TYPE_CHECKING:
     import pandas as pd
 
+ROWS_PER_BLOCK = 2**20  # that a hash takes at once
 INTERACTION_COLUMNS = {"user_id": "str", "item_id": "str", "timestamp": "int64"}
 ITEM_COLUMNS = {"item_id": "str"}
+
+
+class Checked(NamedTuple):
+    """What the expectations are about."""
+
+    frames: dict[str, Any]  # `interactions`, `items` and `users`: of pandas, or of Spark
+    rows: dict[str, int]
+    usable: set[str]  # see `usable_columns`
+    sha256: dict[str, str]  # of interactions and items
 
 
 class _Indexed(NamedTuple):
@@ -56,6 +68,16 @@ def usable_columns(interactions: pa.Table, items: pa.Table) -> set[str]:
     return usable
 
 
+def checked(
+    interactions: pa.Table, items: pa.Table, text_columns: Sequence[str], k_core: int, times: tuple[int, int]
+) -> Checked:
+    """The tables, as `typed` makes them, with the columns of `frames`."""
+    hashes = {"interactions": sha256([interactions]), "items": sha256([items])}
+    made = frames(interactions, items, text_columns, k_core, times)
+    rows = {name: len(frame) for name, frame in made.items()}
+    return Checked(made, rows, usable_columns(interactions, items), hashes)
+
+
 def frames(
     interactions: pa.Table, items: pa.Table, text_columns: Sequence[str], k_core: int, times: tuple[int, int]
 ) -> dict[str, pd.DataFrame]:
@@ -69,16 +91,20 @@ def frames(
     repeated = _repeated(indexed)
     items_left, users_left = _left_after_k_core(indexed, repeated, k_core)
     small = {
-        "items": _items_frame(items, text_columns, indexed.item_ids.take(pa.array(items_left))),
+        "items": items_frame(items, text_columns, indexed.item_ids.take(pa.array(items_left))),
         "users": _users_frame(indexed, users_left),
     }
     named = _named(indexed, repeated)
     del indexed, repeated  # free them before the largest frame is made
     pa.default_memory_pool().release_unused()
-    known = _column(items, "item_id", "str")
-    found = {"interactions": _interactions_frame(interactions, named, known, times), **small}
+    found = {"interactions": _interactions_frame(interactions, named, known_items(items), times), **small}
     pa.default_memory_pool().release_unused()
     return found
+
+
+def known_items(items: pa.Table) -> pa.Array:
+    """Ids of the items, as `typed` makes them; blank ones are null."""
+    return _column(items, "item_id", "str")
 
 
 def one_row(drift: Drift) -> pd.DataFrame:
@@ -88,11 +114,15 @@ def one_row(drift: Drift) -> pd.DataFrame:
     return pd.DataFrame([drift._asdict()])
 
 
-def sha256(table: pa.Table) -> str:
-    """Hex digest of the columns' names, types and values, in row order."""
+def sha256(tables: Iterable[pa.Table]) -> str:
+    """Hex digest of the columns' names, types and values, in row order; how the rows are spread does not count."""
     sink = _Hashed()
-    with pa.ipc.new_stream(pa.PythonFile(sink, "w"), table.schema) as writer:
-        writer.write_table(table)
+    with ExitStack() as stack:
+        writer = None
+        for block in files.in_blocks(map(typed, tables), ROWS_PER_BLOCK):
+            if writer is None:
+                writer = stack.enter_context(pa.ipc.new_stream(pa.PythonFile(sink, "w"), block.schema))
+            writer.write_table(block)
     return sink.digest.hexdigest()
 
 
@@ -145,17 +175,15 @@ def _column(table: pa.Table, name: str, kind: str) -> pa.Array:
 def _repeated(indexed: _Indexed) -> np.ndarray:
     """(n,) bool: an earlier row has the same user, item, time and event."""
     times = pc.fill_null(indexed.timestamp, 0).to_numpy(zero_copy_only=False)
+    timed = pc.is_valid(indexed.timestamp).to_numpy(zero_copy_only=False)  # a time of 0 is one
     pairs = indexed.users * np.int64(len(indexed.item_ids) + 1) + indexed.items + 1
     # Equal rows become neighbours; the sort is stable, so the earlier one comes first.
-    order = np.lexsort((indexed.events, times, pairs))
+    order = np.lexsort((indexed.events, times, timed, pairs))
     later, earlier = order[1:], order[:-1]
     seen = np.zeros(len(order), bool)
-    alike = (pairs[later] == pairs[earlier]) & (times[later] == times[earlier])
+    alike = (pairs[later] == pairs[earlier]) & (times[later] == times[earlier]) & timed[earlier]
     seen[later] = alike & (indexed.events[later] == indexed.events[earlier])
-    complete = (
-        (indexed.users >= 0) & (indexed.items >= 0) & pc.is_valid(indexed.timestamp).to_numpy(zero_copy_only=False)
-    )
-    return seen & complete
+    return seen & (indexed.users >= 0) & (indexed.items >= 0) & timed
 
 
 def _left_after_k_core(indexed: _Indexed, repeated: np.ndarray, k_core: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +230,8 @@ def _interactions_frame(table: pa.Table, repeated: _Named, known: pa.Array, time
     return frame
 
 
-def _items_frame(table: pa.Table, text_columns: Sequence[str], items_left: pa.Array) -> pd.DataFrame:
+def items_frame(table: pa.Table, text_columns: Sequence[str], items_left: pa.Array) -> pd.DataFrame:
+    """One row per item. items_left: ids that the k-core keeps."""
     frame = _to_pandas(table, ITEM_COLUMNS | dict.fromkeys(text_columns, "str"))
     item_id = _column(table, "item_id", "str")
     with_text = pa.array(np.zeros(table.num_rows, bool))
