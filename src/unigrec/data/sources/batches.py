@@ -29,6 +29,7 @@ from unigrec.data.sources.tables import (
     rows_that_count,
     times_of,
 )
+from unigrec.data.sources.times import Place
 from unigrec.data.sources.values import is_text, plain
 
 Texts = dict[str, pa.ChunkedArray]  # per column of ingest.where
@@ -59,7 +60,7 @@ def batches_of(parts: list[Part], columns: Columns, rows: int, notes: list[str])
     if not _one_batch(parts, rows):
         survey = _survey(parts, columns, rows)
         if survey.times:
-            times_of(survey.times, columns.timestamp, file, remarks)
+            times_of(survey.times, Place(str(file), columns.timestamp, is_whole=False), remarks)
     for part in parts:
         unrated = 0
         for raw in _raw(part, columns, columns.of_interactions(), rows, notes):

@@ -84,10 +84,11 @@ def converted(
     next_to: times of other rows, which are read together with these (deciding.py). file: named in messages about times.
     """
     others = sum(table.num_rows for _, table in next_to)
+    place, parts = Place(str(file or place_of(chosen)), columns.timestamp, is_whole=not next_to), [*next_to, *chosen]
     table = {
         "user_id": _whole_column(chosen, columns.user_id),
         "item_id": _whole_column(chosen, columns.item_id),
-        "timestamp": times_of([*next_to, *chosen], columns.timestamp, file or place_of(chosen), notes).slice(others),
+        "timestamp": times_of(parts, place, notes).slice(others),
     }
     if columns.event:
         table["event"] = _events(chosen, columns)
@@ -178,15 +179,15 @@ def place_of(parts: Parts) -> Path:
     return file if len(parts) == 1 else file.parent
 
 
-def times_of(parts: Parts, name: str, file: Path, notes: list[str]) -> pa.ChunkedArray:
-    """Times of all parts at once: their unit is one. Raises UnigrecError, which names `file`."""
+def times_of(parts: Parts, place: Place, notes: list[str]) -> pa.ChunkedArray:
+    """Times of all parts at once: their unit is one. Raises UnigrecError, which names the place."""
     try:
         raw = pa.concat_tables(
-            [pa.table({name: plain(table[name])}) for _, table in parts], promote_options="permissive"
+            [pa.table({place.column: plain(table[place.column])}) for _, table in parts], promote_options="permissive"
         )
     except pa.ArrowException as error:
         raise _differ(parts, str(error)) from error
-    return to_seconds(raw[name], Place(str(file), name), notes)
+    return to_seconds(raw[place.column], place, notes)
 
 
 def items_of(parts: Parts, columns: Columns, text_columns: Sequence[str]) -> tuple[pa.Table, list[str]]:

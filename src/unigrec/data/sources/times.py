@@ -39,10 +39,11 @@ DAYS = "holds days without a time: taken as midnight UTC; the interactions of a 
 
 
 class Place(NamedTuple):
-    """The column that is read, for messages."""
+    """The column that is read, for messages. is_whole: what is read is all of it, so that messages count its rows."""
 
     file: str
     column: str
+    is_whole: bool = True
 
     def error(self, what: str) -> UnigrecError:
         """An error that begins with the whole path."""
@@ -127,8 +128,9 @@ def _of_numbers(column: pa.ChunkedArray, place: Place, notes: list[str]) -> pa.C
     used = [power for power, count in enumerate(counts) if count]
     if len(used) > 1:
         largest = column.filter(pc.equal(size, pc.max(size)))[0].as_py()
+        count = f" (like {sum(counts[used[0] + 1 :]):,} of {len(column):,} rows)" if place.is_whole else ""
         raise place.error(
-            f"holds {largest}, as seconds beyond the year 5138, next to "
+            f"holds {largest}, as seconds beyond the year 5138{count}, next to "
             f"{UNITS[used[0]]}: it looks like {UNITS[used[-1]]} or finer; divide by 1000 (or more), or separate the "
             "two: the unit must be one"
         )
