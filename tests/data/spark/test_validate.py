@@ -42,9 +42,12 @@ def validation():
     return load_params(Path(PARAMS_FILE)).validation.model_copy(update=bounds)
 
 
-def both(session: Any, folder: Path, log: pa.Table, items: pa.Table, validation: Any, **more: Any) -> dict[str, Any]:
-    """Compare result, page, error and `validated.json` of the engines. Returns the result."""
-    events, k_core, found = more.pop("events", None), more.pop("k_core", 2), []
+def both(
+    session: Any, folder: Path, log: pa.Table, items: pa.Table, validation: Any, **more: Any
+) -> tuple[str, dict[str, str]]:
+    """Compare result, page, error and `validated.json` of the engines. Returns the error and the texts of the files."""
+    events, k_core = more.pop("events", None), more.pop("k_core", 2)
+    found: list[tuple[str, dict[str, str]]] = []
     (folder / "log").mkdir(parents=True)
     for number, part in enumerate((log.slice(0, log.num_rows // 3), log.slice(log.num_rows // 3))):
         pq.write_table(part, folder / f"log/{number}.parquet", row_group_size=5)
