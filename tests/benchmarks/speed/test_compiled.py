@@ -30,7 +30,8 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_losses_and_gradients_are_those_of_our_kernels(tmp_path: Path):
     found = compiled.differences(artifacts=None, quick=True, cache=str(tmp_path), backend="eager")
     assert set(found) == OTHERS
-    assert all(0 < row[what] < 1e-4 for row in found.values() for what in ("loss", "gradient"))
+    assert all(0 < row["gradient"] < 1e-4 for row in found.values())  # 0: the same kernels computed
+    assert all(row["loss"] < 1e-4 for row in found.values())  # where both multiply with MKL, it can be the same
 
 
 @pytest.mark.slow
