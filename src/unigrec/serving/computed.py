@@ -152,7 +152,7 @@ def _parsed(tensors: dict[str, Tensor], codes: np.ndarray, trained: int, checked
             raise ValueError(f"{name}: expected {size} integers, none below 0")
     if not len(index) == len(titles) == items:
         raise ValueError(f"ids or titles that are not those of {items} items")
-    dense = [tensors[name] for name in sorted(tensors) if name.startswith(DENSE_MEANS)]
+    dense = _dense_means(tensors)
     content = tensors.get("content_means")
     if content is None or not all(part.dtype == torch.float32 and all_finite(part) for part in (*dense, content)):
         raise ValueError("means of cells that are missing or not finite")
@@ -164,6 +164,12 @@ def _parsed(tensors: dict[str, Tensor], codes: np.ndarray, trained: int, checked
     words = _parsed_words(tensors, codes, checked)
     catalogue = Catalogue(index, titles, tensors["train_count"])
     return Computed(catalogue, tensors["most_popular"], tree, dense, content, *words)
+
+
+def _dense_means(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """In the order of the teacher's members, of which there may be more than ten."""
+    names = sorted((name for name in tensors if name.startswith(DENSE_MEANS)), key=lambda name: (len(name), name))
+    return [tensors[name] for name in names]
 
 
 def _parsed_words(tensors: dict[str, Tensor], codes: np.ndarray, checked: bool) -> tuple[WordIndex, TitleWords]:
