@@ -12,8 +12,9 @@ import pytest
 from support.bundles import bundles_are_large, resign
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
-from unigrec.serving import loaded_before, manifest
+from unigrec.serving import bundle, loaded_before, manifest
 from unigrec.serving.bundle import Bundle
+from unigrec.serving.manifest import open_bundle
 
 HISTORY = [["P3", "P5"]]
 
@@ -62,6 +63,33 @@ def _swapped(path: Path) -> None:
     copy.write_bytes(path.read_bytes()[:-1] + b"\x01")
     os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
     copy.rename(path)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_is_replaced_during_a_load_is_an_error(folder, hashed, monkeypatch, times):
+    for _ in range(times - 1):
+        Bundle.load(folder)
+
+    def opened(place, unread):
+        manifest = open_bundle(place, unread)
+        _swapped(place / "dense.safetensors")
+        return manifest
+
+    monkeypatch.setattr(bundle, "open_bundle", opened)
+    with pytest.raises(UnigrecError, match="changed while it was loaded"):
+        Bundle.load(folder)
+
+
+def test_a_bundle_that_is_replaced_during_a_load_is_an_error(folder, hashed, monkeypatch):
+    def stamped(place, manifest):
+        weights = json.loads((place / "fusion.json").read_text())
+        (place / "fusion.json").write_text(json.dumps(weights | {"search_weight": 1.5}))
+        resign(place)
+        return {}
+
+    monkeypatch.setattr(bundle, "stamps_of", stamped)
+    with pytest.raises(UnigrecError, match="changed while it was loaded"):
+        Bundle.load(folder)
 
 
 def test_another_bundle_in_its_place_is_read(folder, hashed):
