@@ -26,7 +26,7 @@ from torch import Tensor
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.core.blocks import all_finite
+from unigrec.core.blocks import all_finite, are_starts
 from unigrec.core.models.ensemble import members_of
 from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import SCANNED
@@ -180,10 +180,8 @@ def _parsed_words(tensors: dict[str, Tensor], codes: np.ndarray, checked: bool) 
     fits = len(starts) == len(words) + 1 and len(items) == len(values) and len(counts) == len(titled)
     fits = fits and len(kinds) > int(codes[:, 0].max(initial=-1))
     if fits and not checked:
-        fits = bool(starts[0] == 0 and starts[-1] == len(items) and (starts.diff() >= 0).all())
-        fits = (
-            fits and all_finite(values) and (not len(items) or 0 <= int(items.min()) <= int(items.max()) < len(codes))
-        )
+        fits = are_starts(starts, len(words), len(items)) and all_finite(values)
+        fits = fits and (not len(items) or 0 <= int(items.min()) <= int(items.max()) < len(codes))
     if not fits:
         raise ValueError(f"words that are not those of {len(codes)} items")
     index = WordIndex(words, starts.numpy(), items.numpy(), values.numpy(), len(codes))
