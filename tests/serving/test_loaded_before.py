@@ -118,7 +118,7 @@ def test_a_copy_and_a_bundle_that_did_not_load_are_not_remembered(folder, hashed
     assert len(list(paths.LOADED.iterdir())) == before
 
 
-@pytest.mark.parametrize("record", ["{}", "[1", "null"])
+@pytest.mark.parametrize("record", ["{}", "[1", "null", "[" * 100_000])
 def test_a_damaged_record_counts_for_nothing(folder, hashed, record):
     Bundle.load(folder)
     (path,) = paths.LOADED.iterdir()
@@ -129,9 +129,10 @@ def test_a_damaged_record_counts_for_nothing(folder, hashed, record):
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered(folder, hashed, monkeypatch):
-    monkeypatch.setattr(paths, "LOADED", Path("state/file/loaded"))
     Path("state/file").write_text("")
-    Bundle.load(folder)
+    for place in ("state/file/loaded", "state/" + 300 * "x"):  # no folder; a name that no file can have
+        monkeypatch.setattr(paths, "LOADED", Path(place))
+        Bundle.load(folder)
     shutil.rmtree("state")
     Bundle.load(folder)
     assert not Path("state").exists()
