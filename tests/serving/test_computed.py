@@ -14,10 +14,12 @@ import torch
 from support.bundles import bundles_are_large, resign
 from support.project import PARAMS_FILE
 from support.search_bundle import bundle_of
-from support.tiny_model import ITEMS, SERVING, item_ids, write_artifacts
+from support.tiny_model import DENSE_SHAPE, ITEMS, SERVING, item_ids, tiny_dense, write_artifacts
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.base.paths import Artifacts
+from unigrec.base.paths import MODEL_CONFIG_FILE, MODEL_FILE, Artifacts
+from unigrec.core.models.ensemble import TeacherEnsemble
+from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.serving.assemble import assemble
 from unigrec.serving.bundle import Bundle
@@ -66,6 +68,20 @@ def test_answers_are_those_of_a_bundle_that_computes(folder, pristine, loads):
     assert with_file.similar("P3") == without.similar("P3")
     assert with_file.item("P5") == without.item("P5")
     assert with_file.recommend(HISTORIES, reasons=True) == without.recommend(HISTORIES, reasons=True)
+
+
+def test_the_means_of_many_networks_are_in_their_order(tmp_path, loads):
+    networks = 12
+    with contextlib.chdir(tmp_path):
+        write_artifacts(0, True, None, 0)
+        teacher, shape = Artifacts().teacher, DENSE_SHAPE | {"members": networks}
+        members = TeacherEnsemble([tiny_dense(seed) for seed in range(networks)])
+        files.write_tensors(teacher / MODEL_FILE, members.state_dict())
+        files.write_json(teacher / MODEL_CONFIG_FILE, shape)
+        bundle = loads(assemble(PARAMS_FILE, SERVING))
+        retriever = bundle.retrievers[RankBy.DENSE]
+        expected = Cells(retriever.tree, [network.item_vectors() for network in retriever.model.networks]).means
+        assert all(map(torch.equal, retriever.cells.means, expected))
 
 
 def test_searches_are_those_of_a_bundle_that_computes(tmp_path):

@@ -12,8 +12,9 @@ import pytest
 from support.bundles import bundles_are_large, resign
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
-from unigrec.serving import loaded_before, manifest
+from unigrec.serving import bundle, loaded_before, manifest
 from unigrec.serving.bundle import Bundle
+from unigrec.serving.manifest import open_bundle
 
 HISTORY = [["P3", "P5"]]
 
@@ -64,6 +65,33 @@ def _swapped(path: Path) -> None:
     copy.rename(path)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_is_replaced_during_a_load_is_an_error(folder, hashed, monkeypatch, times):
+    for _ in range(times - 1):
+        Bundle.load(folder)
+
+    def opened(place, unread):
+        manifest = open_bundle(place, unread)
+        _swapped(place / "dense.safetensors")
+        return manifest
+
+    monkeypatch.setattr(bundle, "open_bundle", opened)
+    with pytest.raises(UnigrecError, match="changed while it was loaded"):
+        Bundle.load(folder)
+
+
+def test_a_bundle_that_is_replaced_during_a_load_is_an_error(folder, hashed, monkeypatch):
+    def stamped(place, manifest):
+        weights = json.loads((place / "fusion.json").read_text())
+        (place / "fusion.json").write_text(json.dumps(weights | {"search_weight": 1.5}))
+        resign(place)
+        return {}
+
+    monkeypatch.setattr(bundle, "stamps_of", stamped)
+    with pytest.raises(UnigrecError, match="changed while it was loaded"):
+        Bundle.load(folder)
+
+
 def test_another_bundle_in_its_place_is_read(folder, hashed):
     Bundle.load(folder)
     weights = json.loads((folder / "fusion.json").read_text())
@@ -90,7 +118,7 @@ def test_a_copy_and_a_bundle_that_did_not_load_are_not_remembered(folder, hashed
     assert len(list(paths.LOADED.iterdir())) == before
 
 
-@pytest.mark.parametrize("record", ["{}", "[1", "null"])
+@pytest.mark.parametrize("record", ["{}", "[1", "null", "[" * 100_000])
 def test_a_damaged_record_counts_for_nothing(folder, hashed, record):
     Bundle.load(folder)
     (path,) = paths.LOADED.iterdir()
@@ -101,9 +129,10 @@ def test_a_damaged_record_counts_for_nothing(folder, hashed, record):
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered(folder, hashed, monkeypatch):
-    monkeypatch.setattr(paths, "LOADED", Path("state/file/loaded"))
     Path("state/file").write_text("")
-    Bundle.load(folder)
+    for place in ("state/file/loaded", "state/" + 300 * "x"):  # no folder; a name that no file can have
+        monkeypatch.setattr(paths, "LOADED", Path(place))
+        Bundle.load(folder)
     shutil.rmtree("state")
     Bundle.load(folder)
     assert not Path("state").exists()

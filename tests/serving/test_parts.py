@@ -32,6 +32,15 @@ def test_without_titles_the_first_other_text_is_shown(folder, columns, shown):
     assert {item.item_id: item.title for item in answer.items}["P3"] == shown
 
 
+def test_titles_that_are_all_missing_are_empty(folder):
+    catalogue = files.read_table(folder / "catalogue.parquet")
+    place = catalogue.column_names.index("title")
+    files.write_table(folder / "catalogue.parquet", catalogue.set_column(place, "title", pa.nulls(ITEMS)))
+    resign(folder)
+    answer = Bundle.load(folder).recommend([["P3"]], k=ITEMS, reasons=True)[0]
+    assert {item.title for item in answer.items} == {""}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -35,3 +35,4 @@ def test_kinds_are_those_of_a_count_of_each_word(seed):
 def test_without_a_word_nothing_has_a_name():
     found = TitleWords.of(["", "7"], np.array([0, 2]))
     assert (dict(found.rows), found.kinds) == ({}, ["", "", ""])
+    assert found.count("word") == 0

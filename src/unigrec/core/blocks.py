@@ -33,6 +33,14 @@ def all_finite(values: Tensor) -> bool:
     return all(bool(extreme.isfinite().all()) for extreme in extremes)
 
 
+def are_starts(starts: Tensor, ranges: int, end: int) -> bool:
+    """Whether these (ranges + 1,) whole numbers are the starts of ranges that follow each other from 0, and the end."""
+    if len(starts) != ranges + 1 or starts[0] != 0 or starts[-1] != end:
+        return False
+    # Of numbers below 0 and large ones, a difference may be beyond 64 bits, and look like one above 0.
+    return bool(starts.min() >= 0 and (starts.diff() >= 0).all())
+
+
 def products(rows: Tensor, query: Tensor, wanted: Tensor | None = None) -> Tensor:
     """(N,) of each row (N, D), of any type with a point, with a query (D,) float32.
 

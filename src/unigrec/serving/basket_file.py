@@ -8,6 +8,7 @@ import numpy as np
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.core.blocks import are_starts
 from unigrec.core.retrieval.baskets import Baskets
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def read_baskets(path: Path, items: int, checked: bool = False) -> Baskets:
     baskets = Baskets(starts, others, counts, item_counts, total=int(scale[0]), by_day=bool(scale[1]))
     if checked:
         return baskets
-    if starts[0] != 0 or starts[-1] != len(others) or (np.diff(starts) < 0).any():
+    if not are_starts(tensors["starts"], items, len(others)):
         raise UnigrecError(f"{path}: the baskets are not those of {items} items")
     if len(others) and not (others.min() >= 0 and others.max() < items and counts.min() > 0 and scale[0] > 0):
         raise UnigrecError(f"{path}: pairs outside of the catalogue of {items} items, or without a basket")

@@ -155,13 +155,15 @@ class Bundle:
 
         Raises:
             UnigrecError: a file is missing, unknown, changed, too large or not of its format, or the parts do not
-                fit together; the message names the file.
+                fit together; the message names the file. Or the bundle was replaced meanwhile.
         """
         manifest = read_manifest(folder)
         stamps = stamps_of(folder, manifest)
         checked = was_loaded(folder, manifest, stamps)
-        open_bundle(folder, unread=stamps if checked else ())
+        found = open_bundle(folder, unread=stamps if checked else ())
         parts = read_parts(folder, manifest, checked)
+        if found != manifest or stamps_of(folder, manifest) != stamps:
+            raise UnigrecError(f"{folder}: changed while it was loaded; load it again")
         try:
             bundle = cls(folder, manifest, *parts)
         except ValueError as error:  # two items with one identifier, or a tree that is none

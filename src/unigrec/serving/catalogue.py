@@ -68,7 +68,8 @@ def _read_table(path: Path, text_columns: Sequence[str]) -> pa.Table:
         table = files.read_table(path, [*CATALOGUE_COLUMNS, text])
         _check_types(path, table)
         if text in table.column_names:
-            return table.drop_columns(text).append_column("title", pc.fill_null(table[text], ""))
+            titles = table[text].cast(pa.large_string())  # a column without a value may have no type
+            return table.drop_columns(text).append_column("title", pc.fill_null(titles, ""))
     table = files.read_table(path, CATALOGUE_COLUMNS)
     _check_types(path, table)
     return table.append_column("title", pa.repeat("", table.num_rows))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.core.blocks import all_finite
+from unigrec.core.blocks import all_finite, are_starts
 from unigrec.core.models.ensemble import members_of
 from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import SCANNED
@@ -152,7 +152,7 @@ def _parsed(tensors: dict[str, Tensor], codes: np.ndarray, trained: int, checked
             raise ValueError(f"{name}: expected {size} integers, none below 0")
     if not len(index) == len(titles) == items:
         raise ValueError(f"ids or titles that are not those of {items} items")
-    dense = [tensors[name] for name in sorted(tensors) if name.startswith(DENSE_MEANS)]
+    dense = _dense_means(tensors)
     content = tensors.get("content_means")
     if content is None or not all(part.dtype == torch.float32 and all_finite(part) for part in (*dense, content)):
         raise ValueError("means of cells that are missing or not finite")
@@ -166,6 +166,12 @@ def _parsed(tensors: dict[str, Tensor], codes: np.ndarray, trained: int, checked
     return Computed(catalogue, tensors["most_popular"], tree, dense, content, *words)
 
 
+def _dense_means(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """In the order of the teacher's members, of which there may be more than ten."""
+    names = sorted((name for name in tensors if name.startswith(DENSE_MEANS)), key=lambda name: (len(name), name))
+    return [tensors[name] for name in names]
+
+
 def _parsed_words(tensors: dict[str, Tensor], codes: np.ndarray, checked: bool) -> tuple[WordIndex, TitleWords]:
     """Raises ValueError as `_parsed`."""
     words, titled = (TextIndex.stored(tensors, name, checked) for name in ("words", "title_words"))
@@ -174,10 +180,8 @@ def _parsed_words(tensors: dict[str, Tensor], codes: np.ndarray, checked: bool) 
     fits = len(starts) == len(words) + 1 and len(items) == len(values) and len(counts) == len(titled)
     fits = fits and len(kinds) > int(codes[:, 0].max(initial=-1))
     if fits and not checked:
-        fits = bool(starts[0] == 0 and starts[-1] == len(items) and (starts.diff() >= 0).all())
-        fits = (
-            fits and all_finite(values) and (not len(items) or 0 <= int(items.min()) <= int(items.max()) < len(codes))
-        )
+        fits = are_starts(starts, len(words), len(items)) and all_finite(values)
+        fits = fits and (not len(items) or 0 <= int(items.min()) <= int(items.max()) < len(codes))
     if not fits:
         raise ValueError(f"words that are not those of {len(codes)} items")
     index = WordIndex(words, starts.numpy(), items.numpy(), values.numpy(), len(codes))

@@ -37,12 +37,11 @@ def stamps_of(folder: Path, manifest: dict[str, Any]) -> Stamps:
 
 def was_loaded(folder: Path, manifest: dict[str, Any], stamps: Stamps) -> bool:
     """Whether this bundle has large files, and all of it was loaded from this folder as it is."""
-    record = _record(folder)
-    if not stamps or not record.is_file():
+    if not stamps:
         return False
     try:
-        return files.read_json(record) == _facts(manifest, stamps)
-    except UnigrecError:  # a damaged record
+        return files.read_json(_record(folder)) == _facts(manifest, stamps)
+    except UnigrecError:  # no record, or one that is damaged or may not be read
         return False
 
 

@@ -16,7 +16,7 @@ import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.core.blocks import all_finite
+from unigrec.core.blocks import all_finite, are_starts
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours, Pairs
@@ -109,17 +109,13 @@ def _read_pairs(
 ) -> Pairs:
     starts, others, weights = (tensors[prefix + name] for name in PAIR_TYPES)
     shapes = starts.shape == (items + 1,) and others.dim() == 1 and others.shape == weights.shape
-    if not shapes or not (checked or _is_divided(starts, len(others))):
+    if not shapes or not (checked or are_starts(starts, items, len(others))):
         raise UnigrecError(f"{path}: the neighbours are not those of {items} items")
     if not checked and len(others) and not 0 <= int(others.min()) <= int(others.max()) < items:
         raise UnigrecError(f"{path}: neighbours outside of the catalogue of {items} items")
     if not checked and not all_finite(weights):
         raise UnigrecError(f"{path}: numbers that are not finite")
     return Pairs(starts, others, weights) if as_stored else Pairs(starts, others.long(), weights.float())
-
-
-def _is_divided(starts: torch.Tensor, pairs: int) -> bool:
-    return bool(starts[0] == 0 and starts[-1] == pairs and not (starts.diff() < 0).any())
 
 
 def read_dense(weights: Path, config: Path, items: int, checked: bool = False) -> Teacher:

@@ -100,7 +100,7 @@ class TextIndex(Mapping[str, int]):
                 raise ValueError(f"{text!r} repeats")
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """For a file, with those of the texts; `stored_index` reads them."""
+        """For a file, with those of the texts; `stored` reads them."""
         parts = {f"{name}_hashes": self._hashes, f"{name}_places": self._places}
         return self.texts.tensors(name) | {part: torch.as_tensor(values) for part, values in parts.items()}
 

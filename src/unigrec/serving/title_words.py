@@ -41,8 +41,9 @@ class TitleWords(NamedTuple):
         return cls(numbered.rows, counts, list(_kinds(list(numbered.rows), counts, word, codes[item], codes)))
 
     def count(self, word: str) -> int:
-        """Titles that have a word of one of them."""
-        return int(self.counts[self.rows[word]])
+        """Titles that have a word. A word of a stored index may be missing: Python's letters differ by version."""
+        row = self.rows.get(word)
+        return 0 if row is None else int(self.counts[row])
 
 
 def _kinds(

@@ -49,3 +49,15 @@ def test_it_keeps_the_weights_of_the_moment_it_was_made():
             parameter.mul_(2.0)
     assert torch.equal(network.encode(*inputs), before)
     assert not torch.equal(InferenceRecommender(recommender).encode(*inputs), before)
+
+
+def test_a_thread_with_shorter_histories_does_not_disturb_one_with_longer_ones():
+    class Shared(InferenceRecommender):
+        """Whenever a bias is kept, another thread keeps that of two tokens right after it."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value[..., :2, :2] if name == "_encoder_bias" else value)
+
+    recommender, (source, mask) = with_gains(), histories()
+    expected = InferenceRecommender(recommender).encode(source, mask)
+    assert torch.equal(Shared(recommender).encode(source, mask), expected)

@@ -58,6 +58,11 @@ def test_tree_of_colliding_identifiers_is_an_error():
         PrefixTree(np.array([[0, 1], [1, 1], [0, 1]]))
 
 
+def wrapped(starts: torch.Tensor) -> torch.Tensor:
+    """Starts far outside, whose differences in 64 bits are above 0."""
+    return torch.cat([starts[:1], torch.tensor([2**62 + 2**61, -(2**62) - 2**61]), starts[3:]])
+
+
 def test_a_stored_tree_is_the_tree():
     codes = catalogue(40, 3)
     tree = PrefixTree(codes)
@@ -81,6 +86,7 @@ def test_a_stored_tree_is_the_tree():
         ("first_child_1", lambda part: part.flip(0)),
         ("item_range_1", lambda part: part + 1),
         ("item_range_2", lambda part: part[1:]),
+        ("item_range_2", wrapped),
         ("most_children_1", lambda part: part * 2),
     ],
 )

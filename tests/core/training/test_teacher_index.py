@@ -11,7 +11,7 @@ import torch
 from support.small import random_sequences
 from unigrec.base.errors import UnigrecError
 from unigrec.core.models.ensemble import TeacherEnsemble
-from unigrec.core.models.sasrec import SASRec
+from unigrec.core.models.sasrec import SASRec, States
 from unigrec.core.training import teacher_index
 from unigrec.core.training.samples import TrainingSamples, make_samples
 from unigrec.core.training.teacher_index import TeacherIndex
@@ -69,6 +69,19 @@ def test_what_a_few_lists_hold_has_exact_scores_and_the_history_is_found_in_any_
     if repeat_bias:
         best = exact.argmax(1)
         assert (items[:, 0] == best).all()
+
+
+def test_the_first_item_is_not_taken_for_one_that_lists_lack(monkeypatch):
+    pytest.importorskip("faiss", reason="needs requirements-index.lock")
+    monkeypatch.setattr(teacher_index, "READ", 1)
+    teacher, read = teacher_of(1, repeat_bias=True), torch.zeros(1, HISTORY, dtype=torch.int64)
+    last = torch.nn.functional.one_hot(torch.tensor([HISTORY - 1]), HISTORY)
+    # Item 0 lies in no list that is read, and these lists hold fewer items than asked for.
+    states = [States(-10.0 * teacher.item_vectors()[:1].detach(), read, 1e4 * last)]
+    items, scores = TeacherIndex(teacher).best(states, 400)
+    assert scores[0, -1] == float("-inf")
+    assert items[0, 0] == 0
+    assert scores[0, 0] == scores.max() > 0
 
 
 def test_a_training_reads_the_same_bits_from_an_index_that_is_made_again():

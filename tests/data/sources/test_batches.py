@@ -143,6 +143,29 @@ def test_what_decides_how_a_column_is_read_may_be_in_any_batch(tmp_path_factory,
     check_batches(tmp_path_factory.mktemp("log"), table, data.draw(st.integers(1, rows)), where)
 
 
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("timestamp >= (SELECT max(timestamp) FROM interactions) - 1", "cdgh"),
+        ("user_id IN (SELECT user_id FROM interactions GROUP BY user_id HAVING count(*) > 2)", "abcefg"),
+        ("row_number() OVER (PARTITION BY user_id ORDER BY timestamp) = 1 AND code = 1", "aeh"),
+    ],
+)
+def test_a_condition_on_several_rows_sees_all_rows_of_a_file(tmp_path, where, expected):
+    for number, (items, codes) in enumerate((("abcd", "1117"), ("efgh", "1221"))):
+        columns = {"user_id": "uuuv", "item_id": items, "timestamp": range(4), "code": codes}
+        files.write_table(tmp_path / f"{number}.parquet", pa.table({key: list(part) for key, part in columns.items()}))
+    notes: list[str] = []
+    read = list(interaction_batches(tmp_path, PARAMS.model_copy(update={"where": where}), 3, notes))
+    assert "".join(pa.concat_tables(read)["item_id"].to_pylist()) == expected
+
+
+def test_an_aggregate_is_no_condition_on_a_row(tmp_path):
+    files.write_table(tmp_path / "log.parquet", pa.table({key: list(values) for key, values in ROWS.items()}))
+    with pytest.raises(UnigrecError, match="has one answer for all rows; write a condition on each row"):
+        in_batches(tmp_path / "log.parquet", where="max(timestamp) > 3")
+
+
 def test_a_column_that_a_folder_names_is_there(tmp_path):
     for item in "ab":
         files.write_table(tmp_path / f"item_id={item}/p.parquet", pa.table({"user_id": ["u"], "timestamp": [1]}))

@@ -143,9 +143,10 @@ class InferenceRecommender:
     def encode(self, source: Tensor, mask: Tensor) -> Tensor:
         """As `Recommender.encode`: source (B, S, E), mask (B, S) -> (B, S, E)."""
         B, S, E = source.shape
-        if self._encoder_bias.shape[-1] < S:
-            self._encoder_bias = self.recommender.encoder.bias(S, source.device)
-        bias = self._encoder_bias[..., :S, :S].to(source.dtype) + additive_mask(mask, source.dtype)
+        known = self._encoder_bias  # another thread may put a smaller one there
+        if known.shape[-1] < S:
+            known = self._encoder_bias = self.recommender.encoder.bias(S, source.device)
+        bias = known[..., :S, :S].to(source.dtype) + additive_mask(mask, source.dtype)
         heads = (3, self.config.heads, self.config.d_kv)
         hidden = source.reshape(B * S, E)
         for own, feed in self.encoder:

@@ -162,7 +162,10 @@ def check_tree(stored: Mapping[str, Tensor], codes: np.ndarray) -> None:
 
 def _divides(starts: Tensor, parts: int, whole: int) -> bool:
     """Whether these are the starts of so many ranges, none empty, and the end of the last: the whole."""
-    return len(starts) == parts + 1 and bool(starts[0] == 0 and starts[-1] == whole and (starts.diff() > 0).all())
+    if len(starts) != parts + 1 or starts[0] != 0 or starts[-1] != whole:
+        return False
+    # Below 0, a difference may be beyond 64 bits, and look like one above 0.
+    return bool(starts.min() >= 0 and (starts.diff() > 0).all())
 
 
 def _below(values: Tensor, bound: int) -> bool:

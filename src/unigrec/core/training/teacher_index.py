@@ -63,15 +63,14 @@ class TeacherIndex:
         found = self.index.search(queries.float().numpy(), count)
         scores, items = (torch.as_tensor(part, device=device) for part in found)
         scores = scores.masked_fill(items < 0, float("-inf"))
-        items = items.clamp_min(0)
         read, bonus = states[0].items, _mean_bonus(states)
         if read is None or bonus is None:
-            return items, scores
-        same = items[:, :, None] == read[:, None]  # (P, K, T)
+            return items.clamp_min(0), scores
+        same = items[:, :, None] == read[:, None]  # (P, K, T); false where nothing was found, at -1
         scores = scores + (same * bonus[:, None]).sum(-1)
         exact = torch.einsum("pe,pte->pt", queries.float(), self.vectors[read.cpu()]).to(device) + bonus
         missing = (bonus != 0) & ~same.any(1)  # each item of a history has a bias at one of its places
-        items = torch.cat([items, read], dim=1)
+        items = torch.cat([items.clamp_min(0), read], dim=1)
         scores = torch.cat([scores, exact.masked_fill(~missing, float("-inf"))], dim=1)
         scores, order = scores.topk(count, dim=1)
         return items.gather(1, order), scores

@@ -2,7 +2,7 @@
 
 How a column is read depends on all of its values: the unit of its times, and whether `ingest.where` compares its texts
 as numbers. So data of more than one batch is first read for the few values that decide that (deciding.py), and then
-batch by batch, each next to these values.
+batch by batch, each next to these values. Where `ingest.where` compares rows with each other, a batch is a file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams
-from unigrec.data.sources.conditions import columns_of
+from unigrec.data.sources.conditions import columns_of, sees_other_rows
 from unigrec.data.sources.datasets import Part, part_schema, parts_of, read_in_batches
 from unigrec.data.sources.deciding import deciding_texts, deciding_times
 from unigrec.data.sources.files import readable, refuse_empty
@@ -43,7 +43,8 @@ class _Survey(NamedTuple):
 
 
 def interaction_batches(path: Path, params: IngestParams, rows: int, notes: list[str]) -> Iterator[pa.Table]:
-    """As `folder.read_interactions`, in tables of at most `rows` rows: of Parquet. Other formats come a file at a time.
+    """As `folder.read_interactions`, in tables of at most `rows` rows: of Parquet. Other formats come a file at a time,
+    and so does Parquet if the answer of `ingest.where` for a row depends on further rows.
 
     `notes` is complete when the last table was taken. Raises UnigrecError, as `folder.read_interactions`.
     """
@@ -52,8 +53,9 @@ def interaction_batches(path: Path, params: IngestParams, rows: int, notes: list
     yield from batches_of(parts_of(path), Columns.of(params), rows, notes)
 
 
-def batches_of(parts: list[Part], columns: Columns, rows: int, notes: list[str]) -> Iterator[pa.Table]:
+def batches_of(parts: list[Part], columns: Columns, rows: int | None, notes: list[str]) -> Iterator[pa.Table]:
     """As `interaction_batches`, of the parts of a data set."""
+    rows = None if columns.where and sees_other_rows(columns.where) else rows
     file = parts[0].file if len(parts) == 1 else parts[0].file.parent
     remarks: list[str] = []
     before, left, survey = 0, 0, _Survey([], {})
@@ -81,23 +83,23 @@ def batches_of(parts: list[Part], columns: Columns, rows: int, notes: list[str])
 
 
 def _raw(
-    part: Part, columns: Columns, names: Sequence[str], rows: int, notes: list[str], *, conditions: bool = True
+    part: Part, columns: Columns, names: Sequence[str], rows: int | None, notes: list[str], *, conditions: bool = True
 ) -> Iterator[pa.Table]:
     """Batches of a part: the columns `names` and those of ingest.where."""
     asked = asked_columns(columns) if conditions else ()
     return read_in_batches(part, choice(part, columns, names, asked), notes, columns.of_interactions(), rows)
 
 
-def _one_batch(parts: list[Part], rows: int) -> bool:
+def _one_batch(parts: list[Part], rows: int | None) -> bool:
     """Whether the data comes as one table, so that nothing else decides how it is read."""
-    if len(parts) > 1 or parts[0].format != "Parquet":
+    if len(parts) > 1 or parts[0].format != "Parquet" or rows is None:
         return len(parts) == 1
     refuse_empty(parts[0].file)
     with readable(parts[0].file, "Parquet"):
         return pq.read_metadata(parts[0].file).num_rows <= rows
 
 
-def _survey(parts: list[Part], columns: Columns, rows: int) -> _Survey:
+def _survey(parts: list[Part], columns: Columns, rows: int | None) -> _Survey:
     """Read what decides. Raises UnigrecError, also if ids are text in one part and numbers in another."""
     times: dict[pa.DataType, tuple[Part, pa.Table]] = {}
     survey, schemas = _Survey([], {}), []
@@ -119,7 +121,7 @@ def _survey(parts: list[Part], columns: Columns, rows: int) -> _Survey:
     return survey
 
 
-def _texts(part: Part, columns: Columns, rows: int) -> Texts:
+def _texts(part: Part, columns: Columns, rows: int | None) -> Texts:
     """Texts that decide how the part's columns in ingest.where are compared."""
     schema = part_schema(part, choice(part, columns, (), asked_columns(columns)), ())
     kinds = {name: plain(column).type for name, column in zip(schema.names, schema.empty_table().columns, strict=True)}

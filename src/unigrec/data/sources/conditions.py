@@ -15,30 +15,40 @@ from unigrec.data.sources.duck import connection
 from unigrec.data.sources.times import WHOLE
 from unigrec.data.sources.values import all_numbers, is_text, plain
 
-TABLE = "interactions"
+TABLE, ROW = "interactions", "unigrec_row"
+
+
+def columns_of(where: str) -> tuple[str, ...]:
+    """Names of the columns that a condition uses. Raises UnigrecError if it is no condition of SQL."""
+    references = (node for node in _nodes(_tree(where)) if node.get("class") == "COLUMN_REF")
+    return tuple(dict.fromkeys(node["column_names"][-1] for node in references))
+
+
+def sees_other_rows(where: str) -> bool:
+    """Whether a condition asks about further rows than its own: with a subquery or a window. Raises as `columns_of`."""
+    return any(node.get("class") in ("SUBQUERY", "WINDOW") for node in _nodes(_tree(where)))
 
 
 @functools.cache
-def columns_of(where: str) -> tuple[str, ...]:
-    """Names of the columns that a condition uses. Raises UnigrecError if it is no condition of SQL."""
+def _tree(where: str) -> dict[str, Any]:
+    """The condition, parsed. Raises UnigrecError."""
     with connection(external=False) as database:
         query = f"SELECT 1 FROM {TABLE} WHERE (\n{where}\n)"
         text = database.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0]
-    tree = json.loads(text)
+    tree: dict[str, Any] = json.loads(text)
     if tree["error"] or len(tree["statements"]) != 1:
         reason = tree.get("error_message", "it is more than one statement")
         raise UnigrecError(f"ingest.where = {where!r}: no condition of SQL: {reason}")
-    return tuple(dict.fromkeys(_references(tree)))
+    return tree
 
 
-def _references(node: Any) -> Iterator[str]:
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
-        if node.get("class") == "COLUMN_REF":
-            yield node["column_names"][-1]
+        yield node
         node = list(node.values())
     if isinstance(node, list):
         for child in node:
-            yield from _references(child)
+            yield from _nodes(child)
 
 
 def rows_where(
@@ -56,7 +66,7 @@ def rows_where(
     """
     import duckdb
 
-    asked = {}
+    asked: dict[str, pa.ChunkedArray | pa.Array] = {}
     for name in table.column_names:
         column = plain(table[name])
         if name not in ids and is_text(column.type):
@@ -64,16 +74,25 @@ def rows_where(
             column = _as_numbers(pa.chunked_array([*others.chunks, *column.chunks], column.type).cast(pa.string()))
             column = column.slice(len(others))
         asked[name] = column
+    order = ""
+    if sees_other_rows(where):  # a window sorts the rows, and joins may
+        asked[ROW], order = pa.array(range(table.num_rows), pa.int64()), f"ORDER BY {ROW}"
+    query = f"SELECT coalesce((\n{where}\n), false) AS met FROM {TABLE} {order}"
     with connection(external=False) as database:
         database.register(TABLE, pa.table(asked))
         try:
-            met = database.sql(f"SELECT coalesce((\n{where}\n), false) AS met FROM {TABLE}").to_arrow_table()["met"]
+            met = database.sql(query).to_arrow_table()["met"]
         except duckdb.Error as error:
             detail = str(error).strip().splitlines()[0]
             raise UnigrecError(
                 f"{file}: ingest.where = {where!r} cannot be answered: {detail}; its columns: "
                 f"{', '.join(table.column_names)}"
             ) from error
+    if len(met) != table.num_rows:
+        raise UnigrecError(
+            f"{file}: ingest.where = {where!r} has one answer for all rows; write a condition on each row, and an "
+            f"aggregate as (SELECT max(x) FROM {TABLE})"
+        )
     return table.filter(met)
 
 

@@ -167,10 +167,10 @@ def read_part(
 
 
 def read_in_batches(
-    part: Part, choose: Callable[[list[str]], list[str]], notes: list[str], required: tuple[str, ...], rows: int
+    part: Part, choose: Callable[[list[str]], list[str]], notes: list[str], required: tuple[str, ...], rows: int | None
 ) -> Iterator[pa.Table]:
-    """As `read_part`, in tables of at most `rows` rows: of Parquet. Other formats come as one table."""
-    if part.format != "Parquet":
+    """As `read_part`, in tables of at most `rows` rows: of Parquet. Other formats, and without `rows`, as one table."""
+    if part.format != "Parquet" or rows is None:
         yield read_part(part, choose, notes, required=required)
         return
     refuse_empty(part.file)
