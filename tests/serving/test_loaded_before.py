@@ -26,6 +26,7 @@ def hashed(monkeypatch, tmp_path) -> list[str]:
     monkeypatch.chdir(tmp_path)
     paths.STATE.mkdir()
     monkeypatch.setattr(loaded_before, "LARGE", 2000)
+    monkeypatch.setattr(loaded_before, "SETTLED", 0)
     monkeypatch.setattr(manifest, "sha256", lambda path: names.append(path.name) or files.sha256(path))
     return names
 
@@ -38,6 +39,15 @@ def test_large_files_are_hashed_once(folder, hashed):
         assert Bundle.load(folder).recommend(HISTORY) == expected
     assert "dense.safetensors" not in hashed
     assert "fusion.json" in hashed
+
+
+def test_a_bundle_that_was_written_just_now_is_not_remembered(folder, hashed, monkeypatch):
+    monkeypatch.setattr(loaded_before, "SETTLED", 3_600_000_000_000)
+    with bundles_are_large():
+        Bundle.load(folder)
+        hashed.clear()
+        Bundle.load(folder)
+    assert "dense.safetensors" in hashed
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,20 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 
 LARGE = 2**26  # bytes; smaller files are hashed and checked each time
+SETTLED = 2_000_000_000  # ns; a second change within one tick of a file system's clock has the times of the first
 CHECKS = 1  # to be raised when a load checks more of a large file
 Stamps = dict[str, list[int]]
 
 
 def stamps_of(folder: Path, manifest: dict[str, Any]) -> Stamps:
-    """What tells of each large file whether it was changed."""
-    found = {}
+    """What tells of each large file whether it was changed; nothing while one of them was changed just now."""
+    found, now = {}, time.time_ns()
     for name in manifest["files"]:
         with contextlib.suppress(OSError):  # a file that is missing is an error elsewhere
             status = (folder / name).lstat()
             if status.st_size >= LARGE:
+                if now - status.st_ctime_ns < SETTLED:
+                    return {}
                 times = (status.st_mtime_ns, status.st_ctime_ns)
                 found[name] = [status.st_dev, status.st_ino, status.st_size, *times]
     return found
