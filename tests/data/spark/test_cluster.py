@@ -117,7 +117,7 @@ def test_the_stage_can_be_submitted(project):
 def test_a_full_disk_is_an_error_and_nothing_is_half_written(project):
     disk = project / "state/spark"
     disk.mkdir(parents=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]).returncode:
         pytest.skip("may not mount")
     try:
         process = prepared(project, "spark", "local[2]")
