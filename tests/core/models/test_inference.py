@@ -8,6 +8,7 @@ import torch
 from support.small import small_recommender
 from support.small_catalogue import histories
 from unigrec.core.models import inference
+from unigrec.core.models.cpu import operators
 from unigrec.core.models.inference import InferenceRecommender
 from unigrec.core.models.layers import RMSNorm
 from unigrec.core.models.recommender import Recommender
@@ -26,7 +27,8 @@ def with_gains(**changes: object) -> Recommender:
 @pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 def test_memory_and_logits_are_those_of_the_recommender(causal: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(inference, "ONEDNN", onednn)
+    for module in (inference, operators):
+        monkeypatch.setattr(module, "ONEDNN", onednn)
     monkeypatch.setattr(inference, "MANY_ROWS", 1)
     recommender, (source, mask) = with_gains(causal=causal), histories()
     network = InferenceRecommender(recommender)

@@ -1,4 +1,4 @@
-"""Operators for a CPU: linear layers and RMSNorm with our own backward passes, dropout masks, and matmuls by oneDNN.
+"""Operators for a CPU: linear layers and RMSNorm with our own backward, dropout masks, matmuls by oneDNN or MKL.
 
 Shapes: N rows, n input width, m output width.
 """
@@ -25,7 +25,8 @@ def is_from_intel(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 EPS = 1e-6  # added to the mean square in every norm
-ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and not is_from_intel()  # some builds of torch lack it
+# Whether matmuls call oneDNN by name. Some builds of torch lack the call.
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and not is_from_intel()
 MANY_ROWS = 16  # with fewer, the call of oneDNN takes longer than the multiplication
 # Entries of a dropout mask drawn in one piece, a multiple of four: their random bits, 256 kB, stay in the cache.
 ENTRIES_AT_ONCE = 1 << 17
