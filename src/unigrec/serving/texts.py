@@ -17,6 +17,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from unigrec.core.blocks import are_starts
+
 AT_ONCE = 2**16  # texts that are Python objects at a time
 HALF = 2**31  # hashes are signed, as safetensors and torch have them
 
@@ -61,7 +63,8 @@ def stored_texts(tensors: Mapping[str, Tensor], name: str, checked: bool = False
     """
     starts, letters = (one_of(tensors, f"{name}_{part}", kind) for part, kind in _KINDS[:2])
     rows = len(starts) - 1
-    if rows < 0 or starts[0] != 0 or starts[-1] != len(letters) or (not checked and bool((starts.diff() < 0).any())):
+    ends = rows >= 0 and starts[0] == 0 and starts[-1] == len(letters)
+    if not ends or not (checked or are_starts(starts, rows, len(letters))):
         raise ValueError(f"{name}: texts that do not lie in their letters")
     buffers = [None, *(pa.py_buffer(part.numpy()) for part in (starts, letters))]
     column = pa.Array.from_buffers(pa.large_string(), rows, buffers)

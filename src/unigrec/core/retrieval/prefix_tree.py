@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.core.blocks import are_starts
+
 
 class Level(NamedTuple):
     """The nodes at one depth of the tree."""
@@ -162,10 +164,7 @@ def check_tree(stored: Mapping[str, Tensor], codes: np.ndarray) -> None:
 
 def _divides(starts: Tensor, parts: int, whole: int) -> bool:
     """Whether these are the starts of so many ranges, none empty, and the end of the last: the whole."""
-    if len(starts) != parts + 1 or starts[0] != 0 or starts[-1] != whole:
-        return False
-    # Below 0, a difference may be beyond 64 bits, and look like one above 0.
-    return bool(starts.min() >= 0 and (starts.diff() > 0).all())
+    return are_starts(starts, parts, whole) and bool((starts.diff() > 0).all())
 
 
 def _below(values: Tensor, bound: int) -> bool:
