@@ -78,7 +78,9 @@ def main() -> None:
         users = data.sequences.evaluation_users()
         drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
         history = read["params"]["joint"]["history"]
-        retriever = GenerativeRetriever.hardened(recommender, codes, history, beam=max(beams), device=device)
+        retriever = GenerativeRetriever.hardened(
+            recommender, codes, history, beam=max(beams), device=device, tokens=outputs.load_item_tokens(student)
+        )
         print(compare(retriever, codes, data.sequences, users=drawn, beams=beams))
     except UnigrecError as error:
         print(f"error: {error}", file=sys.stderr)

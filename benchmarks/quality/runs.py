@@ -152,7 +152,14 @@ def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
     if not is_ranked(step.params):
         recommender, codes = outputs.load_recommender(step.artifacts), outputs.load_codes(step.artifacts)
         history, beam = step.params.joint.history, step.params.evaluate.beam
-        student = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=session.device)
+        student = GenerativeRetriever.hardened(
+            recommender,
+            codes,
+            history,
+            beam=beam,
+            device=session.device,
+            tokens=outputs.load_item_tokens(step.artifacts),
+        )
         _rank(step, session, lambda users: _with_shipped(student_ranks(student, sequences, users), "student"))
         return
     retriever = stages.fused_retriever(step.params, step.artifacts, session.device)

@@ -191,10 +191,8 @@ def _best_weight(
 def with_trained(ways: Ways, validation: dict[QueryKind, Cases], steps: int) -> dict[str, Find]:
     """Ways with a query token, which is trained here."""
     generative = ways.retriever.generative
-    token = trained.train(
-        generative.recommender, ways.codes, ways.data.sequences, ways.texts, ways.encoder, generative.history, steps
-    )
-    search = trained.TokenSearch(generative, ways.codes, token)
+    token = trained.train(generative, ways.codes, ways.data.sequences, ways.texts, ways.encoder, steps)
+    search = trained.TokenSearch(generative, token)
 
     def alone(cases: Cases, row: int, with_history: bool) -> list[int]:
         history = cases.histories[row] if with_history else []

@@ -14,8 +14,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from unigrec.core.models.recommender import Recommender
-from unigrec.core.models.unified import embed_hard_history
 from unigrec.core.retrieval.beam import BeamResult, Repeats, beam_searches
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.prefix_tree import Restriction
@@ -39,16 +37,16 @@ class QueryToken(nn.Module):
 
 
 def train(
-    recommender: Recommender,
+    generative: GenerativeRetriever,
     codes: np.ndarray,
     sequences: Sequences,
     texts: pa.Table,
     encoder: QueryEncoder,
-    history: int,
     steps: int,
 ) -> QueryToken:
     """Train on queries for training items, after the items before them. codes: (N, T)."""
     torch.manual_seed(0)
+    recommender, history = generative.recommender, generative.history
     generator = np.random.default_rng(0)
     rows, vectors, first = texts.to_pylist(), [], [0]
     for columns in rows:
@@ -77,7 +75,7 @@ def train(
             for nothing, start, place in zip(empty, starts[drawn], windows[drawn], strict=True)
         ]
         items, lengths = pad_rows(before, fill=0)
-        source, mask = with_token(recommender, identifiers, token(queries), items, lengths)
+        source, mask = with_token(generative, token(queries), items, lengths)
         own = identifiers[targets]
         output = recommender.decode(recommender.encode(source, mask), mask, own[:, None])[:, 0]  # (B, T, E)
         loss = torch.stack(
@@ -97,29 +95,28 @@ def train(
 
 
 def with_token(
-    recommender: Recommender, identifiers: Tensor, token: Tensor, items: np.ndarray, lengths: np.ndarray
+    generative: GenerativeRetriever, token: Tensor, items: np.ndarray, lengths: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """The recommender's input (B, S, E) and mask (B, S): the token (B, 1, E), then histories items (B, n)."""
     ahead = torch.ones(len(token), 1, dtype=torch.bool)
     if not items.shape[1]:
         return token, ahead
-    levels = recommender.config.levels
-    source, mask = embed_hard_history(recommender, identifiers[items][..., :levels], torch.as_tensor(lengths))
+    source, mask = generative.embed(items, lengths)
     return torch.cat([token, source], 1), torch.cat([ahead, mask], 1)
 
 
 class TokenSearch:
     """Beam search after a query's token and a history."""
 
-    def __init__(self, generative: GenerativeRetriever, codes: np.ndarray, token: QueryToken):
-        self.generative, self.codes, self.token = generative, torch.as_tensor(codes), token
+    def __init__(self, generative: GenerativeRetriever, token: QueryToken):
+        self.generative, self.token = generative, token
 
     @torch.inference_mode()
     def find(self, query: Tensor, history: list[int], k: int, allowed: Tensor | None = None) -> BeamResult:
         """The k best items. query: (D,). allowed: (N,) bool."""
         recommender, tree = self.generative.recommender, self.generative.tree
         items, lengths = pad_rows([history[-self.generative.history :]], fill=0)
-        source, mask = with_token(recommender, self.codes, self.token(query[None]), items, lengths)
+        source, mask = with_token(self.generative, self.token(query[None]), items, lengths)
         repeats = Repeats.of(recommender, torch.as_tensor(items), torch.as_tensor(lengths)) if len(history) else None
         restriction = None if allowed is None else Restriction(tree, allowed)
         width = max(k, self.generative.beam)

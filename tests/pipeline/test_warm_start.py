@@ -97,7 +97,7 @@ def test_what_cannot_be_started_from_is_refused():
 def params_like_the_bundle(**changes) -> Params:
     """The committed params with the shape of `tiny_model`'s networks, and what it says of the text encoder."""
     shape = {"d_model": 8, "d_ff": 16, "heads": 2, "d_kv": 4, "encoder_layers": 1, "decoder_layers": 1, "causal": False}
-    shape["merge"] = False
+    shape |= {"merge": False, "item_vectors": False}
     values = {f"joint.recommender.{name}": value for name, value in shape.items()}
     tokenizer = {"code_dim": 4, "hidden": [8], "levels": 2, "codebook_size": 4, "collaborative_weight": 0.0}
     values |= {f"tokenizer.{name}": value for name, value in tokenizer.items()}
@@ -127,6 +127,7 @@ def test_params_of_another_shape_are_named_each():
         "tokenizer.collaborative_weight": 1.0,
         "joint.recommender.d_ff": 32,
         "joint.recommender.merge": True,
+        "joint.recommender.item_vectors": True,
         "harden.resolution": "reassign",
         "embed.text_columns": ["title", "brand"],
     }
@@ -137,6 +138,7 @@ def test_params_of_another_shape_are_named_each():
         "a collaborative part (tokenizer.collaborative_weight) is False there, True in params",
         "joint.recommender.d_ff is 16 there, 32 in params",
         "joint.recommender.merge is False there, True in params",
+        "joint.recommender.item_vectors is False there, True in params",
         "harden.resolution is disambiguate there, reassign in params",
         "embed.text_columns is ['title'] there, ['title', 'brand'] in params",
         COLD,

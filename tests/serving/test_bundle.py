@@ -86,6 +86,56 @@ def test_a_missing_title_is_empty(bundle):
     assert titles["квас"] == "title 2"
 
 
+def with_item_vectors(**changes) -> np.ndarray:
+    """Write artifacts of a recommender that reads vectors of five numbers; returns its item tokens."""
+    write_artifacts(0, True, None, 0)
+    config = tiny_recommender(0).config.to_dict() | {"vector_width": 5} | changes
+    recommender = Recommender(RecommenderConfig(**config)).eval()
+    tokens = torch.randn(ITEMS, LEVELS, config["d_model"])
+    files.write_tensors(Artifacts().finetune / paths.MODEL_FILE, recommender.state_dict())
+    files.write_json(Artifacts().finetune / paths.MODEL_CONFIG_FILE, config)
+    files.write_tensors(Artifacts().finetune / paths.ITEM_TOKENS_FILE, {"tokens": tokens})
+    return tokens
+
+
+def test_a_recommender_of_item_vectors_reads_the_bundles_item_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokens = with_item_vectors()
+    bundle = Bundle.load(assemble(PARAMS_FILE, SERVING))
+    indices = [bundle.index_of[item] for item in ("P3", "P5")]
+    mask = torch.ones(1, 2 * LEVELS, dtype=torch.bool)
+    codes = torch.as_tensor(bundle.identifiers)
+    expected = exact_scores(bundle.recommender, codes, tokens[indices].flatten(0, 1)[None], mask)[0]
+    answer = bundle.recommend([["P3", "P5"]], k=ITEMS)[0]
+    assert ids_of(answer) == [bundle.item_ids[index] for index in expected.argsort(descending=True).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (None, "the recommender reads item vectors, but the bundle lacks item_tokens.safetensors"),
+        (torch.zeros(ITEMS - 1, LEVELS, 8), r"expected tokens float32 \(12, 2, 8\), found torch.float32 \(11, 2, 8\)"),
+        (torch.zeros(ITEMS, LEVELS, 8).double(), "found torch.float64"),
+        (torch.full((ITEMS, LEVELS, 8), torch.inf), "tokens that are not finite"),
+    ],
+)
+def test_item_tokens_must_fit(tmp_path, monkeypatch, tokens, message):
+    monkeypatch.chdir(tmp_path)
+    with_item_vectors()
+    path = Artifacts().finetune / paths.ITEM_TOKENS_FILE
+    path.unlink() if tokens is None else files.write_tensors(path, {"tokens": tokens})
+    with pytest.raises(UnigrecError, match=message):
+        Bundle.load(assemble(PARAMS_FILE, SERVING))
+
+
+def test_item_tokens_of_a_recommender_that_reads_codes_alone_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_artifacts(0, True, None, 0)
+    files.write_tensors(Artifacts().finetune / paths.ITEM_TOKENS_FILE, {"tokens": torch.zeros(ITEMS, LEVELS, 8)})
+    with pytest.raises(UnigrecError, match="reads codes alone, but the bundle holds item_tokens"):
+        Bundle.load(assemble(PARAMS_FILE, SERVING))
+
+
 def test_a_bundle_with_a_set_decoder_recommends_by_the_sum_of_each_items_logits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_artifacts(0, True, None, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ def catalogue(items: int, seed: int, levels: int = 2) -> np.ndarray:
     return disambiguate(np.random.default_rng(seed).integers(0, 4, (items, levels)), np.zeros(items)).codes
 
 
-def recommender_of(codes: np.ndarray, seed: int = 0, **changes: bool) -> Recommender:
+def recommender_of(codes: np.ndarray, seed: int = 0, **changes: Any) -> Recommender:
     size = int(codes[:, -1].max()) + 1
     return small_recommender(codes.shape[1] - 1, 4, disambiguation=size, seed=seed, **changes)
 

@@ -14,6 +14,7 @@ HISTORY_FILE = "history.json"  # list of {step, ...}: the stage's curves
 METRICS_FILE = "metrics.json"  # the stage's closing figures
 IDENTIFIERS_FILE = "identifiers.safetensors"  # codes int32 (N, L or L+1)
 HEALTH_FILE = "health.json"
+ITEM_TOKENS_FILE = "item_tokens.safetensors"  # tokens float32 (N, L or 1, E): what the recommender reads of the items
 COLLABORATIVE_FILE = "collaborative.safetensors"  # part float32 (N, E): what the tokenizer reads of the teacher
 DECISION_FILE = "decision.json"  # every gate with its value, threshold and reason
 AGAINST_FILE = "shipped_against.json"  # {protocol: {model: paired bootstrap of the shipped model's NDCG@10 less its}}

@@ -239,6 +239,7 @@ class RecommenderParams(Section):
     causal: bool
     repeat_bias: bool
     merge: bool
+    item_vectors: bool = False  # params of an earlier version lack it
     decoder: Literal["beam", "set"]
 
 

@@ -135,6 +135,12 @@ def load_recommender(artifacts: Artifacts) -> Recommender:
     return networks.load_recommender(folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
 
 
+def load_item_tokens(artifacts: Artifacts) -> torch.Tensor | None:
+    """What the finetuned recommender reads of each item, (N, L or 1, E), mapped; None if it reads codes alone."""
+    file = artifacts.finetune / paths.ITEM_TOKENS_FILE
+    return files.read_tensors(file)["tokens"] if file.is_file() else None
+
+
 def data_warnings(artifacts: Artifacts) -> list[str]:
     """Sentences that reading and preparing wrote about data that may not mean what it seems to."""
     found = (files.read_json(path).get("warnings", []) for path in (artifacts.source, artifacts.prepare_stats))
@@ -145,6 +151,24 @@ def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -
     """Write the codes, and the health report last."""
     files.write_tensors(folder / paths.IDENTIFIERS_FILE, {"codes": resolved.codes.astype("int32")})
     files.write_json(folder / paths.HEALTH_FILE, report)
+
+
+def save_item_tokens(
+    artifacts: Artifacts, recommender: Recommender, codes: np.ndarray, vectors: ItemVectors | None
+) -> None:
+    """What a finetuned recommender reads of each item, for serving; nothing if it reads codes alone.
+
+    codes: (N, T). vectors: (N, vector_width), or None.
+    """
+    import torch
+
+    from unigrec.core.training.student_validation import hard_tokens
+
+    file = artifacts.finetune / paths.ITEM_TOKENS_FILE
+    if vectors is None:
+        file.unlink(missing_ok=True)  # of an earlier run
+    else:
+        files.write_tensors(file, {"tokens": hard_tokens(recommender, torch.as_tensor(codes), vectors)})
 
 
 def save_ranks(

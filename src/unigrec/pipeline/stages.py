@@ -16,6 +16,7 @@ from unigrec.pipeline.outputs import (
     load_embeddings,
     load_fusion,
     load_item_ids,
+    load_item_tokens,
     load_item_vectors,
     load_neighbours,
     load_recommender,
@@ -26,6 +27,7 @@ from unigrec.pipeline.outputs import (
     load_unified,
     load_widths,
     save_identifiers,
+    save_item_tokens,
     save_ranks,
     save_trained,
 )
@@ -321,17 +323,21 @@ def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core import distributed
     from unigrec.core.training.finetune import train_finetune
 
+    recommender, codes = load_unified(artifacts).recommender, load_codes(artifacts)
+    vectors = load_item_vectors(artifacts) if recommender.config.vector_width else None
     trained = train_finetune(
         load_sequences(artifacts),
-        load_unified(artifacts).recommender,
-        load_codes(artifacts),
+        recommender,
+        codes,
         params=params.finetune,
         joint_params=params.joint,
         run=run,
         teacher=load_teacher(artifacts),
+        vectors=vectors,
     )
     if distributed.rank() == 0:
         model: Any = trained.model
+        save_item_tokens(artifacts, model.cpu(), codes, vectors)
         save_trained(artifacts.finetune, trained, model.config.to_dict())
 
 
@@ -375,7 +381,8 @@ def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.de
     from unigrec.core.retrieval.generative import GenerativeRetriever
 
     recommender, codes = load_recommender(artifacts), load_codes(artifacts)
-    generative = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device)
+    tokens = load_item_tokens(artifacts)
+    generative = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device, tokens=tokens)
     dense = DenseRetriever(load_teacher(artifacts), generative.tree, device)
     weights = load_fusion(artifacts).weights if (artifacts.rank / paths.FUSION_FILE).is_file() else None
     return FusedRetriever(generative, dense, load_neighbours(artifacts), weights)

@@ -114,6 +114,7 @@ def _found(artifacts: Artifacts) -> dict[str, Any]:
     found = {f"tokenizer.{name}": value for name, value in tokenizer.items()}
     found["a collaborative part (tokenizer.collaborative_weight)"] = load_known(artifacts).collaborative.shape[1] > 0
     found["harden.resolution"] = "disambiguate" if recommender["disambiguation"] else "reassign"
+    recommender["item_vectors"] = recommender["vector_width"] > 0
     return found | {f"joint.recommender.{name}": value for name, value in recommender.items()}
 
 

@@ -22,6 +22,7 @@ from unigrec.serving.manifest import (
     DENSE_CONFIG,
     FUSION,
     IDENTIFIERS,
+    ITEM_TOKENS,
     MANIFEST,
     NEIGHBOURS,
     PARAMS,
@@ -111,6 +112,9 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         if not source.is_file():
             raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
         shutil.copyfile(source, folder / name)
+    tokens = artifacts.finetune / paths.ITEM_TOKENS_FILE
+    if tokens.is_file():  # only with a recommender that reads item vectors
+        shutil.copyfile(tokens, folder / ITEM_TOKENS)
     prefix = "tokenizer."
     joint = files.read_arrays(artifacts.joint / paths.MODEL_FILE)
     files.write_tensors(

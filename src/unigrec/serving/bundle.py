@@ -92,6 +92,7 @@ class Bundle:
         baskets: Baskets | None = None,
         extension: Extension | None = None,
         computed: Computed | None = None,
+        tokens: torch.Tensor | None = None,
     ):
         """`load` has checked all parts.
 
@@ -99,6 +100,7 @@ class Bundle:
 
         ranking: the parts of the fused ranking. baskets: counted pairs. Bundles of earlier versions lack them.
         extension: what was added and withdrawn after the training. computed: what need not be computed.
+        tokens: what the recommender reads of each trained item, if it reads more than codes.
         """
         self.folder, self.manifest, self.recommender = folder, manifest, recommender
         self.serving = Serving(**manifest["serving"])
@@ -109,7 +111,7 @@ class Bundle:
         self.popularity = Popularity(catalogue.train_counts[: self.trained], order)
         trained, tree = codes[: self.trained], None if computed is None else computed.tree
         generative = GenerativeRetriever.hardened(
-            recommender, trained, self.serving.history, self.serving.beam, stored=tree
+            recommender, trained, self.serving.history, self.serving.beam, stored=tree, tokens=tokens
         )
         self.retrievers: dict[RankBy, Retriever] = {RankBy.GENERATIVE: generative}
         self.ranks_by = RankBy.GENERATIVE  # where a request does not say

@@ -5,6 +5,8 @@
     recommender.safetensors    weights; the config is recommender.json
     tokenizer.safetensors      weights; the config is tokenizer.json
     identifiers.safetensors    codes int32 (N, T): T is L, or L + 1 with a disambiguation code
+    item_tokens.safetensors    tokens float32 (N, L or 1, E): what the recommender reads of each trained item, if it
+                               reads more than codes
     collaborative.safetensors  part float32 (N, E): the tokenizer's input from the teacher, for a warm start
     dense.safetensors          weights of the dense part, which is the teacher; the config is dense.json
     neighbours.safetensors     what follows an item, and content vectors (unigrec.serving.ranking_parts)
@@ -44,6 +46,7 @@ PARAMS = "params.yaml"
 RECOMMENDER, RECOMMENDER_CONFIG = "recommender.safetensors", "recommender.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.safetensors", "tokenizer.json"
 IDENTIFIERS = paths.IDENTIFIERS_FILE
+ITEM_TOKENS = paths.ITEM_TOKENS_FILE  # only with a recommender that reads item vectors
 COLLABORATIVE = paths.COLLABORATIVE_FILE
 CATALOGUE = "catalogue.parquet"
 RANKS = paths.RANKS_FILE
@@ -60,7 +63,14 @@ BASKETS = paths.BASKETS_FILE
 SERVED = paths.SERVED_FILE
 EXTENSION = "extension.safetensors"  # only in a bundle whose catalogue was changed after the training
 COMPUTED = "computed.safetensors"  # only in a bundle of a large catalogue
-OPTIONAL = {COLLABORATIVE, BASKETS, SERVED, EXTENSION, COMPUTED} | RANKING  # bundles of earlier versions lack them
+OPTIONAL = {
+    ITEM_TOKENS,
+    COLLABORATIVE,
+    BASKETS,
+    SERVED,
+    EXTENSION,
+    COMPUTED,
+} | RANKING  # bundles of earlier versions lack them
 # What changes if items are added or removed. All other files are the trained model.
 OF_CATALOGUE = {CATALOGUE, IDENTIFIERS, COLLABORATIVE, SERVED, EXTENSION, COMPUTED}
 FOLDERS = {TEXT_ENCODER, REPORT}

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.core.blocks import all_finite
 from unigrec.core.retrieval.dense import SCANNED
 from unigrec.serving.basket_file import read_baskets
 from unigrec.serving.catalogue import Catalogue, check_served, read_catalogue
@@ -21,6 +23,7 @@ from unigrec.serving.manifest import (
     EXTENSION,
     FUSION,
     IDENTIFIERS,
+    ITEM_TOKENS,
     NEIGHBOURS,
     RECOMMENDER,
     RECOMMENDER_CONFIG,
@@ -32,6 +35,8 @@ from unigrec.serving.networks import load_recommender, load_tokenizer
 from unigrec.serving.ranking_parts import read_dense, read_fusion, read_neighbours
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from unigrec.core.models.ensemble import Teacher
     from unigrec.core.models.recommender import Recommender, RecommenderConfig
     from unigrec.core.retrieval.baskets import Baskets
@@ -50,6 +55,7 @@ class Parts(NamedTuple):
     baskets: Baskets | None  # counted pairs
     extension: Extension | None  # what was added and withdrawn after the training
     computed: Computed | None  # of a large bundle: what need not be computed
+    tokens: Tensor | None  # (trained items, L or 1, E) what the recommender reads of them; None: their codes
 
 
 def read_parts(folder: Path, manifest: dict[str, Any], checked: bool = False) -> Parts:
@@ -73,7 +79,8 @@ def read_parts(folder: Path, manifest: dict[str, Any], checked: bool = False) ->
     ranking = read_ranking(folder, trained, len(codes) > trained, checked) if FUSION in held else None
     check_extension(folder, extension, ranking)
     baskets = read_baskets(folder / BASKETS, trained, checked) if BASKETS in held else None
-    return Parts(recommender.requires_grad_(False), codes, catalogue, ranking, baskets, extension, computed)
+    tokens = read_tokens(folder, manifest, recommender.config, trained, checked)
+    return Parts(recommender.requires_grad_(False), codes, catalogue, ranking, baskets, extension, computed, tokens)
 
 
 class Ranking(NamedTuple):
@@ -137,3 +144,29 @@ def read_codes(folder: Path, config: RecommenderConfig, checked: bool = False) -
     if outside.any():
         raise UnigrecError(f"{path}: {int(outside.any(1).sum())} items have codes beyond {config.code_sizes}")
     return codes
+
+
+def read_tokens(
+    folder: Path, manifest: dict[str, Any], config: RecommenderConfig, trained: int, checked: bool = False
+) -> Tensor | None:
+    """What the recommender reads of each trained item, (N, L or 1, E), mapped; None if it reads codes alone.
+
+    checked: as in `read_parts`. Raises UnigrecError if the file is missing, or is none of this recommender's.
+    """
+    path, held = folder / ITEM_TOKENS, ITEM_TOKENS in manifest["files"]
+    if held != bool(config.vector_width):
+        what = "lacks" if config.vector_width else "holds"
+        reads = "item vectors" if config.vector_width else "codes alone"
+        raise UnigrecError(f"{folder}: the recommender reads {reads}, but the bundle {what} {ITEM_TOKENS}")
+    if not held:
+        return None
+    tokens, shape = (
+        files.read_tensors(path, verified=True).get("tokens"),
+        (trained, config.tokens_per_item, config.d_model),
+    )
+    if tokens is None or tokens.dtype != torch.float32 or tokens.shape != shape:
+        found = "none" if tokens is None else f"{tokens.dtype} {tuple(tokens.shape)}"
+        raise UnigrecError(f"{path}: expected tokens float32 {shape}, found {found}")
+    if not checked and not all_finite(tokens):
+        raise UnigrecError(f"{path}: tokens that are not finite")
+    return tokens

@@ -69,7 +69,8 @@ def test_each_rung_turns_on_what_its_name_says_whatever_the_profile(profile):
     assert [joint.temperature_end < joint.temperature_start for joint in falls] == [False] * 10 + [True] * 4
     biased = [(params.teacher.repeat_bias, params.joint.recommender.repeat_bias) for params in all_params(profile)]
     assert biased == [(False, False)] * 11 + [(True, True)] * 3
-    assert [params.joint.recommender.merge for params in all_params(profile)] == [False] * 12 + [True] * 2
+    read = [(p.joint.recommender.merge, p.joint.recommender.item_vectors) for p in all_params(profile)]
+    assert read == [(False, False)] * 12 + [(True, True)] * 2
     assert [params.rank.by for params in all_params(profile)] == ["generative"] * 13 + ["best"]
 
 
@@ -92,6 +93,7 @@ def test_a_rung_changes_nothing_but_what_it_is_about(profile):
             "finetune.w_ranking_distillation",
             "teacher.repeat_bias",
             "joint.recommender.merge",
+            "joint.recommender.item_vectors",
             "joint.recommender.repeat_bias",
             "rank.by",
         }

@@ -28,6 +28,17 @@ def test_embed_soft_is_the_expectation_of_the_levels_own_rows():
     torch.testing.assert_close(recommender.embed_soft(probabilities)[0], expected)
 
 
+@pytest.mark.parametrize(("merge", "tokens"), [(True, 1), (False, 3)])
+def test_item_vectors_are_projected_onto_every_token_of_the_item(merge: bool, tokens: int):
+    plain = small_recommender(merge=merge)
+    reading = small_recommender(merge=merge, vector_width=5)
+    reading.load_state_dict(plain.state_dict(), strict=False)
+    levels, vectors = torch.randn(4, 3, 12), torch.randn(4, 5)
+    difference = reading.item_tokens(levels, vectors) - plain.item_tokens(levels, None)
+    assert difference.shape == (4, tokens, 12)
+    torch.testing.assert_close(difference, (vectors @ reading.of_vectors.weight.T)[:, None].expand(-1, tokens, -1))
+
+
 def test_levels_own_contiguous_ranges_that_cover_the_table_after_the_start_row():
     recommender = small_recommender(levels=2, codebook_size=3, disambiguation=5)
     table = recommender.token_table.weight

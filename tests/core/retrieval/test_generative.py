@@ -105,6 +105,18 @@ def test_batches_are_of_like_lengths_and_as_large_as_the_device_wants(device: st
     assert max(map(len, retriever.batches(lengths, most=7))) == 7
 
 
+def test_item_tokens_are_read_by_a_recommender_of_item_vectors_and_by_no_other():
+    tokens = torch.randn(ITEMS, LEVELS, 12)
+    reading = recommender_of(CODES, vector_width=5)
+    retriever = GenerativeRetriever.hardened(reading, CODES, HISTORY, beam=ITEMS, tokens=tokens)
+    items, lengths = np.array([[4, 2, 0], [1, 3, 5]]), np.array([2, 3])
+    source, mask = retriever.embed(items, lengths)
+    assert torch.equal(source[mask], tokens[[4, 2, 1, 3, 5]].flatten(0, 1))
+    for recommender, given in ((reading, None), (RECOMMENDER, tokens)):
+        with pytest.raises(ValueError, match="item tokens belong to a recommender that reads item vectors"):
+            GenerativeRetriever.hardened(recommender, CODES, HISTORY, beam=1, tokens=given)
+
+
 def test_two_items_of_one_identifier_are_an_error():
     with pytest.raises(ValueError, match="share a semantic ID"):
         GenerativeRetriever.hardened(RECOMMENDER, np.r_[CODES, CODES[:1]], history=HISTORY, beam=1)

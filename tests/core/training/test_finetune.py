@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from support.tiny_training import CPU, ITEMS, tiny_data, tiny_params, tiny_run, tiny_tokenizer
+from support.tiny_training import CPU, ITEMS, WIDTH, tiny_data, tiny_params, tiny_run, tiny_tokenizer
 from unigrec.core.identifiers.collisions import disambiguate, hard_codes
 from unigrec.core.models.recommender import Recommender, RecommenderConfig
-from unigrec.core.models.unified import embed_hard_history
+from unigrec.core.models.unified import expand_history
 from unigrec.core.retrieval.beam import Repeats, exact_scores
 from unigrec.core.sequences import Segments
 from unigrec.core.training.finetune import fit_disambiguation, hardened_logits, train_finetune
 from unigrec.core.training.samples import Samples, make_samples
+from unigrec.core.training.student_validation import hard_tokens
 from unigrec.core.training.teacher import new_teacher
 
 LEVELS, CODEWORDS = 2, 4
@@ -23,9 +24,9 @@ SHAPE = {"d_model": 16, "d_ff": 32, "heads": 2, "d_kv": 8, "encoder_layers": 1, 
 SHAPE |= {"levels": LEVELS, "codebook_size": CODEWORDS}
 
 
-def recommender(disambiguation: int, repeat_bias: bool = False) -> Recommender:
+def recommender(disambiguation: int, **changes) -> Recommender:
     torch.manual_seed(0)
-    return Recommender(RecommenderConfig(**SHAPE, disambiguation=disambiguation, repeat_bias=repeat_bias))
+    return Recommender(RecommenderConfig(**SHAPE, disambiguation=disambiguation, **changes))
 
 
 def hardened() -> np.ndarray:
@@ -33,10 +34,15 @@ def hardened() -> np.ndarray:
 
 
 def run(model: Recommender, seed: int = 7, **changes):
-    params = tiny_params(finetune=changes)
-    sequences = tiny_data().sequences
+    params, data = tiny_params(finetune=changes), tiny_data()
     return train_finetune(
-        sequences, model, hardened(), params=params.finetune, joint_params=params.joint, run=tiny_run(seed)
+        data.sequences,
+        model,
+        hardened(),
+        params=params.finetune,
+        joint_params=params.joint,
+        run=tiny_run(seed),
+        vectors=data.embeddings if model.config.vector_width else None,
     )
 
 
@@ -78,8 +84,9 @@ def test_the_untouched_recommender_is_a_candidate():
     assert [row["epoch"] for row in history[1:]] == [1, 2]
 
 
-def test_the_loss_falls_and_every_weight_is_trained():
-    model = recommender(8)
+@pytest.mark.parametrize("vector_width", [0, WIDTH])
+def test_the_loss_falls_and_every_weight_is_trained(vector_width):
+    model = recommender(8, vector_width=vector_width)
     before = fit_disambiguation(copy.deepcopy(model), int(hardened()[:, -1].max()) + 1).state_dict()
     trained = run(model, epochs=8, lr=0.005, schedule="constant", patience=8)
     losses = [row["loss"] for row in trained.history[1:]]
@@ -109,17 +116,19 @@ def samples_of(history: list[int], length: int) -> Samples:
     return samples._replace(history=torch.cat([rows, samples.history[:, length:]], dim=1))
 
 
-def test_training_decodes_what_the_exact_scorer_scores():
+@pytest.mark.parametrize("vector_width", [0, WIDTH])
+def test_training_decodes_what_the_exact_scorer_scores(vector_width):
     """With a repeat bias too: decoded items of the history, a sibling of one, and others."""
-    model, codes = recommender(8, repeat_bias=True).eval(), torch.as_tensor(hardened())
+    model, codes = recommender(8, repeat_bias=True, vector_width=vector_width).eval(), torch.as_tensor(hardened())
+    vectors = tiny_data().embeddings
     torch.nn.init.normal_(model.repeat_bias.weight, std=3.0)
     history = torch.tensor([[3, 9, 3, 4, 12]])
-    logits = hardened_logits(model, samples_of(history[0].tolist(), length=5), codes, codes[None])
+    logits = hardened_logits(model, samples_of(history[0].tolist(), length=5), codes, codes[None], vectors)
     scores = sum(
         scores.log_softmax(-1).gather(2, codes[None, :, position, None])[..., 0]
         for position, scores in enumerate(logits)
     )
-    source, mask = embed_hard_history(model, codes[history][..., :LEVELS], torch.tensor([5]))
+    source, mask = expand_history(hard_tokens(model, codes, vectors), history, torch.tensor([5]))
     repeats = Repeats.of(model, history, torch.tensor([5]))
     torch.testing.assert_close(scores, exact_scores(model, codes, source, mask, repeats=repeats))
 

@@ -187,7 +187,7 @@ def test_the_identifiers_are_logged_after_each_epoch_against_those_at_the_start(
         return identifier_curve(tokenizer, embeddings, temperature, first_codes=first_codes)
 
     monkeypatch.setattr(joint_module, "identifier_curve", curve)
-    params = joint_params(tokenizer_lr=0.02, schedule="constant")
+    params = joint_params(tokenizer_lr=0.01, schedule="constant")
     history = run(params).history
     before = hard_codes(tiny_tokenizer(), tiny_data().embeddings)
     assert all(np.array_equal(first, before) for _, first, _ in seen)

@@ -36,6 +36,7 @@ class RecommenderConfig:
             sequence then encodes each of its prefixes.
         repeat_bias: add a learned number to the last code's logit of the history's own items.
         merge: the encoder reads one token per item, projected from those of its levels, instead of one per level.
+        vector_width: numbers of the item vectors that the encoder reads with the codes; 0: it reads codes alone.
         decoder: beam: each code depends on the codes before it, and items are found by beam search. set: the codes do
             not depend on each other, so one pass scores every item.
         buckets: number of relative position buckets. max_distance: distance from which all share the last bucket.
@@ -54,6 +55,7 @@ class RecommenderConfig:
     causal: bool = False
     repeat_bias: bool = False
     merge: bool = False
+    vector_width: int = 0
     decoder: Literal["beam", "set"] = "beam"
     buckets: int = 32
     max_distance: int = 128
@@ -100,6 +102,9 @@ class Recommender(nn.Module):
         self.merged = Linear(width, config.d_model, bias=False) if config.merge else None
         if self.merged is not None:
             nn.init.normal_(self.merged.weight, std=width**-0.5)
+        self.of_vectors = Linear(config.vector_width, config.d_model, bias=False) if config.vector_width else None
+        if self.of_vectors is not None:
+            nn.init.normal_(self.of_vectors.weight, std=config.vector_width**-0.5)
         nn.init.normal_(self.token_table.weight, std=1.0)
         offsets = [1]
         for size in config.code_sizes:
@@ -138,9 +143,16 @@ class Recommender(nn.Module):
         shift = torch.tensor(self.offsets[: codes.shape[-1]], device=codes.device)
         return self.token_table(codes + shift)
 
-    def item_tokens(self, tokens: Tensor) -> Tensor:
-        """What the encoder reads of items, from the tokens of their levels: (..., L, E) -> (..., L or 1, E)."""
-        return tokens if self.merged is None else self.merged(tokens.flatten(-2))[..., None, :]
+    def item_tokens(self, tokens: Tensor, vectors: Tensor | None) -> Tensor:
+        """What the encoder reads of items, from the tokens of their levels: (..., L, E) -> (..., L or 1, E).
+
+        vectors: (..., vector_width) of the items. They tell apart what codes do not. Not read where the width is 0.
+        """
+        read = tokens if self.merged is None else self.merged(tokens.flatten(-2))[..., None, :]
+        if self.of_vectors is None:
+            return read
+        assert vectors is not None
+        return read + self.of_vectors(vectors)[..., None, :]
 
     def encode(self, source: Tensor, mask: Tensor) -> Tensor:
         """Encoder output: source (B, S, E), mask (B, S) true where a token exists -> (B, S, E)."""

@@ -92,7 +92,7 @@ class UnifiedModel(nn.Module):
         if fixed is None:
             soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
             fixed, reconstructed = soft.probabilities, self.tokenizer.decode(soft.quantized)
-        tokens = self.recommender.item_tokens(self.recommender.embed_soft(fixed))  # (M, L or 1, E)
+        tokens = self.recommender.item_tokens(self.recommender.embed_soft(fixed), embeddings)  # (M, L or 1, E)
         source, mask = expand_history(tokens, history, lengths)
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             memory = self.recommender.encode(source, mask)
@@ -209,8 +209,8 @@ def expand_history(tokens: Tensor, history: Tensor, lengths: Tensor) -> tuple[Te
 
 
 def embed_hard_history(recommender: Recommender, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """As `expand_history`, from the first L codes of each item of the histories: (B, n, L)."""
-    tokens = recommender.item_tokens(recommender.embed_codes(codes))
+    """As `expand_history`, from the first L codes of each item of the histories: (B, n, L). They are all it reads."""
+    tokens = recommender.item_tokens(recommender.embed_codes(codes), None)
     return tokens.flatten(1, 2), token_mask(lengths, *tokens.shape[1:3])
 
 

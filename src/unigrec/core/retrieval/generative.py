@@ -46,9 +46,17 @@ class GenerativeRetriever(Retriever):
         beam: int,
         device: torch.device = CPU,
         stored: Mapping[str, Tensor] | None = None,
+        tokens: Tensor | None = None,
     ) -> GenerativeRetriever:
-        """From the hardened identifiers (N, T). stored: as in `PrefixTree`. Raises ValueError as it does."""
-        read = torch.as_tensor(codes[:, : recommender.config.levels], device=device)
+        """From the hardened identifiers (N, T).
+
+        stored: as in `PrefixTree`. tokens: (N, L or 1, E) that a recommender of item vectors reads of the items; one of
+        codes alone has none. Raises ValueError as `PrefixTree`, or if tokens and recommender do not belong together.
+        """
+        if (tokens is not None) != bool(recommender.config.vector_width):
+            raise ValueError("item tokens belong to a recommender that reads item vectors, and to no other")
+        read = torch.as_tensor(codes[:, : recommender.config.levels]) if tokens is None else tokens
+        read = read.to(device)
         return cls(recommender.to(device).eval(), PrefixTree(codes, device, stored), read, history=history, beam=beam)
 
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:

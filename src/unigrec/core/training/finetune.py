@@ -14,7 +14,8 @@ from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.item_scores import ItemScores
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.unified import decode_targets, embed_hard_history, readable_tokens, student_logits
+from unigrec.core.models.unified import decode_targets, expand_history, readable_tokens, student_logits
+from unigrec.core.models.vectors import Vectors
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
@@ -55,6 +56,7 @@ def train_finetune(
     joint_params: JointParams,
     run: Run,
     teacher: Teacher | None = None,
+    vectors: Vectors | None = None,
 ) -> Trained:
     """Train until validation NDCG@10 (unmasked) stops rising. The recommender as given is a candidate too.
 
@@ -62,6 +64,7 @@ def train_finetune(
         codes: (N, T) hardened identifiers.
         joint_params: history, validation and sampling of items are those of the joint phase.
         teacher: its ranking is distilled if `params.w_ranking_distillation` is above zero.
+        vectors: (N, vector_width) of the items; None for a recommender that reads codes alone.
     """
     start_process_group(run.device, needed=params.engine == "deepspeed")
     torch.manual_seed(run.seed)
@@ -78,7 +81,8 @@ def train_finetune(
         teacher=teacher,
     )
     on_device = torch.as_tensor(codes, device=run.device)
-    finetuning = _Finetuning(student, params, on_device, tree=PrefixTree(codes, run.device))
+    vectors = None if vectors is None else vectors.to(run.device)
+    finetuning = _Finetuning(student, params, on_device, vectors, tree=PrefixTree(codes, run.device))
     return student.train("finetune", finetuning.losses, finetuning.validate, warmup_share=0.0, validate_first=True)
 
 
@@ -89,6 +93,7 @@ class _Finetuning:
     student: StudentTraining
     params: FinetuneParams
     codes: Tensor  # (N, T) hardened identifiers
+    vectors: Vectors | None  # (N, vector_width), if the recommender reads them
     tree: PrefixTree  # of these identifiers
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
@@ -96,7 +101,7 @@ class _Finetuning:
         scale = world_size() / len(samples.batch_targets)
         ranking = self.student.ranking_targets(samples, self.codes, step)
         codes = codes_to_decode(self.codes[samples.targets], ranking)
-        logits = hardened_logits(self.student.recommender, samples, self.codes, codes)
+        logits = hardened_logits(self.student.recommender, samples, self.codes, codes, self.vectors)
         of_targets, of_sampled = student_losses(
             logits, samples.targets, self.codes, self.student.code_sums(self.codes), ranking
         )
@@ -108,19 +113,21 @@ class _Finetuning:
         return {"loss": total, "recommendation_loss": recommendation, "ranking_distillation_loss": distillation}
 
     def validate(self) -> dict[str, float]:
-        return self.student.beam_metrics(hard_tokens(self.student.recommender, self.codes), self.tree)
+        tokens = hard_tokens(self.student.recommender, self.codes, self.vectors)
+        return self.student.beam_metrics(tokens, self.tree)
 
 
 def hardened_logits(
-    model: Recommender, samples: Samples, identifiers: Tensor, codes: Tensor
+    model: Recommender, samples: Samples, identifiers: Tensor, codes: Tensor, vectors: Vectors | None = None
 ) -> list[Tensor] | ItemScores:
     """What `student_logits` returns, after histories of hardened identifiers.
 
-    identifiers: (N, T) of every item. codes: (P, R, T) identifiers to decode.
+    identifiers: (N, T) of every item. codes: (P, R, T) identifiers to decode. vectors: as in `train_finetune`.
     """
-    levels, (lengths, counts) = model.config.levels, (samples.lengths, samples.counts)
-    history = identifiers[samples.items[samples.history]]  # (B, n, T)
-    source, mask = embed_hard_history(model, history[..., :levels], lengths)  # (B, n * L, E), (B, n * L)
+    lengths, counts = samples.lengths, samples.counts
+    of_levels = model.embed_codes(identifiers[samples.items, : model.config.levels])  # (M, L, E)
+    tokens = model.item_tokens(of_levels, None if vectors is None else vectors[samples.items])
+    source, mask = expand_history(tokens, samples.history, lengths)  # (B, S, E), (B, S)
     readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=model.config.tokens_per_item)
     output = decode_targets(model, model.encode(source, mask), readable, exists=exists, codes=codes)  # (P, R, T, E)
     items, logits = samples.items[samples.history], model.all_logits(output)

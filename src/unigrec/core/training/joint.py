@@ -69,8 +69,10 @@ def new_unified(
     """
     if recommender is not None:
         return UnifiedModel(tokenizer, recommender, teacher_dim)
+    shape = params.recommender
     config = RecommenderConfig(
-        **params.recommender.model_dump(),
+        **shape.model_dump(exclude={"item_vectors"}),
+        vector_width=tokenizer.embedding_dim if shape.item_vectors else 0,
         levels=tokenizer.levels,
         codebook_size=tokenizer.codebook_size,
         disambiguation=0 if resolution == "reassign" else disambiguation_room(codes),
@@ -291,7 +293,7 @@ class JointTraining:
     def validate(self) -> dict[str, float]:
         codes, recommender = self.identifiers(), self.student.recommender
         if self.params.tokenizer == "hard":
-            tokens = hard_tokens(recommender, torch.as_tensor(codes, device=self.device))
+            tokens = hard_tokens(recommender, torch.as_tensor(codes, device=self.device), self.data.embeddings)
         else:
             tokens = soft_tokens(self.tokenizer, recommender, self.data.embeddings, temperature=self.temperature)
         return self.student.beam_metrics(tokens, PrefixTree(codes, self.device))

@@ -23,15 +23,25 @@ def soft_tokens(
     tokenizer: Tokenizer, recommender: Recommender, embeddings: Vectors, temperature: float, chunk: int = ITEMS_AT_ONCE
 ) -> Tensor:
     """Input tokens of every item from its soft identifier: (N, D) -> (N, L or 1, E)."""
-    soft = (tokenizer.quantize_soft(tokenizer.encoder(part), temperature) for part in embeddings.split(chunk))
-    return torch.cat([recommender.item_tokens(recommender.embed_soft(part.probabilities)) for part in soft])
+    read = []
+    for part in embeddings.split(chunk):
+        soft = tokenizer.quantize_soft(tokenizer.encoder(part), temperature)
+        read.append(recommender.item_tokens(recommender.embed_soft(soft.probabilities), part))
+    return torch.cat(read)
 
 
 @torch.no_grad()
-def hard_tokens(recommender: Recommender, codes: Tensor) -> Tensor:
-    """Input tokens of every item from its first L codes: (N, T) -> (N, L or 1, E)."""
-    parts = codes[:, : recommender.config.levels].split(ITEMS_AT_ONCE)
-    return torch.cat([recommender.item_tokens(recommender.embed_codes(part)) for part in parts])
+def hard_tokens(recommender: Recommender, codes: Tensor, vectors: Vectors | None = None) -> Tensor:
+    """Input tokens of every item, (N, L or 1, E), from its first L codes (N, T).
+
+    vectors: (N, vector_width); None for a recommender that reads codes alone.
+    """
+    read = []
+    for start in range(0, len(codes), ITEMS_AT_ONCE):
+        rows = slice(start, start + ITEMS_AT_ONCE)
+        tokens = recommender.embed_codes(codes[rows, : recommender.config.levels])
+        read.append(recommender.item_tokens(tokens, None if vectors is None else vectors[rows]))
+    return torch.cat(read)
 
 
 def sampled_users(sequences: Sequences, count: int, seed: int) -> np.ndarray:
