@@ -27,7 +27,7 @@ ITEMS, SHARE, USERS_AT_ONCE = 50, 0.1, 256
 def run() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.audiences", description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder")
-    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M13/KEY")
+    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M14/KEY")
     options = parser.parse_args()
     keep_quiet()
     data = load_data(options.artifacts)

@@ -73,7 +73,7 @@ def measure(retriever: FusedRetriever, data: Data) -> tuple[Metrics, dict[str, W
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.fusion", description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder")
-    parser.add_argument("rungs", type=Path, nargs="+", help="finished rungs: OUT/seed-1/M13/KEY ...")
+    parser.add_argument("rungs", type=Path, nargs="+", help="finished rungs: OUT/seed-1/M14/KEY ...")
     options = parser.parse_args()
     try:
         data, device = load_data(options.artifacts), training_device()

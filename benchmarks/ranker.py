@@ -58,7 +58,7 @@ def columns(ids: np.ndarray, prefixes: np.ndarray, counts: np.ndarray) -> dict[s
 def run() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.ranker", description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder")
-    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M13/KEY")
+    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M14/KEY")
     options = parser.parse_args()
     try:
         from lightgbm import LGBMClassifier

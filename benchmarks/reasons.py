@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.reasons", description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder")
     parser.add_argument("--users", type=int, default=300, help="test users with at least two items")
-    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M13/KEY")
+    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M14/KEY")
     options = parser.parse_args()
     try:
         data, device = load_data(options.artifacts), training_device()

@@ -80,7 +80,7 @@ def found_at(lists: Lists, pairs: Pairs) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.related", description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder")
-    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M13/KEY")
+    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M14/KEY")
     options = parser.parse_args()
     try:
         data = load_data(options.artifacts)

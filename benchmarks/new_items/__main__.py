@@ -141,7 +141,7 @@ def run() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.new_items", description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder, with all items")
     parser.add_argument("--hidden", type=Path, required=True, help="what benchmarks.new_items.hide wrote")
-    parser.add_argument("rung", type=Path, help="a finished rung on the data without these items: OUT/seed-1/M13/KEY")
+    parser.add_argument("rung", type=Path, help="a finished rung on the data without these items: OUT/seed-1/M14/KEY")
     options = parser.parse_args()
     keep_quiet()
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,7 +16,7 @@ STAGES = ("prepare", "embed", "teacher", "tokenizer", "joint", "harden", "finetu
 
 
 def bundle_of_rung(rung: Path, data: Data, folder: Path) -> Path:
-    """Assemble the bundle of a rung, OUT/seed-1/M13/KEY, in a folder; returns the bundle's own folder.
+    """Assemble the bundle of a rung, OUT/seed-1/M14/KEY, in a folder; returns the bundle's own folder.
 
     Gates and report, which the ladder leaves out, are empty. Raises UnigrecError if the rung is not finished.
     """

@@ -57,7 +57,7 @@ class Data(NamedTuple):
 
 
 def finished_rung(rung: Path, data: Data) -> StepArtifacts:
-    """The stages' folders of a finished rung, OUT/seed-1/M13/KEY. Raises UnigrecError if it is none."""
+    """The stages' folders of a finished rung, OUT/seed-1/M14/KEY. Raises UnigrecError if it is none."""
     read, home = files.read_json(rung / "params.json"), rung.absolute().parents[1]
     places = {name: home / read["student"] / name for name in ("joint", "harden", "finetune")}
     places |= {"prepare": data.artifacts.folder("prepare"), "teacher": home / read["teacher"]}

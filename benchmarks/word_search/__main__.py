@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, required=True, help="a project's artifacts folder")
     parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--steps", type=int, default=0, help="of training a query token, to compare with; 0: none")
-    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M13/KEY")
+    parser.add_argument("rung", type=Path, help="a finished rung of the ladder: OUT/seed-1/M14/KEY")
     options = parser.parse_args()
     try:
         run(Ways(options.artifacts, options.rung), options.users, options.steps)

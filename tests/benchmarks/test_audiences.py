@@ -17,8 +17,8 @@ from support.tiny_ladder import tiny_arguments, tiny_artifacts
 @pytest.mark.slow
 def test_the_first_tenth_of_an_audience_is_compared_with_all_users(tmp_path, monkeypatch, capsys):
     artifacts, out = tiny_artifacts(tmp_path), tmp_path / "out"
-    assert quality.run(tiny_arguments(artifacts, out, "--rungs", "M13")) == 0
-    (rung,) = (out / "seed-1/M13").iterdir()
+    assert quality.run(tiny_arguments(artifacts, out, "--rungs", "M14")) == 0
+    (rung,) = (out / "seed-1/M14").iterdir()
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["audiences", "--artifacts", str(artifacts), str(rung)])
     assert audiences.run() == 0

@@ -14,8 +14,8 @@ from unigrec.base import files
 
 def test_all_parts_give_what_the_rung_ships_and_the_dense_one_what_the_teacher_gives(tmp_path, monkeypatch, capsys):
     artifacts, out = tiny_artifacts(tmp_path), tmp_path / "out"
-    assert quality.run(tiny_arguments(artifacts, out, "--rungs", "M13", "--set", "rank.by=fused")) == 0
-    (rung,), (baselines,) = (out / "seed-1/M13").iterdir(), (out / "seed-1").glob("baselines-*")
+    assert quality.run(tiny_arguments(artifacts, out, "--rungs", "M14", "--set", "rank.by=fused")) == 0
+    (rung,), (baselines,) = (out / "seed-1/M14").iterdir(), (out / "seed-1").glob("baselines-*")
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["fusion", "--artifacts", str(artifacts), str(rung)])
     fusion.main()

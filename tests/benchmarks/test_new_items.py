@@ -39,8 +39,8 @@ def test_a_tiny_rung_is_measured(tmp_path, monkeypatch, capsys):
     artifacts = project / "artifacts"
     monkeypatch.setattr(sys, "argv", ["hide", "--artifacts", str(artifacts), "--out", str(out), "--share", "0.2"])
     hide.run()
-    assert quality.run(tiny_arguments(out / "artifacts", out / "rungs", "--rungs", "M13")) == 0
-    (rung,) = (out / "rungs/seed-1/M13").iterdir()
+    assert quality.run(tiny_arguments(out / "artifacts", out / "rungs", "--rungs", "M14")) == 0
+    (rung,) = (out / "rungs/seed-1/M14").iterdir()
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["new_items", "--artifacts", str(artifacts), "--hidden", str(out), str(rung)])
     assert new_items.run() == 0

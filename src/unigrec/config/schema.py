@@ -250,6 +250,7 @@ class JointParams(Section):
     recommender: RecommenderParams
     tokenizer: Literal["trained", "frozen", "hard"]
     history: Annotated[int, Field(ge=1, le=1000)]
+    history_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     epochs: Count
     epoch_samples: Annotated[int, Field(ge=0)] = 0
     batch_size: Count

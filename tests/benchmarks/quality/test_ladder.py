@@ -39,39 +39,56 @@ def weights(name: str, profile: str = "paper") -> tuple[bool, bool, bool]:
 
 
 def test_the_rungs_are_those_of_the_published_table_and_ours():
-    assert list(RUNGS) == ["M0", "M1", "M2", "M3", "M4", "M5", "M6", "M7", "M8", "M9", "M10", "M11", "M12", "M13"]
+    assert list(RUNGS) == [
+        "M0",
+        "M1",
+        "M2",
+        "M3",
+        "M4",
+        "M5",
+        "M6",
+        "M7",
+        "M8",
+        "M9",
+        "M10",
+        "M11",
+        "M12",
+        "M13",
+        "M14",
+    ]
     assert [RUNGS[name].published.get("ndcg_at_10") for name in RUNGS] == [
         *(0.0346, 0.0385, 0.0410, 0.0415, 0.0425, 0.0453, 0.0457),
-        *([None] * 7),
+        *([None] * 8),
     ]
 
 
 @pytest.mark.parametrize("profile", NAMES)
 def test_each_rung_turns_on_what_its_name_says_whatever_the_profile(profile):
     modes = [params.joint.tokenizer for params in all_params(profile)]
-    assert modes == ["hard", "frozen", *["trained"] * 12]
+    assert modes == ["hard", "frozen", *["trained"] * 13]
     uniform = [params_of(name, profile).tokenizer.uniformity_weight > 0 for name in RUNGS]
-    assert uniform == [False] * 3 + [True] * 11
+    assert uniform == [False] * 3 + [True] * 12
     assert {name: weights(name, profile) for name in RUNGS} == {
         **dict.fromkeys(("M0", "M1", "M2", "M3"), (False, False, False)),
         "M4": (True, False, False),
         "M5": (False, True, False),
         "M6": (True, True, False),
-        **dict.fromkeys(("M7", "M8", "M9", "M10", "M11", "M12", "M13"), (True, True, True)),
+        **dict.fromkeys(("M7", "M8", "M9", "M10", "M11", "M12", "M13", "M14"), (True, True, True)),
     }
     finetuned = [params_of(name, profile).finetune.w_ranking_distillation > 0 for name in RUNGS]
-    assert finetuned == [False] * 7 + [True] * 7
+    assert finetuned == [False] * 7 + [True] * 8
     resolutions = [params_of(name, profile).harden.resolution for name in RUNGS]
-    assert resolutions == ["disambiguate"] * 8 + ["reassign"] * 6
+    assert resolutions == ["disambiguate"] * 8 + ["reassign"] * 7
     collaborative = [params_of(name, profile).tokenizer.collaborative_weight > 0 for name in RUNGS]
-    assert collaborative == [False] * 9 + [True] * 5
+    assert collaborative == [False] * 9 + [True] * 6
     falls = [params_of(name, profile).joint for name in RUNGS]
-    assert [joint.temperature_end < joint.temperature_start for joint in falls] == [False] * 10 + [True] * 4
+    assert [joint.temperature_end < joint.temperature_start for joint in falls] == [False] * 10 + [True] * 5
     biased = [(params.teacher.repeat_bias, params.joint.recommender.repeat_bias) for params in all_params(profile)]
-    assert biased == [(False, False)] * 11 + [(True, True)] * 3
-    read = [(p.joint.recommender.merge, p.joint.recommender.item_vectors) for p in all_params(profile)]
-    assert read == [(False, False)] * 12 + [(True, True)] * 2
-    assert [params.rank.by for params in all_params(profile)] == ["generative"] * 13 + ["best"]
+    assert biased == [(False, False)] * 11 + [(True, True)] * 4
+    assert [params.joint.recommender.merge for params in all_params(profile)] == [False] * 12 + [True] * 3
+    vectors = [(params.joint.recommender.item_vectors, params.joint.history_dropout) for params in all_params(profile)]
+    assert vectors == [(False, 0.0)] * 13 + [(True, 0.3)] * 2
+    assert [params.rank.by for params in all_params(profile)] == ["generative"] * 14 + ["best"]
 
 
 @pytest.mark.parametrize("profile", NAMES)
@@ -94,6 +111,7 @@ def test_a_rung_changes_nothing_but_what_it_is_about(profile):
             "teacher.repeat_bias",
             "joint.recommender.merge",
             "joint.recommender.item_vectors",
+            "joint.history_dropout",
             "joint.recommender.repeat_bias",
             "rank.by",
         }

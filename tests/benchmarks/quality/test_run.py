@@ -138,9 +138,9 @@ def ranks_of(trained: Artifacts, sequences: Sequences, embeddings: torch.Tensor)
 
 @pytest.fixture(scope="module")
 def fused(finished, tmp_path_factory) -> tuple[Path, Path]:
-    """Artifacts and the results of M10 to M13 with one seed. Tests must not change them."""
+    """Artifacts and the results of M10 to M14 with one seed. Tests must not change them."""
     out = tmp_path_factory.mktemp("fused") / "out"
-    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M12,M13")) == 0
+    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M13,M14")) == 0
     return finished[0], out
 
 
@@ -148,39 +148,39 @@ def test_rungs_that_differ_in_what_ranks_share_their_training(fused):
     _, out = fused
     assert kinds(out) == [
         "M10",
-        "M12",
         "M13",
+        "M14",
         *["baselines"] * 2,
         *["student"] * 2,
         *["teacher"] * 2,
         "tokenizer",  # at this size it does not read the teacher
     ]
-    assert student(out, "M13") == student(out, "M12") != student(out, "M10")
+    assert student(out, "M14") == student(out, "M13") != student(out, "M10")
     steps = {
-        rung: {folder.name for folder in home(out, rung).iterdir() if folder.is_dir()} for rung in ("M10", "M12", "M13")
+        rung: {folder.name for folder in home(out, rung).iterdir() if folder.is_dir()} for rung in ("M10", "M13", "M14")
     }
-    assert steps == {"M10": {"evaluate"}, "M12": {"evaluate"}, "M13": {"rank", "evaluate"}}
+    assert steps == {"M10": {"evaluate"}, "M13": {"evaluate"}, "M14": {"rank", "evaluate"}}
 
 
-@pytest.mark.parametrize("rung", ["M12", "M13"])
+@pytest.mark.parametrize("rung", ["M13", "M14"])
 def test_a_rung_ships_what_it_ranks_by(fused, rung):
     _, out = fused
     table = files.read_table(home(out, rung) / "evaluate" / paths.RANKS_FILE)
     shipped = "student"
-    if rung == "M13":
+    if rung == "M14":
         shipped = MODEL_OF[RankBy(files.read_json(home(out, rung) / "rank" / paths.FUSION_FILE)["by"])]
     for protocol in Protocol:
         assert table[f"shipped_{protocol}"].to_pylist() == table[f"{shipped}_{protocol}"].to_pylist()
     fused_too = {name for name in table.column_names if name.startswith("fused")}
-    assert fused_too == ({f"fused_{protocol}" for protocol in Protocol} if rung == "M13" else set())
+    assert fused_too == ({f"fused_{protocol}" for protocol in Protocol} if rung == "M14" else set())
 
 
 @pytest.mark.parametrize("by", ["fused", "dense"])
 def test_a_rung_that_is_told_what_to_rank_by_ships_that(finished, fused, tmp_path, by):
     out = shutil.copytree(fused[1], tmp_path / "out")
-    shutil.rmtree(out / "seed-1/M13")
-    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M13", rank={"by": by})) == 0
-    table = files.read_table(home(out, "M13") / "evaluate" / paths.RANKS_FILE)
+    shutil.rmtree(out / "seed-1/M14")
+    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M14", rank={"by": by})) == 0
+    table = files.read_table(home(out, "M14") / "evaluate" / paths.RANKS_FILE)
     model = MODEL_OF[RankBy(by)]
     for protocol in Protocol:
         assert table[f"shipped_{protocol}"].to_pylist() == table[f"{model}_{protocol}"].to_pylist()
@@ -194,11 +194,11 @@ def test_two_teachers_have_two_rows(finished, fused, tmp_path, capsys):
     place = table.column_names.index("teacher_unmasked")
     first = pa.array(np.ones(len(table)), table.schema.field(place).type)  # every test item on the first place
     files.write_table(file, table.set_column(place, "teacher_unmasked", first))
-    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M12,M13", "--table")) == 0
+    assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M13,M14", "--table")) == 0
     assert "| teacher of M0 |" in capsys.readouterr().out
     rows = {row["model"]: row for row in files.read_json(out / "table.json")["protocols"]["unmasked"]}
     baselines = ["popularity", "cooccurrence", "last_item", "neighbours"]
-    assert list(rows) == [*baselines, "teacher", "teacher of M0", "M10", "M12", "M13"]
+    assert list(rows) == [*baselines, "teacher", "teacher of M0", "M10", "M13", "M14"]
     assert rows["teacher of M0"]["ndcg_at_10"]["mean"] == 1.0
     assert rows["teacher"]["ndcg_at_10"]["mean"] < 1.0
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from support.small import random_sequences
-from unigrec.core.training.samples import TrainingSamples
+from unigrec.core.training.samples import TrainingSamples, thinned
+
+WEIGHTS = np.random.default_rng(0).random(1000, np.float32)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -21,3 +23,35 @@ def test_an_epoch_can_be_bounded_and_each_has_other_samples(causal):
     assert len({tuple(sorted(np.concatenate(batches).tolist())) for batches in few}) == 20
     assert len(set(np.concatenate([np.concatenate(batches) for batches in few]).tolist())) > 0.9 * len(counts)
     assert len(samples.batches(8, seed=1, epoch=0, most=10**9)) == len(every)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_thinned_histories_keep_the_order_of_what_is_left_and_its_true_targets(causal):
+    samples = TrainingSamples(random_sequences(40, 30, 12), history=6, causal=causal)
+    batch = samples[np.arange(len(samples.pieces))]
+    thin = thinned(batch, 0.4, seed=1, step=2)
+    assert thin.items.shape[1] == thin.lengths.max()
+    assert 0.5 < thin.lengths.sum() / batch.lengths.sum() < 0.8
+    assert (thin.counts >= 1).all()
+    starts, ends, _ = samples.pieces.T
+    first = 0
+    for row, (length, count) in enumerate(zip(thin.lengths, thin.counts, strict=True)):
+        positions = thin.positions[first : first + count]
+        whole = samples.sequences.items
+        assert thin.targets[first : first + count].tolist() == whole[positions].tolist()
+        assert thin.items[row, length - count : length].tolist() == whole[positions - 1].tolist()
+        left, own = thin.items[row, :length].tolist(), iter(whole[starts[row] : ends[row]].tolist())
+        assert all(item in own for item in left)  # in this order
+        assert not thin.items[row, length:].any()
+        first += count
+    assert first == len(thin.targets)
+
+
+def test_what_is_left_out_depends_on_seed_and_step_and_nothing_at_a_share_of_0():
+    samples = TrainingSamples(random_sequences(40, 30, 12)._replace(weights=WEIGHTS), history=6, causal=True)
+    batch = samples[np.arange(len(samples.pieces))]
+    assert thinned(batch, 0.0, seed=1, step=2) is batch
+    one, again, later, other = (thinned(batch, 0.4, *at) for at in ((1, 2), (1, 2), (1, 3), (2, 2)))
+    assert all(np.array_equal(*pair) for pair in zip(one, again, strict=True))
+    assert not any(np.array_equal(one.counts, another.counts) for another in (later, other))
+    assert np.array_equal(one.weights, WEIGHTS[one.positions])

@@ -10,7 +10,7 @@ from support.small import random_sequences
 from unigrec.core.models.ensemble import TeacherEnsemble
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.training import teacher_items as module
-from unigrec.core.training.samples import TrainingSamples, make_samples
+from unigrec.core.training.samples import TrainingSamples, make_samples, thinned
 from unigrec.core.training.teacher_items import TeacherItems, largest
 
 ITEMS, HISTORY = 12, 4
@@ -54,6 +54,21 @@ def test_every_target_has_the_teachers_best_items_after_its_own_history(
             expected = teacher.block_scores(states, slice(0, ITEMS))[0].topk(kept)
             assert best.items[number].tolist() == expected.indices.tolist()
             torch.testing.assert_close(best.probabilities[number], expected.values.softmax(-1))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_of_thinned_histories_the_items_found_before_are_scored_after_what_is_left(members):
+    teacher, samples = small_teacher(members), TrainingSamples(SEQUENCES, HISTORY, causal=True)
+    found = TeacherItems(teacher, samples, ITEMS, CPU, histories_vary=True)
+    thin = thinned(samples[np.arange(len(samples.pieces))], 0.4, seed=0, step=0)
+    best = found.after(make_samples(thin, CPU))
+    ends = np.cumsum(thin.counts)
+    for number in range(len(thin.targets)):
+        row = int(np.searchsorted(ends, number, side="right"))
+        place = torch.arange(thin.items.shape[1])[None] == thin.lengths[row] - (ends[row] - number)
+        states = teacher.states_at(*(torch.as_tensor(part[row : row + 1]) for part in thin[:2]), place)
+        expected = teacher.block_scores(states, slice(0, ITEMS))[0, best.items[number]].softmax(-1)
+        torch.testing.assert_close(best.probabilities[number], expected)
 
 
 def test_they_are_the_same_bits_whatever_was_asked_before():

@@ -52,6 +52,10 @@ class TeacherEnsemble(nn.Module):
         """As `SASRec.block_scores`, the mean of the members' logits."""
         return self._mean([m.block_scores([own], items) for m, own in zip(self.networks, states, strict=True)])
 
+    def scores_at(self, states: Sequence[States], items: Tensor) -> Tensor:
+        """As `SASRec.scores_at`, the mean of the members' logits."""
+        return self._mean([m.scores_at([own], items) for m, own in zip(self.networks, states, strict=True)])
+
     def _mean(self, scores: list[Tensor]) -> Tensor:
         total = scores[0]
         for one in scores[1:]:

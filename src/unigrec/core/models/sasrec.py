@@ -151,6 +151,16 @@ class SASRec(nn.Module):
         inside = (read >= items.start) & (read < items.stop)
         return logits.scatter_add_(1, (read - items.start).masked_fill(~inside, 0), bonus.masked_fill(~inside, 0.0))
 
+    @torch.no_grad()
+    def scores_at(self, states: Sequence[States], items: Tensor) -> Tensor:
+        """As `block_scores`, of other items (P, K) after each of P places."""
+        ((hidden, read, bonus),) = states
+        logits = (self.item_table()[items] @ hidden[:, :, None])[..., 0]
+        if read is None or bonus is None:
+            return logits
+        same = items[:, :, None] == read[:, None]  # (P, K, T); an item has a bias at one of its places
+        return logits + torch.where(same, bonus[:, None], 0.0).sum(-1)
+
     def item_vectors(self) -> Tensor:
         """(N, E) the item embeddings, without gradients."""
         return self.item_table().detach()

@@ -21,7 +21,7 @@ from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.loop import Run, Trained
 from unigrec.core.training.ranking_targets import codes_to_decode, student_losses
-from unigrec.core.training.samples import Samples, make_samples
+from unigrec.core.training.samples import Samples
 from unigrec.core.training.student import StudentTraining
 from unigrec.core.training.student_validation import hard_tokens
 
@@ -97,7 +97,7 @@ class _Finetuning:
     tree: PrefixTree  # of these identifiers
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(self.student.training_samples[batch], self.student.run.device)
+        samples = self.student.samples(batch, step)
         scale = world_size() / len(samples.batch_targets)
         ranking = self.student.ranking_targets(samples, self.codes, step)
         codes = codes_to_decode(self.codes[samples.targets], ranking)

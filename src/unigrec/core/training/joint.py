@@ -30,7 +30,7 @@ from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.loop import Run, Trained
 from unigrec.core.training.ranking_targets import Ranking, codes_to_decode, student_losses
-from unigrec.core.training.samples import Samples, make_samples
+from unigrec.core.training.samples import Samples
 from unigrec.core.training.schedules import temperature_at
 from unigrec.core.training.student import StudentTraining
 from unigrec.core.training.student_validation import hard_tokens, soft_tokens
@@ -272,7 +272,7 @@ class JointTraining:
         self.codes, self.temperature = tensors["codes"].to(self.device), float(tensors["temperature"])
 
     def losses(self, batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        samples = make_samples(self.student.training_samples[batch], self.device)
+        samples = self.student.samples(batch, step)
         fixed = None
         if self.params.tokenizer != "trained":
             embeddings, hard = self.data.embeddings[samples.items], self.params.tokenizer == "hard"

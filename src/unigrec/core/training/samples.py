@@ -32,6 +32,35 @@ class Samples(NamedTuple):
         return losses if self.weights is None else losses * self.weights
 
 
+def thinned(batch: Segments, share: float, seed: int, step: int) -> Segments:
+    """The batch with a share of the items of its histories left out, others at every step.
+
+    Nothing is asked after an item that is left out, and later histories lack it; it is still what comes next after the
+    item before it. So targets are the true ones, and each row keeps one at least. Seed and step decide, on any rank.
+    """
+    if share == 0.0:
+        return batch
+    generator = np.random.default_rng([seed, step])
+    places, rows = np.arange(batch.items.shape[1]), np.arange(len(batch.items))
+    exists = places < batch.lengths[:, None]
+    asked = exists & (places >= (batch.lengths - batch.counts)[:, None])  # a target comes next
+    kept = exists & (generator.random(exists.shape) >= share)
+    kept[rows, batch.lengths - 1 - generator.integers(batch.counts)] = True
+    lengths = kept.sum(1)
+    places = places[: lengths.max(initial=0)]
+    items = np.take_along_axis(batch.items, np.argsort(~kept, axis=1, kind="stable"), axis=1)[:, : len(places)]
+    items[places >= lengths[:, None]] = 0
+    left = kept[asked]
+    return Segments(
+        items,
+        lengths,
+        counts=(kept & asked).sum(1),
+        targets=batch.targets[left],
+        positions=batch.positions[left],
+        weights=None if batch.weights is None else batch.weights[left],
+    )
+
+
 def make_samples(batch: Segments, device: torch.device) -> Samples:
     """Take this rank's rows and number their distinct items, so that the tokenizer runs once per distinct item."""
     slices = rank_slices(len(batch.lengths))

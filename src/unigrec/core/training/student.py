@@ -17,7 +17,7 @@ from unigrec.core.sequences import Sequences
 from unigrec.core.training.engine import Engine
 from unigrec.core.training.loop import Phase, Run, Trained, train
 from unigrec.core.training.ranking_targets import Ranking, ranking_of, uniform_numbers
-from unigrec.core.training.samples import Samples, TrainingSamples
+from unigrec.core.training.samples import Samples, TrainingSamples, make_samples, thinned
 from unigrec.core.training.schedules import rate_factor
 from unigrec.core.training.student_validation import beam_metrics, sampled_users
 from unigrec.core.training.teacher_items import Best, TeacherItems
@@ -52,7 +52,12 @@ class StudentTraining:
         if self.teacher is not None and self.params.w_ranking_distillation:
             teacher = self.teacher.to(run.device).eval()
             self.teacher_items = TeacherItems(
-                teacher, self.training_samples, shared.ranking_items, run.device, shared.ranking_search
+                teacher,
+                self.training_samples,
+                shared.ranking_items,
+                run.device,
+                shared.ranking_search,
+                histories_vary=shared.history_dropout > 0,
             )
         self._sums: tuple[Tensor, CodeSums] | None = None
 
@@ -60,6 +65,11 @@ class StudentTraining:
         return self.training_samples.batches(
             self.params.batch_size, self.run.seed, epoch, most=self.params.epoch_samples
         )
+
+    def samples(self, rows: np.ndarray, step: int) -> Samples:
+        """This rank's samples of a batch."""
+        batch = thinned(self.training_samples[rows], self.joint_params.history_dropout, self.run.seed, step)
+        return make_samples(batch, self.run.device)
 
     def ranking_targets(self, samples: Samples, codes: Tensor, step: int) -> Ranking | Best | None:
         """The teacher's ranking for the samples, or None if it is not distilled. codes: (N, T) current identifiers."""

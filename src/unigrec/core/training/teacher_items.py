@@ -1,7 +1,9 @@
 """The teacher's best items after every training sample: what the ranking distillation reads.
 
 The teacher is frozen and the history before a target never changes, so its best items are the same in every epoch. They
-are found once, in an order that depends on nothing but the data, so that a resumed run reads the same bits.
+are found once, in an order that depends on nothing but the data, so that a resumed run reads the same bits. Where
+samples are thinned, a history lacks some items in each epoch: the items found for the whole history are scored again
+after what is left of it.
 
 Those of all targets of a long log do not fit into memory (fifty million targets with 128 items: 51 GB). They are then
 found batch by batch, again in every epoch: the same items, and the same bits for the same batch.
@@ -44,7 +46,7 @@ class TeacherItems:
     Args:
         samples: every target that will be asked for. count: K, at most N are found.
         device: where the teacher computes, and where `after` returns its tensors.
-        search: exact, or by an index (`TeacherIndex`).
+        search: exact, or by an index (`TeacherIndex`). histories_vary: samples are thinned.
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class TeacherItems:
         count: int,
         device: torch.device,
         search: Literal["exact", "index"] = "exact",
+        histories_vary: bool = False,
     ):
-        self.teacher, self.device = teacher, device
+        self.teacher, self.device, self.histories_vary = teacher, device, histories_vary
         self.index = TeacherIndex(teacher) if search == "index" else None
         self.catalogue_size = samples.sequences.catalogue_size
         self.count = min(count, self.catalogue_size)
@@ -88,6 +91,9 @@ class TeacherItems:
             return self._best_items(samples.items[samples.history], samples.lengths, samples.counts)
         rows = self.rows[samples.positions]
         items = torch.as_tensor(self.items[rows], device=self.device).long()
+        if self.histories_vary:
+            read = samples.items[samples.history], samples.lengths, samples.counts
+            return Best(items, self.teacher.scores_at(states_before_targets(self.teacher, *read), items).softmax(-1))
         return Best(items, torch.as_tensor(self.probabilities[rows], device=self.device))
 
     def _best_items(self, items: Tensor, lengths: Tensor, counts: Tensor) -> Best:
