@@ -45,9 +45,21 @@ def test_a_bundle_that_was_written_just_now_is_not_remembered(folder, hashed, mo
     monkeypatch.setattr(loaded_before, "SETTLED", 3_600_000_000_000)
     with bundles_are_large():
         Bundle.load(folder)
+        assert not paths.LOADED.exists()
         hashed.clear()
         Bundle.load(folder)
     assert "dense.safetensors" in hashed
+
+
+def test_a_load_may_go_on_while_the_files_settle(folder, hashed, monkeypatch):
+    monkeypatch.setattr(loaded_before, "SETTLED", 3_600_000_000_000)
+
+    def opened(place, unread):
+        monkeypatch.setattr(loaded_before, "SETTLED", 0)
+        return open_bundle(place, unread)
+
+    monkeypatch.setattr(bundle, "open_bundle", opened)
+    assert Bundle.load(folder).recommend(HISTORY)
 
 
 @pytest.mark.parametrize(

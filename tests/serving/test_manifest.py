@@ -53,6 +53,16 @@ def test_every_changed_file_is_named(pristine, tmp_path):
             Bundle.load(folder)
 
 
+def test_of_several_changed_files_the_first_of_the_manifest_is_named(folder):
+    names = list(json.loads((folder / "manifest.json").read_text())["files"])
+    largest = max(names, key=lambda name: (folder / name).stat().st_size)  # its hash is computed first
+    assert largest != names[0]
+    for name in (largest, names[0]):
+        (folder / name).write_bytes((folder / name).read_bytes() + b"changed")
+    with pytest.raises(UnigrecError, match=f"{names[0]}: changed since"):
+        Bundle.load(folder)
+
+
 def test_an_unlisted_file_is_refused(folder):
     (folder / "text_encoder/extra.json").write_text("{}")
     with pytest.raises(UnigrecError, match=r"does not know: text_encoder/extra.json"):

@@ -48,6 +48,7 @@ def test_titles_that_are_all_missing_are_empty(folder):
         (lambda codes: codes[:, :-1], "expected codes int32"),
         (lambda codes: codes.astype(np.int64), "expected codes int32"),
         (lambda codes: codes + 100, "12 items have codes beyond"),
+        (lambda codes: codes - 100, "12 items have codes beyond"),
         (lambda codes: np.repeat(codes[:1], len(codes), axis=0), "share a semantic ID"),
     ],
 )
@@ -80,6 +81,18 @@ def test_the_catalogue_must_fit(folder, column, values, message):
     files.write_table(path, pa.table(columns))
     resign(folder)
     with pytest.raises(UnigrecError, match=message):
+        Bundle.load(folder)
+
+
+def test_of_two_damaged_parts_the_same_one_is_named_each_time(folder):
+    """Parts are read at the same time, and this one takes longer to be found out."""
+    path = folder / "catalogue.parquet"
+    catalogue = files.read_table(path)
+    place = catalogue.column_names.index("item_id")
+    files.write_table(path, catalogue.set_column(place, "item_id", pa.array(["same"] * ITEMS)))
+    files.write_tensors(folder / "baskets.safetensors", {"starts": np.zeros(1)})
+    resign(folder)
+    with pytest.raises(UnigrecError, match="'same' repeats"):
         Bundle.load(folder)
 
 

@@ -36,6 +36,7 @@ from unigrec.serving.manifest import (
     TOKENIZER,
     TOKENIZER_CONFIG,
     Serving,
+    hashes_of,
     identity,
     open_bundle,
 )
@@ -77,7 +78,8 @@ def seal(fill: Callable[[Path], None], describe: Callable[[], dict[str, Any]]) -
     with files.atomic_folder(staging) as folder:
         fill(folder)
         described = describe()
-        hashes = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        hashes = hashes_of(folder, names)
         write_computed(folder, described["serving"]["text_columns"], hashes)
         if (folder / COMPUTED).is_file():
             hashes[COMPUTED] = sha256(folder / COMPUTED)

@@ -7,6 +7,7 @@ Shapes: B histories, T codes per identifier, L levels, N items; the last M of th
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -160,7 +161,7 @@ class Bundle:
                 fit together; the message names the file. Or the bundle was replaced meanwhile.
         """
         manifest = read_manifest(folder)
-        stamps = stamps_of(folder, manifest)
+        began, stamps = time.time_ns(), stamps_of(folder, manifest)
         checked = was_loaded(folder, manifest, stamps)
         found = open_bundle(folder, unread=stamps if checked else ())
         parts = read_parts(folder, manifest, checked)
@@ -172,7 +173,7 @@ class Bundle:
             name = IDENTIFIERS if parts.computed is None else COMPUTED
             raise UnigrecError(f"{folder / name}: {error}") from error
         if not checked:
-            remember(folder, manifest, stamps)
+            remember(folder, manifest, stamps, began)
         return bundle
 
     def warm_up(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,12 @@ Stamps = dict[str, list[int]]
 
 
 def stamps_of(folder: Path, manifest: dict[str, Any]) -> Stamps:
-    """What tells of each large file whether it was changed; nothing while one of them was changed just now."""
-    found, now = {}, time.time_ns()
+    """What tells of each large file whether it was changed."""
+    found = {}
     for name in manifest["files"]:
         with contextlib.suppress(OSError):  # a file that is missing is an error elsewhere
             status = (folder / name).lstat()
             if status.st_size >= LARGE:
-                if now - status.st_ctime_ns < SETTLED:
-                    return {}
                 times = (status.st_mtime_ns, status.st_ctime_ns)
                 found[name] = [status.st_dev, status.st_ino, status.st_size, *times]
     return found
@@ -49,9 +46,13 @@ def was_loaded(folder: Path, manifest: dict[str, Any], stamps: Stamps) -> bool:
         return False
 
 
-def remember(folder: Path, manifest: dict[str, Any], stamps: Stamps) -> None:
-    """Write down that a bundle was loaded. stamps: from before the load."""
-    if stamps and paths.STATE.is_dir():
+def remember(folder: Path, manifest: dict[str, Any], stamps: Stamps, began: int) -> None:
+    """Write down that a bundle was loaded, unless one of its large files had been changed just before.
+
+    stamps: from before the load, which began then, in ns since 1970.
+    """
+    settled = all(began - changed >= SETTLED for *_, changed in stamps.values())
+    if stamps and settled and paths.STATE.is_dir():
         with contextlib.suppress(UnigrecError, OSError):  # no folder can be written: the next load reads all again
             files.write_json(_record(folder), _facts(manifest, stamps))
 

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256
+from unigrec.base.process import cores
 
 SCHEMA_VERSION = 1
 # Names in a bundle; what each file holds: `unigrec.serving.bundle`.
@@ -78,7 +79,6 @@ SUFFIXES = {".json", ".safetensors", ".parquet", ".yaml", ".png"}
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; ours have about ten kilobytes
 MAX_FILES = 1000
-HASHED_AT_ONCE = 4  # files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -122,15 +122,23 @@ def open_bundle(folder: Path, unread: Collection[str] = ()) -> dict[str, Any]:
         raise UnigrecError(
             f"{folder}: the bundle holds files that its manifest does not know: {', '.join(unknown[:5])}"
         )
-    read = [name for name in listed if name not in unread]
-    with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
-        for name, found in zip(read, threads.map(lambda name: sha256(folder / name), read), strict=True):
-            path = folder / name
-            if found != listed[name]:
-                raise UnigrecError(f"{path}: changed since the bundle was made (its sha256 is not the manifest's)")
-            if path.suffix == ".safetensors":
-                _check_header(path)
+    hashes = hashes_of(folder, [name for name in listed if name not in unread])
+    for name in filter(hashes.__contains__, listed):
+        path = folder / name
+        if hashes[name] != listed[name]:
+            raise UnigrecError(f"{path}: changed since the bundle was made (its sha256 is not the manifest's)")
+        if path.suffix == ".safetensors":
+            _check_header(path)
     return manifest
+
+
+def hashes_of(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """sha256 of files, by name in the order of `names`; a file per core at a time."""
+    # With a large file as the last one, all threads but one would have nothing to do.
+    largest_first = sorted(names, key=lambda name: -(folder / name).stat().st_size)
+    with ThreadPoolExecutor(cores()) as threads:
+        found = dict(zip(largest_first, threads.map(lambda name: sha256(folder / name), largest_first), strict=True))
+    return {name: found[name] for name in names}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

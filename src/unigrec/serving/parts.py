@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
+from unigrec.base.process import cores
 from unigrec.core.blocks import all_finite
 from unigrec.core.retrieval.dense import SCANNED
 from unigrec.serving.basket_file import read_baskets
@@ -68,19 +70,35 @@ def read_parts(folder: Path, manifest: dict[str, Any], checked: bool = False) ->
     codes = read_codes(folder, recommender.config, checked)
     extension = read_extension(folder / EXTENSION, len(codes)) if EXTENSION in held else None
     trained = len(codes) if extension is None else len(codes) - extension.added
+    check_tokenizer(folder, recommender.config)
+    with ThreadPoolExecutor(cores()) as threads:
+        described = threads.submit(_read_catalogue, folder, manifest, codes, trained, checked)
+        ranked = None
+        if FUSION in held:
+            ranked = threads.submit(read_ranking, folder, trained, len(codes) > trained, checked)
+        counted = threads.submit(read_baskets, folder / BASKETS, trained, checked) if BASKETS in held else None
+        read = threads.submit(read_tokens, folder, manifest, recommender.config, trained, checked)
+        # Of two damaged parts, the one whose result is taken first is named.
+        catalogue, computed = described.result()
+        ranking = None if ranked is None else ranked.result()
+        check_extension(folder, extension, ranking)
+        baskets = None if counted is None else counted.result()
+        tokens = read.result()
+    return Parts(recommender.requires_grad_(False), codes, catalogue, ranking, baskets, extension, computed, tokens)
+
+
+def _read_catalogue(
+    folder: Path, manifest: dict[str, Any], codes: np.ndarray, trained: int, checked: bool
+) -> tuple[Catalogue, Computed | None]:
+    """The catalogue, and of a large bundle what need not be computed."""
     computed = read_computed(folder, manifest, codes, trained, checked)
     if computed is None:
         catalogue = read_catalogue(folder, manifest["serving"]["text_columns"], len(codes))
     else:
         catalogue = computed.catalogue
-    if SERVED in held:
+    if SERVED in manifest["files"]:
         check_served(folder / SERVED, len(codes), None if computed else catalogue.ids)
-    check_tokenizer(folder, recommender.config)
-    ranking = read_ranking(folder, trained, len(codes) > trained, checked) if FUSION in held else None
-    check_extension(folder, extension, ranking)
-    baskets = read_baskets(folder / BASKETS, trained, checked) if BASKETS in held else None
-    tokens = read_tokens(folder, manifest, recommender.config, trained, checked)
-    return Parts(recommender.requires_grad_(False), codes, catalogue, ranking, baskets, extension, computed, tokens)
+    return catalogue, computed
 
 
 class Ranking(NamedTuple):
@@ -133,17 +151,17 @@ def read_codes(folder: Path, config: RecommenderConfig, checked: bool = False) -
     Raises UnigrecError if the identifiers are not of the recommender's code sizes.
     """
     path = folder / IDENTIFIERS
-    codes = files.read_arrays(path, verified=True).get("codes")
-    if codes is None or codes.dtype != np.int32 or codes.ndim != 2 or codes.shape[1] != len(config.code_sizes):
-        found = "none" if codes is None else f"{codes.dtype} {codes.shape}"
+    codes = files.read_tensors(path, verified=True).get("codes")
+    if codes is None or codes.dtype != torch.int32 or codes.dim() != 2 or codes.shape[1] != len(config.code_sizes):
+        found = "none" if codes is None else f"{codes.dtype} {tuple(codes.shape)}".removeprefix("torch.")
         raise UnigrecError(f"{path}: expected codes int32 (N, {len(config.code_sizes)}), found {found}")
-    codes = codes.astype(np.int64)
-    if checked:
-        return codes
-    outside = (codes < 0) | (codes >= np.array(config.code_sizes))
-    if outside.any():
-        raise UnigrecError(f"{path}: {int(outside.any(1).sum())} items have codes beyond {config.code_sizes}")
-    return codes
+    if not checked and len(codes):
+        sizes = torch.tensor(config.code_sizes)
+        least, most = codes.aminmax(dim=0)
+        if (least < 0).any() or (most >= sizes).any():
+            outside = ((codes < 0) | (codes >= sizes)).any(1)
+            raise UnigrecError(f"{path}: {int(outside.sum())} items have codes beyond {config.code_sizes}")
+    return codes.long().numpy()
 
 
 def read_tokens(
@@ -160,10 +178,8 @@ def read_tokens(
         raise UnigrecError(f"{folder}: the recommender reads {reads}, but the bundle {what} {ITEM_TOKENS}")
     if not held:
         return None
-    tokens, shape = (
-        files.read_tensors(path, verified=True).get("tokens"),
-        (trained, config.tokens_per_item, config.d_model),
-    )
+    tokens = files.read_tensors(path, verified=True).get("tokens")
+    shape = (trained, config.tokens_per_item, config.d_model)
     if tokens is None or tokens.dtype != torch.float32 or tokens.shape != shape:
         found = "none" if tokens is None else f"{tokens.dtype} {tuple(tokens.shape)}"
         raise UnigrecError(f"{path}: expected tokens float32 {shape}, found {found}")
