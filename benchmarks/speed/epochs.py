@@ -32,6 +32,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     JOINT: {},
     "joint, teacher of one member distilled": {"teacher.members": 1},
     "joint, no ranking distilled": {"joint.w_ranking_distillation": 0.0},
+    "joint, whole histories": {"joint.history_dropout": 0.0},
     "joint, set decoder": {"joint.recommender.decoder": "set"},
     "joint, 512 samples a batch": {"joint.batch_size": 512},
     "joint, set decoder, 512 samples a batch": {"joint.recommender.decoder": "set", "joint.batch_size": 512},

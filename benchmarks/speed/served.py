@@ -17,13 +17,15 @@ from unigrec.base.paths import Artifacts
 from unigrec.config.schema import Params
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
 from unigrec.core.models.ensemble import build_teacher
-from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.retrieval.baskets import Baskets
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.rank_by import RankBy
+from unigrec.core.training.joint import recommender_config
 from unigrec.core.training.teacher import teacher_config
+from unigrec.core.training.tokenizer import new_tokenizer
 from unigrec.serving.assemble import assemble
 from unigrec.serving.basket_file import write_baskets
 from unigrec.serving.manifest import Serving
@@ -31,6 +33,7 @@ from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
 SPREAD = 0.5  # std of log codeword frequency: entropy 7.8 of 8 bits, near the published one
 SUCCESSORS = 8  # counted per item
+DIMENSIONS = 128  # of content
 AT_ONCE = 2**20  # items that are drawn at a time
 BRANDS, DAY = 1000, 86_400
 VOCABULARY, TITLE_WORDS = 20_000, 9  # words are drawn by Zipf's law
@@ -52,7 +55,7 @@ def serving_params(quick: bool) -> Params:
 def shipped_params(quick: bool, **changes: Any) -> Params:
     """The same sizes, with a recommender of the kind that the other profiles train, and not the published one."""
     params, ours = serving_params(quick), params_of("small").joint.recommender
-    kind = ours.model_dump(include={"causal", "repeat_bias", "merge", "decoder"}) | changes
+    kind = ours.model_dump(include={"causal", "repeat_bias", "merge", "item_vectors", "decoder"}) | changes
     recommender = params.joint.recommender.model_copy(update=kind)
     return params.model_copy(update={"joint": params.joint.model_copy(update={"recommender": recommender})})
 
@@ -68,13 +71,8 @@ def drawn_identifiers(items: int, params: Params, seed: int = 0) -> Resolved:
 
 
 def untrained_recommender(params: Params, disambiguation: int) -> Recommender:
+    config = recommender_config(new_tokenizer(DIMENSIONS, params.tokenizer), params.joint.recommender, disambiguation)
     torch.manual_seed(0)
-    config = RecommenderConfig(
-        **params.joint.recommender.model_dump(),
-        levels=params.tokenizer.levels,
-        codebook_size=params.tokenizer.codebook_size,
-        disambiguation=disambiguation,
-    )
     return Recommender(config).eval().requires_grad_(False)
 
 
@@ -87,7 +85,7 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
     """Write the artifacts of an untrained model into `folder` as the stages do, and bundle them; returns its path."""
     identifiers = drawn_identifiers(items, params)
     recommender = untrained_recommender(params, identifiers.disambiguation)
-    shape = {"embedding_dim": 128, **params.tokenizer.model_dump(include={"code_dim", "hidden", "levels"})}
+    shape = {"embedding_dim": DIMENSIONS, **params.tokenizer.model_dump(include={"code_dim", "hidden", "levels"})}
     shape["codebook_size"] = params.tokenizer.codebook_size
     tokenizer = Tokenizer(**shape)
     numbers, ids = np.arange(items, dtype=np.int32), pa.array(map(item_id, range(items)), pa.string(), size=items)
@@ -100,14 +98,17 @@ def write_bundle(folder: Path, items: int, params: Params) -> Path:
     with chdir(folder):
         files.write_tensors(Artifacts().finetune / paths.MODEL_FILE, recommender.state_dict())
         files.write_json(Artifacts().finetune / paths.MODEL_CONFIG_FILE, recommender.config.to_dict())
+        if recommender.config.vector_width:
+            tokens = torch.randn(items, recommender.config.tokens_per_item, recommender.config.d_model)
+            files.write_tensors(Artifacts().finetune / paths.ITEM_TOKENS_FILE, {"tokens": tokens})
         weights = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
         files.write_tensors(Artifacts().joint / paths.MODEL_FILE, weights)
         files.write_json(Artifacts().joint / paths.MODEL_CONFIG_FILE, {"tokenizer": shape})
         files.write_tensors(Artifacts().harden / paths.IDENTIFIERS_FILE, {"codes": identifiers.codes.astype(np.int32)})
         files.write_table(Artifacts().catalogue, pa.table(catalogue))
         files.write_table(Artifacts().served_columns, _served_columns(ids))
-        _write_ranking(items, shape["embedding_dim"], params)
-        _write_encoder(shape["embedding_dim"])
+        _write_ranking(items, DIMENSIONS, params)
+        _write_encoder(DIMENSIONS)
         files.write_tensors(Artifacts().tokenizer / paths.COLLABORATIVE_FILE, {"part": torch.zeros(items, 0)})
         _write_reports()
         serving = Serving(params.joint.history, params.evaluate.beam, ["title"], "drawn for a benchmark")

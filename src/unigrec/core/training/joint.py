@@ -37,7 +37,7 @@ from unigrec.core.training.student_validation import hard_tokens, soft_tokens
 from unigrec.core.training.teacher_items import Best
 
 if TYPE_CHECKING:
-    from unigrec.config.schema import JointParams
+    from unigrec.config.schema import JointParams, RecommenderParams
 
 
 class JointData(NamedTuple):
@@ -55,6 +55,17 @@ def disambiguation_room(codes: np.ndarray) -> int:
     return max(2 * disambiguate(codes, np.zeros(len(codes))).disambiguation, 8)
 
 
+def recommender_config(tokenizer: Tokenizer, params: RecommenderParams, disambiguation: int) -> RecommenderConfig:
+    """The shape that params ask for, for the identifiers of a tokenizer."""
+    return RecommenderConfig(
+        **params.model_dump(exclude={"item_vectors"}),
+        vector_width=tokenizer.embedding_dim if params.item_vectors else 0,
+        levels=tokenizer.levels,
+        codebook_size=tokenizer.codebook_size,
+        disambiguation=disambiguation,
+    )
+
+
 def new_unified(
     tokenizer: Tokenizer,
     codes: np.ndarray,
@@ -69,15 +80,8 @@ def new_unified(
     """
     if recommender is not None:
         return UnifiedModel(tokenizer, recommender, teacher_dim)
-    shape = params.recommender
-    config = RecommenderConfig(
-        **shape.model_dump(exclude={"item_vectors"}),
-        vector_width=tokenizer.embedding_dim if shape.item_vectors else 0,
-        levels=tokenizer.levels,
-        codebook_size=tokenizer.codebook_size,
-        disambiguation=0 if resolution == "reassign" else disambiguation_room(codes),
-    )
-    recommender = Recommender(config)
+    room = 0 if resolution == "reassign" else disambiguation_room(codes)
+    recommender = Recommender(recommender_config(tokenizer, params.recommender, room))
     recommender.start_from_codebooks(tokenizer.codebooks.detach().cpu())
     return UnifiedModel(tokenizer, recommender, teacher_dim)
 
