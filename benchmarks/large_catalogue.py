@@ -173,7 +173,7 @@ def neighbour_steps(items: int) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
-    from unigrec.core.evaluation.ranking import Baselines
+    from unigrec.core.evaluation.baselines import Baselines
     from unigrec.core.retrieval.cooccurrence import count_successors
     from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 

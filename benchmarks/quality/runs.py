@@ -16,8 +16,9 @@ import numpy as np
 from benchmarks.quality.steps import CHECKPOINT, CHECKPOINT_SECONDS, Clock, Data, Session, Step, StepArtifacts, key_of
 from unigrec.base import files
 from unigrec.config.schema import Params
+from unigrec.core.evaluation.baselines import Baselines, Ranks
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
-from unigrec.core.evaluation.ranking import Baselines, Ranks, fused_ranks, student_ranks
+from unigrec.core.evaluation.ranking import fused_ranks, student_ranks
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from unigrec.base.paths import Artifacts
-    from unigrec.core.evaluation.ranking import Ranks
+    from unigrec.core.evaluation.baselines import Ranks
     from unigrec.core.identifiers.collisions import Resolved
     from unigrec.core.models.ensemble import Teacher
     from unigrec.core.models.recommender import Recommender

@@ -19,9 +19,9 @@ from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
 from unigrec.core.decisions.comparison import ONLINE, OVER_CHAMPION, Candidate, Pair, compare, does_not_load
 from unigrec.core.decisions.gates import Decision, Outcome
+from unigrec.core.evaluation.baselines import Baselines
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
-from unigrec.core.evaluation.ranking import Baselines
 from unigrec.core.evaluation.slices import slices
 from unigrec.core.identifiers.churn import churn_against, known_codes
 from unigrec.core.identifiers.collisions import collision_rate

@@ -25,8 +25,9 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.paths import Artifacts
+from unigrec.core.evaluation.baselines import Baselines, Ranks
 from unigrec.core.evaluation.protocol import Protocol
-from unigrec.core.evaluation.ranking import Baselines, Ranks, rank_test_items
+from unigrec.core.evaluation.ranking import rank_test_items
 from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever

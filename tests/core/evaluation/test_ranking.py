@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from support.small import random_sequences, small_recommender
-from unigrec.core.evaluation import ranking
+from unigrec.core.evaluation import baselines
+from unigrec.core.evaluation.baselines import Baselines, Ranks
 from unigrec.core.evaluation.metrics import rank_in_scores, seen_before
 from unigrec.core.evaluation.protocol import Protocol
-from unigrec.core.evaluation.ranking import Baselines, Ranks, rank_test_items, student_ranks
+from unigrec.core.evaluation.ranking import rank_test_items, student_ranks
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.unified import expand_history
@@ -80,7 +81,7 @@ def plain_scores(sequences: Sequences) -> dict[str, Tensor]:
     fused += WEIGHTS.follows * neighbours.following(last) + WEIGHTS.alike * neighbours.alike(last)
     return {
         "popularity": torch.as_tensor(sequences.train_counts()).float().expand(len(users), -1),
-        "cooccurrence": Cooccurrence(sequences).scores(short),
+        "cooccurrence": torch.from_numpy(Cooccurrence(sequences).scores(short).toarray()),
         "last_item": again_scores(sequences, short),
         "neighbours": NeighbourRanking(neighbours, Cooccurrence(sequences)).scores(short),
         "teacher": dense,
@@ -133,7 +134,7 @@ def test_batch_size_changes_no_rank_nor_does_a_catalogue_that_is_scored_for_a_fe
 ):
     sequences = random_sequences(25, ITEMS, 9, seed=1)
     many = ranks(sequences, beam=10, batch_size=100)
-    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 3 * ITEMS)
+    monkeypatch.setattr(baselines, "SCORES_AT_ONCE", 3 * ITEMS)
     one = ranks(sequences, beam=10, batch_size=batch_size)
     assert set(one) == {(model, p) for model in MODELS for p in Protocol}
     for name, values in one.items():

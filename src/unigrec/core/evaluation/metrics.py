@@ -38,25 +38,47 @@ def rank_in_scores(scores: Tensor, targets: Tensor, seen: Tensor | None = None) 
     good.
 
     Args:
-        seen: (B, T) item indices to leave out of the ranking (the masked protocol); -1 is padding. A target that was
-            seen before is left out too and gets rank 0: a masked recommender cannot return it.
+        seen: (B, T) item indices to leave out of the ranking, as in `rank_among_unseen`.
     """
     own = scores.gather(1, targets[:, None])
-    before = ~(scores <= own) | (
-        (scores == own) & (torch.arange(scores.shape[1], device=scores.device) < targets[:, None])
-    )
+    ranks = _count_before(scores, own, targets) + 1
     if seen is None:
-        return before.sum(1) + 1
-    hidden = _scatter_seen(before, seen)
-    ranks = (before & ~hidden).sum(1) + 1
-    return ranks.masked_fill(hidden.gather(1, targets[:, None])[:, 0], 0)
+        return ranks
+    before = is_before(scores.gather(1, seen.clamp_min(0)), own, seen, targets)
+    return rank_among_unseen(ranks, before, targets, seen)
 
 
-def _scatter_seen(like: Tensor, seen: Tensor) -> Tensor:
-    """Indices (B, T) padded with -1 -> (B, N) whether an item is among them."""
-    hidden = torch.zeros(like.shape[0], like.shape[1] + 1, dtype=torch.bool, device=like.device)
-    hidden.scatter_(1, torch.where(seen >= 0, seen, like.shape[1]), True)
-    return hidden[:, :-1]
+def is_before(scores: Tensor, own: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Whether items (B, T) come before targets (B,), by their scores (B, T) and (B, 1): bool (B, T)."""
+    return ~(scores <= own) | ((scores == own) & (items < targets[:, None]))
+
+
+def _count_before(scores: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+    """(B,) how many of all items come before the targets."""
+    if scores.is_cuda:
+        return is_before(scores, own, torch.arange(scores.shape[1], device=scores.device), targets).sum(1)
+    rows = zip(scores.detach().numpy(), own.detach().numpy(), targets.tolist(), strict=True)
+    # To count in numpy takes a tenth of the time that torch takes to add up booleans.
+    counts = [
+        len(row) - np.count_nonzero(row <= score) + np.count_nonzero(row[:target] == score)
+        for row, score, target in rows
+    ]
+    return torch.tensor(counts, dtype=torch.int64)
+
+
+def rank_among_unseen(ranks: Tensor, before: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
+    """Ranks (B,) when the items that were seen are left out (the masked protocol), from those among all items.
+
+    A target that was seen before is left out too and gets rank 0: a masked recommender cannot return it.
+
+    Args:
+        before: (B, T) whether each seen item comes before the target.
+        seen: (B, T) item indices, which may repeat; -1 is padding.
+    """
+    items, order = seen.sort(1)
+    counts = before.gather(1, order) & (items >= 0)
+    counts[:, 1:] &= items[:, 1:] != items[:, :-1]
+    return (ranks - counts.sum(1)).masked_fill((seen == targets[:, None]).any(1), 0)
 
 
 def rank_in_list(items: Tensor, targets: Tensor) -> Tensor:

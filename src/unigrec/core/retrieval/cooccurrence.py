@@ -34,14 +34,14 @@ class Cooccurrence:
         size = sequences.catalogue_size
         self.nearest = nearest_items(_incidence(sequences), np.arange(size), kept_neighbours(size))  # (N, N)
 
-    def scores(self, histories: Histories) -> Tensor:
-        """(B, N) summed cosine of each item with the items of the history."""
+    def scores(self, histories: Histories) -> csr_array:
+        """(B, N) summed cosine of each item with the items of the history, where it is above 0."""
         exists = np.arange(histories.items.shape[1]) < histories.lengths[:, None]
         items, starts = histories.items[exists], np.r_[0, np.cumsum(histories.lengths)]
         shape = len(starts) - 1, self.nearest.shape[0]
         # An item that comes twice is an entry twice, so that cosines are added in the order of the history.
         history = csr_array((np.ones(len(items), np.float32), items, starts), shape=shape)
-        return torch.from_numpy((history @ self.nearest).toarray())
+        return history @ self.nearest
 
 
 def kept_neighbours(items: int) -> int:

@@ -8,6 +8,7 @@ Shapes: N items, D content dimensions, B histories.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
@@ -49,8 +50,12 @@ class NeighbourRanking:
         for back in range(min(RECENT, items.shape[1])):
             rows = (lengths > back).nonzero()[:, 0]
             recent = items[rows, lengths[rows] - 1 - back]
-            counted = torch.from_numpy(self.cooccurrence.nearest[recent.numpy()].toarray())
-            similarity = CONTENT_SHARE * self.neighbours.alike(recent) + (1.0 - CONTENT_SHARE) * counted
-            weights = DECAY**back / lengths[rows].clamp_max(RECENT)
-            scores[rows] += weights[:, None] * similarity
+            similarity = self.neighbours.alike(recent)
+            counted = self.cooccurrence.nearest[recent.numpy()]
+            row = np.repeat(np.arange(len(recent)), np.diff(counted.indptr))
+            entries = torch.as_tensor(row), torch.as_tensor(counted.indices, dtype=torch.int64)
+            shared = torch.from_numpy(counted.data) * ((1.0 - CONTENT_SHARE) / CONTENT_SHARE)
+            similarity.index_put_(entries, shared, accumulate=True)
+            weights = DECAY**back / lengths[rows].clamp_max(RECENT) * CONTENT_SHARE
+            scores.index_add_(0, rows, similarity.mul_(weights[:, None]))
         return scores
