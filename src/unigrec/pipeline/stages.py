@@ -382,17 +382,19 @@ def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.de
 
 
 def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Rank every user's test item with the fused ranking, its parts and the baselines, in both protocols."""
+    """Rank the users' test items with the fused ranking, its parts and the baselines, in both protocols."""
     from unigrec.core.evaluation.baselines import Baselines
     from unigrec.core.evaluation.bootstrap import paired_bootstrap
     from unigrec.core.evaluation.metrics import ndcg
     from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
     from unigrec.core.evaluation.ranking import rank_test_items
     from unigrec.core.retrieval.rank_by import MODEL_OF
+    from unigrec.core.sequences import sample
     from unigrec.data.slice_columns import slice_values
 
     sequences, retriever = load_sequences(artifacts), fused_retriever(params, artifacts, run.device)
     users = sequences.evaluation_users()
+    users = sample(users, params.evaluate.max_users or len(users), run.seed)
     baselines = Baselines(
         sequences,
         params.joint.history,
