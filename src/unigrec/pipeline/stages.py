@@ -66,7 +66,7 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
 
 def validate(params: Params, artifacts: Artifacts) -> None:
     """Check the tables against the expectations. Raises InvalidDataError, after the result and the docs are written."""
-    from unigrec.data.partitions import read_interactions
+    from unigrec.data.partitions import read_partitions
     from unigrec.data.spark.session import spark_session
     from unigrec.data.spark.validate import checked_on_spark
     from unigrec.data.validation.suite import allowed_times, judge, validate_tables
@@ -82,7 +82,7 @@ def validate(params: Params, artifacts: Artifacts) -> None:
     }
     if params.prepare.engine == "local":
         validate_tables(
-            read_interactions(artifacts.interactions, bool(events)), items, params.validation, texts, k_core, **about
+            read_partitions(artifacts.interactions, bool(events)), items, params.validation, texts, k_core, **about
         )
         return
     times = allowed_times(params.validation)
@@ -133,14 +133,14 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
 
 def _prepared(params: Params, artifacts: Artifacts) -> Prepared:
     """The same result from both engines."""
-    from unigrec.data.partitions import read_interactions
+    from unigrec.data.partitions import read_partitions
     from unigrec.data.prepare import finish, prepare_tables
     from unigrec.data.spark.prepare import gather
     from unigrec.data.spark.session import spark_session
 
     settings, events, items = params.prepare, params.ingest.events, files.read_table(artifacts.items)
     if settings.engine == "local":
-        return prepare_tables(read_interactions(artifacts.interactions, bool(events)), items, settings, events)
+        return prepare_tables(read_partitions(artifacts.interactions, bool(events)), items, settings, events)
     with spark_session(params.spark) as session:
         gathered = gather(session, artifacts.interactions, items, settings, events, scratch=paths.SPARK)
     return finish(*gathered, items=items, params=settings, events=events)
