@@ -24,6 +24,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 SAMPLED = (("sampled", 1024), ("sampled", 8192))  # losses of a teacher, and their negatives
 STEPS, READ = 8, 2000  # of a training; rows of the item table that a step reads
 LEVELS, DISTANCES = 3, 400_000_000  # of identifiers; distances of a hit rate, at most
+RANKED, RANKED_AMONG = 128, 200_000  # users whose test items are ranked; users of the log
 WIDTH, NARROW = 128, 32  # of item embeddings; of those in measures of memory that do not depend on it
 
 
@@ -186,6 +187,29 @@ def neighbour_steps(items: int) -> list[dict[str, Any]]:
     return steps.rows
 
 
+def evaluation(items: int) -> list[dict[str, Any]]:
+    return [measured(ranking_milliseconds, items)]
+
+
+def ranking_milliseconds(items: int) -> dict[str, Any]:
+    """Time per user for the ranks of all baselines, in both protocols, with an untrained teacher of two members."""
+    import torch
+
+    from unigrec.core.evaluation.baselines import Baselines
+    from unigrec.core.models.ensemble import build_teacher
+    from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+
+    sequences = generated_sequences(RANKED_AMONG, items)
+    counted = count_neighbours(sequences, torch.randn(items, WIDTH))
+    shape = {"items": items, "d_model": 64, "blocks": 2, "heads": 2, "history": 50, "dropout": 0.0, "members": 2}
+    baselines = Baselines(sequences, 20, teacher=build_teacher(shape), neighbours=counted)
+    users = sequences.evaluation_users()[:RANKED]
+    baselines.ranks(users[:1])
+    began = time.process_time()
+    baselines.ranks(users)
+    return {"ranks of a user, CPU ms": 1000 * (time.process_time() - began) / len(users)}
+
+
 class Steps:
     """Steps of one process: seconds of each, and its peak memory above what was held when it began."""
 
@@ -217,6 +241,7 @@ PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "k-means": kmeans,
     "identifiers": identifiers,
     "neighbours": neighbours,
+    "evaluation": evaluation,
 }
 
 

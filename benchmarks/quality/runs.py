@@ -31,7 +31,11 @@ SHARED = 2  # the first steps of every rung: the teacher, and its ranking with t
 TRAINING = ("teacher", "tokenizer", "joint", "harden", "finetune")
 SECTIONS = (*TRAINING, "rank", "evaluate")
 COLD_START = Path(__file__).with_name("cold_start")  # stands for the stage warm_start: a rung continues from no bundle
-WITHOUT_EFFECT = {"teacher": {"processes"}, "joint": {"processes"}, "evaluate": {"batch_size", "bootstrap_resamples"}}
+WITHOUT_EFFECT = {
+    "teacher": {"processes"},
+    "joint": {"processes"},
+    "evaluate": {"batch_size", "bootstrap_resamples", "max_users"},
+}
 
 
 def read_params(params: Params) -> dict[str, Any]:

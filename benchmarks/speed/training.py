@@ -18,7 +18,7 @@ from benchmarks.speed.held import alternate, held_each
 from benchmarks.speed.joint_data import joint_data, profile_params, untrained
 from benchmarks.speed.t5 import PublicParts, padded_samples
 from unigrec.base.process import keep_memory, training_device
-from unigrec.core.models.cpu.operators import ONEDNN, onednn_matmul
+from unigrec.core.models.cpu.operators import ONEDNN, cpu_matmul
 from unigrec.core.sequences import Segments
 from unigrec.core.training.engine import make_engine
 from unigrec.core.training.joint import JointData, joint_losses, trained_groups
@@ -113,7 +113,7 @@ def matmul_rate(dtype: torch.dtype, size: int) -> float:
     """GFLOP/s of a large square matrix product: the best of a few runs, by the faster of torch and oneDNN."""
     left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     taken = []
-    for multiply in (torch.matmul, onednn_matmul):
+    for multiply in (torch.matmul, cpu_matmul):
         for _ in range(4):
             started = time.process_time()
             multiply(left, right)

@@ -120,5 +120,6 @@ class TokenSearch:
         repeats = Repeats.of(recommender, torch.as_tensor(items), torch.as_tensor(lengths)) if len(history) else None
         restriction = None if allowed is None else Restriction(tree, allowed)
         width = max(k, self.generative.beam)
+        assert self.generative.network is not None  # no set decoder
         (found,) = beam_searches(self.generative.network, tree, source, mask, width, [restriction], repeats=repeats)
         return BeamResult(found.items[:, :k], found.scores[:, :k])

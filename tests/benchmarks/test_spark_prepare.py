@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import spark_prepare
-from unigrec.data.partitions import partitions_of, read_interactions
+from unigrec.data.partitions import partitions_of, read_partitions
 
 
 def test_the_log_is_written_in_partitions_in_time_order(tmp_path, monkeypatch):
@@ -17,7 +17,7 @@ def test_the_log_is_written_in_partitions_in_time_order(tmp_path, monkeypatch):
     spark_prepare.write_log(str(tmp_path), interactions=2000)
     parts = partitions_of(tmp_path / "interactions.parquet")
     assert [part.rows for part in parts] == [900, 900, 200]
-    log = read_interactions(tmp_path / "interactions.parquet")
+    log = read_partitions(tmp_path / "interactions.parquet")
     times = log["timestamp"].to_numpy()
     assert (times[1:] >= times[:-1]).all()
     items = pq.read_table(tmp_path / "items.parquet")["item_id"]

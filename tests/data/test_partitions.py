@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unigrec.base.errors import UnigrecError
-from unigrec.data.partitions import partitions_of, read_interactions
+from unigrec.data.partitions import partitions_of, read_partitions
 
 TABLE = pa.table({"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": pa.array([1, 2], pa.int64())})
 
@@ -37,7 +37,7 @@ def test_rows_have_the_order_of_the_paths_and_ids_the_same_type(folder):
         ("b.parquet", 2),
         ("c.parquet", 2),
     ]
-    found = read_interactions(folder)
+    found = read_partitions(folder)
     assert found["user_id"].to_pylist() == ["w", "u", "v", "u", "v"]
     assert found.schema == TABLE.schema
 
@@ -75,4 +75,4 @@ def test_a_partition_that_is_not_as_the_others_is_named(folder, change, says):
 
 def test_events_are_asked_for_where_params_name_them(folder):
     with pytest.raises(UnigrecError, match=r"a\.parquet: it needs one column 'event'"):
-        read_interactions(folder, with_events=True)
+        read_partitions(folder, with_events=True)

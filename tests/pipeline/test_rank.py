@@ -60,6 +60,19 @@ def test_a_bundle_ranks_as_the_stage_evaluate_does(shop, by: RankBy):
         assert (found > 0).any()
 
 
+def test_ranks_of_a_sample_of_users_are_those_among_all(shop):
+    rank_by("dense")
+    everybody = files.read_table(Artifacts().evaluate / paths.RANKS_FILE).to_pylist()
+    configure(PARAMS, settings=["evaluate.max_users=7"])
+    run("evaluate", "gate", "report")
+    ranked = files.read_table(Artifacts().evaluate / paths.RANKS_FILE).to_pylist()
+    configure(PARAMS, settings=["evaluate.max_users=0"])
+    assert len(ranked) == 7 < len(everybody)
+    assert [row for row in everybody if row in ranked] == ranked
+    examples = files.read_json(Artifacts().report / paths.FACTS_FILE)["examples"]
+    assert {example["rank"] for example in examples} <= {row["shipped_unmasked"] for row in ranked}
+
+
 def test_metrics_and_intervals_are_those_of_what_is_shipped(shop):
     rank_by("dense")
     metrics = files.read_json(Artifacts().evaluate / paths.METRICS_FILE)

@@ -305,6 +305,7 @@ class EvaluateParams(Section):
     batch_size: Count
     cutoffs: Widths
     bootstrap_resamples: Annotated[int, Field(ge=100)]
+    max_users: Annotated[int, Field(ge=0)] = 0
     slice_columns: Names
 
 

@@ -27,7 +27,7 @@ def schema_of(with_events: bool) -> pa.Schema:
     return pa.schema(COLUMNS | (EVENT if with_events else {}))
 
 
-def read_interactions(path: Path, with_events: bool = False) -> pa.Table:
+def read_partitions(path: Path, with_events: bool = False) -> pa.Table:
     """Read all partitions into memory. Raises UnigrecError, as `partitions_of` does."""
     if not path.is_dir():
         return files.read_table(path)

@@ -68,7 +68,7 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
 
 def validate(params: Params, artifacts: Artifacts) -> None:
     """Check the tables against the expectations. Raises InvalidDataError, after the result and the docs are written."""
-    from unigrec.data.partitions import read_interactions
+    from unigrec.data.partitions import read_partitions
     from unigrec.data.spark.session import spark_session
     from unigrec.data.spark.validate import checked_on_spark
     from unigrec.data.validation.suite import allowed_times, judge, validate_tables
@@ -84,7 +84,7 @@ def validate(params: Params, artifacts: Artifacts) -> None:
     }
     if params.prepare.engine == "local":
         validate_tables(
-            read_interactions(artifacts.interactions, bool(events)), items, params.validation, texts, k_core, **about
+            read_partitions(artifacts.interactions, bool(events)), items, params.validation, texts, k_core, **about
         )
         return
     times = allowed_times(params.validation)
@@ -135,14 +135,14 @@ def prepare(params: Params, artifacts: Artifacts) -> None:
 
 def _prepared(params: Params, artifacts: Artifacts) -> Prepared:
     """The same result from both engines."""
-    from unigrec.data.partitions import read_interactions
+    from unigrec.data.partitions import read_partitions
     from unigrec.data.prepare import finish, prepare_tables
     from unigrec.data.spark.prepare import gather
     from unigrec.data.spark.session import spark_session
 
     settings, events, items = params.prepare, params.ingest.events, files.read_table(artifacts.items)
     if settings.engine == "local":
-        return prepare_tables(read_interactions(artifacts.interactions, bool(events)), items, settings, events)
+        return prepare_tables(read_partitions(artifacts.interactions, bool(events)), items, settings, events)
     with spark_session(params.spark) as session:
         gathered = gather(session, artifacts.interactions, items, settings, events, scratch=paths.SPARK)
     return finish(*gathered, items=items, params=settings, events=events)
@@ -389,17 +389,19 @@ def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.de
 
 
 def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
-    """Rank every user's test item with the fused ranking, its parts and the baselines, in both protocols."""
+    """Rank the users' test items with the fused ranking, its parts and the baselines, in both protocols."""
     from unigrec.core.evaluation.baselines import Baselines
     from unigrec.core.evaluation.bootstrap import paired_bootstrap
     from unigrec.core.evaluation.metrics import ndcg
     from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
     from unigrec.core.evaluation.ranking import rank_test_items
     from unigrec.core.retrieval.rank_by import MODEL_OF
+    from unigrec.core.sequences import sample
     from unigrec.data.slice_columns import slice_values
 
     sequences, retriever = load_sequences(artifacts), fused_retriever(params, artifacts, run.device)
     users = sequences.evaluation_users()
+    users = sample(users, params.evaluate.max_users or len(users), run.seed)
     baselines = Baselines(
         sequences,
         params.joint.history,

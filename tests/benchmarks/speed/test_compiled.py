@@ -48,7 +48,7 @@ def test_on_the_plain_path_nothing_of_ours_computes(tmp_path: Path, monkeypatch)
     for module, name in (
         (operators.LinearFunction, "apply"),
         (operators.RMSNormFunction, "apply"),
-        (operators, "onednn_matmul"),
+        (operators, "cpu_matmul"),
         (layers, "draw_dropout_mask"),
         (recommender.fused, "attention"),
         (recommender.fused, "feed_forward"),

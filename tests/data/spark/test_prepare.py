@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.spark import small_session
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import PrepareParams
-from unigrec.data.partitions import read_interactions
+from unigrec.data.partitions import read_partitions
 from unigrec.data.prepare import Prepared, prepare_tables
 from unigrec.data.spark.prepare import prepare_dataset
 
@@ -77,7 +77,7 @@ def both(session: Any, folder: Path, table: pa.Table, params: PrepareParams, eve
 
     local, refused = None, ""
     try:
-        local = prepare_tables(read_interactions(folder, bool(events)), items, params, events)
+        local = prepare_tables(read_partitions(folder, bool(events)), items, params, events)
     except UnigrecError as error:
         refused = str(error)
     if local is None:
@@ -143,7 +143,7 @@ def test_what_the_local_engine_refuses_is_refused_with_the_same_words(session, t
     partitioned(tmp_path / "log", table_of(rows))
     items = pa.table({"item_id": [f"i{n}" for n in range(5)]})
     with pytest.raises(UnigrecError) as local:
-        prepare_tables(read_interactions(tmp_path / "log"), items, ANY_SIZE)
+        prepare_tables(read_partitions(tmp_path / "log"), items, ANY_SIZE)
     with pytest.raises(UnigrecError) as on_spark:
         prepare_dataset(session, tmp_path / "log", items, ANY_SIZE, scratch=tmp_path / "scratch")
     assert str(on_spark.value) == str(local.value)

@@ -16,7 +16,7 @@ from support.project import PARAMS_FILE
 from support.spark import small_session
 from unigrec.base.errors import InvalidDataError, UnigrecError
 from unigrec.config.read import load_params
-from unigrec.data.partitions import read_interactions
+from unigrec.data.partitions import read_partitions
 from unigrec.data.spark.validate import WHITE_SPACE, checked_on_spark
 from unigrec.data.validation.suite import allowed_times, judge, validate_tables
 
@@ -57,7 +57,7 @@ def both(
         said = ""
         try:
             if engine == "local":
-                table = read_interactions(folder / "log", bool(events))
+                table = read_partitions(folder / "log", bool(events))
                 validate_tables(table, items, validation, TEXTS, k_core, **about)
             else:
                 arguments = (session, folder / "log", items, TEXTS, k_core, allowed_times(validation), events)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unigrec.core.models.cpu.operators import EPS, ONEDNN, onednn_matmul
+from unigrec.core.models.cpu.operators import EPS, ONEDNN, cpu_matmul
 from unigrec.core.models.layers import RMSNorm
 from unigrec.core.models.recommender import Attention, Layer, Recommender, Stack, additive_mask
 
@@ -36,7 +36,7 @@ def product(rows: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
         and rows.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
     ):
-        result = onednn_matmul(rows, weight.mT)
+        result = cpu_matmul(rows, weight.mT)
         return result if onto is None else result.add_(onto)
     return rows @ weight if onto is None else torch.addmm(onto, rows, weight)
 

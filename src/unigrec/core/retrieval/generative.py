@@ -35,7 +35,8 @@ class GenerativeRetriever(Retriever):
     def __init__(self, recommender: Recommender, tree: PrefixTree, read: Tensor, history: int, beam: int):
         super().__init__(tree, history, read.device)
         self.recommender, self.read, self.beam = recommender, read, beam
-        self.network = InferenceRecommender(recommender)
+        is_scan = recommender.config.decoder == "set"
+        self.network = None if is_scan else InferenceRecommender(recommender)  # for the beam search
 
     @classmethod
     def hardened(
@@ -81,7 +82,7 @@ class GenerativeRetriever(Retriever):
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
         repeats = Repeats.of(self.recommender, history, sizes)
         inputs = (self.tree, source, mask, beam or self.beam, restrictions)
-        if self.recommender.config.decoder == "set":
+        if self.network is None:
             return scan_catalogue(self.recommender, *inputs, repeats=repeats, above=above)
         return beam_searches(self.network, *inputs, repeats=repeats, above=above)
 

@@ -167,16 +167,16 @@ def _identifiers(
 def _examples(
     artifacts: Artifacts, retriever: Retriever, items: list[dict[str, str]], users: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Test users, drawn with the seed: the end of the history, what is recommended, and what the user took."""
+    """Ranked test users, drawn with the seed: the end of the history, what is recommended, and what the user took."""
     sequences = load_sequences(artifacts)
-    chosen = sample(sequences.evaluation_users(), users, seed)
+    ranks = files.read_table(artifacts.evaluate / paths.RANKS_FILE, ["user_index", f"{SHIPPED}_{Protocol.UNMASKED}"])
+    chosen = sample(ranks["user_index"].to_numpy(), users, seed)
     if not len(chosen):
         return []
     seen, lengths = sequences.seen(chosen, "test")
     histories = [row[:length].tolist() for row, length in zip(seen, lengths, strict=True)]
     targets = sequences.held_out(chosen, "test", 1).targets.tolist()
     best = retriever.retrieve(histories, min(GATED_CUTOFF, len(items))).items.tolist()
-    ranks = files.read_table(artifacts.evaluate / paths.RANKS_FILE, ["user_index", f"{SHIPPED}_{Protocol.UNMASKED}"])
     rank_of = dict(zip(*(column.to_pylist() for column in ranks.columns), strict=True))
     return [
         {
@@ -186,7 +186,7 @@ def _examples(
                 items[item] | {"taken": item == target, "seen": item in history} for item in found if item >= 0
             ],
             "taken": items[target],
-            "rank": rank_of.get(int(user)),
+            "rank": rank_of[int(user)],
         }
         for user, history, target, found in zip(chosen, histories, targets, best, strict=True)
     ]

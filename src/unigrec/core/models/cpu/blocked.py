@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unigrec.core.models.cpu.operators import onednn_matmul
+from unigrec.core.models.cpu.operators import cpu_matmul
 
 # From this many scores per head and sequence (about 220 x 220 tokens), one oneDNN matmul per head is faster than a
 # batched MKL matmul: a sublayer takes 5 % less time at 200 tokens, 20 % less at 300, but 10 % more at 150.
@@ -228,7 +228,7 @@ def _grad_scores(
 def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
     """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); one batched matmul per head, so that no operand is copied."""
     if part is not None:
-        return onednn_matmul(left[0, 0], right[0, 0].T)[None, None]
+        return cpu_matmul(left[0, 0], right[0, 0].T)[None, None]
     result = left.new_empty(*left.shape[:3], right.shape[3])
     for left_head, right_head, result_head in zip(left, right, result, strict=True):
         torch.bmm(left_head, right_head, out=result_head)
@@ -238,7 +238,7 @@ def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
 def _multiply_transposed(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
     """left^T right: (h, b, k, m), (h, b, k, n) -> (h, b, m, n)."""
     if part is not None:  # the large operand second: it is not copied then
-        return onednn_matmul(right[0, 0].T, left[0, 0].T).T[None, None]
+        return cpu_matmul(right[0, 0].T, left[0, 0].T).T[None, None]
     return _multiply(left.mT, right, None)
 
 

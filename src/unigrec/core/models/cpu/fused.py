@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from unigrec.core.models.cpu.blocked import AttentionGrads, AttentionInputs, attention_backward, attention_forward
 from unigrec.core.models.cpu.operators import (
     EPS,
+    cpu_matmul,
     draw_dropout_mask,
-    onednn_matmul,
     padded,
     row_buffer,
     weight_gradient,
@@ -96,7 +96,7 @@ class _Attention(Function):
         projections, width = (3, len(weight) // (3 * heads)) if memory is None else (1, memory.shape[-1])
         normed, inverse_rms = normalise(hidden, dtype)
         rows = len(inverse_rms)
-        projected = onednn_matmul(normed, (weight * gain).to(dtype))[:rows]
+        projected = cpu_matmul(normed, (weight * gain).to(dtype))[:rows]
         projected = projected.view(len(hidden), -1, projections, heads, width)
         query, key, value = _query_key_value(projected, memory)
         attention_dropout = None if p == 0.0 else draw_dropout_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
@@ -105,7 +105,7 @@ class _Attention(Function):
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
             _split_heads(context[:rows], projected),
         )
-        result = onednn_matmul(context, out.to(dtype))[:rows].view_as(hidden)
+        result = cpu_matmul(context, out.to(dtype))[:rows].view_as(hidden)
         output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
         ctx.save_for_backward(
             normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask
@@ -124,7 +124,7 @@ class _Attention(Function):
         rows = len(inverse_rms)
         # Output projection.
         grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
-        grad_context = onednn_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
+        grad_context = cpu_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
         context = row_buffer(rows, grad_context.shape[1], dtype)
         # Attention writes the gradients of queries, keys and values as views of the buffers below.
         grad_rows = row_buffer(rows, projected.numel() // rows, dtype)
@@ -143,7 +143,7 @@ class _Attention(Function):
         grad_out = weight_gradient(grad_result, context).mul_(ctx.dropout_scale)
         # Query, key and value projection with the gain folded into it, then the norm and the residual.
         grad_folded = weight_gradient(grad_rows, normed)
-        grad_normed = onednn_matmul(grad_rows, (weight * gain).to(dtype).T)
+        grad_normed = cpu_matmul(grad_rows, (weight * gain).to(dtype).T)
         grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, residual=grad_output)
         grad_weight, grad_gain = grad_folded * gain, (grad_folded * weight).sum(0)
         return grad_hidden, grad_memory, grad_gain, grad_weight, grad_out, grad_bias, None, None, None, None
@@ -160,10 +160,10 @@ class _FeedForward(Function):
         ctx: Any, hidden: Tensor, gain: Tensor, inner: Tensor, out: Tensor, p: float, dtype: torch.dtype
     ) -> Tensor:
         normed, inverse_rms = normalise(hidden, dtype)
-        activation = onednn_matmul(normed, (inner * gain).to(dtype), "relu")  # (N, F)
+        activation = cpu_matmul(normed, (inner * gain).to(dtype), "relu")  # (N, F)
         if p > 0.0:
             activation.mul_(draw_dropout_mask(activation.shape, p).to(dtype))
-        result = onednn_matmul(activation, out.to(dtype))[: len(inverse_rms)].view_as(hidden)
+        result = cpu_matmul(activation, out.to(dtype))[: len(inverse_rms)].view_as(hidden)
         output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
         ctx.save_for_backward(normed, inverse_rms, activation, output_dropout, gain, inner, out)
         ctx.dropout_scale = (1.0 - p) ** -2
@@ -177,11 +177,11 @@ class _FeedForward(Function):
         rows = len(inverse_rms)
         grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
         grad_out = weight_gradient(grad_result, activation).mul_(ctx.dropout_scale)
-        grad_activation = onednn_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)
+        grad_activation = cpu_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)
         # The gradient is zero where ReLU or dropout made a zero.
         torch.ops.aten.threshold_backward(grad_activation, activation, 0, grad_input=grad_activation)
         grad_folded = weight_gradient(grad_activation, normed)
-        grad_normed = onednn_matmul(grad_activation, (inner * gain).to(dtype).T)
+        grad_normed = cpu_matmul(grad_activation, (inner * gain).to(dtype).T)
         grad_hidden = normalise_backward(grad_normed[:rows], normed[:rows], inverse_rms, residual=grad_output)
         return grad_hidden, (grad_folded * inner).sum(0), grad_folded * gain, grad_out, None, None
 

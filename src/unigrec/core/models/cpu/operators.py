@@ -95,7 +95,7 @@ class LinearFunction(Function):
         flat = padded(rows.flatten(0, -2))
         ctx.save_for_backward(flat, weight)
         ctx.shape = rows.shape
-        result = onednn_matmul(flat, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
+        result = cpu_matmul(flat, weight.to(rows.dtype), bias=None if bias is None else bias.to(rows.dtype))
         return result[: rows.shape[:-1].numel()].view(*rows.shape[:-1], -1)
 
     @staticmethod
@@ -104,7 +104,7 @@ class LinearFunction(Function):
         rows, weight = ctx.saved_tensors
         flat, grad_rows = padded(grad_output.flatten(0, -2)), None
         if ctx.needs_input_grad[0]:
-            grad_rows = onednn_matmul(flat, weight.to(rows.dtype).T)[: ctx.shape[:-1].numel()].view(ctx.shape)
+            grad_rows = cpu_matmul(flat, weight.to(rows.dtype).T)[: ctx.shape[:-1].numel()].view(ctx.shape)
         grad_weight = weight_gradient(flat, rows) if ctx.needs_input_grad[1] else None
         return grad_rows, grad_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
 
@@ -134,7 +134,7 @@ def padded(rows: Tensor) -> Tensor:
     return buffer
 
 
-def onednn_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
+def cpu_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: Tensor | None = None) -> Tensor:
     """activation(rows @ weight.T + bias): (..., n), (m, n), (m,) -> (..., m). activation: none or relu.
 
     Calls oneDNN by name where that is faster than MKL, which torch would call in single precision. Not differentiable.
@@ -147,11 +147,11 @@ def onednn_matmul(rows: Tensor, weight: Tensor, activation: str = "none", bias: 
 
 
 def matmul(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`onednn_matmul` for any device and precision, and differentiable. Uses oneDNN where that is faster."""
+    """`cpu_matmul` for any device and precision, and differentiable. Uses oneDNN where that is faster."""
     single = rows.dtype == weight.dtype == torch.float32 and rows.device.type == "cpu"
     many = rows.numel() >= MANY_ROWS * rows.shape[-1]
     if single and many and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-        return onednn_matmul(rows, weight, bias=bias)
+        return cpu_matmul(rows, weight, bias=bias)
     return F.linear(rows, weight, bias)
 
 
@@ -160,5 +160,5 @@ def weight_gradient(grad_output: Tensor, rows: Tensor) -> Tensor:
     if grad_output.dtype != torch.float32:
         return (grad_output.T @ rows).float()
     if grad_output.shape[1] > rows.shape[1]:  # the narrower operand first: oneDNN copies the second one
-        return onednn_matmul(rows.T, grad_output.T).T
-    return onednn_matmul(grad_output.T, rows.T)
+        return cpu_matmul(rows.T, grad_output.T).T
+    return cpu_matmul(grad_output.T, rows.T)
