@@ -184,6 +184,24 @@ def test_bad_items_are_refused_and_nothing_is_left(parent, project, table, messa
     assert sorted((project / paths.BUNDLES).iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("type", "message"),
+    [
+        (
+            pa.list_(pa.string()),
+            r"column 'tag': expected list<.*>, as in the catalogue; CSV has no lists: give JSON lines",
+        ),
+        (pa.float64(), "column 'tag': expected double, as in the catalogue: "),
+    ],
+)
+def test_a_served_column_of_another_type_is_named_with_what_to_do(type, message):
+    served = pa.table({"item_id": ["a"], "tag": pa.nulls(1, type)})
+    catalogue = extend.Catalogue(None, None, None, served, None)
+    given = pa.table({"item_id": ["b"], "tag": ["red"]})
+    with pytest.raises(UnigrecError, match=message):
+        extend._with_columns(catalogue, given["item_id"], given, DAY)
+
+
 def test_items_that_cannot_be_removed(parent):
     with pytest.raises(UnigrecError, match=r"not in the catalogue \(1\): gone"):
         extend.remove_items(parent, {"gone", "P3"})

@@ -228,8 +228,9 @@ def _with_columns(catalogue: Catalogue, ids: pa.ChunkedArray, given: pa.Table | 
             try:
                 columns[field.name] = pa.nulls(len(ids), field.type) if values is None else values.cast(field.type)
             except pa.ArrowException as error:
+                advice = "; CSV has no lists: give JSON lines or Parquet" if pa.types.is_list(field.type) else ""
                 raise UnigrecError(
-                    f"column {field.name!r}: expected {field.type}, as in the catalogue: {error}"
+                    f"column {field.name!r}: expected {field.type}, as in the catalogue{advice}: {error}"
                 ) from error
     return pa.concat_tables([served, pa.table(columns, schema=served.schema)])
 
