@@ -79,7 +79,12 @@ def main() -> None:
         drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
         history = read["params"]["joint"]["history"]
         retriever = GenerativeRetriever.hardened(
-            recommender, codes, history, beam=max(beams), device=device, tokens=outputs.load_item_tokens(student)
+            recommender,
+            codes,
+            history,
+            beam=max(beams),
+            device=device,
+            tokens=outputs.load_item_tokens(student, recommender),
         )
         print(compare(retriever, codes, data.sequences, users=drawn, beams=beams))
     except UnigrecError as error:

@@ -163,7 +163,7 @@ def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
             history,
             beam=beam,
             device=session.device,
-            tokens=outputs.load_item_tokens(step.artifacts),
+            tokens=outputs.load_item_tokens(step.artifacts, recommender),
         )
         _rank(step, session, lambda users: _with_shipped(student_ranks(student, sequences, users), "student"))
         return

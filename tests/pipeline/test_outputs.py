@@ -1,9 +1,16 @@
 """What the stages leave: files as other tools read them."""
 
+import numpy as np
+import pytest
 import torch
 
+from support.small import small_recommender
 from unigrec.base import files, paths
+from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
+from unigrec.core.models.vectors import ItemVectors
+from unigrec.core.training.loop import Trained
+from unigrec.core.training.student_validation import hard_tokens
 from unigrec.pipeline import outputs
 
 
@@ -24,3 +31,19 @@ def test_the_tokenizer_reads_the_content_of_each_item_and_then_its_part_of_the_t
     vectors = outputs.load_item_vectors(artifacts)[torch.arange(3)]
     assert torch.equal(vectors[:, :2], content)
     assert torch.equal(vectors[:, 2:], part)
+
+
+def test_finetuned_weights_and_item_tokens_belong_together(tmp_path):
+    artifacts, vectors = Artifacts(tmp_path), torch.randn(5, 4)
+    codes = np.random.default_rng(0).integers(0, 4, (5, 3))
+    reading, plain = (small_recommender(merge=True, vector_width=width) for width in (4, 0))
+    for recommender in (reading, plain):
+        given = ItemVectors([vectors]) if recommender is reading else None
+        outputs.save_finetuned(artifacts.finetune, Trained(recommender, [], {}), codes, given)
+        tokens = outputs.load_item_tokens(artifacts, outputs.load_recommender(artifacts))
+        if given is None:
+            assert tokens is None
+        else:
+            torch.testing.assert_close(tokens, hard_tokens(reading, torch.as_tensor(codes), vectors))
+    with pytest.raises(UnigrecError, match=r"item_tokens\.safetensors"):  # those of the earlier weights are gone
+        outputs.load_item_tokens(artifacts, reading)

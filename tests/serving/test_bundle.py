@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.bundles import resign
 from support.project import PARAMS_FILE
 from support.tiny_model import ITEMS, LEVELS, SERVING, item_ids, tiny_recommender, write_artifacts
 from unigrec.base import files, paths
@@ -113,7 +114,6 @@ def test_a_recommender_of_item_vectors_reads_the_bundles_item_tokens(tmp_path, m
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (None, "the recommender reads item vectors, but the bundle lacks item_tokens.safetensors"),
         (torch.zeros(ITEMS - 1, LEVELS, 8), r"expected tokens float32 \(12, 2, 8\), found torch.float32 \(11, 2, 8\)"),
         (torch.zeros(ITEMS, LEVELS, 8).double(), "found torch.float64"),
         (torch.full((ITEMS, LEVELS, 8), torch.inf), "tokens that are not finite"),
@@ -123,17 +123,41 @@ def test_item_tokens_must_fit(tmp_path, monkeypatch, tokens, message):
     monkeypatch.chdir(tmp_path)
     with_item_vectors()
     path = Artifacts().finetune / paths.ITEM_TOKENS_FILE
-    path.unlink() if tokens is None else files.write_tensors(path, {"tokens": tokens})
+    files.write_tensors(path, {"tokens": tokens})
     with pytest.raises(UnigrecError, match=message):
         Bundle.load(assemble(PARAMS_FILE, SERVING))
 
 
-def test_item_tokens_of_a_recommender_that_reads_codes_alone_are_refused(tmp_path, monkeypatch):
+def test_item_tokens_that_were_not_written_are_named_before_there_is_a_bundle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with_item_vectors()
+    (Artifacts().finetune / paths.ITEM_TOKENS_FILE).unlink()
+    with pytest.raises(UnigrecError, match=r"item_tokens\.safetensors: no such file; run the pipeline"):
+        assemble(PARAMS_FILE, SERVING)
+
+
+def test_a_bundle_that_lost_its_item_tokens_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with_item_vectors()
+    folder = assemble(PARAMS_FILE, SERVING)
+    (folder / paths.ITEM_TOKENS_FILE).unlink()
+    resign(folder)
+    with pytest.raises(UnigrecError, match="reads item vectors, but the bundle lacks item_tokens"):
+        Bundle.load(folder)
+
+
+def test_item_tokens_beside_a_recommender_that_reads_codes_alone(tmp_path, monkeypatch):
+    """Left over in the artifacts they do not reach the bundle; in a bundle they are refused."""
     monkeypatch.chdir(tmp_path)
     write_artifacts(0, True, None, 0)
-    files.write_tensors(Artifacts().finetune / paths.ITEM_TOKENS_FILE, {"tokens": torch.zeros(ITEMS, LEVELS, 8)})
+    tokens = {"tokens": torch.zeros(ITEMS, LEVELS, 8)}
+    files.write_tensors(Artifacts().finetune / paths.ITEM_TOKENS_FILE, tokens)
+    folder = assemble(PARAMS_FILE, SERVING)
+    assert Bundle.load(folder).recommend([["P3"]], k=1)[0].items
+    files.write_tensors(folder / paths.ITEM_TOKENS_FILE, tokens)
+    resign(folder)
     with pytest.raises(UnigrecError, match="reads codes alone, but the bundle holds item_tokens"):
-        Bundle.load(assemble(PARAMS_FILE, SERVING))
+        Bundle.load(folder)
 
 
 def test_a_bundle_with_a_set_decoder_recommends_by_the_sum_of_each_items_logits(tmp_path, monkeypatch):

@@ -135,10 +135,11 @@ def load_recommender(artifacts: Artifacts) -> Recommender:
     return networks.load_recommender(folder / paths.MODEL_FILE, folder / paths.MODEL_CONFIG_FILE)
 
 
-def load_item_tokens(artifacts: Artifacts) -> torch.Tensor | None:
+def load_item_tokens(artifacts: Artifacts, recommender: Recommender) -> torch.Tensor | None:
     """What the finetuned recommender reads of each item, (N, L or 1, E), mapped; None if it reads codes alone."""
-    file = artifacts.finetune / paths.ITEM_TOKENS_FILE
-    return files.read_tensors(file)["tokens"] if file.is_file() else None
+    if not recommender.config.vector_width:
+        return None
+    return files.read_tensors(artifacts.finetune / paths.ITEM_TOKENS_FILE)["tokens"]
 
 
 def data_warnings(artifacts: Artifacts) -> list[str]:
@@ -153,10 +154,8 @@ def save_identifiers(folder: Path, resolved: Resolved, report: dict[str, Any]) -
     files.write_json(folder / paths.HEALTH_FILE, report)
 
 
-def save_item_tokens(
-    artifacts: Artifacts, recommender: Recommender, codes: np.ndarray, vectors: ItemVectors | None
-) -> None:
-    """What a finetuned recommender reads of each item, for serving; nothing if it reads codes alone.
+def save_finetuned(folder: Path, trained: Trained, codes: np.ndarray, vectors: ItemVectors | None) -> None:
+    """As `save_trained`, and what the recommender reads of each item if it reads more than codes.
 
     codes: (N, T). vectors: (N, vector_width), or None.
     """
@@ -164,11 +163,12 @@ def save_item_tokens(
 
     from unigrec.core.training.student_validation import hard_tokens
 
-    file = artifacts.finetune / paths.ITEM_TOKENS_FILE
-    if vectors is None:
-        file.unlink(missing_ok=True)  # of an earlier run
-    else:
-        files.write_tensors(file, {"tokens": hard_tokens(recommender, torch.as_tensor(codes), vectors)})
+    model: Any = trained.model
+    file = folder / paths.ITEM_TOKENS_FILE
+    file.unlink(missing_ok=True)  # at no time do tokens lie beside weights that they were not made with
+    save_trained(folder, trained, model.config.to_dict())
+    if vectors is not None:
+        files.write_tensors(file, {"tokens": hard_tokens(model.cpu(), torch.as_tensor(codes), vectors)})
 
 
 def save_ranks(

@@ -26,8 +26,8 @@ from unigrec.pipeline.outputs import (
     load_tokenizer,
     load_unified,
     load_widths,
+    save_finetuned,
     save_identifiers,
-    save_item_tokens,
     save_ranks,
     save_trained,
 )
@@ -336,9 +336,7 @@ def finetune(params: Params, artifacts: Artifacts, run: Run) -> None:
         vectors=vectors,
     )
     if distributed.rank() == 0:
-        model: Any = trained.model
-        save_item_tokens(artifacts, model.cpu(), codes, vectors)
-        save_trained(artifacts.finetune, trained, model.config.to_dict())
+        save_finetuned(artifacts.finetune, trained, codes, vectors)
 
 
 def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
@@ -381,7 +379,7 @@ def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.de
     from unigrec.core.retrieval.generative import GenerativeRetriever
 
     recommender, codes = load_recommender(artifacts), load_codes(artifacts)
-    tokens = load_item_tokens(artifacts)
+    tokens = load_item_tokens(artifacts, recommender)
     generative = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device, tokens=tokens)
     dense = DenseRetriever(load_teacher(artifacts), generative.tree, device)
     weights = load_fusion(artifacts).weights if (artifacts.rank / paths.FUSION_FILE).is_file() else None

@@ -96,7 +96,10 @@ def seal(fill: Callable[[Path], None], describe: Callable[[], dict[str, Any]]) -
 
 def _copy_parts(folder: Path, params_file: Path) -> None:
     artifacts = Artifacts()
+    config = files.read_json(artifacts.finetune / paths.MODEL_CONFIG_FILE)
+    tokens = [(artifacts.finetune / paths.ITEM_TOKENS_FILE, ITEM_TOKENS)] if config.get("vector_width") else []
     for source, name in (
+        *tokens,
         (params_file, PARAMS),
         (artifacts.finetune / paths.MODEL_FILE, RECOMMENDER),
         (artifacts.finetune / paths.MODEL_CONFIG_FILE, RECOMMENDER_CONFIG),
@@ -114,9 +117,6 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         if not source.is_file():
             raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
         shutil.copyfile(source, folder / name)
-    tokens = artifacts.finetune / paths.ITEM_TOKENS_FILE
-    if tokens.is_file():  # only with a recommender that reads item vectors
-        shutil.copyfile(tokens, folder / ITEM_TOKENS)
     prefix = "tokenizer."
     joint = files.read_arrays(artifacts.joint / paths.MODEL_FILE)
     files.write_tensors(

@@ -69,7 +69,8 @@ class Baselines:
     @torch.no_grad()
     def ranks(self, users: np.ndarray) -> Ranks:
         """Rank of each user's test item, by model and protocol; of a large catalogue for a few users at a time."""
-        size = max(SCORES_AT_ONCE // self.sequences.catalogue_size, 1)
+        compared = int(self.sequences.lengths.max()) * self.history  # items of a user with those of the history
+        size = max(SCORES_AT_ONCE // max(self.sequences.catalogue_size, compared), 1)
         parts = [self._ranks(chunk) for chunk in in_chunks(users, size)] or [self._ranks(users)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
