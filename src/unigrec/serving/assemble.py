@@ -96,10 +96,7 @@ def seal(fill: Callable[[Path], None], describe: Callable[[], dict[str, Any]]) -
 
 def _copy_parts(folder: Path, params_file: Path) -> None:
     artifacts = Artifacts()
-    config = files.read_json(artifacts.finetune / paths.MODEL_CONFIG_FILE)
-    tokens = [(artifacts.finetune / paths.ITEM_TOKENS_FILE, ITEM_TOKENS)] if config.get("vector_width") else []
     for source, name in (
-        *tokens,
         (params_file, PARAMS),
         (artifacts.finetune / paths.MODEL_FILE, RECOMMENDER),
         (artifacts.finetune / paths.MODEL_CONFIG_FILE, RECOMMENDER_CONFIG),
@@ -114,9 +111,9 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
         (artifacts.served_columns, SERVED),
         (artifacts.evaluate / paths.RANKS_FILE, RANKS),
     ):
-        if not source.is_file():
-            raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
-        shutil.copyfile(source, folder / name)
+        _copy_file(source, folder / name)
+    if files.read_json(folder / RECOMMENDER_CONFIG).get("vector_width"):
+        _copy_file(artifacts.finetune / paths.ITEM_TOKENS_FILE, folder / ITEM_TOKENS)
     prefix = "tokenizer."
     joint = files.read_arrays(artifacts.joint / paths.MODEL_FILE)
     files.write_tensors(
@@ -136,6 +133,12 @@ def _copy_parts(folder: Path, params_file: Path) -> None:
             target = folder / REPORT / stage.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise UnigrecError(f"{source}: no such file; run the pipeline first (`dvc repro` or `make run`)")
+    shutil.copyfile(source, target)
 
 
 def _described(serving: Serving) -> dict[str, Any]:
