@@ -28,6 +28,7 @@ from unigrec.core.retrieval.beam import beam_search, exact_scores  # noqa: E402
 from unigrec.core.retrieval.generative import GenerativeRetriever  # noqa: E402
 from unigrec.core.sequences import Sequences, in_chunks  # noqa: E402
 from unigrec.pipeline import outputs  # noqa: E402
+from unigrec.pipeline.stages import generative_retriever  # noqa: E402
 
 USERS_AT_ONCE = 32
 
@@ -73,19 +74,12 @@ def main() -> None:
         data, device = load_data(options.artifacts), training_device()
         read = files.read_json(options.rung / "params.json")
         student = Artifacts(options.rung.absolute().parents[1] / read["student"])
-        recommender, codes = outputs.load_recommender(student), outputs.load_codes(student)
+        codes = outputs.load_codes(student)
         beams = [int(part) for part in options.beams.split(",")]
         users = data.sequences.evaluation_users()
         drawn = np.sort(np.random.default_rng(0).permutation(users)[: options.users])
         history = read["params"]["joint"]["history"]
-        retriever = GenerativeRetriever.hardened(
-            recommender,
-            codes,
-            history,
-            beam=max(beams),
-            device=device,
-            tokens=outputs.load_item_tokens(student, recommender),
-        )
+        retriever = generative_retriever(student, history, beam=max(beams), device=device)
         print(compare(retriever, codes, data.sequences, users=drawn, beams=beams))
     except UnigrecError as error:
         print(f"error: {error}", file=sys.stderr)

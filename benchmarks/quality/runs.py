@@ -19,7 +19,6 @@ from unigrec.config.schema import Params
 from unigrec.core.evaluation.baselines import Baselines, Ranks
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
 from unigrec.core.evaluation.ranking import fused_ranks, student_ranks
-from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
 from unigrec.core.sequences import in_chunks
@@ -155,16 +154,8 @@ def run_evaluate(step: Step, session: Session, clock: Clock) -> None:
     files.write_json(step.folder.parent / "params.json", read | made_of)
     sequences = session.data.sequences
     if not is_ranked(step.params):
-        recommender, codes = outputs.load_recommender(step.artifacts), outputs.load_codes(step.artifacts)
         history, beam = step.params.joint.history, step.params.evaluate.beam
-        student = GenerativeRetriever.hardened(
-            recommender,
-            codes,
-            history,
-            beam=beam,
-            device=session.device,
-            tokens=outputs.load_item_tokens(step.artifacts, recommender),
-        )
+        student = stages.generative_retriever(step.artifacts, history, beam=beam, device=session.device)
         _rank(step, session, lambda users: _with_shipped(student_ranks(student, sequences, users), "student"))
         return
     retriever = stages.fused_retriever(step.params, step.artifacts, session.device)

@@ -87,10 +87,10 @@ def test_a_missing_title_is_empty(bundle):
     assert titles["квас"] == "title 2"
 
 
-def with_item_vectors(**changes) -> np.ndarray:
+def with_item_vectors() -> torch.Tensor:
     """Write artifacts of a recommender that reads vectors of five numbers; returns its item tokens."""
     write_artifacts(0, True, None, 0)
-    config = tiny_recommender(0).config.to_dict() | {"vector_width": 5} | changes
+    config = tiny_recommender(0).config.to_dict() | {"vector_width": 5}
     recommender = Recommender(RecommenderConfig(**config)).eval()
     tokens = torch.randn(ITEMS, LEVELS, config["d_model"])
     files.write_tensors(Artifacts().finetune / paths.MODEL_FILE, recommender.state_dict())

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from unigrec.core.models.tokenizers.residual import Tokenizer
     from unigrec.core.models.vectors import Vectors
     from unigrec.core.retrieval.fused import FusedRetriever
+    from unigrec.core.retrieval.generative import GenerativeRetriever
     from unigrec.core.retrieval.rank_by import RankBy
     from unigrec.core.retrieval.retriever import Retriever
     from unigrec.core.sequences import Sequences
@@ -372,15 +373,21 @@ def fused_retriever(params: Params, artifacts: Artifacts, device: torch.device) 
     return retriever_of(artifacts, params.joint.history, beam=params.evaluate.beam, device=device)
 
 
-def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.device) -> FusedRetriever:
-    """All trained parts together, with the weights of the fused score if the stage `rank` has written them."""
-    from unigrec.core.retrieval.dense import DenseRetriever
-    from unigrec.core.retrieval.fused import FusedRetriever
+def generative_retriever(artifacts: Artifacts, history: int, beam: int, device: torch.device) -> GenerativeRetriever:
+    """The finetuned recommender with the hardened identifiers."""
     from unigrec.core.retrieval.generative import GenerativeRetriever
 
     recommender, codes = load_recommender(artifacts), load_codes(artifacts)
     tokens = load_item_tokens(artifacts, recommender)
-    generative = GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device, tokens=tokens)
+    return GenerativeRetriever.hardened(recommender, codes, history, beam=beam, device=device, tokens=tokens)
+
+
+def retriever_of(artifacts: Artifacts, history: int, beam: int, device: torch.device) -> FusedRetriever:
+    """All trained parts together, with the weights of the fused score if the stage `rank` has written them."""
+    from unigrec.core.retrieval.dense import DenseRetriever
+    from unigrec.core.retrieval.fused import FusedRetriever
+
+    generative = generative_retriever(artifacts, history, beam=beam, device=device)
     dense = DenseRetriever(load_teacher(artifacts), generative.tree, device)
     weights = load_fusion(artifacts).weights if (artifacts.rank / paths.FUSION_FILE).is_file() else None
     return FusedRetriever(generative, dense, load_neighbours(artifacts), weights)
