@@ -47,6 +47,17 @@ def test_thinned_histories_keep_the_order_of_what_is_left_and_its_true_targets(c
     assert first == len(thin.targets)
 
 
+def test_rows_of_one_length_lose_equally_many_items_and_each_item_as_often_as_asked():
+    samples = TrainingSamples(random_sequences(40, 30, 12), history=8, causal=True)
+    batch = samples[np.flatnonzero(np.isin(samples.pieces[:, 1] - samples.pieces[:, 0], [1, 3, 6]))]
+    lengths = np.array([thinned(batch, 0.3, seed=1, step=step).lengths for step in range(400)])
+    for length in np.unique(batch.lengths):
+        of_length = lengths[:, batch.lengths == length]
+        assert (of_length == of_length[:, :1]).all()
+        assert set(of_length[:, 0]) <= {max(int(0.7 * length), 1), int(0.7 * length) + 1}
+        assert of_length.mean() == pytest.approx(max(0.7 * length, 1), abs=0.1)
+
+
 def test_what_is_left_out_depends_on_seed_and_step_and_nothing_at_a_share_of_0():
     samples = TrainingSamples(random_sequences(40, 30, 12)._replace(weights=WEIGHTS), history=6, causal=True)
     batch = samples[np.arange(len(samples.pieces))]

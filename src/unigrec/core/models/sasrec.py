@@ -132,7 +132,7 @@ class SASRec(nn.Module):
 
     def _products(self, hidden: Tensor, wanted: Tensor) -> Tensor:
         """Of states (B, E) with the embeddings of some items, the same or others for each: (K,) or (B, K) -> (B, K)."""
-        vectors = self.item_table()[wanted]
+        vectors = F.embedding(wanted, self.item_table())
         return hidden @ vectors.T if wanted.dim() == 1 else (vectors @ hidden[:, :, None])[..., 0]
 
     def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
@@ -155,11 +155,11 @@ class SASRec(nn.Module):
     def scores_at(self, states: Sequence[States], items: Tensor) -> Tensor:
         """As `block_scores`, of other items (P, K) after each of P places."""
         ((hidden, read, bonus),) = states
-        logits = (self.item_table()[items] @ hidden[:, :, None])[..., 0]
+        logits = (F.embedding(items, self.item_table()) @ hidden[:, :, None])[..., 0]
         if read is None or bonus is None:
             return logits
-        same = items[:, :, None] == read[:, None]  # (P, K, T); an item has a bias at one of its places
-        return logits + torch.where(same, bonus[:, None], 0.0).sum(-1)
+        same = read[:, :, None] == items[:, None]  # (P, T, K); an item has a bias at one of its places
+        return torch.baddbmm(logits[:, None], bonus[:, None], same.to(bonus.dtype))[:, 0]
 
     def item_vectors(self) -> Tensor:
         """(N, E) the item embeddings, without gradients."""

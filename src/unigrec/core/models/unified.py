@@ -112,8 +112,9 @@ class UnifiedModel(nn.Module):
         if distillation_temperature is not None:
             states = memory.float()
             pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[exists]  # (P, E)
-            history_log_probabilities = self.assignments(self.history_to_code(pooled), distillation_temperature)
-            teacher_log_probabilities = self.assignments(self.teacher_to_code(teacher), distillation_temperature)
+            latents = torch.cat([self.history_to_code(pooled), self.teacher_to_code(teacher)])
+            log_probabilities = self.tokenizer.quantize_soft(latents, distillation_temperature).log_probabilities
+            history_log_probabilities, teacher_log_probabilities = log_probabilities.split(len(pooled))
         return JointOutput(
             logits=logits,
             probabilities=fixed,
@@ -122,10 +123,6 @@ class UnifiedModel(nn.Module):
             teacher_log_probabilities=teacher_log_probabilities,
             student_state=self.state_to_teacher(output[:, 0, 0].float()),
         )
-
-    def assignments(self, latent: Tensor, temperature: float) -> Tensor:
-        """Log of the soft assignments by the codebooks: (P, C) -> (P, L, K)."""
-        return self.tokenizer.quantize_soft(latent, temperature).log_probabilities
 
 
 def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, tokens_per_item: int) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,9 @@ def thinned(batch: Segments, share: float, seed: int, step: int) -> Segments:
 
     Nothing is asked after an item that is left out, and later histories lack it; it is still what comes next after the
     item before it. So targets are the true ones, and each row keeps one at least. Seed and step decide, on any rank.
+
+    Rows of one length lose the same number of items at a step: with a number of its own for each, most rows would be
+    padded up to the one that lost least.
     """
     if share == 0.0:
         return batch
@@ -44,8 +47,10 @@ def thinned(batch: Segments, share: float, seed: int, step: int) -> Segments:
     places, rows = np.arange(batch.items.shape[1]), np.arange(len(batch.items))
     exists = places < batch.lengths[:, None]
     asked = exists & (places >= (batch.lengths - batch.counts)[:, None])  # a target comes next
-    kept = exists & (generator.random(exists.shape) >= share)
-    kept[rows, batch.lengths - 1 - generator.integers(batch.counts)] = True
+    draws = np.where(exists, generator.random(exists.shape), 2.0)
+    draws[rows, batch.lengths - 1 - generator.integers(batch.counts)] = -1.0
+    left_over = np.maximum(np.floor((1.0 - share) * batch.lengths + generator.random()), 1)
+    kept = exists & (draws.argsort(1).argsort(1) < left_over[:, None])
     lengths = kept.sum(1)
     places = places[: lengths.max(initial=0)]
     items = np.take_along_axis(batch.items, np.argsort(~kept, axis=1, kind="stable"), axis=1)[:, : len(places)]

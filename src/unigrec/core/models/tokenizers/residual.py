@@ -22,7 +22,7 @@ ITEMS_AT_ONCE = 2**15  # in a pass over the catalogue that needs no gradients
 class SoftCodes(NamedTuple):
     """Residual soft quantization of N latents."""
 
-    logits: Tensor  # (N, L, K) negative squared distance divided by the temperature
+    logits: Tensor  # (N, L, K) negative squared distance over the temperature, up to a number per item and level
     probabilities: Tensor  # (N, L, K) the soft identifier, softmax of the logits
     quantized: Tensor  # (N, C) sum of the soft codewords
 
@@ -74,7 +74,9 @@ class Tokenizer(nn.Module):
         """Soft assignment level by level; each residual subtracts the soft codeword. latent: (N, C)."""
         residual, quantized, logits, probabilities = latent, torch.zeros_like(latent), [], []
         for codebook in self.codebooks:  # (K, C)
-            logits.append(squared_distances(residual, codebook) / -temperature)  # (N, K)
+            squares = codebook.square().sum(-1)  # the residual's own square would add the same to all codewords
+            scale = 1.0 / temperature
+            logits.append(torch.addmm(squares, residual, codebook.T, beta=-scale, alpha=2.0 * scale))  # (N, K)
             probabilities.append(logits[-1].softmax(-1))
             soft_codeword = probabilities[-1] @ codebook  # (N, C)
             residual = residual - soft_codeword
