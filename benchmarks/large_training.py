@@ -1,8 +1,8 @@
-"""`python -m benchmarks.large_training`: memory and speed of the trainings, where log and catalogue are large.
+"""`python -m benchmarks.large_training`: memory and speed of the stages, where log and catalogue are large.
 
-The outputs of `prepare` and `embed` are generated piece by piece. Each stage runs in a process of its own: its whole
-set-up, a number of steps, the end of an epoch with one validation, its checkpoint, and its outputs for the next stage.
-Times are CPU times, but for the last column.
+The outputs of `prepare` and `embed` are generated piece by piece. Each stage runs in a process of its own: of a
+training its whole set-up, a number of steps, the end of an epoch with one validation, its checkpoint, and its outputs
+for the next stage; `harden`, `rank` and `evaluate` as a whole. Times are CPU times, but for the last column.
 
 Shapes: U users, n interactions, N items, D numbers per vector.
 """
@@ -31,7 +31,7 @@ from unigrec.base.paths import Artifacts
 from unigrec.config.profiles import parse_setting, with_values
 from unigrec.config.read import parse_params, read_mapping
 
-STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune")  # harden trains nothing, but finetune reads its output
+STAGES = ("teacher", "tokenizer", "joint", "harden", "finetune", "rank", "evaluate")
 ROWS_AT_ONCE = 2**20
 LEAST = 5  # interactions of a user
 DAY, START = 86_400, 1_500_000_000
@@ -42,6 +42,8 @@ CHANGES: dict[str, Any] = {
     "harden.resolution": "disambiguate",  # hundreds of items may share a prefix after so few steps
     "joint.distillation_warmup_epochs": 0,  # so that the measured steps have every loss
     "joint.validation_users": 1000,
+    "rank.validation_users": 1000,
+    "evaluate.max_users": 1000,
 }
 GIB = 2**30
 LOOK_SECONDS = 0.02  # between two looks at the memory

@@ -34,8 +34,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "joint, no ranking distilled": {"joint.w_ranking_distillation": 0.0},
     "joint, whole histories": {"joint.history_dropout": 0.0},
     "joint, set decoder": {"joint.recommender.decoder": "set"},
+    "joint, 128 samples a batch": {"joint.batch_size": 128},
     "joint, 512 samples a batch": {"joint.batch_size": 512},
-    "joint, set decoder, 512 samples a batch": {"joint.recommender.decoder": "set", "joint.batch_size": 512},
 }
 WIDTH, QUICK_WIDTH = 128, 16  # of item embeddings; 128 as those of tfidf-svd
 STEPS, QUICK_STEPS, ROUNDS = 12, 2, 3

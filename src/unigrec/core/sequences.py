@@ -199,8 +199,8 @@ def bucketed_batches(
 ) -> list[np.ndarray]:
     """Indices 0..len(lengths)-1 in batches of similar length, in an order drawn from (seed, epoch).
 
-    Rows are shuffled, cut into pools of `POOL` batches, sorted by length inside a pool and cut into batches. Then the
-    batches are shuffled.
+    Rows are shuffled, cut into pools of `POOL` batches, sorted by length and count inside a pool and cut into batches.
+    Then the batches are shuffled.
 
     Args:
         lengths: (R,) length of each row. batch_size: samples per batch.
@@ -212,7 +212,7 @@ def bucketed_batches(
     counts = np.ones(len(lengths), np.int8) if counts is None else counts
     batches: list[np.ndarray] = []
     for pool in split_by_total(order, counts[order], POOL * batch_size):
-        by_length = pool[np.argsort(lengths[pool], kind="stable")]
+        by_length = pool[np.lexsort((counts[pool], lengths[pool]))]
         batches += split_by_total(by_length, counts[by_length], batch_size)
     return [batches[index] for index in generator.permutation(len(batches))]
 

@@ -2,9 +2,9 @@
 
 The scores of a whole batch do not fit into the cache, and fresh memory for them costs as much time as the computation.
 Here each block of scores goes through softmax, dropout and the product with the values before the next block is made.
-The backward pass computes the attention weights again. A block is some heads of some sequences. In long sequences a
-block is one head of one sequence, divided into parts: some queries, and only the keys that at least one of them may
-read.
+The backward pass computes the attention weights again, unless they all fit into one block. A block is some heads of
+some sequences. In long sequences a block is one head of one sequence, divided into parts: some queries, and only the
+keys that at least one of them may read.
 
 Shapes: H heads, B sequences, T queries, S keys, d width of a head; h, b, t, s are those of a block or a part.
 """
@@ -95,23 +95,34 @@ class Block(NamedTuple):
         return tensor[tuple(slice(None) if size == 1 else one for size, one in zip(tensor.shape, index, strict=False))]
 
 
-def attention_forward(inputs: AttentionInputs, context: Tensor) -> None:
-    """Write context (H, B, T, d) = dropout(softmax(query key^T + bias)) value."""
-    key_bias = _key_bias(inputs.mask)
+def attention_forward(inputs: AttentionInputs, context: Tensor) -> Tensor | None:
+    """Write context (H, B, T, d) = dropout(softmax(query key^T + bias)) value.
+
+    Returns the attention weights before dropout (H, B, T, S), if they are few enough to be kept for the backward pass.
+    """
+    key_bias, kept = _key_bias(inputs.mask), None
     for block in _blocks(inputs):
         q, k, v = block.select(inputs.query), block.select(inputs.key), block.select(inputs.value)
         for part in block.parts:
             weights = _attention_weights(
                 block, part, _queries(q, part), key=_keys(k, part), bias=inputs.bias, key_bias=key_bias
             )
+            kept = weights if block.whole else None
             if inputs.dropout_mask is not None:
-                weights.mul_(block.select_scores(inputs.dropout_mask, part))
+                dropout_mask = block.select_scores(inputs.dropout_mask, part)
+                weights = weights.mul_(dropout_mask) if kept is None else weights * dropout_mask
             result = _multiply(weights.to(q.dtype), _keys(v, part), part)
             _queries(context[block.heads, block.sequences], part).copy_(result)
+    return kept
 
 
-def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: AttentionGrads, context: Tensor) -> None:
-    """Write all gradients, given that of the context (H, B, T, d); `context` is computed again and written too."""
+def attention_backward(
+    inputs: AttentionInputs, grad_context: Tensor, grads: AttentionGrads, context: Tensor, kept: Tensor | None
+) -> None:
+    """Write all gradients, given that of the context (H, B, T, d).
+
+    kept: what `attention_forward` has returned. If it is None, `context` is computed again and written too.
+    """
     key_bias, dtype = _key_bias(inputs.mask), inputs.query.dtype
     for block in _blocks(inputs):
         index = block.heads, block.sequences
@@ -122,15 +133,18 @@ def attention_backward(inputs: AttentionInputs, grad_context: Tensor, grads: Att
         for part in block.parts:
             q, g = _queries(block_query, part), _queries(block_grad_context, part)
             k, v = _keys(block_key, part), _keys(block_value, part)
-            # Compute the weights again, and the gradient that reaches them through the values.
-            weights = _attention_weights(block, part, q, key=k, bias=inputs.bias, key_bias=key_bias)
+            # The weights, and the gradient that reaches them through the values.
+            weights = kept
+            if weights is None:
+                weights = _attention_weights(block, part, q, key=k, bias=inputs.bias, key_bias=key_bias)
             grad_weights, dropped = _multiply(g, v.mT, part).float(), weights
             if inputs.dropout_mask is not None:
                 dropout_mask = block.select_scores(inputs.dropout_mask, part)
                 grad_weights.mul_(dropout_mask)
                 dropped = weights * dropout_mask
             dropped = dropped.to(dtype)
-            _queries(context[index], part).copy_(_multiply(dropped, v, part))
+            if kept is None:
+                _queries(context[index], part).copy_(_multiply(dropped, v, part))
             # Through the softmax to the scores, and from there to queries and keys.
             grad_scores = _grad_scores(block, part, grad_weights, weights=weights, grad_bias=grads.bias).to(dtype)
             _queries(grads.query[index], part).copy_(_multiply(grad_scores, k, part))

@@ -101,31 +101,30 @@ class _Attention(Function):
         query, key, value = _query_key_value(projected, memory)
         attention_dropout = None if p == 0.0 else draw_dropout_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
         context = row_buffer(rows, query.numel() // max(rows, 1), dtype)
-        attention_forward(
+        weights = attention_forward(
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
             _split_heads(context[:rows], projected),
         )
         result = cpu_matmul(context, out.to(dtype))[:rows].view_as(hidden)
         output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
-        ctx.save_for_backward(
-            normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask
-        )
+        saved = normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask
+        ctx.save_for_backward(*saved, weights, None if weights is None else context)
         ctx.dropout_scale = (1.0 - p) ** -2
         return _add_residual(hidden, result, output_dropout, dropout_scale=ctx.dropout_scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask = (
-            ctx.saved_tensors
-        )
+        normed, inverse_rms, projected, memory, attention_dropout, output_dropout, *rest = ctx.saved_tensors
+        gain, weight, out, bias, mask, weights, context = rest
         dtype = normed.dtype
         query, key, value = _query_key_value(projected, memory)
         rows = len(inverse_rms)
         # Output projection.
         grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
         grad_context = cpu_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
-        context = row_buffer(rows, grad_context.shape[1], dtype)
+        if context is None:
+            context = row_buffer(rows, grad_context.shape[1], dtype)
         # Attention writes the gradients of queries, keys and values as views of the buffers below.
         grad_rows = row_buffer(rows, projected.numel() // rows, dtype)
         grad_projected = grad_rows[:rows].view_as(projected)
@@ -138,6 +137,7 @@ class _Attention(Function):
             _split_heads(grad_context[:rows], projected),
             AttentionGrads(grad_query, grad_key, None if key_is_value else grad_value, bias=grad_bias),
             context=_split_heads(context[:rows], projected),
+            kept=weights,
         )
         grad_bias = None if grad_bias is None else grad_bias.transpose(0, 1)
         grad_out = weight_gradient(grad_result, context).mul_(ctx.dropout_scale)
