@@ -114,7 +114,7 @@ class UnifiedModel(nn.Module):
             pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[exists]  # (P, E)
             latents = torch.cat([self.history_to_code(pooled), self.teacher_to_code(teacher)])
             log_probabilities = self.tokenizer.quantize_soft(latents, distillation_temperature).log_probabilities
-            history_log_probabilities, teacher_log_probabilities = log_probabilities.split(len(pooled))
+            history_log_probabilities, teacher_log_probabilities = log_probabilities.tensor_split(2)
         return JointOutput(
             logits=logits,
             probabilities=fixed,
