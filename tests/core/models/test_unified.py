@@ -176,6 +176,14 @@ def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
     torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_rank_without_rows_has_empty_outputs():
+    none = torch.zeros(0, dtype=torch.long)
+    rows = none.view(0, 0), none, none, none.view(0, 1, 3)
+    output = model()(torch.zeros(0, 6), *rows, torch.zeros(0, TEACHER_DIM), 0.3, distillation_temperature=0.3)
+    assert output.history_log_probabilities.shape == output.teacher_log_probabilities.shape == (0, 3, 4)
+    assert output.student_state.shape == (0, TEACHER_DIM)
+
+
 def test_several_identifiers_after_a_history_are_decoded_as_each_of_them_alone():
     samples, known = make_samples(BATCH, CPU), data()
     embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
