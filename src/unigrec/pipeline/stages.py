@@ -351,8 +351,7 @@ def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.serving.ranking_parts import Fusion, write_neighbours
 
     sequences = load_sequences(artifacts)
-    neighbours = count_neighbours(sequences, load_embeddings(artifacts))
-    write_neighbours(artifacts.rank / paths.NEIGHBOURS_FILE, neighbours)
+    write_neighbours(artifacts.rank / paths.NEIGHBOURS_FILE, count_neighbours(sequences, load_embeddings(artifacts)))
     write_baskets(artifacts.rank / paths.BASKETS_FILE, count_baskets(sequences))
     retriever = fused_retriever(params, artifacts, run.device)
     users = sample(sequences.evaluation_users(), params.rank.validation_users, run.seed)
@@ -360,7 +359,7 @@ def rank(params: Params, artifacts: Artifacts, run: Run) -> None:
     figures = {"users": len(users), "validation_ndcg_at_10": chosen.validation}
     shipped = ranked_by(retriever.with_weights(chosen.weights), chosen.by)
     weight = fitted_search_weight(
-        artifacts, params.embed.text_columns, sequences, shipped, content=neighbours.content, seed=run.seed
+        artifacts, params.embed.text_columns, sequences, shipped, retriever.neighbours.content.cpu(), seed=run.seed
     )
     fusion = Fusion(chosen.by, chosen.weights, search_weight=weight)
     files.write_json(artifacts.rank / paths.FUSION_FILE, fusion.as_dict() | figures)
@@ -401,6 +400,7 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
     from unigrec.core.evaluation.ranking import rank_test_items
     from unigrec.core.retrieval.rank_by import MODEL_OF
+    from unigrec.core.retrieval.retriever import CPU
     from unigrec.core.sequences import sample
     from unigrec.data.slice_columns import slice_values
 
@@ -410,8 +410,8 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
     baselines = Baselines(
         sequences,
         params.joint.history,
-        teacher=load_teacher(artifacts),
-        neighbours=load_neighbours(artifacts),
+        teacher=retriever.dense.model,
+        neighbours=retriever.neighbours.to(CPU),
         device=run.device,
     )
     ranks = rank_test_items(sequences, users, retriever, baselines, batch_size=params.evaluate.batch_size)
