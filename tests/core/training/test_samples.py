@@ -47,7 +47,7 @@ def test_thinned_histories_keep_the_order_of_what_is_left_and_its_true_targets(c
     assert first == len(thin.targets)
 
 
-def test_rows_of_one_length_lose_equally_many_items_and_each_item_as_often_as_asked():
+def test_rows_of_one_length_lose_equally_many_items_and_the_share_that_is_asked_for():
     samples = TrainingSamples(random_sequences(40, 30, 12), history=8, causal=True)
     batch = samples[np.flatnonzero(np.isin(samples.pieces[:, 1] - samples.pieces[:, 0], [1, 3, 6]))]
     lengths = np.array([thinned(batch, 0.3, seed=1, step=step).lengths for step in range(400)])

@@ -49,8 +49,8 @@ def thinned(batch: Segments, share: float, seed: int, step: int) -> Segments:
     asked = exists & (places >= (batch.lengths - batch.counts)[:, None])  # a target comes next
     draws = np.where(exists, generator.random(exists.shape), 2.0)
     draws[rows, batch.lengths - 1 - generator.integers(batch.counts)] = -1.0
-    left_over = np.maximum(np.floor((1.0 - share) * batch.lengths + generator.random()), 1)
-    kept = exists & (draws.argsort(1).argsort(1) < left_over[:, None])
+    remaining = np.maximum(np.floor((1.0 - share) * batch.lengths + generator.random()), 1)
+    kept = exists & (draws.argsort(1).argsort(1) < remaining[:, None])
     lengths = kept.sum(1)
     places = places[: lengths.max(initial=0)]
     items = np.take_along_axis(batch.items, np.argsort(~kept, axis=1, kind="stable"), axis=1)[:, : len(places)]
