@@ -23,6 +23,7 @@ from unigrec.core.models.cpu.operators import cpu_matmul
 LONG = 50_000
 WHOLE_VECTOR = 16  # keys; a softmax over fewer takes torch several times as long
 BLOCK_ENTRIES = 1 << 17  # scores per block and thread: half of a usual second-level cache
+KEPT_ENTRIES = 1 << 23  # attention weights that are kept for the backward pass rather than computed again
 PART_ENTRIES = 1 << 18  # scores per part and thread: larger parts are a little faster, but skip fewer unreadable keys
 STEP = 64  # the number of keys of a part is rounded up to a multiple of this: oneDNN compiles a matmul for each number
 
@@ -100,17 +101,23 @@ def attention_forward(inputs: AttentionInputs, context: Tensor) -> Tensor | None
 
     Returns the attention weights before dropout (H, B, T, S), if they are few enough to be kept for the backward pass.
     """
-    key_bias, kept = _key_bias(inputs.mask), None
-    for block in _blocks(inputs):
+    key_bias, blocks = _key_bias(inputs.mask), _blocks(inputs)
+    shape = torch.Size([*inputs.query.shape[:3], inputs.key.shape[2]])
+    keep = shape.numel() <= KEPT_ENTRIES and not is_long(*shape[2:])
+    kept = torch.empty(shape) if keep else None
+    for block in blocks:
         q, k, v = block.select(inputs.query), block.select(inputs.key), block.select(inputs.value)
         for part in block.parts:
             weights = _attention_weights(
                 block, part, _queries(q, part), key=_keys(k, part), bias=inputs.bias, key_bias=key_bias
             )
-            kept = weights if block.whole else None
+            if block.whole:
+                kept = weights
+            elif kept is not None:
+                block.select_scores(kept, part).copy_(weights)
             if inputs.dropout_mask is not None:
                 dropout_mask = block.select_scores(inputs.dropout_mask, part)
-                weights = weights.mul_(dropout_mask) if kept is None else weights * dropout_mask
+                weights = weights * dropout_mask if block.whole else weights.mul_(dropout_mask)
             result = _multiply(weights.to(q.dtype), _keys(v, part), part)
             _queries(context[block.heads, block.sequences], part).copy_(result)
     return kept
@@ -134,9 +141,10 @@ def attention_backward(
             q, g = _queries(block_query, part), _queries(block_grad_context, part)
             k, v = _keys(block_key, part), _keys(block_value, part)
             # The weights, and the gradient that reaches them through the values.
-            weights = kept
-            if weights is None:
+            if kept is None:
                 weights = _attention_weights(block, part, q, key=k, bias=inputs.bias, key_bias=key_bias)
+            else:
+                weights = block.select_scores(kept, part)
             grad_weights, dropped = _multiply(g, v.mT, part).float(), weights
             if inputs.dropout_mask is not None:
                 dropout_mask = block.select_scores(inputs.dropout_mask, part)
@@ -239,10 +247,22 @@ def _grad_scores(
     return grad_scores
 
 
+def by_head(tensor: Tensor) -> Tensor:
+    """(B, T, ..., H, d) -> (..., H, B, T, d): a dense copy in half precision, else a view.
+
+    oneDNN, which multiplies in half precision, copies an operand with strides in each product that has it. MKL, which
+    multiplies in single precision, takes strides as they are.
+    """
+    heads = tensor.movedim((0, 1), (-3, -2))
+    return heads if tensor.dtype == torch.float32 else heads.contiguous()
+
+
 def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
-    """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); one batched matmul per head, so that no operand is copied."""
+    """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); with strides, one batched matmul per head: no operand is copied."""
     if part is not None:
         return cpu_matmul(left[0, 0], right[0, 0].T)[None, None]
+    if left.dtype != torch.float32:
+        return torch.bmm(left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
     result = left.new_empty(*left.shape[:3], right.shape[3])
     for left_head, right_head, result_head in zip(left, right, result, strict=True):
         torch.bmm(left_head, right_head, out=result_head)

@@ -1,7 +1,7 @@
 """The transformer's sublayers as single steps of autograd, for training on a CPU.
 
 On a CPU the time of a small transformer's training step goes into passes over memory and into matmuls. Here a sublayer
-(norm, attention or feed-forward, dropout, residual) saves each activation once and a dropout mask as one byte per
+(norm, attention or feed-forward, dropout, residual) saves each activation once and a dropout mask as one byte (two in half precision) per
 entry. It takes few passes over memory: the norm's gain and the scale of dropout are folded into the weights, which are
 small. Values and gradients equal those of torch's operators (tests compare them).
 
@@ -19,11 +19,19 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from unigrec.core.models.cpu.blocked import AttentionGrads, AttentionInputs, attention_backward, attention_forward
+from unigrec.core.models.cpu.blocked import (
+    AttentionGrads,
+    AttentionInputs,
+    attention_backward,
+    attention_forward,
+    by_head,
+)
 from unigrec.core.models.cpu.operators import (
     EPS,
+    apply_mask,
     cpu_matmul,
     draw_dropout_mask,
+    mask_dtype,
     padded,
     row_buffer,
     weight_gradient,
@@ -97,16 +105,17 @@ class _Attention(Function):
         normed, inverse_rms = normalise(hidden, dtype)
         rows = len(inverse_rms)
         projected = cpu_matmul(normed, (weight * gain).to(dtype))[:rows]
-        projected = projected.view(len(hidden), -1, projections, heads, width)
+        projected = by_head(projected.view(len(hidden), -1, projections, heads, width))
+        memory = None if memory is None else by_head(memory)
         query, key, value = _query_key_value(projected, memory)
         attention_dropout = None if p == 0.0 else draw_dropout_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
         context = row_buffer(rows, query.numel() // max(rows, 1), dtype)
         weights = attention_forward(
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
-            _split_heads(context[:rows], projected),
+            _positions_of(context[:rows], query).movedim((0, 1), (1, 2)),
         )
         result = cpu_matmul(context, out.to(dtype))[:rows].view_as(hidden)
-        output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
+        output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p, mask_dtype(dtype))
         saved = normed, inverse_rms, projected, memory, attention_dropout, output_dropout, gain, weight, out, bias, mask
         ctx.save_for_backward(*saved, weights, None if weights is None else context)
         ctx.dropout_scale = (1.0 - p) ** -2
@@ -121,24 +130,29 @@ class _Attention(Function):
         query, key, value = _query_key_value(projected, memory)
         rows = len(inverse_rms)
         # Output projection.
-        grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
+        grad_result = padded(_drop(grad_output, output_dropout, dtype).flatten(0, -2))  # (N, E)
         grad_context = cpu_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
         if context is None:
             context = row_buffer(rows, grad_context.shape[1], dtype)
-        # Attention writes the gradients of queries, keys and values as views of the buffers below.
+        # Attention writes the gradients of queries, keys and values: in single precision where they are read as rows.
         grad_rows = row_buffer(rows, projected.numel() // rows, dtype)
-        grad_projected = grad_rows[:rows].view_as(projected)
+        by_position = grad_rows[:rows].view(query.shape[1], -1, *projected.shape[:2], query.shape[3]).movedim((0, 1), (2, 3))
+        grad_projected = by_position if dtype == torch.float32 else torch.empty_like(projected)
         grad_memory = None if memory is None else torch.empty_like(memory)
         grad_query, grad_key, grad_value = _query_key_value(grad_projected, grad_memory)
         grad_bias = bias.new_zeros(bias.transpose(0, 1).shape) if ctx.needs_input_grad[5] else None
-        key_is_value = grad_memory is not None and grad_memory.shape[2] == 1
+        key_is_value = grad_memory is not None and len(grad_memory) == 1
         attention_backward(
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
-            _split_heads(grad_context[:rows], projected),
+            by_head(_positions_of(grad_context[:rows], query)),
             AttentionGrads(grad_query, grad_key, None if key_is_value else grad_value, bias=grad_bias),
-            context=_split_heads(context[:rows], projected),
+            context=_positions_of(context[:rows], query).movedim((0, 1), (1, 2)),
             kept=weights,
         )
+        if grad_projected is not by_position:
+            by_position.copy_(grad_projected)
+        if grad_memory is not None:
+            grad_memory = grad_memory.movedim((2, 3), (0, 1))  # (B, S, r, H, d)
         grad_bias = None if grad_bias is None else grad_bias.transpose(0, 1)
         grad_out = weight_gradient(grad_result, context).mul_(ctx.dropout_scale)
         # Query, key and value projection with the gain folded into it, then the norm and the residual.
@@ -162,9 +176,9 @@ class _FeedForward(Function):
         normed, inverse_rms = normalise(hidden, dtype)
         activation = cpu_matmul(normed, (inner * gain).to(dtype), "relu")  # (N, F)
         if p > 0.0:
-            activation.mul_(draw_dropout_mask(activation.shape, p).to(dtype))
+            apply_mask(activation, draw_dropout_mask(activation.shape, p, mask_dtype(dtype)))
         result = cpu_matmul(activation, out.to(dtype))[: len(inverse_rms)].view_as(hidden)
-        output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p)
+        output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p, mask_dtype(dtype))
         ctx.save_for_backward(normed, inverse_rms, activation, output_dropout, gain, inner, out)
         ctx.dropout_scale = (1.0 - p) ** -2
         return _add_residual(hidden, result, output_dropout, dropout_scale=ctx.dropout_scale)
@@ -175,7 +189,7 @@ class _FeedForward(Function):
         normed, inverse_rms, activation, output_dropout, gain, inner, out = ctx.saved_tensors
         dtype = normed.dtype
         rows = len(inverse_rms)
-        grad_result = padded(_drop(grad_output, output_dropout).to(dtype).flatten(0, -2))  # (N, E)
+        grad_result = padded(_drop(grad_output, output_dropout, dtype).flatten(0, -2))  # (N, E)
         grad_out = weight_gradient(grad_result, activation).mul_(ctx.dropout_scale)
         grad_activation = cpu_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)
         # The gradient is zero where ReLU or dropout made a zero.
@@ -206,25 +220,30 @@ def normalise_backward(grad_normed: Tensor, normed: Tensor, inverse_rms: Tensor,
     return torch.addcmul(residual, grad_rows.view_as(residual), inverse_rms.view(*residual.shape[:-1], 1))
 
 
-def _drop(values: Tensor, dropout_mask: Tensor | None) -> Tensor:
-    """The values times the mask, without the scale of dropout."""
-    return values if dropout_mask is None else values * dropout_mask.to(values.dtype)
+def _drop(values: Tensor, dropout_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The values times the mask, without the scale of dropout, in `dtype`. The values are in single precision."""
+    if dropout_mask is None:
+        return values.to(dtype)
+    if dtype == torch.float32:
+        return values * dropout_mask.to(dtype)
+    return apply_mask(values.to(dtype), dropout_mask)
 
 
 def _add_residual(hidden: Tensor, result: Tensor, dropout_mask: Tensor | None, dropout_scale: float) -> Tensor:
     """hidden + dropout_scale * dropout_mask * result."""
     if dropout_mask is None:
         return hidden + result
-    return torch.addcmul(hidden, result.float(), dropout_mask.float(), value=dropout_scale)
+    if result.dtype == torch.float32:
+        return torch.addcmul(hidden, result, dropout_mask.float(), value=dropout_scale)
+    return torch.add(hidden, apply_mask(result, dropout_mask).float(), alpha=dropout_scale)
 
 
 def _query_key_value(projected: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Views (H, B, positions, d) of the projections (B, r * T, 3 or 1, H, d), and of the memory if given."""
-    query = projected[:, :, 0]
-    key, value = (projected[:, :, 1], projected[:, :, 2]) if memory is None else (memory[:, :, 0], memory[:, :, -1])
-    return query.permute(2, 0, 1, 3), key.permute(2, 0, 1, 3), value.permute(2, 0, 1, 3)
+    """Views (H, B, positions, d) of the projections (3 or 1, H, B, r * T, d), and of the memory if it is given."""
+    return projected[0], *((projected[1], projected[2]) if memory is None else (memory[0], memory[-1]))
 
 
-def _split_heads(rows: Tensor, projected: Tensor) -> Tensor:
-    """A view (H, B, r * T, d) of rows (N, r * H * d)."""
-    return rows.view_as(projected[:, :, 0]).permute(2, 0, 1, 3)
+def _positions_of(rows: Tensor, query: Tensor) -> Tensor:
+    """A view (B, r * T, H, d) of rows (N, r * H * d), for a query (H, B, r * T, d)."""
+    heads, sequences, positions, width = query.shape
+    return rows.view(sequences, positions, heads, width)

@@ -44,15 +44,31 @@ def working_dtype() -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
-def draw_dropout_mask(shape: torch.Size, p: float) -> Tensor:
-    """A uint8 mask on the CPU: 1 with probability 1 - p, else 0. Every 64 random bits give four entries."""
-    mask = torch.empty(shape.numel(), dtype=torch.uint8)
+def draw_dropout_mask(shape: torch.Size, p: float, dtype: torch.dtype = torch.uint8) -> Tensor:
+    """A mask on the CPU: 1 with probability 1 - p, else 0. Every 64 random bits give four entries."""
+    mask = torch.empty(shape.numel(), dtype=dtype)
     for start in range(0, len(mask), ENTRIES_AT_ONCE):
         part = mask[start : start + ENTRIES_AT_ONCE]
         bits = torch.empty((len(part) + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         # Comparisons into bool, and conversions from bool, take torch several times as long.
         torch.ge(bits[: len(part)], round(p * 65536) - 32768, out=part)
     return mask.view(shape)
+
+
+def mask_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What `apply_mask` reads: bytes, or numbers as wide as values in half precision."""
+    return torch.uint8 if dtype == torch.float32 else torch.int16
+
+
+def apply_mask(values: Tensor, mask: Tensor) -> Tensor:
+    """values times a mask of 0 and 1 of `mask_dtype`, in place.
+
+    In half precision both are multiplied as whole numbers, which takes torch a third of the time.
+    """
+    if values.dtype == torch.float32:
+        return values.mul_(mask.to(values.dtype))
+    values.view(torch.int16).mul_(mask)
+    return values
 
 
 class RMSNormFunction(Function):
@@ -157,8 +173,9 @@ def matmul(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def weight_gradient(grad_output: Tensor, rows: Tensor) -> Tensor:
     """Gradient of a weight in single precision, from those of the output (N, m) and the input rows (N, n) -> (m, n)."""
+    narrow_first = grad_output.shape[1] > rows.shape[1]  # oneDNN copies the second operand
     if grad_output.dtype != torch.float32:
-        return (grad_output.T @ rows).float()
-    if grad_output.shape[1] > rows.shape[1]:  # the narrower operand first: oneDNN copies the second one
+        return (rows.T @ grad_output).T.float() if narrow_first else (grad_output.T @ rows).float()
+    if narrow_first:
         return cpu_matmul(rows.T, grad_output.T).T
     return cpu_matmul(grad_output.T, rows.T)
