@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -201,14 +202,14 @@ def test_attention_of_many_queries_over_a_memory_that_is_key_and_value(small_par
     check(ours, plain, *given, torch.randn(E, H * E))
 
 
-def test_blocks_of_short_sequences_give_the_same_bits_whatever_their_size():
+def test_short_sequences_give_the_same_bits_whatever_the_blocks_and_whether_weights_are_kept():
     results = []
-    for entries in (1 << 17, 2 * T * T, 1):
+    for entries, kept in itertools.product((1 << 17, 2 * T * T, 1), (blocked.KEPT_ENTRIES, 0)):
         torch.manual_seed(1)
         given = torch.randn(B, T, E), torch.rand(E) + 0.5, torch.randn(3 * H * D, E), torch.randn(E, H * D)
         inputs = [tensor.requires_grad_() for tensor in (*given, torch.randn(B, H, T, T))]
         hidden, gain, weight, out, bias = inputs
-        with patch.object(blocked, "BLOCK_ENTRIES", entries):
+        with patch.object(blocked, "BLOCK_ENTRIES", entries), patch.object(blocked, "KEPT_ENTRIES", kept):
             found = fused.attention(hidden, None, gain, weight, out, bias, H, 0.3)
             found.backward(torch.ones(B, T, E))
         results.append([found, *(tensor.grad for tensor in inputs)])
@@ -276,6 +277,39 @@ def test_few_queries_fold_the_keys_into_them_and_many_do_not():
     memory, bias = torch.randn(2, 6, 12), torch.zeros(2, 1, 1, 6)
     assert attention.cross_inputs(memory, bias, 1).heads == 1
     assert attention.cross_inputs(memory, bias, 50).heads == 3
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("entries", [1 << 17, T * S])  # all in one block, or a head of a sequence per block
+@pytest.mark.parametrize("sublayer", ["self", "keys and values", "key is value", "feed forward"])
+def test_half_precision_rounds_values_and_gradients_and_changes_nothing_else(sublayer, entries, p, monkeypatch):
+    monkeypatch.setattr(blocked, "BLOCK_ENTRIES", entries)
+    torch.manual_seed(1)
+    hidden, gain, upstream = torch.randn(B, T, E), torch.rand(E) + 0.5, torch.randn(B, T, E)
+    memories = {"self": None, "keys and values": torch.randn(B, S, 2, H, D), "key is value": torch.randn(B, S, 1, 1, E)}
+    memory = memories.get(sublayer)
+    read = E if sublayer == "key is value" else D
+    weight = torch.randn((3 if memory is None else 1) * H * read, E) / 8
+    out, bias = torch.randn(E, H * read) / 4, torch.randn(1, 1, 1, T if memory is None else S)
+    inner, outer = torch.randn(F, E), torch.randn(E, F) / 4
+
+    def run(half: bool) -> list[Tensor]:
+        given = [hidden, gain, *((inner, outer) if sublayer == "feed forward" else (weight, out, bias))]
+        given = [tensor.clone().requires_grad_() for tensor in (*given, *([] if memory is None else [memory]))]
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            if sublayer == "feed forward":
+                found = fused.feed_forward(*given, p)
+            else:
+                rest = given[5] if memory is not None else None
+                found = fused.attention(given[0], rest, *given[1:5], 1 if sublayer == "key is value" else H, p)
+        found.backward(upstream)
+        return [found.detach(), *(tensor.grad for tensor in given)]
+
+    for rounded, full in zip(run(True), run(False), strict=True):
+        assert rounded.dtype == torch.float32
+        # Where rounding moves an activation over zero, ReLU passes another gradient: the whole is compared.
+        assert float((rounded - full).norm() / full.norm()) < 0.03
 
 
 @pytest.mark.parametrize("long", [False, True])

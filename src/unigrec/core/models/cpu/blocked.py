@@ -2,7 +2,7 @@
 
 The scores of a whole batch do not fit into the cache, and fresh memory for them costs as much time as the computation.
 Here each block of scores goes through softmax, dropout and the product with the values before the next block is made.
-The backward pass computes the attention weights again, unless they all fit into one block. A block is some heads of
+The backward pass computes the attention weights again, unless they are few enough to be kept. A block is some heads of
 some sequences. In long sequences a block is one head of one sequence, divided into parts: some queries, and only the
 keys that at least one of them may read.
 
@@ -23,7 +23,9 @@ from unigrec.core.models.cpu.operators import cpu_matmul
 LONG = 50_000
 WHOLE_VECTOR = 16  # keys; a softmax over fewer takes torch several times as long
 BLOCK_ENTRIES = 1 << 17  # scores per block and thread: half of a usual second-level cache
-KEPT_ENTRIES = 1 << 23  # attention weights that are kept for the backward pass rather than computed again
+# Up to so many attention weights are kept for the backward pass: a sublayer takes a tenth less time then. The longest
+# batches of the published size have more: they decide the peak of memory, and it stays where it is.
+KEPT_ENTRIES = 1 << 22
 PART_ENTRIES = 1 << 18  # scores per part and thread: larger parts are a little faster, but skip fewer unreadable keys
 STEP = 64  # the number of keys of a part is rounded up to a multiple of this: oneDNN compiles a matmul for each number
 
@@ -247,14 +249,13 @@ def _grad_scores(
     return grad_scores
 
 
-def by_head(tensor: Tensor) -> Tensor:
-    """(B, T, ..., H, d) -> (..., H, B, T, d): a dense copy in half precision, else a view.
+def for_products(heads: Tensor) -> Tensor:
+    """(..., H, B, T, d), a view with any strides, as products read it: as it is, or a dense copy in half precision.
 
     oneDNN, which multiplies in half precision, copies an operand with strides in each product that has it. MKL, which
     multiplies in single precision, takes strides as they are.
     """
-    heads = tensor.movedim((0, 1), (-3, -2))
-    return heads if tensor.dtype == torch.float32 else heads.contiguous()
+    return heads if heads.dtype == torch.float32 else heads.contiguous()
 
 
 def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:

@@ -1,9 +1,9 @@
 """The transformer's sublayers as single steps of autograd, for training on a CPU.
 
 On a CPU the time of a small transformer's training step goes into passes over memory and into matmuls. Here a sublayer
-(norm, attention or feed-forward, dropout, residual) saves each activation once and a dropout mask as one byte (two in half precision) per
-entry. It takes few passes over memory: the norm's gain and the scale of dropout are folded into the weights, which are
-small. Values and gradients equal those of torch's operators (tests compare them).
+(norm, attention or feed-forward, dropout, residual) saves each activation once and a dropout mask as one or two bytes
+per entry. It takes few passes over memory: the norm's gain and the scale of dropout are folded into the weights, which
+are small. Values and gradients equal those of torch's operators (tests compare them).
 
 The residual stream, norms and softmax are in single precision; the rest of a sublayer is computed in `dtype`.
 
@@ -24,7 +24,7 @@ from unigrec.core.models.cpu.blocked import (
     AttentionInputs,
     attention_backward,
     attention_forward,
-    by_head,
+    for_products,
 )
 from unigrec.core.models.cpu.operators import (
     EPS,
@@ -105,14 +105,14 @@ class _Attention(Function):
         normed, inverse_rms = normalise(hidden, dtype)
         rows = len(inverse_rms)
         projected = cpu_matmul(normed, (weight * gain).to(dtype))[:rows]
-        projected = by_head(projected.view(len(hidden), -1, projections, heads, width))
-        memory = None if memory is None else by_head(memory)
+        projected = for_products(_by_head(projected.view(len(hidden), -1, projections, heads, width)))
+        memory = None if memory is None else for_products(_by_head(memory))
         query, key, value = _query_key_value(projected, memory)
         attention_dropout = None if p == 0.0 else draw_dropout_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
         context = row_buffer(rows, query.numel() // max(rows, 1), dtype)
         weights = attention_forward(
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
-            _positions_of(context[:rows], query).movedim((0, 1), (1, 2)),
+            _heads_like(query, context[:rows]),
         )
         result = cpu_matmul(context, out.to(dtype))[:rows].view_as(hidden)
         output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p, mask_dtype(dtype))
@@ -134,25 +134,24 @@ class _Attention(Function):
         grad_context = cpu_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
         if context is None:
             context = row_buffer(rows, grad_context.shape[1], dtype)
-        # Attention writes the gradients of queries, keys and values: in single precision where they are read as rows.
+        # Attention writes the gradients of queries, keys and values, in single precision as views of the rows.
         grad_rows = row_buffer(rows, projected.numel() // rows, dtype)
-        by_position = grad_rows[:rows].view(query.shape[1], -1, *projected.shape[:2], query.shape[3]).movedim((0, 1), (2, 3))
-        grad_projected = by_position if dtype == torch.float32 else torch.empty_like(projected)
+        rows_by_head = _by_head(grad_rows[:rows].view(len(grad_output), -1, *projected.shape[:2], query.shape[3]))
+        grad_projected = rows_by_head if dtype == torch.float32 else torch.empty_like(projected)
         grad_memory = None if memory is None else torch.empty_like(memory)
         grad_query, grad_key, grad_value = _query_key_value(grad_projected, grad_memory)
         grad_bias = bias.new_zeros(bias.transpose(0, 1).shape) if ctx.needs_input_grad[5] else None
         key_is_value = grad_memory is not None and len(grad_memory) == 1
         attention_backward(
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
-            by_head(_positions_of(grad_context[:rows], query)),
+            for_products(_heads_like(query, grad_context[:rows])),
             AttentionGrads(grad_query, grad_key, None if key_is_value else grad_value, bias=grad_bias),
-            context=_positions_of(context[:rows], query).movedim((0, 1), (1, 2)),
+            context=_heads_like(query, context[:rows]),
             kept=weights,
         )
-        if grad_projected is not by_position:
-            by_position.copy_(grad_projected)
-        if grad_memory is not None:
-            grad_memory = grad_memory.movedim((2, 3), (0, 1))  # (B, S, r, H, d)
+        if grad_projected is not rows_by_head:
+            rows_by_head.copy_(grad_projected)
+        grad_memory = None if grad_memory is None else grad_memory.movedim((-3, -2), (0, 1))
         grad_bias = None if grad_bias is None else grad_bias.transpose(0, 1)
         grad_out = weight_gradient(grad_result, context).mul_(ctx.dropout_scale)
         # Query, key and value projection with the gain folded into it, then the norm and the residual.
@@ -243,7 +242,12 @@ def _query_key_value(projected: Tensor, memory: Tensor | None) -> tuple[Tensor, 
     return projected[0], *((projected[1], projected[2]) if memory is None else (memory[0], memory[-1]))
 
 
-def _positions_of(rows: Tensor, query: Tensor) -> Tensor:
-    """A view (B, r * T, H, d) of rows (N, r * H * d), for a query (H, B, r * T, d)."""
+def _by_head(tensor: Tensor) -> Tensor:
+    """A view (..., H, B, T, d) of (B, T, ..., H, d)."""
+    return tensor.movedim((0, 1), (-3, -2))
+
+
+def _heads_like(query: Tensor, rows: Tensor) -> Tensor:
+    """A view of rows (N, r * H * d) in the shape of the query, (H, B, r * T, d)."""
     heads, sequences, positions, width = query.shape
-    return rows.view(sequences, positions, heads, width)
+    return _by_head(rows.view(sequences, positions, heads, width))
