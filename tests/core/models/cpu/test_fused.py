@@ -204,12 +204,12 @@ def test_attention_of_many_queries_over_a_memory_that_is_key_and_value(small_par
 
 def test_short_sequences_give_the_same_bits_whatever_the_blocks_and_whether_weights_are_kept():
     results = []
-    for entries, kept in itertools.product((1 << 17, 2 * T * T, 1), (blocked.KEPT_ENTRIES, 0)):
+    for entries, kept in itertools.product((1 << 17, 2 * T * T, 1), (blocked.KEPT_BYTES, 0)):
         torch.manual_seed(1)
         given = torch.randn(B, T, E), torch.rand(E) + 0.5, torch.randn(3 * H * D, E), torch.randn(E, H * D)
         inputs = [tensor.requires_grad_() for tensor in (*given, torch.randn(B, H, T, T))]
         hidden, gain, weight, out, bias = inputs
-        with patch.object(blocked, "BLOCK_ENTRIES", entries), patch.object(blocked, "KEPT_ENTRIES", kept):
+        with patch.object(blocked, "BLOCK_ENTRIES", entries), patch.object(blocked, "KEPT_BYTES", kept):
             found = fused.attention(hidden, None, gain, weight, out, bias, H, 0.3)
             found.backward(torch.ones(B, T, E))
         results.append([found, *(tensor.grad for tensor in inputs)])

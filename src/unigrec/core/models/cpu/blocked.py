@@ -23,9 +23,10 @@ from unigrec.core.models.cpu.operators import cpu_matmul
 LONG = 50_000
 WHOLE_VECTOR = 16  # keys; a softmax over fewer takes torch several times as long
 BLOCK_ENTRIES = 1 << 17  # scores per block and thread: half of a usual second-level cache
-# Up to so many attention weights are kept for the backward pass: a sublayer takes a tenth less time then. The longest
-# batches of the published size have more: they decide the peak of memory, and it stays where it is.
-KEPT_ENTRIES = 1 << 22
+# Attention weights are kept for the backward pass if they would take so many bytes in the precision of the products: a
+# sublayer takes a tenth less time then. In single precision the longest batches of the published size, which decide the
+# peak of memory, have more.
+KEPT_BYTES = 1 << 24
 PART_ENTRIES = 1 << 18  # scores per part and thread: larger parts are a little faster, but skip fewer unreadable keys
 STEP = 64  # the number of keys of a part is rounded up to a multiple of this: oneDNN compiles a matmul for each number
 
@@ -105,7 +106,7 @@ def attention_forward(inputs: AttentionInputs, context: Tensor) -> Tensor | None
     """
     key_bias, blocks = _key_bias(inputs.mask), _blocks(inputs)
     shape = torch.Size([*inputs.query.shape[:3], inputs.key.shape[2]])
-    keep = shape.numel() <= KEPT_ENTRIES and not is_long(*shape[2:])
+    keep = shape.numel() * inputs.query.itemsize <= KEPT_BYTES and not is_long(*shape[2:])
     kept = torch.empty(shape) if keep else None
     for block in blocks:
         q, k, v = block.select(inputs.query), block.select(inputs.key), block.select(inputs.value)
