@@ -23,9 +23,9 @@ from unigrec.core.models.cpu.operators import cpu_matmul
 LONG = 50_000
 WHOLE_VECTOR = 16  # keys; a softmax over fewer takes torch several times as long
 BLOCK_ENTRIES = 1 << 17  # scores per block and thread: half of a usual second-level cache
-# Attention weights are kept for the backward pass if they would take so many bytes in the precision of the products: a
-# sublayer takes a tenth less time then. In single precision the longest batches of the published size, which decide the
-# peak of memory, have more.
+# Up to so many attention weights of a sublayer, counted in the precision of the products, are kept for the backward
+# pass, which takes a tenth less time then. They are stored in single precision: 16 MiB at most, 32 in half precision.
+# In single precision the longest batches of the published size, which decide the peak of memory, have more.
 KEPT_BYTES = 1 << 24
 PART_ENTRIES = 1 << 18  # scores per part and thread: larger parts are a little faster, but skip fewer unreadable keys
 STEP = 64  # the number of keys of a part is rounded up to a multiple of this: oneDNN compiles a matmul for each number
@@ -107,20 +107,20 @@ def attention_forward(inputs: AttentionInputs, context: Tensor) -> Tensor | None
     key_bias, blocks = _key_bias(inputs.mask), _blocks(inputs)
     shape = torch.Size([*inputs.query.shape[:3], inputs.key.shape[2]])
     keep = shape.numel() * inputs.query.itemsize <= KEPT_BYTES and not is_long(*shape[2:])
-    kept = torch.empty(shape) if keep else None
+    kept = torch.empty(shape) if keep and len(blocks) > 1 else None
     for block in blocks:
         q, k, v = block.select(inputs.query), block.select(inputs.key), block.select(inputs.value)
         for part in block.parts:
             weights = _attention_weights(
                 block, part, _queries(q, part), key=_keys(k, part), bias=inputs.bias, key_bias=key_bias
             )
-            if block.whole:
+            if keep and block.whole:
                 kept = weights
             elif kept is not None:
                 block.select_scores(kept, part).copy_(weights)
             if inputs.dropout_mask is not None:
                 dropout_mask = block.select_scores(inputs.dropout_mask, part)
-                weights = weights * dropout_mask if block.whole else weights.mul_(dropout_mask)
+                weights = weights * dropout_mask if kept is weights else weights.mul_(dropout_mask)
             result = _multiply(weights.to(q.dtype), _keys(v, part), part)
             _queries(context[block.heads, block.sequences], part).copy_(result)
     return kept
@@ -169,6 +169,15 @@ def attention_backward(
             grads.key[index] += grad_value
         else:
             grads.value[index] = grad_value
+
+
+def dense_if_half(heads: Tensor) -> Tensor:
+    """Heads (..., H, B, T, d) as products read them fastest: unchanged in single precision, a dense copy in half.
+
+    oneDNN, which multiplies in half precision, copies an operand with strides in each product that has it. MKL, which
+    multiplies in single precision, takes strides as they are.
+    """
+    return heads if heads.dtype == torch.float32 else heads.contiguous()
 
 
 def _blocks(inputs: AttentionInputs) -> list[Block]:
@@ -250,17 +259,11 @@ def _grad_scores(
     return grad_scores
 
 
-def for_products(heads: Tensor) -> Tensor:
-    """(..., H, B, T, d), a view with any strides, as products read it: as it is, or a dense copy in half precision.
-
-    oneDNN, which multiplies in half precision, copies an operand with strides in each product that has it. MKL, which
-    multiplies in single precision, takes strides as they are.
-    """
-    return heads if heads.dtype == torch.float32 else heads.contiguous()
-
-
 def _multiply(left: Tensor, right: Tensor, part: Part | None) -> Tensor:
-    """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n); with strides, one batched matmul per head: no operand is copied."""
+    """(h, b, m, k) @ (h, b, k, n) -> (h, b, m, n).
+
+    In single precision one batched matmul per head, which copies no operand; in half precision one for all heads.
+    """
     if part is not None:
         return cpu_matmul(left[0, 0], right[0, 0].T)[None, None]
     if left.dtype != torch.float32:

@@ -24,14 +24,14 @@ from unigrec.core.models.cpu.blocked import (
     AttentionInputs,
     attention_backward,
     attention_forward,
-    for_products,
+    dense_if_half,
 )
 from unigrec.core.models.cpu.operators import (
     EPS,
-    apply_mask,
     cpu_matmul,
     draw_dropout_mask,
     mask_dtype,
+    mask_in_place,
     padded,
     row_buffer,
     weight_gradient,
@@ -105,11 +105,11 @@ class _Attention(Function):
         normed, inverse_rms = normalise(hidden, dtype)
         rows = len(inverse_rms)
         projected = cpu_matmul(normed, (weight * gain).to(dtype))[:rows]
-        projected = for_products(_by_head(projected.view(len(hidden), -1, projections, heads, width)))
-        memory = None if memory is None else for_products(_by_head(memory))
+        projected = dense_if_half(_by_head(projected.view(len(hidden), -1, projections, heads, width)))
+        memory = None if memory is None else dense_if_half(_by_head(memory))
         query, key, value = _query_key_value(projected, memory)
         attention_dropout = None if p == 0.0 else draw_dropout_mask(torch.Size([*query.shape[:3], key.shape[2]]), p)
-        context = row_buffer(rows, query.numel() // max(rows, 1), dtype)
+        context = row_buffer(rows, query.numel() // rows, dtype)
         weights = attention_forward(
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
             _heads_like(query, context[:rows]),
@@ -134,7 +134,8 @@ class _Attention(Function):
         grad_context = cpu_matmul(grad_result, (out * ctx.dropout_scale).to(dtype).T)  # (N, r * H * d)
         if context is None:
             context = row_buffer(rows, grad_context.shape[1], dtype)
-        # Attention writes the gradients of queries, keys and values, in single precision as views of the rows.
+        # In single precision attention writes the gradients of queries, keys and values straight into the rows. In half
+        # precision it writes dense tensors, which are copied into the rows below.
         grad_rows = row_buffer(rows, projected.numel() // rows, dtype)
         rows_by_head = _by_head(grad_rows[:rows].view(len(grad_output), -1, *projected.shape[:2], query.shape[3]))
         grad_projected = rows_by_head if dtype == torch.float32 else torch.empty_like(projected)
@@ -144,7 +145,7 @@ class _Attention(Function):
         key_is_value = grad_memory is not None and len(grad_memory) == 1
         attention_backward(
             AttentionInputs(query, key, value, bias.transpose(0, 1), mask=mask, dropout_mask=attention_dropout),
-            for_products(_heads_like(query, grad_context[:rows])),
+            dense_if_half(_heads_like(query, grad_context[:rows])),
             AttentionGrads(grad_query, grad_key, None if key_is_value else grad_value, bias=grad_bias),
             context=_heads_like(query, context[:rows]),
             kept=weights,
@@ -175,7 +176,7 @@ class _FeedForward(Function):
         normed, inverse_rms = normalise(hidden, dtype)
         activation = cpu_matmul(normed, (inner * gain).to(dtype), "relu")  # (N, F)
         if p > 0.0:
-            apply_mask(activation, draw_dropout_mask(activation.shape, p, mask_dtype(dtype)))
+            mask_in_place(activation, draw_dropout_mask(activation.shape, p, mask_dtype(dtype)))
         result = cpu_matmul(activation, out.to(dtype))[: len(inverse_rms)].view_as(hidden)
         output_dropout = None if p == 0.0 else draw_dropout_mask(result.shape, p, mask_dtype(dtype))
         ctx.save_for_backward(normed, inverse_rms, activation, output_dropout, gain, inner, out)
@@ -225,16 +226,16 @@ def _drop(values: Tensor, dropout_mask: Tensor | None, dtype: torch.dtype) -> Te
         return values.to(dtype)
     if dtype == torch.float32:
         return values * dropout_mask.to(dtype)
-    return apply_mask(values.to(dtype), dropout_mask)
+    return mask_in_place(values.to(dtype), dropout_mask)  # a copy: the values are in single precision
 
 
 def _add_residual(hidden: Tensor, result: Tensor, dropout_mask: Tensor | None, dropout_scale: float) -> Tensor:
-    """hidden + dropout_scale * dropout_mask * result."""
+    """hidden + dropout_scale * dropout_mask * result; in half precision `result` is overwritten."""
     if dropout_mask is None:
         return hidden + result
     if result.dtype == torch.float32:
         return torch.addcmul(hidden, result, dropout_mask.float(), value=dropout_scale)
-    return torch.add(hidden, apply_mask(result, dropout_mask).float(), alpha=dropout_scale)
+    return torch.add(hidden, mask_in_place(result, dropout_mask).float(), alpha=dropout_scale)
 
 
 def _query_key_value(projected: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

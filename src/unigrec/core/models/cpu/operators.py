@@ -56,14 +56,15 @@ def draw_dropout_mask(shape: torch.Size, p: float, dtype: torch.dtype = torch.ui
 
 
 def mask_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What `apply_mask` reads: bytes, or numbers as wide as values in half precision."""
+    """What `mask_in_place` reads: bytes, or numbers as wide as values in half precision."""
     return torch.uint8 if dtype == torch.float32 else torch.int16
 
 
-def apply_mask(values: Tensor, mask: Tensor) -> Tensor:
+def mask_in_place(values: Tensor, mask: Tensor) -> Tensor:
     """values times a mask of 0 and 1 of `mask_dtype`, in place.
 
-    In half precision both are multiplied as whole numbers, which takes torch a third of the time.
+    In half precision both are multiplied as whole numbers, which takes torch a third of the time. A number that is
+    infinite or not a number, and dropped, becomes 0 there.
     """
     if values.dtype == torch.float32:
         return values.mul_(mask.to(values.dtype))
@@ -173,7 +174,7 @@ def matmul(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def weight_gradient(grad_output: Tensor, rows: Tensor) -> Tensor:
     """Gradient of a weight in single precision, from those of the output (N, m) and the input rows (N, n) -> (m, n)."""
-    narrow_first = grad_output.shape[1] > rows.shape[1]  # oneDNN copies the second operand
+    narrow_first = grad_output.shape[1] > rows.shape[1]  # the first operand is transposed, and copied for it
     if grad_output.dtype != torch.float32:
         return (rows.T @ grad_output).T.float() if narrow_first else (grad_output.T @ rows).float()
     if narrow_first:
