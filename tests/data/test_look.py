@@ -59,7 +59,7 @@ def test_names_of_a_shop_are_proposed_written_and_then_read():
 def test_a_folder_with_our_names_changes_nothing_but_the_path():
     write(
         ORDERS.replace("CustomerNo;ProductNo;{time}", "user_id;item_id;timestamp"),
-        PRODUCTS.replace("SKU;Name", "item_id;title"),
+        PRODUCTS.replace("SKU;Name;Maker", "item_id;title;brand"),
     )
     Path("shop/orders.csv").rename("shop/interactions.csv")
     Path("shop/products.csv").rename("shop/items.csv")
@@ -134,9 +134,9 @@ def test_e_mail_addresses_are_users_where_nothing_else_is():
 
 
 def test_a_named_user_column_tells_which_file_is_the_log():
-    write(ORDERS.format(time="OrderDate").replace("CustomerNo", "Household"))
+    write(ORDERS.format(time="OrderDate").replace("CustomerNo", "Panel"))
     assert "which of orders, products" in invoke("look", "shop")[1]
-    invoke("configure", "--set", "ingest.columns.user_id=Household")
+    invoke("configure", "--set", "ingest.columns.user_id=Panel")
     assert "interactions: orders.csv" in invoke("look", "shop", "--write")[1]
 
 
@@ -144,6 +144,29 @@ def test_a_missing_text_column_is_replaced_by_one_called_alike():
     write(products=PRODUCTS.replace("Maker", "brand"))
     assert "texts: Name, brand\n" in invoke("look", "shop", "--write")[1]
     assert load_params(Path("params.yaml")).embed.text_columns == ("Name", "brand")
+
+
+def test_every_missing_text_column_is_replaced():
+    write(products=PRODUCTS.replace("Maker;Link", "brand;product_category"))
+    assert "texts: Name, brand\n" in invoke("look", "shop")[1]  # links are no categories
+    write(products=PRODUCTS.replace("Maker;Link", "brand;product_category").replace("https://shop/", "lamps "))
+    assert "texts: Name, brand, product_category\n" in invoke("look", "shop")[1]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_log_of_items_that_come_late_in_a_long_catalogue_is_recognised(parts: int):
+    rows = 30_000
+    items = pa.table({"product_id": range(rows), "product_type": ["lamp"] * rows})
+    log = pa.table({"household_id": [row % 50 for row in range(500)], "product_id": range(rows - 500, rows)})
+    log = log.append_column("transaction_timestamp", pa.array([1_600_000_000 + row for row in range(500)]))
+    pq.write_table(log, "shop/transactions.parquet")
+    Path("shop/products").mkdir()
+    for part in range(parts):
+        pq.write_table(items.slice(part * rows // parts, rows // parts), f"shop/products/part-{part}.parquet")
+    code, said = invoke("look", "shop", "--write")
+    assert (code, "unsure" in said) == (EXIT_OK, False)
+    assert "item_id: product_id (in the items: product_id), by their common values" in said
+    assert load_params(Path("params.yaml")).ingest.columns.user_id == "household_id"
 
 
 def test_a_file_without_a_header_is_named():

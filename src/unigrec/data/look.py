@@ -6,6 +6,9 @@ A proposal is made from the first rows. Where two readings are possible it says 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +26,15 @@ from unigrec.data.sources.times import Place, to_seconds
 from unigrec.data.sources.values import ids, texts
 
 HEAD_ROWS = 20_000
+KEY_ROWS = 2_000_000  # of a column of ids: the first rows of a long catalogue hold few of those that a log names
 SHOWN_ROWS = 10
 DATABASES = (".sqlite", ".sqlite3", ".db", ".duckdb")
 EVENT_TYPES = 20  # a column of more values holds no types of events
 MIN_MEETING = 0.5  # share of the interactions' ids that the items have, from which on the two columns belong together
 EARLIEST = 788_918_400  # 1995: times before it are numbers of another kind
 WORDS = {  # what a column is called, without its separators; the first ones are the most usual
-    "user_id": r"(user|customer|cust|client|visitor|member|buyer|account|reviewer|shopper|session|kunde|kunden|klient)"
-    r"(id|no|nr|num|number|key|code|hash)?|uid",
+    "user_id": r"(user|customer|cust|client|visitor|member|buyer|account|reviewer|shopper|household|hshd|panelist|"
+    r"session|kunde|kunden|klient)(id|no|nr|num|number|key|code|hash)?|uid",
     "address": r"((user|customer|client|buyer)e?mail|e?mail)(address)?",  # a user's only name in exports of some shops
     "item_id": r"(item|product|prod|article|artikel|sku|stock|movie|book|goods|offer|track|song|variant|(parent)?asin)"
     r"(id|no|nr|num|number|key|code)?|isbn|ean|gtin|pid|iid",
@@ -42,17 +46,39 @@ WORDS = {  # what a column is called, without its separators; the first ones are
 TEXT_WORDS = (
     r"title|name|(item|product|prod|article)(title|name)|label",
     r"brand(name)?|manufacturer|maker|vendor|store|author|artist",
-    r"(main)?categor(y|ies)(name|s|path)?|genres?|(product)?type(name)?|(product)?group(name)?|department(name)?|section",
+    r"(main|sub|item|product|prod)?categor(y|ies)(name|s|path)?|genres?|(item|product)?(type|group)(name)?|"
+    r"(sub)?(department|commodity)(name|desc)?|section",
     r"(long|short|product|detail|item)?desc(ription)?|features?|text|keywords|tags",
 )
 
 
-class Head(NamedTuple):
+@dataclass(eq=False)
+class Head:
     """The first rows of a data set."""
 
     name: str  # without endings
-    part: Part
+    parts: list[Part]
     table: pa.Table
+
+    @property
+    def part(self) -> Part:
+        """The one that the rows are of."""
+        return self.parts[0]
+
+    @cached_property
+    def keys(self) -> dict[str, pa.ChunkedArray]:
+        """The values of each column that holds an id in every row, each once, as far as `KEY_ROWS` rows tell."""
+        found = _ids_held_once([self], self.table.column_names)
+        if not found or (self.table.num_rows < HEAD_ROWS and len(self.parts) == 1):
+            return found
+        pieces: list[Head] = []
+        left = KEY_ROWS
+        for part in self.parts:
+            if left > 0:
+                table = read_part(part, lambda names: [name for name in names if name in found], [], limit=left)
+                pieces.append(Head(self.name, [part], table))
+                left -= table.num_rows
+        return _ids_held_once(pieces, found)
 
 
 class Proposal(NamedTuple):
@@ -168,9 +194,9 @@ def _no_header(head: Head) -> str:
 
 
 def _head(name: str, path: Path) -> Head:
-    part = parts_of(path)[0]
-    table = read_part(part, lambda names: [n for n in names if n and names.count(n) == 1], [], limit=HEAD_ROWS)
-    return Head(name, part, table)
+    parts = parts_of(path)
+    table = read_part(parts[0], lambda names: [n for n in names if n and names.count(n) == 1], [], limit=HEAD_ROWS)
+    return Head(name, parts, table)
 
 
 def _bare(name: str) -> str:
@@ -223,20 +249,27 @@ def _ids(head: Head, name: str) -> pa.ChunkedArray | None:
         return None
 
 
+def _ids_held_once(pieces: list[Head], names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
+    """The columns whose values are ids, none of them missing and none there twice."""
+    keys = {}
+    for name in names:
+        read = [_ids(piece, name) if name in piece.table.column_names else None for piece in pieces]
+        columns = [column for column in read if column is not None and not column.null_count]
+        values = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+        if len(columns) == len(pieces) and len(pc.unique(values)) == len(values):
+            keys[name] = values
+    return keys
+
+
 def _meeting(log: Head, catalogue: Head) -> list[tuple[str, str]]:
     """Pairs of columns: one in the interactions whose values are mostly ids, each there once, of one in the items."""
-    keys = {}
-    for name in catalogue.table.column_names:
-        values = _ids(catalogue, name)
-        if values is not None and not values.null_count and len(pc.unique(values)) == len(values):
-            keys[name] = pc.unique(values)
     found = []
     for name in log.table.column_names:
         values = _ids(log, name)
         if values is None or values.null_count == len(values):
             continue
         distinct = pc.unique(values).drop_null()
-        for key, known in keys.items():
+        for key, known in catalogue.keys.items():
             if pc.mean(pc.is_in(distinct, value_set=known).cast(pa.int8())).as_py() >= MIN_MEETING:
                 found.append((name, key))
     return found
@@ -326,13 +359,14 @@ def _question(role: str, candidates: list[str], names: list[str]) -> str:
 def _text_columns(catalogue: Head, key: str, text_columns: tuple[str, ...], unsure: list[str]) -> list[str]:
     """Columns that describe the items: those of params, or by their names, or all that hold words.
 
-    Where the items have columns of params, but not the first one, the title, one called alike stands for it.
+    Where the items have columns of params, but not all, those called alike stand for the missing ones.
     """
     names = [name for name in catalogue.table.column_names if name != key]
     words = [name for name in names if _holds_words(catalogue, name)]
     if present := [name for name in text_columns if name in names]:
-        title = [] if text_columns[0] in names else _called_alike(text_columns[0], words, present)
-        return [*title, *present] if title else list(text_columns)
+        alike = {name: [name] if name in names else _called_alike(name, words, present) for name in text_columns}
+        chosen = list(dict.fromkeys(name for instead in alike.values() for name in instead))
+        return list(text_columns) if chosen == present else chosen
     called = [name for pattern in TEXT_WORDS for name in words if re.fullmatch(pattern, _bare(name))]
     chosen = list(dict.fromkeys(called)) or words
     if not chosen:
