@@ -23,7 +23,7 @@ from unigrec.core.evaluation.bootstrap import paired_bootstrap
 from unigrec.core.evaluation.metrics import ndcg, recall
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
 
-BASELINES = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher")
+BASELINES = ("popularity", "cooccurrence", "last_item", "own_items", "neighbours", "teacher")
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "recall_at_5": lambda ranks: recall(ranks, 5),
     "recall_at_10": lambda ranks: recall(ranks, 10),

@@ -18,7 +18,7 @@ from benchmarks.speed.shapes import learning_data, params_of
 from unigrec.base.process import training_device
 from unigrec.config.schema import TeacherParams
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.sequences import bucketed_batches
+from unigrec.core.sequences import Sequences, bucketed_batches
 from unigrec.core.training.engine import CLIP_NORM, make_engine
 from unigrec.core.training.teacher import new_teacher, next_items
 
@@ -88,9 +88,8 @@ class Row:
         # The public parts have no repeat bias, so no row has one.
         update = {"architecture": "bsarec" if name == BSAREC else "sasrec", "repeat_bias": False}
         self.params = params.model_copy(update=update)
-        ends = self.sequences.train_ends - self.sequences.offsets[:-1]
-        self.users = np.flatnonzero(ends >= 2)
-        self.lengths = np.minimum(ends[self.users], self.params.history + 1)
+        self.pieces = last_pieces(self.sequences, self.params.history)
+        self.lengths = self.pieces[:, 2] + 1
         self.most = BATCHES.get(name)
         torch.manual_seed(0)
         start = new_teacher(self.sequences.catalogue_size, self.params)
@@ -99,8 +98,8 @@ class Row:
             self.trainer = Theirs(start, self.params, masked=name == MASKED)
 
     def round(self, number: int) -> None:
-        for users in self.measured(self.batches(number)):
-            self.step(users)
+        for pieces in self.measured(self.batches(number)):
+            self.step(pieces)
 
     def longest(self) -> None:
         """Train on the longest batch of an epoch, to measure its memory."""
@@ -116,18 +115,26 @@ class Row:
         return len(self.batches(0)), self.params.batch_size
 
     def batches(self, number: int) -> list[np.ndarray]:
-        """Users per batch of an epoch, batches with the fewest positions first."""
+        """Pieces per batch of an epoch, batches with the fewest positions first."""
         batches = bucketed_batches(self.lengths, self.params.batch_size, 0, number)
         batches.sort(key=lambda batch: int(self.lengths[batch].sum()))
-        return [self.users[batch] for batch in batches]
+        return [self.pieces[batch] for batch in batches]
 
     def measured(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of a round, taken evenly from those of the epoch."""
         count = min(self.most or len(batches), len(batches))
         return [batches[int((place + 0.5) * len(batches) / count)] for place in range(count)]
 
-    def step(self, users: np.ndarray) -> None:
-        self.trainer.step(*self.sequences.training_batch(users, self.params.history))
+    def step(self, pieces: np.ndarray) -> None:
+        self.trainer.step(*self.sequences.teacher_batch(pieces))
+
+
+def last_pieces(sequences: Sequences, history: int) -> np.ndarray:
+    """(R, 3) as `Sequences.segments`, one piece per user: public parts read the last items of a user alone."""
+    users = np.flatnonzero(sequences.train_ends - sequences.offsets[:-1] >= 2)
+    ends = sequences.train_ends[users] - 1
+    starts = np.maximum(sequences.offsets[users], ends - history)
+    return np.stack([starts, ends, ends - starts], axis=1)
 
 
 class Ours:

@@ -63,12 +63,12 @@ def test_seen_is_uncut():
     assert lengths.tolist() == [4, 2]
 
 
-def test_training_batches_hold_the_last_training_items_only():
-    items, lengths = FOUR.training_batch(np.array([0, 1]), history=1)
-    assert items.tolist() == [[1, 2], [5, 6]]
-    items, lengths = FOUR.training_batch(np.array([0, 2]), history=8)
-    assert items.tolist() == [[0, 1, 2], [7, 0, 0]]
-    assert lengths.tolist() == [3, 1]
+def test_a_teachers_rows_hold_every_training_item_and_their_targets():
+    items, lengths = FOUR.teacher_batch(FOUR.segments(history=1))
+    assert items.tolist() == [[0, 1], [1, 2], [5, 6]]
+    items, lengths = FOUR.teacher_batch(FOUR.segments(history=8))
+    assert items.tolist() == [[0, 1, 2], [5, 6, 0]]
+    assert lengths.tolist() == [3, 2]
 
 
 def distinct_sequences(users: int, longest: int, seed: int) -> Sequences:
@@ -85,7 +85,7 @@ def test_held_out_items_never_reach_training(seed: int, users: int, history: int
     hidden = {int(sequences.items[sequences.offsets[user + 1] - back]) for user in evaluated for back in (1, 2)}
     windows = sequences.segment_batch(sequences.window_segments(history))
     trained = set(windows.items[windows.items != 0].tolist()) | set(windows.targets.tolist())
-    items, lengths = sequences.training_batch(np.arange(users), history)
+    items, lengths = sequences.teacher_batch(sequences.segments(history))
     trained |= set(items[np.arange(items.shape[1]) < lengths[:, None]].tolist())
     assert not hidden & trained
     if len(evaluated):
@@ -210,9 +210,9 @@ def test_with_event_types_validation_lies_where_it_is_said_and_the_test_reads_wh
     for pieces in (events.segments(10), events.window_segments(10)):
         batch = events.segment_batch(pieces)
         assert dict(zip(batch.targets.tolist(), batch.weights.tolist(), strict=True)) == {1: 1, 2: 2, 7: 4}
-    items, _ = events.training_batch(np.array([0, 1]), 10)
-    assert events.training_weights(np.array([0, 1]), 10).shape == items.shape
-    assert events.training_weights(np.array([0, 1]), 10).tolist() == [[0, 1, 2], [3, 4, 0]]
+    items, _ = events.teacher_batch(events.segments(10))
+    assert events.teacher_weights(events.segments(10)).shape == items.shape
+    assert events.teacher_weights(events.segments(10)).tolist() == [[0, 1, 2], [3, 4, 0]]
 
 
 @st.composite
@@ -298,12 +298,12 @@ def test_a_log_of_more_than_two_billion_rows_has_larger_integers():
 @few
 @given(logs(), st.integers(1, 6))
 def test_batches_are_of_64_bits_and_the_same_whatever_holds_the_items(log: Sequences, history: int):
-    wide, users = log._replace(items=log.items.astype(np.int64)), np.flatnonzero(log.lengths > 0)
+    wide, pieces = log._replace(items=log.items.astype(np.int64)), log.segments(history)
     evaluated = log.evaluation_users()
     for one, other in (
         (log.segment_batch(log.segments(history)), wide.segment_batch(wide.segments(history))),
         (log.held_out(evaluated, "validation", history), wide.held_out(evaluated, "validation", history)),
-        (log.training_batch(users, history), wide.training_batch(users, history)),
+        (log.teacher_batch(pieces), wide.teacher_batch(pieces)),
     ):
         for part, expected in zip(one, other, strict=True):
             assert part is expected or (part.dtype, part.tolist()) == (np.int64, expected.tolist())

@@ -163,7 +163,17 @@ def _write_ranking(seed: int) -> None:
 
 def _write_evaluation(passed: bool, ranks: list[int]) -> None:
     found = {"recall_at_10": 0.5, "ndcg_at_10": 0.25}
-    models = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher", "student", "fused", "shipped")
+    models = (
+        "popularity",
+        "cooccurrence",
+        "last_item",
+        "own_items",
+        "neighbours",
+        "teacher",
+        "student",
+        "fused",
+        "shipped",
+    )
     files.write_json(
         Artifacts().evaluate / paths.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models}
     )

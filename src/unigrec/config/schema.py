@@ -200,6 +200,7 @@ class TeacherParams(Section):
     weight_decay: NonNegative
     batch_size: Count
     epochs: Count
+    epoch_samples: Annotated[int, Field(ge=0)] = 0
     patience: Count
     validate_every: Count
     validation_users: Annotated[int, Field(ge=0)] = 0

@@ -169,18 +169,16 @@ class Sequences(NamedTuple):
         batch = self.held_out(users, split, longest)
         return batch.items, batch.lengths
 
-    def training_batch(self, users: np.ndarray, history: int) -> tuple[np.ndarray, np.ndarray]:
-        """The last `history + 1` training items of each user: (B, T) padded with 0, and (B,) lengths."""
-        ends = self.train_ends[users]
-        batch = self._gather(np.maximum(self.offsets[users], ends - history - 1), ends, targets=False)
+    def teacher_batch(self, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items of some `segments` (B, 3), the last target among them: (B, T), padded with 0, and (B,) lengths."""
+        batch = self._gather(pieces[:, 0].astype(np.int64), pieces[:, 1] + np.int64(1), targets=False)
         return batch.items, batch.lengths
 
-    def training_weights(self, users: np.ndarray, history: int) -> np.ndarray | None:
-        """(B, T) float32 weights of the items of `training_batch` as targets, padded with 0; None: 1 each."""
+    def teacher_weights(self, pieces: np.ndarray) -> np.ndarray | None:
+        """(B, T) float32 weights of the items of `teacher_batch` as targets, padded with 0; None: 1 each."""
         if self.weights is None:
             return None
-        ends = self.train_ends[users]
-        starts = np.maximum(self.offsets[users], ends - history - 1)
+        starts, ends = pieces[:, 0].astype(np.int64), pieces[:, 1] + np.int64(1)
         steps = np.arange(int((ends - starts).max(initial=0)))
         index = np.minimum(starts[:, None] + steps, len(self.items) - 1)
         return np.where(steps < (ends - starts)[:, None], self.weights[index], np.float32(0.0))

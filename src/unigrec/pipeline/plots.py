@@ -26,6 +26,7 @@ MODEL_COLOURS = {
     "popularity": "#999999",
     "cooccurrence": "#56B4E9",
     "last_item": "#CCCCCC",
+    "own_items": "#F0E442",
     "neighbours": "#009E73",
     "teacher": "#E69F00",
     "student": "#0072B2",

@@ -425,7 +425,7 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
                 params.evaluate.bootstrap_resamples,
                 seed=run.seed,
             )
-            for other in ("popularity", "cooccurrence", "last_item", "neighbours", "teacher", "student")
+            for other in ("popularity", "cooccurrence", "last_item", "own_items", "neighbours", "teacher", "student")
         }
         for protocol in Protocol
     }

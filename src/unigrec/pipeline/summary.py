@@ -29,6 +29,7 @@ MODELS = {
     "popularity": "popularity",
     "cooccurrence": "co-occurrence",
     "last_item": "last item",
+    "own_items": "own items",
     "neighbours": "neighbours",
     "teacher": "teacher",
     "student": "student",

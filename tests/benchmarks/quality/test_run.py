@@ -119,7 +119,7 @@ def test_ranks_are_those_of_the_evaluation_stage(finished):
     compared = {name: name.rpartition("_")[::2] for name in stored}
     for name, (model, protocol) in compared.items():
         assert np.array_equal(stored[name], expected[models.get(model, model), protocol]), name
-    every = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher", "student", "shipped")
+    every = ("popularity", "cooccurrence", "last_item", "own_items", "neighbours", "teacher", "student", "shipped")
     assert set(compared.values()) == {(model, protocol) for model in every for protocol in Protocol}
 
 
@@ -198,7 +198,7 @@ def test_two_teachers_have_two_rows(finished, fused, tmp_path, capsys):
     assert quality.run(tiny_arguments(finished[0], out, "--rungs", "M10,M13,M14", "--table")) == 0
     assert "| teacher of M0 |" in capsys.readouterr().out
     rows = {row["model"]: row for row in files.read_json(out / "table.json")["protocols"]["unmasked"]}
-    baselines = ["popularity", "cooccurrence", "last_item", "neighbours"]
+    baselines = ["popularity", "cooccurrence", "last_item", "own_items", "neighbours"]
     assert list(rows) == [*baselines, "teacher", "teacher of M0", "M10", "M13", "M14"]
     assert rows["teacher of M0"]["ndcg_at_10"]["mean"] == 1.0
     assert rows["teacher"]["ndcg_at_10"]["mean"] < 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from benchmarks.speed.shapes import generated_sequences
-from benchmarks.speed.teacher import Ours, Theirs
+from benchmarks.speed.teacher import Ours, Theirs, last_pieces
 
 from support.tiny_training import tiny_params
 from unigrec.core.training.teacher import new_teacher
@@ -21,6 +21,7 @@ def test_both_sides_have_the_same_losses_step_after_step(masked: bool):
     start = new_teacher(50, params)
     theirs = Theirs(start, params, masked)
     ours = Ours(start, params)
-    for users in range(0, 30, 10):
-        batch = sequences.training_batch(torch.arange(users, users + 10).numpy(), params.history)
+    pieces = last_pieces(sequences, params.history)
+    for rows in range(0, 30, 10):
+        batch = sequences.teacher_batch(pieces[rows : rows + 10])
         assert ours.step(*batch) == pytest.approx(theirs.step(*batch), rel=1e-5)

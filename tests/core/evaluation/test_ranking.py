@@ -33,8 +33,8 @@ ITEMS, HISTORY, LONG = 20, 4, 6
 CODES = disambiguate(np.random.default_rng(0).integers(0, 4, (ITEMS, 2)), np.zeros(ITEMS)).codes
 RECOMMENDER = small_recommender(levels=2, disambiguation=int(CODES[:, -1].max()) + 1)
 CONTENT = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
-WEIGHTS = Weights(0.5, follows=1.5, alike=3.0)
-MODELS = ("popularity", "cooccurrence", "last_item", "neighbours", "teacher", "student", "fused")
+WEIGHTS = Weights(0.5, follows=1.5, alike=3.0, own=0.9)
+MODELS = ("popularity", "cooccurrence", "last_item", "own_items", "neighbours", "teacher", "student", "fused")
 
 
 def teacher() -> SASRec:
@@ -78,11 +78,16 @@ def plain_scores(sequences: Sequences) -> dict[str, Tensor]:
     last = torch.as_tensor(short.items[np.arange(len(users)), short.lengths - 1])
     floored = student.clamp_min(math.log(HIGHEST_FLOOR))  # in a small catalogue
     fused = dense.log_softmax(-1) + WEIGHTS.generative * floored
+    whole = sequences.held_out(users, "test", 9)
+    rows = zip(whole.items, whole.lengths, strict=True)
+    counts = torch.stack([torch.as_tensor(np.bincount(row[:length], minlength=ITEMS)) for row, length in rows])
+    fused += WEIGHTS.own * counts.log1p()
     fused += WEIGHTS.follows * neighbours.following(last) + WEIGHTS.alike * neighbours.alike(last)
     return {
         "popularity": torch.as_tensor(sequences.train_counts()).float().expand(len(users), -1),
         "cooccurrence": torch.from_numpy(Cooccurrence(sequences).scores(short).toarray()),
         "last_item": again_scores(sequences, short),
+        "own_items": 1e6 * counts + torch.as_tensor(sequences.train_counts()),
         "neighbours": NeighbourRanking(neighbours, Cooccurrence(sequences)).scores(short),
         "teacher": dense,
         "student": student,
@@ -117,6 +122,14 @@ def test_the_last_item_comes_first_and_what_was_not_read_counts_by_popularity():
     for target, rank in ((7, 2), (8, 3), (6, 4), (5, 5)):
         sequences.items[6] = target
         assert Baselines(sequences, HISTORY).ranks(np.array([0]))["last_item", "unmasked"].tolist() == [rank]
+
+
+def test_of_the_own_items_the_most_frequent_comes_first_and_then_the_more_popular():
+    read = [5, 7, 7, 8, 9]  # the first ones are too old for the models
+    sequences = Sequences(np.array([*read, 7, 8, *[8] * 4, 3, 5, 5]), np.array([0, 7, 14]), ITEMS)
+    for target, rank in ((7, 1), (8, 2), (5, 3), (9, 4), (3, 5)):
+        sequences.items[6] = target
+        assert Baselines(sequences, HISTORY).ranks(np.array([0]))["own_items", "unmasked"].tolist() == [rank]
 
 
 def test_the_student_alone_has_the_ranks_that_it_has_among_all_models():

@@ -31,7 +31,7 @@ def retriever() -> FusedRetriever:
     model = SASRec(ITEMS, 8, 1, 2, history=6, dropout=0.5, repeat_bias=True)
     embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
     generative = GenerativeRetriever.hardened(recommender, CODES, HISTORY, beam=7)
-    weights = Weights(0.5, follows=1.5, alike=3.0, follows_earlier=0.7, alike_earlier=0.4, together=2.0)
+    weights = Weights(0.5, follows=1.5, alike=3.0, follows_earlier=0.7, alike_earlier=0.4, together=2.0, own=1.2)
     dense = DenseRetriever(model, generative.tree, generative.device)
     return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), weights)
 
@@ -48,7 +48,8 @@ def exact_features(retriever: FusedRetriever, items: np.ndarray, lengths: np.nda
         dense = retriever.dense.model.scores(long, torch.tensor([long.shape[1]]))[0].log_softmax(-1)
         neighbours = retriever.neighbours.near(torch.as_tensor(row[:length])[None], torch.tensor([length]))
         generative = generative.clamp_min(math.log(0.01))  # in a catalogue of 150 items
-        rows.append(torch.stack([dense, generative, *(scores[0] for scores in neighbours)], dim=-1))
+        own = torch.bincount(torch.as_tensor(row[:length]), minlength=ITEMS).log1p()
+        rows.append(torch.stack([dense, generative, *(scores[0] for scores in neighbours), own], dim=-1))
     return torch.stack(rows)
 
 
@@ -75,7 +76,7 @@ def test_the_best_of_every_part_are_candidates(retriever):
     histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
     found = retriever.search(histories.items, histories.lengths)[0].candidates
     exact = exact_features(retriever, histories.items, histories.lengths)
-    for name, count in {"dense": 40, "follows": 1, "alike": 10, "together": 10}.items():
+    for name, count in {"dense": 40, "follows": 1, "alike": 10, "together": 10, "own": 8}.items():
         top = exact[..., FEATURES.index(name)].topk(count)
         for row in range(len(top.indices)):
             wanted = top.indices[row][(top.values[row] > 0) | (name == "dense")]

@@ -13,7 +13,7 @@ from unigrec.core.retrieval.neighbours import Neighbours, Pairs
 from unigrec.core.retrieval.reasons import support
 
 N, HISTORY = 20, 6
-WEIGHTS = Weights(0.5, follows=1.5, alike=0.7, follows_earlier=0.3, alike_earlier=0.2, together=0.9)
+WEIGHTS = Weights(0.5, follows=1.5, alike=0.7, follows_earlier=0.3, alike_earlier=0.2, together=0.9, own=0.8)
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -42,6 +42,7 @@ def score(model, neighbours: Neighbours, history: list[int]) -> torch.Tensor:
     read = torch.tensor([history[-HISTORY:]])
     terms = neighbours.near(torch.tensor([history]), torch.tensor([len(history)]))._asdict()
     near = sum(getattr(WEIGHTS, name) * values for name, values in terms.items())
+    near = near + WEIGHTS.own * torch.bincount(torch.tensor(history), minlength=N).log1p()
     with torch.inference_mode():
         return (model.scores(read, torch.tensor([read.shape[1]])).log_softmax(-1) + near)[0]
 

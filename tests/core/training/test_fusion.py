@@ -221,7 +221,7 @@ def test_validation_candidates_are_those_of_a_search_per_user():
     assert len(found.targets) == len(users)
     for row, user in enumerate(users):
         start, end = sequences.offsets[user : user + 2]
-        before = sequences.items[start : end - 2][-6:]
+        before = sequences.items[start : end - 2]
         (alone,) = retriever.search(before[None], np.array([len(before)]))
         expected = {
             int(item): feature

@@ -73,12 +73,13 @@ def test_on_average_over_many_draws_each_item_counts_once():
     generator = np.random.default_rng(5)
     users = [generator.integers(0, ITEMS, 4).tolist() for _ in range(30)]
     sequences = sequences_of(*[[*user, 0, 0] for user in users], items=ITEMS)
-    sampler = Sampler(sequences, np.arange(30), history=3, negatives=6, seed=5)
+    pieces = sequences.segments(3)
+    sampler = Sampler(sequences, pieces, negatives=6, seed=5)
     total = np.zeros(ITEMS)
     for step in range(400):
         chosen = generator.choice(30, 8, replace=False)
-        drawn = sampler.draw(*sequences.training_batch(chosen, 3), step, torch.device("cpu"))
-        own = sequences.training_batch(chosen[:1], 3)[0][0]  # as the first user sees it: own items are exact
+        drawn = sampler.draw(*sequences.teacher_batch(pieces[chosen]), step, torch.device("cpu"))
+        own = sequences.teacher_batch(pieces[chosen[:1]])[0][0]  # as the first user sees it: own items are exact
         others = ~np.isin(drawn.items, own)
         total[drawn.items[others]] += drawn.log_weights.exp().numpy()[others]
         total[np.unique(own)] += 1.0
@@ -90,8 +91,9 @@ def test_over_many_draws_the_gradient_is_that_of_the_whole_catalogue():
     model = model_of()
     users = [np.random.default_rng(user).integers(0, ITEMS, 6).tolist() for user in range(20)]
     sequences = sequences_of(*users, items=ITEMS)
-    sampler = Sampler(sequences, np.arange(20), history=6, negatives=200, seed=3)
-    batch = sequences.training_batch(np.arange(4), 6)
+    pieces = sequences.segments(6)
+    sampler = Sampler(sequences, pieces, negatives=200, seed=3)
+    batch = sequences.teacher_batch(pieces[:4])
     read = tuple(torch.as_tensor(part) for part in batch)
     expected = gradients(model, next_items(model, *read).loss())
     draws = (sampler.draw(*batch, step, torch.device("cpu")) for step in range(60))
@@ -114,10 +116,11 @@ def test_a_step_reads_the_content_of_its_candidates_alone_and_gives_a_gradient_t
 
 def test_the_draws_are_a_function_of_seed_and_step():
     sequences = sequences_of([1, 2, 3, 4, 5], [3, 2, 1, 6, 7], items=1000)
-    batch = sequences.training_batch(np.arange(2), 5)
+    pieces = sequences.segments(5)
+    batch = sequences.teacher_batch(pieces)
 
     def drawn(seed: int, step: int) -> list[int]:
-        return Sampler(sequences, np.arange(2), 5, 20, seed).draw(*batch, step, torch.device("cpu")).items.tolist()
+        return Sampler(sequences, pieces, 20, seed).draw(*batch, step, torch.device("cpu")).items.tolist()
 
     assert drawn(1, 2) == drawn(1, 2)
     assert len({tuple(drawn(seed, step)) for seed in (1, 2) for step in (1, 2)}) == 4

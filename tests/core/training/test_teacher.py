@@ -249,3 +249,34 @@ def test_a_teacher_with_heads_that_is_stopped_ends_with_the_same_bits(changes, t
 def test_a_learning_rate_that_blows_up_says_so():
     with pytest.raises(TrainingError, match=r"teacher: .*not finite"):
         run(lr=1e30, weight_decay=1e30)
+
+
+def long_sequences() -> Sequences:
+    """Users of thirty items each, read ten at a time."""
+    return sequences_of(*[[(start + step) % ITEMS for step in range(30)] for start in range(12)], items=ITEMS)
+
+
+def test_every_training_item_of_a_long_history_is_a_target_once_per_epoch():
+    sequences, params = long_sequences(), tiny_params(teacher={"history": 10, "batch_size": 5}).teacher
+    pieces = sequences.segments(10)
+    batches = teacher.epoch_batches(pieces, params, seed=1, epoch=1)
+    asked = np.zeros(len(sequences.items), np.int64)
+    for batch in batches:
+        items, lengths = sequences.teacher_batch(pieces[batch])
+        mask = teacher.asked(*(torch.as_tensor(part) for part in (items, lengths, pieces[batch, 2].astype(np.int64))))
+        places = pieces[batch, :1] + np.arange(1, items.shape[1])
+        assert items[:, 1:][mask.numpy()].tolist() == sequences.items[places[mask.numpy()]].tolist()
+        asked[places[mask.numpy()]] += 1
+    assert np.flatnonzero(asked).tolist() == sequences.windows().tolist()
+    assert asked.max() == 1
+
+
+def test_an_epoch_of_a_long_log_can_be_cut_short_and_reads_other_targets_each_time():
+    pieces = long_sequences().segments(10)
+    params = tiny_params(teacher={"history": 10, "batch_size": 5, "epoch_samples": 60}).teacher
+    rows = [np.concatenate(teacher.epoch_batches(pieces, params, seed=1, epoch=epoch)) for epoch in (1, 2)]
+    for one in rows:
+        assert 60 <= pieces[one, 2].sum() < 60 + 5 * 10
+    assert set(rows[0].tolist()) != set(rows[1].tolist())
+    whole = params.model_copy(update={"epoch_samples": 10**9})
+    assert sum(map(len, teacher.epoch_batches(pieces, whole, seed=1, epoch=1))) == len(pieces)

@@ -3,10 +3,11 @@
     popularity    by training interactions
     cooccurrence  by the summed cosine with the items of the history
     last_item     the history again, the last item first, then what is popular
+    own_items     the history again, the most frequent item first, then what is popular
     neighbours    by `NeighbourRanking`
     teacher       by the dense part
 
-The first three have one order of most items, the same for all users: ranks are counted among the few other items. The
+The first four have one order of most items, the same for all users: ranks are counted among the few other items. The
 last two have a score for every item.
 
 Shapes: U users, B users of a batch, N items, T items that were seen, H items of a history.
@@ -27,7 +28,9 @@ from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores
 from unigrec.core.retrieval.neighbour_ranking import NeighbourRanking
 from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.own_items import READ, OwnItems
 from unigrec.core.retrieval.retriever import CPU
+from unigrec.core.retrieval.rows import seen_further_left
 from unigrec.core.sequences import Histories, Sequences, in_chunks
 
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 if not found
@@ -43,7 +46,7 @@ class Ranked(NamedTuple):
 
 
 class Baselines:
-    """Popularity, co-occurrence, the last item, and what else is given.
+    """Popularity, co-occurrence, the items of the history again, and what else is given.
 
     Args:
         history: items of history that co-occurrence reads; the teacher has its own number.
@@ -89,6 +92,8 @@ class Baselines:
             "cooccurrence": ranked_in_few_scores(self.cooccurrence.scores(short), targets, seen),
             "last_item": ranked_again(short, self.popularity, targets, seen),
         }
+        whole = self.sequences.held_out(users, "test", READ)
+        ranked["own_items"] = ranked_by_count(whole, self.popularity, targets, seen)
         if self.neighbours is not None:
             ranked["neighbours"] = ranked_in_scores(self.neighbours.scores(short), targets, seen)
         if self.teacher is not None:
@@ -148,3 +153,20 @@ def ranked_again(histories: Histories, places: Tensor, targets: Tensor, seen: Te
     recent = recency(seen)
     before = (recent > own) | ((recent == own) & (places[seen.clamp_min(0)] < place))
     return Ranked(counts + 1, before)
+
+
+def ranked_by_count(histories: Histories, places: Tensor, targets: Tensor, seen: Tensor) -> Ranked:
+    """The items of the history, the most frequent first; of equal counts, and of the others, by their places (N,)."""
+    own_items = OwnItems(torch.as_tensor(histories.items), torch.as_tensor(histories.lengths))
+    own, place = own_items.counts(targets[:, None]), places[targets][:, None]
+
+    def comes_before(items: Tensor) -> Tensor:  # (B, X)
+        counts = own_items.counts(items)
+        return (counts > own) | ((counts == own) & (places[items.clamp_min(0)] < place))
+
+    once = (own_items.items >= 0) & ~seen_further_left(own_items.items)  # each item of the history
+    before = once & comes_before(own_items.items)
+    # Of a target that the history lacks: all of the history, and the others that are more popular.
+    popular = once & (places[own_items.items.clamp_min(0)] < place)
+    others = torch.where(own[:, 0] > 0, 0, place[:, 0] - popular.sum(1))
+    return Ranked(before.sum(1) + others + 1, comes_before(seen))

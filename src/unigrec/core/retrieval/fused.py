@@ -1,9 +1,9 @@
 """The fused retriever: candidates of the dense scorer, the generative retriever and the neighbours, ranked by all.
 
-    score(i) = log p_dense(i) + a * log max(p_generative(i), floor) + sum_j w_j * near_j(history, i)
+    score(i) = log p_dense(i) + a * log max(p_generative(i), floor) + sum_j w_j * near_j(history, i) + o * own(i)
 
 where near_j counts what follows the last item, what follows those before it, what the same users had, and how alike the
-contents are (`Near`).
+contents are (`Near`). own says how often the whole history holds the item (`OwnItems`).
 
 Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
 users (`fit_weights`). The generative part knows rare items badly: below the floor its probabilities tell nothing. Each
@@ -11,7 +11,7 @@ candidate has its exact scores: the dense ones by one product over the catalogue
 `dense.SCANNED` items, the generative one by a search that is restricted to the candidates, and that leaves prefixes
 below the floor.
 
-Shapes: B histories, N items, C candidates, F = 7 features.
+Shapes: B histories, N items, C candidates, F = 8 features.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbours import Neighbours
+from unigrec.core.retrieval.own_items import READ, OwnItems
 from unigrec.core.retrieval.pools import BestCells, Pools, WholeCatalogue
 from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.retrieval.retriever import Retriever
@@ -47,6 +48,7 @@ class Weights(NamedTuple):
     follows_earlier: float = 0.0
     alike_earlier: float = 0.0
     together: float = 0.0
+    own: float = 0.0
 
     def of_features(self) -> Tensor:
         """(F,) in the order of `FEATURES`."""
@@ -94,9 +96,9 @@ class FusedRetriever(Retriever):
         weights: Weights | None = None,
         means: Tensor | None = None,
     ):
-        super().__init__(generative.tree, max(generative.history, dense.history), generative.device)
+        super().__init__(generative.tree, max(generative.history, dense.history, READ), generative.device)
         self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
-        self.weights = None if weights is None else weights.of_features().to(self.device)
+        self._weigh(weights)
         self.by_content: Cells | None = None
         if dense.cells is not None:
             known = None if means is None else [means]
@@ -106,14 +108,19 @@ class FusedRetriever(Retriever):
     def with_weights(self, weights: Weights) -> FusedRetriever:
         """The same parts, ranked with these weights."""
         other = copy(self)
-        other.weights = weights.of_features().to(self.device)
+        other._weigh(weights)
         return other
+
+    def _weigh(self, weights: Weights | None) -> None:
+        self.weights = None if weights is None else weights.of_features().to(self.device)
+        self.counts_own = weights is None or weights.own != 0.0
 
     def _pools(self, items: np.ndarray, lengths: np.ndarray) -> Pools:
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
+        own = OwnItems(history, sizes) if self.counts_own else None
         if self.by_content is not None:
-            return BestCells(self.dense.read(items, lengths), self.neighbours, self.by_content, history, sizes)
-        return WholeCatalogue(self.dense.scores(items, lengths), self.neighbours.near(history, sizes))
+            return BestCells(self.dense.read(items, lengths), self.neighbours, self.by_content, history, sizes, own)
+        return WholeCatalogue(self.dense.scores(items, lengths), self.neighbours.near(history, sizes), own)
 
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         (found,) = self.search(items, lengths, [restriction], k)

@@ -1,4 +1,4 @@
-"""Candidates of the dense scorer and of the neighbours for a fused ranking, and what both say of any candidate.
+"""Candidates of the dense scorer, the neighbours and the own items for a fused ranking, and what these say of any.
 
 `WholeCatalogue` scores every item: exact. Its time grows with the catalogue. Of a large one `BestCells` reads the
 counted pairs, and the items of the best cells (`unigrec.core.retrieval.cells`) for dense scores and content. What it
@@ -18,15 +18,18 @@ from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import NearestItems, best_read
 from unigrec.core.retrieval.neighbours import Near, Neighbours, recent_items
+from unigrec.core.retrieval.own_items import OwnItems
 from unigrec.core.retrieval.prefix_tree import Restriction
 
-FROM_DENSE, FROM_NEIGHBOURS = 40, 10  # candidates of each kind
+FROM_DENSE, FROM_NEIGHBOURS, FROM_OWN = 40, 10, 40  # candidates of each kind
 CANDIDATES_FROM = ("follows", "alike", "together")  # fields of `Near`
 READ_BY_CONTENT = 8_192  # items of the best cells
 
 
 class Pools(ABC):
-    """What the dense scorer and the neighbours know of B histories."""
+    """What the dense scorer, the neighbours and the own items say of B histories. own: None if they count nothing."""
+
+    own: OwnItems | None
 
     @abstractmethod
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
@@ -34,24 +37,31 @@ class Pools(ABC):
 
     @abstractmethod
     def features(self, items: Tensor) -> list[Tensor]:
-        """Of candidates (B, C), -1 for none: the dense log-probabilities and the fields of `Near`, (B, C) each."""
+        """Of candidates (B, C), -1 for none: the dense part, the fields of `Near`, the own items. (B, C) each."""
+
+    def _own_items(self, restriction: Restriction | None) -> list[Tensor]:
+        permits = None if restriction is None else restriction.permits
+        return [] if self.own is None else [self.own.most_frequent(FROM_OWN, permits)]
+
+    def _own_strength(self, items: Tensor) -> Tensor:
+        return torch.zeros(items.shape, device=items.device) if self.own is None else self.own.strength(items)
 
 
 class WholeCatalogue(Pools):
     """Scores of all items. log_dense: (B, N). near: (B, N) each."""
 
-    def __init__(self, log_dense: Tensor, near: Near):
-        self.log_dense, self.near = log_dense, near
+    def __init__(self, log_dense: Tensor, near: Near, own: OwnItems | None):
+        self.log_dense, self.near, self.own = log_dense, near, own
 
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
         permitted = None if restriction is None else restriction.permitted(len(self.log_dense))
         likely = best(self.log_dense, max(FROM_DENSE, k), float("-inf"), permitted)
         nearest = [best(getattr(self.near, name), FROM_NEIGHBOURS, 0.0, permitted) for name in CANDIDATES_FROM]
-        return torch.cat([likely, *nearest], dim=1)
+        return torch.cat([likely, *nearest, *self._own_items(restriction)], dim=1)
 
     def features(self, items: Tensor) -> list[Tensor]:
         index = items.clamp_min(0)
-        return [scores.gather(1, index) for scores in (self.log_dense, *self.near)]
+        return [*(scores.gather(1, index) for scores in (self.log_dense, *self.near)), self._own_strength(index)]
 
 
 def best(scores: Tensor, count: int, above: float, permitted: Tensor | None) -> Tensor:
@@ -70,9 +80,17 @@ class BestCells(Pools):
             right by lengths (B,), none 0.
     """
 
-    def __init__(self, dense: NearestItems, neighbours: Neighbours, by_content: Cells, items: Tensor, lengths: Tensor):
+    def __init__(
+        self,
+        dense: NearestItems,
+        neighbours: Neighbours,
+        by_content: Cells,
+        items: Tensor,
+        lengths: Tensor,
+        own: OwnItems | None,
+    ):
         self.dense, self.neighbours, self.by_content = dense, neighbours, by_content
-        self.items, self.lengths = items, lengths
+        self.items, self.lengths, self.own = items, lengths, own
 
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
         neighbours, (recent, weights) = self.neighbours, recent_items(self.items, self.lengths)
@@ -84,8 +102,10 @@ class BestCells(Pools):
         query = [neighbours.content[last[:, 0]].float()]
         read, cosines = self.by_content.nearest(query, READ_BY_CONTENT, restriction)
         alike = BeamResult(read, cosines.masked_fill(read == last, 0.0))
-        return torch.cat([likely, follow, together, best_read(alike, FROM_NEIGHBOURS, 0.0, permits).items], dim=1)
+        near = best_read(alike, FROM_NEIGHBOURS, 0.0, permits).items
+        return torch.cat([likely, follow, together, near, *self._own_items(restriction)], dim=1)
 
     def features(self, items: Tensor) -> list[Tensor]:
         index = items.clamp_min(0)
-        return [self.dense.scores_of(index), *self.neighbours.near(self.items, self.lengths, wanted=index)]
+        near = self.neighbours.near(self.items, self.lengths, wanted=index)
+        return [self.dense.scores_of(index), *near, self._own_strength(index)]

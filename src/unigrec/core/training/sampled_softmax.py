@@ -11,7 +11,8 @@ step scores:
 An item of the user as a negative of its own place would be corrected as if it had been drawn by chance, by up to
 hundreds of times: so it is exact instead (compare arXiv 2507.09331 on the target's correction).
 
-The expectation takes users of a batch as drawn independently. Batches of similar length deviate from that a little.
+The expectation takes rows of a batch as drawn independently. Batches of similar length, and pieces of one user,
+deviate from that a little.
 
 Shapes: B users of the whole batch, T places, P places with a next item, N items, C items that a step scores, E width.
 """
@@ -27,7 +28,7 @@ from torch import Tensor
 from unigrec.core.losses import Bonus, sampled_cross_entropy
 from unigrec.core.sequences import Sequences, in_chunks
 
-USERS_AT_ONCE = 2**16
+ROWS_AT_ONCE = 2**16
 NEGATIVES = 1  # the stream of random numbers of a step's draws
 
 
@@ -47,15 +48,15 @@ class Sampler:
     """Draws the candidates of each step, as a function of (seed, step).
 
     Args:
-        users: the users of the training; each is in one batch of an epoch, with its last `history + 1` items.
+        pieces: (R, 3) the rows of the training, as `Sequences.segments` has them.
         negatives: number of uniform draws per step.
     """
 
-    def __init__(self, sequences: Sequences, users: np.ndarray, history: int, negatives: int, seed: int):
+    def __init__(self, sequences: Sequences, pieces: np.ndarray, negatives: int, seed: int):
         self.items, self.negatives, self.seed = sequences.catalogue_size, negatives, seed
         counts = np.zeros(self.items, np.int64)
-        for chunk in in_chunks(users, USERS_AT_ONCE):
-            items, lengths = sequences.training_batch(chunk, history)
+        for chunk in in_chunks(pieces, ROWS_AT_ONCE):
+            items, lengths = sequences.teacher_batch(chunk)
             np.add.at(counts, items[np.arange(items.shape[1]) < lengths[:, None]], 1)
         self.shares = counts / max(counts.sum(), 1)  # (N,) of each item among the items of a batch
 
@@ -105,10 +106,11 @@ class SampledLoss(NamedTuple):
         return loss + smoothing * gain.mean()
 
 
-def sampled_loss(candidates: Candidates, catalogue_size: int, items: Tensor, lengths: Tensor) -> SampledLoss:
-    """For the places of sequences that have a next item: columns (B, T) of their items, padded on the right."""
+def sampled_loss(
+    candidates: Candidates, catalogue_size: int, items: Tensor, lengths: Tensor, mask: Tensor
+) -> SampledLoss:
+    """For the places (B, T) that the mask names: columns (B, T + 1) of the items, padded on the right."""
     steps = torch.arange(items.shape[1], device=items.device)
-    mask = steps[1:] < lengths[:, None]  # the places that have a next item
     repeated = ((items[:, :, None] == items[:, None, :]) & (steps < steps[:, None])).any(-1)
     counts = (steps < lengths[:, None]) & ~repeated  # each item of a user once
     undone = torch.where(counts, -candidates.log_weights[items], 0.0)

@@ -1,6 +1,9 @@
 """The teacher's training: cross entropy over the catalogue at every position, whole or estimated (sampled_softmax).
 
-Several ranks share the users of each batch. The loss is that of the whole batch, so its gradient, averaged over ranks,
+A row is a piece of a user's sequence, as `Sequences.segments` cuts it: every training target of a log counts, however
+long its users' histories are.
+
+Several ranks share the rows of each batch. The loss is that of the whole batch, so its gradient, averaged over ranks,
 is that of one rank.
 """
 
@@ -101,18 +104,18 @@ def train_member(
     trainee = nn.ModuleDict({"teacher": model, "heads": heads}) if heads else model
     groups = parameter_groups(trainee, lr=params.lr, weight_decay=params.weight_decay)
     engine = make_engine("torch", trainee, groups, batch_size=params.batch_size, lazy=sampled)
-    users = np.flatnonzero(sequences.train_ends - sequences.offsets[:-1] >= 2)
-    lengths = np.minimum((sequences.train_ends - sequences.offsets[:-1])[users], params.history + 1)
-    sampler = Sampler(sequences, users, params.history, params.negatives, run.seed) if sampled else None
+    pieces = sequences.segments(params.history)
+    sampler = Sampler(sequences, pieces, params.negatives, run.seed) if sampled else None
     judges = validation_users(sequences, params, run.seed)
 
     def losses(batch: np.ndarray, step: int) -> dict[str, Tensor]:
-        read = sequences.training_batch(users[batch], params.history)
+        read = sequences.teacher_batch(pieces[batch])
         items, sizes = (torch.as_tensor(part, device=run.device) for part in read)
+        counts = torch.as_tensor(pieces[batch, 2].astype(np.int64), device=run.device)
         rows = rank_slices(len(items))[rank()]
         candidates = None if sampler is None else sampler.draw(*read, step, run.device)
-        found = next_items(model, items[rows], sizes[rows], candidates)
-        weights = sequences.training_weights(users[batch], params.history)
+        found = next_items(model, items[rows], sizes[rows], candidates, counts=counts[rows])
+        weights = sequences.teacher_weights(pieces[batch])
         own = (
             found.loss(params.label_smoothing)
             if weights is None
@@ -121,16 +124,16 @@ def train_member(
             )
         )
         # A mean over this rank's places. Its weight makes the mean over ranks that over the places of the whole batch.
-        loss = own * (len(found.targets) * world_size() / int((sizes - 1).sum()))
+        loss = own * (len(found.targets) * world_size() / int(counts.sum()))
         if heads is None:
             return {"loss": loss}
-        field_loss = heads(found.hidden, found.targets, batch_targets=next_in(items, sizes))
+        field_loss = heads(found.hidden, found.targets, batch_targets=items[:, 1:][asked(items, sizes, counts)])
         return {"loss": loss + params.field_weight * field_loss, "field_loss": field_loss}
 
     phase = Phase(
         name="teacher",
         epochs=params.epochs,
-        batches=lambda epoch: bucketed_batches(lengths, params.batch_size, run.seed, epoch=epoch),
+        batches=lambda epoch: epoch_batches(pieces, params, run.seed, epoch),
         losses=losses,
         validate=lambda: validation_metrics(model, sequences, run.device, judges),
         validate_every=params.validate_every,
@@ -140,7 +143,7 @@ def train_member(
 
 
 class NextItems(NamedTuple):
-    """The places of a batch that have a next item, and what its loss needs. P places, N items, E width."""
+    """The places of a batch that have a target, and what its loss needs. P places, N items, E width."""
 
     hidden: Tensor  # (P, E)
     targets: Tensor  # (P,) the next item
@@ -170,29 +173,43 @@ class NextItems(NamedTuple):
         return total
 
 
-def next_items(model: SASRec, items: Tensor, lengths: Tensor, candidates: Candidates | None = None) -> NextItems:
-    """All places but the last of each sequence: items (B, T + 1), padded on the right, and their lengths (B,).
+def epoch_batches(pieces: np.ndarray, params: TeacherParams, seed: int, epoch: int) -> list[np.ndarray]:
+    """Rows of the pieces (R, 3), `params.batch_size` per batch, until they hold `params.epoch_samples` targets."""
+    starts, ends, counts = pieces.T
+    batches = bucketed_batches(ends - starts, params.batch_size, seed, epoch=epoch)
+    if not params.epoch_samples:
+        return batches
+    totals = np.cumsum([counts[batch].sum() for batch in batches])
+    return batches[: int(np.searchsorted(totals, params.epoch_samples)) + 1]
 
-    candidates: the items that are scored, among them all of `items`; only their embeddings are read. None: all items.
+
+def next_items(
+    model: SASRec,
+    items: Tensor,
+    lengths: Tensor,
+    candidates: Candidates | None = None,
+    counts: Tensor | None = None,
+) -> NextItems:
+    """The places with a target of each sequence: items (B, T + 1), padded on the right, and their lengths (B,).
+
+    Args:
+        candidates: the items that are scored, among them all of `items`; only their embeddings are read. None: all.
+        counts: (B,) targets of each row, which are its last items. None: all but the first.
     """
     table = model.item_table() if candidates is None else model.item_rows(candidates.items)
     columns = items if candidates is None else candidates.columns(items)
     hidden = model(columns[:, :-1], lengths - 1, table)
-    mask = has_next(items, lengths)
+    mask = asked(items, lengths, lengths - 1 if counts is None else counts)
     bonus = None if model.repeat_bias is None else Bonus(*model.repeat_bias.at_places(columns[:, :-1], mask))
     size = model.item_embedding.num_embeddings
-    sampled = None if candidates is None else sampled_loss(candidates, size, columns, lengths)
-    return NextItems(hidden[mask], next_in(items, lengths), table, bonus, mask, sampled)
+    sampled = None if candidates is None else sampled_loss(candidates, size, columns, lengths, mask)
+    return NextItems(hidden[mask], items[:, 1:][mask], table, bonus, mask, sampled)
 
 
-def has_next(items: Tensor, lengths: Tensor) -> Tensor:
-    """(B, T) bool: the places of the sequences (B, T + 1) that have a next item."""
-    return torch.arange(items.shape[1] - 1, device=items.device) < (lengths - 1)[:, None]
-
-
-def next_in(items: Tensor, lengths: Tensor) -> Tensor:
-    """(P,) the next items at these places."""
-    return items[:, 1:][has_next(items, lengths)]
+def asked(items: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+    """(B, T) bool: the places of the sequences (B, T + 1) whose next item is a target."""
+    places, ends = torch.arange(items.shape[1] - 1, device=items.device), (lengths - 1)[:, None]
+    return (places < ends) & (places >= ends - counts[:, None])
 
 
 def validation_users(sequences: Sequences, params: TeacherParams, seed: int) -> np.ndarray:

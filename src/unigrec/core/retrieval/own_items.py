@@ -1,0 +1,49 @@
+"""How often a history holds an item. Of what a customer buys again and again, all of it tells more than its end.
+
+Models read the last items of a history, as many as they were trained on. Counts read `READ` of them.
+
+Shapes: B histories of up to n items, C candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unigrec.core.retrieval.neighbours import Permits
+from unigrec.core.retrieval.rows import seen_further_left
+
+READ = 1000  # items of a history, the last ones
+
+
+class OwnItems:
+    """The items of B histories.
+
+    Args:
+        items: (B, n), padded on the right by lengths (B,).
+    """
+
+    def __init__(self, items: Tensor, lengths: Tensor):
+        exists = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
+        self.items = items.masked_fill(~exists, -1)
+        self._ordered = self.items.sort(dim=-1).values
+
+    def counts(self, items: Tensor) -> Tensor:
+        """How often each history holds items (B, C); for none, -1, any number."""
+        items = items.contiguous()
+        return torch.searchsorted(self._ordered, items, right=True) - torch.searchsorted(self._ordered, items)
+
+    def strength(self, items: Tensor) -> Tensor:
+        """What the fused ranking weighs of items (B, C): the logarithm of 1 and the count."""
+        return self.counts(items).float().log1p()
+
+    def most_frequent(self, count: int, permits: Permits | None = None) -> Tensor:
+        """(B, at most `count`) permitted items of each history: by their counts, then the later one; -1 for none."""
+        latest = self.items.flip(1)
+        counts = self.counts(latest)
+        is_wanted = (latest >= 0) & ~seen_further_left(latest)
+        if permits is not None:
+            is_wanted &= permits(latest)
+        steps = torch.arange(latest.shape[1], device=latest.device) / latest.shape[1]  # below 1: breaks ties of counts
+        found = (counts - steps).masked_fill(~is_wanted, float("-inf")).topk(min(count, latest.shape[1]), dim=-1)
+        return latest.gather(1, found.indices).masked_fill(found.values == float("-inf"), -1)
