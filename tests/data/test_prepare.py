@@ -248,6 +248,21 @@ def test_unknown_and_repeated_items_are_refused():
         prepare_tables(log(rows), pa.table({"item_id": ["a", "b", "a"]}), ANY_SIZE)
 
 
+def test_interactions_of_unknown_items_are_left_out_up_to_a_share_and_counted():
+    rows = [(f"u{user}", f"i{item}", user + item) for user in range(4) for item in range(5)]
+    known = pa.table({"item_id": [f"i{item}" for item in range(4)]})
+    left = prepare_tables(log(rows), known, ANY_SIZE, max_unknown=0.2)
+    alone = prepare_tables(log([row for row in rows if row[1] != "i4"]), known, ANY_SIZE)
+    assert by_user(left) == by_user(alone)
+    assert left.stats["unknown_items_removed"] == 4
+    assert left.stats["before"] == {"users": 4, "items": 5, "interactions": 20}
+    assert left.stats["warnings"][0] == (
+        "4 of 20 interactions (20.00%) are of 1 items that the items table lacks: they are left out"
+    )
+    with pytest.raises(UnigrecError, match="4 rows name an item that items lacks"):
+        prepare_tables(log(rows), known, ANY_SIZE, max_unknown=0.19)
+
+
 def test_chunks_and_row_groups_do_not_matter():
     rows = [(f"u{u}", f"i{(u * 7 + n) % 11}", n // 2) for u in range(9) for n in range(8)]
     whole = log(rows)

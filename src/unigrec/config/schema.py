@@ -131,6 +131,7 @@ class ValidateParams(Section):
     min_timestamp: int
     max_timestamp: int
     max_duplicate_share: Share
+    max_unknown_item_share: Share = 0.0  # params of an earlier version lack it
     min_text_coverage: Share
     max_single_time_user_share: Share
     max_row_change: NonNegative

@@ -55,6 +55,7 @@ class Done(NamedTuple):
     """What was counted before the k-core, or in its first rounds."""
 
     before: dict[str, int]  # users, items and interactions of the source
+    unknown: int  # rows removed because items lack theirs
     duplicates: int  # rows removed
     capped: int  # rows beyond `params.max_user_interactions`
     rounds: list[int]  # rows removed per round of the k-core
@@ -62,7 +63,11 @@ class Done(NamedTuple):
 
 
 def prepare_tables(
-    interactions: pa.Table, items: pa.Table, params: PrepareParams, events: Mapping[str, float] | None = None
+    interactions: pa.Table,
+    items: pa.Table,
+    params: PrepareParams,
+    events: Mapping[str, float] | None = None,
+    max_unknown: float = 0.0,
 ) -> Prepared:
     """Filter to the k-core, order by time and map ids to integers.
 
@@ -76,10 +81,11 @@ def prepare_tables(
         interactions: user_id string, item_id string, timestamp int64 (unix seconds).
         items: item_id string and text columns.
         events: weight of each event type as a training target; interactions then have a column `event`.
+        max_unknown: share of the interactions whose items may be unknown; these are left out.
 
     Raises:
-        UnigrecError: an id or time is missing, an item is unknown or defined twice, fewer users or items than
-            `params.min_users_after` and `params.min_items_after` are left, or fewer users than that have enough
+        UnigrecError: an id or time is missing, more items are unknown, an item is defined twice, fewer users or items
+            than `params.min_users_after` and `params.min_items_after` are left, or fewer users than that have enough
             interactions to be evaluated or to be trained on.
     """
     refuse_nulls("interactions", interactions.num_rows, {name: interactions[name].null_count for name in REQUIRED})
@@ -87,7 +93,7 @@ def prepare_tables(
     chosen, item_ids = _index(interactions["item_id"])
     of_user = np.bincount(users, minlength=len(user_ids))
     of_item = np.bincount(chosen, minlength=len(item_ids))
-    check_items(items, item_ids, of_item)
+    unknown = unknown_items(items, item_ids, of_item, max_unknown)
     warnings = [
         *null_words("user_id", user_ids, of_user),
         *null_words("item_id", item_ids, of_item),
@@ -95,13 +101,16 @@ def prepare_tables(
     ]
     types = event_types(interactions["event"], events) if events else None
     log = InteractionLog(users, chosen, interactions["timestamp"].to_numpy(), types)
-    log = _in_order(log, _tie_keys(log, user_ids, item_ids) if params.ties == "shuffled" else None)
     before = {"users": len(user_ids), "items": len(item_ids), "interactions": len(log.users)}
+    if unknown.rows:
+        log = log.take(np.flatnonzero(~unknown.items[log.items]))
+    log = _in_order(log, _tie_keys(log, user_ids, item_ids) if params.ties == "shuffled" else None)
 
+    rows = len(log.users)
     log = drop_duplicates(log)
-    duplicates = before["interactions"] - len(log.users)
+    duplicates = rows - len(log.users)
     log, capped = keep_latest(log, params.max_user_interactions)
-    done = Done(before, duplicates, capped, [], warnings)
+    done = Done(before, unknown.rows, duplicates, capped, [], [*unknown.warnings(len(users)), *warnings])
     return finish(log, user_ids, item_ids, done, items=items, params=params, events=events)
 
 
@@ -144,6 +153,7 @@ def finish(
     stats = {
         "before": done.before,
         "after": _sizes(log),
+        "unknown_items_removed": done.unknown,
         "duplicates_removed": done.duplicates,
         "beyond_max_user_interactions": done.capped,
         "k_core": params.k_core,
@@ -157,7 +167,7 @@ def finish(
 
 
 def refuse_nulls(where: str, rows: int, nulls: Mapping[str, int]) -> None:
-    """Check again what the stage `validate` checks, for callers that run this one alone; so does `check_items`.
+    """Check again what the stage `validate` checks, for callers that run this one alone; so does `unknown_items`.
 
     nulls: rows without a value, per column.
     """
@@ -168,10 +178,28 @@ def refuse_nulls(where: str, rows: int, nulls: Mapping[str, int]) -> None:
             )
 
 
-def check_items(items: pa.Table, item_ids: pa.Array, counts: np.ndarray) -> None:
-    """Raise UnigrecError for an item without id or defined twice, or if `items` lacks one of the interactions' items.
+class Unknown(NamedTuple):
+    """Items of the interactions that the items table lacks."""
 
-    item_ids: (N,) distinct items of the interactions. counts: (N,) rows of each.
+    items: np.ndarray  # (N,) bool
+    rows: int  # interactions with them
+
+    def warnings(self, of: int) -> list[str]:
+        """of: the number of all interactions."""
+        if not self.rows:
+            return []
+        share, items = f"{self.rows:,} of {of:,} interactions ({self.rows / of:.2%})", f"{int(self.items.sum()):,}"
+        return [f"{share} are of {items} items that the items table lacks: they are left out"]
+
+
+def unknown_items(items: pa.Table, item_ids: pa.Array, counts: np.ndarray, most: float) -> Unknown:
+    """The interactions' items that `items` lacks.
+
+    Args:
+        item_ids: (N,) distinct items of the interactions. counts: (N,) rows of each. most: share of the rows.
+
+    Raises:
+        UnigrecError: an item has no id or is defined twice, or more rows than the share are of unknown items.
     """
     known = items["item_id"]
     refuse_nulls("items", items.num_rows, {"item_id": known.null_count})
@@ -180,9 +208,10 @@ def check_items(items: pa.Table, item_ids: pa.Array, counts: np.ndarray) -> None
         repeated = len(known) - distinct
         raise UnigrecError(f"items: {repeated:,} rows repeat an item_id; run `unigrec stage validate` for the rows")
     unknown = pc.invert(pc.is_in(item_ids, value_set=known.combine_chunks())).to_numpy(zero_copy_only=False)
-    if unknown.any():
-        rows = int(counts[unknown].sum())
+    rows = int(counts[unknown].sum())
+    if rows > round(most * int(counts.sum()), 6):
         raise UnigrecError(f"interactions: {rows:,} rows name an item that items lacks; run `unigrec stage validate`")
+    return Unknown(unknown, rows)
 
 
 def event_types(column: pa.ChunkedArray | pa.Array, events: Mapping[str, float]) -> np.ndarray:

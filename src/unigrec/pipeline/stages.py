@@ -142,10 +142,12 @@ def _prepared(params: Params, artifacts: Artifacts) -> Prepared:
     from unigrec.data.spark.session import spark_session
 
     settings, events, items = params.prepare, params.ingest.events, files.read_table(artifacts.items)
+    unknown = params.validation.max_unknown_item_share
     if settings.engine == "local":
-        return prepare_tables(read_partitions(artifacts.interactions, bool(events)), items, settings, events)
+        return prepare_tables(read_partitions(artifacts.interactions, bool(events)), items, settings, events, unknown)
     with spark_session(params.spark) as session:
-        gathered = gather(session, artifacts.interactions, items, settings, events, scratch=paths.SPARK)
+        about: dict[str, Any] = {"scratch": paths.SPARK, "max_unknown": unknown}
+        gathered = gather(session, artifacts.interactions, items, settings, events, **about)
     return finish(*gathered, items=items, params=settings, events=events)
 
 

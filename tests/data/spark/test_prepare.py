@@ -68,16 +68,24 @@ def assert_equal(one: Prepared, other: Prepared) -> None:
         np.testing.assert_array_equal(values, other.sequences[name])
 
 
-def both(session: Any, folder: Path, table: pa.Table, params: PrepareParams, events: Any = None, **more: Any) -> str:
-    """Compare the engines. Returns the error that both of them raise, or nothing."""
-    items, scratch = catalogue_of(table), folder.parent / "scratch"
+def both(
+    session: Any,
+    folder: Path,
+    table: pa.Table,
+    params: PrepareParams,
+    events: Any = None,
+    gone: int = 0,
+    **more: Any,
+) -> str:
+    """Compare the engines. Returns the error that both of them raise, or nothing. gone: items that are unknown."""
+    items, scratch, share = catalogue_of(table).slice(gone), folder.parent / "scratch", 1.0 if gone else 0.0
 
     def on_spark() -> Prepared:
-        return prepare_dataset(session, folder, items, params, events, scratch=scratch, **more)
+        return prepare_dataset(session, folder, items, params, events, scratch=scratch, max_unknown=share, **more)
 
     local, refused = None, ""
     try:
-        local = prepare_tables(read_partitions(folder, bool(events)), items, params, events)
+        local = prepare_tables(read_partitions(folder, bool(events)), items, params, events, share)
     except UnigrecError as error:
         refused = str(error)
     if local is None:
@@ -104,14 +112,15 @@ rows = st.lists(
     cap=st.sampled_from([0, 4, 6]),
     with_events=st.booleans(),
     driver_rows=st.sampled_from([0, 50, 1000]),
+    gone=st.sampled_from([0, 0, 3]),
 )
-def test_both_engines_agree_on_any_log(session, tmp_path_factory, rows, k, ties, cap, with_events, driver_rows):
+def test_both_engines_agree_on_any_log(session, tmp_path_factory, rows, k, ties, cap, with_events, driver_rows, gone):
     """Few users, items and times: ties, repeats and users with too few rows are in most logs."""
     folder = tmp_path_factory.mktemp("log")
     table = table_of(rows if with_events else [row[:3] for row in rows])
     params = ANY_SIZE.model_copy(update={"k_core": k, "ties": ties, "max_user_interactions": cap})
     partitioned(folder / "log", table)
-    both(session, folder / "log", table, params, EVENTS if with_events else None, driver_rows=driver_rows)
+    both(session, folder / "log", table, params, EVENTS if with_events else None, gone, driver_rows=driver_rows)
 
 
 def test_a_log_of_some_size_with_all_settings(session, tmp_path):
@@ -124,8 +133,8 @@ def test_a_log_of_some_size_with_all_settings(session, tmp_path):
     table = table_of([(f"u{u * 7919 % 1000}", f"i{i * 31 % 997}", int(t) * 86400, k) for u, i, t, k in rows])
     partitioned(tmp_path / "log", table, parts=5)
     params = ANY_SIZE.model_copy(update={"k_core": 5, "ties": "shuffled", "max_user_interactions": 200})
-    for driver_rows in (0, 10_000):
-        assert both(session, tmp_path / "log", table, params, EVENTS, driver_rows=driver_rows) == ""
+    for driver_rows, gone in ((0, 0), (10_000, 0), (0, 20), (10_000, 20)):
+        assert both(session, tmp_path / "log", table, params, EVENTS, gone, driver_rows=driver_rows) == ""
 
 
 def test_one_user_with_most_rows_and_one_item_in_half_of_them(session, tmp_path):

@@ -66,11 +66,12 @@ def check(
     text_columns: tuple[str, ...] = TEXT_COLUMNS,
     reference: dict[str, int] | None = None,
     drift: Drift | str = FIRST,
+    params: ValidateParams = PARAMS,
 ) -> dict:
     return validate_tables(
         interactions,
         items,
-        PARAMS,
+        params,
         text_columns,
         k_core=3,
         reference=reference,
@@ -158,6 +159,17 @@ def test_bad_interactions_are_counted_and_shown():
     assert "broken by 1 of 74 rows (1.351 %)" in message
     for threshold in ("max_duplicate_share", "min_timestamp", "max_timestamp"):
         assert f"validate.{threshold}" in message
+
+
+def test_a_share_of_the_interactions_may_be_of_unknown_items():
+    interactions, items = good_tables()
+    interactions["item_id"][:2] = ["gone", "gone"]
+    table, catalogue = pa.table(interactions), pa.table(items)
+    with pytest.raises(InvalidDataError, match=r"validate\.max_unknown_item_share"):
+        check(table, catalogue)
+    assert check(table, catalogue, params=PARAMS.model_copy(update={"max_unknown_item_share": 0.03}))["passed"]
+    with pytest.raises(InvalidDataError, match="at most 2 % of the interactions are of items that the items table"):
+        check(table, catalogue, params=PARAMS.model_copy(update={"max_unknown_item_share": 0.02}))
 
 
 def test_bad_items_are_counted_and_shown():

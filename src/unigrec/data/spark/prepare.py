@@ -33,12 +33,12 @@ from unigrec.data.prepare import (
     Done,
     InteractionLog,
     Prepared,
-    check_items,
     finish,
     hashes,
     keep_latest,
     mixed,
     refuse_nulls,
+    unknown_items,
 )
 from unigrec.data.spark.sorted_rows import collect
 from unigrec.data.warning_signs import MAX_NULL_WORD_SHARE, null_texts, null_words
@@ -69,10 +69,13 @@ def prepare_dataset(
     events: Mapping[str, float] | None = None,
     *,
     scratch: Path,
+    max_unknown: float = 0.0,
     driver_rows: int = DRIVER_ROWS,
 ) -> Prepared:
     """As `prepare_tables`, for interactions in a file or a folder of Parquet files. Arguments, errors: as `gather`."""
-    gathered = gather(session, interactions, items, params, events, scratch=scratch, driver_rows=driver_rows)
+    gathered = gather(
+        session, interactions, items, params, events, scratch=scratch, max_unknown=max_unknown, driver_rows=driver_rows
+    )
     return finish(*gathered, items=items, params=params, events=events)
 
 
@@ -84,6 +87,7 @@ def gather(
     events: Mapping[str, float] | None = None,
     *,
     scratch: Path,
+    max_unknown: float = 0.0,
     driver_rows: int = DRIVER_ROWS,
 ) -> Gathered:
     """What needs the session; `finish` does the rest without it, when Java's memory may be free again.
@@ -91,6 +95,7 @@ def gather(
     Args:
         interactions: columns as in `prepare_tables`; executors find it, and `scratch`, at the same path.
         scratch: a folder for what is written between the steps, removed at the end; it holds two steps at a time.
+        max_unknown: as in `prepare_tables`.
         driver_rows: of more rows, Spark removes duplicates and what the first rounds of the k-core remove.
 
     Raises:
@@ -105,10 +110,13 @@ def gather(
         if (found := int(of_item.sum()) + nulls["item_id"]) != rows:
             raise UnigrecError(f"{interactions}: {rows:,} rows at first, then {found:,}: it was changed")
         refuse_nulls("interactions", rows, nulls)
-        check_items(items, item_ids, of_item)
-        users, narrowed = None, Narrowed(log, rows, 0, 0, [])
-        if rows > driver_rows:
+        unknown, all_rows, users = unknown_items(items, item_ids, of_item, max_unknown), rows, None
+        if unknown.rows or rows > driver_rows:
             users = _users_of(log, rows)
+        if unknown.rows:
+            log, rows = steps.written("known", _without(log, item_ids.filter(pa.array(unknown.items)), folder))
+        narrowed = Narrowed(log, rows, 0, 0, [])
+        if rows > driver_rows:
             latest, tied = params.max_user_interactions, params.ties == "shuffled"
             narrowed = narrow(steps, log, rows, params.k_core, driver_rows, latest=latest, shuffled=tied)
         steps.written("sorted", narrowed.log.orderBy("user_id", "timestamp", "position").drop("position", "tie"))
@@ -118,13 +126,14 @@ def gather(
         users = _Users(len(collected.user_ids), (collected.user_ids, collected.of_user))
     kept, capped = keep_latest(collected.log, params.max_user_interactions)
     warnings = [
-        *null_words("user_id", *users.frequent, total=rows),
+        *unknown.warnings(all_rows),
+        *null_words("user_id", *users.frequent, total=all_rows),
         *null_words("item_id", item_ids, of_item),
         *null_texts(items),
     ]
-    before = {"users": users.number, "items": len(item_ids), "interactions": rows}
+    before = {"users": users.number, "items": len(item_ids), "interactions": all_rows}
     duplicates = narrowed.duplicates + narrowed.rows - len(collected.log.users)
-    done = Done(before, duplicates, narrowed.capped + capped, narrowed.rounds, warnings)
+    done = Done(before, unknown.rows, duplicates, narrowed.capped + capped, narrowed.rounds, warnings)
     return Gathered(kept, collected.user_ids, item_ids, done)
 
 
@@ -158,6 +167,15 @@ def narrow(
         if removed <= LAST_ROUNDS * (left + removed):
             break
     return Narrowed(log, left, duplicates, capped, rounds)
+
+
+def _without(log: DataFrame, unknown: pa.Array, folder: Path) -> DataFrame:
+    """The rows of other items."""
+    from pyspark.sql import functions as sql
+
+    pq.write_table(pa.table({"item_id": unknown.cast(pa.string())}), folder / "unknown.parquet")
+    items = log.sparkSession.read.schema("item_id string").parquet(uri(folder / "unknown.parquet"))
+    return log.join(sql.broadcast(items), "item_id", "left_anti").select(*log.columns)
 
 
 class _Users(NamedTuple):

@@ -34,8 +34,11 @@ def interaction_checks(params: ValidateParams) -> list[Check]:
         *_given_checks("interactions", INTERACTION_COLUMNS),
         Check(
             "interactions",
-            "every interaction's item is in the items table",
-            *_all_null("unknown_item_id"),
+            f"at most {percent(unknown)} of the interactions are of items that the items table lacks"
+            if (unknown := params.max_unknown_item_share)
+            else "every interaction's item is in the items table",
+            *_all_null("unknown_item_id", mostly=1 - unknown),
+            threshold="validate.max_unknown_item_share",
             needs=("interactions.item_id", "items.item_id"),
         ),
         Check(
