@@ -171,3 +171,9 @@ def test_a_params_file_that_is_not_there_or_no_yaml(params_file):
     params_file.write_text("seed: [1\n", encoding="utf-8")
     with pytest.raises(UnigrecError, match="not valid YAML"):
         configure(params_file, settings=["seed=1"])
+
+
+def test_a_comment_stays_next_to_a_list_that_a_profile_comments_on_too(params_file):
+    configure(params_file, profile="small")
+    (line,) = [line for line in params_file.read_text().splitlines() if line.startswith("  hidden:")]
+    assert line == "  hidden: [256, 128]".ljust(34) + "# widths of the encoder; the decoder has the same in reverse"

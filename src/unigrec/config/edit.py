@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from unigrec.base.errors import UnigrecError
@@ -123,11 +124,19 @@ def _set(document: Any, key: str, value: Any) -> None:
     for part in sections:
         section = section[part]
     section[name] = None  # without this, the new value would get the quotes of the old one
-    section[name] = value if value != "" else DoubleQuotedScalarString("")
+    section[name] = _without_comment(value) if value != "" else DoubleQuotedScalarString("")
     comment = section.ca.items.get(name, (None, None, None))[2]
     if comment is not None:
         end = 2 * len(sections) + len(dump_yaml({name: section[name]}).rstrip("\n"))
         comment.start_mark.column = max(COMMENT_COLUMN, end + 2)
+
+
+def _without_comment(value: Any) -> Any:
+    """A list of a profile brings the comment behind it along; it stays on one line."""
+    if isinstance(value, list):
+        value = CommentedSeq(value)
+        value.fa.set_flow_style()
+    return value
 
 
 def _shown(value: Any) -> str:
