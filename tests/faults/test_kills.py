@@ -34,6 +34,7 @@ LENIENT = {  # gates that a tiny model passes, so that kills reach registration 
         "min_ndcg_at_10": 0.0,
         "min_margin_over_popularity": -1.0,
         "min_margin_over_cooccurrence": -1.0,
+        "min_margin_over_own_items": -1.0,
         "min_margin_over_neighbours": -1.0,
         "max_drop_below_teacher": 1.0,
         "max_collision_rate": 1.0,

@@ -172,7 +172,7 @@ def test_reassignment_changes_the_last_level_at_most_and_counts_what_it_costs(se
 
 # --- gates ----------------------------------------------------------------------------------------------------------
 
-MODELS = ("shipped", "popularity", "cooccurrence", "neighbours", "teacher")
+MODELS = ("shipped", "popularity", "cooccurrence", "own_items", "neighbours", "teacher")
 shares = st.floats(0.0, 1.0)
 UNCERTAIN = 0.05  # half-width of the intervals
 figures = st.fixed_dictionaries(

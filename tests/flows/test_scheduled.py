@@ -45,7 +45,9 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 ANY_MODEL = {
     **dict.fromkeys(("min_recall_at_10", "min_ndcg_at_10", "min_codebook_utilisation"), 0.0),
-    **dict.fromkeys((f"min_margin_over_{name}" for name in ("popularity", "cooccurrence", "neighbours")), -1.0),
+    **dict.fromkeys(
+        (f"min_margin_over_{name}" for name in ("popularity", "cooccurrence", "own_items", "neighbours")), -1.0
+    ),
     **dict.fromkeys(("max_drop_below_teacher", "max_collision_rate"), 1.0),
 }
 CHANGES = {

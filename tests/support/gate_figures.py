@@ -10,6 +10,7 @@ PARAMS = GateParams(
     min_ndcg_at_10=0.01,
     min_margin_over_popularity=0.1,
     min_margin_over_cooccurrence=-0.2,
+    min_margin_over_own_items=0.0,
     min_margin_over_neighbours=0.0,
     max_drop_below_teacher=0.1,
     max_collision_rate=0.2,
@@ -38,6 +39,7 @@ def good_metrics() -> dict:
     return {
         "popularity": scores(0.04, 0.02),
         "cooccurrence": scores(0.08, 0.04),
+        "own_items": scores(0.07, 0.035),
         "neighbours": scores(0.08, 0.04),
         "teacher": scores(0.10, 0.05),
         "shipped": scores(0.11, 0.055),

@@ -317,6 +317,7 @@ class GateParams(Section):
     min_ndcg_at_10: Share
     min_margin_over_popularity: float
     min_margin_over_cooccurrence: float
+    min_margin_over_own_items: float = 0.0  # params of an earlier version lack it
     min_margin_over_neighbours: float
     max_drop_below_teacher: NonNegative
     max_collision_rate: Share

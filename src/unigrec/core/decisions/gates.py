@@ -76,6 +76,7 @@ RULES = {
     "ndcg_at_10": Rule(AT_LEAST, "NDCG@10", FLOOR),
     "margin_over_popularity": Rule(AT_LEAST, "{protocol} NDCG@10 of {lacking}", MARGIN),
     "margin_over_cooccurrence": Rule(AT_LEAST, "{protocol} NDCG@10 of {lacking}", MARGIN),
+    "margin_over_own_items": Rule(AT_LEAST, "{protocol} NDCG@10 of {lacking}", MARGIN),
     "margin_over_neighbours": Rule(AT_LEAST, "{protocol} NDCG@10 of {lacking}", MARGIN),
     "drop_below_teacher": Rule(AT_MOST, "{protocol} NDCG@10 of {lacking}", DROP),
     "collision_rate": Rule(AT_MOST, "collision rate", COLLISIONS),
@@ -96,7 +97,7 @@ def decide(
 
     Args:
         metrics: {model: {protocol: {"recall_at_10": share, "ndcg_at_10": share}}} for the models popularity,
-            cooccurrence, neighbours, teacher and shipped, in both protocols.
+            cooccurrence, own_items, neighbours, teacher and shipped, in both protocols.
         against: {protocol: {"teacher": {"low": difference, "high": difference}}}, the 95 % interval of shipped less
             teacher in NDCG@10, over the same users.
         health: what `identifiers.health` returns; `collision_rate` (share of items) and `codebook_utilisation` (share
@@ -109,6 +110,7 @@ def decide(
     """
     gates = [
         *floors(metrics, health, params, tuple(Protocol)),
+        _worst([_margin("own_items", metrics, protocol, params.min_margin_over_own_items) for protocol in Protocol]),
         _worst([_margin("neighbours", metrics, protocol, params.min_margin_over_neighbours) for protocol in Protocol]),
         _worst([_drop_below_teacher(metrics, against, protocol, params) for protocol in Protocol]),
     ]
