@@ -68,7 +68,7 @@ def pair(request) -> tuple[FusedRetriever, FusedRetriever]:
         ),
         neighbours.content.half(),
     )
-    weights = Weights(0.5, follows=1.5, alike=3.0, follows_earlier=0.7, alike_earlier=0.4, together=2.0)
+    weights = Weights(0.5, follows=1.5, alike=3.0, follows_earlier=0.7, alike_earlier=0.4, together=2.0, own=1.5)
     model = teacher(request.param)
     found = [
         FusedRetriever(generative, DenseRetriever(model, generative.tree, generative.device, scanned), held, weights)
