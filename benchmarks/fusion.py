@@ -33,7 +33,9 @@ PARTS = {
     "dense": ("dense",),
     "dense + neighbours": ("dense", *Near._fields),
     "dense + generative": ("dense", "generative"),
-    "all, of neighbours those of the last item": ("dense", "generative", "follows", "alike"),
+    "dense + own items": ("dense", "own"),
+    "all, of neighbours those of the last item": ("dense", "generative", "follows", "alike", "own"),
+    "all but own items": tuple(name for name in FEATURES if name != "own"),
     "all": FEATURES,
 }
 Metrics = dict[str, dict[str, dict[str, float]]]  # parts -> protocol -> metric -> value

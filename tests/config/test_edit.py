@@ -177,3 +177,20 @@ def test_a_comment_stays_next_to_a_list_that_a_profile_comments_on_too(params_fi
     configure(params_file, profile="small")
     (line,) = [line for line in params_file.read_text().splitlines() if line.startswith("  hidden:")]
     assert line == "  hidden: [256, 128]".ljust(34) + "# widths of the encoder; the decoder has the same in reverse"
+
+
+def test_a_key_that_a_file_of_an_earlier_version_lacks_is_added(params_file):
+    text = params_file.read_text()
+    earlier = [line for line in text.splitlines(keepends=True) if "epoch_samples" not in line]
+    params_file.write_text("".join(earlier))
+    assert load_params(params_file).teacher.epoch_samples == 0
+    changes = configure(params_file, profile="small")
+    assert "teacher.epoch_samples: unset -> 150000" in map(str, changes)
+    assert load_params(params_file).teacher.epoch_samples == 150000
+    now = params_file.read_text().splitlines()
+    assert [line for line in now if line.startswith("#") or not line] == [
+        line.rstrip("\n") for line in earlier if line.startswith("#") or line == "\n"
+    ]
+    for wrong in ("teacher.no_such=1", "teacher=1", "teacher.epochs.more=1"):
+        with pytest.raises(UnigrecError):
+            configure(params_file, settings=[wrong])

@@ -24,7 +24,7 @@ from unigrec.config.profiles import (
     profile_values,
     unknown_key,
 )
-from unigrec.config.read import parse_params, read_mapping
+from unigrec.config.read import is_value, parse_params, read_mapping
 
 SAMPLE_SOURCE = {"ingest.source": "sample", "ingest.path": "infra/sample.yaml"}
 COMMENT_COLUMN = 34  # where params.yaml starts its comments; after a longer value, two spaces
@@ -70,12 +70,14 @@ def configure(
     wanted |= _source_values(params_file, data, source) | dict(map(parse_setting, settings))
 
     known = dict(leaves(document))
-    for key in wanted:
-        if key not in known:
+    new = [key for key in wanted if key not in known]
+    for key in new:
+        if not is_value(key):
             raise UnigrecError(unknown_key(key, known))
     changes = [
         Change(key, old, wanted[key]) for key, old in known.items() if key in wanted and _differ(old, wanted[key])
     ]
+    changes += [Change(key, None, wanted[key]) for key in new]
     for change in changes:
         _set(document, change.key, change.new)
 
@@ -123,6 +125,8 @@ def _set(document: Any, key: str, value: Any) -> None:
     section = document
     for part in sections:
         section = section[part]
+    if name not in section:  # before the last key, behind which a blank line and the next section's comments stand
+        section.insert(max(len(section) - 1, 0), name, value)
     section[name] = None  # without this, the new value would get the quotes of the old one
     section[name] = _without_comment(value) if value != "" else DoubleQuotedScalarString("")
     comment = section.ca.items.get(name, (None, None, None))[2]
@@ -140,4 +144,6 @@ def _without_comment(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "unset"
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value) or '""'

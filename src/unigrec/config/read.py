@@ -66,6 +66,17 @@ def _fields(section: type[BaseModel]) -> dict[str, Any]:
     return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
 
 
+def is_value(key: str) -> bool:
+    """Whether a dotted key names a value of params.yaml, not a section; a file of an earlier version may lack it."""
+    section: Any = Params
+    for part in key.split("."):
+        fields = _fields(section) if isinstance(section, type) and issubclass(section, BaseModel) else {}
+        if part not in fields:
+            return False
+        section = fields[part]
+    return not (isinstance(section, type) and issubclass(section, BaseModel))
+
+
 def _findings(error: ValidationError) -> list[str]:
     lines = []
     for finding in error.errors():

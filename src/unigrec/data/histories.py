@@ -10,11 +10,12 @@ from unigrec.base.errors import UnigrecError
 def histories_of(interactions: pa.Table) -> tuple[list[str], list[list[str]]]:
     """The users, and the items of each in the order of time; equal times keep the order of the rows.
 
-    Raises UnigrecError if there is no interaction.
+    Rows equal in user, item and time are one interaction, as in the training. Raises UnigrecError if there is none.
     """
     ordered = interactions.filter(interactions["user_id"].is_valid()).sort_by("timestamp")
+    columns = (ordered[name].to_pylist() for name in ("user_id", "item_id", "timestamp"))
     found: dict[str, list[str]] = {}
-    for user, item in zip(ordered["user_id"].to_pylist(), ordered["item_id"].to_pylist(), strict=True):
+    for user, item, _ in dict.fromkeys(zip(*columns, strict=True)):
         found.setdefault(user, []).append(item)
     if not found:
         raise UnigrecError("the file holds no interaction")

@@ -146,8 +146,9 @@ def _prepared(params: Params, artifacts: Artifacts) -> Prepared:
     if settings.engine == "local":
         return prepare_tables(read_partitions(artifacts.interactions, bool(events)), items, settings, events, unknown)
     with spark_session(params.spark) as session:
-        about: dict[str, Any] = {"scratch": paths.SPARK, "max_unknown": unknown}
-        gathered = gather(session, artifacts.interactions, items, settings, events, **about)
+        gathered = gather(
+            session, artifacts.interactions, items, settings, events, scratch=paths.SPARK, max_unknown=unknown
+        )
     return finish(*gathered, items=items, params=settings, events=events)
 
 

@@ -31,6 +31,8 @@ COLUMNS = "user_id string, rank int, item_id string, score float, by_popularity 
 def histories_of(interactions: DataFrame) -> DataFrame:
     """A row per user, with `user_id` and `history`: the item ids by time. Equal times keep the order of the rows.
 
+    Rows equal in user, item and time are one interaction, as in the training.
+
     Args:
         interactions: columns user_id, item_id and timestamp; ids are text or whole numbers, times numbers or dates.
     """
@@ -38,8 +40,10 @@ def histories_of(interactions: DataFrame) -> DataFrame:
 
     time = sql.col("timestamp")
     # Rows without a time come last, as in a local run.
-    event = sql.struct(time.isNull().alias("late"), time, sql.monotonically_increasing_id().alias("row"), "item_id")
-    events = interactions.where("user_id is not null").select(sql.col("user_id").cast("string"), event.alias("event"))
+    event = sql.struct(time.isNull().alias("late"), time, "row", "item_id")
+    numbered = interactions.where("user_id is not null").withColumn("row", sql.monotonically_increasing_id())
+    once = numbered.groupBy("user_id", "item_id", "timestamp").agg(sql.min("row").alias("row"))
+    events = once.select(sql.col("user_id").cast("string"), event.alias("event"))
     grouped = events.groupBy("user_id").agg(sql.sort_array(sql.collect_list("event")).alias("events"))
     return grouped.select("user_id", sql.col("events.item_id").cast("array<string>").alias("history"))
 

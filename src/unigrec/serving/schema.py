@@ -180,7 +180,8 @@ class Request(ListRequest):
     """What `Bundle.recommend` takes, field by field: `bundle.recommend(**dict(request))`."""
 
     histories: tuple[tuple[ItemIdOrNull, ...], ...] = Field(
-        description="One list of item ids per answer, oldest first. A null counts as an unknown item."
+        description="One list of item ids per answer, oldest first. Send all that the user had: models read the last "
+        "items, and the fused ranking counts them all, up to 1,000. A null counts as an unknown item."
     )
     reasons: StrictBool = Field(False, description="Say of every item why it is recommended.")
 
@@ -245,7 +246,8 @@ class RecommendedItem(AnyAnswer):
     title: str
     score: float = Field(
         description="Higher is better. generative: the log-probability of the item's identifier given the history; "
-        "dense: that of the item; fused: a weighted sum of both and of the neighbours' terms. Among the most popular "
+        "dense: that of the item; fused: a weighted sum of both, of the neighbours' terms and of how often the history "
+        "holds the item. Among the most popular "
         "items: the log of its share of interactions. An item that was added after the training has a score of its "
         "own, less 1000: it stands below all others."
     )

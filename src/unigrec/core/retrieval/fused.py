@@ -56,6 +56,7 @@ class Weights(NamedTuple):
 
 
 FEATURES = ("dense", *Weights._fields)
+OWN = FEATURES.index("own")
 
 
 class Candidates(NamedTuple):
@@ -98,7 +99,7 @@ class FusedRetriever(Retriever):
     ):
         super().__init__(generative.tree, max(generative.history, dense.history, READ), generative.device)
         self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
-        self._weigh(weights)
+        self.weights = None if weights is None else weights.of_features().to(self.device)
         self.by_content: Cells | None = None
         if dense.cells is not None:
             known = None if means is None else [means]
@@ -108,16 +109,13 @@ class FusedRetriever(Retriever):
     def with_weights(self, weights: Weights) -> FusedRetriever:
         """The same parts, ranked with these weights."""
         other = copy(self)
-        other._weigh(weights)
+        other.weights = weights.of_features().to(self.device)
         return other
-
-    def _weigh(self, weights: Weights | None) -> None:
-        self.weights = None if weights is None else weights.of_features().to(self.device)
-        self.counts_own = weights is None or weights.own != 0.0
 
     def _pools(self, items: np.ndarray, lengths: np.ndarray) -> Pools:
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
-        own = OwnItems(history, sizes) if self.counts_own else None
+        counts = self.weights is None or bool(self.weights[OWN])
+        own = OwnItems(history, sizes) if counts else None
         if self.by_content is not None:
             return BestCells(self.dense.read(items, lengths), self.neighbours, self.by_content, history, sizes, own)
         return WholeCatalogue(self.dense.scores(items, lengths), self.neighbours.near(history, sizes), own)

@@ -1,6 +1,6 @@
 """How often a history holds an item. Of what a customer buys again and again, all of it tells more than its end.
 
-Models read the last items of a history, as many as they were trained on. Counts read `READ` of them.
+Models read the last items of a history, as many as they were trained on. Counts are of the last `READ` items.
 
 Shapes: B histories of up to n items, C candidates.
 """
@@ -34,7 +34,7 @@ class OwnItems:
         return torch.searchsorted(self._ordered, items, right=True) - torch.searchsorted(self._ordered, items)
 
     def strength(self, items: Tensor) -> Tensor:
-        """What the fused ranking weighs of items (B, C): the logarithm of 1 and the count."""
+        """The feature `own` of items (B, C): log(1 + count)."""
         return self.counts(items).float().log1p()
 
     def most_frequent(self, count: int, permits: Permits | None = None) -> Tensor:

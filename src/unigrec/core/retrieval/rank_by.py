@@ -8,7 +8,7 @@ from enum import StrEnum
 class RankBy(StrEnum):
     """What ranks the items."""
 
-    FUSED = "fused"  # the sum of the other two, and of neighbours
+    FUSED = "fused"  # the sum of the other two, of neighbours and of own items
     GENERATIVE = "generative"
     DENSE = "dense"
 

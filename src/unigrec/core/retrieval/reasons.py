@@ -1,9 +1,9 @@
 """What a recommendation rests on: how much lower its score is without each item of the history.
 
-The score is the fused one without its generative part, which would cost a search per item: what is left out is the
-dense part's history item, that of the neighbours, and the item itself where it was bought before. A bundle asks one
-network of the dense part, so that a reason costs the same however many there are. `python -m benchmarks.reasons`
-compares this with the whole fused score, and with attention and counts.
+The score is the fused one without its generative part, which would cost a search per item: dense part and neighbours
+are asked again without the item. What the user's own purchases of a recommended item add is that of all of them
+together, at the last one. A bundle asks one network of the dense part, so that a reason costs the same however many
+there are. `python -m benchmarks.reasons` compares this with the whole fused score, and with attention and counts.
 
 Shapes: n items of a history, k recommended items, N items.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours
-from unigrec.core.retrieval.own_items import OwnItems
+from unigrec.core.retrieval.own_items import READ
 
 SAMPLED = 400  # items of the catalogue that stand for all of them in the denominator of a probability
 MOST_READ = 5  # items of a history, the last ones: each costs a pass of the dense part
@@ -29,7 +29,8 @@ MOST_READ = 5  # items of a history, the last ones: each costs a pass of the den
 def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: Sequence[int], items: Tensor) -> Tensor:
     """(k, n) what each item of a history adds to the score of each recommended item.
 
-    Of a longer history the last `MOST_READ` items are judged; earlier ones have 0. A history of one item has 1 for it.
+    Of a longer history the last `MOST_READ` items are judged; earlier ones have 0, but for purchases of a recommended
+    item itself. A history of one item has 1 for it.
 
     Args:
         history: n catalogue indices, oldest first, at least one. items: (k,) catalogue indices.
@@ -51,8 +52,10 @@ def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: S
     near = neighbours.near(torch.from_numpy(rows), lengths, wanted=items)
     terms = weights._asdict()
     close = torch.stack([terms[name] * values for name, values in near._asdict().items()]).sum(0)
-    earlier = torch.tensor([list(history[:-n]).count(item) for item in items.tolist()])
-    own = OwnItems(torch.from_numpy(rows), lengths).counts(items.expand(len(rows), -1)) + earlier
-    close = close + terms["own"] * own.float().log1p()
     found[:, -judged:] += (close[-1] - close[:-1]).T
+    own = np.array(history)[None] == items.numpy()[:, None]  # (k, n)
+    own[:, :-READ] = False
+    counts = own.sum(1)
+    last = own.shape[1] - 1 - own[:, ::-1].argmax(1)
+    found[np.arange(len(items)), last] += torch.from_numpy(weights.own * np.log1p(counts)).float()
     return found

@@ -60,8 +60,10 @@ def checked_on_spark(
         log = read_log(session, interactions, parts, bool(events))
         log = log.withColumns({name: _given(name) for name in ("user_id", "item_id")})
         item_ids, _, _ = items_of(log)
-        core = _core(steps, log, item_ids, k_core, events, driver_rows)
-        unknown = item_ids.filter(pc.invert(pc.is_in(item_ids, value_set=known_items(items).cast(pa.string()))))
+        is_known = pc.is_in(item_ids, value_set=known_items(items).cast(pa.string()))
+        unknown = item_ids.filter(pc.invert(is_known))
+        kept = is_known.to_numpy(zero_copy_only=False)
+        core = _core(steps, log, item_ids, kept, k_core, events=events, driver_rows=driver_rows)
         frame = _with_findings(log, times, _table(session, folder, "unknown", unknown), core.repeats)
         if core.repeats is not None or len(unknown):
             frame = steps.kept("interactions", frame)
@@ -95,10 +97,13 @@ def _core(
     steps: Steps,
     log: DataFrame,
     item_ids: pa.Array,
+    is_known: np.ndarray,
     k_core: int,
+    *,
     events: Mapping[str, float] | None,
     driver_rows: int,
 ) -> _Core:
+    """is_known: (N,) bool, of the item ids; the k-core is that of the interactions of these."""
     from pyspark.sql import functions as sql
 
     kinds = ["event"] if events else []
@@ -111,7 +116,7 @@ def _core(
     _, left = steps.written("sorted", named.orderBy("user_id", "timestamp", "position").drop("position"))
     collected = collect(steps.files(), left, item_ids, events, shuffled=False)
     duplicates += left - len(collected.log.users)
-    core, _ = filter_k_core(collected.log, k_core)
+    core, _ = filter_k_core(collected.log.take(np.flatnonzero(is_known[collected.log.items])), k_core)
     repeats = None
     if duplicates:
         complete = log.dropna(subset=["user_id", "item_id", "timestamp"])

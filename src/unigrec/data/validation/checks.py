@@ -29,14 +29,15 @@ class Check(NamedTuple):
 
 
 def interaction_checks(params: ValidateParams) -> list[Check]:
+    unknown, all_known = params.max_unknown_item_share, "every interaction's item is in the items table"
+    if unknown:
+        all_known = f"at most {percent(unknown)} of the interactions are of items that the items table lacks"
     return [
         *_column_checks("interactions", INTERACTION_COLUMNS),
         *_given_checks("interactions", INTERACTION_COLUMNS),
         Check(
             "interactions",
-            f"at most {percent(unknown)} of the interactions are of items that the items table lacks"
-            if (unknown := params.max_unknown_item_share)
-            else "every interaction's item is in the items table",
+            all_known,
             *_all_null("unknown_item_id", mostly=1 - unknown),
             threshold="validate.max_unknown_item_share",
             needs=("interactions.item_id", "items.item_id"),

@@ -89,7 +89,8 @@ def frames(
     """
     indexed = _index(interactions)
     repeated = _repeated(indexed)
-    items_left, users_left = _left_after_k_core(indexed, repeated, k_core)
+    known = known_items(items)
+    items_left, users_left = _left_after_k_core(indexed, repeated, known, k_core)
     small = {
         "items": items_frame(items, text_columns, indexed.item_ids.take(pa.array(items_left))),
         "users": _users_frame(indexed, users_left),
@@ -97,7 +98,7 @@ def frames(
     named = _named(indexed, repeated)
     del indexed, repeated  # free them before the largest frame is made
     pa.default_memory_pool().release_unused()
-    found = {"interactions": _interactions_frame(interactions, named, known_items(items), times), **small}
+    found = {"interactions": _interactions_frame(interactions, named, known, times), **small}
     pa.default_memory_pool().release_unused()
     return found
 
@@ -186,9 +187,12 @@ def _repeated(indexed: _Indexed) -> np.ndarray:
     return seen & (indexed.users >= 0) & (indexed.items >= 0) & timed
 
 
-def _left_after_k_core(indexed: _Indexed, repeated: np.ndarray, k_core: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the items, and of the users, that the k-core keeps."""
-    complete = (indexed.users >= 0) & (indexed.items >= 0) & ~repeated
+def _left_after_k_core(
+    indexed: _Indexed, repeated: np.ndarray, known: pa.Array, k_core: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the items, and of the users, that the k-core keeps. known: ids of the items table."""
+    is_known = np.append(pc.is_in(indexed.item_ids, value_set=known).to_numpy(zero_copy_only=False), False)
+    complete = (indexed.users >= 0) & is_known[indexed.items] & ~repeated  # no id: -1, the last of `is_known`
     moments = pc.fill_null(indexed.timestamp, 0).to_numpy(zero_copy_only=False)
     core, _ = filter_k_core(InteractionLog(indexed.users[complete], indexed.items[complete], moments[complete]), k_core)
     return np.unique(core.items), np.unique(core.users)

@@ -84,14 +84,15 @@ def card(facts: dict[str, Any], registered: Registered | None = None) -> str:
     rows = [
         [row["label"], *(f"{cell['value']} {cell['interval']}".strip() for cell in row["cells"])]
         for row in _quality_rows(facts)
-        if row["model"] in ("popularity", "neighbours", "teacher", "student", SHIPPED)
+        if row["model"] in ("popularity", "own_items", "neighbours", "teacher", "student", SHIPPED)
     ]
     header = ["", *(f"{protocol} {metric}" for protocol in Protocol for metric in ("Recall@10", "NDCG@10"))]
     refusing = [f"- {gate['name']}: {gate['reason']}" for gate in facts["decision"]["gates"] if is_refusing(gate)]
     parts = [
         f"# {name}",
         "Recommends the next items from the items that a user had, by semantic identifiers and, where that ranked "
-        f"better on validation users, together with its teacher and neighbours. Requests are answered by: "
+        f"better on validation users, together with its teacher, neighbours and the user's own items. Requests are "
+        f"answered by: "
         f"{facts['shipped_as']}.",
         f"**Data**: {data['name']}, {data['from']} to {data['until']}: {sizes['users']:,} users, {sizes['items']:,} "
         f"items, {sizes['interactions']:,} interactions. Data version `{data['version'][:16]}`.",

@@ -17,11 +17,10 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
+from unigrec.core.retrieval.own_items import READ
 
 if TYPE_CHECKING:
     from unigrec.serving.bundle import Bundle
-
-LONGEST = 100  # items of a history; models read fewer
 
 
 class HeldOutUser(NamedTuple):
@@ -52,7 +51,7 @@ class OfArtifacts(NamedTuple):
 
     def user(self, number: int) -> HeldOutUser:
         start, end = self.offsets[self.users[number] : self.users[number] + 2].tolist()
-        first = max(start, end - 1 - LONGEST)
+        first = max(start, end - 1 - READ)
         history, held_out = self.items[first : end - 1].tolist(), int(self.items[end - 1])
         return HeldOutUser(history, held_out, first - start, int(self.ranks[number]) or None)
 
