@@ -41,10 +41,19 @@ def test_the_lists_are_those_of_a_local_run(session, job, send):
 
 
 def test_histories_are_sorted_by_time_and_equal_times_keep_their_order(session):
-    rows = [(1, "c", 2), (1, "b", 1), (1, "z", 2), (1, "late", None), (2, None, 5), (None, "x", 1)]
+    rows = [
+        (1, "c", 2),
+        (1, "b", 1),
+        (1, "z", 2),
+        (1, "late", None),
+        (1, "c", 2),
+        (1, "b", 3),
+        (2, None, 5),
+        (None, "x", 1),
+    ]
     frame = session.createDataFrame(rows, "user_id int, item_id string, timestamp long").coalesce(1)
     found = {row["user_id"]: row["history"] for row in on_spark.histories_of(frame).collect()}
-    assert found == {"1": ["b", "c", "z", "late"], "2": [None]}
+    assert found == {"1": ["b", "c", "z", "b", "late"], "2": [None]}
 
 
 def test_an_option_that_is_not_understood_fails_before_spark_begins():

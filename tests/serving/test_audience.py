@@ -47,8 +47,12 @@ def test_what_cannot_be_asked(bundle, item, histories, k, message):
 
 
 def test_histories_are_in_the_order_of_time_and_ties_in_that_of_the_rows():
-    table = pa.table({"user_id": ["u", "v", "u", "u"], "item_id": ["c", "x", "a", "b"], "timestamp": [5, 1, 2, 2]})
+    columns = {"user_id": ["u", "v", "u", "u"], "item_id": ["c", "x", "a", "b"], "timestamp": [5, 1, 2, 2]}
+    table = pa.table(columns)
     assert dict(zip(*histories_of(table), strict=True)) == {"v": ["x"], "u": ["a", "b", "c"]}
+    # What is there twice is one interaction; at another time it is another one.
+    again = pa.table({"user_id": ["u", "u"], "item_id": ["b", "b"], "timestamp": [2, 3]})
+    assert dict(zip(*histories_of(pa.concat_tables([table, again])), strict=True))["u"] == ["a", "b", "b", "c"]
     with pytest.raises(UnigrecError, match="no interaction"):
         histories_of(table.slice(0, 0))
     assert [quoted(text) for text in ("plain", 'a,"b"')] == ["plain", '"a,""b"""']

@@ -172,7 +172,7 @@ def test_an_ensemble_that_is_stopped_while_its_second_member_trains_ends_with_th
 
 
 # What a rank runs: with fields, weights of events and two members. 40 users in batches of 39 leave one user for the
-# last batch: the second rank has none.
+# last batch: the second rank has none. With a short history, users have several pieces.
 RANK = """
 import sys
 import numpy as np
@@ -186,6 +186,7 @@ from unigrec.base.files import write_json
 sequences = tiny_sequences()
 sequences = sequences._replace(weights=np.where(np.arange(len(sequences.items)) % 3, 1.2, 0.6).astype(np.float32))
 changes = {"dropout": 0.0, "batch_size": 39, "members": 2, "label_smoothing": 0.1, "loss": sys.argv[2], "negatives": 9}
+changes["history"] = int(sys.argv[3])
 brands = torch.where(torch.arange(24) % 5 == 4, -1, torch.arange(24) // 6)[:, None]
 trained = train_teacher(sequences, tiny_embeddings(), tiny_params(teacher=changes).teacher, tiny_run(), [brands])
 write_json(Path(f"{sys.argv[1]}-{rank()}.json"), trained.history)
@@ -194,11 +195,11 @@ save_file(trained.model.state_dict(), f"{sys.argv[1]}-{rank()}.safetensors")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["full", "sampled"])
-def test_two_ranks_give_the_losses_and_weights_of_one_on_every_rank(loss, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("loss", "history"), [("full", 6), ("sampled", 6), ("full", 3), ("sampled", 3)])
+def test_two_ranks_give_the_losses_and_weights_of_one_on_every_rank(loss, history, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'src'}")
     for count in (1, 2):
-        run_ranks(["-c", RANK, f"{tmp_path}/{count}", loss], count)
+        run_ranks(["-c", RANK, f"{tmp_path}/{count}", loss, str(history)], count)
     alone, *both = (read_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
     assert both[0] == both[1]
     for row, other in zip(alone, both[0], strict=True):

@@ -124,7 +124,7 @@ def test_warnings_about_the_data_are_shown_where_there_are_any():
 def test_what_is_shipped_has_one_row_and_other_models_have_theirs():
     rows = [line for line in card(tiny_facts()).splitlines() if line.startswith("| ")][1:]
     assert [row.split("|")[1].strip() for row in rows] == [
-        *("popularity", "neighbours", "teacher", "student", "shipped: fused")
+        *("popularity", "own items", "neighbours", "teacher", "student", "shipped: fused")
     ]
 
 
