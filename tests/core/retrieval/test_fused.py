@@ -16,6 +16,7 @@ from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
+from unigrec.core.retrieval.own_items import READ
 from unigrec.core.retrieval.prefix_tree import Restriction
 
 ITEMS, HISTORY = 150, 4
@@ -103,6 +104,17 @@ def test_the_lists_of_a_request_are_those_of_the_search_whatever_the_batches(ret
         alone = retriever.retrieve([one], k=5, denied=[one])
         assert alone.items[0].tolist() == found.items[row].tolist()
         assert not set(one) & set(alone.items[0].tolist())
+
+
+def test_own_items_count_among_the_last_thousand(retriever):
+    long = [3] * (READ + 7) + [1, 4]
+    found, cut = (retriever.retrieve([history], k=5) for history in (long, long[-READ:]))
+    assert found.items.tolist() == cut.items.tolist()
+    torch.testing.assert_close(found.scores, cut.scores)
+    shorter = retriever.retrieve([long[-READ // 2 :]], k=5)  # the models read the same
+    gained = found.scores[found.items == 3] - shorter.scores[shorter.items == 3]
+    expected = 1.2 * (math.log1p(READ - 2) - math.log1p(READ // 2 - 2))
+    torch.testing.assert_close(gained, torch.tensor([expected]), rtol=1e-3, atol=1e-3)
 
 
 def test_the_dense_retriever_ranks_by_its_log_probabilities(retriever):
