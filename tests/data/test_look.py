@@ -169,6 +169,18 @@ def test_a_log_of_items_that_come_late_in_a_long_catalogue_is_recognised(parts: 
     assert load_params(Path("params.yaml")).ingest.columns.user_id == "household_id"
 
 
+def test_of_several_logs_and_catalogues_those_that_name_items_are_taken():
+    write()
+    coupons = "CustomerNo;Campaign;RedeemedOn\n00{0};{0};2020-10-{1} 12:00:00\n"
+    Path("shop/redemptions.csv").write_text(coupons.format(1, 11) + coupons.format(2, 12).split("\n", 1)[1])
+    Path("shop/campaigns.csv").write_text("Campaign;Kind\n1;paper\n2;mail\n")
+    Path("shop/customers.csv").write_text("CustomerNo;Town\n000;Oslo\n001;Bergen\n002;Hamar\n")
+    assert invoke("look", "shop")[1].startswith("shop:\n  interactions: orders.csv\n  items: products.csv\n")
+    orders = Path("shop/orders.csv").read_text().replace("ProductNo", "Thing")
+    Path("shop/orders.csv").write_text(orders)
+    assert "more than one pair of them would do" in invoke("look", "shop")[1]
+
+
 def test_a_file_without_a_header_is_named():
     write(ORDERS.format(time="OrderDate").split("\n", 1)[1])
     code, said = invoke("look", "shop", "--write")

@@ -209,16 +209,22 @@ def _is_called(name: str, role: str) -> bool:
 
 
 def _which_files(heads: list[Head], params: IngestParams, unsure: list[str]) -> tuple[Head, Head] | None:
-    """The interactions are the data set with users and times; the items are one whose ids it names."""
+    """The interactions are the data set with users and times; the items are one whose ids it names.
+
+    Logs name other things too, such as campaigns: where several pairs would do, ids that are called items decide.
+    """
     by_name = {head.name: head for head in heads}
     if params.files.interactions in by_name and params.files.items in by_name:
         return by_name[params.files.interactions], by_name[params.files.items]
-    pairs = [
-        (log, catalogue)
-        for log in heads
+    logs = [head for head in heads if _is_log(head, params) and _times(head)]
+    found_ids = {
+        (log, catalogue): ids
+        for log in logs
         for catalogue in heads
-        if log is not catalogue and _times(log) and _meeting(log, catalogue) and _is_log(log, params)
-    ]
+        if log is not catalogue and (ids := _meeting(log, catalogue))
+    }
+    of_items = [pair for pair, ids in found_ids.items() if any(_is_called(name, "item_id") for name, _ in ids)]
+    pairs = of_items if len(of_items) == 1 else list(found_ids)
     if len(pairs) == 1:
         return pairs[0]
     names = ", ".join(head.name for head in heads)
