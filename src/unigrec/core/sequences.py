@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 SECONDS_PER_DAY = 86400
+LONGEST = 1000  # items of a history that anything reads, the last ones
 POOL = 64  # batches per pool; samples are sorted by length inside a pool: little padding, yet shuffled batches
 AT_ONCE = 2**22  # entries of an array over all interactions that one pass takes at a time
 

@@ -16,8 +16,8 @@ from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
-from unigrec.core.retrieval.own_items import READ
 from unigrec.core.retrieval.prefix_tree import Restriction
+from unigrec.core.sequences import LONGEST
 
 ITEMS, HISTORY = 150, 4
 CODES = catalogue(ITEMS, seed=0, levels=3)
@@ -107,13 +107,13 @@ def test_the_lists_of_a_request_are_those_of_the_search_whatever_the_batches(ret
 
 
 def test_own_items_count_among_the_last_thousand(retriever):
-    long = [3] * (READ + 7) + [1, 4]
-    found, cut = (retriever.retrieve([history], k=5) for history in (long, long[-READ:]))
+    long = [3] * (LONGEST + 7) + [1, 4]
+    found, cut = (retriever.retrieve([history], k=5) for history in (long, long[-LONGEST:]))
     assert found.items.tolist() == cut.items.tolist()
     torch.testing.assert_close(found.scores, cut.scores)
-    shorter = retriever.retrieve([long[-READ // 2 :]], k=5)  # the models read the same
+    shorter = retriever.retrieve([long[-LONGEST // 2 :]], k=5)  # the models read the same
     gained = found.scores[found.items == 3] - shorter.scores[shorter.items == 3]
-    expected = 1.2 * (math.log1p(READ - 2) - math.log1p(READ // 2 - 2))
+    expected = 1.2 * (math.log1p(LONGEST - 2) - math.log1p(LONGEST // 2 - 2))
     torch.testing.assert_close(gained, torch.tensor([expected]), rtol=1e-3, atol=1e-3)
 
 

@@ -71,7 +71,7 @@ def test_purchases_of_the_item_itself_are_one_reason(model, neighbours, times):
 
 
 def test_no_more_purchases_count_than_the_fused_ranking_reads(model, neighbours, monkeypatch):
-    monkeypatch.setattr(reasons, "READ", 8)
+    monkeypatch.setattr(reasons, "LONGEST", 8)
     history, items = [7] * 20 + [1, 7, 2, 3, 4, 5, 6], torch.tensor([7])
     found = support(model, neighbours, WEIGHTS, history, items)
     without = support(model, neighbours, WEIGHTS._replace(own=0.0), history, items)

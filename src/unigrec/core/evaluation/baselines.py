@@ -28,10 +28,10 @@ from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.cooccurrence import Cooccurrence, popularity_scores
 from unigrec.core.retrieval.neighbour_ranking import NeighbourRanking
 from unigrec.core.retrieval.neighbours import Neighbours
-from unigrec.core.retrieval.own_items import READ, OwnItems
+from unigrec.core.retrieval.own_items import OwnItems
 from unigrec.core.retrieval.retriever import CPU
 from unigrec.core.retrieval.rows import seen_further_left
-from unigrec.core.sequences import Histories, Sequences, in_chunks
+from unigrec.core.sequences import LONGEST, Histories, Sequences, in_chunks
 
 Ranks = dict[tuple[str, str], np.ndarray]  # (model, protocol) -> (U,) rank of the test item, 0 if not found
 
@@ -92,7 +92,7 @@ class Baselines:
             "cooccurrence": ranked_in_few_scores(self.cooccurrence.scores(short), targets, seen),
             "last_item": ranked_again(short, self.popularity, targets, seen),
         }
-        whole = self.sequences.held_out(users, "test", READ)
+        whole = self.sequences.held_out(users, "test", LONGEST)
         ranked["own_items"] = ranked_by_count(whole, self.popularity, targets, seen)
         if self.neighbours is not None:
             ranked["neighbours"] = ranked_in_scores(self.neighbours.scores(short), targets, seen)

@@ -30,11 +30,12 @@ from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.neighbours import Neighbours
-from unigrec.core.retrieval.own_items import READ, OwnItems
+from unigrec.core.retrieval.own_items import OwnItems
 from unigrec.core.retrieval.pools import BestCells, Pools, WholeCatalogue
 from unigrec.core.retrieval.prefix_tree import Restriction
 from unigrec.core.retrieval.retriever import Retriever
 from unigrec.core.retrieval.rows import places_among, seen_further_left
+from unigrec.core.sequences import LONGEST
 
 FLOOR_ODDS, HIGHEST_FLOOR = 5.0, 0.01  # the floor: that many times chance, at most that probability
 
@@ -97,7 +98,7 @@ class FusedRetriever(Retriever):
         weights: Weights | None = None,
         means: Tensor | None = None,
     ):
-        super().__init__(generative.tree, max(generative.history, dense.history, READ), generative.device)
+        super().__init__(generative.tree, max(generative.history, dense.history, LONGEST), generative.device)
         self.generative, self.dense, self.neighbours = generative, dense, neighbours.to(self.device)
         self.weights = None if weights is None else weights.of_features().to(self.device)
         self.by_content: Cells | None = None

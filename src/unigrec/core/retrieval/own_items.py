@@ -1,6 +1,6 @@
 """How often a history holds an item. Of what a customer buys again and again, all of it tells more than its end.
 
-Models read the last items of a history, as many as they were trained on. Counts are of the last `READ` items.
+Models read the last items of a history, as many as they were trained on. Counts are of the last `LONGEST` items.
 
 Shapes: B histories of up to n items, C candidates.
 """
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from unigrec.core.retrieval.neighbours import Permits
 from unigrec.core.retrieval.rows import seen_further_left
-
-READ = 1000  # items of a history, the last ones
 
 
 class OwnItems:

@@ -19,7 +19,7 @@ from torch import Tensor
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.retrieval.fused import Weights
 from unigrec.core.retrieval.neighbours import Neighbours
-from unigrec.core.retrieval.own_items import READ
+from unigrec.core.sequences import LONGEST
 
 SAMPLED = 400  # items of the catalogue that stand for all of them in the denominator of a probability
 MOST_READ = 5  # items of a history, the last ones: each costs a pass of the dense part
@@ -54,7 +54,7 @@ def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: S
     close = torch.stack([terms[name] * values for name, values in near._asdict().items()]).sum(0)
     found[:, -judged:] += (close[-1] - close[:-1]).T
     own = np.array(history)[None] == items.numpy()[:, None]  # (k, n)
-    own[:, :-READ] = False
+    own[:, :-LONGEST] = False
     counts = own.sum(1)
     last = own.shape[1] - 1 - own[:, ::-1].argmax(1)
     found[np.arange(len(items)), last] += torch.from_numpy(weights.own * np.log1p(counts)).float()

@@ -17,7 +17,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
-from unigrec.core.retrieval.own_items import READ
+from unigrec.core.sequences import LONGEST
 
 if TYPE_CHECKING:
     from unigrec.serving.bundle import Bundle
@@ -51,7 +51,7 @@ class OfArtifacts(NamedTuple):
 
     def user(self, number: int) -> HeldOutUser:
         start, end = self.offsets[self.users[number] : self.users[number] + 2].tolist()
-        first = max(start, end - 1 - READ)
+        first = max(start, end - 1 - LONGEST)
         history, held_out = self.items[first : end - 1].tolist(), int(self.items[end - 1])
         return HeldOutUser(history, held_out, first - start, int(self.ranks[number]) or None)
 
