@@ -131,6 +131,10 @@ class Clients:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Ask nothing more, and wait for what was asked."""
         self._stop.set()
         for thread in self._threads:
             thread.join(60)
