@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from support.project import PARAMS_FILE
-from support.report_facts import tiny_facts
+from support.report_facts import MODELS, PROTOCOLS, tiny_facts
 from unigrec.base import files, paths
 from unigrec.base.paths import Artifacts
 from unigrec.core.identifiers.collisions import Resolved, disambiguate
@@ -163,20 +163,7 @@ def _write_ranking(seed: int) -> None:
 
 def _write_evaluation(passed: bool, ranks: list[int]) -> None:
     found = {"recall_at_10": 0.5, "ndcg_at_10": 0.25}
-    models = (
-        "popularity",
-        "cooccurrence",
-        "last_item",
-        "own_items",
-        "neighbours",
-        "teacher",
-        "student",
-        "fused",
-        "shipped",
-    )
-    files.write_json(
-        Artifacts().evaluate / paths.METRICS_FILE, {m: dict.fromkeys(("unmasked", "masked"), found) for m in models}
-    )
+    files.write_json(Artifacts().evaluate / paths.METRICS_FILE, {m: dict.fromkeys(PROTOCOLS, found) for m in MODELS})
     table = {"user_index": range(USERS), "item_index": [0] * USERS}
     table |= {"shipped_unmasked": ranks, "shipped_masked": ranks}
     files.write_table(

@@ -1,5 +1,7 @@
 """How often a history holds an item. Of what a customer buys again and again, all of it tells more than its end.
 
+Next-basket recommendation knows these counts as the baseline P-TopFreq.
+
 Models read the last items of a history, as many as they were trained on. Counts are of the last `LONGEST` items.
 
 Shapes: B histories of up to n items, C candidates.
