@@ -21,9 +21,8 @@ from unigrec.config.profiles import leaves
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.bootstrap import paired_bootstrap
 from unigrec.core.evaluation.metrics import ndcg, recall
-from unigrec.core.evaluation.protocol import SHIPPED, Protocol
+from unigrec.core.evaluation.protocol import BASELINES, SHIPPED, Protocol
 
-BASELINES = ("popularity", "cooccurrence", "last_item", "own_items", "neighbours", "teacher")
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "recall_at_5": lambda ranks: recall(ranks, 5),
     "recall_at_10": lambda ranks: recall(ranks, 10),

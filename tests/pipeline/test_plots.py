@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from unigrec.base.errors import UnigrecError
+from unigrec.core.evaluation.protocol import MODELS
 from unigrec.pipeline import plots
-from unigrec.pipeline.summary import MODELS
 
 HISTORY: list[dict] = [
     {"epoch": 0, "step": 0, "validation_ndcg_at_10": 0.01},

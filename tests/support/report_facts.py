@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-MODELS = (
-    "popularity",
-    "cooccurrence",
-    "last_item",
-    "own_items",
-    "neighbours",
-    "teacher",
-    "student",
-    "fused",
-    "shipped",
-)
+from unigrec.core.evaluation import protocol
+
+MODELS = (*protocol.MODELS, protocol.SHIPPED)
 PROTOCOLS = ("unmasked", "masked")
 PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><text>a picture</text></svg>'
 

@@ -400,7 +400,7 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
     from unigrec.core.evaluation.baselines import Baselines
     from unigrec.core.evaluation.bootstrap import paired_bootstrap
     from unigrec.core.evaluation.metrics import ndcg
-    from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
+    from unigrec.core.evaluation.protocol import BASELINES, GATED_CUTOFF, SHIPPED, Protocol
     from unigrec.core.evaluation.ranking import rank_test_items
     from unigrec.core.retrieval.rank_by import MODEL_OF
     from unigrec.core.retrieval.retriever import CPU
@@ -428,7 +428,7 @@ def evaluate(params: Params, artifacts: Artifacts, run: Run) -> None:
                 params.evaluate.bootstrap_resamples,
                 seed=run.seed,
             )
-            for other in ("popularity", "cooccurrence", "last_item", "own_items", "neighbours", "teacher", "student")
+            for other in (*BASELINES, "student")
         }
         for protocol in Protocol
     }

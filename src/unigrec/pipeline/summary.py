@@ -20,21 +20,11 @@ from unigrec.base.markdown import markdown_table
 from unigrec.base.masking import masked
 from unigrec.base.paths import Artifacts
 from unigrec.core.decisions.gates import gate_rows, is_refusing
-from unigrec.core.evaluation.protocol import SHIPPED, Protocol
+from unigrec.core.evaluation.protocol import MODELS, SHIPPED, Protocol
 from unigrec.core.retrieval.rank_by import MODEL_OF, RankBy
 from unigrec.pipeline.outputs import data_warnings, load_fusion, load_item_ids
 from unigrec.pipeline.progress import duration
 
-MODELS = {
-    "popularity": "popularity",
-    "cooccurrence": "co-occurrence",
-    "last_item": "last item",
-    "own_items": "own items",
-    "neighbours": "neighbours",
-    "teacher": "teacher",
-    "student": "student",
-    "fused": "fused",
-}
 DEFAULT_STORE = "sqlite:///mlflow.db"  # `mlflow ui` opens it by default
 ON_SCREEN = ("popularity", "neighbours", "teacher", "student", SHIPPED)
 EXAMPLE_ITEMS = 3  # of a real user's history, for the printed command

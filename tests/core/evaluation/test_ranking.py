@@ -14,7 +14,7 @@ from support.small import random_sequences, small_recommender
 from unigrec.core.evaluation import baselines
 from unigrec.core.evaluation.baselines import Baselines, Ranks
 from unigrec.core.evaluation.metrics import rank_in_scores, seen_before
-from unigrec.core.evaluation.protocol import Protocol
+from unigrec.core.evaluation.protocol import MODELS, Protocol
 from unigrec.core.evaluation.ranking import rank_test_items, student_ranks
 from unigrec.core.identifiers.collisions import disambiguate
 from unigrec.core.models.sasrec import SASRec
@@ -34,7 +34,6 @@ CODES = disambiguate(np.random.default_rng(0).integers(0, 4, (ITEMS, 2)), np.zer
 RECOMMENDER = small_recommender(levels=2, disambiguation=int(CODES[:, -1].max()) + 1)
 CONTENT = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
 WEIGHTS = Weights(0.5, follows=1.5, alike=3.0, own=0.9)
-MODELS = ("popularity", "cooccurrence", "last_item", "own_items", "neighbours", "teacher", "student", "fused")
 
 
 def teacher() -> SASRec:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from unigrec.base import files, pages, paths
 from unigrec.base.markdown import markdown_table
 from unigrec.core.decisions.gates import gate_verdict, is_refusing
-from unigrec.core.evaluation.protocol import SHIPPED, Protocol
+from unigrec.core.evaluation.protocol import MODELS, SHIPPED, Protocol
 from unigrec.data.validation.pages import TEMPLATES as EXPECTATIONS
-from unigrec.pipeline.summary import MODELS
 
 TEMPLATES = Path(__file__).parent
 OF_SLICES = (SHIPPED, "teacher", "neighbours", "popularity")
