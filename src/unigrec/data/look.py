@@ -44,7 +44,7 @@ WORDS = {  # what a column is called, without its separators; the first ones are
     "event": r"(event|action|behaviou?r)(type|name)?|type",
 }
 TEXT_WORDS = (
-    r"title|name|(item|product|prod|article)(title|name)|label",
+    r"title|name|(item|product|prod|article|movie|book|song|track)(title|name)|label",
     r"brand(name)?|manufacturer|maker|vendor|store|author|artist",
     r"(main|sub|item|product|prod)?categor(y|ies)(name|s|path)?|genres?|(item|product)?(type|group)(name)?|"
     r"(sub)?(department|commodity)(name|desc)?|section",
@@ -268,14 +268,19 @@ def _ids_held_once(pieces: list[Head], names: Iterable[str]) -> dict[str, pa.Chu
 
 
 def _meeting(log: Head, catalogue: Head) -> list[tuple[str, str]]:
-    """Pairs of columns: one in the interactions whose values are mostly ids, each there once, of one in the items."""
+    """Pairs of columns: one in the interactions whose values are mostly ids, each there once, of one in the items.
+
+    Columns called users name no items: where ids are numbers from 1, those of users are those of items too.
+    """
     found = []
     for name in log.table.column_names:
-        values = _ids(log, name)
+        values = None if _is_called(name, "user_id") else _ids(log, name)
         if values is None or values.null_count == len(values):
             continue
         distinct = pc.unique(values).drop_null()
         for key, known in catalogue.keys.items():
+            if _is_called(key, "user_id"):
+                continue
             if pc.mean(pc.is_in(distinct, value_set=known).cast(pa.int8())).as_py() >= MIN_MEETING:
                 found.append((name, key))
     return found
