@@ -49,7 +49,7 @@ def only(candidates: Candidates, parts: tuple[str, ...]) -> Candidates:
 
 def measure(retriever: FusedRetriever, data: Data) -> tuple[Metrics, dict[str, Weights]]:
     """Test metrics with each of `PARTS`, and the weights that were fitted."""
-    sequences, users = data.sequences, data.sequences.evaluation_users()
+    sequences, users, retriever = data.sequences, data.sequences.evaluation_users(), retriever.with_weights(None)
     validation = validation_candidates(retriever, sequences, users)
     weights = {
         name: fit_weights(Validation(only(validation.candidates, parts), validation.targets))

@@ -117,6 +117,23 @@ def test_own_items_count_among_the_last_thousand(retriever):
     torch.testing.assert_close(gained, torch.tensor([expected]), rtol=1e-3, atol=1e-3)
 
 
+def test_own_items_below_zero_are_no_candidates_of_their_own_and_rank_last(retriever):
+    histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
+    below = retriever.with_weights(Weights(0.5, follows=1.5, alike=3.0, own=-16.0))
+    (found,) = below.search(histories.items, histories.lengths)
+    (above,) = retriever.search(histories.items, histories.lengths)
+    assert found.candidates.items.shape[1] < above.candidates.items.shape[1]
+    exact = exact_features(retriever, histories.items, histories.lengths)[..., FEATURES.index("own")]
+    ranked = below.ranked(found.candidates).items
+    for row, (items, history, length) in enumerate(zip(ranked, histories.items, histories.lengths, strict=True)):
+        known, had = found.candidates.items[row], torch.as_tensor(history[:length])
+        own = found.candidates.features[row, known >= 0, FEATURES.index("own")]
+        torch.testing.assert_close(own, exact[row, known[known >= 0]])
+        first = items[items >= 0][:20]
+        assert not torch.isin(first, had).any()
+        assert torch.isin(known, had).any()  # the dense part would recommend some of them again
+
+
 def test_the_dense_retriever_ranks_by_its_log_probabilities(retriever):
     found = retriever.dense.retrieve([[3, 1, 4], [1, 5, 9, 2, 6, 5, 3]], k=4, allowed=torch.arange(ITEMS) > 9)
     scores = retriever.dense.model.scores(torch.tensor([[5, 9, 2, 6, 5, 3][-6:]]), torch.tensor([6]))[0].log_softmax(-1)

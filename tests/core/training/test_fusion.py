@@ -22,7 +22,7 @@ from unigrec.core.training import fusion
 from unigrec.core.training.fusion import (
     DENSE,
     GENERATIVE,
-    STEPS,
+    TRIED,
     Validation,
     choose_ranking,
     cross_fitted_gains,
@@ -103,8 +103,24 @@ def test_of_equal_gains_the_smaller_weight_is_taken():
     features[..., DENSE] = torch.zeros(USERS, ITEMS).scatter_(1, places.gather(1, targets[:, None]), 100.0)
     features[..., 1:] = torch.rand(USERS, ITEMS, len(Weights._fields), generator=torch.Generator().manual_seed(0))
     assert fit_weights(validation_of(items, features, targets)) == NOTHING
-    assert STEPS[0] == 0.0
-    assert list(STEPS) == sorted(STEPS)
+    for tried in TRIED.values():
+        assert tried[0] == 0.0
+        assert list(tried) == sorted(tried, key=abs)
+
+
+def test_own_items_rank_last_where_nobody_comes_back_for_them_and_nothing_else_counts_against_an_item():
+    """The dense part puts another item above the target; one feature is 1 at that item."""
+    items, places, features, targets = blank()
+    at_rival = places.gather(1, (targets[:, None] + 3) % ITEMS)
+    dense = torch.zeros(USERS, ITEMS).scatter_(1, places.gather(1, targets[:, None]), 3.0)
+    features[..., DENSE] = dense.scatter_(1, at_rival, 9.0)
+    for name in Weights._fields:
+        told = features.clone()
+        told[..., FEATURES.index(name)] = torch.zeros(USERS, ITEMS).scatter_(1, at_rival, 1.0)
+        found = validation_of(items, told, targets)
+        weight = getattr(fit_weights(found), name)
+        assert weight == (-8.0 if name == "own" else 0.0)
+        assert (gains(found, fit_weights(found)).mean() == 1.0) == (name == "own")
 
 
 def test_the_fit_is_no_worse_than_any_single_step_from_it():
@@ -115,9 +131,9 @@ def test_the_fit_is_no_worse_than_any_single_step_from_it():
     found = validation_of(items, features, targets)
     fitted = fit_weights(found)
     best = gains(found, fitted).mean()
-    for step in STEPS:
-        for name in Weights._fields:
-            assert gains(found, fitted._replace(**{name: step})).mean() <= best + 1e-12
+    for name, tried in TRIED.items():
+        for weight in tried:
+            assert gains(found, fitted._replace(**{name: weight})).mean() <= best + 1e-12
 
 
 def test_a_user_s_own_fold_does_not_choose_the_weights_that_judge_it(monkeypatch):
@@ -217,7 +233,8 @@ def test_validation_candidates_are_those_of_a_search_per_user():
     dense = DenseRetriever(model, generative.tree, generative.device)
     retriever = FusedRetriever(generative, dense, neighbours)
     users = sequences.evaluation_users()[::2]
-    found = validation_candidates(retriever, sequences, users)
+    weighted = retriever.with_weights(NOTHING)  # of an earlier fit, to which own items counted nothing
+    found = validation_candidates(weighted, sequences, users)
     assert len(found.targets) == len(users)
     for row, user in enumerate(users):
         start, end = sequences.offsets[user : user + 2]

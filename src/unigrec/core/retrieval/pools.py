@@ -27,9 +27,13 @@ READ_BY_CONTENT = 8_192  # items of the best cells
 
 
 class Pools(ABC):
-    """What the dense scorer, the neighbours and the own items say of B histories. own: None if they count nothing."""
+    """What the dense scorer, the neighbours and the own items say of B histories.
+
+    own: None if they have no weight. own_again: whether they are candidates.
+    """
 
     own: OwnItems | None
+    own_again: bool
 
     @abstractmethod
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
@@ -41,7 +45,7 @@ class Pools(ABC):
 
     def _own_items(self, restriction: Restriction | None) -> list[Tensor]:
         permits = None if restriction is None else restriction.permits
-        return [] if self.own is None else [self.own.most_frequent(FROM_OWN, permits)]
+        return [self.own.most_frequent(FROM_OWN, permits)] if self.own is not None and self.own_again else []
 
     def _own_strength(self, items: Tensor) -> Tensor:
         return torch.zeros(items.shape, device=items.device) if self.own is None else self.own.strength(items)
@@ -50,8 +54,8 @@ class Pools(ABC):
 class WholeCatalogue(Pools):
     """Scores of all items. log_dense: (B, N). near: (B, N) each."""
 
-    def __init__(self, log_dense: Tensor, near: Near, own: OwnItems | None):
-        self.log_dense, self.near, self.own = log_dense, near, own
+    def __init__(self, log_dense: Tensor, near: Near, own: OwnItems | None, own_again: bool):
+        self.log_dense, self.near, self.own, self.own_again = log_dense, near, own, own_again
 
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
         permitted = None if restriction is None else restriction.permitted(len(self.log_dense))
@@ -88,9 +92,10 @@ class BestCells(Pools):
         items: Tensor,
         lengths: Tensor,
         own: OwnItems | None,
+        own_again: bool,
     ):
         self.dense, self.neighbours, self.by_content = dense, neighbours, by_content
-        self.items, self.lengths, self.own = items, lengths, own
+        self.items, self.lengths, self.own, self.own_again = items, lengths, own, own_again
 
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
         neighbours, (recent, weights) = self.neighbours, recent_items(self.items, self.lengths)

@@ -20,6 +20,8 @@ from unigrec.core.sequences import Sequences
 
 DENSE, GENERATIVE = (FEATURES.index(name) for name in ("dense", "generative"))
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # weights that are tried
+BELOW = (-1.0, -2.0, -4.0, -8.0, -16.0)  # of own items too: where nobody comes back for them, they rank last
+TRIED = dict.fromkeys(Weights._fields, STEPS) | {"own": tuple(sorted((*STEPS, *BELOW), key=abs))}
 STARTS = (0.3, 0.8, 2.0)  # of the first weights, in all combinations: the best of them is where the sweeps begin
 STARTED = ("generative", "follows", "alike")  # the others begin at 0
 SWEEPS = 5  # over all weights; a sweep that changes nothing is the last
@@ -65,9 +67,9 @@ def gains(validation: Validation, weights: Weights) -> np.ndarray:
 
 
 def fit_weights(validation: Validation) -> Weights:
-    """Weights with the best mean NDCG@10: one at a time, over `STEPS`, until a sweep changes nothing.
+    """Weights with the best mean NDCG@10: one at a time, over those of `TRIED`, until a sweep changes nothing.
 
-    Of equal gains the smaller weight is taken.
+    Of equal gains the weight nearer to 0 is taken.
     """
     objective = _Objective(validation)
     starts = [Weights(*values) for values in itertools.product(STARTS, repeat=len(STARTED))]
@@ -93,7 +95,8 @@ def cross_fitted_gains(validation: Validation, seed: int) -> np.ndarray:
 
 
 def validation_candidates(retriever: FusedRetriever, sequences: Sequences, users: np.ndarray) -> Validation:
-    """Candidates for the validation items of the users, unmasked."""
+    """Candidates for the validation items of the users, unmasked, whatever weights the retriever has."""
+    retriever = retriever.with_weights(None)
     parts: list[tuple[np.ndarray, Candidates, Tensor]] = []
     for rows in retriever.batches(sequences.lengths[users]):
         histories = sequences.held_out(users[rows], "validation", retriever.history)
@@ -134,10 +137,10 @@ class _Objective:
         self.lower = items < validation.targets[:, None]  # of equal scores the lower item index comes first
 
     def best(self, weights: Weights, name: str) -> Weights:
-        """The weights with the named one set to the best of `STEPS`."""
+        """The weights with the named one set to the best of those that are tried."""
         rest = self._scores(weights._replace(**{name: 0.0}))
-        means = [float(self._gains(rest + step * self.columns[name]).mean()) for step in STEPS]
-        return weights._replace(**{name: STEPS[int(np.argmax(means))]})
+        means = [float(self._gains(rest + tried * self.columns[name]).mean()) for tried in TRIED[name]]
+        return weights._replace(**{name: TRIED[name][int(np.argmax(means))]})
 
     def gains(self, weights: Weights) -> np.ndarray:
         return self._gains(self._scores(weights))
