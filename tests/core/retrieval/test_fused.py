@@ -22,6 +22,7 @@ from unigrec.core.sequences import LONGEST
 ITEMS, HISTORY = 150, 4
 CODES = catalogue(ITEMS, seed=0, levels=3)
 SEQUENCES = random_sequences(80, ITEMS, 9)
+WEIGHTS = Weights(0.5, follows=1.5, alike=3.0, follows_earlier=0.7, alike_earlier=0.4, together=2.0, own=1.2)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,8 @@ def retriever() -> FusedRetriever:
     model = SASRec(ITEMS, 8, 1, 2, history=6, dropout=0.5, repeat_bias=True)
     embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
     generative = GenerativeRetriever.hardened(recommender, CODES, HISTORY, beam=7)
-    weights = Weights(0.5, follows=1.5, alike=3.0, follows_earlier=0.7, alike_earlier=0.4, together=2.0, own=1.2)
     dense = DenseRetriever(model, generative.tree, generative.device)
-    return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), weights)
+    return FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), WEIGHTS)
 
 
 @torch.no_grad()
@@ -84,7 +84,9 @@ def test_the_best_of_every_part_are_candidates(retriever):
             assert torch.isin(wanted, found.items[row]).all(), name
 
 
-def test_a_wide_pool_ranks_as_the_whole_catalogue_does(retriever):
+@pytest.mark.parametrize("own", [1.2, -16.0])
+def test_a_wide_pool_ranks_as_the_whole_catalogue_does(retriever, own: float):
+    retriever = retriever.with_weights(WEIGHTS._replace(own=own))
     histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
     ranked = retriever.best(histories.items, histories.lengths, None, k=ITEMS)
     exact = exact_features(retriever, histories.items, histories.lengths)
@@ -117,21 +119,24 @@ def test_own_items_count_among_the_last_thousand(retriever):
     torch.testing.assert_close(gained, torch.tensor([expected]), rtol=1e-3, atol=1e-3)
 
 
-def test_own_items_below_zero_are_no_candidates_of_their_own_and_rank_last(retriever):
-    histories = SEQUENCES.held_out(SEQUENCES.evaluation_users()[:20], "test", 8)
-    below = retriever.with_weights(Weights(0.5, follows=1.5, alike=3.0, own=-16.0))
-    (found,) = below.search(histories.items, histories.lengths)
-    (above,) = retriever.search(histories.items, histories.lengths)
-    assert found.candidates.items.shape[1] < above.candidates.items.shape[1]
-    exact = exact_features(retriever, histories.items, histories.lengths)[..., FEATURES.index("own")]
-    ranked = below.ranked(found.candidates).items
-    for row, (items, history, length) in enumerate(zip(ranked, histories.items, histories.lengths, strict=True)):
-        known, had = found.candidates.items[row], torch.as_tensor(history[:length])
-        own = found.candidates.features[row, known >= 0, FEATURES.index("own")]
-        torch.testing.assert_close(own, exact[row, known[known >= 0]])
-        first = items[items >= 0][:20]
-        assert not torch.isin(first, had).any()
-        assert torch.isin(known, had).any()  # the dense part would recommend some of them again
+@pytest.mark.parametrize("cells", [False, True])
+def test_own_items_below_zero_take_no_places_of_others(cells: bool):
+    """The dense part would recommend the history again; its candidates are the best of the other items all the same."""
+    torch.manual_seed(1)
+    model = SASRec(ITEMS, 8, 1, 2, history=50, dropout=0.0, repeat_bias=True)
+    torch.nn.init.constant_(model.repeat_bias.weight, 9.0)
+    generative = GenerativeRetriever.hardened(recommender_of(CODES).eval(), CODES, HISTORY, beam=2)
+    dense = DenseRetriever(model, generative.tree, generative.device, scanned=ITEMS - 1 if cells else ITEMS)
+    embeddings = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
+    fused = FusedRetriever(generative, dense, count_neighbours(SEQUENCES, embeddings), WEIGHTS._replace(own=-16.0))
+    history = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(2))[:45].numpy()[None]
+    lengths = np.array([45])
+    (found,) = fused.search(history, lengths)
+    exact = dense.scores(history, lengths)[0].index_fill(0, torch.as_tensor(history[0]), float("-inf"))
+    assert torch.isin(exact.topk(40).indices, found.candidates.items[0]).all()
+    assert not torch.isin(fused.ranked(found.candidates).items[0, :40], torch.as_tensor(history[0])).any()
+    had = Restriction(generative.tree, only=torch.as_tensor(history))
+    assert set(fused.best(history, lengths, had, k=45).items[0].tolist()) - {-1} == set(history[0].tolist())
 
 
 def test_the_dense_retriever_ranks_by_its_log_probabilities(retriever):

@@ -39,3 +39,15 @@ def test_the_most_frequent_come_first_and_of_equal_counts_the_later_one(rows, co
         last = {item: place for place, item in enumerate(row)}
         expected = sorted(set(row) - forbidden, key=lambda item: (-Counter(row)[item], -last[item]))[:count]
         assert [item for item in items if item >= 0] == expected
+
+
+@few
+@given(histories, st.lists(st.integers(-1, ITEMS - 1), min_size=1, max_size=8))
+def test_own_items_come_last_and_all_keep_their_order(rows, asked):
+    own = own_items(rows)
+    assert own.among(ITEMS).tolist() == [[item in row for item in range(ITEMS)] for row in rows]
+    found = own.last(torch.tensor(asked).expand(len(rows), -1))
+    for row, items in zip(rows, found.tolist(), strict=True):
+        assert items == sorted(asked, key=lambda item: 2 if item < 0 else int(item in row))
+        allowed = own.others(lambda items: items != 2)(torch.tensor(asked).clamp_min(0).expand(len(rows), -1))
+    assert allowed[-1].tolist() == [max(item, 0) not in rows[-1] and item != 2 for item in asked]

@@ -3,9 +3,8 @@
     score(i) = log p_dense(i) + a * log max(p_generative(i), floor) + sum_j w_j * near_j(history, i) + o * own(i)
 
 where near_j counts what follows the last item, what follows those before it, what the same users had, and how alike the
-contents are (`Near`). own says how often the whole history holds the item (`OwnItems`). Its weight is above 0 where
-customers come back for the same things, and below 0 where nobody does: models read the end of a long history alone, and
-would recommend what the user had before it.
+contents are (`Near`). own says how often the whole history holds the item (`OwnItems`). Its weight may be below 0:
+neighbours count what the user had like any other item, and the models read the end of a long history alone.
 
 Models make different mistakes, so the sum ranks better than each of its parts. The weights are fitted on validation
 users (`fit_weights`). The generative part knows rare items badly: below the floor its probabilities tell nothing. Each
@@ -110,7 +109,7 @@ class FusedRetriever(Retriever):
         self.floor = math.log(min(FLOOR_ODDS / len(generative.tree), HIGHEST_FLOOR))
 
     def with_weights(self, weights: Weights | None) -> FusedRetriever:
-        """The same parts, ranked with these weights; with None, a search counts every feature."""
+        """The same parts, ranked with these weights; with None, only `search` can be used."""
         other = copy(self)
         other.weights = None if weights is None else weights.of_features().to(self.device)
         return other
@@ -118,11 +117,12 @@ class FusedRetriever(Retriever):
     def _pools(self, items: np.ndarray, lengths: np.ndarray) -> Pools:
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
         weight = 1.0 if self.weights is None else float(self.weights[OWN])
-        own, again = OwnItems(history, sizes) if weight else None, weight > 0.0
+        own, last = OwnItems(history, sizes) if weight else None, weight < 0.0
         if self.by_content is not None:
             read = self.dense.read(items, lengths)
-            return BestCells(read, self.neighbours, self.by_content, history, sizes, own=own, own_again=again)
-        return WholeCatalogue(self.dense.scores(items, lengths), self.neighbours.near(history, sizes), own, again)
+            return BestCells(read, self.neighbours, self.by_content, history, sizes, own=own, own_last=last)
+        near = self.neighbours.near(history, sizes)
+        return WholeCatalogue(self.dense.scores(items, lengths), near, own=own, own_last=last)
 
     def best(self, items: np.ndarray, lengths: np.ndarray, restriction: Restriction | None, k: int) -> BeamResult:
         (found,) = self.search(items, lengths, [restriction], k)

@@ -28,6 +28,25 @@ class OwnItems:
         self.items = items.masked_fill(~exists, -1)
         self._ordered = self.items.sort(dim=-1).values
 
+    @property
+    def longest(self) -> int:
+        """Items of the longest history."""
+        return self.items.shape[1]
+
+    def among(self, size: int) -> Tensor:
+        """(B, size) whether each history holds each item of a catalogue."""
+        held = torch.zeros(len(self.items), size + 1, dtype=torch.bool, device=self.items.device)
+        return held.scatter_(1, self.items.remainder(size + 1), True)[:, :size]  # -1 becomes the place after the last
+
+    def others(self, permits: Permits | None) -> Permits:
+        """Permits what the histories do not hold."""
+        return lambda items: (self.counts(items) == 0) & (True if permits is None else permits(items))
+
+    def last(self, items: Tensor) -> Tensor:
+        """Items (B, C), in their order, those that each history holds after the others; -1 at the end."""
+        place = torch.where(items < 0, 2, (self.counts(items) > 0).int())
+        return items.gather(1, place.argsort(dim=1, stable=True))
+
     def counts(self, items: Tensor) -> Tensor:
         """How often each history holds items (B, C); for none, -1, any number."""
         items = items.contiguous()

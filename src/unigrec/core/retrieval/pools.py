@@ -17,7 +17,7 @@ from torch import Tensor
 from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.cells import Cells
 from unigrec.core.retrieval.dense import NearestItems, best_read
-from unigrec.core.retrieval.neighbours import Near, Neighbours, recent_items
+from unigrec.core.retrieval.neighbours import Near, Neighbours, Permits, recent_items
 from unigrec.core.retrieval.own_items import OwnItems
 from unigrec.core.retrieval.prefix_tree import Restriction
 
@@ -29,11 +29,12 @@ READ_BY_CONTENT = 8_192  # items of the best cells
 class Pools(ABC):
     """What the dense scorer, the neighbours and the own items say of B histories.
 
-    own: None if they have no weight. own_again: whether they are candidates.
+    own: None if they have no weight. own_last: whether their weight is below 0. Then the candidates are others, and own
+        items only where there are too few.
     """
 
     own: OwnItems | None
-    own_again: bool
+    own_last: bool
 
     @abstractmethod
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
@@ -45,7 +46,7 @@ class Pools(ABC):
 
     def _own_items(self, restriction: Restriction | None) -> list[Tensor]:
         permits = None if restriction is None else restriction.permits
-        return [self.own.most_frequent(FROM_OWN, permits)] if self.own is not None and self.own_again else []
+        return [] if self.own is None or self.own_last else [self.own.most_frequent(FROM_OWN, permits)]
 
     def _own_strength(self, items: Tensor) -> Tensor:
         return torch.zeros(items.shape, device=items.device) if self.own is None else self.own.strength(items)
@@ -54,12 +55,18 @@ class Pools(ABC):
 class WholeCatalogue(Pools):
     """Scores of all items. log_dense: (B, N). near: (B, N) each."""
 
-    def __init__(self, log_dense: Tensor, near: Near, own: OwnItems | None, own_again: bool):
-        self.log_dense, self.near, self.own, self.own_again = log_dense, near, own, own_again
+    def __init__(self, log_dense: Tensor, near: Near, own: OwnItems | None, own_last: bool):
+        self.log_dense, self.near, self.own, self.own_last = log_dense, near, own, own_last
 
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
         permitted = None if restriction is None else restriction.permitted(len(self.log_dense))
-        likely = best(self.log_dense, max(FROM_DENSE, k), float("-inf"), permitted)
+        count = max(FROM_DENSE, k)
+        if self.own is not None and self.own_last:
+            likely = self.own.last(best(self.log_dense, count + self.own.longest, float("-inf"), permitted))[:, :count]
+            others = ~self.own.among(self.log_dense.shape[1])
+            permitted = others if permitted is None else permitted & others
+        else:
+            likely = best(self.log_dense, count, float("-inf"), permitted)
         nearest = [best(getattr(self.near, name), FROM_NEIGHBOURS, 0.0, permitted) for name in CANDIDATES_FROM]
         return torch.cat([likely, *nearest, *self._own_items(restriction)], dim=1)
 
@@ -92,16 +99,20 @@ class BestCells(Pools):
         items: Tensor,
         lengths: Tensor,
         own: OwnItems | None,
-        own_again: bool,
+        own_last: bool,
     ):
         self.dense, self.neighbours, self.by_content = dense, neighbours, by_content
-        self.items, self.lengths, self.own, self.own_again = items, lengths, own, own_again
+        self.items, self.lengths, self.own, self.own_last = items, lengths, own, own_last
 
     def pool(self, restriction: Restriction | None, k: int) -> Tensor:
         neighbours, (recent, weights) = self.neighbours, recent_items(self.items, self.lengths)
-        permits = None if restriction is None else restriction.permits
-        last = recent[:, :1]
-        likely = self.dense.best(max(FROM_DENSE, k), restriction).items
+        permits: Permits | None = None if restriction is None else restriction.permits
+        last, count = recent[:, :1], max(FROM_DENSE, k)
+        if self.own is not None and self.own_last:
+            likely = self.own.last(self.dense.best(count + self.own.longest, restriction).items)[:, :count]
+            permits = self.own.others(permits)
+        else:
+            likely = self.dense.best(count, restriction).items
         follow = neighbours.successors.largest(last, weights[:, :1], FROM_NEIGHBOURS, permits)
         together = neighbours.together.largest(recent, weights, FROM_NEIGHBOURS, permits)
         query = [neighbours.content[last[:, 0]].float()]

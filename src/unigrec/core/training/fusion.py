@@ -20,8 +20,9 @@ from unigrec.core.sequences import Sequences
 
 DENSE, GENERATIVE = (FEATURES.index(name) for name in ("dense", "generative"))
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # weights that are tried
-BELOW = (-1.0, -2.0, -4.0, -8.0, -16.0)  # of own items too: where nobody comes back for them, they rank last
-TRIED = dict.fromkeys(Weights._fields, STEPS) | {"own": tuple(sorted((*STEPS, *BELOW), key=abs))}
+# Of own items too: where nobody comes back for them. The lowest puts them after all others.
+OWN_BELOW_ZERO = (-1.0, -2.0, -4.0, -8.0, -16.0)
+TRIED = dict.fromkeys(Weights._fields, STEPS) | {"own": tuple(sorted((*STEPS, *OWN_BELOW_ZERO), key=abs))}
 STARTS = (0.3, 0.8, 2.0)  # of the first weights, in all combinations: the best of them is where the sweeps begin
 STARTED = ("generative", "follows", "alike")  # the others begin at 0
 SWEEPS = 5  # over all weights; a sweep that changes nothing is the last
