@@ -185,14 +185,23 @@ def test_users_are_not_taken_for_items_where_all_ids_are_numbers_from_one():
     rows = [f"{user},{movie},{user % 5 + 1},8812509{user}{movie % 10}" for user in range(1, 10) for movie in (1, 4, 12)]
     Path("shop/data.csv").write_text("\n".join(["user_id,movie_id,rating,timestamp", *rows]) + "\n")
     Path("shop/users.csv").write_text("user_id,age\n" + "".join(f"{user},3{user}\n" for user in range(1, 10)))
-    movies = "".join(f"{movie},Part {movie} of a saga,1\n" for movie in range(1, 15))
-    Path("shop/items.csv").write_text(f"movie_id,movie_title,Drama\n{movies}")
+    movies = "".join(f"{movie},Part {movie} of a saga,rented,1\n" for movie in range(1, 15))
+    Path("shop/items.csv").write_text(f"movie_id,movie_title,state,Drama\n{movies}")
     code, said = invoke("look", "shop", "--write")
     assert (code, "unsure" in said) == (EXIT_OK, False)
     params = load_params(Path("params.yaml"))
     assert (params.ingest.files.interactions, params.ingest.files.items) == ("data", "items")
     assert (params.ingest.columns.user_id, params.ingest.columns.item_id) == ("user_id", "movie_id")
     assert params.embed.text_columns == ("movie_title",)
+
+
+def test_items_called_like_users_are_found_where_nothing_else_is():
+    rows = [f"u{user},{item},2020-10-1{user} 12:00:00" for user in range(1, 5) for item in range(11, 15)]
+    Path("shop/orders.csv").write_text("\n".join(["user_id,product_uid,timestamp", *rows]) + "\n")
+    Path("shop/products.csv").write_text("uid,title\n" + "".join(f"{item},red lamp {item}\n" for item in range(11, 15)))
+    code, said = invoke("look", "shop")
+    assert (code, "unsure" in said) == (EXIT_OK, False)
+    assert "item_id: product_uid (in the items: uid), by their common values" in said
 
 
 def test_a_file_without_a_header_is_named():

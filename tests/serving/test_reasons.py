@@ -58,6 +58,13 @@ def test_what_no_single_item_supports_says_so():
     assert reasons(True).of([5], [5])[0].text == "because you bought it before"
 
 
+def test_an_item_that_own_purchases_speak_against_is_not_recommended_because_of_them(monkeypatch):
+    """All purchases of the item are one reason, whatever one of them adds; two of another item are two."""
+    monkeypatch.setattr("unigrec.serving.reasons.support", lambda *_: torch.tensor([[0.3, 0.1, -17.6, 0.2]]))
+    (reason,) = reasons(False).of([1, 0, 1, 0], [1])
+    assert [(because.item_id, because.weight) for because in reason.because] == [("a", pytest.approx(0.2))]
+
+
 def test_a_bundle_answers_with_reasons_where_they_are_asked_for(pristine):
     bundle = Bundle.load(pristine)
     history = ["P3", "P10", "gone"]

@@ -223,6 +223,10 @@ def _which_files(heads: list[Head], params: IngestParams, unsure: list[str]) -> 
         for catalogue in heads
         if log is not catalogue and (ids := _meeting(log, catalogue))
     }
+    all_ids = _not_users([names for ids in found_ids.values() for names in ids])
+    found_ids = {
+        pair: left for pair, ids in found_ids.items() if (left := [names for names in ids if names in all_ids])
+    }
     of_items = [pair for pair, ids in found_ids.items() if any(_is_called(name, "item_id") for name, _ in ids)]
     pairs = of_items if len(of_items) == 1 else list(found_ids)
     if len(pairs) == 1:
@@ -268,22 +272,25 @@ def _ids_held_once(pieces: list[Head], names: Iterable[str]) -> dict[str, pa.Chu
 
 
 def _meeting(log: Head, catalogue: Head) -> list[tuple[str, str]]:
-    """Pairs of columns: one in the interactions whose values are mostly ids, each there once, of one in the items.
-
-    Columns called users name no items: where ids are numbers from 1, those of users are those of items too.
-    """
+    """Pairs of columns: one in the interactions whose values are mostly ids, each there once, of one in the items."""
     found = []
     for name in log.table.column_names:
-        values = None if _is_called(name, "user_id") else _ids(log, name)
+        values = _ids(log, name)
         if values is None or values.null_count == len(values):
             continue
         distinct = pc.unique(values).drop_null()
         for key, known in catalogue.keys.items():
-            if _is_called(key, "user_id"):
-                continue
             if pc.mean(pc.is_in(distinct, value_set=known).cast(pa.int8())).as_py() >= MIN_MEETING:
                 found.append((name, key))
     return found
+
+
+def _not_users(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of columns that are not called users: where ids are numbers from 1, those of users are those of items too.
+
+    All of them if none is left: a few shops name their items so.
+    """
+    return [pair for pair in pairs if not any(_is_called(name, "user_id") for name in pair)] or pairs
 
 
 def _times(head: Head) -> list[str]:
@@ -313,7 +320,7 @@ def _columns(
     else:
         pairs = _meeting(log, catalogue)
         answered = [pair for pair in pairs if pair[0] == set_already.item_id or pair[1] == set_already.items_id]
-        named = answered or [pair for pair in pairs if _is_called(pair[0], "item_id")] or pairs
+        named = answered or [pair for pair in pairs if _is_called(pair[0], "item_id")] or _not_users(pairs)
         if len(named) == 1:
             found["item_id"], found["items_id"] = named[0]
             reasons.append(f"item_id: {named[0][0]} (in the items: {named[0][1]}), by their common values")

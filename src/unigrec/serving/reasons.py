@@ -77,7 +77,8 @@ class Reasons:
     def _reason(self, item: int, history: Sequence[int], support: np.ndarray) -> Reason:
         adds: dict[int, float] = {}
         for other, value in zip(history, support.tolist(), strict=True):
-            adds[other] = max(adds.get(other, 0.0), value)  # an item may come twice
+            before = adds.get(other, 0.0)  # an item may come twice; what the item itself adds is that of all its places
+            adds[other] = before + value if other == item else max(before, value)
         strongest = sorted(adds, key=lambda other: (-adds[other], other))[:MOST_ITEMS]
         named = [other for other in strongest if adds[other] > max(LEAST_SHARE * adds[strongest[0]], 0.0)]
         because = tuple(
