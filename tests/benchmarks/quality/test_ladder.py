@@ -88,6 +88,8 @@ def test_each_rung_turns_on_what_its_name_says_whatever_the_profile(profile):
     assert [params.joint.recommender.merge for params in all_params(profile)] == [False] * 12 + [True] * 3
     vectors = [(params.joint.recommender.item_vectors, params.joint.history_dropout) for params in all_params(profile)]
     assert vectors == [(False, 0.0)] * 13 + [(True, 0.3)] * 2
+    longest = profile_params(ROOT, profile)["joint"]["history"]
+    assert [params.joint.history for params in all_params(profile)] == [20] * 13 + [longest] * 2
     assert [params.rank.by for params in all_params(profile)] == ["generative"] * 14 + ["best"]
 
 
@@ -111,6 +113,7 @@ def test_a_rung_changes_nothing_but_what_it_is_about(profile):
             "teacher.repeat_bias",
             "joint.recommender.merge",
             "joint.recommender.item_vectors",
+            "joint.history",
             "joint.history_dropout",
             "joint.recommender.repeat_bias",
             "rank.by",
