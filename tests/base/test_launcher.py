@@ -91,6 +91,25 @@ def test_what_failed_is_not_drowned_by_the_crash_of_a_rank_that_lost_it(tmp_path
     assert capfd.readouterr() == ("", "")
 
 
+# The limit on a file's size kills the rank in the middle of its report, as the signal of the agent may.
+CUT_SHORT = """
+import resource
+from unigrec.base.launcher import run_and_end
+def work():
+    if rank == 1: time.sleep(60)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+    raise RuntimeError("connection closed by peer")
+run_and_end(work)
+"""
+
+
+def test_a_report_that_is_cut_short_is_no_report():
+    with pytest.raises(UnigrecError, match=r"^rank 0 was killed by SIGXFSZ; what it said is above") as raised:
+        run_ranks(["-c", "import signal; " + RANK + CUT_SHORT], 2)
+    assert raised.value.exit_code == 128 + signal.SIGXFSZ
+
+
 def test_of_two_crashes_the_first_is_shown(tmp_path, capfd):
     with pytest.raises(UnigrecError, match=r"^rank 0 ended with exit code 1; what it said is above$"):
         lose(tmp_path, "1 / 0")

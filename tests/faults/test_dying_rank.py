@@ -74,7 +74,7 @@ def test_the_others_stop_and_the_run_goes_on_from_the_checkpoint(tmp_path, engin
     began = time.monotonic()
     said = process.communicate(timeout=STOPS_WITHIN)[1]
     print(f"{engine}, rank {rank}: stopped after {time.monotonic() - began:.1f} s")
-    assert process.returncode == 128 + signal.SIGKILL  # a code that makes the flow try again
+    assert process.returncode == 128 + signal.SIGKILL, said  # a code that makes the flow try again
     assert said.splitlines()[-1] == (
         f"error: rank {rank} was killed by SIGKILL; what it said is above. The same command goes on from the last "
         "checkpoint"

@@ -5,7 +5,6 @@ The agent is called directly: the command `torchrun` prints a table and always e
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from unigrec.base import files
 from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.base.hosts import Hosts, HostsError, Meeting, interface_of, meeting
 from unigrec.base.masking import masked
@@ -152,7 +152,7 @@ def report(error: Exception) -> None:
     file = os.environ.get(ERROR_FILE)
     if file:
         words = {"message": message, "timestamp": time.time(), "exit_code": code, "lost_peer": _lost_peer(error)}
-        Path(file).write_text(json.dumps(words), encoding="utf-8")
+        files.write_json(Path(file), words)  # whole or not at all: the agent may stop this rank in between
     else:
         print(message if code is None else f"error: {message}", file=sys.stderr)
 
