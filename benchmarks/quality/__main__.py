@@ -17,9 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from unigrec.base.errors import EXIT_OK, BusyError, UnigrecError
-from unigrec.base.process import keep_quiet, training_device
+from unigrec.base.process import keep_quiet, training_device, use_huge_pages
 
 STARTED = time.monotonic()  # --minutes counts the imports too
+if __name__ == "__main__":
+    use_huge_pages()  # as a stage does
 keep_quiet()
 
 from benchmarks.quality.ladder import LADDER, Rung, chosen_rungs, profile_params, read_ladder, rung_params  # noqa: E402

@@ -34,6 +34,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "joint, no ranking distilled": {"joint.w_ranking_distillation": 0.0},
     "joint, whole histories": {"joint.history_dropout": 0.0},
     "joint, set decoder": {"joint.recommender.decoder": "set"},
+    "joint, 20 items of a history": {"joint.history": 20},
     "joint, 128 samples a batch": {"joint.batch_size": 128},
     "joint, 512 samples a batch": {"joint.batch_size": 512},
 }

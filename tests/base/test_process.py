@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from unigrec.base.process import DVC_STAGE, free_cores, keep_few_products, use_threads
+from unigrec.base.process import DVC_STAGE, TUNABLES, free_cores, keep_few_products, use_threads
 
 # A stage that has only just started when its parent is gone.
 LATE = """
@@ -35,6 +35,43 @@ def test_a_stage_that_finds_its_dvc_gone_does_no_work(stage, said):
         [sys.executable, "-c", PARENT, LATE], env=clean | stage, stdout=subprocess.PIPE, text=True, process_group=0
     )
     assert done.stdout == said
+
+
+OTHER = "glibc.malloc.mxfast=64"
+HUGE = """
+import os, sys
+from pathlib import Path
+from unigrec.base import process
+print(os.getpid(), sys.argv[1:], os.environ.get(process.TUNABLES))
+process.HUGE_PAGES = Path(sys.argv[1])
+process.use_huge_pages()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "set_before", "starts"),
+    [
+        ("always [madvise] never", None, [None, "glibc.malloc.hugetlb=1"]),
+        ("always [madvise] never", OTHER, [OTHER, f"{OTHER}:glibc.malloc.hugetlb=1"]),
+        ("always [madvise] never", "glibc.malloc.hugetlb=0", ["glibc.malloc.hugetlb=0"]),
+        ("[always] madvise never", None, [None]),
+        ("always madvise [never]", None, [None]),
+        (None, None, [None]),
+    ],
+)
+def test_a_program_starts_again_once_where_it_has_to_ask_for_huge_pages(tmp_path, kernel, set_before, starts):
+    file = tmp_path / "enabled"
+    if kernel is not None:
+        file.write_text(kernel)
+    clean = {name: value for name, value in os.environ.items() if name != TUNABLES}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HUGE, str(file), "two words"],
+        env=clean | ({} if set_before is None else {TUNABLES: set_before}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said = process.communicate()[0].splitlines()
+    assert said == [f"{process.pid} {[str(file), 'two words']} {value}" for value in starts]
 
 
 KEEP = """

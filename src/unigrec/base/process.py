@@ -1,4 +1,4 @@
-"""Settings of our processes: die with the parent, keep freed memory, keep libraries quiet."""
+"""Settings of our processes: huge pages, die with the parent, keep freed memory, keep libraries quiet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,26 @@ _LOOK_SECONDS = 0.3  # of observation to count free cores
 # Parameters of glibc's mallopt, with values: free memory at the end of the heap that is returned to the kernel (-1:
 # never), growth of the heap per request, and the size from which a block is mapped alone (and returned when freed).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, -1), (-2, 64 << 20), (-3, 1 << 30)
+# Says which programs the kernel gives huge pages to; and how glibc is told to ask for them.
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TUNABLES, _ASK_FOR_HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+
+
+def use_huge_pages() -> None:
+    """Start this program anew with a heap of huge pages, if the kernel gives them to those who ask (Linux with glibc).
+
+    A training step reads and writes gigabytes. With pages of 4 KiB, the processor has to look up most addresses in
+    tables, and in a virtual machine in two of them (docs/RESULTS.md, "Huge pages"). glibc reads its setting when a
+    program starts, so this one starts again, with the same id and command. Call it before any work. A setting that is
+    in the environment stays; so neither the second start nor the processes that it starts come here again.
+    """
+    tunables = os.environ.get(TUNABLES, "")
+    if _ASK_FOR_HUGE_PAGES in tunables or not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text("ascii"):
+        return
+    os.environ[TUNABLES] = ":".join(filter(None, (tunables, f"{_ASK_FOR_HUGE_PAGES}=1")))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def die_with_parent() -> None:

@@ -13,6 +13,7 @@ import typer
 from unigrec.base import paths
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.base.git import PARAMS, trust_clone
+from unigrec.base.process import use_huge_pages
 from unigrec.cli import answers
 from unigrec.cli.options import DATA, MODELS, PROJECT, ParamsFile
 
@@ -291,6 +292,8 @@ app.add_typer(answers.app)
 
 def main() -> None:
     """Entry point: an error that a person can act on is printed without a traceback, and has its own exit code."""
+    if sys.argv[1:2] == ["stage"]:
+        use_huge_pages()
     os.environ.setdefault("DO_NOT_TRACK", "1")
     trust_clone()
     try:
