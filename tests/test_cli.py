@@ -10,6 +10,7 @@ import yaml
 from support.command_line import invoke
 from support.project import PARAMS_FILE, ROOT
 from unigrec import cli
+from unigrec.base import process
 from unigrec.base.errors import EXIT_BAD_INPUT
 from unigrec.pipeline import running
 
@@ -55,3 +56,19 @@ def test_a_name_that_is_too_long_for_a_file_is_bad_input(arguments, tmp_path, mo
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err.startswith("error: ")) == (EXIT_BAD_INPUT, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "starts"), [(["stage", "no such stage"], True), (["configure", "--profile", "none"], False)]
+)
+def test_stages_alone_start_again_for_huge_pages(arguments, starts, tmp_path, monkeypatch):
+    (tmp_path / "enabled").write_text("always [madvise] never")
+    started = []
+    monkeypatch.setattr(process, "HUGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(process.os, "execve", lambda *given: started.append(given))
+    monkeypatch.delenv(process.TUNABLES, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["unigrec", *arguments])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert bool(started) == starts

@@ -14,7 +14,6 @@ from pathlib import Path
 from benchmarks.speed.harness import Options, say
 from benchmarks.speed.report import markdown, page, save_part
 from unigrec.base.errors import UnigrecError
-from unigrec.base.process import use_huge_pages
 
 # Part -> what it measures. Each part is the module of that name in this package, with `run(options) -> list[Table]`.
 PARTS = {
@@ -93,5 +92,4 @@ def _measure(part: str, options: Options, command: str) -> bool:
 
 
 if __name__ == "__main__":
-    use_huge_pages()  # as a stage does
     sys.exit(main())

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from benchmarks.speed.harness import ROOT, Timing, import_path, loaded
-from unigrec.base.process import die_with_parent
+from unigrec.base.process import die_with_parent, huge_pages
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -48,7 +48,7 @@ class Held:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.speed.held", str(theirs.fileno())],
                 cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": import_path()},
+                env=os.environ | huge_pages() | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": import_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
                 pass_fds=[theirs.fileno()],

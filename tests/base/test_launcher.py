@@ -44,6 +44,19 @@ def test_an_error_of_a_rank_comes_through_once_with_its_exit_code(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("named", ["Müller", "j\udcf6rg"])  # the second is no UTF-8, as names of files may be
+def test_an_error_comes_through_whatever_letters_it_has(monkeypatch, named):
+    code = RANK + (
+        "from unigrec.base.errors import InvalidDataError; from unigrec.base.launcher import report\n"
+        f"report(InvalidDataError({named!a})); sys.exit(3)"
+    )
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnigrecError, match=f"^{named}$") as raised:
+        run_ranks(["-c", code], 2)
+    assert raised.value.exit_code == EXIT_INVALID_DATA
+
+
 @pytest.mark.parametrize("end", ["os.abort()", "os.kill(os.getpid(), 15)", "sys.exit(1)"])
 def test_the_exit_code_is_the_errors_whatever_becomes_of_the_rank_after_its_report(end):
     code = RANK + (
@@ -97,6 +110,7 @@ import resource
 from unigrec.base.launcher import run_and_end
 def work():
     if rank == 1: time.sleep(60)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
     raise RuntimeError("connection closed by peer")

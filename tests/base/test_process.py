@@ -56,13 +56,16 @@ process.use_huge_pages()
         ("always [madvise] never", "glibc.malloc.hugetlb=0", ["glibc.malloc.hugetlb=0"]),
         ("[always] madvise never", None, [None]),
         ("always madvise [never]", None, [None]),
+        ("", None, [None]),  # a folder: it cannot be read
         (None, None, [None]),
     ],
 )
 def test_a_program_starts_again_once_where_it_has_to_ask_for_huge_pages(tmp_path, kernel, set_before, starts):
     file = tmp_path / "enabled"
-    if kernel is not None:
+    if kernel:
         file.write_text(kernel)
+    elif kernel == "":
+        file.mkdir()
     clean = {name: value for name, value in os.environ.items() if name != TUNABLES}
     process = subprocess.Popen(
         [sys.executable, "-c", HUGE, str(file), "two words"],

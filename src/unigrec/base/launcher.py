@@ -5,6 +5,7 @@ The agent is called directly: the command `torchrun` prints a table and always e
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -14,10 +15,10 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from unigrec.base import files
 from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.base.hosts import Hosts, HostsError, Meeting, interface_of, meeting
 from unigrec.base.masking import masked
@@ -149,12 +150,24 @@ def report(error: Exception) -> None:
     """
     code = error.exit_code if isinstance(error, UnigrecError) else None
     message = masked("".join(traceback.format_exception(error)).rstrip() if code is None else str(error))
+    if not _left_for_launcher(error, message, code):
+        print(message if code is None else f"error: {message}", file=sys.stderr)
+
+
+def _left_for_launcher(error: Exception, message: str, code: int | None) -> bool:
+    """Write the error of a rank to its file, which is there as a whole or not at all: the agent may stop this rank now.
+
+    Returns False if this is no rank, or the file cannot be written.
+    """
     file = os.environ.get(ERROR_FILE)
     if file:
+        from unigrec.base import files
+
         words = {"message": message, "timestamp": time.time(), "exit_code": code, "lost_peer": _lost_peer(error)}
-        files.write_json(Path(file), words)  # whole or not at all: the agent may stop this rank in between
-    else:
-        print(message if code is None else f"error: {message}", file=sys.stderr)
+        with suppress(OSError, UnigrecError):
+            files.write_text(Path(file), json.dumps(words))  # ASCII: the agent reads it in the locale's encoding
+            return True
+    return False
 
 
 def _lost_peer(error: Exception) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,26 +21,40 @@ _LOOK_SECONDS = 0.3  # of observation to count free cores
 # Parameters of glibc's mallopt, with values: free memory at the end of the heap that is returned to the kernel (-1:
 # never), growth of the heap per request, and the size from which a block is mapped alone (and returned when freed).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, -1), (-2, 64 << 20), (-3, 1 << 30)
-# Says which programs the kernel gives huge pages to; and how glibc is told to ask for them.
+# Says which programs the kernel gives huge pages to; and how glibc (2.35 or newer) is told to ask for them.
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES, _ASK_FOR_HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
 
-def use_huge_pages() -> None:
-    """Start this program anew with a heap of huge pages, if the kernel gives them to those who ask (Linux with glibc).
+def huge_pages() -> dict[str, str]:
+    """What the environment of a new program needs for a heap of huge pages; empty if nothing (Linux with glibc only).
 
     A training step reads and writes gigabytes. With pages of 4 KiB, the processor has to look up most addresses in
-    tables, and in a virtual machine in two of them (docs/RESULTS.md, "Huge pages"). glibc reads its setting when a
-    program starts, so this one starts again, with the same id and command. Call it before any work. A setting that is
-    in the environment stays; so neither the second start nor the processes that it starts come here again.
+    tables, and in a virtual machine in two of them (docs/RESULTS.md, "Huge pages"). It is empty, too, if the kernel
+    gives huge pages to all programs or to none, and if the environment has that setting already.
     """
     tunables = os.environ.get(TUNABLES, "")
-    if _ASK_FOR_HUGE_PAGES in tunables or not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text("ascii"):
-        return
-    os.environ[TUNABLES] = ":".join(filter(None, (tunables, f"{_ASK_FOR_HUGE_PAGES}=1")))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    try:
+        on_request = "[madvise]" in HUGE_PAGES.read_text(encoding="ascii")
+    except OSError:  # no Linux, or nothing to be read there
+        return {}
+    if not on_request or _ASK_FOR_HUGE_PAGES in tunables:
+        return {}
+    return {TUNABLES: ":".join(filter(None, (tunables, f"{_ASK_FOR_HUGE_PAGES}=1")))}
+
+
+def use_huge_pages() -> None:
+    """Start this program anew if it needs that for `huge_pages()`: glibc reads its settings when a program starts.
+
+    The process and its command stay. Call this before any work. The second start finds the setting in the environment,
+    and so do the processes that it starts.
+    """
+    asked = huge_pages()
+    if asked:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with suppress(OSError):  # small pages are slow, but they do
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | asked)
 
 
 def die_with_parent() -> None:
