@@ -48,6 +48,7 @@ class Held:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.speed.held", str(theirs.fileno())],
                 cwd=ROOT,
+                # Huge pages as in a stage: what is held trains or evaluates.
                 env=os.environ | huge_pages() | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": import_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
