@@ -86,7 +86,7 @@ test: $(DEVELOPED)  ## run the unit tests (some minutes); a subset: make test AR
 test-slow: $(DEVELOPED)  ## run the slow tests: whole pipelines, killed processes
 	@$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' $(ARGS)
 
-test-long: $(DEVELOPED)  ## run the long tests (about an hour): dozens of kills, scheduled runs, servers that die
+test-long: $(DEVELOPED)  ## run the long tests (about an hour): dozens of kills, scheduled runs, servers that die, quick runs of benchmarks
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 bench: $(DEVELOPED)  ## measure time and memory; some parts only: make bench ARGS="data start"

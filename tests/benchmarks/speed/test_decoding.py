@@ -86,9 +86,8 @@ def test_every_row_of_evaluation_is_measured(tmp_path):
     assert [("CPU, times ours" in row) for row in table.rows] == [False, True, True] * 2
 
 
-@pytest.mark.parametrize(
-    "part", [pytest.param(latency, marks=pytest.mark.slow), pytest.param(growth, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("part", [latency, growth])
 def test_a_quick_run_of_a_part_gives_its_tables(part, tmp_path):
     tables = part.run(Options(tmp_path, quick=True))
     assert all(table.rows for table in tables)

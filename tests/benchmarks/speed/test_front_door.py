@@ -69,18 +69,9 @@ def test_what_cannot_be_measured_is_refused_at_once(arguments: list[str], said: 
     assert said in capsys.readouterr().err
 
 
-LONG = [pytest.mark.long, pytest.mark.timeout(1800)]  # many processes, whole pipelines
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("tokenizer", marks=pytest.mark.slow),
-        pytest.param("teacher", marks=LONG),
-        pytest.param("data", marks=LONG),
-        pytest.param("start", marks=LONG),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.timeout(1800)  # many processes, whole pipelines
+@pytest.mark.parametrize("name", ["tokenizer", "teacher", "data", "start"])
 def test_a_quick_run_of_a_part_ends_well(tmp_path: Path, name: str):
     assert front_door.main([name, "--quick", "--out", str(tmp_path)]) == 0
     (table,) = json.loads((tmp_path / f"{name}.json").read_text())["tables"]

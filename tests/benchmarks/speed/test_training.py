@@ -50,7 +50,7 @@ def test_public_parts_give_the_same_losses_and_gradients():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_cell_of_the_tables_is_measured(tmp_path: Path):
     steps, growth = run(Options(tmp_path, quick=True))
     assert [row["step"] for row in steps.rows] == list(ROWS)
