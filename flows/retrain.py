@@ -74,7 +74,8 @@ def read_gates() -> Any:
     gates = files.read_json(Artifacts().decision)["gates"]
     refused = [gate for gate in gates if is_refusing(gate)]
     reasons = "; ".join(f"{gate['name']}: {gate['reason']}" for gate in refused)
-    return Completed(message=reasons or "every gate passed", name=StateName.REFUSED if refused else StateName.PASSED)
+    name = StateName.REFUSED if refused else StateName.PASSED
+    return Completed(message=reasons or "every gate passed", data=not refused, name=name)
 
 
 @task(task_run_name="register")
@@ -131,7 +132,7 @@ def retrain(take: bool = True) -> Any:
             params = load_params(PARAMS)
         seconds |= run_stages()
         # A refused model is registered too, so that people can look at it, but it is never promoted.
-        passed = _timed(seconds, "gate decision", read_gates).name == StateName.PASSED
+        passed = _timed(seconds, "gate decision", read_gates).result()
         registered = _timed(seconds, "register", register_model, params=params).result()
         verdict = _timed(seconds, "promote", promote_model, params=params, registered=registered).result()
         report = _timed(seconds, "publish", publish_report, params=params, version=registered.version).result()

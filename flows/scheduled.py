@@ -35,6 +35,7 @@ TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: wait, instead
 # Where MLflow puts the artifacts of experiments that it makes. Its default is the worktree, which is removed.
 ARTIFACTS_VARIABLE, ARTIFACTS_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "mlruns"
 RAN = re.compile(r"\s+Running stage '(\w+)'")
+REFUSED = re.compile(r"Gates\s+\d+ of \d+ refused")  # of the closing table
 
 
 class Place(NamedTuple):
@@ -147,10 +148,13 @@ def _take_delivery(place: Place, emit: Emit) -> None:
 def _retrain(place: Place, emit: Emit) -> tuple[list[str], bool]:
     """Run the whole job. Returns the stages that ran, and whether the gates refused the model."""
     ran: list[str] = []
+    refused = False
 
     def read(line: str) -> None:
+        nonlocal refused
         found = RAN.match(line)
         ran.extend(found.groups() if found else ())
+        refused = refused or REFUSED.match(line) is not None
         emit(line)
 
     if (place.tree / DVC_LOCK).is_file():
@@ -158,7 +162,11 @@ def _retrain(place: Place, emit: Emit) -> tuple[list[str], bool]:
         checkout = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--allow-missing"]
         run_streamed(checkout, lambda line: None, cwd=place.tree, environment=place.environment)
     job = ["flows.retrain", "--no-snapshot"]
-    return ran, _command(place, job, place.tree, emit=read, allowed=EXIT_REFUSED) == EXIT_REFUSED
+    # Python ends with 1 too, if the code cannot be imported: without the table, nobody has refused anything.
+    status = _command(place, job, place.tree, emit=read, allowed=EXIT_REFUSED)
+    if status == EXIT_REFUSED and not refused:
+        raise UnigrecError(f"python -m {' '.join(job)} ended with exit status {status}; see its lines above")
+    return ran, refused
 
 
 def _command(place: Place, module: list[str], folder: Path, emit: Emit, allowed: int = EXIT_OK) -> int:

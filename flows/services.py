@@ -28,9 +28,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_H
 
 from flows.deploy import POOL
 from flows.prefect_server.runs import sweep
-from flows.prefect_server.server import free_port, wait_until_healthy
+from flows.prefect_server.server import EXIT_INTERRUPTED, free_port, wait_until_healthy
 from flows.stages.processes import child_environment, start_supervised, stop
-from unigrec.base.errors import UnigrecError
+from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
 from unigrec.base.masking import WEBHOOK_VARIABLE, masked
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
@@ -233,8 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {masked(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        pass
-    return 0
+        return EXIT_INTERRUPTED if asked.command else EXIT_OK  # without a command, this is how they are to end
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from support.command_line import invoke
 from support.project import PARAMS_FILE, ROOT
 from unigrec import cli
 from unigrec.base import process
-from unigrec.base.errors import EXIT_BAD_INPUT
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_BROKEN, UnigrecError
 from unigrec.pipeline import running
 
 LONG = "x" * 300
@@ -72,3 +72,25 @@ def test_stages_alone_start_again_for_huge_pages(arguments, starts, tmp_path, mo
     with pytest.raises(SystemExit):
         cli.main()
     assert bool(started) == starts
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UnigrecError("no such item"), EXIT_BAD_INPUT, "error: no such item\n"),
+        (PermissionError(13, "Permission denied", "/a/file"), EXIT_BAD_INPUT, "error: /a/file: Permission denied\n"),
+        (ValueError("a defect"), EXIT_BROKEN, "ValueError: a defect\n"),
+        (OSError("no path"), EXIT_BROKEN, "OSError: no path\n"),
+    ],
+)
+def test_every_error_has_an_exit_code_and_only_a_defect_has_a_traceback(error, code, said, monkeypatch, capsys):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr("sys.argv", ["unigrec"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown = capsys.readouterr().err
+    assert (ended.value.code, shown.endswith(said)) == (code, True)
+    assert ("Traceback" in shown) == (code == EXIT_BROKEN)

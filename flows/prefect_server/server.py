@@ -28,7 +28,8 @@ from flows.prefect_server.process_tags import process_tag
 from flows.prefect_server.runs import sweep
 from flows.stages.foreign_clone import foreign_clone
 from flows.stages.processes import start_supervised, stop
-from unigrec.base.errors import UnigrecError
+from unigrec.base.errors import EXIT_BROKEN, UnigrecError
+from unigrec.base.launcher import report
 from unigrec.base.lock import exclusive
 from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
 from unigrec.base.masking import masked
@@ -53,6 +54,9 @@ def run_here(job: Callable[[], int]) -> int:
     except UnigrecError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        report(error)
+        return EXIT_BROKEN
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from where it was", file=sys.stderr)
         return EXIT_INTERRUPTED

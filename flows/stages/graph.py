@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import networkx as nx
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
 
 from flows.stages.dvc_state import DAMAGED_LOCK, forget_dead_holders, put_lock_file_aside, put_lock_file_back
-from unigrec.base.errors import UnigrecError
+from unigrec.base.errors import BusyError, UnigrecError
 from unigrec.base.git import DVC_LOCK
 
 WRITING_SECONDS = 1.0  # DVC needs a tenth of this to write its lock file
@@ -29,11 +30,14 @@ def read_graph(root: str = ".") -> Graph:
     """Ask DVC for the graph, after repairing what a killed DVC left.
 
     Raises:
+        BusyError: another DVC command is at work in the folder.
         UnigrecError: the folder holds no DVC project, or dvc.yaml is broken.
     """
     forget_dead_holders(root)
     try:
         return _ask(root)
+    except LockError as error:
+        raise BusyError(f"another DVC command is at work in {root}: wait for it, or stop it") from error
     except Exception as error:  # a broken file makes DVC raise errors of many kinds
         reason = error
     # Wait: another DVC may be writing dvc.lock at this moment. Then try without the file.

@@ -214,3 +214,10 @@ def test_json_holds_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.write_json(tmp_path / "metrics.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [files.atomic_path, files.atomic_folder])
+def test_a_place_that_cannot_be_written_is_an_error_in_words(tmp_path, kind):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UnigrecError, match=r"file/x: could not be written: .*"), kind(tmp_path / "file" / "x"):
+        pass

@@ -12,7 +12,7 @@ import pytest
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from unigrec.base import launcher
-from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, InvalidDataError, UnigrecError
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID_DATA, InvalidDataError, UnigrecError
 from unigrec.base.launcher import is_rank, report, run_ranks
 from unigrec.base.process import LAUNCHER
 
@@ -125,7 +125,7 @@ def test_a_report_that_is_cut_short_is_no_report():
 
 
 def test_of_two_crashes_the_first_is_shown(tmp_path, capfd):
-    with pytest.raises(UnigrecError, match=r"^rank 0 ended with exit code 1; what it said is above$"):
+    with pytest.raises(UnigrecError, match=r"^rank 0 ended with exit code 70; what it said is above$"):
         lose(tmp_path, "1 / 0")
     output, errors = capfd.readouterr()
     assert (output, errors.count("Traceback")) == ("", 1)
@@ -137,7 +137,7 @@ def test_of_two_crashes_the_first_is_shown(tmp_path, capfd):
     [
         ("print('done', end='')", 0, "done", ""),
         ("raise InvalidDataError('what and where')", EXIT_INVALID_DATA, "", "error: what and where"),
-        ("1 / 0", 1, "", "ZeroDivisionError: division by zero"),
+        ("1 / 0", EXIT_BROKEN, "", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_what_the_interpreters_teardown_would_trip_over_changes_nothing(work, code, output, errors):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unigrec.base.errors import BusyError
+from unigrec.base.errors import BusyError, UnigrecError
 from unigrec.base.lock import exclusive
 
 HOLDER = """
@@ -74,4 +74,10 @@ def test_an_error_within_the_block_releases_the_lock(tmp_path):
     with pytest.raises(KeyError), exclusive(lock):
         raise KeyError
     with exclusive(lock):
+        pass
+
+
+def test_a_place_without_locks_is_an_error_in_words(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UnigrecError, match="no lock can be taken there"), exclusive(tmp_path / "file" / "lock"):
         pass

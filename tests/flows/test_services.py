@@ -10,13 +10,16 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from flows.prefect_server.server import EXIT_INTERRUPTED
 from flows.services import Services, main, services
 
+from flows import services as module
 from support.tiny_model import make_bundle
-from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK, UnigrecError
 from unigrec.config.schema import RegisterParams
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
 from unigrec.registry.versions import load_bundle, register
@@ -135,3 +138,15 @@ def test_without_a_proper_password_nothing_is_started(password, tmp_path, monkey
     assert main(["--state", str(tmp_path / "state")]) == EXIT_BAD_INPUT
     assert PASSWORD_VARIABLE in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(("command", "code"), [(["--", "train"], EXIT_INTERRUPTED), ([], EXIT_OK)])
+def test_a_command_that_was_interrupted_has_not_succeeded(command, code, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "services", lambda *_: nullcontext(Services("", "", {})))
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(module.signal, "pause", interrupted)
+    monkeypatch.setattr(module.subprocess, "run", interrupted)
+    assert main(["--open", *command]) == code

@@ -248,6 +248,10 @@ def test_a_promotion_that_dies_anywhere_is_finished_by_the_next_command(params, 
             promote(params, says("promote"), "3")
             assert aliases(params) == {"champion": "3", "previous": "2"}, step
             assert tags(params, "3")["champion.action"] == "promote"
+        elif again == "a rollback" and step in (1, 2):  # the intent is written, and version 2 is champion still
+            with pytest.raises(UnigrecError, match="version 3 became champion meanwhile, in place of version 2"):
+                rollback(params, None, "why")
+            assert aliases(params) == {"champion": "3", "previous": "2"}, step
         elif again == "a rollback":
             rollback(params, None, "why")
             assert aliases(params) == ({"champion": "2"} if step else {"champion": "1"}), step
@@ -360,6 +364,27 @@ def test_a_promotion_waits_for_another_one_and_says_for_whom(params, capsys):
     assert promote(params, says("promote"), "1", wait_seconds=30.0).moved
     other.join()
     assert f"waiting for process {os.getpid()}, up to 30 s" in capsys.readouterr().out
+
+
+def test_a_rollback_that_waited_for_a_promotion_does_not_bring_back_what_it_was_to_replace(params):
+    promoted(params, "1", "2")
+    judging, called = threading.Event(), threading.Event()
+
+    def judge(challenger: str, champion: str | None) -> promotion.Verdict:
+        judging.set()
+        called.wait(30)
+        time.sleep(0.2)  # the rollback has read the champion, and waits
+        return says("promote")(challenger, champion)
+
+    other = threading.Thread(target=promote, args=(params, judge, "3"))
+    other.start()
+    judging.wait(30)
+    called.set()
+    with pytest.raises(UnigrecError, match="version 3 became champion meanwhile, in place of version 2"):
+        rollback(params, None, "version 2 sells badly", wait_seconds=30.0)
+    other.join()
+    assert aliases(params) == {"champion": "3", "previous": "2"}
+    assert rollback(params, "1", "version 2 sells badly").champion == "1"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from support.promotions import says
 from support.tiny_model import make_bundle, tiny_rows
@@ -93,19 +94,24 @@ def test_a_version_that_does_not_load_gets_no_alias(params, tmp_path, monkeypatc
     assert aliases(params) == {}
 
 
-def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unchecked):
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(registry, "_check_loads"), (MlflowClient, "set_registered_model_alias"), (registry.files, "write_json")],
+)
+def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unchecked, place, name):
     folder = make_bundle()
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_check_loads", die)
+        patch.setattr(place, name, die)
         with pytest.raises(KeyboardInterrupt):
             register(folder, params)
-    assert aliases(params) == {}
+    assert not paths.REFERENCE.exists()
     assert register(folder, params).version == "1"
     assert aliases(params) == {"challenger": "1"}
+    assert paths.REFERENCE.is_file()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from support.local_service import LocalFleet, LocalWorker
 from support.search_bundle import bundle_of
 from support.tiny_model import ITEMS
 from unigrec.service.app import VERSION_HEADER
@@ -20,6 +21,16 @@ def test_recommends_as_the_bundle_does(client, tiny_bundle):
     expected = [found.model_dump(mode="json") for found in tiny_bundle.recommend(**HISTORY)]
     assert answer.json() == {"answers": expected}
     assert [found["by_popularity"] for found in expected] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("folder", "header"), [("модель", "%D0%BC%D0%BE%D0%B4%D0%B5%D0%BB%D1%8C"), ("50% (new)", "50%25 (new)")]
+)
+def test_a_version_may_be_a_folder_of_any_name(served, tiny_bundle, folder, header):
+    with served(model=None) as parts:
+        parts.client.portal.call(LocalFleet.take, parts.service.fleet, LocalWorker(tiny_bundle, version=folder))
+        answer = parts.client.post("/v1/recommend", json=HISTORY)
+    assert (answer.status_code, answer.headers[VERSION_HEADER]) == (200, header)
 
 
 def test_options_of_a_request_reach_the_bundle(client, tiny_bundle):

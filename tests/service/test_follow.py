@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,13 +47,13 @@ def event(label: str, folder: str = "", why: str | None = None) -> Event:
     return Event(model="champion", version=Version(label=label, folder=Path(folder or label), why=why))
 
 
-def follower(one: Followed, tmp_path: Path) -> Follower:
-    return Follower([one], REGISTRY, tmp_path, 1.0)
+def follower(one: Followed, tmp_path: Path, seconds: float = 1.0) -> Follower:
+    return Follower([one], REGISTRY, tmp_path, seconds)
 
 
 @contextlib.asynccontextmanager
-async def running(one: Followed, tmp_path: Path):
-    task = asyncio.create_task(follower(one, tmp_path).run())
+async def running(one: Followed, tmp_path: Path, seconds: float = 1.0):
+    task = asyncio.create_task(follower(one, tmp_path, seconds).run())
     yield task
     task.cancel()
     await asyncio.wait({task})
@@ -125,5 +126,33 @@ def test_an_unwanted_version_is_removed_and_what_answered_ends(tmp_path):
         assert (fleet.tried, fleet.removed, fleet.current) == (["2"], ["1"], None)
         await found._meet(one, event("1", why="promoted"))
         assert fleet.removed == ["1"]
+
+    asyncio.run(case())
+
+
+def test_a_registry_that_could_not_be_watched_for_a_moment_is_watched_again(tmp_path, monkeypatch):
+    async def case():
+        words = [event("1").model_dump_json().encode() + b"\n"]
+
+        async def lines():
+            for line in words:
+                yield line
+            await asyncio.Event().wait()
+
+        calls: list[str] = []
+
+        async def no_room_at_first(name: str):
+            calls.append(name)
+            if len(calls) == 1:
+                raise UnigrecError("no process could be started")
+            stdin = SimpleNamespace(write=lambda line: None)
+            return SimpleNamespace(stdin=stdin, stdout=lines(), returncode=0)
+
+        monkeypatch.setattr(follow, "new_process", no_room_at_first)
+        fleet = Fleet({})
+        async with running(Followed("champion", fleet), tmp_path, seconds=0.01) as task:
+            await until(lambda: fleet.tried == ["1"])
+            assert not task.done()
+        assert len(calls) == 2
 
     asyncio.run(case())

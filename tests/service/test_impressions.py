@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import pyarrow.parquet as pq
@@ -119,6 +120,18 @@ def test_a_full_disk_loses_nothing_while_there_is_room_in_memory_and_is_counted(
     log.close()
     assert len(users(tmp_path / "log")) == 60 - lost
     assert log.add(shown(99))  # there is room again
+
+
+def test_a_folder_that_is_away_for_a_moment_loses_nothing(opened, tmp_path, metrics, monkeypatch):
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.05)
+    log = opened(seconds=0.05)
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "log").write_text("a file in its place")
+    log.add(shown(0))
+    wait_for(lambda: value(metrics, "unigrec_impressions_write_failures_total") >= 2, 10)
+    (tmp_path / "log").unlink()
+    wait_for(lambda: list((tmp_path / "log").glob("*.parquet")), 10)
+    assert users(tmp_path / "log") == ["user 0"]
 
 
 def test_what_cannot_be_written_at_the_end_is_counted(opened, metrics, monkeypatch, caplog):

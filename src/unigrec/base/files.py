@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,26 +37,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UnigrecError: the disk is full or the folder cannot be written; nothing half-written is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise UnigrecError(f"{path}: could not be written: {error}; nothing was changed there") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that has become read-only
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """As `atomic_path`, for a folder, which replaces `path` as a whole. Raises UnigrecError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -68,7 +70,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UnigrecError(f"{path}: could not be written: {error}; nothing half-written is left") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.errors import EXIT_BROKEN, EXIT_OK, UnigrecError
 from unigrec.base.hosts import Hosts, HostsError, Meeting, interface_of, meeting
 from unigrec.base.masking import masked
 from unigrec.base.process import LAUNCHER
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by the agent for each rank: the file for its error
-EXIT_CRASHED = 1  # the interpreter's exit code after a traceback
 
 
 def is_rank() -> bool:
@@ -137,7 +136,7 @@ def run_and_end(work: Callable[[], None]) -> NoReturn:
         code = error.exit_code
     except Exception as error:
         report(error)
-        code = EXIT_CRASHED
+        code = EXIT_BROKEN
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

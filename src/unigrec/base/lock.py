@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from unigrec.base.errors import BusyError
+from unigrec.base.errors import BusyError, UnigrecError
 
 POLL_SECONDS = 0.02
 
@@ -23,12 +23,18 @@ def exclusive(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
 
     Raises:
         BusyError: another process, which the message names, still holds the lock.
+        UnigrecError: there can be no lock in this place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Resolved: a checkout may link to the lock of another. No fallback: a file alone would outlive a killed holder.
-    lock = FileLock(path.resolve(), poll_interval=POLL_SECONDS, fallback_to_soft=False)
-    with _acquired(lock, path, wait_seconds):
-        path.write_text(str(os.getpid()))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Resolved: a checkout may link to the lock of another. No fallback: a file alone would outlive a killed holder.
+        lock = FileLock(path.resolve(), poll_interval=POLL_SECONDS, fallback_to_soft=False)
+        held = _acquired(lock, path, wait_seconds)
+    except OSError as error:
+        raise UnigrecError(f"{path}: no lock can be taken there: {error}") from error
+    with held:
+        with suppress(OSError):  # a full disk; the number is for messages alone
+            path.write_text(str(os.getpid()))
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unigrec.base import paths
-from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
+from unigrec.base.errors import EXIT_BROKEN, UnigrecError
 from unigrec.base.git import PARAMS, trust_clone
 from unigrec.base.process import use_huge_pages
 from unigrec.cli import answers
@@ -291,20 +290,19 @@ app.add_typer(answers.app)
 
 
 def main() -> None:
-    """Entry point: an error that a person can act on is printed without a traceback, and has its own exit code."""
+    """Entry point: an error that a person can act on is printed without a traceback; every error has an exit code."""
     if sys.argv[1:2] == ["stage"]:
         use_huge_pages()
     os.environ.setdefault("DO_NOT_TRACK", "1")
     trust_clone()
     try:
         app()
-    except UnigrecError as error:
+    except Exception as error:
         from unigrec.base.launcher import report
 
-        report(error)
-        sys.exit(error.exit_code)
-    except OSError as error:  # most checks of a path raise it
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"error: {error.filename}: too long for the name of a file or folder", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        # What the system says of a path is for the user; any other error without words of ours is a defect.
+        shown = error
+        if isinstance(error, OSError) and error.filename is not None:
+            shown = UnigrecError(f"{error.filename}: {error.strerror}")
+        report(shown)
+        sys.exit(shown.exit_code if isinstance(shown, UnigrecError) else EXIT_BROKEN)

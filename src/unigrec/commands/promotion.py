@@ -129,4 +129,5 @@ def rollback(params: Params, version: str | None, why: str) -> Promotion:
     """Return to the previous champion, or to a version that was champion before. Raises UnigrecError."""
     from unigrec.promotion.champion import rollback as roll_back
 
-    return roll_back(params.register_, version, why, wait_seconds=params.promotion.wait_seconds)
+    text = why.encode("utf-8", "replace").decode()  # a terminal may give bytes that are not UTF-8
+    return roll_back(params.register_, version, text, wait_seconds=params.promotion.wait_seconds)

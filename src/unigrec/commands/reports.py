@@ -66,7 +66,7 @@ def publish_or_warn(params: Params, version: str) -> Path | None:
     """As `publish`; a report that cannot be published is a line on stderr, since nothing depends on it."""
     try:
         return publish(params, version)
-    except UnigrecError as error:
+    except (UnigrecError, OSError) as error:
         print(
             f"warning: the report of version {version} was not published: {masked(str(error))}; "
             "`unigrec register` tries again",

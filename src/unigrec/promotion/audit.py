@@ -33,7 +33,7 @@ def new_change(action: str, **facts: Any) -> Change:
 
 def append(path: Path, event: str, change: Change) -> None:
     """Append a line and wait until it is on the disk. Raises UnigrecError if it cannot be written."""
-    line = json.dumps({**change, "event": event, "when": now()}, sort_keys=True, ensure_ascii=False) + "\n"
+    line = json.dumps({**change, "event": event, "when": now()}, sort_keys=True) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
@@ -54,7 +54,8 @@ def read(path: Path) -> list[Change]:
     """Every complete line, oldest first. The incomplete line of a killed writer counts as not written."""
     lines: list[Change] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # Only a line feed ends a line: the reason of an earlier version's line may hold other separators of Unicode.
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 found = json.loads(line)
             except json.JSONDecodeError:

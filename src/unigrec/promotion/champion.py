@@ -106,9 +106,12 @@ def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds
     The version that is rolled back is marked, so that no schedule promotes it again. A second call changes nothing.
 
     Raises:
-        UnigrecError: there is no champion or no `previous`, or the version never was champion; and as `promote`.
+        UnigrecError: there is no champion or no `previous`, or the version never was champion; another version became
+            champion while this waited, and none is named to go to; and as `promote`.
     """
     name = params.model_name
+    with mlflow_client(params) as client:
+        meant = _number(client, name, CHAMPION)
     with _alone(params, wait_seconds) as client:
         champion = _number(client, name, CHAMPION)
         if champion is None:
@@ -120,6 +123,12 @@ def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds
                 raise UnigrecError(f"{name}: no version is `previous`; name one: unigrec rollback --to VERSION")
             return Promotion(
                 champion, champion, False, refused=False, reason=f"is the champion already: {current.tags[VERDICT_TAG]}"
+            )
+        if target is None and champion != meant:
+            # `previous` may be the very version that the caller wanted to be rid of.
+            raise UnigrecError(
+                f"{name}: version {champion} became champion meanwhile, in place of version {meant}; nothing was "
+                "rolled back. Look at it, then call again, or name the version to go to: unigrec rollback --to VERSION"
             )
         target = target or str(previous)
         if target == champion:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import string
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException
 from fastapi import Path as InPath
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("docs.html")
 RETRY = {"Retry-After": "1"}  # seconds
 VERSION_HEADER = "X-Unigrec-Version"
+PLAIN = string.punctuation.replace("%", "") + " "  # what a header shows as it is, beside letters and digits of ASCII
 VARIANT_HEADER = "X-Unigrec-Variant"  # in an experiment: champion or challenger
 ASSIGNED_HEADER = "X-Unigrec-Assigned"  # in an experiment: a value of Assigned
 REQUEST_HEADER = "X-Unigrec-Request"  # of an answer in the log of impressions
@@ -165,7 +168,7 @@ class Service:
         self.metrics.popular.inc(reply.popular)
         self.metrics.answers.labels(variant, job.version, assigned, reply.status).inc()
         self.metrics.answered.labels(variant, job.version).observe(time.monotonic() - job.arrived)
-        headers = {VERSION_HEADER: job.version}
+        headers = {VERSION_HEADER: quote(job.version, safe=PLAIN)}
         if self.experiment is not None:
             headers |= {VARIANT_HEADER: variant, ASSIGNED_HEADER: assigned}
         body = reply.body

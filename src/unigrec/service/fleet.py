@@ -87,7 +87,7 @@ class Fleet:
     async def open(self) -> None:
         """Wait for workers, and start the first process, which imports while the model is still looked for."""
         self._server = await asyncio.start_unix_server(self._connected, self.address, limit=READ_LIMIT)
-        self._spare = await _new_process()
+        self._spare = await _new_generation()
 
     async def change(self, version: Version) -> None:
         """Let a version answer from now on. Raises UnigrecError when it does not load; the old one goes on then."""
@@ -153,7 +153,7 @@ class Fleet:
     async def _start(self, version: Version) -> Generation:
         """A generation whose workers are all connected. Raises UnigrecError."""
         number = next(self._numbers)
-        process = self._spare or await _new_process()
+        process = self._spare or await _new_generation()
         self._spare = None
         generation = self._started[number] = Generation(number, version, process)
         assert process.stdin is not None
@@ -231,8 +231,12 @@ class Fleet:
             try:
                 new = await self._start(generation.version)
             except UnigrecError as error:
-                self._say_problem(f"{generation.version.label} does not load any more: {error}")
+                if generation is self.current:  # else another model has come meanwhile, and this one's files are gone
+                    self._say_problem(f"{generation.version.label} does not load any more: {error}")
                 continue
+            if generation is not self.current:
+                await self._end(new)
+                return
             self._started.pop(generation.number, None)
             self.current = new
             for worker in new.workers:
@@ -282,12 +286,23 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _new_process() -> asyncio.subprocess.Process:
-    """A process that waits for an `Order` on its standard input."""
-    return await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "unigrec.service.generation"],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,  # Ctrl-C is for the service alone, which ends its workers in order
-    )
+async def new_process(module: str, **environment: str) -> asyncio.subprocess.Process:
+    """A process of this project that waits for words on its standard input.
+
+    Raises UnigrecError if the system has no room for one now: too many processes or open files, or no memory.
+    """
+    try:
+        return await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", module],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | environment,
+            start_new_session=True,  # Ctrl-C is for the service alone, which ends its processes in order
+        )
+    except OSError as error:
+        raise UnigrecError(f"no process of {module} could be started: {error}") from error
+
+
+async def _new_generation() -> asyncio.subprocess.Process:
+    """A process that waits for an `Order`."""
+    return await new_process("unigrec.service.generation", OMP_NUM_THREADS="1")

@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unigrec.base.errors import UnigrecError
+from unigrec.service.fleet import new_process
 from unigrec.service.watch import Event, Version, Watched
 
 if TYPE_CHECKING:
@@ -128,12 +128,12 @@ class Follower:
         """Give each model its events. The process that watches is started again if it ends."""
         names = {one.model: one for one in self.followed if not one.is_folder}
         while True:
-            self._watch = process = await asyncio.create_subprocess_exec(
-                *[sys.executable, "-m", "unigrec.service.watch"],
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
+            try:
+                self._watch = process = await new_process("unigrec.service.watch")
+            except UnigrecError as error:
+                log.error("the registry is not watched: %s; tried again", error)
+                await asyncio.sleep(self.seconds)
+                continue
             assert process.stdin is not None
             assert process.stdout is not None
             watched = Watched(

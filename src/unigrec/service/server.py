@@ -159,7 +159,7 @@ class _Server:
                 timeout_graceful_shutdown=int(params.deadline_ms / 1e3) + 1,
             )
         )
-        self.failure: UnigrecError | None = None
+        self.failure: Exception | None = None
         host, port = listener.getsockname()[:2]
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         if host not in LOOPBACK and not tokens:
@@ -201,10 +201,13 @@ class _Server:
         asyncio.get_running_loop().call_later(self.params.drain_seconds, setattr, self.http, "should_exit", True)
 
     async def _follow_or_end(self) -> None:
-        """Follow the models. If the first one does not load, end."""
+        """Follow the models. If the first one does not load, end.
+
+        End on a defect too: a service that would answer for ever with today's model must not look well.
+        """
         try:
             await self.follower.run()
-        except UnigrecError as error:
+        except Exception as error:
             self.failure = error
             self.http.should_exit = True
 

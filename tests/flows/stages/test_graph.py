@@ -12,7 +12,7 @@ from flows.stages.graph import cache_folder, read_graph
 
 from support.flow_project import make_three_stages, reproduce, reproduce_here
 from support.project import ROOT
-from unigrec.base.errors import UnigrecError
+from unigrec.base.errors import BusyError, UnigrecError
 
 
 @pytest.fixture
@@ -69,3 +69,12 @@ def test_two_folders_with_one_cache_share_what_stages_made(project, tmp_path_fac
     monkeypatch.chdir(other)
     assert reproduce(["first"]) == [False]
     assert (other / "b").read_text() == "1"
+
+
+def test_where_another_dvc_is_at_work_nothing_is_repaired(project):
+    reproduce_here(["first"])
+    before = (project / "dvc.lock").read_bytes()
+    with Repo(str(project)) as repo, repo.lock, pytest.raises(BusyError, match="another DVC command is at work"):
+        read_graph()
+    assert (project / "dvc.lock").read_bytes() == before
+    assert sorted(project.glob("dvc.lock*")) == [project / "dvc.lock"]
