@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -10,8 +11,9 @@ import yaml
 from support.command_line import invoke
 from support.project import PARAMS_FILE, ROOT
 from unigrec import cli
-from unigrec.base import process
+from unigrec.base import launcher, process
 from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_BROKEN, UnigrecError
+from unigrec.config.edit import configure
 from unigrec.pipeline import running
 
 LONG = "x" * 300
@@ -94,3 +96,15 @@ def test_every_error_has_an_exit_code_and_only_a_defect_has_a_traceback(error, c
     shown = capsys.readouterr().err
     assert (ended.value.code, shown.endswith(said)) == (code, True)
     assert ("Traceback" in shown) == (code == EXIT_BROKEN)
+
+
+@pytest.mark.parametrize(("threads", "given"), [(1, "1"), (0, None)])
+def test_params_say_how_many_threads_each_rank_has(threads, given, tmp_path, monkeypatch):
+    shutil.copy(PARAMS_FILE, tmp_path)
+    configure(tmp_path / "params.yaml", settings=["joint.processes=2", f"threads={threads}"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that what is set is removed again
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    found = []
+    monkeypatch.setattr(launcher, "run_ranks", lambda *_: found.append(os.environ.get("OMP_NUM_THREADS")))
+    cli._run_stage("joint", tmp_path / "params.yaml", verbose=False, hosts=None)
+    assert found == [given]

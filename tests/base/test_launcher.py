@@ -236,6 +236,6 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
 
 def test_threads_are_shared_out_among_the_ranks(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))
     run_ranks(["-c", RANK + f"open('{tmp_path}/' + os.environ['OMP_NUM_THREADS'], 'w').close()"], 2)
     assert [path.name for path in tmp_path.iterdir()] == ["3"]

@@ -79,6 +79,25 @@ def test_first_snapshot_then_nothing_new_then_growth_then_a_stop_that_changes_no
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("origin", "taken"), [("sample: infra/sample.yaml", True), ("folder: data/current", False)])
+def test_the_first_delivery_is_compared_with_a_registered_run_on_snapshots_alone(origin, taken):
+    files.write_json(paths.REFERENCE, {"origin": origin, "interactions": 20_000, "items": 800, "users": 2_000})
+    deliver(60)
+    code, said = take()
+    assert code == (EXIT_OK if taken else EXIT_INVALID_DATA), said
+    assert ("last registered run's, 20000; found 600" in said) != taken
+
+
+def test_a_delivery_may_grow_the_data_beyond_what_the_registered_run_had():
+    deliver(60)
+    assert take()[0] == EXIT_OK
+    configure(Path("params.yaml"), data=str(paths.CURRENT))
+    files.write_json(paths.REFERENCE, {"origin": "folder: data/current", "interactions": 600, "items": 40, "users": 60})
+    deliver(130)
+    code, said = take()
+    assert code == EXIT_OK, said
+
+
 def test_the_validate_stage_reads_the_drift_of_the_snapshot_that_was_ingested():
     deliver(60)
     take()

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from support.project import PARAMS_FILE, ROOT
@@ -132,6 +133,7 @@ def test_a_folder_is_kept_relative_to_the_params_file(params_file, tmp_path, mon
         ({"settings": ["joint.epochs=[3"]}, "not valid YAML"),
         ({"settings": ["register.experiment=true"]}, "register.experiment = True: input should be a valid string"),
         ({"profile": "paper", "settings": ["evaluate.beam=5"]}, "raise the beam"),
+        ({"settings": ["ingest.events={buy: 1}"]}, "the source sample has no types of events; set ingest.events={}"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(params_file, arguments, message):
@@ -194,3 +196,13 @@ def test_a_key_that_a_file_of_an_earlier_version_lacks_is_added(params_file):
     for wrong in ("teacher.no_such=1", "teacher=1", "teacher.epochs.more=1"):
         with pytest.raises(UnigrecError):
             configure(params_file, settings=[wrong])
+
+
+@pytest.mark.parametrize("setting", ["ingest.files.items=shop", "spark.master=yarn"])
+def test_a_section_that_a_file_of_an_earlier_version_lacks_is_added(params_file, setting):
+    document = yaml.safe_load(params_file.read_text())
+    del document["ingest"]["files"], document["spark"]
+    params_file.write_text(yaml.safe_dump(document))
+    configure(params_file, settings=[setting])
+    key, _, value = setting.partition("=")
+    assert dict(leaves(yaml.safe_load(params_file.read_text())))[key] == value

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from unigrec.base.errors import EXIT_BROKEN, EXIT_OK, UnigrecError
 from unigrec.base.hosts import Hosts, HostsError, Meeting, interface_of, meeting
 from unigrec.base.masking import masked
-from unigrec.base.process import LAUNCHER
+from unigrec.base.process import LAUNCHER, cores
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -51,7 +51,7 @@ def run_ranks(arguments: list[str], processes: int, param: str = "joint.processe
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _check_devices(processes, param)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores() // processes, 1)))
     logging.disable()  # no table of failed ranks from the agent: the error says it
     os.environ[LAUNCHER] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:

@@ -89,6 +89,8 @@ def _run_stage(name: str, params_file: Path, verbose: bool, hosts: Hosts | None)
     section, _, key = param.partition(".")
     processes = values[section][key] if param else 1
     if (processes > 1 or hosts) and not is_rank():
+        if params.threads:  # of each rank; else the launcher divides the cores
+            os.environ.setdefault("OMP_NUM_THREADS", str(params.threads))
         options = ["--params", str(params_file), *(["--verbose"] if verbose else [])]
         command = ["-m", "unigrec.cli", "stage", name, *options]
         if hosts:

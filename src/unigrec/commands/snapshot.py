@@ -82,7 +82,9 @@ def _accept(params: Params, before: Snapshot | None, now: Snapshot, arrived: Sou
         appended = (arrived.interactions, arrived.items) if params.snapshot.mode == "append" else None
         tables = (before.interactions, before.items), (now.interactions, now.items)
         drift = measure_drift(*tables, text_columns=columns, appended=appended)
-    reference = reference_sizes(params.ingest.origin)
+    # Of a run on the current snapshot; the pipeline may read something else until now.
+    current = params.ingest.model_copy(update={"source": "folder", "path": str(paths.CURRENT)})
+    reference = reference_sizes(current.origin)
     try:
         validate_tables(
             now.interactions,

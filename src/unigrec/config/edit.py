@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from unigrec.base.errors import UnigrecError
@@ -124,6 +124,8 @@ def _set(document: Any, key: str, value: Any) -> None:
     *sections, name = key.split(".")
     section = document
     for part in sections:
+        if part not in section:  # in the params.yaml of an earlier version
+            section[part] = CommentedMap()
         section = section[part]
     if name not in section:  # before the last key, behind which a blank line and the next section's comments stand
         section.insert(max(len(section) - 1, 0), name, value)

@@ -87,6 +87,12 @@ class IngestParams(Section):
             raise ValueError("ingest.source: sql needs two queries, ingest.sql.interactions and ingest.sql.items")
         return self
 
+    @model_validator(mode="after")
+    def _events_where_there_are_some(self) -> IngestParams:
+        if self.events and self.source not in ("folder", "sql"):
+            raise ValueError(f"ingest.events: the source {self.source} has no types of events; set ingest.events={{}}")
+        return self
+
     @property
     def origin(self) -> str:
         """Where the data comes from, as text: runs of one origin are compared with each other."""

@@ -124,7 +124,7 @@ def judge(
         *interaction_checks(params),
         *item_checks(params, list(tables.frames["items"].columns), text_columns, k_core),
         *user_checks(params, k_core),
-        *reference_checks(params, reference),
+        *reference_checks(params, reference, has_previous=isinstance(drift, Drift)),
         *drift_checks(params, drift),
     ]
     checks = skip_unanswerable(checks, tables.usable)
