@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.config.read import load_params
+from unigrec.core.retrieval import selection
 from unigrec.core.retrieval.neighbour_ranking import count_neighbours
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.embedding.encoder import fit_encoder, save_encoder
@@ -26,7 +28,7 @@ from unigrec.serving import assemble, extend, manifest
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.extension import read_extension, write_extension
 from unigrec.serving.ranking_parts import write_neighbours
-from unigrec.serving.schema import NewShare
+from unigrec.serving.schema import Diversity, NewShare
 
 KINDS = ("ink cartridge black", "paper white thick", "pen blue gel", "desk lamp bright")
 NEW = pa.table({"item_id": ["N1", "N2"], "title": ["black ink", "bright lamp"]})
@@ -121,15 +123,61 @@ def test_lists_and_filters_hold_for_new_places_too(child):
     assert [item.item_id for item in only.items] == ["N2"]
 
 
-def test_a_history_may_hold_a_new_item_and_does_not_get_it_again(child):
+@pytest.mark.parametrize("by", RankBy)
+def test_under_a_rule_added_items_stand_below_all_trained_ones_too(child, by, monkeypatch):
+    """The first search finds too few items of different kinds: further trained ones come before added ones."""
+    monkeypatch.setattr(selection, "CANDIDATES", 1)
+    bundle, most = Bundle.load(child), Diversity(per="first code", at_most=1)
+    codes = dict(zip(bundle.item_ids, bundle.identifiers[:, 0].tolist(), strict=True))
+    for last in item_ids():
+        (every,) = bundle.recommend([[last]], k=ITEMS + 2, rank_by=by)
+        ranking = [item.item_id for item in every.items]
+        assert {*ranking[ITEMS:]} == {"N1", "N2"}
+        best_of_kind = {codes[item]: item for item in reversed(ranking)}.values()
+        for k in range(1, len(best_of_kind) + 1):
+            (found,) = bundle.recommend([[last]], k=k, rank_by=by, diversity=most)
+            assert [item.item_id for item in found.items] == sorted(best_of_kind, key=ranking.index)[:k]
+
+
+def test_under_a_rule_added_items_fill_the_places_that_trained_ones_leave(child):
     bundle = Bundle.load(child)
-    (answer,) = bundle.recommend([["N1"]], k=4, new_share=share(2))
+    trained = item_ids()[:3]
+    rules = {"allow": [*trained, "N1", "N2"], "diversity": Diversity(per="item_id", at_most=1)}
+    (answer,) = bundle.recommend([["P4"]], k=5, **rules)
+    found = [item.item_id for item in answer.items]
+    assert (set(found[:3]), set(found[3:])) == ({*trained}, {"N1", "N2"})
+
+
+def test_a_search_with_weight_zero_finds_as_many_items_as_recommend(child):
+    bundle = Bundle.load(child)
+    for k in (1, 5, ITEMS + 2):
+        found = bundle.search("pen", history=HISTORIES[0], k=k, search_weight=0.0)
+        (recommended,) = bundle.recommend(HISTORIES[:1], k=k)
+        assert [(i.item_id, i.score) for i in found.items] == [(i.item_id, i.score) for i in recommended.items]
+        assert len(found.items) == k
+
+
+def test_a_history_may_hold_a_new_item_and_does_not_get_it_again_if_it_is_left_out(child):
+    bundle = Bundle.load(child)
+    (answer,) = bundle.recommend([["N1"]], k=4, new_share=share(2), exclude_history=True)
     assert (answer.unknown, answer.by_popularity) == (0, False)
     assert [item.item_id for item in answer.items].count("N2") == 1
     assert "N1" not in {item.item_id for item in answer.items}
+    (again,) = bundle.recommend([["N1"]], k=4, new_share=share(2))
+    assert {item.item_id for item in again.items[2:]} == {"N1", "N2"}
+    assert len(bundle.recommend([["N1"]], k=ITEMS + 2)[0].items) == ITEMS + 2
     nearest = max(bundle.similar("N1", k=ITEMS).items, key=lambda item: item.score)
     assert nearest.item_id in {"a,b", "P4", "P8"}  # the inks
     assert bundle.complement(["N1"], k=2).stand_ins == ("N1",)
+
+
+def test_the_audience_of_an_added_item_may_hold_it(child):
+    bundle, histories = Bundle.load(child), [["N1", "P4"], ["P4"], ["N2"]]
+    answer = bundle.audience("N1", histories, k=3)
+    assert sorted(user.row for user in answer.users) == [0, 1, 2]
+    scores = {user.row: user.score for user in answer.users}
+    assert scores[0] == pytest.approx(scores[1])  # a new item is not read
+    assert all(math.isfinite(score) for score in scores.values())
 
 
 def test_added_items_are_found_by_their_words(child):

@@ -6,11 +6,15 @@ import pyarrow as pa
 import pytest
 import torch
 
+from support.bundles import resign
+from support.search_bundle import NAMES, TITLES, bundle_of
 from support.tiny_model import DENSE_SHAPE, ITEMS
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.commands import features as command
+from unigrec.config.schema import EmbedParams
 from unigrec.core.models.tokenizers.residual import Tokenizer
+from unigrec.embedding.encoder import fit_encoder, save_encoder
 from unigrec.serving import features
 from unigrec.serving.bundle import Bundle
 
@@ -45,6 +49,8 @@ def test_a_state_is_what_the_teacher_scores_with(bundle):
 
 def test_items_have_their_prefixes_as_texts(bundle, monkeypatch):
     class Encoder:
+        modalities = ()
+
         def transform(self, catalogue: pa.Table) -> object:
             return torch.ones(catalogue.num_rows, 6).numpy()
 
@@ -56,6 +62,28 @@ def test_items_have_their_prefixes_as_texts(bundle, monkeypatch):
     assert table["identifier"][3].as_py() == "-".join(map(str, codes))
     assert table["prefixes"][3].as_py()[0] == str(codes[0])
     assert not any(table["is_new"].to_pylist())
+
+
+def test_features_of_vectors_that_the_bundle_does_not_hold_are_refused(tmp_path):
+    """What the tokenizer reads of an item's further modalities is in the files that `embed` read alone."""
+    bundle = bundle_of(tmp_path)
+    images = pa.table({"item_id": NAMES, "embedding": torch.randn(ITEMS, 2).tolist()})
+    files.write_table(tmp_path / "images.parquet", images)
+    params = EmbedParams(
+        encoder="tfidf-svd",
+        model="",
+        text_columns=("title",),
+        dimensions=4,
+        max_features=50,
+        modalities=(str(tmp_path / "images.parquet"),),
+    )
+    encoder, embedding = fit_encoder(pa.table({"item_id": NAMES, "title": TITLES}), params, seed=0)
+    assert embedding.shape == (ITEMS, 6)  # as the tokenizer reads it
+    assert features.item_features(bundle, temperature=0.01).num_rows == ITEMS
+    save_encoder(encoder, bundle.folder / "text_encoder")
+    resign(bundle.folder)
+    with pytest.raises(UnigrecError, match=r"text_encoder: .*images\.parquet.* does not hold"):
+        features.item_features(Bundle.load(bundle.folder), temperature=0.01)
 
 
 def test_a_temperature_of_zero_is_refused(tmp_path):

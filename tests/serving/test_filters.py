@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,8 @@ def of_rows(folder: Path) -> CatalogueFilter:
         ('`two words` = "x"', [0, 3]),
         ('empty = "x"', []),
         ("empty is null", [0, 1, 2, 3, 4]),
+        ('empty has "x"', []),
+        ('not empty has "x"', [0, 1, 2, 3, 4]),
     ],
 )
 def test_an_expression_holds_for_these_rows(catalogue, expression, rows):
@@ -75,6 +78,50 @@ def test_an_expression_holds_for_these_rows(catalogue, expression, rows):
             catalogue.mask(expression)
     else:
         assert np.flatnonzero(catalogue.mask(expression)).tolist() == rows
+
+
+LARGE = 2**53  # from here on a float does not hold every whole number
+WHOLE = [0, -3, LARGE + 1, -LARGE - 1, 2**62, None]
+BROKEN = [0.0, -2.5, 0.1, float(LARGE), float(LARGE + 2), -float(LARGE), 1e300, None]
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory) -> CatalogueFilter:
+    folder = tmp_path_factory.mktemp("numbers")
+    pq.write_table(pa.table({"whole": pa.array(WHOLE, pa.int64())}), folder / "whole.parquet")
+    pq.write_table(pa.table({"broken": pa.array(BROKEN, pa.float64())}), folder / "broken.parquet")
+    return CatalogueFilter(folder / "whole.parquet", folder / "broken.parquet")
+
+
+@pytest.mark.parametrize("value", ["0.5", "-2.5", "0.1", "1e3", str(LARGE), str(LARGE + 1), str(-LARGE - 1), "1.5e18"])
+@pytest.mark.parametrize(("column", "rows"), [("whole", WHOLE), ("broken", BROKEN)])
+def test_numbers_are_compared_exactly_however_large(numbers, column, rows, value):
+    number = float(value) if set(value) & set(".e") else int(value)
+    for comparator, holds in (COMPARISONS | {">=": operator.ge}).items():
+        expected = [row is not None and holds(row, number) for row in rows]
+        assert numbers.mask(f"{column} {comparator} {value}").tolist() == expected, comparator
+    assert numbers.mask(f"{column} in [{value}, 0]").tolist() == [row in (number, 0) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ('since > "0001-01-01T00:00+14:00"', "since holds dates; '0001-01-01T00:00[+]14:00' is none"),
+        ('since < "9999-12-31T23:00-05:00"', "since holds dates"),
+        ('exact < "1500-01-01"', "exact < .1500-01-01.* cannot be evaluated"),  # nanoseconds begin in 1677
+        ("whole < 1e30", "too large a number"),
+        ("whole < 1e999", "too large a number"),
+    ],
+)
+def test_a_value_that_a_column_cannot_hold_is_an_error(tmp_path, expression, message):
+    columns = {
+        "since": pa.array([0], pa.timestamp("s")),
+        "exact": pa.array([0], pa.timestamp("ns")),
+        "whole": [2**60],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    with pytest.raises(UnigrecError, match=message):
+        CatalogueFilter(tmp_path / "items.parquet").mask(expression)
 
 
 COMPARISONS = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt}
@@ -149,6 +196,20 @@ def test_masks_are_kept_but_not_without_end(catalogue, monkeypatch):
         catalogue.mask(f"price = {number}")
         assert catalogue.mask("price = 0") is kept
     assert len(catalogue._masks) == 3
+
+
+def test_masks_of_a_large_catalogue_take_no_more_memory_than_a_few_of_them(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"number": np.arange(1_000_000)}), tmp_path / "items.parquet")
+    large = CatalogueFilter(tmp_path / "items.parquet")
+    masks = [weakref.ref(large.mask(f"number < {n}")) for n in range(100)]
+    kept = [mask() is not None for mask in masks]
+    assert sum(kept) * 1_000_000 <= 64 * 2**20
+    assert kept == sorted(kept)
+    assert kept[-10:] == [True] * 10  # the last ones
+    monkeypatch.setattr(filters, "CACHED_BYTES", 1)
+    few_masks = CatalogueFilter(tmp_path / "items.parquet")
+    masks = [weakref.ref(few_masks.mask(f"number < {n}")) for n in range(10)]
+    assert sum(mask() is not None for mask in masks) == filters.FEWEST
 
 
 @pytest.mark.parametrize("by", RankBy)

@@ -300,7 +300,7 @@ class Bundle:
         count: int,
         exclude: bool = False,
     ) -> BeamResult:
-        """The best `count` allowed items for each history; after them, the best added ones.
+        """The best `count` allowed items for each history, of which added ones stand below all trained ones.
 
         exclude: leave out the items of a history.
         """
@@ -311,12 +311,13 @@ class Bundle:
         if self.new_items is None:
             return best
         of_new = None if allowed is None else allowed[self.trained :]
-        held = [[item - self.trained for item in own if item >= self.trained] for own in histories]
+        held = [[item - self.trained for item in own if item >= self.trained] for own in histories] if exclude else None
         new = self.new_items.best(read, count, of_new, denied=held)
         below = BeamResult(torch.where(new.items >= 0, new.items + self.trained, -1), new.scores - BELOW)
         items, scores = (torch.cat(pair, dim=1) for pair in zip(best, below, strict=True))
         scores, order = scores.sort(dim=1, descending=True, stable=True)
-        return BeamResult(items.gather(1, order)[:, : len(self.item_ids)], scores[:, : len(self.item_ids)])
+        # No more than was asked for: `select` has to ask for further trained items before it takes added ones.
+        return BeamResult(items.gather(1, order)[:, :count], scores[:, :count])
 
     def _readable(self, history: list[int]) -> list[int]:
         """The trained items of a history; of one without any, the nearest trained items instead."""

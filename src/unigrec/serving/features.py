@@ -58,13 +58,21 @@ def item_features(bundle: Bundle, temperature: float) -> pa.Table:
     """(N rows) as `ITEM_SCHEMA`. temperature: of the soft codes, above 0.
 
     Raises:
-        UnigrecError: the bundle is of an earlier version, without what the tokenizer reads.
+        UnigrecError: the bundle lacks what the tokenizer reads: it is of an earlier version, or the items have vectors
+            of further modalities, which no bundle holds.
     """
     folder, listed = bundle.folder, bundle.manifest["files"]
     if not {names.COLLABORATIVE, f"{names.TEXT_ENCODER}/settings.json"} <= set(listed):
         raise UnigrecError(f"{folder}: this bundle, of an earlier version, holds no soft codes; run the pipeline again")
+    encoder = load_encoder(folder / names.TEXT_ENCODER)
+    if encoder.modalities:
+        raise UnigrecError(
+            f"{folder / names.TEXT_ENCODER}: the tokenizer reads the vectors of {', '.join(encoder.modalities)} "
+            "(embed.modalities), and a bundle does not hold them: soft codes and vectors would be wrong; export the "
+            "features of a model that was trained without embed.modalities"
+        )
     catalogue = files.read_table(folder / names.CATALOGUE)
-    content = torch.as_tensor(load_encoder(folder / names.TEXT_ENCODER).transform(catalogue))
+    content = torch.as_tensor(encoder.transform(catalogue))
     part = files.read_tensors(folder / names.COLLABORATIVE)["part"]
     tokenizer = load_tokenizer(folder / names.TOKENIZER, folder / names.TOKENIZER_CONFIG)
     weights, codes = soft_codes(tokenizer, torch.cat([content, part], dim=1), temperature)

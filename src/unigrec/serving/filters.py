@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 import operator
 from collections import OrderedDict
 from collections.abc import Callable
@@ -55,7 +56,7 @@ TEXT: /"([^"\\]|\\.)*"/ | /'([^'\\]|\\.)*'/
 %ignore /\s+/
 """
 LONGEST, DEEPEST = 2000, 30  # letters of an expression; brackets and `not` inside each other
-CACHED = 256  # masks that are kept
+CACHED, CACHED_BYTES, FEWEST = 256, 2**26, 4  # masks that are kept: at most, in all, and at least
 COMPARATORS: dict[str, Callable[[Any, Any], Any]] = {
     "=": pc.equal,
     "!=": pc.not_equal,
@@ -63,6 +64,15 @@ COMPARATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<=": pc.less_equal,
     ">": pc.greater,
     ">=": pc.greater_equal,
+}
+# The same with a value that the type of the column cannot hold: compared is the next lower one that it can hold.
+COMPARATORS_BETWEEN: dict[str, Callable[[Any, Any], Any]] = {
+    "=": lambda values, _: np.zeros(len(values), bool),
+    "!=": lambda values, _: pc.is_valid(values),
+    "<": pc.less_equal,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater,
 }
 EXAMPLE = 'for example: brand = "Canon" and price < 20 and not categories has "Ink"'
 
@@ -86,8 +96,9 @@ class CatalogueFilter:
         Raises UnigrecError, which says what is wrong with the expression, and where.
         """
         if expression not in self._masks:
-            self._masks[expression] = self._compile(expression)
-            while len(self._masks) > CACHED:
+            mask = self._masks[expression] = self._compile(expression)
+            most = min(max(CACHED_BYTES // max(mask.nbytes, 1), FEWEST), CACHED)
+            while len(self._masks) > most:
                 self._masks.popitem(last=False)
         self._masks.move_to_end(expression)
         return self._masks[expression]
@@ -120,6 +131,8 @@ class CatalogueFilter:
         try:
             mask = _Evaluation(self).transform(tree)
         except VisitError as error:
+            if isinstance(error.orig_exc, pa.ArrowException):
+                raise UnigrecError(f"filter: {expression} cannot be evaluated: {error.orig_exc}") from error
             raise error.orig_exc from error
         return _as_mask(mask)
 
@@ -161,11 +174,10 @@ class _Evaluation(Transformer):
         return _as_mask(values)
 
     def compared(self, column: tuple[str, pa.ChunkedArray], comparator: Token, value: Any) -> np.ndarray:
-        return _as_mask(COMPARATORS[comparator](*_comparable(column, value)))
+        return _compared(column, comparator, value)
 
     def listed(self, column: tuple[str, pa.ChunkedArray], *values: Any) -> np.ndarray:
-        found = [_as_mask(pc.equal(*_comparable(column, value))) for value in values]
-        return functools.reduce(operator.or_, found)
+        return functools.reduce(operator.or_, (_compared(column, "=", value) for value in values))
 
     def having(self, column: tuple[str, pa.ChunkedArray], text: Token) -> np.ndarray:
         """An entry of a list; a part of a text, in any case of letters."""
@@ -175,10 +187,12 @@ class _Evaluation(Transformer):
             entries = values.combine_chunks()
             rows = pc.list_parent_indices(entries).to_numpy()
             found = np.zeros(len(entries), bool)
-            found[rows[_as_mask(pc.equal(*_comparable((name, pc.list_flatten(entries)), wanted)))]] = True
+            found[rows[_compared((name, pc.list_flatten(entries)), "=", wanted)]] = True
             return found
         if _is_date(values.type):
             raise UnigrecError(f'filter: {name} holds dates; compare them: {name} >= "2026-01-31"')
+        if pa.types.is_null(values.type):
+            return np.zeros(len(values), bool)
         return _as_mask(pc.match_substring(_comparable(column, wanted)[0], wanted, ignore_case=True))
 
     def missing(self, column: tuple[str, pa.ChunkedArray]) -> np.ndarray:
@@ -201,6 +215,24 @@ class _Evaluation(Transformer):
         return False
 
 
+def _compared(column: tuple[str, Any], comparator: str, value: Any) -> np.ndarray:
+    """(N,) bool: the values that compare so with `value`; numbers exactly, however large."""
+    values, wanted = _comparable(column, value)
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or pa.types.is_null(values.type):
+        return _as_mask(COMPARATORS[comparator](values, wanted))
+    lower = _next_lower(wanted, values.type)
+    comparators = COMPARATORS if lower == wanted else COMPARATORS_BETWEEN
+    return _as_mask(comparators[comparator](values, lower))
+
+
+def _next_lower(value: float, kind: pa.DataType) -> float:
+    """The largest number of a type that is not above the value: floats lack large integers, and integers fractions."""
+    if pa.types.is_integer(kind):
+        return math.floor(value)
+    near = float(value)
+    return near if near <= value else math.nextafter(near, -math.inf)
+
+
 def _comparable(column: tuple[str, Any], value: Any) -> tuple[Any, Any]:
     """The column's values and the value, a date where the column holds dates. Raises UnigrecError if they differ."""
     name, values = column
@@ -213,7 +245,7 @@ def _comparable(column: tuple[str, Any], value: Any) -> tuple[Any, Any]:
         kinds = "a text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)
     else:
         kinds = "a number", lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        if (isinstance(value, int) or pa.types.is_integer(values.type)) and not -(2**63) <= value < 2**63:
             raise UnigrecError(f"filter: {value} is too large a number")
     if pa.types.is_null(values.type):
         return values, value
@@ -230,9 +262,11 @@ def _date(name: str, text: str) -> datetime.datetime:
     """UTC, without a zone, as columns have it. Raises UnigrecError for a text that is no date."""
     try:
         moment = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(datetime.UTC)
+    except (ValueError, OverflowError) as error:  # not of that form; in UTC before the year 1, or after 9999
         raise UnigrecError(f"filter: {name} holds dates; {text!r} is none (2026-01-31, 2026-01-31T12:00)") from error
-    return moment if moment.tzinfo is None else moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    return moment.replace(tzinfo=None)
 
 
 def _unquoted(token: Token) -> str:

@@ -177,3 +177,10 @@ def test_reassignment_keeps_earlier_identifiers_where_the_prefix_is_todays():
     assert reassign(tokenizer, embeddings, codes, earlier).codes.tolist() == [[0, 1], [0, 0], [1, 0], [1, 1]]
     elsewhere = np.array([[1, 1], [-1, -1], [-1, -1], [-1, -1]])
     assert reassign(tokenizer, embeddings, codes, elsewhere).codes.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_of_a_single_level_an_item_without_an_earlier_identifier_gets_the_nearest_free_one():
+    tokenizer = plain_tokenizer(torch.tensor([[[0.0], [1.0], [2.0], [50.0]]]))
+    embeddings = torch.tensor([[0.0], [0.1], [0.2]])
+    codes, earlier = hard_codes(tokenizer, embeddings), np.array([[1], [-1], [-1]])
+    assert reassign(tokenizer, embeddings, codes, earlier).codes.tolist() == [[1], [0], [2]]

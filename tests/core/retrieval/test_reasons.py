@@ -87,3 +87,11 @@ def test_only_the_last_items_are_judged_and_a_single_one_is_the_reason(model, ne
     assert (found[:, :7] == 0).all()
     assert torch.allclose(found[:, 7:], every[:, 7:], atol=1e-5)
     assert support(model, neighbours, WEIGHTS, [4], torch.tensor([1, 2])).tolist() == [[1.0], [1.0]]
+
+
+def test_where_the_dense_part_reads_one_item_the_last_one_is_the_reason(neighbours):
+    torch.manual_seed(0)
+    shape = {"items": N, "d_model": 8, "blocks": 1, "heads": 2, "history": 1, "dropout": 0.1, "repeat_bias": True}
+    found = support(build_teacher(shape).eval(), neighbours, WEIGHTS, [7, 7, 7, 2], torch.tensor([5, 7]))
+    again = WEIGHTS.own * math.log1p(3)
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, again, 1.0]]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -139,3 +141,15 @@ def test_of_few_items_that_are_read_the_best_of_words_and_meaning_are_among_them
     meant = large(distinct).asked(["xyzzy"], distinct.content[20]).best(4, None).items[0].tolist()
     assert 20 in meant
     assert torch.equal(found.of(torch.tensor([20, 3])), distinct.scores(["word3"], distinct.content[20])[[20, 3]])
+
+
+def test_a_word_that_is_repeated_weighs_more_but_needs_no_more_memory(distinct):
+    words = ["word3"] * 20_000 + ["own4"]
+    asked = large(distinct).asked(words, None)
+    tracemalloc.start()
+    found = asked.best(5, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**16  # a number per repetition has more
+    assert found.items.tolist() == distinct.asked(words, None).best(5, None).items.tolist()
+    assert asked.of(torch.tensor([3])) > 10_000 * large(distinct).asked(["word3"], None).of(torch.tensor([3]))

@@ -25,6 +25,7 @@ from unigrec.config.read import load_params
 from unigrec.config.schema import JointParams
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
+from unigrec.core.models.item_scores import CodeSums
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import UnifiedModel
@@ -99,6 +100,21 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
         assert float(found[name].detach()) != 0.0
         expected = expected + weight * found[name]
     torch.testing.assert_close(found["loss"], expected)
+
+
+@pytest.mark.parametrize("decoder", ["beam", "set"])
+def test_a_rank_without_rows_has_a_recommendation_loss_of_zero_that_has_gradients(decoder):
+    params, data = joint_params(recommender={"decoder": decoder}), tiny_data()
+    model = start(params)
+    codes = torch.as_tensor(resolve(model.tokenizer, data.embeddings, np.zeros(ITEMS), "disambiguate").codes)
+    whole = make_samples(windows(data, params), CPU)
+    nothing = make_samples(data.sequences.segment_batch(data.sequences.window_segments(params.history)[:0]), CPU)
+    samples = nothing._replace(batch_targets=whole.batch_targets, batch_occurrences=whole.batch_occurrences)
+    sums = CodeSums(codes, model.recommender.config.code_sizes) if decoder == "set" else None
+    found = joint_losses(model, samples, codes, data=data, params=params, temperature=0.1, distil=False, sums=sums)
+    assert found["recommendation_loss"] == 0.0
+    found["recommendation_loss"].backward()
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
 
 
 def test_before_the_distillation_joins_its_losses_are_not_computed():

@@ -71,6 +71,22 @@ def test_without_a_teacher_there_is_one_loss():
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("taught", [True, False])
+def test_a_rank_without_rows_has_losses_of_nothing_that_have_gradients(bias, taught):
+    logits = torch.randn(0, sum(SIZES), requires_grad=True)
+    bonus = torch.randn(0, 3, requires_grad=True)
+    inputs = [logits, bonus] if bias else [logits]
+    scores = ItemScores(logits, HISTORIES[:0], bonus) if bias else ItemScores(logits)
+    best = Best(torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, 4)) if taught else None
+    of_targets, of_teacher = set_losses(scores, TARGETS[:0], CodeSums(IDENTIFIERS, SIZES), best)
+    assert (of_teacher is not None) == taught
+    for loss in [of_targets] if of_teacher is None else [of_targets, of_teacher]:
+        assert loss.sum() == 0.0
+        gradients = torch.autograd.grad(loss.sum(), inputs, retain_graph=True)
+        assert [found.shape for found in gradients] == [given.shape for given in inputs]
+
+
 @pytest.mark.parametrize("columns", [1, 6])
 def test_sums_over_codes_and_their_transpose_are_those_of_their_definition(columns):
     sums = CodeSums(IDENTIFIERS, [*SIZES[:1], 6])  # the last two codes have no item

@@ -137,7 +137,8 @@ def reassign(
 def _towards(cost: np.ndarray, prefix: np.ndarray, earlier: np.ndarray) -> np.ndarray:
     """(m, K) cost in which an earlier identifier with today's prefix outweighs the sum of all distances."""
     wanted = cost.copy()
-    rows = np.flatnonzero((earlier[:, :-1] == prefix).all(1))
+    known = (earlier >= 0).all(1)  # of a single level, every prefix is today's
+    rows = np.flatnonzero(known & (earlier[:, :-1] == prefix).all(1))
     wanted[rows, earlier[rows, -1]] -= cost.max(1, initial=0.0).sum() + 1.0
     return wanted
 

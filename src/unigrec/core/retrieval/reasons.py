@@ -30,7 +30,7 @@ def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: S
     """(k, n) what each item of a history adds to the score of each recommended item.
 
     Of a longer history the last `MOST_READ` items are judged; earlier ones have 0, but for purchases of a recommended
-    item itself. A history of one item has 1 for it.
+    item itself. Where one item is all that the dense part reads, it has 1: there is no score without it.
 
     Args:
         history: n catalogue indices, oldest first, at least one. items: (k,) catalogue indices.
@@ -39,6 +39,24 @@ def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: S
     if len(history) == 1:
         return found + 1.0
     read = list(history[-model.history :])
+    if len(read) == 1:
+        found[:, -1] = 1.0
+    else:
+        falls = _falls(model, neighbours, weights, read, items)
+        found[:, -falls.shape[1] :] = falls
+    own = np.array(history)[None] == items.numpy()[:, None]  # (k, n)
+    own[:, :-LONGEST] = False
+    counts = own.sum(1)
+    last = own.shape[1] - 1 - own[:, ::-1].argmax(1)
+    found[np.arange(len(items)), last] += torch.from_numpy(weights.own * np.log1p(counts)).float()
+    return found
+
+
+def _falls(model: Teacher, neighbours: Neighbours, weights: Weights, read: Sequence[int], items: Tensor) -> Tensor:
+    """(k, judged) how much lower the score of each recommended item is without each of the last items that are read.
+
+    read: at least two catalogue indices.
+    """
     n, judged = len(read), min(len(read), MOST_READ)
     rows = np.tile(np.array(read), (judged + 1, 1))  # row j lacks the item at n - judged + j, the last row none
     for row, left_out in enumerate(range(n - judged, n)):
@@ -48,14 +66,7 @@ def support(model: Teacher, neighbours: Neighbours, weights: Weights, history: S
     others = torch.arange(0, len(neighbours.content), -(-len(neighbours.content) // SAMPLED))
     logits = model.scores_of(torch.from_numpy(rows), lengths, torch.cat([items, others]))  # (judged + 1, k + sampled)
     relative = logits[:, : len(items)] - logits[:, len(items) :].logsumexp(1, keepdim=True)
-    found[:, -judged:] = (relative[-1] - relative[:-1]).T
     near = neighbours.near(torch.from_numpy(rows), lengths, wanted=items)
     terms = weights._asdict()
     close = torch.stack([terms[name] * values for name, values in near._asdict().items()]).sum(0)
-    found[:, -judged:] += (close[-1] - close[:-1]).T
-    own = np.array(history)[None] == items.numpy()[:, None]  # (k, n)
-    own[:, :-LONGEST] = False
-    counts = own.sum(1)
-    last = own.shape[1] - 1 - own[:, ::-1].argmax(1)
-    found[np.arange(len(items)), last] += torch.from_numpy(weights.own * np.log1p(counts)).float()
-    return found
+    return ((relative[-1] - relative[:-1]) + (close[-1] - close[:-1])).T

@@ -155,7 +155,8 @@ class ReadScores(QueryScores):
 
     def __init__(self, scorer: QueryScorer, words: Sequence[str], query: Tensor | None):
         assert scorer.cells is not None
-        self.scorer, self.cells, self.words, self.query = scorer, scorer.cells, words, query
+        self.scorer, self.cells, self.query = scorer, scorer.cells, query
+        self.words = list(dict.fromkeys(words))  # a repeated word weighs more, but no other items have it
         self.size, self.by_words = len(scorer.codes), scorer.index.scores(words)
         self.log_p = None if query is None else scorer.code_probabilities(query)
 

@@ -56,22 +56,23 @@ class _SetLosses(Function):
         best: Best | None,
     ) -> tuple[Tensor, Tensor]:
         of_targets, of_teacher = codes.new_empty(2, len(codes))
-        predicted, wanted = [], []
+        # Not joined from parts: a rank without rows has none.
+        predicted = _PerCode(torch.empty_like(codes), torch.empty_like(bonus))
+        wanted = None if best is None else _PerCode(torch.empty_like(codes), torch.empty_like(bonus))
         step = max(SCORES_AT_A_TIME[codes.device.type] // len(sums.codes), 1)
         for start in range(0, len(codes), step):
             rows = slice(start, start + step)
             columns = ItemScores(codes[rows], items[rows], bonus[rows]).columns(sums)  # (N, p)
             chosen = columns.gather(0, targets[rows][None])[0]
             found, normaliser = _per_code(columns, sums, items[rows])
-            predicted.append(found)
+            predicted.codes[rows], predicted.items[rows] = found
             of_targets[rows] = normaliser - chosen
-            if best is not None:
+            if best is not None and wanted is not None:
                 taught = _taught(Best(best.items[rows], best.probabilities[rows]), sums, items[rows])
-                wanted.append(taught)
+                wanted.codes[rows], wanted.items[rows] = taught
                 mean = torch.linalg.vecdot(taught.codes, codes[rows]) + torch.linalg.vecdot(taught.items, bonus[rows])
                 of_teacher[rows] = normaliser - mean
-        kept = [torch.cat(parts) for parts in (*zip(*predicted, strict=True), *zip(*wanted, strict=True))]
-        ctx.save_for_backward(items, targets, *kept)
+        ctx.save_for_backward(items, targets, *predicted, *(wanted or ()))
         ctx.codes = sums.codes
         return of_targets, of_teacher
 
