@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import sqlite3
 from contextlib import closing
@@ -54,6 +55,22 @@ def test_names_of_a_shop_are_proposed_written_and_then_read():
     source = load_source(params.ingest, 0, params.embed.text_columns)
     assert (source.interactions.num_rows, source.items.column_names) == (15, ["item_id", "Name", "Maker", "Link"])
     assert invoke("look", "shop", "--write")[1].endswith("params.yaml: no values changed\n")
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_files_with_endings_in_upper_case_are_proposed_and_then_read(pack):
+    write()
+    for name in ("orders", "products"):
+        file = Path("shop", f"{name}.csv")
+        content = file.read_bytes()
+        file.unlink()
+        Path("shop", f"{name.upper()}.CSV{'.GZ' if pack else ''}").write_bytes(
+            gzip.compress(content) if pack else content
+        )
+    code, said = invoke("look", "shop", "--write")
+    assert (code, "ingest.files.interactions: interactions -> ORDERS" in said) == (EXIT_OK, True), said
+    params = load_params(Path("params.yaml"))
+    assert load_source(params.ingest, 0, params.embed.text_columns).interactions.num_rows == 15
 
 
 def test_a_folder_with_our_names_changes_nothing_but_the_path():

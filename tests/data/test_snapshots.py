@@ -196,6 +196,37 @@ def test_a_delivery_that_changes_while_it_is_read_is_refused(change, monkeypatch
     assert not paths.CURRENT.exists()
 
 
+@pytest.mark.parametrize(
+    "name", [".next.csv.part", "next.csv.part", "interactions.parquet.crdownload", "_next.parquet", ".next/items.csv"]
+)
+def test_the_next_delivery_under_a_temporary_name_does_not_disturb_this_one(name, monkeypatch):
+    deliver(FIRST, ITEMS)
+
+    def meanwhile(*arguments, **named) -> Source:
+        source = load_source(*arguments, **named)
+        (INCOMING / name).parent.mkdir(exist_ok=True)
+        (INCOMING / name).write_text("half")
+        return source
+
+    monkeypatch.setattr(snapshots, "load_source", meanwhile)
+    assert rows_of(take()) == FIRST
+
+
+def test_a_change_of_files_that_a_source_knows_by_name_alone_is_seen(monkeypatch):
+    INCOMING.mkdir(parents=True)
+    (INCOMING / "ratings.dat").write_text("1::10::5::7\n")
+    (INCOMING / "movies.dat").write_text("10::Heat (1995)::Crime\n")
+
+    def meanwhile(*arguments, **named) -> Source:
+        source = load_source(*arguments, **named)
+        (INCOMING / "ratings.dat").write_text("1::10::5::7\n2::10::5::8\n")
+        return source
+
+    monkeypatch.setattr(snapshots, "load_source", meanwhile)
+    with pytest.raises(UnigrecError, match=r"ratings\.dat: changed while it was read"):
+        read_incoming(PARAMS.model_copy(update={"source": "movielens"}), INGEST)
+
+
 def test_a_damaged_snapshot_or_a_folder_in_its_place_is_refused():
     deliver(FIRST, ITEMS)
     taken = take()

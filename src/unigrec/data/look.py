@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
-from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
+from unigrec.data.sources.datasets import Part, parts_of, read_part, split_ending
 from unigrec.data.sources.movielens import FILES as MOVIELENS_FILES
 from unigrec.data.sources.sqlite import is_sqlite, tables_of
 from unigrec.data.sources.tables import Columns, interactions_of, items_of
@@ -147,12 +147,9 @@ def data_sets(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "_")):
             continue
-        name = path.name
-        for packed in PACKED_SUFFIXES:
-            name = name.removesuffix(packed)
-        ending = Path(name).suffix
-        if ending.lower() in FORMATS or (path.is_dir() and not ending):
-            found[name.removesuffix(ending)] = path
+        name, ending = split_ending(path.name)
+        if ending or (path.is_dir() and not path.suffix):
+            found[name] = path
     return found
 
 

@@ -25,8 +25,10 @@ import pyarrow.compute as pc
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import IngestParams, SnapshotParams
+from unigrec.data.sources.datasets import format_of, split_ending
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.load import load_source
+from unigrec.data.sources.movielens import FILES as MOVIELENS_FILES
 from unigrec.data.sources.source import Source
 
 INTERACTIONS_FILE, ITEMS_FILE = "interactions.parquet", "items.parquet"
@@ -66,9 +68,10 @@ def read_incoming(
     folder = Path(params.incoming)
     if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder (snapshot.incoming); put the delivery's files there")
-    before = _state_of(folder)
+    before = _state_of(folder, ingest)
     source = load_source(delivery, 0, text_columns, served_columns, partial=params.mode == "append" and not first)
-    changed = sorted(str(path) for path, state in set(before.items()) ^ set(_state_of(folder).items()) if state)
+    after = _state_of(folder, ingest)
+    changed = sorted(str(path) for path, state in set(before.items()) ^ set(after.items()) if state)
     if changed:
         raise UnigrecError(
             f"{changed[0]}: changed while it was read; wait until the delivery is complete, then try again (a delivery "
@@ -77,12 +80,21 @@ def read_incoming(
     return source
 
 
-def _state_of(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """Size, time of writing and inode of every file. Raises UnigrecError if a cluster is still writing."""
+def _state_of(folder: Path, ingest: IngestParams) -> dict[Path, tuple[int, ...]]:
+    """Size, time of writing and inode of every file that a source may read.
+
+    Raises:
+        UnigrecError: a cluster is still writing.
+    """
+    by_name = {ingest.files.interactions, ingest.files.items}.union(*MOVIELENS_FILES)
     found: dict[Path, tuple[int, ...]] = {}
     for path in folder.rglob("*"):
-        if UNFINISHED in path.relative_to(folder).parts:
+        inside = path.relative_to(folder)
+        if UNFINISHED in inside.parts:
             raise UnigrecError(f"{path}: a job is still writing this, or died; wait for it, or remove {UNFINISHED}")
+        hidden = any(name.startswith((".", "_")) for name in inside.parts)
+        if split_ending(inside.as_posix())[0] not in by_name and (hidden or format_of(path) is None):
+            continue
         try:
             status = path.stat()
         except FileNotFoundError:  # renamed or removed: the comparison finds it

@@ -80,6 +80,30 @@ def test_what_folders_are_named_for_is_a_column_and_the_file_wins(tmp_path):
     assert {row["item_id"]: row["brand"] for row in items} == {"a": "Nord/See", "b": None, "c": "Kiro & sons"}
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_folders_above_json_lines_name_columns_too_and_change_no_value(tmp_path, packed):
+    """The folder that holds the data is named like a column as well: it adds none, and replaces none."""
+    shop = tmp_path / "price=high"
+    (shop / "items/brand=Nord").mkdir(parents=True)
+    (shop / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,7\n")
+    content = b'{"item_id": "a", "title": "A", "price": "low"}\n'
+    file = shop / "items/brand=Nord/a.jsonl"
+    if packed:
+        file.with_name("a.jsonl.gz").write_bytes(gzip.compress(content))
+    else:
+        file.write_bytes(content)
+    assert load(shop).items.to_pylist() == [{"item_id": "a", "title": "A", "price": "low", "brand": "Nord"}]
+
+
+def test_json_lines_are_one_file_whatever_its_name_means_elsewhere(tmp_path):
+    """A star is no wildcard, and an ending of packed files makes none."""
+    for folder in ("export*", "exports"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,7\n")
+        (tmp_path / folder / "items.jsonl.gz").write_text(f'{{"item_id": "a", "title": "{folder}"}}\n')
+    assert load(tmp_path / "export*").items.to_pylist() == [{"item_id": "a", "title": "export*"}]
+
+
 def test_parts_may_differ_in_columns_that_nobody_reads(tmp_path):
     folder_of(tmp_path)
     (tmp_path / "items.parquet").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
@@ -164,6 +165,26 @@ def test_a_column_of_no_times_is_left_to_validation(tmp_path, kind):
     assert times_of(tmp_path, pa.nulls(2, kind)) == [None, None]
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16()], ids=str)
+def test_a_column_of_nan_is_one_of_no_times(tmp_path, kind):
+    assert times_of(tmp_path, pa.array([float("nan"), None, float("nan")], pa.float64()).cast(kind)) == [None] * 3
+
+
+def test_times_of_mail_have_an_offset_or_a_named_zone(tmp_path):
+    texts = ["Sat, 01 Feb 2020 10:00:00 +0200", "Sat, 01 Feb 2020 10:00:00 EST", "Sat, 01 Feb 2020 10:00:00 GMT"]
+    source = load(with_times(tmp_path, texts))
+    moment = 1_580_551_200  # 10:00 UTC
+    assert source.interactions["timestamp"].to_pylist() == [moment - 2 * 3600, moment + 5 * 3600, moment]
+    assert source.warnings == ()
+
+
+def test_a_half_of_the_day_is_no_zone(tmp_path):
+    source = load(with_times(tmp_path, ["Feb 01, 2020 10:00:00 PM"]))
+    assert source.interactions["timestamp"].to_pylist() == [1_580_551_200 + 12 * 3600]
+    (warning,) = source.warnings
+    assert warning.endswith("holds times without a zone: taken as UTC")
+
+
 def test_a_text_that_is_no_time_in_csv(tmp_path):
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,soon\n")
     (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
@@ -314,6 +335,18 @@ def test_parquet_and_csv_of_one_name(tmp_path):
     folder_of(tmp_path)
     (tmp_path / "items.csv").write_text("item_id\na\n")
     with pytest.raises(UnigrecError, match=r"both items\.parquet and items\.csv; remove"):
+        load(tmp_path)
+
+
+def test_endings_are_compared_without_case_and_two_files_of_one_name_are_refused(tmp_path):
+    (tmp_path / "interactions.CSV").write_text("user_id,item_id,timestamp\nu,a,7\n")
+    with gzip.open(tmp_path / "items.JSONL.GZ", "wt") as file:
+        file.write('{"item_id": "a", "title": "A"}\n')
+    assert load(tmp_path).items.to_pylist() == [{"item_id": "a", "title": "A"}]
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nv,a,8\n")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("the file system does not tell upper from lower case")
+    with pytest.raises(UnigrecError, match=r"holds both interactions\.CSV and interactions\.csv; remove the one"):
         load(tmp_path)
 
 

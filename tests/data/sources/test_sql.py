@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,6 +60,20 @@ def test_rows_of_several_files_keep_their_order():
         pq.write_table(table, f"part-{part}.parquet", row_group_size=1000)
     source = load("SELECT * FROM 'part-*.parquet' WHERE user_id % 2 = 0")
     assert source.interactions["user_id"].to_pylist() == [str(row) for row in range(0, 3 * rows, 2)]
+
+
+def test_numbers_of_sqlite_that_no_float_holds_are_text():
+    large = 2**53 + 1
+    with closing(sqlite3.connect("shop.db")) as shop, shop:
+        shop.execute("CREATE TABLE orders (user_id, item_id, timestamp, amount)")
+        shop.executemany(
+            "INSERT INTO orders VALUES (?, 'a', ?, ?)", [("u", MOMENT, 1.5), ("v", MOMENT, large), ("w", MOMENT, None)]
+        )
+    query = "SELECT {} AS user_id, item_id, timestamp FROM shop.orders"
+    attach = {"shop": "shop.db"}
+    assert load(query.format("user_id"), attach=attach).interactions["user_id"].to_pylist() == ["u", "v", "w"]
+    amounts = load(query.format("amount"), attach=attach).interactions["user_id"].to_pylist()
+    assert amounts == ["1.5", str(large), None]
 
 
 def test_sqlite_is_read_and_stays_as_it_is():

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unigrec.base.errors import UnigrecError
-from unigrec.data.sources.duck import connection, quoted
+from unigrec.data.sources.duck import connection, plain_file, quoted
 from unigrec.data.sources.files import MAX_LINE_BYTES, refuse_empty
 from unigrec.data.sources.plain_text import encoding_of, is_packed, write_plain
 
@@ -30,6 +30,11 @@ HEAD_BYTES = 2**20
 HEAD_ROWS = 100  # that show how many columns there are
 MIXED_LINE_ENDS = "state machine reached an invalid state"
 NO_UTF8 = "Invalid unicode"
+HOLDS_NO_UTF8 = "it holds bytes that are no UTF-8"
+LINE_END = r"(?:\r\n|\n|\r)"
+BLANK_LINES = rf"(?: *{LINE_END})*"
+BEFORE_HEADER = re.compile(rf"{BLANK_LINES}(?:sep=(.){LINE_END})?{BLANK_LINES}", re.IGNORECASE)  # Excel writes sep=;
+BYTES_NO_UTF8 = re.compile("[\udc80-\udcff]")  # as Python's surrogateescape shows them
 DATABASE_NULL = "\\N"
 UNQUOTED = ("\t", "\x01")  # delimiters of files that may have no quoting at all
 
@@ -101,10 +106,12 @@ def _read(
     file: Path, plain: Path, choose: Callable[[list[str]], list[str]], required: tuple[str, ...], limit: int | None
 ) -> pa.Table:
     with plain.open("rb") as stream:
-        head = stream.read(HEAD_BYTES).decode("utf-8", "replace").removeprefix("\ufeff")
-    if not head.strip():
+        head = stream.read(HEAD_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    if not BEFORE_HEADER.sub("", head, count=1).strip():
         raise UnigrecError(f"{file}: cannot be read as CSV: it holds blank lines alone; write or download it again")
     dialect, names = find_dialect(head, required)
+    if any(map(BYTES_NO_UTF8.search, names)):  # DuckDB reads the header as a row that it skips, and checks no letters
+        raise _Fixable(HOLDS_NO_UTF8)
     chosen = choose(names)
     complaint = ""
     for candidate in _ways_to_quote(dialect):
@@ -144,11 +151,10 @@ def _scan(
     columns = ", ".join(f"'{name}': 'VARCHAR'" for name in numbered)
     picked = ", ".join(f"nullif({numbered[names.index(name)]}, {quoted(DATABASE_NULL)})" for name in chosen)
     scan = (
-        f"SELECT {picked} FROM read_csv({quoted(_no_glob(plain))}, auto_detect = false, header = true, "
+        f"SELECT {picked} FROM read_csv({plain_file(plain)}, auto_detect = false, header = true, "
         f"columns = {{{columns}}}, delim = {quoted(dialect.delimiter)}, quote = {quoted(dialect.quote)}, "
         f"escape = {quoted(dialect.escape)}, skip = {dialect.skip}, nullstr = '', strict_mode = true, "
-        f"null_padding = false, max_line_size = {LONGEST_ROW}, hive_partitioning = false, compression = 'none')"
-        + ("" if limit is None else f" LIMIT {limit}")
+        f"null_padding = false, max_line_size = {LONGEST_ROW})" + ("" if limit is None else f" LIMIT {limit}")
     )
     with connection() as database:
         try:
@@ -157,15 +163,10 @@ def _scan(
             raise _translated(file, str(error)) from error
 
 
-def _no_glob(path: Path) -> str:
-    """A path of which no letter is a wildcard."""
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
-
-
 def _translated(file: Path, message: str) -> Exception:
     """An error of DuckDB, without its advice on its own options."""
     if NO_UTF8 in message:
-        return _Fixable("it holds bytes that are no UTF-8")
+        return _Fixable(HOLDS_NO_UTF8)
     if MIXED_LINE_ENDS in message:
         return _Fixable("its lines end in different ways")
     if "Maximum line size" in message or "buffer size" in message:
@@ -187,9 +188,9 @@ def find_dialect(head: str, required: tuple[str, ...] = ()) -> tuple[Dialect, li
 
     required: as in `read_csv`.
     """
-    skip, only = 0, None
-    if match := re.match(r"sep=(.)\r?\n", head, re.IGNORECASE):  # Excel's own line
-        skip, only, head = 1, match[1], head[match.end() :]
+    before = BEFORE_HEADER.match(head)
+    assert before is not None, "all of it may be missing"
+    skip, only, head = len(re.findall(LINE_END, before[0])), before[1], head[before.end() :]
     best: tuple[tuple, Dialect, list[str]] | None = None
     for place, delimiter in enumerate(DELIMITERS if only is None else [only]):
         for quote in ('"', "'") if head.startswith("'") else ('"',):

@@ -27,6 +27,7 @@ FORMATS = {
     **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), "CSV"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "JSON lines"),
 }
+ENDINGS = FORMATS | {f"{ending}{packed}": kind for packed in PACKED_SUFFIXES for ending, kind in FORMATS.items()}
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # Names that tell a table format, in which a log and not the folder says which files hold live rows.
 TABLE_LOGS = {
@@ -53,8 +54,13 @@ class Part(NamedTuple):
 
 def format_of(file: Path) -> str | None:
     """Parquet, CSV or JSON lines by the end of a name, packed or not; None for another."""
-    suffixes = [suffix for suffix in file.suffixes[-2:] if suffix not in PACKED_SUFFIXES]
-    return FORMATS.get(suffixes[-1].lower()) if suffixes else None
+    return ENDINGS.get(split_ending(file.name)[1])
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """A name without the ending of a format, packed or not, and the ending in lower case; "" if there is none."""
+    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)], ending
 
 
 def parts_of(path: Path) -> list[Part]:

@@ -18,17 +18,20 @@ _ZONE = r"( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?"
 ISO = rf"^\d{{4}}[-/]\d{{1,2}}[-/]\d{{1,2}}{_CLOCK}{_ZONE}$"
 COMPACT = r"^(\d{4})(\d{2})(\d{2})T(\d{2}):?(\d{2}):?(\d{2})"
 DAY_OR_MONTH = rf"^(\d{{1,2}})[-/.](\d{{1,2}})[-/.](\d{{4}})({_CLOCK}{_ZONE})$"
-ZONED = r"(Z|UTC|GMT|\d:?\d{2}(:?\d{2}([.,]\d+)?)?( ?[AaPp][Mm])? ?[+-]\d{2}(:?\d{2})?|[+-]\d{4} \d{4})$"
+ZONED = (
+    r"(Z|UTC|GMT|\d:?\d{2}(:?\d{2}([.,]\d+)?)?( ?[AaPp][Mm])? ?[+-]\d{2}(:?\d{2})?|[+-]\d{4} \d{4}|"
+    r"\d:\d{2}:\d{2} [A-Za-z][\w/+-]{2,})$"  # a named zone, longer than AM and PM
+)
 CLOCK = r"\d:\d\d|T\d\d"
 DAY_FIRST, MONTH_FIRST = r"\3-\2-\1\4", r"\3-\1-\2\4"  # replacements for DAY_OR_MONTH
-# Formats whose month is a word: without and with a zone.
+# Formats whose month is a word: without and with a zone. %z stands before %Z, which takes an offset too and then fails.
 WORDED = (
     *("%d %b %Y %H:%M:%S", "%d %b %Y %H:%M", "%d %b %Y", "%d-%b-%Y", "%d-%b-%Y %H:%M:%S", "%b %d, %Y", "%b %d %Y"),
     *("%b %d, %Y %H:%M:%S", "%b %d, %Y %I:%M:%S %p", "%d %B %Y", "%B %d, %Y", "%B %d %Y", "%d/%b/%Y:%H:%M:%S"),
     *("%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S"),
 )
 WORDED_ZONED = (
-    *("%a, %d %b %Y %H:%M:%S %Z", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y"),
+    *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y"),
 )
 
 

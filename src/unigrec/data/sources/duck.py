@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,6 +50,15 @@ def query_tables(query: str, external: bool = False, **tables: pa.Table | pa.Rec
 def quoted(text: str) -> str:
     """A text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def plain_file(path: Path) -> str:
+    """The first arguments of read_csv and read_json: this file alone, as it is, whatever its name and folders say.
+
+    No letter of the path is a wildcard, no ending tells a compression, and no folder named `a=b` is a column.
+    """
+    name = re.sub(r"([*?\[])", r"[\1]", str(path))
+    return f"{quoted(name)}, hive_partitioning = false, compression = 'none'"
 
 
 def identifier(name: str) -> str:

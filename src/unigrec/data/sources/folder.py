@@ -17,7 +17,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
 from unigrec.data.sources.batches import asked_columns, batches_of, check_columns, choice, no_rows
-from unigrec.data.sources.datasets import FORMATS, PACKED_SUFFIXES, Part, parts_of, read_part
+from unigrec.data.sources.datasets import ENDINGS, Part, parts_of, read_part, split_ending
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.served import served_of
 from unigrec.data.sources.source import Source, provenance
@@ -163,9 +163,15 @@ def find_dataset(folder: Path, name: str) -> Path:
 
 
 def _candidates(folder: Path, name: str) -> list[Path]:
-    """Files and folders with this name and an ending of a known format. Raises UnigrecError for a dangling link."""
-    endings = ("", *FORMATS, *(f"{ending}{packed}" for ending in FORMATS for packed in PACKED_SUFFIXES))
-    candidates = [folder / f"{name}{ending}" for ending in endings]
+    """Files and folders with this name and an ending of a known format, in the order of the formats.
+
+    Raises:
+        UnigrecError: a link leads nowhere.
+    """
+    whole, order = folder / name, ("", *ENDINGS)  # a name may lead into a folder
+    inside = sorted(whole.parent.iterdir()) if whole.parent.is_dir() else []
+    candidates = [path for path in inside if whole.name in (path.name, split_ending(path.name)[0])]
+    candidates.sort(key=lambda path: order.index(split_ending(path.name)[1]))
     for path in candidates:
         if path.is_symlink() and not path.exists():
             raise UnigrecError(f"{path}: a link that leads nowhere; bring back what it names, or put the file here")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from unigrec.base.errors import UnigrecError
-from unigrec.data.sources.duck import connection, identifier, quoted
+from unigrec.data.sources.duck import connection, identifier, plain_file, quoted
 from unigrec.data.sources.files import refuse_empty
 from unigrec.data.sources.plain_text import encoding_of, is_packed, write_plain
 from unigrec.data.sources.values import leaves
@@ -33,7 +33,7 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit:
             plain = Path(folder) / "plain.json"
             write_plain(file, encoding, plain)
         options = f"format = 'auto', maximum_object_size = {LARGEST_RECORD}"
-        scan = f"read_json({quoted(str(plain))}, {options}"
+        scan = f"read_json({plain_file(plain)}, {options}"
         try:
             found = database.sql(f"DESCRIBE SELECT * FROM {scan}, sample_size = -1, maximum_depth = 1)").fetchall()
             names = [name for name, *_ in found]

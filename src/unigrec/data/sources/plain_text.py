@@ -7,6 +7,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ OTHER_SCRIPTS = {
     *("cp1256", "iso8859_6", "cp874", "tis_620", "big5", "big5hkscs", "gb2312", "gbk", "gb18030", "cp932", "shift_jis"),
     *("shift_jis_2004", "shift_jisx0213", "euc_jp", "euc_jis_2004", "iso2022_jp", "cp949", "euc_kr", "johab"),
 }
+# Words of these scripts are runs of bytes beyond ASCII, or pairs with the first byte of kana in Shift-JIS. Western text
+# has single letters and signs between ASCII, and a guess takes few of them (a degree sign, an accent) for any script.
+FOREIGN_WORD = re.compile(rb"(?:[\x81-\x83][\x40-\xfc]){2,}|[\x80-\xff]{3,}")
+FOREIGN_BYTES = 5  # in different such words; fewer tell nothing
 MARKS = (  # byte order marks; the longer first, as one begins like another
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -97,7 +102,8 @@ def _read(stream: IO[bytes], size: int) -> bytes:
 def encoding_of(file: Path) -> str:
     """The name of a file's encoding, as Python spells it: its mark, or UTF-8 if it can be, or what its letters suggest.
 
-    Letters tell scripts apart, not the encodings of one script: a Latin one is taken for Western European.
+    Letters tell scripts apart, not the encodings of one script: a Latin one is taken for Western European. So is a text
+    with too few letters to tell.
     """
     head = head_of(file, 64)
     for mark, name in MARKS:
@@ -134,8 +140,21 @@ def _foreign_lines(file: Path) -> bytes:
 def _guess(sample: bytes) -> str:
     from charset_normalizer import from_bytes
 
+    if not _holds_foreign_words(sample):
+        return WESTERN
     best = from_bytes(sample).best()
     return best.encoding if best is not None and best.encoding in OTHER_SCRIPTS else WESTERN
+
+
+def _holds_foreign_words(sample: bytes) -> bool:
+    """Whether most bytes beyond ASCII stand as they do in words of another script than the Latin one."""
+    words = FOREIGN_WORD.findall(sample)
+    enough = sum(map(_count_beyond_ascii, set(words))) >= FOREIGN_BYTES
+    return enough and 2 * sum(map(_count_beyond_ascii, words)) > _count_beyond_ascii(sample)
+
+
+def _count_beyond_ascii(text: bytes) -> int:
+    return len(text.translate(None, delete=bytes(range(128))))
 
 
 def write_plain(file: Path, encoding: str, to: Path) -> None:

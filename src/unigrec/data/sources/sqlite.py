@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from unigrec.base.errors import UnigrecError
 from unigrec.data.sources.duck import identifier
+from unigrec.data.sources.values import EXACT_BELOW
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,7 +67,10 @@ def copy_sqlite(database: duckdb.DuckDBPyConnection, name: str, file: Path, quer
 
 
 def read_table(source: sqlite3.Connection, table: str) -> pa.Table:
-    """All rows of a table. SQLite types values, not columns: a column of several types becomes text."""
+    """All rows of a table. SQLite types values, not columns: a column of several types becomes text.
+
+    Text is also what whole numbers become that a float next to them would round.
+    """
     cursor = source.execute(f"SELECT * FROM {identifier(table)}")
     names = [column[0] for column in cursor.description]
     batches = [list(zip(*rows, strict=True)) for rows in _batches(cursor)]
@@ -92,7 +96,8 @@ def _type_of(batches: list[tuple[Any, ...]]) -> pa.DataType:
     if kinds <= {int}:
         return pa.int64()
     if kinds <= {int, float}:
-        return pa.float64()
+        wholes = (value for batch in batches for value in batch if isinstance(value, int))
+        return pa.float64() if all(abs(value) < EXACT_BELOW[64] for value in wholes) else pa.string()
     return pa.binary() if kinds == {bytes} else pa.string()
 
 

@@ -95,7 +95,7 @@ def _of_floats(column: pa.ChunkedArray, place: Place, notes: list[str]) -> pa.Ch
         at = column.filter(pc.equal(pc.abs(column), largest))[0].as_py()
         raise place.error(f"holds {at!r}; write whole numbers, unix seconds")
     whole = pc.floor(column)
-    fractions = not pc.all(pc.equal(whole, column)).as_py()
+    fractions = pc.all(pc.equal(whole, column)).as_py() is False  # None: all are missing
     if fractions and SPREADSHEET_DAYS[0] <= pc.min(column).as_py() and largest <= SPREADSHEET_DAYS[1]:
         day = datetime.date(1899, 12, 30) + datetime.timedelta(days=largest)
         raise place.error(
