@@ -69,7 +69,7 @@ def test_a_report_is_printed_and_written(project):
 
 def test_only_the_events_that_the_evaluation_is_about_are_hits(project, monkeypatch):
     monkeypatch.setattr(plots, "experiment", lambda *_: None)
-    settings = ("ingest.events={view: 1.0, buy: 1.0}", "prepare.evaluation_event=buy")
+    settings = ("ingest.source=folder", "ingest.events={view: 1.0, buy: 1.0}", "prepare.evaluation_event=buy")
     configure(Path("params.yaml"), settings=settings)
     write_experiment(0.2, 0.2)
     lines = Path("bought.csv").read_text().split("\n")

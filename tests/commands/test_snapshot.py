@@ -78,7 +78,6 @@ def test_first_snapshot_then_nothing_new_then_growth_then_a_stop_that_changes_no
     assert not Artifacts().root.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("origin", "taken"), [("sample: infra/sample.yaml", True), ("folder: data/current", False)])
 def test_the_first_delivery_is_compared_with_a_registered_run_on_snapshots_alone(origin, taken):
     files.write_json(paths.REFERENCE, {"origin": origin, "interactions": 20_000, "items": 800, "users": 2_000})
@@ -98,6 +97,7 @@ def test_a_delivery_may_grow_the_data_beyond_what_the_registered_run_had():
     assert code == EXIT_OK, said
 
 
+@pytest.mark.slow
 def test_the_validate_stage_reads_the_drift_of_the_snapshot_that_was_ingested():
     deliver(60)
     take()

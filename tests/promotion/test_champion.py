@@ -171,6 +171,13 @@ def test_rollback_to_a_version_goes_only_where_a_champion_was(params):
     assert aliases(params) == {"champion": "1"}
 
 
+def test_a_user_whose_name_is_not_utf_8_moves_the_champion_and_back(params, monkeypatch):
+    monkeypatch.setenv("UNIGREC_ACTOR", os.fsdecode(b"Jos\xe9"))
+    promoted(params, "1", "2")
+    assert rollback(params, None, os.fsdecode(b"sales \xe9")).champion == "1"
+    assert tags(params, "2")[VERDICT_TAG] == "rolled back to version 1 by Jos?: sales ?"
+
+
 def test_nothing_to_go_back_to(params):
     with pytest.raises(UnigrecError, match="no champion to roll back"):
         rollback(params, None, "why")
@@ -249,7 +256,7 @@ def test_a_promotion_that_dies_anywhere_is_finished_by_the_next_command(params, 
             assert aliases(params) == {"champion": "3", "previous": "2"}, step
             assert tags(params, "3")["champion.action"] == "promote"
         elif again == "a rollback" and step in (1, 2):  # the intent is written, and version 2 is champion still
-            with pytest.raises(UnigrecError, match="version 3 became champion meanwhile, in place of version 2"):
+            with pytest.raises(UnigrecError, match="made version 3 champion in place of version 2"):
                 rollback(params, None, "why")
             assert aliases(params) == {"champion": "3", "previous": "2"}, step
         elif again == "a rollback":
@@ -380,7 +387,7 @@ def test_a_rollback_that_waited_for_a_promotion_does_not_bring_back_what_it_was_
     other.start()
     judging.wait(30)
     called.set()
-    with pytest.raises(UnigrecError, match="version 3 became champion meanwhile, in place of version 2"):
+    with pytest.raises(UnigrecError, match="made version 3 champion in place of version 2"):
         rollback(params, None, "version 2 sells badly", wait_seconds=30.0)
     other.join()
     assert aliases(params) == {"champion": "3", "previous": "2"}

@@ -114,6 +114,17 @@ def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unche
     assert paths.REFERENCE.is_file()
 
 
+def test_a_registration_that_is_finished_after_the_next_one_leaves_the_challenger(params, monkeypatch, unchecked):
+    first = make_bundle()
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_model_version_tag", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            register(first, params)
+    register(make_bundle(seed=1), params)
+    assert register(first, params).version == "1"
+    assert aliases(params) == {"challenger": "2"}
+
+
 @pytest.mark.slow
 def test_a_challenger_is_promoted_and_a_second_registration_tells_the_verdict(params, unchecked):
     register(make_bundle(), params)

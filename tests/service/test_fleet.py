@@ -89,10 +89,13 @@ def test_a_model_whose_process_died_is_started_again(tmp_path, monkeypatch):
     asyncio.run(case())
 
 
-def test_a_system_without_room_for_a_process_is_an_error_in_words(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [BlockingIOError(11, "Resource temporarily unavailable"), RuntimeError("can't start new thread")]
+)
+def test_a_system_without_room_for_a_process_is_an_error_in_words(monkeypatch, error):
     async def no_room(*_: object, **__: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+        raise error
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_room)
-    with pytest.raises(UnigrecError, match=r"no process of some.module could be started: .*temporarily unavailable"):
+    with pytest.raises(UnigrecError, match=r"no process of some.module could be started: .*(unavailable|new thread)"):
         asyncio.run(new_process("some.module"))

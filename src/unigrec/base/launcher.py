@@ -116,9 +116,9 @@ def run_on_hosts(
 
 def _end(error: HostsError) -> None:
     """End this process, from any thread: the agent may wait for a host that is gone. Its ranks end with it."""
-    report(error)
+    code = report(error)
     sys.stderr.flush()
-    os._exit(error.exit_code)
+    os._exit(code)
 
 
 def run_and_end(work: Callable[[], None]) -> NoReturn:
@@ -131,26 +131,26 @@ def run_and_end(work: Callable[[], None]) -> NoReturn:
     code = EXIT_OK
     try:
         work()
-    except UnigrecError as error:
-        report(error)
-        code = error.exit_code
     except Exception as error:
-        report(error)
-        code = EXIT_BROKEN
+        code = report(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def report(error: Exception) -> None:
-    """Print an error for the user as one line, any other error with its traceback. Credentials are masked.
+def report(error: Exception) -> int:
+    """Print an error for the user as one line, any other error with its traceback; returns the exit code.
 
-    A rank writes it to a file for the launcher, which prints one error for all ranks.
+    What the system says of a path is for the user too. Any other error without words of ours is a defect. Credentials
+    are masked. A rank writes the error to a file for the launcher, which prints one for all ranks.
     """
+    if isinstance(error, OSError) and error.filename is not None:
+        error = UnigrecError(f"{error.filename}: {error.strerror}")
     code = error.exit_code if isinstance(error, UnigrecError) else None
     message = masked("".join(traceback.format_exception(error)).rstrip() if code is None else str(error))
     if not _left_for_launcher(error, message, code):
         print(message if code is None else f"error: {message}", file=sys.stderr)
+    return EXIT_BROKEN if code is None else code
 
 
 def _left_for_launcher(error: Exception, message: str, code: int | None) -> bool:
@@ -196,7 +196,9 @@ def _own_error(rank: int, failure: ProcessFailure) -> UnigrecError:
     if "exit_code" in words:  # written by `report`, not by the agent
         print(words["message"], file=sys.stderr)
     if failure.exitcode >= 0:
-        return UnigrecError(f"rank {rank} ended with exit code {failure.exitcode}; what it said is above")
+        error = UnigrecError(f"rank {rank} ended with exit code {failure.exitcode}; what it said is above")
+        error.exit_code = EXIT_BROKEN if failure.exitcode == EXIT_BROKEN else error.exit_code
+        return error
     error = UnigrecError(
         f"rank {rank} was killed by {failure.signal_name()}; what it said is above. The same command goes on from the "
         "last checkpoint"

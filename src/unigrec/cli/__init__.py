@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unigrec.base import paths
-from unigrec.base.errors import EXIT_BROKEN, UnigrecError
+from unigrec.base.errors import UnigrecError
 from unigrec.base.git import PARAMS, trust_clone
 from unigrec.base.process import use_huge_pages
 from unigrec.cli import answers
@@ -110,14 +110,15 @@ def configure(
     profile: Annotated[str | None, typer.Option(help="Size of model and training: a name in infra/profiles.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with interactions and items, or 'sample'.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Kind of the data: folder (default), amazon-2014, amazon-2023, movielens.")
+        str | None,
+        typer.Option(help="Kind of the data: folder (default with --data), sql, amazon-2014, amazon-2023, movielens."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, as joint.epochs=20; repeatable.")
     ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Change values in params.yaml and keep its comments; without an option, print the present values."""
+    """Change values in params.yaml and keep its comments; without an option, print profile, data and all profiles."""
     from unigrec.config.edit import configure as rewrite
     from unigrec.config.edit import describe
 
@@ -259,7 +260,7 @@ def promote(
 ) -> None:
     """Make a version champion if it passes the gates against the champion (`unigrec gate`), or as the first model.
 
-    Exit code 0: it is champion now. 1: the champion stays. 2: no decision was possible.
+    Exit code 0: it is champion. 1: the champion stays. 2: no decision, or the gates of its own run refused it.
     """
     from unigrec.base.errors import EXIT_REFUSED
     from unigrec.commands import promotion
@@ -302,9 +303,4 @@ def main() -> None:
     except Exception as error:
         from unigrec.base.launcher import report
 
-        # What the system says of a path is for the user; any other error without words of ours is a defect.
-        shown = error
-        if isinstance(error, OSError) and error.filename is not None:
-            shown = UnigrecError(f"{error.filename}: {error.strerror}")
-        report(shown)
-        sys.exit(shown.exit_code if isinstance(shown, UnigrecError) else EXIT_BROKEN)
+        sys.exit(report(error))

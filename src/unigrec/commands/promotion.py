@@ -88,7 +88,7 @@ def _judge(params: Params, challenger: str, champion: str) -> Judgement:
             return judge(new, old, now, settings=settings)
         except UnigrecError:
             raise
-        except Exception as error:  # unexpected: neither refused (1) nor crashed (1), but undecided (2)
+        except Exception as error:  # unexpected: not refused (1), but undecided (2)
             traceback.print_exc()
             raise UnigrecError(f"could not decide: {type(error).__name__}: {error}") from error
 
@@ -129,5 +129,4 @@ def rollback(params: Params, version: str | None, why: str) -> Promotion:
     """Return to the previous champion, or to a version that was champion before. Raises UnigrecError."""
     from unigrec.promotion.champion import rollback as roll_back
 
-    text = why.encode("utf-8", "replace").decode()  # a terminal may give bytes that are not UTF-8
-    return roll_back(params.register_, version, text, wait_seconds=params.promotion.wait_seconds)
+    return roll_back(params.register_, version, why, wait_seconds=params.promotion.wait_seconds)

@@ -28,7 +28,15 @@ Change = dict[str, Any]
 def new_change(action: str, **facts: Any) -> Change:
     """A change with its id, actor, time and commit."""
     origin = {"id": uuid.uuid4().hex, "who": actor(), "when": now(), "commit": git_commit()}
-    return {"action": action, **facts, **origin}
+    return _as_utf_8({"action": action, **facts, **origin})
+
+
+def _as_utf_8(change: Change) -> Change:
+    """Texts that any store takes: a terminal, and the name of a user, may hold bytes that are not UTF-8."""
+    return {
+        key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for key, value in change.items()
+    }
 
 
 def append(path: Path, event: str, change: Change) -> None:
@@ -61,7 +69,7 @@ def read(path: Path) -> list[Change]:
             except json.JSONDecodeError:
                 continue
             if isinstance(found, dict):
-                lines.append(found)
+                lines.append(_as_utf_8(found))
     return lines
 
 

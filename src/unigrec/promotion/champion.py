@@ -107,7 +107,8 @@ def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds
 
     Raises:
         UnigrecError: there is no champion or no `previous`, or the version never was champion; another version became
-            champion while this waited, and none is named to go to; and as `promote`.
+            champion since this was called (a promotion that it waited for, or that had died and was completed), and
+            none is named to go to; and as `promote`.
     """
     name = params.model_name
     with mlflow_client(params) as client:
@@ -127,8 +128,9 @@ def rollback(params: RegisterParams, version: str | None, why: str, wait_seconds
         if target is None and champion != meant:
             # `previous` may be the very version that the caller wanted to be rid of.
             raise UnigrecError(
-                f"{name}: version {champion} became champion meanwhile, in place of version {meant}; nothing was "
-                "rolled back. Look at it, then call again, or name the version to go to: unigrec rollback --to VERSION"
+                f"{name}: a promotion that was under way, or had died and was completed now, made version {champion} "
+                f"champion in place of version {meant}; nothing was rolled back. Look at it, then call again, or name "
+                "the version to go to: unigrec rollback --to VERSION"
             )
         target = target or str(previous)
         if target == champion:

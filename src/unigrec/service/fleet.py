@@ -299,7 +299,7 @@ async def new_process(module: str, **environment: str) -> asyncio.subprocess.Pro
             env=os.environ | environment,
             start_new_session=True,  # Ctrl-C is for the service alone, which ends its processes in order
         )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread that waits for its end (Python 3.11)
         raise UnigrecError(f"no process of {module} could be started: {error}") from error
 
 

@@ -63,6 +63,19 @@ def test_an_empty_first_name_after_a_blank_line_stays_a_column(tmp_path):
     assert read(tmp_path / "items.csv", b"\n\titem_id\n0\ta\n1\tb\n") == {"": ["0", "1"], "item_id": ["a", "b"]}
 
 
+def test_a_header_beyond_utf_8_over_rows_in_utf_8_changes_no_row(tmp_path):
+    content = "item_id;title;Größe\n".encode("cp1252") + "1;Grüner Tee;L\n2;Café Crème;M\n".encode()
+    found = read(tmp_path / "items.csv", content)
+    assert found == {"item_id": ["1", "2"], "title": ["Grüner Tee", "Café Crème"], "Größe": ["L", "M"]}
+
+
+@pytest.mark.parametrize("before", [b"\n", b"\r\n", b"sep=,\n", b"sep=,\r\n"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_lines_above_the_header_may_end_in_another_way(tmp_path, before, end):
+    found = read(tmp_path / "log.csv", before + end.join([b"user,item", b"u,a", b"v,b", b""]))
+    assert found == {"user": ["u", "v"], "item": ["a", "b"]}
+
+
 @pytest.mark.parametrize("content", [b"\n \n", b"sep=;\n", b"\nsep=;\n\n"])
 def test_a_file_without_a_header_is_an_error_in_words(tmp_path, content):
     with pytest.raises(UnigrecError, match="holds blank lines alone"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import random
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,33 @@ def test_one_title_of_another_script_in_a_plain_catalogue_is_read(tmp_path):
     file = tmp_path / "items.csv"
     file.write_bytes(catalogue(["деревянный стол"]).encode("cp1251"))
     assert text_as_found(file) == catalogue(["деревянный стол"])
+
+
+JAPANESE = [
+    "革靴",
+    "時計",
+    "財布",
+    "帽子",
+    "手袋",
+    "眼鏡",
+    "指輪",
+    "枕",
+    "机",
+    "椅子",
+    "本棚",
+    "布団",
+    "傘",
+    "鞄",
+    "茶碗",
+]
+CHINESE = ["保溫杯", "雨傘", "皮鞋", "手錶", "帽子", "桌子", "椅子", "枕頭", "書包", "眼鏡"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "titles", "colours"), [("cp932", JAPANESE, [*"黒白赤青緑"]), ("big5", CHINESE, [*"黑白紅藍綠"])]
+)
+def test_words_of_one_or_two_letters_are_recognised(tmp_path, encoding, titles, colours):
+    draw = random.Random(0)
+    rows = [f"{row},{draw.choice(titles)},{draw.choice(colours)},{draw.randint(1, 99)}" for row in range(300)]
+    (tmp_path / "items.csv").write_bytes("\n".join(["id,title,color,price", *rows]).encode(encoding))
+    assert encoding_of(tmp_path / "items.csv") == encoding

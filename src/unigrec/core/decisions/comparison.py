@@ -6,6 +6,8 @@ Shapes: U test users.
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -73,7 +75,7 @@ def compare(
     ]
     notes: list[Gate] = []
     if pair is not None:
-        found = [_slice(name, mask, pair, params, seed) for name, mask in pair.slices.items() if mask.any()]
+        found = _slices(pair, params, seed)
         notes = [gate for gate in found if gate.informational]
         gates.append(margin(pair, params, seed))
         if params.max_online_p and not pair.other_catalogue:
@@ -164,7 +166,23 @@ def online(report: dict[str, Any] | None, params: PromotionParams) -> Gate:
     return Gate(ONLINE, p, limit, p <= limit, reason)
 
 
-def _slice(name: str, mask: np.ndarray, pair: Pair, params: PromotionParams, seed: int) -> Gate:
+def _slices(pair: Pair, params: PromotionParams, seed: int) -> list[Gate]:
+    """One gate per slice. The slices of one kind, such as all brands, share `max_p`: one of many loses by chance."""
+    sizes = {name: int(mask.sum()) for name, mask in pair.slices.items()}
+    kinds = Counter(_kind(name) for name, size in sizes.items() if size >= params.min_slice_users)
+    return [
+        _slice(name, mask, pair, params, seed, max_p=params.max_p / max(kinds[_kind(name)], 1))
+        for name, mask in pair.slices.items()
+        if sizes[name]
+    ]
+
+
+def _kind(name: str) -> str:
+    """`target brand` of the slices `target brand: Canon` and `target brand, no value`."""
+    return re.split("[:,] ", name)[0]
+
+
+def _slice(name: str, mask: np.ndarray, pair: Pair, params: PromotionParams, seed: int, max_p: float) -> Gate:
     """A slice refuses if it loses more than the bound and chance does not explain the loss.
 
     Both must hold, since of many slices one always loses a little. Chance explains the loss if more than `max_p` of the
@@ -180,10 +198,10 @@ def _slice(name: str, mask: np.ndarray, pair: Pair, params: PromotionParams, see
     reason = f"NDCG@10 {new.mean():.4f} against {old.mean():.4f} ({change:+.1%}) on {_users(new)}"
     over = -change > params.max_slice_drop
     if over:
-        reason += f"; p of not losing at all: {chance:.4f}"
+        reason += f"; p of not losing at all: {chance:.4f}, refuses up to {max_p:.2g}"
     if small:
         reason += f"; fewer than {params.min_slice_users}, so it refuses nothing"
-    passed = not (over and chance <= params.max_p)
+    passed = not (over and chance <= max_p)
     return Gate(SLICE + name, 0.0 - change, params.max_slice_drop, passed, reason, informational=small)
 
 

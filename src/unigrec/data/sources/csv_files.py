@@ -30,7 +30,6 @@ HEAD_BYTES = 2**20
 HEAD_ROWS = 100  # that show how many columns there are
 MIXED_LINE_ENDS = "state machine reached an invalid state"
 NO_UTF8 = "Invalid unicode"
-HOLDS_NO_UTF8 = "it holds bytes that are no UTF-8"
 LINE_END = r"(?:\r\n|\n|\r)"
 BLANK_LINES = rf"(?: *{LINE_END})*"
 BEFORE_HEADER = re.compile(rf"{BLANK_LINES}(?:sep=(.){LINE_END})?{BLANK_LINES}", re.IGNORECASE)  # Excel writes sep=;
@@ -73,13 +72,13 @@ def read_csv(
             encoding = encoding_of(file)
             plain = _plain_copy(file, encoding, Path(folder), notes)
         try:
-            return _read(file, plain, choose, required, limit)
+            return _read(file, plain, choose, notes, required, limit)
         except _Fixable as problem:
             if plain is not file:
                 raise UnigrecError(f"{file}: cannot be read as CSV: {problem}; write it again, as UTF-8") from problem
             plain = _plain_copy(file, encoding_of(file), Path(folder), notes)
             try:
-                return _read(file, plain, choose, required, limit)
+                return _read(file, plain, choose, notes, required, limit)
             except _Fixable as again:
                 raise UnigrecError(f"{file}: cannot be read as CSV: {again}; write it again, as UTF-8") from again
 
@@ -97,21 +96,25 @@ def _marked(file: Path) -> str:
 
 def _plain_copy(file: Path, encoding: str, folder: Path, notes: list[str]) -> Path:
     write_plain(file, encoding, folder / "plain.csv")
-    if not encoding.startswith(("utf-8", "utf-16", "utf-32")):
-        notes.append(f"{file.name}: not UTF-8; read as {encoding}. If letters are wrong, save the file as UTF-8")
+    _note_encoding(file, encoding, notes)
     return folder / "plain.csv"
 
 
+def _note_encoding(file: Path, encoding: str, notes: list[str]) -> None:
+    note = f"{file.name}: not UTF-8; read as {encoding}. If letters are wrong, save the file as UTF-8"
+    if not encoding.startswith(("utf-8", "utf-16", "utf-32")) and note not in notes:
+        notes.append(note)
+
+
 def _read(
-    file: Path, plain: Path, choose: Callable[[list[str]], list[str]], required: tuple[str, ...], limit: int | None
+    file: Path,
+    plain: Path,
+    choose: Callable[[list[str]], list[str]],
+    notes: list[str],
+    required: tuple[str, ...],
+    limit: int | None,
 ) -> pa.Table:
-    with plain.open("rb") as stream:
-        head = stream.read(HEAD_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    if not BEFORE_HEADER.sub("", head, count=1).strip():
-        raise UnigrecError(f"{file}: cannot be read as CSV: it holds blank lines alone; write or download it again")
-    dialect, names = find_dialect(head, required)
-    if any(map(BYTES_NO_UTF8.search, names)):  # DuckDB reads the header as a row that it skips, and checks no letters
-        raise _Fixable(HOLDS_NO_UTF8)
+    dialect, names = find_dialect(_head_of(file, plain, notes), required)
     chosen = choose(names)
     complaint = ""
     for candidate in _ways_to_quote(dialect):
@@ -125,6 +128,29 @@ def _read(
     raise UnigrecError(
         f"{file}: cannot be read as CSV, it is cut off or damaged ({complaint}); write or download it again"
     )
+
+
+def _head_of(file: Path, plain: Path, notes: list[str]) -> str:
+    """The beginning of a file, with the letters of its header in the encoding that they are in.
+
+    Raises:
+        UnigrecError: there is no header. _Fixable: the lines above it end in another way.
+    """
+    with plain.open("rb") as stream:
+        content = stream.read(HEAD_BYTES)
+    head = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    before = BEFORE_HEADER.match(head)
+    assert before is not None, "all of it may be missing"
+    header = re.match(rf".*?(?:{LINE_END}|$)", head[before.end() :], re.DOTALL)
+    if header is None or not header[0].strip():
+        raise UnigrecError(f"{file}: cannot be read as CSV: it holds blank lines alone; write or download it again")
+    if len(set(re.findall(LINE_END, before[0] + header[0]))) > 1:  # DuckDB would take the first line's end for all
+        raise _Fixable("its lines end in different ways")
+    if BYTES_NO_UTF8.search(header[0]):  # DuckDB skips the header, whatever its letters, and the rows may be UTF-8
+        encoding = encoding_of(file)
+        _note_encoding(file, encoding, notes)
+        head = content.decode(encoding, "replace").removeprefix("\ufeff")
+    return head
 
 
 class _Broken(Exception):
@@ -166,7 +192,7 @@ def _scan(
 def _translated(file: Path, message: str) -> Exception:
     """An error of DuckDB, without its advice on its own options."""
     if NO_UTF8 in message:
-        return _Fixable(HOLDS_NO_UTF8)
+        return _Fixable("it holds bytes that are no UTF-8")
     if MIXED_LINE_ENDS in message:
         return _Fixable("its lines end in different ways")
     if "Maximum line size" in message or "buffer size" in message:

@@ -29,9 +29,13 @@ OTHER_SCRIPTS = {
     *("cp1256", "iso8859_6", "cp874", "tis_620", "big5", "big5hkscs", "gb2312", "gbk", "gb18030", "cp932", "shift_jis"),
     *("shift_jis_2004", "shift_jisx0213", "euc_jp", "euc_jis_2004", "iso2022_jp", "cp949", "euc_kr", "johab"),
 }
-# Words of these scripts are runs of bytes beyond ASCII, or pairs with the first byte of kana in Shift-JIS. Western text
-# has single letters and signs between ASCII, and a guess takes few of them (a degree sign, an accent) for any script.
-FOREIGN_WORD = re.compile(rb"(?:[\x81-\x83][\x40-\xfc]){2,}|[\x80-\xff]{3,}")
+# Words of these scripts are runs of bytes beyond ASCII, pairs with the first byte of kana in Shift-JIS, or pairs with
+# no letter of ASCII next to them (a Chinese or Japanese letter may end in a byte of ASCII). Western text has single
+# letters and signs between ASCII, and a guess takes few of them (a degree sign, an accent) for any script.
+FOREIGN_WORD = re.compile(
+    rb"(?<![0-9A-Za-z\x80-\xff])(?:[\x81-\xfe][\x40-\x7e\x80-\xfe])+(?![0-9A-Za-z\x80-\xff])|"
+    rb"(?:[\x81-\x83][\x40-\xfc]){2,}|[\x80-\xff]{3,}"
+)
 FOREIGN_BYTES = 5  # in different such words; fewer tell nothing
 MARKS = (  # byte order marks; the longer first, as one begins like another
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -148,7 +152,7 @@ def _guess(sample: bytes) -> str:
 
 def _holds_foreign_words(sample: bytes) -> bool:
     """Whether most bytes beyond ASCII stand as they do in words of another script than the Latin one."""
-    words = FOREIGN_WORD.findall(sample)
+    words = [word for word in FOREIGN_WORD.findall(sample) if _count_beyond_ascii(word) > 1]  # one may be an Ö or a £
     enough = sum(map(_count_beyond_ascii, set(words))) >= FOREIGN_BYTES
     return enough and 2 * sum(map(_count_beyond_ascii, words)) > _count_beyond_ascii(sample)
 
