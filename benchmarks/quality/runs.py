@@ -63,7 +63,9 @@ def tokenizer_folder(out: Path, params: Params, data: Data) -> Path:
 
 
 def baselines_folder(out: Path, params: Params, data: Data) -> Path:
-    key = key_of(teacher_folder(out, params, data).name, params.joint.history, list(params.evaluate.cutoffs))
+    asked, columns = params.evaluate, list(params.evaluate.slice_columns)
+    by_column = [columns] if columns else []
+    key = key_of(teacher_folder(out, params, data).name, params.joint.history, list(asked.cutoffs), *by_column)
     return seed_folder(out, params.seed) / f"baselines-{key}"
 
 

@@ -62,20 +62,20 @@ def make_table(
     found = {int(folder.name[5:]) for folder in out.glob("seed-*") if re.fullmatch(r"seed-\d+", folder.name)}
     models: dict[str, Seeds] = {}
     notes: list[str] = []
-    teachers: dict[str, str] = {}  # of rungs that have another teacher than the last rung: its label
+    labels: dict[tuple[str, str], str] = {}  # of baselines of rungs that have another one than the last rung
     params = {(rung.name, seed): params_of(rung, seed) for rung in ladder for seed in sorted(found | set(seeds))}
     for (rung, seed), own in params.items():
         home = runs.rung_folder(out, rung, own, data)
         notes += [f"seed {seed}, {rung}: {note}" for note in _others(home, own, data)]
         for name, measured in _read_baselines(out, own, data).items():
-            label = name
-            if name == "teacher" and teacher_params(own) != teacher_params(params[ladder[-1].name, seed]):
-                label = teachers.setdefault(key_of(teacher_params(own)), f"teacher of {rung}")
+            depends = _depends(name, own)
+            is_other = depends != _depends(name, params[ladder[-1].name, seed])
+            label = labels.setdefault((name, key_of(depends)), f"{name} of {rung}") if is_other else name
             models.setdefault(label, {})[seed] = measured
         if is_done(home / "evaluate"):
             models.setdefault(rung, {})[seed] = _read_rung(home, runs.student_folder(out, own, data))
     resamples = next(iter(params.values())).evaluate.bootstrap_resamples
-    order = [name for name in (*BASELINES, *teachers.values(), *(rung.name for rung in ladder)) if name in models]
+    order = [name for name in (*BASELINES, *labels.values(), *(rung.name for rung in ladder)) if name in models]
     models = {name: models[name] for name in order}
     rungs = {rung.name: rung for rung in ladder}
     figures = {
@@ -93,6 +93,11 @@ def make_table(
     with files.atomic_path(out / "table.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return text
+
+
+def _depends(name: str, params: Params) -> Any:
+    """What a baseline's results depend on, besides seed and data."""
+    return {"teacher": teacher_params(params), "cooccurrence": params.joint.history}.get(name)
 
 
 def teacher_params(params: Params) -> dict[str, Any]:

@@ -6,8 +6,8 @@
                            serve.columns also columns.parquet
       current              a link to the snapshot that the pipeline reads (ingest.path)
 
-The id is a hash of the rows: the same data is the same snapshot, in any files and any order. No clock is read, so the
-pipeline stays a function of what `current` points to.
+The id is a hash of the rows: the same data is the same snapshot, in any files and any order, except among rows of one
+user and one time. No clock is read, so the pipeline stays a function of what `current` points to.
 """
 
 from __future__ import annotations
