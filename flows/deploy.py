@@ -20,8 +20,9 @@ from flows.prefect_server.notifications import arrange, check_address
 from flows.prefect_server.server import check_health
 from flows.stages.processes import child_environment
 from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.launcher import report
 from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
-from unigrec.base.masking import WEBHOOK_VARIABLE, masked
+from unigrec.base.masking import WEBHOOK_VARIABLE
 
 DEPLOYMENTS = Path("prefect.yaml")
 POOL = "training"
@@ -61,9 +62,8 @@ def main() -> int:
         check_address(address)
         register()
         arrange(address)
-    except UnigrecError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
-        return error.exit_code
+    except Exception as error:
+        return report(error)
     where = "go to the webhook" if address else f"are off: {WEBHOOK_VARIABLE} is not set"
     print(f"the deployments of {DEPLOYMENTS} are registered; notifications {where}", flush=True)
     return EXIT_OK

@@ -37,13 +37,16 @@ def promote_and_show(params: Params, version: str | None) -> tuple[StateName, Pr
 
 
 @flow(name="promote")
-def promote(version: str | None = None) -> Any:
+def promote(version: str | int | None = None) -> Any:
     """Judge a version (the challenger by default) and promote it if it passes.
+
+    Args:
+        version: its number. `prefect deployment run --param version=12` gives an int.
 
     Raises:
         UnigrecError: no decision is possible, another promotion took too long, or MLflow does not answer.
     """
-    name, done = promote_and_show(load_params(PARAMS), version)
+    name, done = promote_and_show(load_params(PARAMS), None if version is None else str(version))
     return Completed(message=done.reason, data=done, name=name)
 
 

@@ -24,7 +24,15 @@ from flows.prefect_server.server import run_here
 from flows.stages.processes import run_streamed
 from flows.states import StateName
 from unigrec.base import files, paths
-from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, EXIT_OK, EXIT_REFUSED, BusyError, UnigrecError
+from unigrec.base.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_BROKEN,
+    EXIT_INVALID_DATA,
+    EXIT_OK,
+    EXIT_REFUSED,
+    BusyError,
+    UnigrecError,
+)
 from unigrec.base.files import sha256
 from unigrec.base.git import DVC_LOCK, PARAMS, without_git
 from unigrec.base.lock import exclusive
@@ -36,6 +44,7 @@ TIDYING_SECONDS = 60.0  # housekeeping holds the lock for seconds: wait, instead
 ARTIFACTS_VARIABLE, ARTIFACTS_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "mlruns"
 RAN = re.compile(r"\s+Running stage '(\w+)'")
 REFUSED = re.compile(r"Gates\s+\d+ of \d+ refused")  # of the closing table
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Place(NamedTuple):
@@ -152,9 +161,10 @@ def _retrain(place: Place, emit: Emit) -> tuple[list[str], bool]:
 
     def read(line: str) -> None:
         nonlocal refused
-        found = RAN.match(line)
+        plain = COLOUR.sub("", line)
+        found = RAN.match(plain)
         ran.extend(found.groups() if found else ())
-        refused = refused or REFUSED.match(line) is not None
+        refused = refused or REFUSED.match(plain) is not None
         emit(line)
 
     if (place.tree / DVC_LOCK).is_file():
@@ -182,7 +192,7 @@ def _command(place: Place, module: list[str], folder: Path, emit: Emit, allowed:
     if status in (EXIT_OK, allowed):
         return status
     error = UnigrecError(words or f"python -m {' '.join(module)} ended with exit status {status}; see its lines above")
-    error.exit_code = status if status in (EXIT_BAD_INPUT, EXIT_INVALID_DATA) else EXIT_BAD_INPUT
+    error.exit_code = status if status in (EXIT_INVALID_DATA, EXIT_BROKEN) else EXIT_BAD_INPUT
     raise error
 
 

@@ -22,11 +22,11 @@ from unigrec.config.read import load_params
 
 
 @flow(name="score")
-def score(model: str = "champion") -> Any:
+def score(model: str | int = "champion") -> Any:
     """Write the lists of all users that params name. The state is named Skipped if they name none.
 
     Args:
-        model: alias, version number, or a bundle's folder.
+        model: alias, version number, or a bundle's folder. `prefect deployment run --param model=11` gives an int.
 
     Raises:
         UnigrecError: as `unigrec score`. What was scored is kept, and the next run continues.
@@ -38,7 +38,7 @@ def score(model: str = "champion") -> Any:
         return Completed(message=message, data=message, name=StateName.SKIPPED)
     told = commands.score(
         params,
-        model,
+        str(model),
         Path(asked.histories),
         Path(asked.out),
         asked.workers,

@@ -31,8 +31,9 @@ from flows.prefect_server.runs import sweep
 from flows.prefect_server.server import EXIT_INTERRUPTED, free_port, wait_until_healthy
 from flows.stages.processes import child_environment, start_supervised, stop
 from unigrec.base.errors import EXIT_OK, UnigrecError
+from unigrec.base.launcher import report
 from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
-from unigrec.base.masking import WEBHOOK_VARIABLE, masked
+from unigrec.base.masking import WEBHOOK_VARIABLE
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE
 
 STATE = Path("state/services")
@@ -229,9 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 environment = child_environment({**os.environ, **running.environment})
                 return subprocess.run(asked.command, env=environment).returncode
             signal.pause()
-    except UnigrecError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
-        return error.exit_code
+    except Exception as error:
+        return report(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED if asked.command else EXIT_OK  # without a command, this is how they are to end
     return EXIT_OK

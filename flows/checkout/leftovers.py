@@ -64,15 +64,19 @@ def remove_old_branches(root: Path, days: float, needed: set[str], dry: bool = F
     """Delete branches of scheduled runs older than `days`. Names each with its commit, which git keeps for a while.
 
     Args:
-        needed: hashes of dvc.lock of model versions with an alias. Their branches stay, and so does the newest.
+        needed: hashes of dvc.lock of model versions with an alias. Their branches stay, and so do the newest and those
+            that a worktree has checked out.
     """
     if not (root / ".git").exists():
         return []
     wanted = ("--sort=-committerdate", "--format=%(refname) %(committerdate:unix)", f"refs/heads/{BRANCHES}/")
     lines = _git(root, "for-each-ref", *wanted)
+    checked_out = _of_worktrees(root, "branch")
     done = []
     for line in lines.splitlines()[1:]:
         name, committed = line.split()
+        if name in checked_out:
+            continue
         lock = _git(root, "show", f"{name}:{DVC_LOCK}")
         if time.time() - int(committed) < days * 86400 or sha256(lock.encode()).hexdigest() in needed:
             continue
@@ -134,8 +138,13 @@ def _size(folder: Path) -> int:
 
 def _worktrees(root: Path) -> list[Path]:
     """Other worktrees of the repository: a killed run's, or people's."""
+    return [Path(path) for path in _of_worktrees(root, "worktree") if Path(path) != root.resolve()]
+
+
+def _of_worktrees(root: Path, key: str) -> list[str]:
+    """What git says of every worktree, the repository's own included: its `worktree` (the folder), its `branch`."""
     listed = [line.partition(" ") for line in _git(root, "worktree", "list", "--porcelain").splitlines()]
-    return [Path(path) for key, _, path in listed if key == "worktree" and Path(path) != root.resolve()]
+    return [value for found, _, value in listed if found == key]
 
 
 def _git(root: Path, *arguments: str) -> str:

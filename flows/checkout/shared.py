@@ -11,12 +11,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dvc.config import Config
+from dvc.exceptions import DvcException
+
 from flows.checkout.worktree import CHECKPOINTS
 from flows.stages.graph import cache_folder
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.git import PARAMS
 from unigrec.config.read import read_mapping
+from unigrec.data.sources.sql import EXTENSIONS
 from unigrec.registry.moved_project import SQLITE
 
 DATA = paths.CURRENT.parent
@@ -26,10 +30,7 @@ FILES = (paths.AUDIT, paths.PROMOTION_LOCK)  # never replaced, only appended to 
 
 def share_state(root: Path, tree: Path) -> None:
     """Let the worktree use the repository's DVC cache and state. Raises UnigrecError without a DVC project."""
-    # DVC needs nothing from git here, and would stage files.
-    settings = f"[core]\n    no_scm = true\n[cache]\n    dir = {cache_folder(str(root))}\n"
-    (tree / ".dvc").mkdir(exist_ok=True)
-    (tree / ".dvc/config.local").write_text(settings, encoding="utf-8")
+    _configure_dvc(tree, cache_folder(str(root)))
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
         _link(tree / folder, root / folder)
@@ -60,6 +61,7 @@ def share_named(root: Path, tree: Path, tracking_uri: str | None) -> None:
     """
     params = read_params(tree)
     named = {f"{section}.path": params.get(section, {}).get("path") for section in ("ingest", "warm_start")}
+    named |= {f"ingest.sql.attach: {name}": path for name, path in _attached_files(params).items()}
     embed = params.get("embed", {})
     named |= {"embed.model": embed.get("model")}
     named |= {f"embed.modalities: {path}": path for path in embed.get("modalities") or ()}
@@ -86,6 +88,27 @@ def share_path(root: Path, tree: Path, key: str, path: str | None) -> None:
 def read_params(tree: Path) -> dict[str, Any]:
     """The worktree's params as plain values, because only its own code knows their schema. Raises UnigrecError."""
     return read_mapping(tree / PARAMS)
+
+
+def _attached_files(params: dict[str, Any]) -> dict[str, str]:
+    """Files of `ingest.sql.attach` by name; the other addresses are those of servers."""
+    found = {}
+    for name, address in ((params.get("ingest", {}).get("sql") or {}).get("attach") or {}).items():
+        kind, _, rest = address.partition(":")
+        if kind not in EXTENSIONS:
+            found[name] = rest if kind == "sqlite" else address
+    return found
+
+
+def _configure_dvc(tree: Path, cache: Path) -> None:
+    """Let DVC itself write where the cache is: it quotes a path that holds # or a comma. Raises UnigrecError."""
+    (tree / ".dvc").mkdir(exist_ok=True)
+    try:
+        with Config(str(tree / ".dvc")).edit("local") as settings:
+            settings["core"]["no_scm"] = True  # DVC needs nothing from git here, and would stage files
+            settings["cache"]["dir"] = str(cache)
+    except DvcException as error:
+        raise UnigrecError(f"DVC cannot read its settings in {tree}: {error}; correct .dvc/config") from error
 
 
 def _link(place: Path, target: Path) -> None:

@@ -28,7 +28,7 @@ from flows.prefect_server.process_tags import process_tag
 from flows.prefect_server.runs import sweep
 from flows.stages.foreign_clone import foreign_clone
 from flows.stages.processes import start_supervised, stop
-from unigrec.base.errors import EXIT_BROKEN, UnigrecError
+from unigrec.base.errors import UnigrecError
 from unigrec.base.launcher import report
 from unigrec.base.lock import exclusive
 from unigrec.base.loopback import ask_this_machine_directly, drop_proxies_that_httpx_refuses
@@ -36,6 +36,7 @@ from unigrec.base.masking import masked
 
 START_SECONDS = 120.0
 EXIT_INTERRUPTED = 130  # a shell's exit code after Ctrl-C
+REFUSED_STATUS = (401, 403)  # of HTTP: no such user or password, or no right
 # Of a call to our own server, half a minute in all: it answers 503 while its database is busy, and does not come back
 # once it is gone. For another server, the user sets the number.
 OWN_RETRIES = 4
@@ -51,12 +52,8 @@ def run_here(job: Callable[[], int]) -> int:
     try:
         with foreign_clone(), prefect_server():
             return job()
-    except UnigrecError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
-        return error.exit_code
     except Exception as error:
-        report(error)
-        return EXIT_BROKEN
+        return report(error)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from where it was", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -88,12 +85,24 @@ def prefect_server() -> Iterator[None]:
 
 
 def check_health(advice: str) -> None:
-    """Raise UnigrecError if the configured server does not answer. `advice` ends the message: what to do."""
+    """Raise UnigrecError if the configured server does not answer, or refuses the password.
+
+    advice: what to do if it does not answer; ends the message.
+    """
     url = masked(str(PREFECT_API_URL.value()))
     with get_client(sync_client=True) as client:
         error = client.api_healthcheck()
-    if error is not None:
-        raise UnigrecError(f"the Prefect server at {url} does not answer: {masked(str(error))}; {advice}")
+        if error is not None:
+            raise UnigrecError(f"the Prefect server at {url} does not answer: {masked(str(error))}; {advice}")
+        try:
+            client.api_version()  # the health is told without a password
+        except PrefectHTTPStatusError as refusal:
+            if refusal.response.status_code not in REFUSED_STATUS:
+                raise
+            raise UnigrecError(
+                f"the Prefect server at {url} refuses this user or password; set PREFECT_API_AUTH_STRING to the "
+                "server's user:password"
+            ) from refusal
 
 
 @contextmanager

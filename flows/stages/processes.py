@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_INVALID_DATA, UnigrecError
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INVALID_DATA, UnigrecError
 
 GRACE_SECONDS = 5.0  # between the request to stop and the kill
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -26,7 +26,7 @@ class StageError(UnigrecError):
     def __init__(self, stage: str, status: int):
         self.status = status
         # Exit code 1 would say that a gate refused the model.
-        self.exit_code = status if status in (EXIT_BAD_INPUT, EXIT_INVALID_DATA) else EXIT_BAD_INPUT
+        self.exit_code = status if status in (EXIT_INVALID_DATA, EXIT_BROKEN) else EXIT_BAD_INPUT
         super().__init__(f"stage {stage} failed with exit status {status}; its output is above")
 
     @property

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import yaml
 from flows.deploy import POOL, main
 from flows.prefect_server.notifications import SILENT_SECONDS
+from flows.prefect_server.server import run_here
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from support.project import ROOT
-from unigrec.base.errors import EXIT_BAD_INPUT
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_OK
 from unigrec.base.masking import SECRET_VARIABLES, holds_credentials
 
 TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
@@ -36,6 +39,13 @@ def test_a_deployment_names_a_flow_and_gives_it_the_parameters_that_it_has(name)
     flow, given = flow_of(DEPLOYMENTS[name]), DEPLOYMENTS[name]["parameters"]
     assert set(given) == set(inspect.signature(flow.fn).parameters)
     assert flow.validate_parameters(given) == given
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("promote", "version"), ("score", "model")])
+@pytest.mark.parametrize("value", [12, "12", "champion"])
+def test_a_version_may_be_a_number(name, parameter, value):
+    """`prefect deployment run --param version=12` reads the value as JSON."""
+    assert flow_of(DEPLOYMENTS[name]).validate_parameters({parameter: value}) == {parameter: value}
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -85,6 +95,33 @@ def test_no_secret_is_in_it():
     assert not holds_credentials(TEXT)
     assert not [name for name in SECRET_VARIABLES if name in TEXT]
     assert "http" not in TEXT
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A Prefect server whose password nobody knows: it tells only its health."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/api/health" else 401)
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_wrong_password_is_an_error_in_a_line(capsys):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: "joe:pl4nted-secret"}):
+            code = main()
+            said = capsys.readouterr().err
+            assert run_here(lambda: EXIT_OK) == EXIT_BAD_INPUT
+            assert capsys.readouterr().err == said
+        server.shutdown()
+    told = f"error: the Prefect server at {url} refuses this user or password; set PREFECT_API_AUTH_STRING "
+    assert (code, said) == (EXIT_BAD_INPUT, f"{told}to the server's user:password\n")
 
 
 def test_a_server_that_is_down_is_an_error_in_a_line(capsys):

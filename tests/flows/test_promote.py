@@ -39,6 +39,16 @@ def test_the_state_says_what_became_of_it_and_the_page_is_kept(monkeypatch, done
     assert pages == (["a page"] if shown else [])
 
 
+@pytest.mark.parametrize(("given", "asked"), [(12, "12"), ("12", "12"), (None, None)])
+def test_the_version_is_asked_for_by_its_name(monkeypatch, tmp_path, given, asked):
+    shutil.copy(PARAMS_FILE, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        promote.commands, "promote", lambda params, version: Promotion("12", "12", False, False, f"{version!r}")
+    )
+    assert promote.promote.fn(given).message == repr(asked)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_flow_promotes_once_and_without_data_decides_nothing(tmp_path, monkeypatch):

@@ -18,10 +18,16 @@ def place(folder: Path, code: str) -> Place:
     return Place(folder, folder, os.environ | {"PYTHONPATH": str(folder)})
 
 
-@pytest.mark.parametrize(("status", "refused"), [(0, False), (1, True)])
-def test_stages_that_ran_and_a_refusal_are_read(tmp_path, status, refused):
-    gates = "1 of 9 refused; 2 of 4 targets missed" if refused else "9 passed"
-    code = f"import sys\nprint(\"  Running stage 'teacher':\")\nprint('Gates       {gates}')\nsys.exit({status})\n"
+@pytest.mark.parametrize(
+    ("status", "gates", "refused"),
+    [
+        (0, "Gates       9 passed", False),
+        (1, "Gates       1 of 9 refused; 2 of 4 targets missed", True),
+        (1, "\x1b[1mGates       \x1b[0m1 of 9 refused", True),
+    ],
+)
+def test_stages_that_ran_and_a_refusal_are_read(tmp_path, status, gates, refused):
+    code = f"import sys\nprint(\"  Running stage 'teacher':\")\nprint({gates!r})\nsys.exit({status})\n"
     assert _retrain(place(tmp_path, code), print) == (["teacher"], refused)
 
 

@@ -30,6 +30,12 @@ def test_without_a_log_nothing_is_scored(lines, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+def test_a_version_may_be_a_number(lines, tmp_path, monkeypatch):
+    assert invoke("configure", "--set", "score.histories=log.csv")[0] == 0
+    monkeypatch.setattr(score.commands, "score", lambda params, model, *_, **__: repr(model))
+    assert score.score.fn(11).message == "'11'"
+
+
 def test_the_log_that_params_name_is_scored_by_the_model(lines, tmp_path):
     bundle = bundle_in(tmp_path)
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,P3,1\nu,P4,2\nv,gone,1\n")

@@ -140,6 +140,13 @@ def test_without_a_proper_password_nothing_is_started(password, tmp_path, monkey
     assert not (tmp_path / "state").exists()
 
 
+def test_a_command_that_does_not_exist_is_an_error_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(module, "services", lambda *_: nullcontext(Services("", "", {})))
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    assert main(["--open", "--", "pythn"]) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err == "error: pythn: No such file or directory\n"
+
+
 @pytest.mark.parametrize(("command", "code"), [(["--", "train"], EXIT_INTERRUPTED), ([], EXIT_OK)])
 def test_a_command_that_was_interrupted_has_not_succeeded(command, code, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:

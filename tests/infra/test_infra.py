@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -89,6 +90,53 @@ def test_mlflow_and_prefect_ask_for_a_password():
     assert "PREFECT_API_AUTH_STRING" in COMPOSE["services"]["worker"]["environment"]
 
 
+@pytest.mark.parametrize("name", ["worker", "deployments"])
+def test_dvc_opens_the_project_for_a_user_whom_the_image_does_not_know(name, tmp_path):
+    """WORKER_USER is the owner of the clone, a number without a name in the image."""
+    service = COMPOSE["services"][name]
+    assert service["user"].startswith("${WORKER_USER")
+    code = """
+import pwd, sys
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = unknown
+from dvc.repo import Repo
+Repo.init(sys.argv[1], no_scm=True).close()
+"""
+    environment = {key: value for key, value in service["environment"].items() if key != "PYTHONPATH"}
+    environment |= {"HOME": str(tmp_path), "DVC_SITE_CACHE_DIR": str(tmp_path / "dvc"), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def prefect_servers() -> dict[str, dict[str, str]]:
+    """The environment that each way to run Prefect's server gives it; values of secrets are left out."""
+    (pod,) = PODS["prefect.yaml:Deployment"]["containers"]
+    unit = (INFRA / "systemd/unigrec-prefect.service").read_text(encoding="utf-8")
+    return {
+        "compose": COMPOSE["services"]["prefect"]["environment"],
+        "kubernetes": {entry["name"]: entry["value"] for entry in pod["env"] if "value" in entry},
+        "systemd": dict(re.findall(r"^Environment=(\w+)=(.*)$", unit, re.M)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "writable"), [("compose", "/tmp"), ("kubernetes", "/tmp"), ("systemd", "/var/lib/unigrec")]
+)
+def test_prefects_pages_lie_in_a_writable_folder_and_ask_the_address_of_the_browser(name, writable, monkeypatch):
+    """Prefect unpacks its pages next to its code by default, which no user of ours may write."""
+    from prefect.settings import Settings
+
+    for key, value in prefect_servers()[name].items():
+        if "_UI_" in key:
+            monkeypatch.setenv(key, value)
+    read = Settings().server.ui
+    assert read.static_directory is not None
+    assert Path(read.static_directory).parent == Path(writable)
+    assert read.api_url == "http://127.0.0.1:4200/api"
+
+
 def test_the_databases_that_servers_name_are_made():
     made = set(re.findall(r"create database (\w+);", (INFRA / "postgres/databases.sql").read_text(encoding="utf-8")))
     texts = [path.read_text(encoding="utf-8") for path in (INFRA / "compose.yaml", INFRA / "mlflow/basic_auth.ini")]
@@ -173,6 +221,19 @@ def test_the_manifests_ask_for_what_the_example_of_secrets_names_and_run_the_ima
     }
     assert asked <= set(example)
     assert {container["image"] for container in containers} == {COMPOSE["services"]["worker"]["image"]}
+
+
+def test_a_controller_of_another_namespace_reaches_the_servers_and_no_training():
+    """Pods of a training over hosts meet without a password."""
+    policy, shut = MANIFESTS["ingress.yaml:NetworkPolicy"]["spec"], MANIFESTS["network.yaml:NetworkPolicy"]["spec"]
+    (chosen,) = policy["podSelector"]["matchExpressions"]
+    listening = {name: m for name, m in MANIFESTS.items() if m["kind"] == "Service" and not name.startswith("train-")}
+    assert (chosen["key"], chosen["operator"]) == ("app", "In")
+    assert set(chosen["values"]) == {service["spec"]["selector"]["app"] for service in listening.values()}
+    (source,) = policy["ingress"][0]["from"]
+    assert set(source["namespaceSelector"]["matchLabels"]) == {"kubernetes.io/metadata.name"}
+    assert shut["podSelector"] == {}  # without the former, the latter holds for every pod
+    assert shut["ingress"] == [{"from": [{"podSelector": {}}]}]
 
 
 def test_services_reach_the_pods_that_they_name():

@@ -17,6 +17,7 @@ from flows.services import services
 
 from support.flow_project import EVERY_STAGE
 from support.project import PARAMS_FILE, ROOT
+from support.tiny_model import bundle_in
 from unigrec.config.read import load_params
 from unigrec.registry.tracking import PASSWORD_VARIABLE, URI_VARIABLE, USER_VARIABLE, mlflow_client
 
@@ -67,12 +68,22 @@ def values(tmp_path_factory) -> Iterator[dict[str, str]]:
 def proposed(tmp_path_factory, values) -> Path:
     """A repository whose last commit is a trained model, with its data pushed to the remote."""
     folder = tmp_path_factory.mktemp("project")
-    shutil.copy(PARAMS_FILE, folder)
+    params = re.sub(r"^(ingest:\n(?:  .*\n)*?  path: )\S+", r"\1data/current", PARAMS_FILE.read_text(), flags=re.M)
+    (folder / "params.yaml").write_text(params)
+    (folder / "data").mkdir()
+    (folder / "data/current").write_text("a delivery")  # neither git nor the remote holds the source of the data
+    (folder / "infra").mkdir()
+    shutil.copy(ROOT / "infra/up_to_date.py", folder / "infra")
     (folder / "make_model.py").write_text(MAKE_MODEL.format(tests=str(ROOT / "tests")))
     outs = [*(f"artifacts/{name}" for name in EVERY_STAGE), "artifacts/validated.json"]
-    stage = {"cmd": "python make_model.py", "deps": ["make_model.py"], "params": ["seed"], "outs": outs}
+    stage = {
+        "cmd": "python make_model.py",
+        "deps": ["make_model.py", "${ingest.path}"],
+        "params": ["seed"],
+        "outs": outs,
+    }
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"model": stage}}))
-    (folder / ".gitignore").write_text("/artifacts/\n/state/\n/build/\n")
+    (folder / ".gitignore").write_text("/artifacts/\n/data/\n/state/\n/build/\n")
     for command in (
         "git init --quiet",
         "dvc init --quiet",
@@ -144,6 +155,13 @@ def _wanted(condition: str, failed: bool, folder: Path) -> bool:
     return (folder / needed[1]).is_file()
 
 
+def retrain_by_night(folder: Path, values: dict[str, str], other: Path) -> None:
+    """Register the proposed model as version 1, and another one, which becomes the challenger, as version 2."""
+    server = {URI_VARIABLE: values["vars.MLFLOW_TRACKING_URI"], USER_VARIABLE: USER, PASSWORD_VARIABLE: PASSWORD}
+    for bundle in ([], ["--bundle", str(bundle_in(other, seed=1))]):
+        subprocess.run(["unigrec", "register", *bundle], cwd=folder, env=environment(**server), check=True)
+
+
 def failures(steps: list[Step]) -> list[Step]:
     return [step for step in steps if step.status]
 
@@ -174,12 +192,13 @@ def test_a_proposed_model_is_gated_and_shown_then_registered_and_promoted(propos
     assert comment.count("|") > 10  # a table
     assert aliases(folder, values, monkeypatch) == {}  # a pull request changes nothing
 
+    retrain_by_night(folder, values, tmp_path)
     merged = tmp_path / "merged"
     merged.mkdir()
     promoted = run_job("promote", clone(proposed, merged), values)
     assert failures(promoted) == []
-    assert [step.name for step in promoted][-2:] == ["Register", "Promote"]
-    assert aliases(folder, values, monkeypatch) == {"challenger": "1", "champion": "1"}
+    assert promoted[-1].name == "Register and promote"
+    assert aliases(folder, values, monkeypatch) == {"challenger": "2", "champion": "1"}  # not what nobody merged
     assert not any(PASSWORD in step.output for step in gated + promoted)
 
     # Compared with itself the model is no better, so it is refused. The table is shown nevertheless.

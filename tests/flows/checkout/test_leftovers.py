@@ -103,6 +103,18 @@ def test_old_branches_of_runs_go_but_not_the_newest_nor_what_a_named_version_cam
     assert git(repository, "rev-parse", "retrain/young")  # the newest, however old
 
 
+def test_an_old_branch_that_somebody_has_checked_out_stays(repository):
+    write_branch(repository, "retrain/newest", "lock n", 200)
+    for name in ("retrain/free", "retrain/here", "retrain/there"):
+        write_branch(repository, name, "lock", 300)
+    git(repository, "worktree", "add", "-q", "../theirs", "retrain/there")
+    git(repository, "switch", "-q", "retrain/here")
+    commit = git(repository, "rev-parse", "retrain/free")
+    assert remove_old_branches(repository, 90, set()) == [f"retrain/free ({commit})"]
+    assert git(repository, "rev-parse", "HEAD")
+    assert git(repository.parent / "theirs", "rev-parse", "HEAD")
+
+
 @pytest.mark.slow
 def test_the_cache_keeps_what_the_folder_and_any_branch_names_and_loses_the_rest(repository):
     """The cache holds one file each of the folder, a branch and a worktree, and one that nothing names any more."""

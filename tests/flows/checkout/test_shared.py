@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
+from flows.stages.graph import cache_folder
 
 from flows.checkout import shared, worktree
 from unigrec.base import files, paths
@@ -50,6 +52,32 @@ def test_what_params_name_outside_of_git_is_linked(shop, tmp_path):
         shared.share_named(root, tree, "http://127.0.0.1:9")
     worktree.remove(root)
     assert (root / "images.parquet").read_text() == "untracked"
+
+
+def test_attached_databases_that_are_files_are_linked(shop):
+    root, tree = shop
+    for name in ("shop.duckdb", "crm.db"):
+        (root / name).write_text("untracked")
+    attach = "{shop: shop.duckdb, crm: 'sqlite:crm.db', orders: 'postgres:host=db', ads: 'mysql:host=db'}"
+    (tree / "params.yaml").write_text(f"ingest: {{sql: {{attach: {attach}}}}}\n")
+    shared.share_named(root, tree, "http://127.0.0.1:9")
+    assert [(tree / name).resolve() for name in ("shop.duckdb", "crm.db")] == [root / "shop.duckdb", root / "crm.db"]
+    assert not [path.name for path in tree.iterdir() if ":" in path.name]
+    (tree / "params.yaml").write_text("ingest: {sql: {attach: {crm: 'sqlite:../crm.db'}}}\n")
+    with pytest.raises(UnigrecError, match=r"ingest\.sql\.attach: crm is \.\./crm\.db: relative, and outside"):
+        shared.share_named(root, tree, "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("name", ["t #x", "a,b", "it's", "plain"])
+def test_dvc_finds_the_cache_of_the_repository_whatever_the_folder_is_called(tmp_path, name):
+    root = tmp_path / name
+    tree = root / "state/tree"
+    (tree / ".dvc").mkdir(parents=True)
+    Repo.init(str(root), no_scm=True).close()
+    shared.share_state(root, tree)
+    assert cache_folder(str(tree)) == root / ".dvc/cache"
+    with Repo(str(tree)) as repo:
+        assert repo.config["core"]["no_scm"] is True
 
 
 def test_state_is_the_repositorys_but_for_the_lock_of_the_folder(shop, monkeypatch):
