@@ -20,7 +20,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.git import PARAMS
 from unigrec.config.read import read_mapping
-from unigrec.data.sources.sql import EXTENSIONS
+from unigrec.data.sources.sql import attached_file
 from unigrec.registry.moved_project import SQLITE
 
 DATA = paths.CURRENT.parent
@@ -92,12 +92,9 @@ def read_params(tree: Path) -> dict[str, Any]:
 
 def _attached_files(params: dict[str, Any]) -> dict[str, str]:
     """Files of `ingest.sql.attach` by name; the other addresses are those of servers."""
-    found = {}
-    for name, address in ((params.get("ingest", {}).get("sql") or {}).get("attach") or {}).items():
-        kind, _, rest = address.partition(":")
-        if kind not in EXTENSIONS:
-            found[name] = rest if kind == "sqlite" else address
-    return found
+    attached = (params.get("ingest", {}).get("sql") or {}).get("attach") or {}
+    found = {name: attached_file(address) for name, address in attached.items()}
+    return {name: str(path) for name, path in found.items() if path is not None}
 
 
 def _configure_dvc(tree: Path, cache: Path) -> None:

@@ -129,18 +129,23 @@ def _refuse_logs_of_tables(query: str) -> None:
             refuse_table_logs(base)
 
 
+def attached_file(address: str) -> Path | None:
+    """The file that an address of `ingest.sql.attach` names; None if it is a server's."""
+    kind, _, rest = address.partition(":")
+    return None if kind in EXTENSIONS else Path(rest if kind == "sqlite" else address)
+
+
 def _attach(database: duckdb.DuckDBPyConnection, attached: dict[str, str], queries: dict[str, str]) -> None:
     """Make databases known by name, to be read only. Raises UnigrecError for a missing file or extension."""
     import duckdb
 
     for name, address in attached.items():
-        kind, _, rest = address.partition(":")
+        (kind, _, rest), path = address.partition(":"), attached_file(address)
         try:
-            if kind in EXTENSIONS:
+            if path is None:
                 options = f"(TYPE {EXTENSIONS[kind]}, READ_ONLY)"
                 database.execute(f"ATTACH {quoted(rest)} AS {identifier(name)} {options}")
                 continue
-            path = Path(rest if kind == "sqlite" else address)
             if not path.is_file():
                 raise UnigrecError(f"ingest.sql.attach: {name}: {path}: no such file")
             if is_sqlite(path):
