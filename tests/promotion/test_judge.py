@@ -106,6 +106,8 @@ def test_better_equal_and_worse():
     assert (better.outcome, better.facts["metrics"]["shipped"]["ndcg_at_10"]) == ("promote", 1.0)
     assert judged(equal, good).outcome == "keep"
     assert "a tie" in judged(equal, good).reason
+    itself = judged(good, good)
+    assert (itself.outcome, "own bundle" in itself.reason) == ("promote", True)
     back = judged(worse, good)
     assert "margin_over_champion" in refusing(back)
     assert back.facts["metrics"]["champion"]["ndcg_at_10"] == 1.0

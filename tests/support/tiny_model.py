@@ -103,10 +103,10 @@ def make_bundle(
     return assemble(PARAMS_FILE, SERVING).absolute()
 
 
-def bundle_in(folder: Path, seed: int = 0) -> Path:
+def bundle_in(folder: Path, seed: int = 0, ranks: list[int] | None = None) -> Path:
     """Run `make_bundle` in the folder."""
     with contextlib.chdir(folder):
-        return make_bundle(seed)
+        return make_bundle(seed, ranks=ranks)
 
 
 def _write_model(folder: Path, weights: dict[str, torch.Tensor], config: dict) -> None:

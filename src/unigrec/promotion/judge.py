@@ -168,6 +168,7 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
             masks,
             churn=churn.changed,
             other_catalogue=new.id != old.id and is_same_model(new.manifest, old.manifest) and not churn.changed,
+            same=new.id == old.id,
             online=_online(settings.online, new.id, old.id),
         )
         facts |= {"champion_bundle": old.id, "churn_per_level": churn.per_level or []}

@@ -117,6 +117,15 @@ def test_the_same_model_with_other_items_may_tie_but_not_lose():
     assert "margin_over_champion" in refusing(loses)
 
 
+def test_the_champions_own_bundle_passes_without_a_report():
+    itself = pair(OLD.copy())._replace(same=True)
+    decision = decided(against=itself, max_online_p=0.05)
+    assert decision.passed
+    assert "own bundle" in next(gate.reason for gate in decision.gates if gate.name == "margin_over_champion")
+    slow = CANDIDATE._replace(latency_ms=[2000.0] * 10)
+    assert refusing(decided(slow, itself)) == ["latency_p95"]
+
+
 def test_better_asks_for_more_than_chance():
     noise = np.random.default_rng(3).choice([-0.3, 0.3], USERS)
     noise -= noise.mean()

@@ -43,8 +43,9 @@ class Pair(NamedTuple):
 
     challenger, champion: (U,) NDCG@10 of each user, the same users in the same order. slices: named (U,) masks.
     churn: share of the items in both catalogues with another identifier; None if they have no item in common.
-    other_catalogue: whether both are one trained model, and items were added or removed. online: the report of an
-    experiment with this pair, as `unigrec online-report` writes it; None: there is none.
+    other_catalogue: whether both are one trained model, and items were added or removed. same: whether both are one
+    bundle. online: the report of an experiment with this pair, as `unigrec online-report` writes it; None: there is
+    none.
     """
 
     challenger: np.ndarray
@@ -52,6 +53,7 @@ class Pair(NamedTuple):
     slices: dict[str, np.ndarray]
     churn: float | None
     other_catalogue: bool = False
+    same: bool = False
     online: dict[str, Any] | None = None
 
 
@@ -78,7 +80,7 @@ def compare(
         found = _slices(pair, params, seed)
         notes = [gate for gate in found if gate.informational]
         gates.append(margin(pair, params, seed))
-        if params.max_online_p and not pair.other_catalogue:
+        if params.max_online_p and not (pair.other_catalogue or pair.same):
             gates.append(online(pair.online, params))
         gates += [gate for gate in found if not gate.informational]
         gates.append(_churn(pair.churn, params.max_churn))
@@ -96,7 +98,8 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
     Mode `better`: the mean difference is above 0, and at most `max_p` of the resamples are at or below 0. Mode
     `not_worse`: at most `max_p` of the resamples lose `max_loss` of the champion's NDCG@10 or more. A tie, in which
     every user's gain is equal, passes in neither mode: such a promotion could only do harm. If only items were added or
-    removed, a tie is what is wanted, and otherwise the mode is `not_worse`.
+    removed, a tie is what is wanted, and otherwise the mode is `not_worse`. The champion's own bundle passes: the
+    champion stays, whatever is decided.
     """
     new, old = pair.challenger, pair.champion
     if not (np.isfinite(new).all() and np.isfinite(old).all() and len(new)):
@@ -104,6 +107,9 @@ def margin(pair: Pair, params: PromotionParams, seed: int) -> Gate:
             OVER_CHAMPION, None, params.max_p, False, "NDCG@10 against the champion is missing or not a finite number"
         )
     difference = new - old
+    if pair.same:
+        reason = f"the champion's own bundle: NDCG@10 {new.mean():.4f}, and nothing would change"
+        return Gate(OVER_CHAMPION, 0.0, params.max_p, True, reason)
     if not difference.any() and pair.other_catalogue:
         return Gate(
             OVER_CHAMPION,
