@@ -26,7 +26,7 @@ from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol  # noqa: E40
 from unigrec.core.evaluation.ranking import protocol_restrictions  # noqa: E402
 from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights  # noqa: E402
 from unigrec.core.retrieval.neighbours import Near  # noqa: E402
-from unigrec.core.training.fusion import Validation, fit_weights, validation_candidates  # noqa: E402
+from unigrec.core.training.fusion import fit_weights, validation_candidates  # noqa: E402
 from unigrec.pipeline.stages import retriever_of  # noqa: E402
 
 PARTS = {
@@ -52,7 +52,7 @@ def measure(retriever: FusedRetriever, data: Data) -> tuple[Metrics, dict[str, W
     sequences, users, retriever = data.sequences, data.sequences.evaluation_users(), retriever.with_weights(None)
     validation = validation_candidates(retriever, sequences, users)
     weights = {
-        name: fit_weights(Validation(only(validation.candidates, parts), validation.targets))
+        name: fit_weights(validation._replace(candidates=only(validation.candidates, parts)))
         for name, parts in PARTS.items()
     }
     ranks = {(name, protocol): np.zeros(len(users), np.int64) for name in PARTS for protocol in Protocol}

@@ -8,6 +8,7 @@ Exit code 1: something does not fit; it is printed.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -28,7 +29,9 @@ def _without(change: Any, sources: set[str]) -> Any:
     """One change without missing sources; None if nothing is left. DVC writes a dict, or a string for a command."""
     if not isinstance(change, dict) or DEPS not in change:
         return change
-    kept = {path: how for path, how in change[DEPS].items() if not (path in sources and how == "deleted")}
+    missing = {os.path.abspath(path) for path in sources}  # DVC does not spell a path as the params do
+    found = change[DEPS].items()
+    kept = {path: how for path, how in found if not (os.path.abspath(path) in missing and how == "deleted")}
     return {DEPS: kept} if kept else None
 
 

@@ -11,8 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dvc.config import Config
-from dvc.exceptions import DvcException
+from configobj import ConfigObj
 
 from flows.checkout.worktree import CHECKPOINTS
 from flows.stages.graph import cache_folder
@@ -98,14 +97,16 @@ def _attached_files(params: dict[str, Any]) -> dict[str, str]:
 
 
 def _configure_dvc(tree: Path, cache: Path) -> None:
-    """Let DVC itself write where the cache is: it quotes a path that holds # or a comma. Raises UnigrecError."""
+    """Write where the cache is, in DVC's own format, which quotes a path with # or a comma.
+
+    DVC itself writes no letters but ASCII.
+    """
+    settings = ConfigObj(encoding="utf-8", interpolation=False)
+    settings["core"] = {"no_scm": "true"}  # DVC needs nothing from git here, and would stage files
+    settings["cache"] = {"dir": str(cache)}
     (tree / ".dvc").mkdir(exist_ok=True)
-    try:
-        with Config(str(tree / ".dvc")).edit("local") as settings:
-            settings["core"]["no_scm"] = True  # DVC needs nothing from git here, and would stage files
-            settings["cache"]["dir"] = str(cache)
-    except DvcException as error:
-        raise UnigrecError(f"DVC cannot read its settings in {tree}: {error}; correct .dvc/config") from error
+    with (tree / ".dvc/config.local").open("wb") as file:
+        settings.write(file)
 
 
 def _link(place: Path, target: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from support.project import PARAMS_FILE
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.config.read import load_params, parse_params, read_mapping
-from unigrec.config.schema import Params, SparkParams
+from unigrec.config.schema import Params
+from unigrec.config.spark import SparkParams
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 
 COMMITTED = read_mapping(PARAMS_FILE)

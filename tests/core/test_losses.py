@@ -147,6 +147,21 @@ def test_contrast_equals_a_plain_loop_over_distinct_items(seed: int, items: list
     torch.testing.assert_close(found, looped_contrast(hidden, table[items], items, 0.07))
 
 
+@few
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 4), min_size=2, max_size=8))
+def test_a_weight_in_the_contrast_is_a_factor_and_without_weight_a_sample_is_not_there(seed: int, items: list[int]):
+    torch.manual_seed(seed)
+    hidden, table = torch.randn(len(items), 6, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)
+    teacher, targets = table[items], torch.tensor(items)
+    plain = contrastive_loss(hidden, teacher, targets, 0.07)
+    even = contrastive_loss(hidden, teacher, targets, 0.07, weights=torch.full((len(items),), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(even, 2.0 * plain)
+    first = torch.arange(len(items)) < 1
+    rest = contrastive_loss(hidden[1:], teacher[1:], targets[1:], 0.07)
+    found = contrastive_loss(hidden, teacher, targets, 0.07, weights=(~first).double())
+    torch.testing.assert_close(found, rest * (len(items) - 1) / len(items))
+
+
 def test_contrast_of_a_repeated_target_alone_is_zero():
     teacher = torch.randn(1, 6).expand(4, -1)
     loss = contrastive_loss(torch.randn(4, 6), teacher, torch.tensor([7, 7, 7, 7]), 0.07)

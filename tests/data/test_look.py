@@ -212,6 +212,17 @@ def test_users_are_not_taken_for_items_where_all_ids_are_numbers_from_one():
     assert params.embed.text_columns == ("movie_title",)
 
 
+def test_a_german_export_is_recognised():
+    rows = [f"{user};{item};2020-10-1{user} 12:00:00;1" for user in range(1, 5) for item in ("A1", "A2", "A3")]
+    Path("shop/orders.csv").write_text("\n".join(["Kundennummer;Artikelnummer;Bestelldatum;Menge", *rows]) + "\n")
+    Path("shop/artikel.csv").write_text("Artikelnummer;title\nA1;Lampe rot\nA2;Lampe blau\nA3;Stuhl\n")
+    code, said = invoke("look", "shop", "--write")
+    assert (code, "unsure" in said) == (EXIT_OK, False), said
+    columns = load_params(Path("params.yaml")).ingest.columns
+    named = (columns.user_id, columns.item_id, columns.timestamp)
+    assert named == ("Kundennummer", "Artikelnummer", "Bestelldatum")
+
+
 def test_items_called_like_users_are_found_where_nothing_else_is():
     rows = [f"u{user},{item},2020-10-1{user} 12:00:00" for user in range(1, 5) for item in range(11, 15)]
     Path("shop/orders.csv").write_text("\n".join(["user_id,product_uid,timestamp", *rows]) + "\n")

@@ -338,6 +338,11 @@ def test_events_of_one_moment_are_repeats_only_if_they_are_of_one_type():
         )
 
 
+def test_a_log_whose_only_purchases_are_held_out_teaches_nothing():
+    with pytest.raises(UnigrecError, match=r"0 users can be trained on, .* a weight above 0 besides the two that are"):
+        with_events([("return", "a"), ("return", "b"), ("purchase", "c"), ("purchase", "d")])
+
+
 def test_a_user_with_one_purchase_trains_with_all_that_was_done():
     rows = [("u", item, time, event) for time, (event, item) in enumerate(VISITS)]
     rows += [("v", "a", 1, "view"), ("v", "b", 2, "purchase"), ("v", "c", 3, "view")]

@@ -177,6 +177,11 @@ def test_ties_in_an_order_that_is_not_the_items():
     assert warnings(by_days(clean())) == []  # the true order
 
 
+def test_an_item_at_one_time_with_itself_has_no_order():
+    rows = [(user, item, time) for user, item, time in clean() for _ in range(2)]
+    assert not any("have one time" in sign for sign in warnings(rows))
+
+
 def test_few_ties_decide_nothing():
     rows = clean()
     few = [(user, item, time - time % DAY if number(user) < 6 else time) for user, item, time in rows]

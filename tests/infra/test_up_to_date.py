@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from infra.up_to_date import misfits
 
@@ -29,3 +31,19 @@ GONE = {"data/current": "deleted"}
 )
 def test_a_source_that_is_missing_is_left_out(status, left):
     assert misfits(status, SOURCES) == (status if left is None else left)
+
+
+@pytest.mark.parametrize(
+    ("named", "printed"),
+    [
+        ("data/shop/", "data/shop"),
+        ("./data/shop", "data/shop"),
+        ("{here}/data/shop", "data/shop"),
+        ("../shop", "{above}/shop"),
+        ("{above}/shop", "{above}/shop"),
+    ],
+)
+def test_a_source_may_be_spelled_in_another_way_than_dvc_does(named, printed):
+    here = {"here": str(Path.cwd()), "above": str(Path.cwd().parent)}
+    status = {"ingest": [{"changed deps": {printed.format(**here): "deleted"}}]}
+    assert misfits(status, {named.format(**here)}) == {}

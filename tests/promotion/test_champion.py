@@ -152,6 +152,7 @@ def test_what_was_rolled_back_is_promoted_again_by_name_only(params):
     assert "rolled back to version 1 by tester: sales fell" in tags(params, "2")[VERDICT_TAG]
     done = promote(params, says("promote"))
     assert (done.moved, done.refused, "unigrec promote --version 2" in done.reason) == (False, False, True)
+    assert not promote(params, says("promote"), "2", unless_rolled_back=True).moved
     assert promote(params, says("promote"), "2").moved
     assert "rolled_back" not in tags(params, "2")
     rollback(params, None, "again")

@@ -15,7 +15,7 @@ from support.tiny_model import make_bundle, tiny_rows
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import RegisterParams
-from unigrec.promotion.champion import promote
+from unigrec.promotion.champion import promote, rollback
 from unigrec.registry import versions as registry
 from unigrec.registry.tracking import mlflow_client
 from unigrec.registry.versions import load_bundle, locate, register, version_of
@@ -123,6 +123,32 @@ def test_a_registration_that_is_finished_after_the_next_one_leaves_the_challenge
     register(make_bundle(seed=1), params)
     assert register(first, params).version == "1"
     assert aliases(params) == {"challenger": "2"}
+
+
+def test_reference_sizes_of_a_newer_run_stay_though_its_gates_refused_it(params, monkeypatch, unchecked):
+    first = make_bundle()
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_model_version_tag", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            register(first, params)
+    register(make_bundle(seed=1, passed=False), params)
+    files.write_json(paths.REFERENCE, {"of": "the newer run"})
+    register(first, params)
+    assert files.read_json(paths.REFERENCE) == {"of": "the newer run"}
+    assert aliases(params) == {"challenger": "1"}
+
+
+def test_a_registration_that_is_finished_after_a_rollback_tells_the_verdict(params, monkeypatch, unchecked):
+    register(make_bundle(), params)
+    promote(params, says("promote"))
+    second = make_bundle(seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_model_version_tag", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            register(second, params)
+    promote(params, says("promote"))
+    rollback(params, None, "sales fell")
+    assert "sales fell" in str(register(second, params).verdict)
 
 
 @pytest.mark.slow

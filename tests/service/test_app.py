@@ -106,6 +106,7 @@ def test_a_bad_request_is_refused_with_its_reason(client, address, asked, said):
 
 def test_an_unknown_item_or_address_is_not_found(client):
     assert client.get("/v1/items/gone").status_code == 404
+    assert "'AB/12'" in client.get("/v1/items/AB%2F12").json()["detail"]
     assert client.get("/v1/nothing").status_code == 404
     assert client.get("/v1/recommend").status_code == 405
 

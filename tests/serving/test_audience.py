@@ -53,6 +53,9 @@ def test_histories_are_in_the_order_of_time_and_ties_in_that_of_the_rows():
     # What is there twice is one interaction; at another time it is another one.
     again = pa.table({"user_id": ["u", "u"], "item_id": ["b", "b"], "timestamp": [2, 3]})
     assert dict(zip(*histories_of(pa.concat_tables([table, again])), strict=True))["u"] == ["a", "b", "b", "c"]
+    events = pa.array(["view"] * table.num_rows + ["buy"] * table.num_rows)
+    viewed = pa.concat_tables([table, table]).append_column("event", events)
+    assert dict(zip(*histories_of(viewed), strict=True))["u"] == ["a", "b", "a", "b", "c", "c"]
     with pytest.raises(UnigrecError, match="no interaction"):
         histories_of(table.slice(0, 0))
     assert [quoted(text) for text in ("plain", 'a,"b"')] == ["plain", '"a,""b"""']

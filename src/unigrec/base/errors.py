@@ -4,6 +4,7 @@ EXIT_OK = 0
 EXIT_REFUSED = 1  # a gate said no
 EXIT_BAD_INPUT = 2  # the user's input, params or environment is wrong
 EXIT_INVALID_DATA = 3  # validation stopped the pipeline
+EXIT_NO_READER = 141  # nobody reads the output any more, as after `| head`; a shell says the same of other programs
 EXIT_BROKEN = 70  # a defect of the program, with a traceback; not Python's own 1, which means refused here
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unigrec.base import paths
-from unigrec.base.errors import UnigrecError
+from unigrec.base.errors import EXIT_NO_READER, UnigrecError
 from unigrec.base.git import PARAMS, trust_clone
 from unigrec.base.process import use_huge_pages
 from unigrec.cli import answers
@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Train, check, gate, register and use a generative recommender. Run inside the project's folder.",
 )
 
+STDOUT = 1
 STAGES = (
     *("ingest", "validate", "prepare", "warm_start", "embed", "teacher"),
     *("tokenizer", "joint", "harden", "finetune", "rank", "evaluate", "gate"),
@@ -256,6 +257,9 @@ def register(
 @app.command(rich_help_panel=MODELS)
 def promote(
     version: Annotated[str | None, typer.Option(help="The model version; without it, the challenger.")] = None,
+    unless_rolled_back: Annotated[
+        bool, typer.Option("--unless-rolled-back", help="Leave a version as it is that was rolled back, though named.")
+    ] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Make a version champion if it passes the gates against the champion (`unigrec gate`), or as the first model.
@@ -266,7 +270,7 @@ def promote(
     from unigrec.commands import promotion
     from unigrec.config.read import load_params
 
-    done = promotion.promote(load_params(params), version)
+    done = promotion.promote(load_params(params), version, unless_rolled_back)
     stays = f"stays as it is, champion is {f'version {done.champion}' if done.champion else 'nobody'}"
     print(f"version {done.version} {'is champion' if done.champion == done.version else stays}: {done.reason}")
     if done.champion != done.version:
@@ -299,8 +303,22 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     trust_clone()
     try:
-        app()
+        _run()
     except Exception as error:
         from unigrec.base.launcher import report
 
         sys.exit(report(error))
+
+
+def _run() -> None:
+    """Run the command. Typer ends with 1 if the reader of the output has gone, which means here that a gate refused."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except (SystemExit, BrokenPipeError) as ended:
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
+            raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # Python writes the rest when it ends
+    sys.exit(EXIT_NO_READER)

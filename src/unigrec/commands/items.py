@@ -32,8 +32,9 @@ def add_items(params: Params, file: Path, model: str, registered: bool) -> int:
     def child(parent: Path) -> tuple[Path, str]:
         columns = files.read_json(parent / manifest.TEXT_ENCODER / "settings.json")["text_columns"]
         served = parent / manifest.SERVED
-        kept = files.read_table(served).column_names if served.is_file() else []
-        read = read_items(file, params.ingest, columns, [name for name in kept if name not in OWN_COLUMNS])
+        schema = files.read_table(served).schema if served.is_file() else ()
+        kept = {field.name: field.type for field in schema if field.name not in OWN_COLUMNS}
+        read = read_items(file, params.ingest, columns, kept)
         for note in read.notes:
             print(f"{file}: {note}")
         folder = extend.add_items(parent, read.items, int(time.time()), read.served)

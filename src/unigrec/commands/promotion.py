@@ -104,7 +104,7 @@ def _slug(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name)[:SLUG_LENGTH] or "bundle"
 
 
-def promote(params: Params, version: str | None) -> Promotion:
+def promote(params: Params, version: str | None, unless_rolled_back: bool = False) -> Promotion:
     """Compare the version with the champion, and promote it if it passes. Raises UnigrecError.
 
     The report of the version is written again, with the comparison.
@@ -120,7 +120,13 @@ def promote(params: Params, version: str | None) -> Promotion:
         report.write(paths.COMPARISONS / f"{challenger}-vs-{champion or NO_CHAMPION}", judgement, where)
         return Verdict(judgement.outcome, judgement.reason, report.markdown(judgement, where))
 
-    done = promote_version(params.register_, judge, version, wait_seconds=params.promotion.wait_seconds)
+    done = promote_version(
+        params.register_,
+        judge,
+        version,
+        unless_rolled_back=unless_rolled_back,
+        wait_seconds=params.promotion.wait_seconds,
+    )
     reports.publish_or_warn(params, done.version)
     return done
 

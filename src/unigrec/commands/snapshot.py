@@ -35,8 +35,10 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
     from unigrec.data.snapshots import current_snapshot, next_snapshot, read_incoming, write_snapshot
 
     before = current_snapshot()
-    columns = params.embed.text_columns, params.serve.columns
-    arrived = read_incoming(params.snapshot, params.ingest, *columns, first=before is None)
+    kept = before.served if before is not None and params.snapshot.mode == "append" else None
+    types = {} if kept is None else dict(zip(kept.column_names, kept.schema.types, strict=True))
+    served = {name: types.get(name) for name in params.serve.columns}
+    arrived = read_incoming(params.snapshot, params.ingest, params.embed.text_columns, served, first=before is None)
     now = next_snapshot(before, arrived, params.snapshot.mode)
     if before is not None and now.id == before.id:
         incoming = params.snapshot.incoming

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unigrec.base.masking import holds_credentials
+from unigrec.base.paths import CURRENT
+from unigrec.config.section import Section
+from unigrec.config.spark import SparkParams
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -19,14 +23,8 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Engine = Literal["deepspeed", "torch"]
 Schedule = Literal["constant", "cosine"]
 PASSWORD_IN_QUERY = re.compile(r"\b(password|passwd|pwd|secret|session_token)\b\W{0,3}[= ]\s*'?[^\s']", re.IGNORECASE)
-SPARK_MASTER = re.compile(r"local-cluster\[\d+,\d+,\d+\]|local(\[(\*|\d+)(, ?\d+)?\])?|yarn|spark://\S+|k8s://\S+")
-SECRET_SETTING = re.compile(r"password|secret|token|credential|access\.?key|private", re.IGNORECASE)
 OWN_COLUMNS = ("item_index", "item_id", "train_count", "first_seen")  # columns of every bundle's catalogue
 Source = Literal["sample", "folder", "sql", "amazon-2014", "amazon-2023", "movielens"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class SampleParams(Section):
@@ -52,7 +50,7 @@ class FilesParams(Section):
 class SqlParams(Section):
     interactions: str = ""
     items: str = ""
-    attach: dict[str, str] = {}
+    attach: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("interactions", "items", "attach")
     @classmethod
@@ -69,7 +67,7 @@ class IngestParams(Section):
     min_rating: float
     files: FilesParams = FilesParams()
     columns: ColumnsParams = ColumnsParams()
-    events: dict[str, NonNegative] = {}
+    events: dict[str, NonNegative] = Field(default_factory=dict)
     where: str = ""
     sql: SqlParams = SqlParams()
     sample: SampleParams
@@ -85,12 +83,6 @@ class IngestParams(Section):
     def _queries_for_sql(self) -> IngestParams:
         if self.source == "sql" and not (self.sql.interactions.strip() and self.sql.items.strip()):
             raise ValueError("ingest.source: sql needs two queries, ingest.sql.interactions and ingest.sql.items")
-        return self
-
-    @model_validator(mode="after")
-    def _events_where_there_are_some(self) -> IngestParams:
-        if self.events and self.source not in ("folder", "sql"):
-            raise ValueError(f"ingest.events: the source {self.source} has no types of events; set ingest.events={{}}")
         return self
 
     @property
@@ -415,40 +407,6 @@ class ScoreParams(Section):
     workers: Annotated[int, Field(ge=0, le=1024)]
 
 
-class SparkParams(Section):
-    master: str = "local[*]"
-    conf: dict[str, str] = {}
-
-    @field_validator("master")
-    @classmethod
-    def _known_master(cls, master: str) -> str:
-        if holds_credentials(master):
-            raise ValueError("holds a user or a password; give them in Spark's own configuration (spark-defaults.conf)")
-        if master and not SPARK_MASTER.fullmatch(master):
-            known = "local[*], local[4], spark://HOST:PORT, yarn, k8s://https://HOST:PORT"
-            raise ValueError(f"{master!r} is no master of Spark: {known}, or empty for that of spark-submit")
-        return master
-
-    @field_validator("conf", mode="before")
-    @classmethod
-    def _as_spark_reads_them(cls, conf: Any) -> Any:
-        """Numbers and truth values too, as Spark's own files have them."""
-        if not isinstance(conf, dict):
-            return conf
-        plain = {name: str(value).lower() for name, value in conf.items() if isinstance(value, int | float)}
-        return conf | plain
-
-    @field_validator("conf")
-    @classmethod
-    def _no_secrets(cls, conf: dict[str, str]) -> dict[str, str]:
-        for name, value in conf.items():
-            if not name.startswith("spark."):
-                raise ValueError(f"{name!r}: names of Spark's settings begin with spark.")
-            if SECRET_SETTING.search(name) or holds_credentials(value):
-                raise ValueError(f"{name} may hold a secret; set it in spark-defaults.conf, not in params.yaml")
-        return conf
-
-
 class Params(Section):
     """All of params.yaml. Only commands and stage functions see it; the rooms below take their own section."""
 
@@ -482,6 +440,24 @@ class Params(Section):
         if event and event not in events:
             named = ", ".join(events) or "none"
             raise ValueError(f"prepare.evaluation_event = {event!r} is not one of ingest.events ({named})")
+        return self
+
+    @model_validator(mode="after")
+    def _events_where_there_are_some(self) -> Params:
+        sources = {self.ingest.source} | ({self.snapshot.source} if Path(self.ingest.path) == CURRENT else set())
+        if self.ingest.events and (bare := sorted(sources - {"folder", "sql"})):
+            raise ValueError(f"ingest.events: the source {bare[0]} has no types of events; set ingest.events={{}}")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_reads_what_it_teaches(self) -> Params:
+        is_taught = self.joint.w_ranking_distillation > 0 or self.finetune.w_ranking_distillation > 0
+        if is_taught and self.joint.history > self.teacher.history:
+            raise ValueError(
+                f"joint.history = {self.joint.history} is more than the teacher reads (teacher.history = "
+                f"{self.teacher.history}), and it ranks items for these histories (w_ranking_distillation); raise "
+                "teacher.history"
+            )
         return self
 
     @model_validator(mode="after")

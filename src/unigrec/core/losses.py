@@ -55,7 +55,9 @@ def symmetric_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return ((log_p.softmax(-1) - log_q.softmax(-1)) * (log_p - log_q)).sum((-1, -2))
 
 
-def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(
+    hidden: Tensor, teacher: Tensor, items: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """InfoNCE(hidden, teacher) + InfoNCE(teacher, hidden) with cosine similarity, mean over the batch.
 
     Negatives are the other distinct target items of the batch. A repeated target counts once among the negatives of
@@ -64,7 +66,11 @@ def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature
     Args:
         hidden: (B, d) student states. teacher: (B, d) teacher embeddings of the targets.
         items: (B,) target item of each sample. temperature: divides the cosines.
+        weights: (B,) of the samples; those without weight are no negatives either. None: 1 each.
     """
+    size = len(items)
+    if weights is not None:
+        hidden, teacher, items, weights = (rows[weights > 0] for rows in (hidden, teacher, items, weights))
     hidden, teacher = F.normalize(hidden, dim=-1), F.normalize(teacher, dim=-1)
     _, group, counts = items.unique(return_inverse=True, return_counts=True)  # group (B,): index of the distinct item
     row = torch.arange(len(items), device=items.device)
@@ -73,7 +79,10 @@ def contrastive_loss(hidden: Tensor, teacher: Tensor, items: Tensor, temperature
     to_hidden = teacher @ hidden.T / temperature  # (B, B)
     negatives = (to_hidden - counts[group].log()).masked_fill(group[:, None] == group, float("-inf"))
     to_hidden = torch.where(row[:, None] == row, to_hidden, negatives)
-    return F.cross_entropy(to_teacher, group) + F.cross_entropy(to_hidden, row)
+    if weights is None:
+        return F.cross_entropy(to_teacher, group) + F.cross_entropy(to_hidden, row)
+    found = F.cross_entropy(to_teacher, group, reduction="none") + F.cross_entropy(to_hidden, row, reduction="none")
+    return (found * weights).sum() / size
 
 
 ROWS_AT_ONCE = 128  # rows of logits over the catalogue: few enough to stay in the processor's cache

@@ -34,12 +34,12 @@ MIN_MEETING = 0.5  # share of the interactions' ids that the items have, from wh
 EARLIEST = 788_918_400  # 1995: times before it are numbers of another kind
 WORDS = {  # what a column is called, without its separators; the first ones are the most usual
     "user_id": r"(user|customer|cust|client|visitor|member|buyer|account|reviewer|shopper|household|hshd|panelist|"
-    r"session|kunde|kunden|klient)(id|no|nr|num|number|key|code|hash)?|uid",
+    r"session|kunde|kunden|klient)(id|no|nr|num|number|nummer|key|code|hash)?|uid",
     "address": r"((user|customer|client|buyer)e?mail|e?mail)(address)?",  # a user's only name in exports of some shops
     "item_id": r"(item|product|prod|article|artikel|sku|stock|movie|book|goods|offer|track|song|variant|(parent)?asin)"
-    r"(id|no|nr|num|number|key|code)?|isbn|ean|gtin|pid|iid",
+    r"(id|no|nr|num|number|nummer|key|code)?|isbn|ean|gtin|pid|iid",
     "timestamp": r"(unix)?(time|timestamp|ts|datetime|date|day)|(order|invoice|purchase|event|review|transaction|visit|"
-    r"click|unixreview|buy|created?|placed|bought)(time|timestamp|ts|date|datetime|at|on)|tdat",
+    r"click|unixreview|buy|created?|placed|bought)(time|timestamp|ts|date|datetime|at|on)|tdat|(bestell|kauf)?datum",
     "rating": r"rating|ratings|stars|score|overall",
     "event": r"(event|action|behaviou?r)(type|name)?|type",
 }
@@ -233,7 +233,8 @@ def _which_files(heads: list[Head], params: IngestParams, unsure: list[str]) -> 
     unsure.append(
         f"which of {names} holds the interactions, and which the items: {found} would do "
         "(interactions have users, times, and ids that the items have); answer with unigrec configure "
-        "--set ingest.files.interactions=NAME --set ingest.files.items=NAME, names as they stand here"
+        "--set ingest.files.interactions=NAME --set ingest.files.items=NAME, names as they stand here; or join what "
+        "belongs together in a query (ingest.source sql, docs/own-data.md)"
     )
     return None
 
@@ -334,7 +335,7 @@ def _columns(
             called = [name for name in left if _is_called(name, role)]
             candidates = [name for name in candidates if name in called] or candidates or called
         else:
-            candidates = _called_users(left)
+            candidates = [name for name in _called_users(left) if _ids(log, name) is not None]
         if len(candidates) == 1:
             found[role] = candidates[0]
             reasons.append(f"{role}: {candidates[0]}, by its name{' and values' if role == 'timestamp' else ''}")

@@ -145,6 +145,7 @@ def finish(
         sequences = split_by_events(sequences, types, events, params.evaluation_event)
         types = sequences.pop("types")
         _refuse_few_evaluated(sequences["validation"], params)
+        _refuse_few_trained(sequences, params)
         item_index, offsets = sequences["items"], sequences["offsets"]
 
     signs = find_signs(sequences, user_ids, item_ids, types)
@@ -389,6 +390,22 @@ def _refuse_few_evaluated(validation: np.ndarray, params: PrepareParams) -> None
             f"prepare: {count:,} users can be evaluated, fewer than prepare.min_users_after = "
             f"{params.min_users_after:,}; that takes two {event} and an interaction before them. Bring longer "
             "histories, or change ingest.events or prepare.evaluation_event"
+        )
+
+
+def _refuse_few_trained(sequences: dict[str, np.ndarray], params: PrepareParams) -> None:
+    """A training target is any interaction of a user but the first and those held out, with a weight above 0."""
+    offsets, validation = sequences["offsets"], sequences["validation"]
+    ends = np.where(validation >= 0, validation, offsets[1:])
+    position = np.arange(len(sequences["weights"]))
+    user = np.repeat(np.arange(len(ends)), np.diff(offsets))
+    is_target = (position > offsets[user]) & (position < ends[user]) & (sequences["weights"] > 0)
+    count = len(np.unique(user[is_target]))
+    if count < params.min_users_after:
+        raise UnigrecError(
+            f"prepare: {count:,} users can be trained on, fewer than prepare.min_users_after = "
+            f"{params.min_users_after:,}; that takes an event with a weight above 0 besides the two that are held out, "
+            "and an interaction before it. Bring longer histories, or change ingest.events"
         )
 
 

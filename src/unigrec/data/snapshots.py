@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ def read_incoming(
     params: SnapshotParams,
     ingest: IngestParams,
     text_columns: Sequence[str] = (),
-    served_columns: Sequence[str] = (),
+    served_columns: Collection[str] = (),
     *,
     first: bool = True,
 ) -> Source:

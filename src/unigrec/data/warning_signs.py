@@ -171,7 +171,7 @@ def _tie_order(items: np.ndarray, times: np.ndarray, inside: np.ndarray, last: n
     A source that is sorted by item within a time (or by any other of its columns) gives each user the same order of the
     same items, and a model finds it: on random data it then beats chance.
     """
-    tied = inside & (np.diff(times) == 0)
+    tied = inside & (np.diff(times) == 0) & (np.diff(items) != 0)  # one item with itself has no order
     decided = float(tied[last - 1].mean()) if len(last) else 0.0
     figures = {"test_tie_share": decided}
     if (ties := int(np.count_nonzero(tied))) < MIN_TIES:

@@ -54,6 +54,7 @@ def promote(
     params: RegisterParams,
     judge: Callable[[str, str | None], Verdict],
     version: str | None = None,
+    unless_rolled_back: bool = False,
     wait_seconds: float = 0.0,
 ) -> Promotion:
     """Point `champion` at a version (default: the challenger) if the judge decides so; the old one becomes `previous`.
@@ -62,6 +63,7 @@ def promote(
 
     Args:
         judge: takes the version numbers of challenger and champion; the champion is None for the first model.
+        unless_rolled_back: leave a version as it is that was rolled back, as the challenger always is.
         wait_seconds: how long to wait for another promotion to end.
 
     Raises:
@@ -80,7 +82,7 @@ def promote(
         champion = _number(client, name, CHAMPION)
         if champion == candidate:
             return Promotion(candidate, champion, False, refused=False, reason="is the champion already")
-        if version is None and ROLLED_BACK_TAG in found.tags:
+        if (version is None or unless_rolled_back) and ROLLED_BACK_TAG in found.tags:
             reason = (
                 f"was {found.tags[ROLLED_BACK_TAG]}; to judge it again, name it: unigrec promote --version {candidate}"
             )

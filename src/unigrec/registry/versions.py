@@ -71,15 +71,16 @@ def register(folder: Path, params: RegisterParams) -> Registration:
         if version is None:
             version = _create_version(client, params, folder, manifest=manifest)
         _check_loads(params.model_name, str(version.version), folder)
-        challenger = version_of(client, params.model_name, CHALLENGER)
         # A call that finishes an earlier registration may come after the next one.
-        if challenger is None or int(challenger.version) <= int(version.version):
-            if manifest["gates_passed"]:
-                client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
+        challenger = version_of(client, params.model_name, CHALLENGER)
+        if manifest["gates_passed"] and (challenger is None or int(challenger.version) <= int(version.version)):
+            client.set_registered_model_alias(params.model_name, CHALLENGER, version.version)
+        if _newest(client, params.model_name) == int(version.version):
             files.write_json(paths.REFERENCE, {"origin": manifest["data"]["origin"], **manifest["data"]["rows"]})
         # Last: a call that finds this tag has nothing to do.
         client.set_model_version_tag(params.model_name, version.version, CHECKED_TAG, value="yes")
-    return Registration(params.model_name, str(version.version), True, passed=manifest["gates_passed"], verdict=None)
+        verdict = version.tags.get(VERDICT_TAG)  # it may have been promoted before this call finished it
+    return Registration(params.model_name, str(version.version), True, passed=manifest["gates_passed"], verdict=verdict)
 
 
 class Known(NamedTuple):
@@ -132,6 +133,11 @@ def find_version(client: MlflowClient, name: str, bundle_id: str) -> ModelVersio
     """The newest version of this bundle, or None."""
     found = client.search_model_versions(f"name = '{name}' and tags.{BUNDLE_TAG} = '{bundle_id}'")
     return max(found, key=lambda version: int(version.version)) if found else None
+
+
+def _newest(client: MlflowClient, name: str) -> int:
+    found = client.search_model_versions(f"name = '{name}'", max_results=1, order_by=["version_number DESC"])
+    return int(found[0].version)
 
 
 def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -203,6 +209,8 @@ def _is_folder(model: str) -> bool:
     found = os.path.isdir(model)  # Path.is_dir raises where a name is too long for a folder
     if "/" in model and not found:
         raise UnigrecError(f"{model}: no such bundle")
+    if found and model.encode("utf-8", "ignore").decode() != model:
+        raise UnigrecError(f"{model!r}: the name of the folder holds bytes that are no UTF-8; rename it")
     return found
 
 

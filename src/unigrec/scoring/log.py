@@ -16,12 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unigrec.base import files
-from unigrec.data.histories import histories_of
+from unigrec.data.histories import COLUMNS, EVENT, histories_of
 from unigrec.data.sources.files import readable
 
 BATCH_ROWS = 500_000
-COLUMNS = ("user_id", "item_id", "timestamp")
-NO_ROWS = pa.table({name: pa.array([], pa.int64() if name == "timestamp" else pa.string()) for name in COLUMNS})
 GROUPS = b"parts"  # in a file's metadata: the part of each row group, as JSON
 COUNTS = "rows.json"  # rows of each part; the log is whole if it is there
 
@@ -30,7 +28,8 @@ def spread(batches: Iterable[pa.Table], folder: Path, parts: int) -> list[int]:
     """Write batches of interactions; returns the number of rows of each part. Rows without a user are left out."""
     rows = np.zeros(parts, np.int64)
     for number, batch in enumerate(batches):
-        table = batch.select(COLUMNS).filter(batch["user_id"].is_valid()).combine_chunks()
+        names = [name for name in (*COLUMNS, EVENT) if name in batch.column_names]
+        table = batch.select(names).filter(batch["user_id"].is_valid()).combine_chunks()
         part = part_of_each(table["user_id"], parts)
         rows += np.bincount(part, minlength=parts)
         order = np.argsort(part, kind="stable")
@@ -61,11 +60,10 @@ def counts_of(folder: Path) -> list[int] | None:
 
 def read_histories(folder: Path, part: int) -> tuple[list[str], list[list[str]]]:
     """The users of a part, and the items of each in the order of time. Raises UnigrecError for a damaged file."""
-    tables = [NO_ROWS]
+    tables: list[pa.Table] = []
     for path in sorted(folder.glob("*.parquet")):
         with readable(path, "Parquet"), pq.ParquetFile(path) as file:
             groups = json.loads(file.metadata.metadata[GROUPS])
             if part in groups:
                 tables.append(file.read_row_group(groups.index(part), use_threads=False))
-    table = pa.concat_tables(tables)
-    return histories_of(table) if table.num_rows else ([], [])
+    return histories_of(pa.concat_tables(tables)) if tables else ([], [])

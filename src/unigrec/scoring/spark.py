@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrec.data.histories import COLUMNS, EVENT
 from unigrec.scoring.lists import USERS_AT_ONCE
 from unigrec.scoring.lists import score as score_users
 from unigrec.serving.schema import ListRequest
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 
     from unigrec.serving.bundle import Bundle
 
-COLUMNS = "user_id string, rank int, item_id string, score float, by_popularity boolean"  # `SCHEMA`, as Spark writes it
+LISTS = "user_id string, rank int, item_id string, score float, by_popularity boolean"  # `SCHEMA`, as Spark writes it
 
 
 def histories_of(interactions: DataFrame) -> DataFrame:
     """A row per user, with `user_id` and `history`: the item ids by time. Equal times keep the order of the rows.
 
-    Rows equal in user, item and time are one interaction, as in the training.
+    Rows equal in user, item, time and event are one interaction, as in the training.
 
     Args:
-        interactions: columns user_id, item_id and timestamp; ids are text or whole numbers, times numbers or dates.
+        interactions: columns user_id, item_id and timestamp, and event if there are types of events; ids are text or
+            whole numbers, times numbers or dates.
     """
     from pyspark.sql import functions as sql
 
@@ -42,7 +44,8 @@ def histories_of(interactions: DataFrame) -> DataFrame:
     # Rows without a time come last, as in a local run.
     event = sql.struct(time.isNull().alias("late"), time, "row", "item_id")
     numbered = interactions.where("user_id is not null").withColumn("row", sql.monotonically_increasing_id())
-    once = numbered.groupBy("user_id", "item_id", "timestamp").agg(sql.min("row").alias("row"))
+    same = [name for name in (*COLUMNS, EVENT) if name in interactions.columns]
+    once = numbered.groupBy(same).agg(sql.min("row").alias("row"))
     events = once.select(sql.col("user_id").cast("string"), event.alias("event"))
     grouped = events.groupBy("user_id").agg(sql.sort_array(sql.collect_list("event")).alias("events"))
     return grouped.select("user_id", sql.col("events.item_id").cast("array<string>").alias("history"))
@@ -68,7 +71,7 @@ def score(histories: DataFrame, bundle: str | Path, send: bool = False, **option
     def lists(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         yield from _lists(frames, place, send, request)
 
-    return histories.mapInPandas(lists, COLUMNS)
+    return histories.mapInPandas(lists, LISTS)
 
 
 def _lists(frames: Iterator[pd.DataFrame], place: str, sent: bool, request: str) -> Iterator[pd.DataFrame]:

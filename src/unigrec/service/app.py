@@ -282,7 +282,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 
     absent: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "The catalogue lacks the item."}}
 
-    @app.get("/v1/items/{item}", response_model=ItemAnswer, responses=REFUSALS | absent, tags=["answers"])
+    @app.get("/v1/items/{item:path}", response_model=ItemAnswer, responses=REFUSALS | absent, tags=["answers"])
     async def item(item: Annotated[str, InPath(description="Its id.")], http: HttpRequest) -> Response:
         """What the bundle knows of an item."""
         return await service.ask("item", ItemRequest(item=item), http)

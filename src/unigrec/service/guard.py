@@ -120,7 +120,7 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     def _note(self, seconds: float) -> None:
-        address = getattr(self.scope.get("route"), "path", "other")
+        address = getattr(self.scope.get("route"), "path_format", "other")
         self.guard.metrics.requests.labels(address, self.status).inc()
         self.guard.metrics.seconds.labels(address).observe(seconds)
         if self.guard.logged == "requests":

@@ -89,6 +89,13 @@ def test_held_out_items_are_not_counted():
     assert count_baskets(sequences).item_counts.tolist() == [2, 2, 0, 0]
 
 
+def test_a_view_on_the_day_of_a_purchase_is_no_part_of_the_basket():
+    sequences = sequences_of([0, 1, 2, 3, 0], items=4)
+    weights = np.array([0.2, 1.0, 1.0, 1.0, 1.0], np.float32)
+    found = count_baskets(sequences._replace(timestamps=np.zeros(5, np.int64), weights=weights))
+    assert found.item_counts.tolist() == [0, 1, 1, 0]
+
+
 def test_a_log_without_a_basket_has_no_pairs():
     found = count_baskets(sequences_of([0], [1], items=2))
     assert (found.total, len(found.items), found.starts.tolist()) == (0, 0, [0, 0, 0])

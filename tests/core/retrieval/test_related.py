@@ -51,7 +51,7 @@ def test_a_new_printer_gets_the_ink_of_the_printer_that_is_like_it():
     found = complements(COUNTED, CODES, CONTENT, np.array([NEW_PRINTER]), k=3)
     assert found.stand_ins.tolist() == [True]
     assert found.items[0] == 6
-    assert found.counts[0, 0] >= 40
+    assert not found.counts.any()  # nobody had the new printer in a basket
 
 
 def test_similar_items_share_the_longest_prefix_and_of_those_the_nearest_come_first():

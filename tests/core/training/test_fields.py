@@ -45,6 +45,14 @@ def test_a_place_whose_next_item_has_no_class_does_not_count():
     assert (states.grad[[0, 2], :2] != 0.0).all()
 
 
+def test_a_place_counts_by_its_weight():
+    states, targets = torch.randn(3, 3), torch.tensor([0, 2, 1])
+    model = heads(BRANDS)
+    first, last = (model(states[row : row + 1], targets[row : row + 1]) for row in (0, 2))
+    found = model(states, targets, weights=torch.tensor([2.0, 5.0, 0.0]))
+    torch.testing.assert_close(found, (2.0 * first + 0.0 * last) / 2)
+
+
 def test_a_batch_without_any_class_has_a_loss_of_zero():
     assert heads(BRANDS)(torch.randn(2, 3), torch.tensor([2, 2])).item() == 0.0
 

@@ -10,11 +10,11 @@ import torch
 
 from support.tiny_training import CPU, ITEMS, WIDTH, tiny_data, tiny_params, tiny_run, tiny_tokenizer
 from unigrec.core.identifiers.collisions import disambiguate, hard_codes
-from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.recommender import Recommender, RecommenderConfig, fit_disambiguation
 from unigrec.core.models.unified import expand_history
 from unigrec.core.retrieval.beam import Repeats, exact_scores
 from unigrec.core.sequences import Segments
-from unigrec.core.training.finetune import fit_disambiguation, hardened_logits, train_finetune
+from unigrec.core.training.finetune import hardened_logits, train_finetune
 from unigrec.core.training.samples import Samples, make_samples
 from unigrec.core.training.student_validation import hard_tokens
 from unigrec.core.training.teacher import new_teacher

@@ -21,7 +21,6 @@ from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.training import fusion
 from unigrec.core.training.fusion import (
     DENSE,
-    GENERATIVE,
     TRIED,
     Validation,
     choose_ranking,
@@ -33,7 +32,7 @@ from unigrec.core.training.fusion import (
 )
 
 USERS, ITEMS = 60, 30
-FOLLOWS, ALIKE = FEATURES.index("follows"), FEATURES.index("alike")
+FOLLOWS, ALIKE, GENERATIVE = (FEATURES.index(name) for name in ("follows", "alike", "generative"))
 NOTHING = Weights(0.0, 0.0, 0.0)
 
 
@@ -46,7 +45,11 @@ def blank(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def validation_of(items: Tensor, features: Tensor, targets: Tensor) -> Validation:
-    return Validation(Candidates(items, features), targets)
+    """The student's own list is sorted by its scores."""
+    scores = features[..., GENERATIVE]
+    own = scores.gather(1, (items == targets[:, None]).long().argmax(1)[:, None])
+    ahead = (scores > own) | ((scores == own) & (items < targets[:, None]))
+    return Validation(Candidates(items, features), targets, ahead.sum(1) + 1)
 
 
 def with_signal(place: int, users: Tensor | None = None, seed: int = 0) -> Validation:
@@ -145,7 +148,7 @@ def test_a_user_s_own_fold_does_not_choose_the_weights_that_judge_it(monkeypatch
 
     monkeypatch.setattr(fusion, "fit_weights", remember)
     found = with_signal(FOLLOWS)._replace(targets=torch.arange(USERS) % ITEMS)
-    numbered = Validation(found.candidates, torch.arange(USERS))  # so that a target names its user
+    numbered = found._replace(targets=torch.arange(USERS))  # so that a target names its user
     cross_fitted_gains(numbered, seed=3)
     folds = [set(users.tolist()) for users in fitted_to]
     assert len(folds) == 2
@@ -245,6 +248,9 @@ def test_validation_candidates_are_those_of_a_search_per_user():
             for item, feature in zip(alone.candidates.items[0], alone.candidates.features[0], strict=True)
             if item >= 0
         }
+        own = alone.beam.items[0].tolist()
+        target = int(sequences.items[end - 2])
+        assert found.ranks[row] == (own.index(target) + 1 if target in own else 0)
         items, features = found.candidates.items[row], found.candidates.features[row]
         assert sorted(items[items >= 0].tolist()) == sorted(expected)
         assert found.targets[row] == sequences.items[end - 2]

@@ -26,6 +26,7 @@ from unigrec.config.schema import JointParams
 from unigrec.core.identifiers.collisions import Resolved, hard_codes, resolve
 from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.models.item_scores import CodeSums
+from unigrec.core.models.recommender import fit_disambiguation
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import UnifiedModel
@@ -100,6 +101,18 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
         assert float(found[name].detach()) != 0.0
         expected = expected + weight * found[name]
     torch.testing.assert_close(found["loss"], expected)
+
+
+def test_targets_without_weight_teach_nothing():
+    params, data = joint_params(w_ranking_distillation=0.0), tiny_data()
+    model = start(params).eval()
+    codes = torch.as_tensor(resolve(model.tokenizer, data.embeddings, np.zeros(ITEMS), "disambiguate").codes)
+    samples = make_samples(windows(data, params), CPU)
+    none = samples._replace(weights=torch.zeros(len(samples.targets)), batch_weights=torch.zeros(len(samples.targets)))
+    found = joint_losses(model, none, codes, data=data, params=params, temperature=0.1, distil=True)
+    assert {name: float(found[name]) for name in ("recommendation_loss", *DISTILLATION)} == dict.fromkeys(
+        ("recommendation_loss", *DISTILLATION), 0.0
+    )
 
 
 @pytest.mark.parametrize("decoder", ["beam", "set"])
@@ -229,6 +242,17 @@ def test_reassigned_identifiers_have_no_disambiguation_code():
         tiny_tokenizer(), np.zeros((24, 2), np.int64), params.joint, teacher_dim=8, resolution="reassign"
     )
     assert model.recommender.config.disambiguation == 0
+
+
+def test_a_recommender_to_continue_from_gets_room_for_more_colliding_items():
+    params = tiny_params()
+    codes = np.zeros((24, 2), np.int64)
+    trained = fit_disambiguation(start(params.joint).recommender, 2)
+    model = new_unified(tiny_tokenizer(), codes, params.joint, 8, resolution="disambiguate", recommender=trained)
+    assert model.recommender.config.disambiguation == joint_module.disambiguation_room(codes) > 24
+    kept = trained.config.levels * trained.config.codebook_size
+    tables = (one.token_table.weight[: kept + 1] for one in (model.recommender, trained))
+    torch.testing.assert_close(*tables)
 
 
 def test_a_set_decoder_learns_the_target_and_the_teachers_distribution():

@@ -76,6 +76,14 @@ def test_lines_above_the_header_may_end_in_another_way(tmp_path, before, end):
     assert found == {"user": ["u", "v"], "item": ["a", "b"]}
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("header", [b'"item\nid",b', b'user,"item\r\nid"', b'"a\n\nb",c'])
+def test_a_name_in_the_header_may_hold_a_line_break(tmp_path, header, end):
+    rows = [b"%d,%d" % (number, number) for number in range(1000)]
+    found = read(tmp_path / "log.csv", end.join([header, *rows, b""]))
+    assert [len(column) for column in found.values()] == [1000, 1000]
+
+
 @pytest.mark.parametrize("content", [b"\n \n", b"sep=;\n", b"\nsep=;\n\n"])
 def test_a_file_without_a_header_is_an_error_in_words(tmp_path, content):
     with pytest.raises(UnigrecError, match="holds blank lines alone"):

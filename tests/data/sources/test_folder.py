@@ -13,8 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from support.source_folder import MOMENT, folder_of, load
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import ColumnsParams
+from unigrec.base.paths import Artifacts
+from unigrec.config.schema import ColumnsParams, IngestParams, SampleParams
+from unigrec.data.sources.batches import interaction_batches
+from unigrec.data.sources.folder import read_interactions
 
 
 def with_times(tmp_path: Path, times: pa.Array | list) -> Path:
@@ -281,6 +285,49 @@ def test_what_was_converted_is_said_with_the_files_name_and_not_its_place(tmp_pa
     source = load(with_times(tmp_path, [MOMENT * 1000 + 7]))
     assert source.warnings == ("interactions.parquet: column 'timestamp' holds milliseconds: divided by 1,000",)
     assert source.interactions["timestamp"].to_pylist() == [MOMENT]
+
+
+def test_codes_with_a_leading_zero_are_text_in_a_condition(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,plz\nu,a,1,01007\nv,a,2,80331\nw,a,3,01099\n")
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    for where in ("plz LIKE '01%'", "CAST(plz AS VARCHAR) LIKE '01%'", "plz <> '80331'"):
+        assert load(tmp_path, where=where).interactions["user_id"].to_pylist() == ["u", "w"]
+
+
+def test_keys_of_json_that_differ_in_case_alone_are_an_error(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"item_id": "a", "title": "A", "brand": "x"}\n{"item_id": "b", "title": "B", "Brand": "y"}\n')
+    with pytest.raises(UnigrecError, match=r"the keys 'Brand' and 'brand' differ in case alone"):
+        load(tmp_path)
+    items.write_text('{"item_id": "a", "title": "A", "brand": "x", "brand_1": "y"}\n')
+    assert load(tmp_path).items["brand_1"].to_pylist() == ["y"]
+
+
+def test_one_day_as_a_number_is_read_as_a_date_and_days_of_a_spreadsheet_are_pointed_out(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    log = tmp_path / "interactions.csv"
+    log.write_text("user_id,item_id,timestamp\nu,a,20240515\nv,a,20240515\n")
+    source = load(tmp_path)
+    assert source.interactions["timestamp"].to_pylist() == [1_715_731_200] * 2
+    assert any("read as YYYYMMDD" in note for note in source.warnings)
+    log.write_text("user_id,item_id,timestamp\nu,a,45292\nv,a,45577\n")
+    assert any("days of a spreadsheet (2024-01-01)" in note for note in load(tmp_path).warnings)
+
+
+def test_what_the_stage_ingest_wrote_is_read_under_our_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written = pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]})
+    files.write_table(Artifacts().interactions, written)
+    names = ColumnsParams(user_id="who", rating="stars")
+    sample = SampleParams(users=40, items=30, interactions=300)
+    params = IngestParams(source="folder", path="shop", min_rating=3.0, columns=names, sample=sample)
+    assert read_interactions(Artifacts().interactions, params)[0].to_pydict() == written.to_pydict()
+    (table,) = interaction_batches(Artifacts().interactions.absolute(), params, 10, [])
+    assert table.to_pydict() == written.to_pydict()
+    files.write_table(Path("shop/interactions.parquet"), written)
+    with pytest.raises(UnigrecError, match="no column 'who'"):
+        read_interactions(Path("shop/interactions.parquet"), params)
 
 
 def test_own_names_ratings_and_a_condition(tmp_path):

@@ -23,6 +23,13 @@ def by_user(found: Experiment) -> list[tuple[bool, bool, int, int]]:
     return [(bool(a), bool(b), int(c), int(d)) for a, b, c, d in zip(*columns, strict=True)]
 
 
+@pytest.mark.parametrize("name", ["experiment=summer", "variant=champion", "log[1]", "what?"])
+def test_the_name_of_a_folder_changes_nothing(tmp_path, name):
+    rows = [impression("u", ["A", "B"]), impression("v", ["D"], **OTHER)]
+    found = read_experiment(write_log(tmp_path / name, rows), taken(("u", "B", 1.0)), 7 * DAY)
+    assert by_user(found) == by_user(read(tmp_path, rows, taken(("u", "B", 1.0))))
+
+
 @pytest.mark.parametrize(
     ("user", "item", "day", "hit"),
     [

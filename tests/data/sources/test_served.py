@@ -64,6 +64,18 @@ def test_texts_of_a_format_without_types(texts, kind, values):
     assert (found.type, found.to_pylist()) == (kind, values)
 
 
+@pytest.mark.parametrize("values", [["1.50", "2"], ["yes", None], ["2024-12-01", ""], [15, None], [True, False]])
+def test_what_the_catalogue_has_as_text_stays_text(values):
+    found = typed(pa.chunked_array([values]), Place("items.csv", "x"), pa.string())
+    expected = [None if value in ("", None) else str(value).lower() for value in values]
+    assert (found.type, found.to_pylist()) == (pa.string(), expected)
+
+
+def test_numbers_beyond_64_bits_are_an_error_in_words():
+    with pytest.raises(UnigrecError, match=r"column 'x' cannot be served as numbers: .*write it as text"):
+        typed(pa.chunked_array([[2**63]], pa.uint64()), Place("items.csv", "x"))
+
+
 def test_a_column_of_pictures_is_refused():
     with pytest.raises(UnigrecError, match=r"items.csv: column 'x' is of type binary; serve.columns takes"):
         typed(pa.chunked_array([[b"\x00"]], pa.binary()), Place("items.csv", "x"))

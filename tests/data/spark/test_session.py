@@ -8,7 +8,7 @@ import pytest
 
 from support.spark import small_session
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
-from unigrec.config.schema import SparkParams
+from unigrec.config.spark import SparkParams
 from unigrec.data.spark.session import settings_of, spark_session
 
 

@@ -68,7 +68,7 @@ def test_attached_databases_that_are_files_are_linked(shop):
         shared.share_named(root, tree, "http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("name", ["t #x", "a,b", "it's", "plain"])
+@pytest.mark.parametrize("name", ["t #x", "a,b", "it's", "50%", "Jörgs Laden", "магазин", "plain"])
 def test_dvc_finds_the_cache_of_the_repository_whatever_the_folder_is_called(tmp_path, name):
     root = tmp_path / name
     tree = root / "state/tree"

@@ -140,7 +140,7 @@ class Recommender(nn.Module):
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """Table lookup of codes, each in the range of its position: (..., T) int64 -> (..., T, E)."""
-        shift = torch.tensor(self.offsets[: codes.shape[-1]], device=codes.device)
+        shift = torch.tensor(self.offsets[: codes.shape[-1]], dtype=torch.int64, device=codes.device)
         return self.token_table(codes + shift)
 
     def item_tokens(self, tokens: Tensor, vectors: Tensor | None) -> Tensor:
@@ -460,3 +460,22 @@ def relative_bucket(distance: Tensor, bidirectional: bool, buckets: int, max_dis
         torch.log(distance.float().clamp_min(1) / exact) / math.log(max_distance / exact) * (buckets - exact)
     ).long().clamp(max=buckets - 1 - exact)
     return bucket + torch.where(distance < exact, distance, far)
+
+
+def fit_disambiguation(recommender: Recommender, size: int) -> Recommender:
+    """The same recommender with room for `size` disambiguation codes. New rows start at the mean of the old ones."""
+    old = recommender.config
+    if old.disambiguation == size:
+        return recommender
+    resized = Recommender(type(old)(**(old.to_dict() | {"disambiguation": size})))
+    weights = recommender.state_dict()
+    first = recommender.offsets[old.levels]
+    rows = weights["token_table.weight"][first:]
+    missing = max(size - len(rows), 0)
+    filled = torch.cat([rows[:size], rows.mean(0, keepdim=True).expand(missing, -1)]) if len(rows) else None
+    table = resized.token_table.weight.detach().clone()
+    table[:first] = weights["token_table.weight"][:first]
+    if filled is not None:
+        table[first:] = filled
+    resized.load_state_dict(weights | {"token_table.weight": table})
+    return resized

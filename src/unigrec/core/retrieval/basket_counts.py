@@ -17,7 +17,7 @@ LARGEST_BASKET = 100  # items; a larger one is a stock order or a machine, and i
 
 
 def count_baskets(sequences: Sequences) -> Baskets:
-    """Of the training part of the sequences."""
+    """Of the training part of the sequences; with types of events, of those with the highest weight alone."""
     incidence, by_day = _incidence(sequences)
     item_counts = np.bincount(incidence.indices, minlength=incidence.shape[1]).astype(np.int64)
     baskets_of = incidence.T.tocsr()  # (N, G)
@@ -55,7 +55,10 @@ def _best_pairs(
 
 def _incidence(sequences: Sequences) -> tuple[csr_array, bool]:
     """(G, N) 1 where a basket of at least two items has an item; and whether the days tell the baskets."""
-    training, size = np.flatnonzero(sequences.is_training()), sequences.catalogue_size
+    kept, size = sequences.is_training(), sequences.catalogue_size
+    if sequences.weights is not None:  # a view is no purchase
+        kept &= sequences.weights == sequences.weights.max(initial=0.0)
+    training = np.flatnonzero(kept)
     basket = np.repeat(np.arange(len(sequences.lengths)), sequences.lengths)[training]
     days = sequences.days()
     if days is not None:  # a user's interactions are in the order of their times

@@ -102,7 +102,10 @@ def complements(
 def _pairs_of_alike(
     baskets: Baskets, content: Tensor, item: int, cells: Cells | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `Baskets.pairs`, of the items whose content is nearest: lifts are means weighted by the cosines."""
+    """As `Baskets.pairs`, of the items whose content is nearest: lifts are means weighted by the cosines.
+
+    The counts are 0: nobody had the item itself in these baskets.
+    """
     query = content[item].float()
     if cells is None:
         items, cosines = torch.arange(len(content)), products(content, query)
@@ -118,10 +121,8 @@ def _pairs_of_alike(
     read = [(share, *baskets.pairs(other)) for share, other in alike if share > 0.0]
     others = np.unique(np.concatenate([np.empty(0, np.int64), *(found for _, found, _, _ in read)]))
     others = others[others != item]  # the items like it may have been bought with it
-    counts, lifts = np.zeros(len(others), np.int64), np.zeros(len(others))
-    for share, found, times, lift in read:
+    lifts = np.zeros(len(others))
+    for share, found, _, lift in read:
         kept = found != item
-        rows = np.searchsorted(others, found[kept])
-        counts[rows] += times[kept]
-        lifts[rows] += share * lift[kept]
-    return others, counts, lifts
+        lifts[np.searchsorted(others, found[kept])] += share * lift[kept]
+    return others, np.zeros(len(others), np.int64), lifts

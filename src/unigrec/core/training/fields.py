@@ -29,12 +29,19 @@ class FieldHeads(nn.Module):
         for number, classes in enumerate(fields):
             self.register_buffer(f"classes_{number}", classes, persistent=False)
 
-    def forward(self, hidden: Tensor, targets: Tensor, batch_targets: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        batch_targets: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Cross entropy of the next items' classes, summed over fields: states (P, E), next items (P,) -> scalar.
 
         What is to be predicted is uniform over the classes of an item. Places whose item has none do not count.
 
         batch_targets: the next items of all ranks, whose mean the mean over ranks is then. None: there is one rank.
+        weights: (P,) of the places. None: 1 each.
         """
         total = hidden.new_zeros(())
         for number, head in enumerate(self.heads):
@@ -45,5 +52,7 @@ class FieldHeads(nn.Module):
             classes, states = classes[counts], hidden[counts]
             exists = classes >= 0
             log_p = head(states).log_softmax(-1).gather(1, classes.clamp_min(0))  # (P, V)
-            total -= (log_p * exists / exists.sum(1, keepdim=True)).sum() * world_size() / size.clamp_min(1)
+            of_places = (log_p * exists / exists.sum(1, keepdim=True)).sum(1)
+            of_places = of_places if weights is None else of_places * weights[counts]
+            total -= of_places.sum() * world_size() / size.clamp_min(1)
         return total

@@ -12,7 +12,7 @@ from torch import Tensor
 from unigrec.core.distributed import world_size
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.item_scores import ItemScores
-from unigrec.core.models.recommender import Recommender
+from unigrec.core.models.recommender import Recommender, fit_disambiguation
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.unified import decode_targets, expand_history, readable_tokens, student_logits
 from unigrec.core.models.vectors import Vectors
@@ -27,25 +27,6 @@ from unigrec.core.training.student_validation import hard_tokens
 
 if TYPE_CHECKING:
     from unigrec.config.schema import FinetuneParams, JointParams
-
-
-def fit_disambiguation(recommender: Recommender, size: int) -> Recommender:
-    """The same recommender with room for `size` disambiguation codes. New rows start at the mean of the old ones."""
-    old = recommender.config
-    if old.disambiguation == size:
-        return recommender
-    resized = Recommender(type(old)(**(old.to_dict() | {"disambiguation": size})))
-    weights = recommender.state_dict()
-    first = recommender.offsets[old.levels]
-    rows = weights["token_table.weight"][first:]
-    missing = max(size - len(rows), 0)
-    filled = torch.cat([rows[:size], rows.mean(0, keepdim=True).expand(missing, -1)]) if len(rows) else None
-    table = resized.token_table.weight.detach().clone()
-    table[:first] = weights["token_table.weight"][:first]
-    if filled is not None:
-        table[first:] = filled
-    resized.load_state_dict(weights | {"token_table.weight": table})
-    return resized
 
 
 def train_finetune(

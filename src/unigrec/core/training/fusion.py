@@ -18,7 +18,7 @@ from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, W
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.sequences import Sequences
 
-DENSE, GENERATIVE = (FEATURES.index(name) for name in ("dense", "generative"))
+DENSE = FEATURES.index("dense")
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # weights that are tried
 # Of own items too: where nobody comes back for them. The lowest puts them after all others.
 OWN_BELOW_ZERO = (-1.0, -2.0, -4.0, -8.0, -16.0)
@@ -34,11 +34,12 @@ class Validation(NamedTuple):
 
     candidates: Candidates  # (U, C)
     targets: Tensor  # (U,) the item that came next
+    ranks: Tensor  # (U,) rank of it in the student's own list, 0 if it is not there; `candidates` have a floor
 
     def rows(self, rows: Tensor) -> Validation:
         """Some of the users."""
         items, features = self.candidates
-        return Validation(Candidates(items[rows], features[rows]), self.targets[rows])
+        return Validation(Candidates(items[rows], features[rows]), self.targets[rows], self.ranks[rows])
 
 
 class Chosen(NamedTuple):
@@ -98,31 +99,35 @@ def cross_fitted_gains(validation: Validation, seed: int) -> np.ndarray:
 def validation_candidates(retriever: FusedRetriever, sequences: Sequences, users: np.ndarray) -> Validation:
     """Candidates for the validation items of the users, unmasked, whatever weights the retriever has."""
     retriever = retriever.with_weights(None)
-    parts: list[tuple[np.ndarray, Candidates, Tensor]] = []
+    parts: list[tuple[np.ndarray, Candidates, Tensor, Tensor]] = []
     for rows in retriever.batches(sequences.lengths[users]):
         histories = sequences.held_out(users[rows], "validation", retriever.history)
         (found,) = retriever.search(histories.items, histories.lengths)
-        parts.append((rows, found.candidates, torch.as_tensor(histories.targets)))
-    width = max(candidates.items.shape[1] for _, candidates, _ in parts)
+        of_rows = torch.as_tensor(histories.targets)
+        hit = found.beam.items.cpu() == of_rows[:, None]
+        of_student = torch.where(hit.any(1), hit.long().argmax(1) + 1, 0)
+        parts.append((rows, found.candidates, of_rows, of_student))
+    width = max(candidates.items.shape[1] for _, candidates, _, _ in parts)
     items = torch.full((len(users), width), -1)
     features, targets = torch.zeros(len(users), width, len(FEATURES)), torch.zeros(len(users), dtype=torch.int64)
-    for rows, candidates, of_rows in parts:
+    ranks = torch.zeros(len(users), dtype=torch.int64)
+    for rows, candidates, of_rows, of_student in parts:
         count = candidates.items.shape[1]
         items[rows, :count], features[rows, :count] = candidates.items.cpu(), candidates.features.cpu()
-        targets[rows] = of_rows
-    return Validation(Candidates(items, features), targets)
+        targets[rows], ranks[rows] = of_rows, of_student
+    return Validation(Candidates(items, features), targets, ranks)
 
 
 def gains_of_parts(validation: Validation) -> dict[RankBy, np.ndarray]:
-    """(U,) NDCG@10 of each user if the candidates are ranked by one part alone."""
+    """(U,) NDCG@10 of each user if one part ranks alone."""
     items, features = validation.candidates
-    parts = {RankBy.GENERATIVE: GENERATIVE, RankBy.DENSE: DENSE}
-    alone = {}
-    for by, place in parts.items():
-        of_part = torch.zeros_like(features)
-        of_part[..., DENSE] = features[..., place]
-        alone[by] = gains(Validation(Candidates(items, of_part), validation.targets), Weights(0.0, 0.0, 0.0))
-    return alone
+    of_dense = torch.zeros_like(features)
+    of_dense[..., DENSE] = features[..., DENSE]
+    dense = validation._replace(candidates=Candidates(items, of_dense))
+    return {
+        RankBy.GENERATIVE: ndcg(validation.ranks.numpy(), GATED_CUTOFF),
+        RankBy.DENSE: gains(dense, Weights(0.0, 0.0, 0.0)),
+    }
 
 
 class _Objective:

@@ -20,7 +20,7 @@ from unigrec.core.identifiers.health import identifier_curve
 from unigrec.core.losses import contrastive_loss, reconstruction_loss, symmetric_kl, uniformity_loss
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.item_scores import CodeSums
-from unigrec.core.models.recommender import Recommender, RecommenderConfig
+from unigrec.core.models.recommender import Recommender, RecommenderConfig, fit_disambiguation
 from unigrec.core.models.repeat_bias import parameter_groups
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.unified import JointOutput, UnifiedModel
@@ -78,9 +78,11 @@ def new_unified(
 
     recommender: a trained one to continue from. None: an untrained one of the size that params ask for.
     """
-    if recommender is not None:
-        return UnifiedModel(tokenizer, recommender, teacher_dim)
     room = 0 if resolution == "reassign" else disambiguation_room(codes)
+    if recommender is not None:
+        # Finetuning left it room for the items of that time alone.
+        resized = fit_disambiguation(recommender, max(recommender.config.disambiguation, room))
+        return UnifiedModel(tokenizer, resized, teacher_dim)
     recommender = Recommender(recommender_config(tokenizer, params.recommender, room))
     recommender.start_from_codebooks(tokenizer.codebooks.detach().cpu())
     return UnifiedModel(tokenizer, recommender, teacher_dim)
@@ -133,12 +135,16 @@ def joint_losses(
         losses["uniformity_loss"] = uniformity_loss(mean_assignment)
     if output.history_log_probabilities is not None and output.teacher_log_probabilities is not None:
         divergence = symmetric_kl(output.history_log_probabilities, output.teacher_log_probabilities)
-        losses["tokenizer_distillation_loss"] = divergence.sum() * ranks / size
+        losses["tokenizer_distillation_loss"] = samples.weighted(divergence).sum() * ranks / size
     if distil and params.w_recommender_distillation > 0:
         states = gather_rows(output.student_state, samples.batch_sizes)
         targets = samples.batch_targets
         losses["recommender_distillation_loss"] = contrastive_loss(
-            states, data.teacher[targets], targets, temperature=params.contrast_temperature
+            states,
+            data.teacher[targets],
+            targets,
+            temperature=params.contrast_temperature,
+            weights=samples.batch_weights,
         )
     if of_sampled is not None:
         losses["ranking_distillation_loss"] = samples.weighted(of_sampled).sum() * ranks / size

@@ -26,6 +26,7 @@ class Samples(NamedTuple):
     batch_sizes: list[int]  # number of targets per rank
     batch_occurrences: int  # occurrences in the whole global batch
     weights: Tensor | None = None  # (P,) of the targets; None: 1 each
+    batch_weights: Tensor | None = None  # as `batch_targets`
 
     def weighted(self, losses: Tensor) -> Tensor:
         """Losses of the targets (P,), each times its weight."""
@@ -94,6 +95,7 @@ def make_samples(batch: Segments, device: torch.device) -> Samples:
         batch_sizes=[int(ends[part.stop] - ends[part.start]) for part in slices],
         batch_occurrences=int(batch.lengths.sum() + batch.counts.sum()),
         weights=None if batch.weights is None else tensor(batch.weights[own]),
+        batch_weights=None if batch.weights is None else tensor(batch.weights),
     )
 
 

@@ -34,7 +34,7 @@ def fit_search_weight(
     for row, (history, target) in enumerate(zip(histories, targets, strict=True)):
 
         def search(_: Sequence[int], mask: Tensor | None, k: int, history: Sequence[int] = history) -> BeamResult:
-            return retriever.retrieve([history], k, mask)
+            return retriever.retrieve([history], k, None if mask is None else mask.to(retriever.device))
 
         found = Candidates.of(search, AllScores(scores(row)), GATED_CUTOFF, allowed=None)
         places = [(found.ranked(weight, GATED_CUTOFF).items[0] == target).nonzero() for weight in WEIGHTS]

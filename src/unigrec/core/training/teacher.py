@@ -115,19 +115,16 @@ def train_member(
         rows = rank_slices(len(items))[rank()]
         candidates = None if sampler is None else sampler.draw(*read, step, run.device)
         found = next_items(model, items[rows], sizes[rows], candidates, counts=counts[rows])
-        weights = sequences.teacher_weights(pieces[batch])
-        own = (
-            found.loss(params.label_smoothing)
-            if weights is None
-            else found.weighted_loss(
-                torch.as_tensor(weights[rows, 1:], device=run.device)[found.mask], params.label_smoothing
-            )
-        )
+        known = sequences.teacher_weights(pieces[batch])
+        weights = None if known is None else torch.as_tensor(known[rows, 1:], device=run.device)[found.mask]
+        smoothing = params.label_smoothing
+        own = found.loss(smoothing) if weights is None else found.weighted_loss(weights, smoothing)
         # A mean over this rank's places. Its weight makes the mean over ranks that over the places of the whole batch.
         loss = own * (len(found.targets) * world_size() / int(counts.sum()))
         if heads is None:
             return {"loss": loss}
-        field_loss = heads(found.hidden, found.targets, batch_targets=items[:, 1:][asked(items, sizes, counts)])
+        batch_targets = items[:, 1:][asked(items, sizes, counts)]
+        field_loss = heads(found.hidden, found.targets, batch_targets=batch_targets, weights=weights)
         return {"loss": loss + params.field_weight * field_loss, "field_loss": field_loss}
 
     phase = Phase(

@@ -25,6 +25,7 @@ from unigrec.data.sources.tables import (
     Counted,
     converted,
     none_left,
+    params_for,
     refuse_mixed_ids,
     rows_that_count,
     times_of,
@@ -50,7 +51,7 @@ def interaction_batches(path: Path, params: IngestParams, rows: int, notes: list
     """
     if not path.exists():
         raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the interactions")
-    yield from batches_of(parts_of(path), Columns.of(params), rows, notes)
+    yield from batches_of(parts_of(path), Columns.of(params_for(path, params)), rows, notes)
 
 
 def batches_of(parts: list[Part], columns: Columns, rows: int | None, notes: list[str]) -> Iterator[pa.Table]:

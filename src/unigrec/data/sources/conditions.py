@@ -16,6 +16,7 @@ from unigrec.data.sources.times import WHOLE
 from unigrec.data.sources.values import all_numbers, is_text, plain
 
 TABLE, ROW = "interactions", "unigrec_row"
+LEADING_ZERO = r"^\s*[+-]?0\d"  # of a postcode or a code
 
 
 def columns_of(where: str) -> tuple[str, ...]:
@@ -97,8 +98,8 @@ def rows_where(
 
 
 def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as numbers where all of it is."""
-    if not all_numbers(column):
+    """Text as numbers where all of it is, and none begins with a zero that a number would lose."""
+    if not all_numbers(column) or pc.any(pc.match_substring_regex(column, LEADING_ZERO)).as_py():
         return column
     trimmed = pc.utf8_trim_whitespace(column)
     trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)

@@ -141,16 +141,28 @@ def _head_of(file: Path, plain: Path, notes: list[str]) -> str:
     head = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     before = BEFORE_HEADER.match(head)
     assert before is not None, "all of it may be missing"
-    header = re.match(rf".*?(?:{LINE_END}|$)", head[before.end() :], re.DOTALL)
-    if header is None or not header[0].strip():
+    header = _first_row(head[before.end() :])
+    if not header.strip():
         raise UnigrecError(f"{file}: cannot be read as CSV: it holds blank lines alone; write or download it again")
-    if len(set(re.findall(LINE_END, before[0] + header[0]))) > 1:  # DuckDB would take the first line's end for all
+    if len(set(re.findall(LINE_END, before[0] + header))) > 1:  # DuckDB would take the first line's end for all
         raise _Fixable("its lines end in different ways")
-    if BYTES_NO_UTF8.search(header[0]):  # DuckDB skips the header, whatever its letters, and the rows may be UTF-8
+    if BYTES_NO_UTF8.search(header):  # DuckDB skips the header, whatever its letters, and the rows may be UTF-8
         encoding = encoding_of(file)
         _note_encoding(file, encoding, notes)
         head = content.decode(encoding, "replace").removeprefix("\ufeff")
     return head
+
+
+def _first_row(text: str) -> str:
+    """The header, whose quoted names may hold line breaks; its first line, if no row has all its quotes in pairs."""
+    end = quotes = 0
+    for line in re.finditer(LINE_END, text):
+        quotes += text.count('"', end, line.end())
+        end = line.end()
+        if quotes % 2 == 0:
+            return text[:end]
+    first = re.search(LINE_END, text)
+    return text[: first.end()] if first else text
 
 
 class _Broken(Exception):

@@ -57,8 +57,12 @@ def plain_file(path: Path) -> str:
 
     No letter of the path is a wildcard, no ending tells a compression, and no folder named `a=b` is a column.
     """
-    name = re.sub(r"([*?\[])", r"[\1]", str(path))
-    return f"{quoted(name)}, hive_partitioning = false, compression = 'none'"
+    return f"{quoted(without_wildcards(path))}, hive_partitioning = false, compression = 'none'"
+
+
+def without_wildcards(path: Path) -> str:
+    """A path as DuckDB reads it where it would take letters of it for wildcards."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def identifier(name: str) -> str:

@@ -7,7 +7,7 @@ finds them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
+from unigrec.config.schema import IngestParams
 from unigrec.data.sources.batches import asked_columns, batches_of, check_columns, choice, no_rows
 from unigrec.data.sources.datasets import ENDINGS, Part, parts_of, read_part, split_ending
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.served import served_of
 from unigrec.data.sources.source import Source, provenance
-from unigrec.data.sources.tables import Columns, interactions_of, items_of
+from unigrec.data.sources.tables import Columns, as_written, interactions_of, items_of, params_for
 
 MAX_SHOWN = 10  # names of a folder in an error
 ROWS_AT_ONCE = 2**20  # of Parquet
@@ -35,7 +35,7 @@ def load_folder(
     folder: Path,
     params: IngestParams,
     text_columns: Sequence[str],
-    served_columns: Sequence[str] = (),
+    served_columns: Collection[str] = (),
     *,
     partial: bool = False,
     into: Path | None = None,
@@ -55,8 +55,7 @@ def load_folder(
     lineage = None
     if (folder / paths.LINEAGE_FILE).is_file():  # a snapshot: its tables have our names and hold the chosen rows
         lineage = files.read_json(folder / paths.LINEAGE_FILE)
-        ours = {"files": FilesParams(), "columns": ColumnsParams(), "where": "", "min_rating": 0.0}
-        params = params.model_copy(update=ours)
+        params = as_written(params)
         notes += lineage["delivery"].get("warnings", [])
     names = params.files.model_dump()
     missing = [kind for kind, name in names.items() if not _candidates(folder, name)] if partial else []
@@ -92,7 +91,7 @@ def load_folder(
     return Source(interactions, items, provenance("folder", rows, items.num_rows, **extra), tuple(notes), served)
 
 
-def _served_of_snapshot(folder: Path, names: Sequence[str]) -> pa.Table:
+def _served_of_snapshot(folder: Path, names: Collection[str]) -> pa.Table:
     """Raises UnigrecError if the snapshot was taken without these columns."""
     file = folder / paths.SERVED_FILE
     table = files.read_table(file) if file.is_file() else NO_ITEMS
@@ -114,7 +113,7 @@ def read_interactions(path: Path, params: IngestParams) -> tuple[pa.Table, list[
     if not path.exists():
         raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the interactions")
     notes: list[str] = []
-    columns = Columns.of(params)
+    columns = Columns.of(params_for(path, params))
     return pa.concat_tables(_interactions_in(parts_of(path), columns, notes)), notes
 
 
@@ -127,7 +126,7 @@ class Items(NamedTuple):
 
 
 def read_items(
-    path: Path, params: IngestParams, text_columns: Sequence[str], served_columns: Sequence[str] = ()
+    path: Path, params: IngestParams, text_columns: Sequence[str], served_columns: Collection[str] = ()
 ) -> Items:
     """The items of one file or folder of parts.
 
@@ -143,7 +142,8 @@ def read_items(
     columns = Columns.of(params)
     raw, _ = _read_items(parts_of(path), columns, text_columns, notes=notes)
     present = {name for _, table in raw for name in table.column_names}
-    served = served_of(raw, [name for name in served_columns if name in present], columns.items_id)
+    known = served_columns if isinstance(served_columns, Mapping) else dict.fromkeys(served_columns)
+    served = served_of(raw, {name: known[name] for name in served_columns if name in present}, columns.items_id)
     return Items(items_of(raw, columns, text_columns)[0], served, notes)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
-from unigrec.data.sources.duck import connection, quoted
+from unigrec.data.sources.duck import connection, quoted, without_wildcards
 
 if TYPE_CHECKING:
     import duckdb
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 DAY = 86_400  # seconds
 
-LOG = "CREATE VIEW log AS SELECT * FROM read_parquet({files}, filename = true, file_row_number = true)"
+LOG = """
+    CREATE VIEW log AS
+        SELECT * FROM read_parquet({files}, filename = true, file_row_number = true, hive_partitioning = false)
+"""
 EXPERIMENTS = """
     SELECT experiment, count(*) AS impressions, max(time) AS last
     FROM log WHERE assigned = 'split' AND experiment IS NOT NULL GROUP BY ALL ORDER BY last DESC
@@ -127,13 +130,14 @@ def read_experiment(folder: Path, taken: pa.Table, window: int, name: str | None
     """
     import duckdb
 
-    if not (pattern := folder / f"{paths.IMPRESSIONS}*.parquet").parent.is_dir():
+    if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder; name the one that unigrec serve --impressions wrote")
-    if not any(folder.glob(pattern.name)):
+    names = f"{paths.IMPRESSIONS}*.parquet"
+    if not any(folder.glob(names)):
         raise UnigrecError(f"{folder}: no file of impressions; name the folder that unigrec serve --impressions wrote")
     try:
         with connection() as database:
-            database.execute(LOG.format(files=quoted(str(pattern))))
+            database.execute(LOG.format(files=quoted(f"{without_wildcards(folder)}/{names}")))
             return _read(database, folder, taken, window, name)
     except duckdb.Error as error:
         raise UnigrecError(f"{folder}: the log of impressions cannot be read: {error}") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from unigrec.data.sources.plain_text import encoding_of, is_packed, write_plain
 from unigrec.data.sources.values import leaves
 
 LARGEST_RECORD = 2**24  # bytes
+NUMBERED = re.compile(r"(.+)_\d+")
 
 
 def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit: int | None = None) -> pa.Table:
@@ -37,6 +39,10 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit:
         try:
             found = database.sql(f"DESCRIBE SELECT * FROM {scan}, sample_size = -1, maximum_depth = 1)").fetchall()
             names = [name for name, *_ in found]
+            scan_keys = (
+                f"SELECT DISTINCT unnest(json_keys(json)) FROM read_json_objects({plain_file(plain)}, {options})"
+            )
+            _refuse_case_alone(file, names, lambda: (key for (key,) in database.sql(scan_keys).fetchall()))
             chosen = choose(names)
             columns = ", ".join(f"{quoted(name)}: 'JSON'" for name in chosen)
             picked = ", ".join(f"{identifier(name)}->>'$', json_type({identifier(name)})" for name in chosen)
@@ -49,6 +55,24 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit:
             ) from error
     values = {name: _column(read.column(2 * at), read.column(2 * at + 1)) for at, name in enumerate(chosen)}
     return pa.table(values)
+
+
+def _refuse_case_alone(file: Path, names: list[str], keys: Callable[[], Iterable[str]]) -> None:
+    """Raises UnigrecError if two keys differ in case alone: DuckDB has one name for both, and the other would be empty.
+
+    It gives the other one a number, `Brand_1` next to `brand`, which may be a key as well. keys: reads all of them.
+    """
+    lower = {name.lower() for name in names}
+    if not any((found := NUMBERED.fullmatch(name)) and found[1].lower() in lower for name in names):
+        return
+    spellings: dict[str, list[str]] = {}
+    for key in sorted(keys()):
+        spellings.setdefault(key.lower(), []).append(key)
+    for alike in spellings.values():
+        if len(alike) > 1:
+            raise UnigrecError(
+                f"{file}: the keys {' and '.join(map(repr, alike))} differ in case alone; write one of them everywhere"
+            )
 
 
 def _column(values: pa.ChunkedArray, types: pa.ChunkedArray) -> pa.ChunkedArray:

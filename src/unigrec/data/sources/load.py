@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ def load_source(
     params: IngestParams,
     seed: int,
     text_columns: Sequence[str] = (),
-    served_columns: Sequence[str] = (),
+    served_columns: Collection[str] = (),
     *,
     partial: bool = False,
     into: Path | None = None,
@@ -30,7 +30,7 @@ def load_source(
 
     Args:
         text_columns: columns that describe the items (`embed.text_columns`): they are read as text whatever they hold.
-        served_columns: columns of the items that keep their types (`serve.columns`).
+        served_columns: columns of the items that keep their types (`serve.columns`); or a mapping, as in `served_of`.
         partial: a folder may hold interactions or items alone; the other table is then empty.
         into: a file that the interactions are written to. Those of a folder with Parquet are written as they are read:
             `Source.interactions` is then empty.
@@ -56,7 +56,7 @@ def _read(
     params: IngestParams,
     seed: int,
     text_columns: Sequence[str],
-    served_columns: Sequence[str],
+    served_columns: Collection[str],
     *,
     partial: bool,
     into: Path | None,
@@ -90,7 +90,7 @@ def _read(
     return Source(interactions, items, described, served=_chosen(items, served_columns))
 
 
-def _chosen(columns: pa.Table, names: Sequence[str]) -> pa.Table | None:
+def _chosen(columns: pa.Table, names: Collection[str]) -> pa.Table | None:
     """item_id and the named columns; None without a name. Raises UnigrecError for a name that is not there."""
     refuse_absent(names, columns.column_names)
     return columns.select(["item_id", *names]) if names else None

@@ -7,7 +7,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +23,11 @@ ISO_DATE = r"^\d{4}-\d{2}-\d{2}([T ].*)?$"
 CODE = r"^[+-]?0\d|\d{19}"  # digits that are no quantity: an EAN, a postcode with a leading zero
 
 
-def served_of(parts: Sequence[tuple[Part, pa.Table]], names: Sequence[str], item_id: str) -> pa.Table:
+def served_of(parts: Sequence[tuple[Part, pa.Table]], names: Collection[str], item_id: str) -> pa.Table:
     """item_id and the named columns of the raw items.
+
+    names: or a mapping from each to its type, where the catalogue has it already (None: it has not). What is text there
+    stays as it is written, since a few new items may look like numbers by chance.
 
     Raises:
         UnigrecError: no part has a column of that name, or it holds what no filter can compare (maps, images).
@@ -34,11 +37,12 @@ def served_of(parts: Sequence[tuple[Part, pa.Table]], names: Sequence[str], item
     columns = {"item_id": pa.chunked_array([chunk for key in keys for chunk in key.chunks], pa.string())}
     for name in names:
         place = Place(str(parts[0][0].file), name)
-        columns[name] = typed(_whole([table for _, table in parts], name, place), place)
+        known = names[name] if isinstance(names, Mapping) else None
+        columns[name] = typed(_whole([table for _, table in parts], name, place), place, known)
     return pa.table(columns)
 
 
-def refuse_absent(names: Sequence[str], present: Iterable[str]) -> None:
+def refuse_absent(names: Iterable[str], present: Iterable[str]) -> None:
     """Raises UnigrecError, which lists what there is, if a name is not among the columns of the items."""
     there = [name for name in present if name != "item_id"]
     for name in names:
@@ -60,18 +64,26 @@ def _whole(tables: Sequence[pa.Table], name: str, place: Place) -> pa.ChunkedArr
         raise place.error(f"differs between the parts: {error}; write all alike") from error
 
 
-def typed(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
-    """A column as bool, int64, float64, `DATE`, text, or lists of texts, numbers or bools. Raises UnigrecError."""
+def typed(column: pa.ChunkedArray, place: Place, known: pa.DataType | None = None) -> pa.ChunkedArray:
+    """A column as bool, int64, float64, `DATE`, text, or lists of texts, numbers or bools. Raises UnigrecError.
+
+    known: the type that it has in the catalogue. None: not known.
+    """
     kind = column.type
     if pa.types.is_null(kind):
         return column.cast(pa.string())
-    if is_text(kind):
-        return _of_texts(pc.utf8_trim_whitespace(column.cast(pa.string())), place)
+    stays_text = known is not None and pa.types.is_string(known)
+    if is_text(kind) or (stays_text and not pa.types.is_nested(kind)):
+        texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+        return texts if stays_text else _of_texts(texts, place)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return to_seconds(column, place, []).cast(DATE)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return column.cast(pa.list_(_plain_kind(kind.value_type, place)))
-    column = column.cast(_plain_kind(kind, place))
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    try:
+        column = column.cast(pa.list_(_plain_kind(kind.value_type, place)) if is_list else _plain_kind(kind, place))
+    except pa.ArrowException as error:  # unsigned numbers beyond 2**63
+        raise place.error(f"cannot be served as numbers: {error}; write it as text") from error
     return _finite(column) if pa.types.is_floating(column.type) else column
 
 
@@ -92,12 +104,11 @@ def _finite(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _of_texts(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
-    """Trimmed texts as what all of them are. A blank one is a null."""
+    """Trimmed texts as what all of them are."""
 
     def all_are(pattern: str) -> bool:
         return pc.all(pc.match_substring_regex(column, pattern)).as_py() is True
 
-    column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
     if column.null_count == len(column):
         return column
     if all_are(NUMBER) and not pc.any(pc.match_substring_regex(column, CODE)).as_py():

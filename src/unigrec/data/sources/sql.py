@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ CSV_BY_GUESS = re.compile(r"\.(csv|tsv)|read_csv", re.IGNORECASE)
 TYPES_GIVEN = re.compile(r"all_varchar|types|columns", re.IGNORECASE)
 
 
-def load_sql(params: IngestParams, text_columns: Sequence[str], served_columns: Sequence[str] = ()) -> Source:
+def load_sql(params: IngestParams, text_columns: Sequence[str], served_columns: Collection[str] = ()) -> Source:
     """Answer both queries and read their columns as the folder source does.
 
     Raises:

@@ -9,14 +9,29 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import IngestParams
+from unigrec.base.paths import Artifacts
+from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
 from unigrec.data.sources.conditions import rows_where
 from unigrec.data.sources.datasets import Part
 from unigrec.data.sources.times import NUMBER, Place, to_seconds
 from unigrec.data.sources.values import ids, is_number, is_text, plain, texts
 
 Parts = Sequence[tuple[Part, pa.Table]]
+
+
+def as_written(params: IngestParams) -> IngestParams:
+    """The params for tables that the program wrote itself: they have our names, and hold the rows that count."""
+    ours = {"files": FilesParams(), "columns": ColumnsParams(), "where": "", "min_rating": 0.0}
+    return params.model_copy(update=ours)
+
+
+def params_for(path: Path, params: IngestParams) -> IngestParams:
+    """`as_written` for the interactions that the stage `ingest` wrote and for those of a snapshot; else the params."""
+    file = path.resolve()
+    is_ours = file == Artifacts().interactions.resolve() or (file.parent / paths.LINEAGE_FILE).is_file()
+    return as_written(params) if is_ours else params
 
 
 class Columns(NamedTuple):

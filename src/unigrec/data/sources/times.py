@@ -135,6 +135,13 @@ def _of_numbers(column: pa.ChunkedArray, place: Place, notes: list[str]) -> pa.C
             "two: the unit must be one"
         )
     if not used or used == [0]:
+        if SPREADSHEET_DAYS[0] <= lowest and pc.max(column).as_py() <= SPREADSHEET_DAYS[1]:
+            day = datetime.date(1899, 12, 30) + datetime.timedelta(days=lowest)
+            notes.append(
+                place.remark(
+                    f"holds {lowest}: taken as seconds of 1970. If these are days of a spreadsheet ({day}), write dates"
+                )
+            )
         return column
     unit, factor = UNITS[used[0]], 1000 ** used[0]
     seconds = _floor_divide(column, factor)
@@ -160,8 +167,6 @@ def _of_calendar_numbers(column: pa.ChunkedArray, place: Place, notes: list[str]
     if low is None or not like_calendar(low, high):
         return None
     digits, read = len(str(high)), calendar_seconds(column)
-    if digits == 8:  # the shortest is a plausible number of seconds, too: leave nothing to chance
-        read = read if low != high else pa.chunked_array([pa.nulls(len(column), pa.int64())])
     if read.null_count != column.null_count:
         return None
     notes.append(place.remark(f"holds numbers such as {high}: read as {DIGITS_OF_CALENDAR[digits]}, UTC"))

@@ -67,7 +67,10 @@ def ids(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
     elif pa.types.is_decimal(kind):  # databases keep whole numbers so
         column = _whole_decimals(column, place)
     elif not (is_text(kind) or pa.types.is_integer(kind) or is_bytes(kind) or pa.types.is_null(kind)):
-        raise place.error(f"is of type {kind}; ids must be text or integers")
+        advice = (
+            "; take a part out in a query (ingest.source sql, docs/own-data.md)" if pa.types.is_nested(kind) else ""
+        )
+        raise place.error(f"is of type {kind}; ids must be text or integers{advice}")
     column = _as_utf8(column, place)
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from unigrec.base.errors import UnigrecError
-from unigrec.config.schema import SparkParams
+from unigrec.config.spark import SparkParams
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
