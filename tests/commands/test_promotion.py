@@ -67,8 +67,8 @@ def test_a_registered_challenger_is_compared_with_the_champion(registered, monke
     monkeypatch.chdir(registered)
     monkeypatch.setattr(judge, "probe", lambda *_, limit: [1.0])
     code, output = invoke("gate", "--challenger", "challenger")
-    assert (code, "version 1 against version 1: NOT PROMOTED" in output) == (EXIT_REFUSED, True), output
-    assert files.read_json(paths.COMPARISONS / "challenger-vs-champion/comparison.json")["outcome"] == "keep"
+    assert (code, "the champion's own bundle" in " ".join(output.split())) == (EXIT_OK, True), output
+    assert files.read_json(paths.COMPARISONS / "challenger-vs-champion/comparison.json")["outcome"] == "promote"
     code, output = invoke("gate", "--challenger", "1", "--champion", "previous")
     assert (code, "no version or alias 'previous'" in output) == (2, True)
 
