@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -12,7 +14,7 @@ from support.command_line import invoke
 from support.project import PARAMS_FILE, ROOT
 from unigrec import cli
 from unigrec.base import launcher, process
-from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_BROKEN, UnigrecError
+from unigrec.base.errors import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_NO_READER, EXIT_OK, UnigrecError
 from unigrec.config.edit import configure
 from unigrec.pipeline import running
 
@@ -108,3 +110,22 @@ def test_params_say_how_many_threads_each_rank_has(threads, given, tmp_path, mon
     monkeypatch.setattr(launcher, "run_ranks", lambda *_: found.append(os.environ.get("OMP_NUM_THREADS")))
     cli._run_stage("joint", tmp_path / "params.yaml", verbose=False, hosts=None)
     assert found == [given]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(["--help"], EXIT_NO_READER, ""), (["look", "nowhere"], EXIT_BAD_INPUT, "error: nowhere")],
+)
+def test_output_that_nobody_reads_is_no_refusal_and_hides_no_error(arguments, code, said):
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = [sys.executable, "-c", "from unigrec.cli import main; print('first'); main()", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(run, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writer)
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+
+
+def test_a_command_works_without_a_standard_output():
+    run = f"{sys.executable} -c 'from unigrec.cli import main; main()' --help >&-"
+    assert subprocess.run(run, shell=True).returncode == EXIT_OK

@@ -133,7 +133,6 @@ def test_a_folder_is_kept_relative_to_the_params_file(params_file, tmp_path, mon
         ({"settings": ["joint.epochs=[3"]}, "not valid YAML"),
         ({"settings": ["register.experiment=true"]}, "register.experiment = True: input should be a valid string"),
         ({"profile": "paper", "settings": ["evaluate.beam=5"]}, "raise the beam"),
-        ({"settings": ["joint.history=99"]}, "joint.history = 99 is more than the teacher reads"),
         ({"settings": ["ingest.events={buy: 1}"]}, "the source sample has no types of events; set ingest.events={}"),
         (
             {

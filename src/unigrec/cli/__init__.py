@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unigrec.base import paths
-from unigrec.base.errors import EXIT_NO_READER, UnigrecError
+from unigrec.base.errors import EXIT_NO_READER, EXIT_OK, UnigrecError
 from unigrec.base.git import PARAMS, trust_clone
 from unigrec.base.process import use_huge_pages
 from unigrec.cli import answers
@@ -303,22 +303,23 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     trust_clone()
     try:
-        _run()
+        app()
+        code: str | int | None = EXIT_OK
+    except SystemExit as ended:  # Typer ends with 1 if the reader has gone, which means here that a gate refused
+        code = EXIT_NO_READER if isinstance(ended.__context__, BrokenPipeError) else ended.code
     except Exception as error:
         from unigrec.base.launcher import report
 
-        sys.exit(report(error))
+        code = report(error)
+    sys.exit(code if _all_written() else code or EXIT_NO_READER)
 
 
-def _run() -> None:
-    """Run the command. Typer ends with 1 if the reader of the output has gone, which means here that a gate refused."""
+def _all_written() -> bool:
+    """Whether somebody read what was printed. If not, the rest is dropped: Python would end with a code of its own."""
     try:
-        try:
-            app()
-        finally:
+        if sys.stdout is not None:
             sys.stdout.flush()
-    except (SystemExit, BrokenPipeError) as ended:
-        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
-            raise
-    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # Python writes the rest when it ends
-    sys.exit(EXIT_NO_READER)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        return False
+    return True

@@ -36,7 +36,9 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
 
     before = current_snapshot()
     kept = before.served if before is not None and params.snapshot.mode == "append" else None
-    types = {} if kept is None else dict(zip(kept.column_names, kept.schema.types, strict=True))
+    # A column without any value was text for lack of others.
+    known = () if kept is None else [name for name in kept.column_names if kept[name].null_count < kept.num_rows]
+    types = {} if kept is None else {name: kept.schema.field(name).type for name in known}
     served = {name: types.get(name) for name in params.serve.columns}
     arrived = read_incoming(params.snapshot, params.ingest, params.embed.text_columns, served, first=before is None)
     now = next_snapshot(before, arrived, params.snapshot.mode)

@@ -444,20 +444,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _events_where_there_are_some(self) -> Params:
-        sources = {self.ingest.source} | ({self.snapshot.source} if Path(self.ingest.path) == CURRENT else set())
+        reads_snapshots = self.ingest.source == "folder" and Path(self.ingest.path) == CURRENT
+        sources = {self.ingest.source} | ({self.snapshot.source} if reads_snapshots else set())
         if self.ingest.events and (bare := sorted(sources - {"folder", "sql"})):
             raise ValueError(f"ingest.events: the source {bare[0]} has no types of events; set ingest.events={{}}")
-        return self
-
-    @model_validator(mode="after")
-    def _teacher_reads_what_it_teaches(self) -> Params:
-        is_taught = self.joint.w_ranking_distillation > 0 or self.finetune.w_ranking_distillation > 0
-        if is_taught and self.joint.history > self.teacher.history:
-            raise ValueError(
-                f"joint.history = {self.joint.history} is more than the teacher reads (teacher.history = "
-                f"{self.teacher.history}), and it ranks items for these histories (w_ranking_distillation); raise "
-                "teacher.history"
-            )
         return self
 
     @model_validator(mode="after")

@@ -172,7 +172,8 @@ def _served(before: Snapshot | None, arrived: Source) -> pa.Table | None:
         if served is None:  # a delivery of interactions alone
             return before.served
         kept = before.served.filter(pc.invert(pc.is_in(before.served["item_id"], served["item_id"].combine_chunks())))
-        kept = kept.select([name for name in served.column_names if name in kept.column_names])
+        filled = [name for name in kept.column_names if kept[name].null_count < kept.num_rows]
+        kept = kept.select([name for name in served.column_names if name in filled])
         try:
             served = pa.concat_tables([kept, served], promote_options="permissive").select(served.column_names)
         except pa.ArrowException as error:

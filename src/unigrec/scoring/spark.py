@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrec.data.histories import COLUMNS, EVENT
+from unigrec.data.histories import COLUMNS
 from unigrec.scoring.lists import USERS_AT_ONCE
 from unigrec.scoring.lists import score as score_users
 from unigrec.serving.schema import ListRequest
@@ -29,24 +29,23 @@ if TYPE_CHECKING:
 LISTS = "user_id string, rank int, item_id string, score float, by_popularity boolean"  # `SCHEMA`, as Spark writes it
 
 
-def histories_of(interactions: DataFrame) -> DataFrame:
+def histories_of(interactions: DataFrame, event: str | None = None) -> DataFrame:
     """A row per user, with `user_id` and `history`: the item ids by time. Equal times keep the order of the rows.
 
     Rows equal in user, item, time and event are one interaction, as in the training.
 
     Args:
-        interactions: columns user_id, item_id and timestamp, and event if there are types of events; ids are text or
-            whole numbers, times numbers or dates.
+        interactions: columns user_id, item_id and timestamp; ids are text or whole numbers, times numbers or dates.
+        event: column with the type of event, if the model was trained with `ingest.events`.
     """
     from pyspark.sql import functions as sql
 
     time = sql.col("timestamp")
     # Rows without a time come last, as in a local run.
-    event = sql.struct(time.isNull().alias("late"), time, "row", "item_id")
+    moment = sql.struct(time.isNull().alias("late"), time, "row", "item_id")
     numbered = interactions.where("user_id is not null").withColumn("row", sql.monotonically_increasing_id())
-    same = [name for name in (*COLUMNS, EVENT) if name in interactions.columns]
-    once = numbered.groupBy(same).agg(sql.min("row").alias("row"))
-    events = once.select(sql.col("user_id").cast("string"), event.alias("event"))
+    once = numbered.groupBy(*COLUMNS, *([event] if event else [])).agg(sql.min("row").alias("row"))
+    events = once.select(sql.col("user_id").cast("string"), moment.alias("event"))
     grouped = events.groupBy("user_id").agg(sql.sort_array(sql.collect_list("event")).alias("events"))
     return grouped.select("user_id", sql.col("events.item_id").cast("array<string>").alias("history"))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from support.small import random_sequences
+from unigrec.base.errors import UnigrecError
 from unigrec.core.models.ensemble import TeacherEnsemble
 from unigrec.core.models.sasrec import SASRec
 from unigrec.core.training import teacher_items as module
@@ -54,6 +55,15 @@ def test_every_target_has_the_teachers_best_items_after_its_own_history(
             expected = teacher.block_scores(states, slice(0, ITEMS))[0].topk(kept)
             assert best.items[number].tolist() == expected.indices.tolist()
             torch.testing.assert_close(best.probabilities[number], expected.values.softmax(-1))
+
+
+def test_a_student_that_reads_more_than_its_teacher_is_an_error():
+    teacher = small_teacher(1)
+    longest = int(SEQUENCES.lengths.max())
+    TeacherItems(teacher, TrainingSamples(SEQUENCES, teacher.history, True), 5, CPU)
+    assert longest - 3 > teacher.history
+    with pytest.raises(UnigrecError, match=rf"no more than {teacher.history}; raise teacher\.history"):
+        TeacherItems(teacher, TrainingSamples(SEQUENCES, longest, True), 5, CPU)
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -294,6 +294,22 @@ def test_codes_with_a_leading_zero_are_text_in_a_condition(tmp_path):
         assert load(tmp_path, where=where).interactions["user_id"].to_pylist() == ["u", "w"]
 
 
+def test_padded_numbers_are_numbers_where_a_condition_needs_them(tmp_path):
+    (tmp_path / "interactions.csv").write_text(
+        "user_id,item_id,timestamp,qty,price\nu,a,1,001,000012.50\nv,a,2,002,000000.40\nw,a,3,010,000003.00\n"
+    )
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    for where, users in (("qty > 1", ["v", "w"]), ("price > 0.5", ["u", "w"]), ("qty * price > 5", ["u", "w"])):
+        assert load(tmp_path, where=where).interactions["user_id"].to_pylist() == users
+
+
+def test_a_key_that_nobody_reads_may_be_spelled_twice(tmp_path):
+    log = '{"user_id": "u", "item_id": "a", "timestamp": 1, "requestId": 1}\n'
+    (tmp_path / "interactions.jsonl").write_text(log + log.replace("requestId", "requestID"))
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    assert load(tmp_path).interactions.num_rows == 2
+
+
 def test_keys_of_json_that_differ_in_case_alone_are_an_error(tmp_path):
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
     items = tmp_path / "items.jsonl"

@@ -64,10 +64,12 @@ def test_texts_of_a_format_without_types(texts, kind, values):
     assert (found.type, found.to_pylist()) == (kind, values)
 
 
-@pytest.mark.parametrize("values", [["1.50", "2"], ["yes", None], ["2024-12-01", ""], [15, None], [True, False]])
+@pytest.mark.parametrize(
+    "values", [["1.50", "2"], ["yes", None], ["2024-12-01", ""], [15, None], [True, False], [1.5, float("nan")]]
+)
 def test_what_the_catalogue_has_as_text_stays_text(values):
     found = typed(pa.chunked_array([values]), Place("items.csv", "x"), pa.string())
-    expected = [None if value in ("", None) else str(value).lower() for value in values]
+    expected = [None if value in ("", None) or value != value else str(value).lower() for value in values]
     assert (found.type, found.to_pylist()) == (pa.string(), expected)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.base.errors import UnigrecError
 from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.sasrec import States
 from unigrec.core.sequences import split_by_total
@@ -47,6 +48,9 @@ class TeacherItems:
         samples: every target that will be asked for. count: K, at most N are found.
         device: where the teacher computes, and where `after` returns its tensors.
         search: exact, or by an index (`TeacherIndex`). histories_vary: samples are thinned.
+
+    Raises:
+        UnigrecError: a sample's history is longer than what the teacher reads.
     """
 
     def __init__(
@@ -58,6 +62,13 @@ class TeacherItems:
         search: Literal["exact", "index"] = "exact",
         histories_vary: bool = False,
     ):
+        lengths = samples.pieces[:, 1] - samples.pieces[:, 0]
+        longest = int(samples[np.argsort(lengths)[-1:]].lengths.max(initial=0))
+        if longest > teacher.history:
+            raise UnigrecError(
+                f"joint.history: the student reads up to {longest} items, and the teacher, which is to rank items "
+                f"after them (w_ranking_distillation), no more than {teacher.history}; raise teacher.history"
+            )
         self.teacher, self.device, self.histories_vary = teacher, device, histories_vary
         self.index = TeacherIndex(teacher) if search == "index" else None
         self.catalogue_size = samples.sequences.catalogue_size

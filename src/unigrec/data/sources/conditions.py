@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unigrec.base.errors import UnigrecError
+from unigrec.data.sources.deciding import PADDED
 from unigrec.data.sources.duck import connection
 from unigrec.data.sources.times import WHOLE
 from unigrec.data.sources.values import all_numbers, is_text, plain
 
 TABLE, ROW = "interactions", "unigrec_row"
-LEADING_ZERO = r"^\s*[+-]?0\d"  # of a postcode or a code
 
 
 def columns_of(where: str) -> tuple[str, ...]:
@@ -58,7 +58,8 @@ def rows_where(
     """The rows that meet a condition, in their order.
 
     Text of which every value is a number is compared as a number (formats such as CSV have no types), but not the
-    columns `ids`.
+    columns `ids`, and not whole numbers with a zero in front, as postcodes have. If these cannot be compared as text,
+    they are numbers too.
 
     next_to: texts of other rows, per column: they count in whether every value is a number.
 
@@ -67,13 +68,29 @@ def rows_where(
     """
     import duckdb
 
+    try:
+        return _met(table, where, ids=ids, file=file, next_to=next_to, keeps_zeros=True)
+    except UnigrecError as error:
+        if not isinstance(error.__cause__, duckdb.BinderException):
+            raise
+        try:
+            return _met(table, where, ids=ids, file=file, next_to=next_to, keeps_zeros=False)
+        except UnigrecError:
+            raise error from None
+
+
+def _met(
+    table: pa.Table, where: str, *, ids: set[str], file: str, next_to: Mapping[str, pa.ChunkedArray], keeps_zeros: bool
+) -> pa.Table:
+    import duckdb
+
     asked: dict[str, pa.ChunkedArray | pa.Array] = {}
     for name in table.column_names:
         column = plain(table[name])
         if name not in ids and is_text(column.type):
             others = next_to.get(name, pa.chunked_array([], column.type))
-            column = _as_numbers(pa.chunked_array([*others.chunks, *column.chunks], column.type).cast(pa.string()))
-            column = column.slice(len(others))
+            whole = pa.chunked_array([*others.chunks, *column.chunks], column.type).cast(pa.string())
+            column = _as_numbers(whole, keeps_zeros).slice(len(others))
         asked[name] = column
     order = ""
     if sees_other_rows(where):  # a window sorts the rows, and joins may
@@ -97,11 +114,11 @@ def rows_where(
     return table.filter(met)
 
 
-def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as numbers where all of it is, and none begins with a zero that a number would lose."""
-    if not all_numbers(column) or pc.any(pc.match_substring_regex(column, LEADING_ZERO)).as_py():
-        return column
+def _as_numbers(column: pa.ChunkedArray, keeps_zeros: bool) -> pa.ChunkedArray:
+    """Text as numbers where all of it is; with `keeps_zeros`, where no whole number has a zero in front."""
     trimmed = pc.utf8_trim_whitespace(column)
+    if not all_numbers(column) or (keeps_zeros and pc.any(pc.match_substring_regex(trimmed, PADDED)).as_py()):
+        return column
     trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
     if pc.all(pc.match_substring_regex(trimmed, WHOLE)).as_py():
         try:

@@ -17,6 +17,8 @@ from unigrec.data.sources.date_texts import deciding_dates
 from unigrec.data.sources.times import EDGES, NUMBER, WHOLE, calendar_seconds, like_calendar
 from unigrec.data.sources.values import is_number, is_text
 
+PADDED = r"^[+-]?0\d+$"  # a whole number with a zero in front: a postcode, or a code
+
 
 def deciding_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Values that decide how `times.to_seconds` reads a column, in its type. What is an error alone need not be there.
@@ -41,7 +43,9 @@ def deciding_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Texts that decide whether a column of text is compared as whole numbers, as numbers or as text."""
     texts = pc.utf8_trim_whitespace(column.cast(pa.string()).drop_null())
     filled = texts.filter(pc.not_equal(texts, ""))
-    return pa.chunked_array([pa.array([*texts.slice(0, 1).to_pylist(), *_kinds(filled)], column.type)])
+    padded = filled.filter(pc.match_substring_regex(filled, PADDED))
+    found = [*texts.slice(0, 1).to_pylist(), *padded.slice(0, 1).to_pylist(), *_kinds(filled)]
+    return pa.chunked_array([pa.array(found, column.type)])
 
 
 def _texts(texts: pa.ChunkedArray) -> list[str]:

@@ -42,8 +42,8 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit:
             scan_keys = (
                 f"SELECT DISTINCT unnest(json_keys(json)) FROM read_json_objects({plain_file(plain)}, {options})"
             )
-            _refuse_case_alone(file, names, lambda: (key for (key,) in database.sql(scan_keys).fetchall()))
             chosen = choose(names)
+            _refuse_case_alone(file, chosen, names, lambda: (key for (key,) in database.sql(scan_keys).fetchall()))
             columns = ", ".join(f"{quoted(name)}: 'JSON'" for name in chosen)
             picked = ", ".join(f"{identifier(name)}->>'$', json_type({identifier(name)})" for name in chosen)
             first = "" if limit is None else f" LIMIT {limit}"
@@ -57,10 +57,11 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit:
     return pa.table(values)
 
 
-def _refuse_case_alone(file: Path, names: list[str], keys: Callable[[], Iterable[str]]) -> None:
-    """Raises UnigrecError if two keys differ in case alone: DuckDB has one name for both, and the other would be empty.
+def _refuse_case_alone(file: Path, chosen: list[str], names: list[str], keys: Callable[[], Iterable[str]]) -> None:
+    """Raises UnigrecError if a chosen key and another differ in case alone: DuckDB would read one of them as empty.
 
-    It gives the other one a number, `Brand_1` next to `brand`, which may be a key as well. keys: reads all of them.
+    It gives the other one a number among its `names`, `Brand_1` next to `brand`, which may be a key as well. keys:
+    reads those that there are.
     """
     lower = {name.lower() for name in names}
     if not any((found := NUMBERED.fullmatch(name)) and found[1].lower() in lower for name in names):
@@ -68,8 +69,9 @@ def _refuse_case_alone(file: Path, names: list[str], keys: Callable[[], Iterable
     spellings: dict[str, list[str]] = {}
     for key in sorted(keys()):
         spellings.setdefault(key.lower(), []).append(key)
-    for alike in spellings.values():
-        if len(alike) > 1:
+    read = {name.lower() for name in chosen}
+    for key, alike in spellings.items():
+        if len(alike) > 1 and key in read:
             raise UnigrecError(
                 f"{file}: the keys {' and '.join(map(repr, alike))} differ in case alone; write one of them everywhere"
             )

@@ -73,7 +73,8 @@ def typed(column: pa.ChunkedArray, place: Place, known: pa.DataType | None = Non
     if pa.types.is_null(kind):
         return column.cast(pa.string())
     stays_text = known is not None and pa.types.is_string(known)
-    if is_text(kind) or (stays_text and not pa.types.is_nested(kind)):
+    if is_text(kind) or (stays_text and (is_number(kind) or pa.types.is_boolean(kind))):
+        column = _finite(column.cast(pa.float64())) if pa.types.is_floating(kind) else column
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
         texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
         return texts if stays_text else _of_texts(texts, place)
