@@ -110,7 +110,7 @@ def test_targets_without_weight_teach_nothing():
     samples = make_samples(windows(data, params), CPU)
     none = samples._replace(weights=torch.zeros(len(samples.targets)), batch_weights=torch.zeros(len(samples.targets)))
     found = joint_losses(model, none, codes, data=data, params=params, temperature=0.1, distil=True)
-    assert {name: float(found[name]) for name in ("recommendation_loss", *DISTILLATION)} == dict.fromkeys(
+    assert {name: float(found[name].detach()) for name in ("recommendation_loss", *DISTILLATION)} == dict.fromkeys(
         ("recommendation_loss", *DISTILLATION), 0.0
     )
 
