@@ -114,12 +114,16 @@ def test_a_registration_that_died_halfway_is_finished(params, monkeypatch, unche
     assert paths.REFERENCE.is_file()
 
 
-def test_a_registration_that_is_finished_after_the_next_one_leaves_the_challenger(params, monkeypatch, unchecked):
-    first = make_bundle()
+def register_but_die_at_the_last_step(folder: Path, params: RegisterParams, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_model_version_tag", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            register(first, params)
+            register(folder, params)
+
+
+def test_a_registration_that_is_finished_after_the_next_one_leaves_the_challenger(params, monkeypatch, unchecked):
+    first = make_bundle()
+    register_but_die_at_the_last_step(first, params, monkeypatch)
     register(make_bundle(seed=1), params)
     assert register(first, params).version == "1"
     assert aliases(params) == {"challenger": "2"}
@@ -127,10 +131,7 @@ def test_a_registration_that_is_finished_after_the_next_one_leaves_the_challenge
 
 def test_reference_sizes_of_a_newer_run_stay_though_its_gates_refused_it(params, monkeypatch, unchecked):
     first = make_bundle()
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_model_version_tag", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            register(first, params)
+    register_but_die_at_the_last_step(first, params, monkeypatch)
     register(make_bundle(seed=1, passed=False), params)
     files.write_json(paths.REFERENCE, {"of": "the newer run"})
     register(first, params)
@@ -142,10 +143,7 @@ def test_a_registration_that_is_finished_after_a_rollback_tells_the_verdict(para
     register(make_bundle(), params)
     promote(params, says("promote"))
     second = make_bundle(seed=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_model_version_tag", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            register(second, params)
+    register_but_die_at_the_last_step(second, params, monkeypatch)
     promote(params, says("promote"))
     rollback(params, None, "sales fell")
     assert "sales fell" in str(register(second, params).verdict)

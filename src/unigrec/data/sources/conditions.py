@@ -82,6 +82,7 @@ def rows_where(
 def _met(
     table: pa.Table, where: str, *, ids: set[str], file: str, next_to: Mapping[str, pa.ChunkedArray], keeps_zeros: bool
 ) -> pa.Table:
+    """As `rows_where`. keeps_zeros: whole numbers with a zero in front are text."""
     import duckdb
 
     asked: dict[str, pa.ChunkedArray | pa.Array] = {}
