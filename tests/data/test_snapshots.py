@@ -267,7 +267,7 @@ def test_served_columns_go_through_snapshots(tmp_path):
     def taken(rows: list[tuple], items: dict) -> Snapshot:
         deliver(rows, items)
         before = current_snapshot()
-        arrived = read_incoming(PARAMS, INGEST, (), ("price", "since"), first=before is None)
+        arrived = read_incoming(PARAMS, INGEST, (), {"price": None, "since": None}, first=before is None)
         now = next_snapshot(before, arrived, "append")
         write_snapshot(now, None)
         return now
@@ -278,13 +278,13 @@ def test_served_columns_go_through_snapshots(tmp_path):
     second = taken([("v", "b", 9)], {"item_id": ["b"], "title": ["B"], "price": [3.0], "since": day[:1]})
     assert second.id != first.id
     ingest = INGEST.model_copy(update={"source": "folder", "path": str(paths.CURRENT)})
-    served = load_source(ingest, 0, (), ("price",)).served
+    served = load_source(ingest, 0, (), {"price": None}).served
     assert served.to_pylist() == [{"item_id": "a", "price": 1.5}, {"item_id": "b", "price": 3.0}]
     with pytest.raises(
         UnigrecError, match=r"was taken without colour \(it keeps: price, since\); deliver the items again"
     ):
-        load_source(ingest, 0, (), ("colour",))
+        load_source(ingest, 0, (), {"colour": None})
     (INCOMING / "items.parquet").unlink()
     pq.write_table(log_of([("v", "a", 12)]), INCOMING / "interactions.parquet")
-    arrived = read_incoming(PARAMS, INGEST, (), ("price", "since"), first=False)
+    arrived = read_incoming(PARAMS, INGEST, (), {"price": None, "since": None}, first=False)
     assert next_snapshot(current_snapshot(), arrived, "append").served.num_rows == 2

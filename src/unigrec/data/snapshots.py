@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from unigrec.data.sources.datasets import format_of, split_ending
 from unigrec.data.sources.files import describe
 from unigrec.data.sources.load import load_source
 from unigrec.data.sources.movielens import FILES as MOVIELENS_FILES
+from unigrec.data.sources.served import NONE_SERVED, ServedTypes
 from unigrec.data.sources.source import Source
 
 INTERACTIONS_FILE, ITEMS_FILE = "interactions.parquet", "items.parquet"
@@ -49,14 +50,14 @@ def read_incoming(
     params: SnapshotParams,
     ingest: IngestParams,
     text_columns: Sequence[str] = (),
-    served_columns: Collection[str] = (),
+    served_types: ServedTypes = NONE_SERVED,
     *,
     first: bool = True,
 ) -> Source:
     """Read a whole delivery. Files with names that the source does not know, also temporary ones, are ignored.
 
     Args:
-        text_columns, served_columns: as in `load_source`.
+        text_columns, served_types: as in `load_source`.
         first: there is no snapshot yet. A later delivery that is appended may hold interactions or items alone.
 
     Raises:
@@ -64,12 +65,12 @@ def read_incoming(
     """
     delivery = ingest.model_copy(update={"source": params.source, "path": params.incoming})
     if params.source == "sql":  # the queries name what is read
-        return load_source(delivery, 0, text_columns, served_columns)
+        return load_source(delivery, 0, text_columns, served_types)
     folder = Path(params.incoming)
     if not folder.is_dir():
         raise UnigrecError(f"{folder}: no such folder (snapshot.incoming); put the delivery's files there")
     before = _state_of(folder, ingest)
-    source = load_source(delivery, 0, text_columns, served_columns, partial=params.mode == "append" and not first)
+    source = load_source(delivery, 0, text_columns, served_types, partial=params.mode == "append" and not first)
     after = _state_of(folder, ingest)
     changed = sorted(str(path) for path, state in set(before.items()) ^ set(after.items()) if state)
     if changed:

@@ -55,7 +55,7 @@ def ingest(params: Params, artifacts: Artifacts) -> None:
     """Read the source into `interactions.parquet` and `items.parquet`."""
     from unigrec.data.sources.load import load_source
 
-    texts, served = params.embed.text_columns, params.serve.columns
+    texts, served = params.embed.text_columns, dict.fromkeys(params.serve.columns)
     source = load_source(params.ingest, params.seed, texts, served, into=artifacts.interactions)
     files.write_table(artifacts.items, source.items)
     if source.served is None:

@@ -23,7 +23,7 @@ SAMPLE = SampleParams(users=40, items=30, interactions=300)
 
 def load(path, columns, **settings) -> Source:
     values = {"source": "folder", "path": str(path), "min_rating": 0.0, "sample": SAMPLE, **settings}
-    return load_source(IngestParams(**values), 7, ("title",), columns)
+    return load_source(IngestParams(**values), 7, ("title",), dict.fromkeys(columns))
 
 
 def test_a_folder_s_columns_keep_their_types(tmp_path):

@@ -7,7 +7,7 @@ finds them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from unigrec.config.schema import IngestParams
 from unigrec.data.sources.batches import asked_columns, batches_of, check_columns, choice, no_rows
 from unigrec.data.sources.datasets import ENDINGS, Part, parts_of, read_part, split_ending
 from unigrec.data.sources.files import describe
-from unigrec.data.sources.served import served_of
+from unigrec.data.sources.served import NONE_SERVED, ServedTypes, served_of
 from unigrec.data.sources.source import Source, provenance
 from unigrec.data.sources.tables import Columns, as_written, interactions_of, items_of, params_for
 
@@ -35,7 +35,7 @@ def load_folder(
     folder: Path,
     params: IngestParams,
     text_columns: Sequence[str],
-    served_columns: Collection[str] = (),
+    served_types: ServedTypes = NONE_SERVED,
     *,
     partial: bool = False,
     into: Path | None = None,
@@ -43,8 +43,8 @@ def load_folder(
     """Read interactions and items from a folder.
 
     Args:
-        text_columns: columns that describe the items, read as text whatever they hold. served_columns: columns that
-            keep their types.
+        text_columns: columns that describe the items, read as text whatever they hold. served_types: columns that keep
+            their types.
         partial: one of the two may be missing; its table is then empty.
         into: as in `load_source`.
 
@@ -73,10 +73,10 @@ def load_folder(
     if parts["items"]:
         raw, repeated = _read_items(parts["items"], columns, text_columns, notes=about_items)
         items, dropped = items_of(raw, columns, text_columns)
-        if served_columns and lineage is None:
-            served = served_of(raw, served_columns, columns.items_id)
-    if served_columns and lineage is not None:
-        served = _served_of_snapshot(folder, served_columns)
+        if served_types and lineage is None:
+            served = served_of(raw, served_types, columns.items_id)
+    if served_types and lineage is not None:
+        served = _served_of_snapshot(folder, served_types)
     rows = 0
     if parts["interactions"]:  # last: nothing is written if the items cannot be read
         batches = _interactions_in(parts["interactions"], columns, notes)
@@ -91,7 +91,7 @@ def load_folder(
     return Source(interactions, items, provenance("folder", rows, items.num_rows, **extra), tuple(notes), served)
 
 
-def _served_of_snapshot(folder: Path, names: Collection[str]) -> pa.Table:
+def _served_of_snapshot(folder: Path, names: Iterable[str]) -> pa.Table:
     """Raises UnigrecError if the snapshot was taken without these columns."""
     file = folder / paths.SERVED_FILE
     table = files.read_table(file) if file.is_file() else NO_ITEMS
@@ -126,12 +126,12 @@ class Items(NamedTuple):
 
 
 def read_items(
-    path: Path, params: IngestParams, text_columns: Sequence[str], served_columns: Collection[str] = ()
+    path: Path, params: IngestParams, text_columns: Sequence[str], served_types: ServedTypes = NONE_SERVED
 ) -> Items:
     """The items of one file or folder of parts.
 
     Args:
-        text_columns: as in `load_folder`. served_columns: columns that keep their types, where the file has them.
+        text_columns: as in `load_folder`. served_types: columns that keep their types, where the file has them.
 
     Raises:
         UnigrecError: there is no such file, or as `load_folder`.
@@ -142,8 +142,8 @@ def read_items(
     columns = Columns.of(params)
     raw, _ = _read_items(parts_of(path), columns, text_columns, notes=notes)
     present = {name for _, table in raw for name in table.column_names}
-    known = served_columns if isinstance(served_columns, Mapping) else dict.fromkeys(served_columns)
-    served = served_of(raw, {name: known[name] for name in served_columns if name in present}, columns.items_id)
+    found = {name: known for name, known in served_types.items() if name in present}
+    served = served_of(raw, found, columns.items_id)
     return Items(items_of(raw, columns, text_columns)[0], served, notes)
 
 

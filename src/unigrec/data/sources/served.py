@@ -7,7 +7,8 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,26 +19,26 @@ from unigrec.data.sources.times import NUMBER, WHOLE, Place, to_seconds
 from unigrec.data.sources.values import ids, is_number, is_text, plain
 
 DATE = pa.timestamp("s")  # UTC
+ServedTypes = Mapping[str, pa.DataType | None]  # by column: its type in the catalogue, None where it has none yet
+NONE_SERVED: ServedTypes = MappingProxyType({})
 FLAG, TRUE = r"(?i)^(true|false|yes|no)$", pa.array(["true", "yes"])
 ISO_DATE = r"^\d{4}-\d{2}-\d{2}([T ].*)?$"
 CODE = r"^[+-]?0\d|\d{19}"  # digits that are no quantity: an EAN, a postcode with a leading zero
 
 
-def served_of(parts: Sequence[tuple[Part, pa.Table]], names: Collection[str], item_id: str) -> pa.Table:
+def served_of(parts: Sequence[tuple[Part, pa.Table]], types: ServedTypes, item_id: str) -> pa.Table:
     """item_id and the named columns of the raw items.
 
-    names: or a mapping from each to its type, where the catalogue has it already (None: it has not). What is text there
-    stays as it is written, since a few new items may look like numbers by chance.
+    types: what is text in the catalogue stays as it is written, since a few new items may look like numbers by chance.
 
     Raises:
         UnigrecError: no part has a column of that name, or it holds what no filter can compare (maps, images).
     """
-    refuse_absent(names, dict.fromkeys(name for _, table in parts for name in table.column_names))
+    refuse_absent(types, dict.fromkeys(name for _, table in parts for name in table.column_names))
     keys = [ids(table[item_id], Place(str(part.file), item_id)) for part, table in parts]
     columns = {"item_id": pa.chunked_array([chunk for key in keys for chunk in key.chunks], pa.string())}
-    for name in names:
+    for name, known in types.items():
         place = Place(str(parts[0][0].file), name)
-        known = names[name] if isinstance(names, Mapping) else None
         columns[name] = typed(_whole([table for _, table in parts], name, place), place, known)
     return pa.table(columns)
 

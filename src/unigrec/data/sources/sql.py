@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from unigrec.config.schema import IngestParams
 from unigrec.data.sources.conditions import columns_of
 from unigrec.data.sources.datasets import Part, format_of, refuse_table_logs
 from unigrec.data.sources.duck import connection, identifier, quoted
-from unigrec.data.sources.served import served_of
+from unigrec.data.sources.served import NONE_SERVED, ServedTypes, served_of
 from unigrec.data.sources.source import Source, provenance
 from unigrec.data.sources.sqlite import copy_sqlite, is_sqlite
 from unigrec.data.sources.tables import Columns, interactions_of, items_of
@@ -42,7 +42,7 @@ CSV_BY_GUESS = re.compile(r"\.(csv|tsv)|read_csv", re.IGNORECASE)
 TYPES_GIVEN = re.compile(r"all_varchar|types|columns", re.IGNORECASE)
 
 
-def load_sql(params: IngestParams, text_columns: Sequence[str], served_columns: Collection[str] = ()) -> Source:
+def load_sql(params: IngestParams, text_columns: Sequence[str], served_types: ServedTypes = NONE_SERVED) -> Source:
     """Answer both queries and read their columns as the folder source does.
 
     Raises:
@@ -65,7 +65,7 @@ def load_sql(params: IngestParams, text_columns: Sequence[str], served_columns: 
     interactions = interactions_of([log], columns, notes)
     items, dropped = items_of([catalogue], columns, text_columns)
     extra = {"queries": {name: masked(query) for name, query in queries.items()}, "dropped_item_columns": dropped}
-    served = served_of([catalogue], served_columns, columns.items_id) if served_columns else None
+    served = served_of([catalogue], served_types, columns.items_id) if served_types else None
     return Source(
         interactions, items, provenance("sql", interactions.num_rows, items.num_rows, **extra), tuple(notes), served
     )
