@@ -146,6 +146,11 @@ def shopify_look() -> tuple[int, str]:
 def test_e_mail_addresses_are_users_where_nothing_else_is():
     assert "user_id: Email, by its name" in (said := shopify_look()[1])
     assert "hash them first" in said
+    order = '{{"customer": {{"id": {0}}}, "Email": "c{0}@x.org", "at": "2020-10-11 09:00:00", "sku": "00{1}"}}\n'
+    Path("shop/orders.csv").rename("orders.csv")
+    Path("shop/orders.jsonl").write_text("".join(order.format(row % 3, row % 5) for row in range(9)))
+    assert "user_id: Email, by its name" in invoke("look", "shop")[1]  # `customer` holds no ids
+    Path("shop/orders.jsonl").unlink()
     write(ORDERS.format(time="OrderDate").replace("Qty", "Email"))
     assert "user_id: CustomerNo, by its name" in invoke("look", "shop")[1]
 

@@ -335,7 +335,7 @@ def _columns(
             called = [name for name in left if _is_called(name, role)]
             candidates = [name for name in candidates if name in called] or candidates or called
         else:
-            candidates = [name for name in _called_users(left) if _ids(log, name) is not None]
+            candidates = _called_users([name for name in left if _ids(log, name) is not None])
         if len(candidates) == 1:
             found[role] = candidates[0]
             reasons.append(f"{role}: {candidates[0]}, by its name{' and values' if role == 'timestamp' else ''}")

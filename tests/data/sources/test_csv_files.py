@@ -77,7 +77,7 @@ def test_lines_above_the_header_may_end_in_another_way(tmp_path, before, end):
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-@pytest.mark.parametrize("header", [b'"item\nid",b', b'user,"item\r\nid"', b'"a\n\nb",c'])
+@pytest.mark.parametrize("header", [b'"item\nid",b', b"'item\nid','b'", b'user,"item\r\nid"', b'"a\n\nb",c'])
 def test_a_name_in_the_header_may_hold_a_line_break(tmp_path, header, end):
     rows = [b"%d,%d" % (number, number) for number in range(1000)]
     found = read(tmp_path / "log.csv", end.join([header, *rows, b""]))

@@ -294,6 +294,15 @@ def test_codes_with_a_leading_zero_are_text_in_a_condition(tmp_path):
         assert load(tmp_path, where=where).interactions["user_id"].to_pylist() == ["u", "w"]
 
 
+def test_padded_numbers_of_several_lengths_are_numbers_in_a_condition(tmp_path):
+    rows = "".join(f"u{visit},a,1,{visit:02d}\n" for visit in range(1, 121))
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,visit\n" + rows)
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    for where, least in (("row_number() OVER (ORDER BY visit DESC) <= 20", 101), ("visit > '50'", 51)):
+        users = load(tmp_path, where=where).interactions["user_id"].to_pylist()
+        assert users == [f"u{visit}" for visit in range(least, 121)]
+
+
 def test_padded_numbers_are_numbers_where_a_condition_needs_them(tmp_path):
     (tmp_path / "interactions.csv").write_text(
         "user_id,item_id,timestamp,qty,price\nu,a,1,001,000012.50\nv,a,2,002,000000.40\nw,a,3,010,000003.00\n"
@@ -314,8 +323,14 @@ def test_keys_of_json_that_differ_in_case_alone_are_an_error(tmp_path):
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
     items = tmp_path / "items.jsonl"
     items.write_text('{"item_id": "a", "title": "A", "brand": "x"}\n{"item_id": "b", "title": "B", "Brand": "y"}\n')
-    with pytest.raises(UnigrecError, match=r"the keys 'Brand' and 'brand' differ in case alone"):
-        load(tmp_path)
+    assert load(tmp_path, text_columns=("title",)).items.column_names == ["item_id", "title"]
+    with pytest.raises(UnigrecError, match=r"another key differs from 'brand' in case alone"):
+        load(tmp_path, text_columns=("title", "brand"))
+    (tmp_path / "interactions.csv").unlink()
+    log = '{"user_id": "u", "item_id": "a", "timestamp": 1, "Shop": 1}\n'
+    (tmp_path / "interactions.jsonl").write_text(log + log.replace("Shop", "shop"))
+    with pytest.raises(UnigrecError, match=r"another key differs from 'shop' in case alone"):
+        load(tmp_path, text_columns=("title",), where="shop = 1")
     items.write_text('{"item_id": "a", "title": "A", "brand": "x", "brand_1": "y"}\n')
     assert load(tmp_path).items["brand_1"].to_pylist() == ["y"]
 

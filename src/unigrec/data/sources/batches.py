@@ -20,6 +20,7 @@ from unigrec.data.sources.conditions import columns_of, sees_other_rows
 from unigrec.data.sources.datasets import Part, part_schema, parts_of, read_in_batches
 from unigrec.data.sources.deciding import deciding_texts, deciding_times
 from unigrec.data.sources.files import readable, refuse_empty
+from unigrec.data.sources.json_files import differ_in_case
 from unigrec.data.sources.tables import (
     Columns,
     Counted,
@@ -164,6 +165,8 @@ def check_columns(part: Part, names: list[str], required: Sequence[str], once: S
                 "column under ingest.columns"
             )
     for name in (*required, *once):
+        if names.count(name) > 1 and part.format == "JSON lines":
+            raise differ_in_case(file, name)
         if names.count(name) > 1:
             raise UnigrecError(f"{file}: two columns are named {name!r}; keep one")
 

@@ -58,8 +58,8 @@ def rows_where(
     """The rows that meet a condition, in their order.
 
     Text of which every value is a number is compared as a number (formats such as CSV have no types), but not the
-    columns `ids`, and not whole numbers with a zero in front, as postcodes have. If these cannot be compared as text,
-    they are numbers too.
+    columns `ids`, and not whole numbers of one length with a zero in front, as postcodes have. If these cannot be
+    compared as text, they are numbers too.
 
     next_to: texts of other rows, per column: they count in whether every value is a number.
 
@@ -82,7 +82,7 @@ def rows_where(
 def _met(
     table: pa.Table, where: str, *, ids: set[str], file: str, next_to: Mapping[str, pa.ChunkedArray], keeps_zeros: bool
 ) -> pa.Table:
-    """As `rows_where`. keeps_zeros: whole numbers with a zero in front are text."""
+    """As `rows_where`. keeps_zeros: whole numbers of one length with a zero in front are text."""
     import duckdb
 
     asked: dict[str, pa.ChunkedArray | pa.Array] = {}
@@ -116,14 +116,20 @@ def _met(
 
 
 def _as_numbers(column: pa.ChunkedArray, keeps_zeros: bool) -> pa.ChunkedArray:
-    """Text as numbers where all of it is; with `keeps_zeros`, where no whole number has a zero in front."""
+    """Text as numbers where all of it is; with `keeps_zeros`, where these are no codes with zeros in front."""
     trimmed = pc.utf8_trim_whitespace(column)
-    if not all_numbers(column) or (keeps_zeros and pc.any(pc.match_substring_regex(trimmed, PADDED)).as_py()):
-        return column
     trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+    if not all_numbers(column) or (keeps_zeros and _are_codes(trimmed)):
+        return column
     if pc.all(pc.match_substring_regex(trimmed, WHOLE)).as_py():
         try:
             return pc.replace_substring_regex(trimmed, r"^\+", "").cast(pa.int64())
         except pa.ArrowInvalid:  # more digits than fit
             pass
     return trimmed.cast(pa.float64())
+
+
+def _are_codes(texts: pa.ChunkedArray) -> bool:
+    """Whether some begin with a zero, and all have one length: `01` to `120` count something."""
+    lengths = pc.min_max(pc.utf8_length(texts))
+    return lengths["min"] == lengths["max"] and pc.any(pc.match_substring_regex(texts, PADDED)).as_py() is True

@@ -155,9 +155,10 @@ def _head_of(file: Path, plain: Path, notes: list[str]) -> str:
 
 def _first_row(text: str) -> str:
     """The header, whose quoted names may hold line breaks; its first line, if no row has all its quotes in pairs."""
+    quote = "'" if text.startswith("'") else '"'
     end = quotes = 0
     for line in re.finditer(LINE_END, text):
-        quotes += text.count('"', end, line.end())
+        quotes += text.count(quote, end, line.end())
         end = line.end()
         if quotes % 2 == 0:
             return text[:end]

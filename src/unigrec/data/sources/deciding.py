@@ -44,7 +44,9 @@ def deciding_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     texts = pc.utf8_trim_whitespace(column.cast(pa.string()).drop_null())
     filled = texts.filter(pc.not_equal(texts, ""))
     padded = filled.filter(pc.match_substring_regex(filled, PADDED))
-    found = [*texts.slice(0, 1).to_pylist(), *padded.slice(0, 1).to_pylist(), *_kinds(filled)]
+    other = filled.filter(pc.not_equal(pc.utf8_length(filled), pc.utf8_length(filled[0]))) if len(filled) else filled
+    found = [values.slice(0, 1).to_pylist() for values in (texts, filled, other, padded)]
+    found = [*itertools.chain.from_iterable(found), *_kinds(filled)]
     return pa.chunked_array([pa.array(found, column.type)])
 
 

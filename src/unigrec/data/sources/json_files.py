@@ -20,6 +20,10 @@ LARGEST_RECORD = 2**24  # bytes
 NUMBERED = re.compile(r"(.+)_\d+")
 
 
+def differ_in_case(file: Path, key: str) -> UnigrecError:
+    return UnigrecError(f"{file}: another key differs from {key!r} in case alone; write one of them everywhere")
+
+
 def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit: int | None = None) -> pa.Table:
     """Read the columns that `choose` picks from the keys of all records; text, or lists of texts; `limit`: first rows.
 
@@ -42,8 +46,10 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit:
             scan_keys = (
                 f"SELECT DISTINCT unnest(json_keys(json)) FROM read_json_objects({plain_file(plain)}, {options})"
             )
-            chosen = choose(names)
-            _refuse_case_alone(file, chosen, names, lambda: (key for (key,) in database.sql(scan_keys).fetchall()))
+            keys = _keys(names, lambda: (key for (key,) in database.sql(scan_keys).fetchall()))
+            chosen = choose(keys)
+            if repeated := [name for name in chosen if keys.count(name) > 1]:
+                raise differ_in_case(file, repeated[0])
             columns = ", ".join(f"{quoted(name)}: 'JSON'" for name in chosen)
             picked = ", ".join(f"{identifier(name)}->>'$', json_type({identifier(name)})" for name in chosen)
             first = "" if limit is None else f" LIMIT {limit}"
@@ -57,24 +63,21 @@ def read_json_lines(file: Path, choose: Callable[[list[str]], list[str]], limit:
     return pa.table(values)
 
 
-def _refuse_case_alone(file: Path, chosen: list[str], names: list[str], keys: Callable[[], Iterable[str]]) -> None:
-    """Raises UnigrecError if a chosen key and another differ in case alone: DuckDB would read one of them as empty.
+def _keys(names: list[str], read: Callable[[], Iterable[str]]) -> list[str]:
+    """The keys of the records, twice each that differs from another in case alone: DuckDB would read one as empty.
 
-    It gives the other one a number among its `names`, `Brand_1` next to `brand`, which may be a key as well. keys:
+    It gives the other one a number among its `names`, `Brand_1` next to `brand`, which may be a key as well. read:
     reads those that there are.
     """
     lower = {name.lower() for name in names}
     if not any((found := NUMBERED.fullmatch(name)) and found[1].lower() in lower for name in names):
-        return
+        return names
     spellings: dict[str, list[str]] = {}
-    for key in sorted(keys()):
+    for key in sorted(read()):
         spellings.setdefault(key.lower(), []).append(key)
-    read = {name.lower() for name in chosen}
-    for key, alike in spellings.items():
-        if len(alike) > 1 and key in read:
-            raise UnigrecError(
-                f"{file}: the keys {' and '.join(map(repr, alike))} differ in case alone; write one of them everywhere"
-            )
+    alike = [key for keys in spellings.values() if len(keys) > 1 for key in keys]
+    alone = {key for keys in spellings.values() if len(keys) == 1 for key in keys}
+    return [name for name in names if name in alone] + alike * 2
 
 
 def _column(values: pa.ChunkedArray, types: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -72,12 +72,13 @@ def typed(column: pa.ChunkedArray, place: Place, known: pa.DataType | None = Non
     """
     kind = column.type
     if pa.types.is_null(kind):
-        return column.cast(pa.string())
+        return _no_values(column, known)
     stays_text = known is not None and pa.types.is_string(known)
     if is_text(kind) or (stays_text and (is_number(kind) or pa.types.is_boolean(kind))):
-        column = _finite(column.cast(pa.float64())) if pa.types.is_floating(kind) else column
-        texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        texts = pc.utf8_trim_whitespace(_written(column))
         texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+        if texts.null_count == len(texts):
+            return _no_values(texts, known)
         return texts if stays_text else _of_texts(texts, place)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return to_seconds(column, place, []).cast(DATE)
@@ -101,18 +102,31 @@ def _plain_kind(kind: pa.DataType, place: Place) -> pa.DataType:
     raise place.error(f"is of type {kind}; serve.columns takes numbers, texts, dates, yes and no, and lists of them")
 
 
+def _no_values(column: pa.ChunkedArray, known: pa.DataType | None) -> pa.ChunkedArray:
+    """A column without any value goes with every type."""
+    return pa.chunked_array([pa.nulls(len(column), known or pa.string())])
+
+
+def _written(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts, numbers or flags as texts. Whole numbers have no fraction: a gap among them made them floats."""
+    if pa.types.is_floating(column.type):
+        column = _finite(column.cast(pa.float32()) if pa.types.is_float16(column.type) else column)
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
+        if pc.all(whole).as_py():
+            column = column.cast(pa.int64())
+    return column.cast(pa.string())
+
+
 def _finite(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
+    return pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
 
 
 def _of_texts(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
-    """Trimmed texts as what all of them are."""
+    """Trimmed texts, at least one, as what all of them are."""
 
     def all_are(pattern: str) -> bool:
         return pc.all(pc.match_substring_regex(column, pattern)).as_py() is True
 
-    if column.null_count == len(column):
-        return column
     if all_are(NUMBER) and not pc.any(pc.match_substring_regex(column, CODE)).as_py():
         digits = pc.replace_substring_regex(column, r"^\+", "")
         return digits.cast(pa.int64()) if all_are(WHOLE) else _finite(digits.cast(pa.float64()))
