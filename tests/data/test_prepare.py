@@ -351,6 +351,7 @@ def test_a_user_with_one_purchase_trains_with_all_that_was_done():
     prepared = prepare_tables(table, catalogue_of([row[:3] for row in rows]), chosen, EVENTS)
     assert [item for item, _ in by_user(prepared)["v"]] == ["a", "b", "c"]
     assert prepared.sequences["validation"].tolist() == [3, -1]
+    assert prepared.stats["max_target_share"] == 1.0  # the one test item; v has none
 
 
 def test_without_event_types_there_is_nothing_new_in_the_sequences():

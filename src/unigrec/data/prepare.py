@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import PrepareParams
+from unigrec.data.holdout import HELD_OUT, is_evaluated, is_training
 from unigrec.data.warning_signs import find_signs, null_texts, null_words
 
-HELD_OUT = 2  # the last interaction of a user is the test, the one before it the validation
 REQUIRED = ("user_id", "item_id", "timestamp")
 SHOWN_ROUNDS = 12  # of the k-core, in an error message
 
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
     """The outputs of the stage `prepare`.
 
     sequences: items int32 (n,) and timestamps int64 (n,), user after user, each in time order; offsets int64 (U+1,):
-        user u owns [offsets[u], offsets[u+1]); with event types also weights and validation (`Split`)
+        user u owns [offsets[u], offsets[u+1]); with event types also weights and validation (`split_by_events`)
     users: user_index int32, user_id string; index = rank of the id in byte order
     catalogue: item_index int32, item_id string, the text columns, train_count int32 (training interactions of the item)
     stats: sizes before and after, rows removed per k-core round, lengths, density, share of ties, figures of
@@ -146,11 +146,10 @@ def finish(
         types = sequences.pop("types")
         _refuse_few_evaluated(sequences["validation"], params)
         _refuse_few_trained(sequences, params)
-        item_index, offsets = sequences["items"], sequences["offsets"]
 
     signs = find_signs(sequences, user_ids, item_ids, types)
     indices = pa.array(np.arange(len(user_ids), dtype=np.int32))
-    train_count = _train_count(item_index, offsets, len(item_ids), sequences.get("validation"))
+    train_count = np.bincount(sequences["items"][is_training(sequences)], minlength=len(item_ids)).astype(np.int32)
     stats = {
         "before": done.before,
         "after": _sizes(log),
@@ -395,11 +394,10 @@ def _refuse_few_evaluated(validation: np.ndarray, params: PrepareParams) -> None
 
 def _refuse_few_trained(sequences: dict[str, np.ndarray], params: PrepareParams) -> None:
     """A training target is any interaction of a user but the first and those held out, with a weight above 0."""
-    offsets, validation = sequences["offsets"], sequences["validation"]
-    ends = np.where(validation >= 0, validation, offsets[1:])
-    position = np.arange(len(sequences["weights"]))
-    user = np.repeat(np.arange(len(ends)), np.diff(offsets))
-    is_target = (position > offsets[user]) & (position < ends[user]) & (sequences["weights"] > 0)
+    offsets = sequences["offsets"]
+    user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    is_target = is_training(sequences) & (sequences["weights"] > 0)
+    is_target[offsets[:-1]] = False
     count = len(np.unique(user[is_target]))
     if count < params.min_users_after:
         raise UnigrecError(
@@ -407,22 +405,6 @@ def _refuse_few_trained(sequences: dict[str, np.ndarray], params: PrepareParams)
             f"{params.min_users_after:,}; that takes an event with a weight above 0 besides the two that are held out, "
             "and an interaction before it. Bring longer histories, or change ingest.events"
         )
-
-
-def _train_count(
-    items: np.ndarray, offsets: np.ndarray, n_items: int, validation: np.ndarray | None = None
-) -> np.ndarray:
-    """Training interactions per item, int32 (N,): all but a user's last two; all of a user with fewer than three.
-
-    validation: as in `split_by_events`; training then ends before it.
-    """
-    if validation is not None:
-        ends = np.repeat(np.where(validation >= 0, validation, offsets[1:]), np.diff(offsets))
-        return np.bincount(items[np.arange(len(items)) < ends], minlength=n_items).astype(np.int32)
-    ends = offsets[1:][np.diff(offsets) > HELD_OUT]
-    held_out = items[np.concatenate([ends - back for back in range(1, HELD_OUT + 1)])]
-    counts = np.bincount(items, minlength=n_items) - np.bincount(held_out, minlength=n_items)
-    return counts.astype(np.int32)
 
 
 def _catalogue(items: pa.Table, item_ids: pa.Array, train_count: np.ndarray) -> pa.Table:
@@ -441,7 +423,7 @@ def _sizes(log: InteractionLog) -> dict[str, int]:
 
 def _shape(sequences: dict[str, np.ndarray], n_items: int) -> dict:
     """Figures of the sequences: lengths, density, and the share of neighbours with equal times (order unknown)."""
-    offsets, timestamps, validation = sequences["offsets"], sequences["timestamps"], sequences.get("validation")
+    offsets, timestamps = sequences["offsets"], sequences["timestamps"]
     lengths = np.diff(offsets)
     inside = np.ones(max(len(timestamps) - 1, 0), dtype=bool)  # neighbours of one user
     inside[offsets[1:-1] - 1] = False
@@ -451,7 +433,7 @@ def _shape(sequences: dict[str, np.ndarray], n_items: int) -> dict:
         "length": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
         "density": len(timestamps) / (len(lengths) * n_items),
         "adjacent_tie_share": ties / pairs if pairs else 0.0,
-        "held_out_users": int(np.count_nonzero(lengths > HELD_OUT if validation is None else validation >= 0)),
+        "held_out_users": int(np.count_nonzero(is_evaluated(sequences))),
         "first_timestamp": int(timestamps.min()),
         "last_timestamp": int(timestamps.max()),
     }

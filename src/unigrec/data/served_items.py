@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unigrec.base.errors import UnigrecError
-from unigrec.data.prepare import HELD_OUT, Prepared
+from unigrec.data.holdout import is_training
+from unigrec.data.prepare import Prepared
 
 FIRST_SEEN = "first_seen"
 SECONDS_PER_DAY = 86_400
@@ -48,15 +49,7 @@ def _first_interactions(sequences: dict[str, np.ndarray], items: int) -> pa.Arra
     days = times // SECONDS_PER_DAY
     if not ((days[1:] > days[:-1]) & (users[1:] == users[:-1])).any():
         return None
-    training = np.arange(len(times)) < _training_ends(sequences)[users]
+    training = is_training(sequences)
     first = np.full(items, np.iinfo(np.int64).max)
     np.minimum.at(first, sequences["items"][training], times[training])
     return pa.array(first, pa.timestamp("s"), mask=first == np.iinfo(np.int64).max)
-
-
-def _training_ends(sequences: dict[str, np.ndarray]) -> np.ndarray:
-    """(U,) where each user's training part ends: before the validation item, if the user is evaluated."""
-    offsets = sequences["offsets"]
-    if "validation" in sequences:
-        return np.where(sequences["validation"] >= 0, sequences["validation"], offsets[1:])
-    return offsets[1:] - HELD_OUT * (np.diff(offsets) > HELD_OUT)

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unigrec.data.holdout import is_evaluated
+
 # What programs write for a missing value when they make it a text, in lower case.
 NULL_WORDS = ("nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "nil", "undefined", "(null)")
 MAX_NULL_WORD_SHARE = 0.005  # of the rows
@@ -81,7 +83,7 @@ def find_signs(
     offsets, items, times = (sequences[name] for name in ("offsets", "items", "timestamps"))
     inside = np.ones(len(items) - 1, bool)  # (P,) neighbours of one user
     inside[offsets[1:-1] - 1] = False
-    last = offsets[1:][np.diff(offsets) > 2] - 1  # positions of the test items
+    last = offsets[1:][is_evaluated(sequences)] - 1  # positions of the test items
     parts = (
         _heavy_users(np.diff(offsets), user_ids),
         _dominant_target(items[last], item_ids),
