@@ -60,3 +60,14 @@ def test_lookalikes_leave_the_seeds_out_and_need_twenty(project):
     assert users - {"user_id"} == {f"u{user}" for user in range(25, 50)}
     code, output = invoke("lookalike", "--seed", "5.txt", *asked)
     assert (code, "5 of the 5 seeds have a history" in output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "asked", [["audience", "--item", "P5"], ["segments", "-k", "2"], ["lookalike", "--seed", "25.txt"]], ids=" ".join
+)
+def test_what_was_read_in_another_way_is_told(project, asked):
+    rows = (project / "log.csv").read_text().splitlines()
+    moved = [row.rpartition(",")[0] + f",{1_700_000_000_000 + number}" for number, row in enumerate(rows[1:])]
+    (project / "late.csv").write_text("\n".join([rows[0], *moved]))
+    code, output = invoke(*asked, "--histories", "late.csv", "--model", "./bundle")
+    assert (code, "late.csv: column 'timestamp' holds milliseconds" in output) == (0, True), output

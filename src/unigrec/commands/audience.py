@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unigrec.base.errors import UnigrecError
+from unigrec.commands.histories import read_histories
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
@@ -25,15 +26,10 @@ def print_audience(
     Raises:
         UnigrecError: the file cannot be read, or as `Bundle.audience`.
     """
-    from unigrec.data.histories import histories_of
-    from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
 
     bundle = load_bundle(params.register_, model)
-    interactions, notes = read_interactions(histories, params.ingest)
-    for note in notes:
-        print(f"{histories}: {note}", file=sys.stderr)
-    users, items = histories_of(interactions)
+    users, items = read_histories(histories, params)
     answer = bundle.audience(item, items, k, rank_by)
     if answer.unread:
         print(f"{answer.unread} of {len(users)} users have no item of the catalogue", file=sys.stderr)
@@ -55,8 +51,6 @@ def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k
     Raises:
         UnigrecError: a file cannot be read, there are too few seeds or others, or the bundle is of an earlier version.
     """
-    from unigrec.data.histories import histories_of
-    from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
 
     try:
@@ -64,7 +58,7 @@ def print_lookalikes(params: Params, model: str, seeds: Path, histories: Path, k
     except (OSError, UnicodeDecodeError) as error:
         raise UnigrecError(f"--seed {seeds}: expected UTF-8 text with one user id per line: {error}") from error
     bundle = load_bundle(params.register_, model)
-    users, histories_of_users = histories_of(read_interactions(histories, params.ingest)[0])
+    users, histories_of_users = read_histories(histories, params)
     read = dict(zip(users, histories_of_users, strict=True))
     others = [user for user in users if user not in wanted]
     given = [read.get(user, []) for user in sorted(wanted)]

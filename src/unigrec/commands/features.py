@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unigrec.base.errors import UnigrecError
+from unigrec.commands.histories import read_histories
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
@@ -21,8 +21,6 @@ def export_features(params: Params, model: str, out: Path, histories: Path | Non
     Raises:
         UnigrecError: the file cannot be read, the bundle is of an earlier version, or the temperature is not above 0.
     """
-    from unigrec.data.histories import histories_of
-    from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
     from unigrec.serving.features import item_features, user_features, write_features
 
@@ -31,10 +29,7 @@ def export_features(params: Params, model: str, out: Path, histories: Path | Non
     users = None
     bundle = load_bundle(params.register_, model)
     if histories is not None:
-        interactions, notes = read_interactions(histories, params.ingest)
-        for note in notes:
-            print(f"{histories}: {note}", file=sys.stderr)
-        users = user_features(bundle, *histories_of(interactions))
+        users = user_features(bundle, *read_histories(histories, params))
     items = item_features(bundle, temperature)
     write_features(out, items, users)
     told = "" if users is None else f", {users.num_rows} users"

@@ -36,7 +36,7 @@ def add_items(params: Params, file: Path, model: str, registered: bool) -> int:
         kept = {field.name: field.type for field in schema if field.name not in OWN_COLUMNS}
         read = read_items(file, params.ingest, columns, kept)
         for note in read.notes:
-            print(f"{file}: {note}")
+            print(note)
         folder = extend.add_items(parent, read.items, int(time.time()), read.served)
         return folder, _counted(read.items.num_rows, "added")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.commands.histories import read_log
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,15 +32,12 @@ def online_report(
     Raises:
         UnigrecError: a file cannot be read, the log has no such experiment, or the window is not understood.
     """
-    from unigrec.data.sources.folder import read_interactions
     from unigrec.data.sources.impressions import read_experiment
     from unigrec.pipeline import plots
     from unigrec.promotion import online
 
     seconds = window_of(window)
-    table, notes = read_interactions(interactions, params.ingest)
-    for note in notes:
-        print(f"{interactions}: {note}", file=sys.stderr)
+    table = read_log(interactions, params)
     found = read_experiment(impressions, _that_count(table, params), seconds, experiment)
     report = online.report_of(found, seconds)
     folder = out or paths.ONLINE / found.name

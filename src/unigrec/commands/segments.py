@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrec.commands.audience import json_of
-from unigrec.data.histories import histories_of
+from unigrec.commands.histories import read_histories
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
@@ -23,11 +23,10 @@ def print_segments(params: Params, model: str, histories: Path, k: int, parts: i
     Raises:
         UnigrecError: the file cannot be read, it has too few users, or the bundle is of an earlier version.
     """
-    from unigrec.data.sources.folder import read_interactions
     from unigrec.registry.versions import load_bundle
 
     bundle = load_bundle(params.register_, model)
-    users, items = histories_of(read_interactions(histories, params.ingest)[0])
+    users, items = read_histories(histories, params)
     found = bundle.segments(items, k, parts, params.seed)
     rows = [segment.model_dump() for segment in found.segments]
     of_users = {user: part for user, part in zip(users, found.of_histories, strict=True) if part is not None}

@@ -182,7 +182,7 @@ def _score_parts(job: Job, folder: Path, parts: int, crew: Crew, watcher: Watche
             shutil.rmtree(folder)  # there is nothing to continue
             raise
         for note in notes:
-            watcher.say(f"{job.log}: {note}")
+            watcher.say(note)
     missing = [part for part in range(parts) if not _scored(folder, part).is_file()]
     done = sum(rows) - sum(rows[part] for part in missing)
     users = 0
