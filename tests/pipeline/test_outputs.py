@@ -23,6 +23,13 @@ def test_rows_of_a_written_history_have_the_same_keys():
     assert outputs._alike([]) == []
 
 
+def test_the_figures_of_a_training_are_those_of_the_weights_that_it_kept(tmp_path):
+    rows = [{"epoch": float(epoch), "loss": 1.0, "validation_ndcg_at_10": 0.5 / epoch} for epoch in (1, 2)]
+    outputs.save_trained(tmp_path, Trained(torch.nn.Linear(1, 1), rows, rows[0]), {})
+    found = files.read_json(tmp_path / paths.METRICS_FILE)
+    assert found == {"epoch": 1.0, "loss": 1.0, "best_validation_ndcg_at_10": 0.5}
+
+
 def test_the_tokenizer_reads_the_content_of_each_item_and_then_its_part_of_the_teacher(tmp_path):
     artifacts = Artifacts(tmp_path)
     content, part = torch.arange(6.0).reshape(3, 2), -torch.arange(3.0).reshape(3, 1)

@@ -199,12 +199,9 @@ def save_ranks(
 
 
 def save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
-    """Weights, the network's config, curves, and the closing figures last."""
-    last = trained.history[-1] if trained.history else {}
-    best = max(
-        (row["validation_ndcg_at_10"] for row in trained.history if "validation_ndcg_at_10" in row), default=None
-    )
-    metrics = {name: value for name, value in last.items() if not name.startswith("validation_")}
+    """Weights, the network's config, curves, and last the figures of the epoch whose weights these are."""
+    best = trained.kept.get("validation_ndcg_at_10")
+    metrics = {name: value for name, value in trained.kept.items() if not name.startswith("validation_")}
     files.write_tensors(folder / paths.MODEL_FILE, trained.model.state_dict())
     files.write_json(folder / paths.MODEL_CONFIG_FILE, config)
     files.write_json(folder / paths.HISTORY_FILE, _alike(trained.history))

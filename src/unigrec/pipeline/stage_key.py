@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.config.read import read_mapping
 
@@ -52,7 +53,7 @@ def _listed_inputs(stage: str, params: dict[str, Any]) -> dict[str, str]:
         path, digest = Path(dependency), hashlib.sha256()
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and file.suffix != ".pyc":
-                digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
+                digest.update(str(file).encode() + bytes.fromhex(files.sha256(file)))
         inputs[dependency] = digest.hexdigest()
     return inputs
 

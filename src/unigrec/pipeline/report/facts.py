@@ -137,10 +137,9 @@ def _identifiers(
 ) -> dict[str, Any]:
     """Health before and after the joint phase, churn, the prefix tree, and what the first codes stand for."""
     codes = load_codes(artifacts)
-    history = files.read_json(artifacts.joint / paths.HISTORY_FILE)
     levels = params["levels"]
-    last = history[-1] if history else {}
-    churn = {name: value for name, value in last.items() if name.startswith("churn_level_") and value is not None}
+    kept = files.read_json(artifacts.joint / paths.METRICS_FILE)  # of the epoch whose weights were kept
+    churn = {name: value for name, value in kept.items() if name.startswith("churn_level_")}
     prefixes = [len(np.unique(codes[:, : level + 1], axis=0)) for level in range(codes.shape[1])]
     first = codebook_usage(codes[:, :1], int(codes[:, 0].max()) + 1)[0]
     groups = []
