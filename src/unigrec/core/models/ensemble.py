@@ -44,6 +44,10 @@ class TeacherEnsemble(nn.Module):
         """As `SASRec.scores_of`, the mean of the members' logits."""
         return self._mean([member.scores_of(items, lengths, wanted) for member in self.networks])
 
+    def last_states(self, items: Tensor, lengths: Tensor) -> tuple[States, ...]:
+        """As `SASRec.last_states`, an entry per member."""
+        return tuple(states for member in self.networks for states in member.last_states(items, lengths))
+
     def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
         """As `SASRec.states_at`, an entry per member."""
         return tuple(states for member in self.networks for states in member.states_at(items, lengths, mask))

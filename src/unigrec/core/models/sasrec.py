@@ -124,16 +124,12 @@ class SASRec(nn.Module):
 
     def scores_of(self, items: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
         """As `scores`, for some items alone, the same or others for each history: wanted (K,) or (B, K) -> (B, K)."""
-        logits = self._products(self.last_hidden(items, lengths), wanted)
-        if self.repeat_bias is None:
-            return logits
-        own = (items[:, :, None] == (wanted if wanted.dim() == 1 else wanted[:, None])).float()  # (B, T, K)
-        return logits + (self.repeat_bias(items, lengths[:, None])[:, 0, :, None] * own).sum(1)
+        return self.scores_at(self.last_states(items, lengths), wanted)
 
-    def _products(self, hidden: Tensor, wanted: Tensor) -> Tensor:
-        """Of states (B, E) with the embeddings of some items, the same or others for each: (K,) or (B, K) -> (B, K)."""
-        vectors = F.embedding(wanted, self.item_table())
-        return hidden @ vectors.T if wanted.dim() == 1 else (vectors @ hidden[:, :, None])[..., 0]
+    def last_states(self, items: Tensor, lengths: Tensor) -> tuple[States, ...]:
+        """As `states_at`, after the last item of each history: (B, T), (B,)."""
+        bonus = None if self.repeat_bias is None else self.repeat_bias(items, lengths[:, None])[:, 0]
+        return (States(self.last_hidden(items, lengths), None if bonus is None else items, bonus),)
 
     def states_at(self, items: Tensor, lengths: Tensor, mask: Tensor) -> tuple[States, ...]:
         """What `block_scores` needs at the places of the mask (B, T): one entry, as there is one member."""
@@ -153,12 +149,13 @@ class SASRec(nn.Module):
 
     @torch.no_grad()
     def scores_at(self, states: Sequence[States], items: Tensor) -> Tensor:
-        """As `block_scores`, of other items (P, K) after each of P places."""
+        """As `block_scores`, of some items, the same or others after each of P places: (K,) or (P, K) -> (P, K)."""
         ((hidden, read, bonus),) = states
-        logits = (F.embedding(items, self.item_table()) @ hidden[:, :, None])[..., 0]
+        vectors = F.embedding(items, self.item_table())
+        logits = hidden @ vectors.T if items.dim() == 1 else (vectors @ hidden[:, :, None])[..., 0]
         if read is None or bonus is None:
             return logits
-        same = read[:, :, None] == items[:, None]  # (P, T, K); an item has a bias at one of its places
+        same = read[:, :, None] == items.expand(len(read), -1)[:, None]  # (P, T, K); a bias is at one of its places
         return torch.baddbmm(logits[:, None], bonus[:, None], same.to(bonus.dtype))[:, 0]
 
     def item_vectors(self) -> Tensor:

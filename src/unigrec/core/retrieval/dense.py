@@ -89,9 +89,8 @@ class NearestItems:
     """
 
     def __init__(self, model: Teacher, cells: Cells, items: Tensor, lengths: Tensor):
-        self.model, self.cells, self.items, self.lengths = model, cells, items, lengths
-        networks = members_of(model)
-        self.states = [network.last_hidden(items, lengths) / len(networks) for network in networks]
+        self.model, self.cells = model, cells
+        self.states = model.last_states(items, lengths)
         exists = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
         own = items.masked_fill(~exists, -1)
         self.own = own.masked_fill(seen_further_left(own), -1)
@@ -101,19 +100,18 @@ class NearestItems:
     def _total(self) -> Tensor:
         """(B, 1) log of the sum of the exponentials of all scores."""
         size = len(self.cells.tree)
-        sampled = torch.arange(0, size, -(-size // SAMPLED), device=self.items.device)
-        unread = ~places_among(sampled.expand(len(self.items), -1), self.free.items)[1]
-        scores = self.model.scores_of(self.items, self.lengths, sampled).masked_fill(~unread, -torch.inf)
+        sampled = torch.arange(0, size, -(-size // SAMPLED), device=self.own.device)
+        unread = ~places_among(sampled.expand(len(self.own), -1), self.free.items)[1]
+        scores = self.model.scores_at(self.states, sampled).masked_fill(~unread, -torch.inf)
         left = size - (self.free.scores > -torch.inf).sum(1, keepdim=True)
         each = (left.clamp_min(1) / unread.sum(1, keepdim=True).clamp_min(1)).log()
         return torch.logaddexp(self.free.scores.logsumexp(1, keepdim=True), scores.logsumexp(1, keepdim=True) + each)
 
     def _read(self, most: int, restriction: Restriction | None) -> BeamResult:
         """The items read, each once and in no order, with their logits: (B, S) twice."""
-        items, scores = self.cells.nearest(self.states, most, restriction)
-        own = self.model.scores_of(self.items, self.lengths, self.own.clamp_min(0)).masked_fill(
-            self.own < 0, -torch.inf
-        )
+        hidden = [states.hidden / len(self.states) for states in self.states]
+        items, scores = self.cells.nearest(hidden, most, restriction)
+        own = self.model.scores_at(self.states, self.own.clamp_min(0)).masked_fill(self.own < 0, -torch.inf)
         scores = scores.masked_fill(places_among(items, self.own)[1], -torch.inf)
         return BeamResult(torch.cat([items, self.own], dim=1), torch.cat([scores, own], dim=1))
 
@@ -130,7 +128,7 @@ class NearestItems:
     @torch.inference_mode()
     def scores_of(self, items: Tensor) -> Tensor:
         """(B, C) log-probabilities of any items (B, C)."""
-        return self.model.scores_of(self.items, self.lengths, items) - self.total
+        return self.model.scores_at(self.states, items) - self.total
 
 
 def best_read(read: BeamResult, count: int, above: float, permits: Permits | None) -> BeamResult:
