@@ -15,7 +15,7 @@ from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from unigrec.core.models.recommender import START, Attention, Recommender, RecommenderConfig
-from unigrec.core.models.unified import JointOutput, UnifiedModel
+from unigrec.core.models.unified import Asked, JointOutput, UnifiedModel
 from unigrec.core.sequences import Segments
 from unigrec.core.training.samples import Samples
 
@@ -45,22 +45,15 @@ class PublicParts(nn.Module):
     def forward(
         self,
         embeddings: Tensor,
-        history: Tensor,
-        lengths: Tensor,
-        counts: Tensor,
-        codes: Tensor,
+        asked: Asked,
         teacher: Tensor,
         temperature: float,
         autocast: bool = False,
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
-        identifiers: Tensor | None = None,
-        items: Tensor | None = None,
     ) -> JointOutput:
-        """embeddings (P * (n + 1), D): of all positions of all histories, then of the targets; codes (P, 1, T).
-
-        identifiers, items: not read, as T5 has no repeat bias.
-        """
+        """embeddings (P * (n + 1), D): of all positions of all histories, then of the targets; codes (P, 1, T)."""
+        history, lengths, codes = asked.history, asked.lengths, asked.codes
         soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
         reconstructed = self.tokenizer.decode(soft.quantized)
         tables = [self.level_table(level) for level in range(self.levels)]

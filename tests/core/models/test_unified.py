@@ -18,7 +18,7 @@ from unigrec.config.read import load_params
 from unigrec.core.identifiers.collisions import hard_codes
 from unigrec.core.losses import recommendation_loss, uniformity_loss
 from unigrec.core.models.recommender import Recommender
-from unigrec.core.models.unified import UnifiedModel, expand_history
+from unigrec.core.models.unified import Asked, UnifiedModel, expand_history
 from unigrec.core.sequences import Segments
 from unigrec.core.training.finetune import hardened_logits
 from unigrec.core.training.joint import JointData, fixed_identifiers, joint_losses, trained_groups
@@ -156,16 +156,7 @@ def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
         codes = torch.as_tensor(np.random.default_rng(0).integers(0, 4, (ITEMS, 2, 3)))[samples.targets]  # (P, R, T)
         unified = causal_model()
         embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
-        output = unified(
-            embeddings,
-            samples.history,
-            samples.lengths,
-            samples.counts,
-            codes,
-            teacher,
-            0.3,
-            distillation_temperature=0.3,
-        )
+        output = unified(embeddings, samples.asked(codes, IDENTIFIERS), teacher, 0.3, distillation_temperature=0.3)
         recommendation_loss([of.flatten(0, 1) for of in output.logits], codes.flatten(0, 1)).mean().backward()
         found[name] = output, unified.recommender.encoder.layers[0].feed_in.weight.grad
     (together, gradient), (apart, other) = found["together"], found["apart"]
@@ -178,8 +169,8 @@ def test_one_pass_over_a_segment_equals_a_pass_for_each_of_its_prefixes():
 
 def test_a_rank_without_rows_has_empty_outputs():
     none = torch.zeros(0, dtype=torch.long)
-    rows = none.view(0, 0), none, none, none.view(0, 1, 3)
-    output = model()(torch.zeros(0, 6), *rows, torch.zeros(0, TEACHER_DIM), 0.3, distillation_temperature=0.3)
+    asked = Asked(none.view(0, 0), none, none, none.view(0, 1, 3), none, IDENTIFIERS)
+    output = model()(torch.zeros(0, 6), asked, torch.zeros(0, TEACHER_DIM), 0.3, distillation_temperature=0.3)
     assert output.history_log_probabilities.shape == output.teacher_log_probabilities.shape == (0, 3, 4)
     assert output.student_state.shape == (0, TEACHER_DIM)
 
@@ -191,8 +182,7 @@ def test_several_identifiers_after_a_history_are_decoded_as_each_of_them_alone()
     for unified in (model(), causal_model()):
 
         def logits(codes: Tensor, unified: UnifiedModel = unified) -> list[Tensor]:
-            rows = samples.history, samples.lengths, samples.counts, codes
-            return unified(embeddings, *rows, teacher, 0.3).logits
+            return unified(embeddings, samples.asked(codes, IDENTIFIERS), teacher, 0.3).logits
 
         together = logits(codes)
         for each in range(3):
@@ -307,7 +297,7 @@ def test_autocast_gives_float32_outputs_near_those_of_full_precision():
     unified, known, samples = model(), data(), make_samples(BATCH, CPU)
     embeddings, teacher = known.embeddings[samples.items], known.teacher[samples.targets]
     targets = IDENTIFIERS[samples.targets]
-    arguments = embeddings, samples.history, samples.lengths, samples.counts, targets[:, None], teacher, 0.3
+    arguments = embeddings, samples.asked(targets[:, None], IDENTIFIERS), teacher, 0.3
     full, half = unified(*arguments), unified(*arguments, autocast=True)
     for name in ("logits", "probabilities", "reconstructed", "student_state"):
         value = getattr(half, name)

@@ -20,6 +20,27 @@ from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.vectors import Vectors
 
 
+class Asked(NamedTuple):
+    """Histories, and what is decoded after them: targets in the order of histories, then of items."""
+
+    history: Tensor  # (B, n) rows of the distinct items, padded on the right
+    lengths: Tensor  # (B,) items per history
+    counts: Tensor  # (B,) targets per history: one target after each of its last `counts` items
+    codes: Tensor  # (P, R, T) identifiers to decode, first those of the target
+    items: Tensor  # (M,) catalogue indices of the distinct items
+    identifiers: Tensor  # (N, T) of the whole catalogue
+
+
+class Answer(NamedTuple):
+    """What the recommender says to what is `Asked`."""
+
+    memory: Tensor  # (B, S, E) of the encoder
+    readable: Tensor  # (B, m, S), true where a target may read a token
+    exists: Tensor  # (B, m), true where a target exists
+    output: Tensor  # (P, R, T, E) of the decoder
+    logits: list[Tensor] | ItemScores  # as in `JointOutput`
+
+
 class JointOutput(NamedTuple):
     """The outputs that the losses need, all float32."""
 
@@ -60,122 +81,94 @@ class UnifiedModel(nn.Module):
     def forward(
         self,
         embeddings: Tensor,
-        history: Tensor,
-        lengths: Tensor,
-        counts: Tensor,
-        codes: Tensor,
+        asked: Asked,
         teacher: Tensor,
         temperature: float,
         autocast: bool = False,
         fixed: Tensor | None = None,
         distillation_temperature: float | None = None,
-        identifiers: Tensor | None = None,
-        items: Tensor | None = None,
     ) -> JointOutput:
         """One pass over a batch.
 
         Args:
             embeddings: (M, D) of the distinct items.
-            history: (B, n) rows of `embeddings`, padded on the right. lengths: (B,) items per history.
-            counts: (B,) targets per history: one target after each of its last `counts` items.
-            codes: (P, R, T) identifiers to decode, first those of the target. Targets are in the order of histories,
-                then of items.
             teacher: (P, teacher dimension), the teacher embeddings of the targets.
             autocast: run the transformer in bfloat16; the tokenizer and its softmax stay in single precision.
             fixed: (M, L, K) identifiers to use instead of the tokenizer's; the tokenizer is not run.
             distillation_temperature: temperature of the codebook assignments of history and teacher; None: no
                 distillation.
-            identifiers: (N, T) of the whole catalogue. items: (M,) catalogue indices of the distinct items. A
-                recommender with a repeat bias needs both.
         """
         reconstructed = None
         if fixed is None:
             soft = self.tokenizer.quantize_soft(self.tokenizer.encoder(embeddings), temperature)
             fixed, reconstructed = soft.probabilities, self.tokenizer.decode(soft.quantized)
         tokens = self.recommender.item_tokens(self.recommender.embed_soft(fixed), embeddings)  # (M, L or 1, E)
-        source, mask = expand_history(tokens, history, lengths)
-        with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
-            memory = self.recommender.encode(source, mask)
-            readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=tokens.shape[1])
-            output = decode_targets(self.recommender, memory, readable, exists=exists, codes=codes)  # (P, R, T, E)
-            code_logits = self.recommender.all_logits(output)
-        logits = student_logits(
-            self.recommender,
-            [scores.float() for scores in code_logits],
-            history if items is None else items[history],
-            lengths=lengths,
-            counts=counts,
-            codes=codes,
-            identifiers=identifiers,
-        )
+        answer = answered(self.recommender, tokens, asked, autocast)
         history_log_probabilities = teacher_log_probabilities = None
         if distillation_temperature is not None:
-            states = memory.float()
-            pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[exists]  # (P, E)
+            states, readable = answer.memory.float(), answer.readable
+            pooled = (readable.to(states.dtype) @ states / readable.sum(-1, keepdim=True))[answer.exists]  # (P, E)
             latents = torch.cat([self.history_to_code(pooled), self.teacher_to_code(teacher)])
             log_probabilities = self.tokenizer.quantize_soft(latents, distillation_temperature).log_probabilities
             history_log_probabilities, teacher_log_probabilities = log_probabilities.tensor_split(2)
         return JointOutput(
-            logits=logits,
+            logits=answer.logits,
             probabilities=fixed,
             reconstructed=reconstructed,
             history_log_probabilities=history_log_probabilities,
             teacher_log_probabilities=teacher_log_probabilities,
-            student_state=self.state_to_teacher(output[:, 0, 0].float()),
+            student_state=self.state_to_teacher(answer.output[:, 0, 0].float()),
         )
 
 
-def readable_tokens(lengths: Tensor, counts: Tensor, mask: Tensor, tokens_per_item: int) -> tuple[Tensor, Tensor]:
-    """Which tokens each target may read: those of the items before it.
+def answered(recommender: Recommender, tokens: Tensor, asked: Asked, autocast: bool = False) -> Answer:
+    """Encode the histories and decode what is asked.
 
-    Args:
-        lengths: (B,) items per history. counts: (B,) targets per history, one after each of its last `counts` items.
-        mask: (B, S), true where a token exists.
-
-    Returns:
-        (B, m, S), true where a target may read a token; (B, m), true where a target exists.
+    tokens: (M, L or 1, E) of the distinct items. autocast: run the transformer in bfloat16.
     """
-    slots = torch.arange(max(counts.tolist(), default=0), device=mask.device)
-    exists = slots < counts[:, None]
-    last = (lengths - counts)[:, None] + slots  # (B, m) index of the item before each target
+    source, mask = expand_history(tokens, asked.history, asked.lengths)
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=autocast):
+        memory = recommender.encode(source, mask)
+        readable, exists = readable_tokens(asked, mask, tokens_per_item=tokens.shape[1])
+        output = decode_targets(recommender, memory, readable, exists=exists, codes=asked.codes)
+        code_logits = recommender.all_logits(output)
+    logits = student_logits(recommender, [scores.float() for scores in code_logits], asked)
+    return Answer(memory, readable, exists, output, logits)
+
+
+def target_places(asked: Asked) -> tuple[Tensor, Tensor]:
+    """(B, m) place in the history of the item before each target; (B, m), true where a target exists."""
+    slots = torch.arange(max(asked.counts.tolist(), default=0), device=asked.counts.device)
+    return (asked.lengths - asked.counts)[:, None] + slots, slots < asked.counts[:, None]
+
+
+def readable_tokens(asked: Asked, mask: Tensor, tokens_per_item: int) -> tuple[Tensor, Tensor]:
+    """`readable` and `exists` of an `Answer`: a target may read the items before it. mask: (B, S) existing tokens."""
+    last, exists = target_places(asked)
     item = torch.arange(mask.shape[1], device=mask.device) // tokens_per_item  # (S,)
     return (item <= last[..., None]) & mask[:, None], exists
 
 
-def student_logits(
-    recommender: Recommender,
-    logits: list[Tensor],
-    history: Tensor,
-    lengths: Tensor,
-    counts: Tensor,
-    codes: Tensor,
-    identifiers: Tensor | None,
-) -> list[Tensor] | ItemScores:
+def student_logits(recommender: Recommender, logits: list[Tensor], asked: Asked) -> list[Tensor] | ItemScores:
     """The decoder's logits, with what a repeat adds to items of the history. Of a set decoder, the scores of items.
 
-    logits: (P, R, size of its range) per position. history: (B, n) catalogue indices. lengths, counts, codes and
-    identifiers: as in `UnifiedModel.forward`.
+    logits: (P, R, size of its range) per position.
     """
     items = bonus = None
     if recommender.repeat_bias is not None:
-        items = history.repeat_interleave(counts, dim=0)
-        bonus = repeat_bonus(recommender.repeat_bias, history, lengths, counts=counts)
+        items = asked.items[asked.history].repeat_interleave(asked.counts, dim=0)
+        bonus = repeat_bonus(recommender.repeat_bias, asked)
     if recommender.config.decoder == "set":
         return ItemScores(torch.cat(logits, dim=-1).flatten(0, 1), items, bonus)
     if items is None or bonus is None:
         return logits
-    assert identifiers is not None
-    return [*logits[:-1], add_repeat_bonus(logits[-1], identifiers[items], bonus, decoded=codes)]
+    return [*logits[:-1], add_repeat_bonus(logits[-1], asked.identifiers[items], bonus, decoded=asked.codes)]
 
 
-def repeat_bonus(bias: RepeatBias, history: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
-    """For each target, what a repeat adds to the items of its history: (P, n).
-
-    history: (B, n) numbers of items, equal for equal items. lengths, counts: as in `UnifiedModel.forward`.
-    """
-    slots = torch.arange(max(counts.tolist(), default=0), device=history.device)
-    exists = slots < counts[:, None]
-    return bias(history, (lengths - counts)[:, None] + slots + 1)[exists]
+def repeat_bonus(bias: RepeatBias, asked: Asked) -> Tensor:
+    """For each target, what a repeat adds to the items of its history: (P, n)."""
+    last, exists = target_places(asked)
+    return bias(asked.items[asked.history], last + 1)[exists]
 
 
 def add_repeat_bonus(logits: Tensor, history_codes: Tensor, values: Tensor, decoded: Tensor) -> Tensor:

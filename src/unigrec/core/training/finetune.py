@@ -14,7 +14,7 @@ from unigrec.core.models.ensemble import Teacher
 from unigrec.core.models.item_scores import ItemScores
 from unigrec.core.models.recommender import Recommender, fit_disambiguation
 from unigrec.core.models.repeat_bias import parameter_groups
-from unigrec.core.models.unified import decode_targets, expand_history, readable_tokens, student_logits
+from unigrec.core.models.unified import answered
 from unigrec.core.models.vectors import Vectors
 from unigrec.core.retrieval.prefix_tree import PrefixTree
 from unigrec.core.sequences import Sequences
@@ -105,11 +105,6 @@ def hardened_logits(
 
     identifiers: (N, T) of every item. codes: (P, R, T) identifiers to decode. vectors: as in `train_finetune`.
     """
-    lengths, counts = samples.lengths, samples.counts
     of_levels = model.embed_codes(identifiers[samples.items, : model.config.levels])  # (M, L, E)
     tokens = model.item_tokens(of_levels, None if vectors is None else vectors[samples.items])
-    source, mask = expand_history(tokens, samples.history, lengths)  # (B, S, E), (B, S)
-    readable, exists = readable_tokens(lengths, counts, mask, tokens_per_item=model.config.tokens_per_item)
-    output = decode_targets(model, model.encode(source, mask), readable, exists=exists, codes=codes)  # (P, R, T, E)
-    items, logits = samples.items[samples.history], model.all_logits(output)
-    return student_logits(model, logits, items, lengths=lengths, counts=counts, codes=codes, identifiers=identifiers)
+    return answered(model, tokens, samples.asked(codes, identifiers)).logits

@@ -113,17 +113,12 @@ def joint_losses(
     distil_tokenizer = distil and params.w_tokenizer_distillation > 0
     output: JointOutput = model(
         embeddings,
-        samples.history,
-        samples.lengths,
-        counts=samples.counts,
-        codes=codes_to_decode(identifiers[samples.targets], ranking),
+        samples.asked(codes_to_decode(identifiers[samples.targets], ranking), identifiers),
         teacher=data.teacher[samples.targets],
         temperature=temperature,
         autocast=params.precision == "bf16",
         fixed=fixed,
         distillation_temperature=params.distillation_temperature if distil_tokenizer else None,
-        identifiers=identifiers,
-        items=samples.items,
     )
     size, ranks = len(samples.batch_targets), world_size()
     of_targets, of_sampled = student_losses(output.logits, samples.targets, identifiers, sums, ranking)

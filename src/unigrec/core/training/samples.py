@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unigrec.core.distributed import rank, rank_slices
+from unigrec.core.models.unified import Asked
 from unigrec.core.sequences import Segments, Sequences, bucketed_batches
 
 
@@ -27,6 +28,10 @@ class Samples(NamedTuple):
     batch_occurrences: int  # occurrences in the whole global batch
     weights: Tensor | None = None  # (P,) of the targets; None: 1 each
     batch_weights: Tensor | None = None  # as `batch_targets`
+
+    def asked(self, codes: Tensor, identifiers: Tensor) -> Asked:
+        """codes: (P, R, T) to decode after each history. identifiers: (N, T) of the whole catalogue."""
+        return Asked(self.history, self.lengths, self.counts, codes, self.items, identifiers)
 
     def weighted(self, losses: Tensor) -> Tensor:
         """Losses of the targets (P,), each times its weight."""

@@ -243,7 +243,7 @@ def outputs_and_gradients(model: UnifiedModel, causal: bool, identifiers: int) -
     codes = torch.randint(0, 4, (len(samples.targets), identifiers, 3), generator=generator)
     embeddings = torch.randn(len(samples.items), 6, generator=generator)
     teacher = torch.randn(len(samples.targets), 7, generator=generator)
-    output = model(embeddings, samples.history, samples.lengths, samples.counts, codes, teacher, 0.3)
+    output = model(embeddings, samples.asked(codes, codes[:, 0]), teacher, 0.3)
     (sum(of.square().sum() for of in output.logits) + output.student_state.sum()).backward()
     named = model.named_parameters()
     return [of.detach() for of in output.logits], [
