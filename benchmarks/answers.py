@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.speed.harness import milliseconds  # noqa: E402
 from benchmarks.speed.served import shipped_params, write_bundle  # noqa: E402
 from unigrec.core.retrieval.rank_by import RankBy  # noqa: E402
 from unigrec.serving.bundle import Bundle  # noqa: E402
@@ -94,7 +94,7 @@ def measure(bundle: Bundle, count: int = REQUESTS) -> dict[str, list[float]]:
     kinds = {name: ask for name, ask in requests_of(bundle).items() if _is_answered(name, ask, histories[0])}
     for history in histories:
         for name, ask in kinds.items():
-            taken.setdefault(name, []).append(_milliseconds(lambda ask=ask, history=history: ask(history)))  # type: ignore[misc]
+            taken.setdefault(name, []).append(milliseconds(lambda ask=ask, history=history: ask(history)))  # type: ignore[misc]
     return {name: values[WARM_UP:] for name, values in taken.items()}
 
 
@@ -111,13 +111,7 @@ def measure_tasks(bundle: Bundle, users: int = USERS, times: int = TIMES) -> dic
     """CPU milliseconds of each task, each time; what they write goes into a folder that is removed."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
         tasks = tasks_of(bundle, drawn_histories(bundle, users))
-        return {name: [_milliseconds(task) for _ in range(times)] for name, task in tasks.items()}
-
-
-def _milliseconds(task: Callable[[], object]) -> float:
-    began = time.process_time()
-    task()
-    return 1e3 * (time.process_time() - began)
+        return {name: [milliseconds(task) for _ in range(times)] for name, task in tasks.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -141,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bundle = Bundle.load(made.absolute())
             if options.bundle is None:
                 bundle.ranks_by = RankBy.FUSED  # as a trained bundle ranks
-            loaded = _milliseconds(bundle.warm_up)
+            loaded = milliseconds(bundle.warm_up)
             print(f"what the first search and the first reasons read: {loaded:.0f} ms of CPU", flush=True)
             found = measure(bundle, options.requests)
             if options.users:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed.harness import in_child, say
+from benchmarks.speed.harness import in_child, milliseconds, say
 from unigrec.base.errors import UnigrecError
 from unigrec.base.markdown import markdown_table
 from unigrec.base.process import keep_quiet
@@ -121,9 +121,9 @@ def serve(bundle: str, folder: str) -> list[dict[str, Any]]:
 def _times(bundle: Bundle, by: RankBy, histories: list[list[str]]) -> dict[str, float]:
     """CPU milliseconds of requests, and of a history in a batch."""
     bundle.recommend(histories[:1], rank_by=by)
-    one = [_milliseconds(partial(bundle.recommend, [history], rank_by=by)) for history in histories[:REQUESTS]]
+    one = [milliseconds(partial(bundle.recommend, [history], rank_by=by)) for history in histories[:REQUESTS]]
     parts = [histories[start : start + BATCH] for start in range(0, BATCH * BATCHES, BATCH)]
-    many = [_milliseconds(partial(bundle.rank, part, rank_by=by)) / BATCH for part in parts]
+    many = [milliseconds(partial(bundle.rank, part, rank_by=by)) / BATCH for part in parts]
     return {
         "request ms": float(np.median(one)),
         "p99": float(np.percentile(one, 99)),
@@ -146,15 +146,9 @@ def _other_times(bundle: Bundle, histories: list[list[str]]) -> dict[str, dict[s
     found = {}
     for name, ask in questions.items():
         ask(0)
-        times = [_milliseconds(partial(ask, row)) for row in rows]
+        times = [milliseconds(partial(ask, row)) for row in rows]
         found[name] = {"request ms": float(np.median(times)), "p99": float(np.percentile(times, 99))}
     return found
-
-
-def _milliseconds(task: Callable[[], object]) -> float:
-    began = time.process_time()
-    task()
-    return 1e3 * (time.process_time() - began)
 
 
 def _memory() -> tuple[float, float]:

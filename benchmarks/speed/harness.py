@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,6 +116,13 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
 def say(text: str) -> None:
     """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def milliseconds(task: Callable[[], object]) -> float:
+    """CPU time of this process for a task."""
+    began = time.process_time()
+    task()
+    return 1e3 * (time.process_time() - began)
 
 
 def in_child(function: Callable[..., Any], threads: int = 1, **arguments: Any) -> tuple[Any, Usage]:

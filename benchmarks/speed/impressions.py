@@ -8,11 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from benchmarks.speed.harness import Options, Table, in_child, say
 from benchmarks.speed.latency import make_bundle
-from benchmarks.speed.load import load
+from benchmarks.speed.load import under_load
 from benchmarks.speed.project import make_project
 from benchmarks.speed.serve import DEADLINE_MS, DESIGN, histories_of
 from benchmarks.speed.served import UNTRAINED
@@ -73,7 +71,7 @@ def compared(
     found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
     for number in range(rounds + 1):
         for name, server in servers.items():
-            cells = under_load(server, path, bodies, seconds)
+            cells = under_load(server, path, bodies, CLIENTS, seconds)
             if number:  # the first round is a warm-up
                 found[name].append(cells)
     rows: list[dict[str, Any]] = []
@@ -90,19 +88,3 @@ def compared(
         rows.append({"address": path, "service": name, **cells})
         say(f"impressions: {path}, {name}: {cells['per s']:.1f} per s, {cells['CPU ms']:.2f} CPU ms")
     return rows
-
-
-def under_load(server: Server, path: str, bodies: list[str], seconds: float) -> dict[str, float]:
-    before = server.cpu()
-    found, _ = in_child(load, port=server.port, path=path, bodies=bodies, clients=CLIENTS, seconds=seconds)
-    used, taken = server.cpu() - before, np.array(found["seconds"]) * 1e3
-    if not len(taken):
-        raise RuntimeError(f"{path}: no request was answered: {found['failed']}")
-    return {
-        "answers": float(len(taken)),
-        "per s": len(taken) / found["wall"],
-        "p50 ms": float(np.percentile(taken, 50)),
-        "p99 ms": float(np.percentile(taken, 99)),
-        "CPU ms": used / len(taken) * 1e3,
-        "failed": float(sum(found["failed"].values())),
-    }

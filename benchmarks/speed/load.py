@@ -7,7 +7,29 @@ import time
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
+from benchmarks.speed.harness import in_child
+from benchmarks.speed.server import Server
+
 OK = 200
+
+
+def under_load(server: Server, path: str, bodies: list[str], clients: int, seconds: float) -> dict[str, float]:
+    """Answers, throughput, latency and CPU time of a server that clients ask for some seconds. Arguments as `load`."""
+    before = server.cpu()
+    found, _ = in_child(load, port=server.port, path=path, bodies=bodies, clients=clients, seconds=seconds)
+    used, taken = server.cpu() - before, np.array(found["seconds"]) * 1e3
+    if not len(taken):
+        raise RuntimeError(f"{path}: no request was answered: {found['failed']}")
+    return {
+        "answers": float(len(taken)),
+        "per s": len(taken) / found["wall"],
+        "p50 ms": float(np.percentile(taken, 50)),
+        "p99 ms": float(np.percentile(taken, 99)),
+        "CPU ms": used / len(taken) * 1e3,
+        "failed": float(sum(found["failed"].values())),
+    }
 
 
 def load(port: int, path: str, bodies: list[str], clients: int, seconds: float) -> dict[str, Any]:

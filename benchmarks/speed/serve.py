@@ -8,11 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from benchmarks.speed.harness import Options, Table, in_child, run_command, say
 from benchmarks.speed.latency import make_bundle, requests_of
-from benchmarks.speed.load import load
+from benchmarks.speed.load import under_load
 from benchmarks.speed.project import UNIGREC, make_project, path_of_tools
 from benchmarks.speed.served import UNTRAINED
 from benchmarks.speed.server import Server, mlflow_server, service
@@ -93,12 +91,12 @@ def compared(
     """A row per number of clients and server."""
     rows: list[dict[str, Any]] = []
     for name, server in servers.items():
-        under_load(name, server, histories, 2, min(seconds, 5.0))  # a warm-up
+        under_load(server, *bodies_of(name, histories), 2, min(seconds, 5.0))  # a warm-up
     for clients in CLIENTS:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         for _ in range(rounds):
             for name, server in servers.items():
-                found[name].append(under_load(name, server, histories, clients, seconds))
+                found[name].append(under_load(server, *bodies_of(name, histories), clients, seconds))
         medians = {
             name: {column: median(cells[column] for cells in measured) for column in measured[0]}
             for name, measured in found.items()
@@ -112,22 +110,6 @@ def compared(
     return rows
 
 
-def under_load(name: str, server: Server, histories: list[list[str]], clients: int, seconds: float) -> dict[str, float]:
-    path, bodies = bodies_of(name, histories)
-    before = server.cpu()
-    found, _ = in_child(load, port=server.port, path=path, bodies=bodies, clients=clients, seconds=seconds)
-    used, taken = server.cpu() - before, np.array(found["seconds"]) * 1e3
-    if not len(taken):
-        raise RuntimeError(f"{name}: no request was answered: {found['failed']}")
-    return {
-        "per s": len(taken) / found["wall"],
-        "p50 ms": float(np.percentile(taken, 50)),
-        "p99 ms": float(np.percentile(taken, 99)),
-        "CPU ms": used / len(taken) * 1e3,
-        "failed": float(sum(found["failed"].values())),
-    }
-
-
 def start_row(name: str, server: Server) -> dict[str, Any]:
     return {"server": name, "CPU s": server.ready_cpu, "wall s": server.ready}
 
@@ -136,5 +118,5 @@ def memory_row(
     bundle: str, workers: int, project: Path, folder: Path, histories: list[list[str]], seconds: float
 ) -> dict[str, Any]:
     with service(bundle, workers, project, folder / "memory.log") as server:
-        under_load(OURS, server, histories, 8, min(seconds, 10.0))
+        under_load(server, *bodies_of(OURS, histories), 8, min(seconds, 10.0))
         return {"workers": workers, "MB": server.memory() / 1e6}

@@ -210,8 +210,9 @@ class Steps:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A folder of its own inside, which executors can read; it is removed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = Path(tempfile.mkdtemp(prefix="prepare-", dir=folder))
+    own = Path(tempfile.mkdtemp(prefix="unigrec-", dir=folder))
     own.chmod(0o755)  # executors may run as another user
     try:
         yield own.resolve()
