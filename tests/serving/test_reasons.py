@@ -40,7 +40,8 @@ def reasons(by_day: bool, follows: float = 1.0) -> Reasons:
     starts = torch.tensor([0, 1, 1, 1, 1, 1, 1])
     neighbours = Neighbours(Pairs(starts, torch.tensor([1]), torch.ones(1)), Pairs.none(6), torch.zeros(6, 2))
     baskets = Baskets(starts.numpy(), np.array([1]), np.array([9]), np.full(6, 9), total=99, by_day=by_day)
-    return Reasons(Nothing(), neighbours, Weights(0.0, follows, 0.0), baskets, CODES, list("abcdef"), TITLES)
+    weights = Weights(0.0, follows, 0.0)
+    return Reasons(Nothing(), neighbours, weights, baskets=baskets, codes=CODES, names=list("abcdef"), titles=TITLES)
 
 
 def test_a_reason_names_the_item_the_count_and_the_words():

@@ -17,6 +17,7 @@ from unigrec.core.retrieval.baskets import Baskets
 from unigrec.serving.assemble import assemble
 from unigrec.serving.basket_file import ARRAYS, read_baskets, write_baskets
 from unigrec.serving.bundle import Bundle
+from unigrec.serving.parts import read_parts
 
 CODES = tiny_codes(0).codes
 FIRST = 3
@@ -91,16 +92,11 @@ def test_what_cannot_be_answered_is_an_error(bundle, ask, message):
 
 
 def test_a_bundle_of_an_earlier_version_has_substitutes_and_no_complements(bundle):
-    earlier = Bundle(bundle.folder, bundle.manifest, bundle.recommender, CODES, _catalogue(bundle))
+    parts = read_parts(bundle.folder, bundle.manifest)._replace(ranking=None, baskets=None)
+    earlier = Bundle(bundle.folder, bundle.manifest, parts)
     assert len(earlier.similar("P3", k=3).items) == 3
     with pytest.raises(UnigrecError, match="earlier version, holds no baskets"):
         earlier.complement(["P3"])
-
-
-def _catalogue(bundle: Bundle):
-    from unigrec.serving.catalogue import read_catalogue
-
-    return read_catalogue(bundle.folder, SERVING.text_columns, ITEMS)
 
 
 def test_baskets_come_back_as_they_were_written(tmp_path):

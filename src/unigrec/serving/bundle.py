@@ -15,37 +15,18 @@ import numpy as np
 import torch
 
 from unigrec.base.errors import UnigrecError
-from unigrec.core.models.ensemble import members_of
-from unigrec.core.models.recommender import Recommender
 from unigrec.core.retrieval.beam import BeamResult
-from unigrec.core.retrieval.dense import DenseRetriever
-from unigrec.core.retrieval.fused import FusedRetriever
-from unigrec.core.retrieval.generative import GenerativeRetriever
 from unigrec.core.retrieval.new_items import NewItems
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.core.retrieval.search import with_history
+from unigrec.core.retrieval.search import SEARCH_WEIGHT, with_history
 from unigrec.core.retrieval.selection import Search, boosted, select
 from unigrec.serving import users
-from unigrec.serving.catalogue import Catalogue
-from unigrec.serving.computed import Computed
-from unigrec.serving.extension import Extension
-from unigrec.serving.filters import CatalogueFilter
+from unigrec.serving.answering import build_answering, build_retrievers, build_rules
 from unigrec.serving.loaded_before import remember, stamps_of, was_loaded
-from unigrec.serving.manifest import (
-    CATALOGUE,
-    COMPUTED,
-    IDENTIFIERS,
-    SERVED,
-    Serving,
-    open_bundle,
-    read_manifest,
-)
-from unigrec.serving.parts import Ranking, read_parts
+from unigrec.serving.manifest import COMPUTED, IDENTIFIERS, Serving, open_bundle, read_manifest
+from unigrec.serving.parts import Parts, read_parts
 from unigrec.serving.popularity import Popularity
-from unigrec.serving.reasons import Reasons
-from unigrec.serving.related import RelatedItems
-from unigrec.serving.rules import Rules
 from unigrec.serving.schema import (
     Answer,
     AudienceAnswer,
@@ -59,12 +40,10 @@ from unigrec.serving.schema import (
     SegmentsAnswer,
     SimilarAnswer,
 )
-from unigrec.serving.search import WordSearch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from unigrec.core.retrieval.baskets import Baskets
     from unigrec.serving.schema import Diversity, NewShare
 
 
@@ -82,70 +61,26 @@ class Lists(NamedTuple):
 class Bundle:
     """A loaded bundle; `Bundle.load` makes one."""
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: dict[str, Any],
-        recommender: Recommender,
-        codes: np.ndarray,
-        catalogue: Catalogue,
-        ranking: Ranking | None = None,
-        baskets: Baskets | None = None,
-        extension: Extension | None = None,
-        computed: Computed | None = None,
-        tokens: torch.Tensor | None = None,
-    ):
-        """`load` has checked all parts.
-
-        codes: (N, T) int64. catalogue: of N items.
-
-        ranking: the parts of the fused ranking. baskets: counted pairs. Bundles of earlier versions lack them.
-        extension: what was added and withdrawn after the training. computed: what need not be computed.
-        tokens: what the recommender reads of each trained item, if it reads more than codes.
-        """
-        self.folder, self.manifest, self.recommender = folder, manifest, recommender
+    def __init__(self, folder: Path, manifest: dict[str, Any], parts: Parts):
+        """`load` has read and checked the parts. Raises ValueError as `build_retrievers`."""
+        self.folder, self.manifest, self.recommender = folder, manifest, parts.recommender
         self.serving = Serving(**manifest["serving"])
-        self.identifiers = codes
+        self.identifiers, self.trained = parts.codes, parts.trained
+        catalogue, ranking, extension = parts.catalogue, parts.ranking, parts.extension
         self.item_ids, self.index_of, self.titles = catalogue.ids, catalogue.by_id, catalogue.titles
-        self.trained = len(codes) if extension is None else len(codes) - extension.added
-        order = None if computed is None else computed.most_popular
+        order = None if parts.computed is None else parts.computed.most_popular
         self.popularity = Popularity(catalogue.train_counts[: self.trained], order)
-        trained, tree = codes[: self.trained], None if computed is None else computed.tree
-        generative = GenerativeRetriever.hardened(
-            recommender, trained, self.serving.history, self.serving.beam, stored=tree, tokens=tokens
-        )
-        self.retrievers: dict[RankBy, Retriever] = {RankBy.GENERATIVE: generative}
-        self.ranks_by = RankBy.GENERATIVE  # where a request does not say
-        if ranking is not None:
-            self.ranks_by = ranking.fusion.by
-            means = (None, None) if computed is None else (computed.dense_means, computed.content_means)
-            dense = DenseRetriever(ranking.dense, generative.tree, generative.device, means=means[0])
-            fused = FusedRetriever(generative, dense, ranking.neighbours, ranking.fusion.weights, means[1])
-            self.retrievers |= {RankBy.DENSE: dense, RankBy.FUSED: fused}
-        cells = None if ranking is None else fused.by_content
-        content = torch.zeros(len(trained), 1) if ranking is None else ranking.neighbours.content
+        built = build_retrievers(parts, self.serving)
+        self.retrievers: dict[RankBy, Retriever] = built.named
+        self.ranks_by = RankBy.GENERATIVE if ranking is None else ranking.fusion.by  # where a request does not say
+        self._search_weight = SEARCH_WEIGHT if ranking is None else ranking.fusion.search_weight
         self.new_items: NewItems | None = None
         self._stand_ins = torch.empty(0, dtype=torch.int64)  # (M,) the trained item with the nearest text
         if extension is not None and extension.added and ranking is not None:
-            self.new_items = NewItems(ranking.dense, extension.content, content)
+            self.new_items = NewItems(ranking.dense, extension.content, ranking.neighbours.content)
             self._stand_ins = self.new_items.stand_ins()
-            content = torch.cat([content, extension.content])
-            baskets = None if baskets is None else baskets.with_items(extension.added)
-        served = [folder / SERVED] if SERVED in manifest["files"] else []
-        columns = CatalogueFilter(folder / CATALOGUE, *served)
-        withdrawn = None if extension is None else extension.withdrawn
-        until = manifest.get("data", {}).get("until", 0)
-        self._rules = Rules(columns, self.index_of, codes, until, withdrawn=withdrawn)
-        self._related = RelatedItems(codes, content, baskets, self.item_ids, self.titles, generative.tree, cells)
-        words = (None, None) if computed is None else (computed.words, computed.title_words)
-        self._words: WordSearch | None = None
-        if ranking is not None:
-            self._words = WordSearch(folder, self.serving.text_columns, codes, content, self.trained, words[0], cells)
-            self._search_weight = ranking.fusion.search_weight
-        self._reasons = None
-        if ranking is not None:
-            read = (members_of(ranking.dense)[0], ranking.neighbours, ranking.fusion.weights, baskets)
-            self._reasons = Reasons(*read, codes, self.item_ids, self.titles, words[1])
+        self._rules = build_rules(folder, manifest, parts)
+        self._related, self._words, self._reasons = build_answering(folder, parts, self.serving, built)
 
     @property
     def id(self) -> str:
@@ -168,7 +103,7 @@ class Bundle:
         if found != manifest or stamps_of(folder, manifest) != stamps:
             raise UnigrecError(f"{folder}: changed while it was loaded; load it again")
         try:
-            bundle = cls(folder, manifest, *parts)
+            bundle = cls(folder, manifest, parts)
         except ValueError as error:  # two items with one identifier, or a tree that is none
             name = IDENTIFIERS if parts.computed is None else COMPUTED
             raise UnigrecError(f"{folder / name}: {error}") from error

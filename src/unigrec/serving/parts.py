@@ -59,6 +59,11 @@ class Parts(NamedTuple):
     computed: Computed | None  # of a large bundle: what need not be computed
     tokens: Tensor | None  # (trained items, L or 1, E) what the recommender reads of them; None: their codes
 
+    @property
+    def trained(self) -> int:
+        """Number of items that came before the training: the first."""
+        return len(self.codes) - (0 if self.extension is None else self.extension.added)
+
 
 def read_parts(folder: Path, manifest: dict[str, Any], checked: bool = False) -> Parts:
     """Read all parts, and check that they fit together. Raises UnigrecError; the message names the file.

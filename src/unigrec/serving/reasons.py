@@ -42,6 +42,7 @@ class Reasons:
         model: Teacher,
         neighbours: Neighbours,
         weights: Weights,
+        *,
         baskets: Baskets | None,
         codes: np.ndarray,
         names: Sequence[str],

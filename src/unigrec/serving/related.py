@@ -32,6 +32,7 @@ class RelatedItems:
         codes: np.ndarray,
         content: Tensor,
         baskets: Baskets | None,
+        *,
         names: Sequence[str],
         titles: Sequence[str],
         tree: PrefixTree,

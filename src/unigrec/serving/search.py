@@ -97,6 +97,7 @@ class WordSearch:
         folder: Path,
         text_columns: Sequence[str],
         codes: np.ndarray,
+        *,
         content: Tensor,
         trained: int,
         index: WordIndex | None = None,
