@@ -106,7 +106,7 @@ def ranks_among_new(bundle: Bundle, cold: Targets) -> dict[str, np.ndarray]:
     ranks: dict[str, list[np.ndarray]] = {}
     for rows in in_chunks(np.arange(len(cold.targets)), USERS_AT_ONCE):
         known = [[bundle.index_of[item] for item in cold.histories[row]] for row in rows]
-        read = [[item for item in history if item < bundle.trained] for history in known]
+        read = [bundle.trained_items(history) for history in known]
         targets = torch.tensor([bundle.index_of[cold.targets[row]] - bundle.trained for row in rows])
         for rule, scores in rankings(bundle, read).items():
             ranks.setdefault(rule, []).append(rank_in_scores(scores, targets).numpy())

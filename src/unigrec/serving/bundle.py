@@ -196,9 +196,7 @@ class Bundle:
                 rule cannot be kept, or the bundle cannot rank so.
         """
         self._check_k(k)
-        by = rank_by or self.ranks_by
-        if by not in self.retrievers:
-            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        retriever = self.retriever(rank_by)
         allowed = self._rules.allowed(allow, deny, filter)
         quotas, weights = self._rules.quotas(k, diversity, new_share), self._rules.boost(boost)
         known = [self.known(history) for history in histories]
@@ -206,7 +204,7 @@ class Bundle:
 
         def search(rows: Sequence[int], permitted: torch.Tensor | None, count: int) -> BeamResult:
             histories = [known[asked[row]] for row in rows]
-            return self.best_items(self.retrievers[by], histories, permitted, count, exclude_history)
+            return self.best_items(retriever, histories, permitted, count, exclude_history)
 
         def ranked(find: Search, rows: int) -> BeamResult:
             return select(find if weights is None else boosted(find, weights, allowed), rows, k, allowed, quotas)
@@ -227,6 +225,17 @@ class Bundle:
         places = (self.index_of.get(item) for item in history if item is not None)
         return [place for place in places if place is not None]
 
+    def trained_items(self, history: Sequence[int]) -> list[int]:
+        """Those places of a history that are of items from the training; the others were added after it."""
+        return [item for item in history if item < self.trained]
+
+    def retriever(self, by: RankBy | None = None) -> Retriever:
+        """What ranks the items; None: by `ranks_by`. Raises UnigrecError for one that earlier versions lack."""
+        found = self.retrievers.get(by or self.ranks_by)
+        if found is None:
+            raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {self.ranks_by} only")
+        return found
+
     def best_items(
         self,
         retriever: Retriever,
@@ -241,7 +250,7 @@ class Bundle:
         """
         read = [self._readable(own) for own in histories]
         of_trained = None if allowed is None else allowed[: self.trained]
-        denied = [[item for item in own if item < self.trained] for own in histories] if exclude else None
+        denied = [self.trained_items(own) for own in histories] if exclude else None
         best = retriever.retrieve(read, min(count, self.trained), of_trained, denied=denied)
         if self.new_items is None:
             return best
@@ -256,8 +265,7 @@ class Bundle:
 
     def _readable(self, history: list[int]) -> list[int]:
         """The trained items of a history; of one without any, the nearest trained items instead."""
-        trained = [item for item in history if item < self.trained]
-        return trained or self._stand_ins[torch.tensor(history) - self.trained].tolist()
+        return self.trained_items(history) or self._stand_ins[torch.tensor(history) - self.trained].tolist()
 
     def search(
         self,
@@ -292,7 +300,7 @@ class Bundle:
         scores = self._words.scores(query, vector)
         if known:
             best = with_history(
-                lambda _, permitted, count: self.best_items(self.retrievers[self.ranks_by], [known], permitted, count),
+                lambda _, permitted, count: self.best_items(self.retriever(), [known], permitted, count),
                 scores,
                 self._search_weight if search_weight is None else search_weight,
                 k,

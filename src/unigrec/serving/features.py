@@ -21,7 +21,7 @@ from unigrec.core.identifiers.collisions import items_at_once
 from unigrec.embedding.encoder import load_encoder
 from unigrec.serving import manifest as names
 from unigrec.serving.networks import load_tokenizer
-from unigrec.serving.users import user_states
+from unigrec.serving.users import readable, user_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,10 +105,9 @@ def soft_codes(tokenizer: Tokenizer, vectors: Tensor, temperature: float) -> tup
 def user_features(bundle: Bundle, users: Sequence[str], histories: Sequence[Sequence[str]]) -> pa.Table:
     """(U rows) as `USER_SCHEMA`. Raises UnigrecError for a bundle of an earlier version, without a teacher."""
     known = [bundle.known(history) for history in histories]
-    read = [[item for item in history if item < bundle.trained] for history in known]
+    rows, read = readable(bundle, known)
     states: list[list[float] | None] = [None] * len(users)
-    rows = [row for row, history in enumerate(read) if history]
-    for row, state in zip(rows, user_states(bundle, [read[row] for row in rows]).tolist(), strict=True):
+    for row, state in zip(rows, user_states(bundle, read).tolist(), strict=True):
         states[row] = state
     columns = {"user_id": list(users), "state": states, "known": [len(history) for history in known]}
     return pa.table(columns, schema=USER_SCHEMA)

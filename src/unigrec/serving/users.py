@@ -17,7 +17,7 @@ from unigrec.core.retrieval.dense import DenseRetriever
 from unigrec.core.retrieval.lookalike import lookalikes
 from unigrec.core.retrieval.rank_by import RankBy
 from unigrec.core.retrieval.segments import find_segments, telling
-from unigrec.core.sequences import last_items, pad_rows
+from unigrec.core.sequences import pad_rows
 from unigrec.serving.schema import (
     AudienceAnswer,
     AudienceUser,
@@ -42,9 +42,7 @@ Histories = Sequence[Sequence[str | None]]
 
 def audience(bundle: Bundle, item: str, histories: Histories, k: int, rank_by: RankBy | None) -> AudienceAnswer:
     """As `Bundle.audience`."""
-    by, index = rank_by or bundle.ranks_by, bundle.index(item)
-    if by not in bundle.retrievers:
-        raise UnigrecError(f"rank_by = {by}: this bundle, of an earlier version, ranks by {bundle.ranks_by} only")
+    index, retriever = bundle.index(item), bundle.retriever(rank_by)
     if k < 1:
         raise UnigrecError(f"k = {k}: expected at least 1")
     known = [bundle.known(history) for history in histories]
@@ -53,7 +51,7 @@ def audience(bundle: Bundle, item: str, histories: Histories, k: int, rank_by: R
         raise UnigrecError(f"none of the {len(known)} histories holds an item of the catalogue")
     only = torch.zeros(len(bundle.item_ids), dtype=torch.bool)
     only[index] = True
-    scores = bundle.best_items(bundle.retrievers[by], [known[row] for row in rows], only, 1).scores[:, 0]
+    scores = bundle.best_items(retriever, [known[row] for row in rows], only, 1).scores[:, 0]
     best = scores.sort(descending=True, stable=True).indices[:k].tolist()
     return AudienceAnswer(
         users=tuple(AudienceUser(row=rows[place], score=float(scores[place])) for place in best),
@@ -63,7 +61,9 @@ def audience(bundle: Bundle, item: str, histories: Histories, k: int, rank_by: R
 
 def lookalike(bundle: Bundle, seeds: Histories, others: Histories, k: int, seed: int) -> LookalikeAnswer:
     """As `Bundle.lookalike`."""
-    (_, of_seeds), (rows, of_others) = readable(bundle, seeds), readable(bundle, others)
+    (_, of_seeds), (rows, of_others) = (
+        readable(bundle, [bundle.known(own) for own in part]) for part in (seeds, others)
+    )
     if min(len(of_seeds), len(of_others)) < FEWEST_SEEDS:
         raise UnigrecError(
             f"{len(of_seeds)} of the {len(seeds)} seeds have a history, and {len(of_others)} other users; fewer than "
@@ -83,7 +83,7 @@ def lookalike(bundle: Bundle, seeds: Histories, others: Histories, k: int, seed:
 
 def segments(bundle: Bundle, histories: Histories, k: int, parts: int, seed: int) -> SegmentsAnswer:
     """As `Bundle.segments`."""
-    rows, read = readable(bundle, histories)
+    rows, read = readable(bundle, [bundle.known(own) for own in histories])
     if len(read) < USERS_PER_SEGMENT * k:
         raise UnigrecError(
             f"{len(read)} users have an item of the catalogue; {k} segments need at least {USERS_PER_SEGMENT * k}: "
@@ -101,10 +101,12 @@ def segments(bundle: Bundle, histories: Histories, k: int, parts: int, seed: int
     )
 
 
-def readable(bundle: Bundle, histories: Histories) -> tuple[list[int], list[list[int]]]:
-    """The rows of histories with an item that the bundle was trained on, and those items of each."""
-    known = [bundle.known(own) for own in histories]
-    trained = [[item for item in own if item < bundle.trained] for own in known]
+def readable(bundle: Bundle, known: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """The rows of histories with an item that the bundle was trained on, and those items of each.
+
+    known: the items of each history that the catalogue holds, as `Bundle.known` returns them.
+    """
+    trained = [bundle.trained_items(own) for own in known]
     rows = [row for row, own in enumerate(trained) if own]
     return rows, [trained[row] for row in rows]
 
@@ -121,8 +123,7 @@ def user_states(bundle: Bundle, histories: Sequence[Sequence[int]]) -> Tensor:
     result = torch.empty(len(histories), first.item_vectors().shape[1])
     for rows in dense.batches(np.array([len(history) for history in histories], np.int64)):
         items, lengths = pad_rows([histories[row][-dense.history :] for row in rows], fill=0)
-        short = (torch.as_tensor(part) for part in last_items(items, lengths, dense.history))
-        result[torch.as_tensor(rows)] = first.last_hidden(*short)
+        result[torch.as_tensor(rows)] = first.last_hidden(torch.as_tensor(items), torch.as_tensor(lengths))
     return result
 
 
