@@ -27,6 +27,7 @@ from unigrec.service.impressions import Shown
 from unigrec.service.kinds import Answers, ItemRequest
 from unigrec.service.limits import check_size, weight_of
 from unigrec.service.replies import INTERNAL, OK, Question, problem
+from unigrec.service.responses import NO_MODEL, refusal, unavailable
 from unigrec.service.users import add_users
 from unigrec.service.variants import (
     CHALLENGER,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from unigrec.service.metrics import Metrics
 
 PAGE = Path(__file__).with_name("docs.html")
-RETRY = {"Retry-After": "1"}  # seconds
 VERSION_HEADER = "X-Unigrec-Version"
 PLAIN = string.punctuation.replace("%", "") + " "  # what a header shows as it is, beside letters and digits of ASCII
 VARIANT_HEADER = "X-Unigrec-Variant"  # in an experiment: champion or challenger
@@ -113,14 +113,14 @@ class Service:
         chosen = self._choose(asked)
         fleet, batcher = self._of(chosen.variant)
         if fleet.current is None:
-            absent = "no model is loaded yet" if chosen.variant == CHAMPION else "the challenger does not answer"
-            return _unavailable(fleet.problem or absent)
+            absent = NO_MODEL if chosen.variant == CHAMPION else "the challenger does not answer"
+            return unavailable(fleet.problem or absent)
         unanswered = self.metrics.answers.labels(chosen.variant, fleet.current.version.label, chosen.assigned, 503)
         try:
             job = batcher.put(question, weight_of(asked))
         except QueueFull:
             unanswered.inc()
-            return _unavailable("too many requests wait")
+            return unavailable("too many requests wait")
         gone = asyncio.ensure_future(_gone(http))
         seconds = self.params.deadline_ms / 1e3
         both: set[asyncio.Future[Any]] = {job.reply, gone}
@@ -133,7 +133,7 @@ class Service:
                 return Response(status_code=CLIENT_GONE)
             self.metrics.late.inc()
             unanswered.inc()
-            return _unavailable(f"no answer within {seconds:g} s")
+            return unavailable(f"no answer within {seconds:g} s")
         finally:
             gone.cancel()
             job.queue.drop(job)
@@ -161,7 +161,7 @@ class Service:
 
     def _answer(self, job: Job, asked: BaseModel, chosen: Chosen) -> Response:
         if isinstance(job.reply.exception(), Lost):
-            return _unavailable("the workers that computed the answer died")
+            return unavailable("the workers that computed the answer died")
         reply, variant = job.reply.result(), job.queue.variant
         assigned = chosen.assigned if variant == chosen.variant else Assigned.NO_CHALLENGER
         self.metrics.unknown.inc(reply.unknown)
@@ -218,10 +218,6 @@ async def _gone(http: HttpRequest) -> None:
         pass
 
 
-def _unavailable(why: str) -> Response:
-    return Response(problem(why), 503, RETRY, media_type="application/json")
-
-
 def build_app(service: Service) -> FastAPI:
     """All addresses. `unigrec.service.guard` stands before them."""
     app = FastAPI(
@@ -241,12 +237,12 @@ def build_app(service: Service) -> FastAPI:
         first: dict[str, Any] = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
         text = first["msg"].removeprefix("Value error, ")
-        return Response(problem(f"{place}: {text}" if place else text), 422, media_type="application/json")
+        return refusal(f"{place}: {text}" if place else text, 422)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: HttpRequest, error: Exception) -> Response:
         """Starlette raises the error again after this answer; the guard logs it."""
-        return Response(problem("internal error"), INTERNAL, media_type="application/json")
+        return refusal("internal error", INTERNAL)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -300,7 +296,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def model() -> Response:
         """The model that answers: version, figures, data, and since when. In an experiment, the challenger's too."""
         if fleet.current is None:
-            return _unavailable(fleet.problem or "no model is loaded yet")
+            return unavailable(fleet.problem or NO_MODEL)
         found = _facts(fleet.current)
         if service.experiment is not None:
             challenger = service.experiment.challenger.current

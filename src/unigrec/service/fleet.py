@@ -224,7 +224,7 @@ class Fleet:
         if generation.retired:
             return
         log.error("the process of model %s ended with code %s; it is started again", generation.version.label, code)
-        for attempt in range(1 << 30):
+        for attempt in itertools.count():
             await asyncio.sleep(RESTART_PAUSES[min(attempt, len(RESTART_PAUSES) - 1)])
             if generation is not self.current:
                 return

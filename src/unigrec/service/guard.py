@@ -7,12 +7,12 @@ import hmac
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import HTTPException
 
 from unigrec.service.explorer.addresses import PAGE
-from unigrec.service.replies import INTERNAL, problem
+from unigrec.service.replies import INTERNAL, place_of, problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -71,7 +71,7 @@ class _Exchange:
             else:
                 await self.guard.app(self.scope, self.receive, self.send)
         except Exception as error:  # its text may hold ids, and a traceback is nobody's business
-            log.error("%s at %s", type(error).__name__, _place(error))
+            log.error("%s at %s", type(error).__name__, place_of(error))
             if not self.status:
                 await self._answer(INTERNAL, "internal error")
         self._note(time.monotonic() - started)
@@ -128,10 +128,3 @@ class _Exchange:
         elif self.guard.logged == "bodies":
             path, body = self.scope["path"], self.body.decode(errors="replace")
             log.info("%s %r %d %.1f ms %r", self.scope["method"], path, self.status, seconds * 1e3, body)
-
-
-def _place(error: BaseException) -> str:
-    trace: Any = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

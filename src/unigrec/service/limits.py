@@ -31,7 +31,7 @@ def check_size(asked: BaseModel, params: ServeParams) -> str | None:
         most = params.max_users if isinstance(asked, UsersRequest) else params.max_histories
         if len(rows) > most:
             return f"{name}: {len(rows)} of them; at most {most}"
-        longest = max(map(len, rows)) if rows else 0 if not value else len(value)
+        longest = max(map(len, rows), default=len(value))
         if longest > params.max_history:
             return f"{name}: {longest} items; at most {params.max_history}"
     return None

@@ -113,11 +113,15 @@ def _refused(error: Exception, status: int) -> Reply:
     """The bundle's own words, or, for an error that no one foresaw, its kind and place for the log."""
     if isinstance(error, UnigrecError):
         return Reply(status, problem(str(error)))
+    return Reply(INTERNAL, problem(f"{type(error).__name__} at {place_of(error)}"))
+
+
+def place_of(error: BaseException) -> str:
+    """File and line of the innermost call: what a log may hold of an error whose text may hold ids."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "unknown place"
-    return Reply(INTERNAL, problem(f"{type(error).__name__} at {place}"))
+    return "unknown place" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 def problem(text: str) -> bytes:

@@ -28,7 +28,7 @@ from unigrec.service.explorer.schema import (
     UserNumber,
     UserRequest,
 )
-from unigrec.service.replies import problem
+from unigrec.service.responses import NO_MODEL, refusal, unavailable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -123,7 +123,7 @@ def _add_report(app: FastAPI, service: Service, refusals: Refusals) -> None:
     async def report() -> Response:
         """What the bundle's report says: figures, gates, checks of the data, identifiers, and names of pictures."""
         if (found := folder()) is None:
-            return Response(problem("no model is loaded yet"), 503, {"Retry-After": "1"}, media_type="application/json")
+            return unavailable(NO_MODEL)
         return JSONResponse(await asyncio.to_thread(report_of, found))
 
     @app.get(
@@ -132,10 +132,10 @@ def _add_report(app: FastAPI, service: Service, refusals: Refusals) -> None:
     async def picture(stage: str, name: str) -> Response:
         """A picture of the report, as PNG."""
         if (found := folder()) is None:
-            return Response(problem("no model is loaded yet"), 503, {"Retry-After": "1"}, media_type="application/json")
+            return unavailable(NO_MODEL)
         content = await asyncio.to_thread(picture_of, found, stage, name)
         if content is None:
-            return Response(problem(f"no picture {stage}/{name}"), 404, media_type="application/json")
+            return refusal(f"no picture {stage}/{name}", 404)
         return Response(content, headers={"X-Content-Type-Options": "nosniff"}, media_type="image/png")
 
 
