@@ -16,6 +16,7 @@ from unigrec.config.schema import Params
 from unigrec.registry import versions
 from unigrec.registry.tracking import mlflow_client
 from unigrec.registry.versions import Known
+from unigrec.serving.manifest import FACTS
 
 BUNDLE = "0123456789abcdef"
 KNOWN = Known("2", run_id="run", bundle=BUNDLE, commit="c0ffee", aliases=["challenger"], verdict=None, url=None)
@@ -50,7 +51,7 @@ def params() -> Params:
 
 
 def write_facts(facts: dict) -> None:
-    files.write_json(paths.BUNDLES / BUNDLE / reports.FACTS, facts)
+    files.write_json(paths.BUNDLES / BUNDLE / FACTS, facts)
 
 
 def write_comparison(champion: str, bundle: str = BUNDLE) -> None:
@@ -115,7 +116,7 @@ def test_a_report_that_was_not_attached_is_not_there_and_is_a_line_on_stderr(reg
 
 @pytest.mark.parametrize("facts", [None, [], {"schema": 0}])
 def test_a_bundle_without_facts_that_this_version_reads_has_no_report(registry, params, facts):
-    (paths.BUNDLES / BUNDLE / reports.FACTS).unlink()
+    (paths.BUNDLES / BUNDLE / FACTS).unlink()
     if facts is not None:
         write_facts(facts)
     assert reports.publish(params, "2") is None

@@ -30,7 +30,7 @@ def add_items(params: Params, file: Path, model: str, registered: bool) -> int:
     from unigrec.serving import extend, manifest
 
     def child(parent: Path) -> tuple[Path, str]:
-        columns = files.read_json(parent / manifest.TEXT_ENCODER / "settings.json")["text_columns"]
+        columns = files.read_json(parent / manifest.ENCODER_SETTINGS)["text_columns"]
         served = parent / manifest.SERVED
         schema = files.read_table(served).schema if served.is_file() else ()
         kept = {field.name: field.type for field in schema if field.name not in OWN_COLUMNS}

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import masked
+from unigrec.serving.manifest import FACTS
 
 if TYPE_CHECKING:
     from unigrec.config.schema import Params
     from unigrec.registry.versions import Known
-
-FACTS = f"report/report/{paths.FACTS_FILE}"  # in a bundle
 
 
 def publish(params: Params, version: str) -> Path | None:

@@ -18,17 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from unigrec.base import files
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import EmbedParams
 from unigrec.embedding.modality import read_modality
 from unigrec.embedding.sentence import SentenceModel
 from unigrec.embedding.tfidf import TfidfSvd, fit_tfidf_svd
 from unigrec.embedding.vectors import Encoded, Standardiser, fit_standardiser, require_finite
-
-SETTINGS_FILE = "settings.json"
-VOCABULARY_FILE = "vocabulary.json"
-TENSORS_FILE = "encoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -174,21 +170,22 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
     with files.atomic_folder(folder) as temporary:
         if isinstance(text, TfidfSvd):
             tensors |= {"idf": text.idf, "components": text.components}
-            files.write_json(temporary / VOCABULARY_FILE, text.vocabulary)
+            files.write_json(temporary / paths.ENCODER_VOCABULARY_FILE, text.vocabulary)
         else:
             settings |= {"model": text.model, "fingerprint": text.fingerprint}
-        files.write_json(temporary / SETTINGS_FILE, settings)
-        files.write_tensors(temporary / TENSORS_FILE, tensors)
+        files.write_json(temporary / paths.ENCODER_SETTINGS_FILE, settings)
+        files.write_tensors(temporary / paths.ENCODER_TENSORS_FILE, tensors)
 
 
 def load_encoder(folder: Path) -> Encoder:
     """Read what `save_encoder` wrote. Raises UnigrecError when a file is missing or damaged."""
-    settings = files.read_json(folder / SETTINGS_FILE)
-    tensors = files.read_arrays(folder / TENSORS_FILE)
+    settings = files.read_json(folder / paths.ENCODER_SETTINGS_FILE)
+    tensors = files.read_arrays(folder / paths.ENCODER_TENSORS_FILE)
     text: TfidfSvd | SentenceModel
     try:
         if settings["encoder"] == "tfidf-svd":
-            text = TfidfSvd(files.read_json(folder / VOCABULARY_FILE), tensors["idf"], tensors["components"])
+            vocabulary = files.read_json(folder / paths.ENCODER_VOCABULARY_FILE)
+            text = TfidfSvd(vocabulary, tensors["idf"], tensors["components"])
         else:
             text = SentenceModel(settings["encoder"], settings["model"], settings["fingerprint"])
         standardisers = tuple(Standardiser(tensors[f"centre_{i}"], s) for i, s in enumerate(settings["scales"]))

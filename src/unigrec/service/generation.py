@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from unigrec.base import files, paths
+from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.process import die_with_parent, keep_few_products, keep_quiet
+from unigrec.serving.manifest import METRICS
 
 if TYPE_CHECKING:
     from unigrec.serving.bundle import Bundle
@@ -98,7 +99,7 @@ def _loaded(folder: Path) -> Bundle:
 def facts_of(bundle: Bundle) -> dict[str, Any]:
     """What `GET /v1/model` says of a bundle."""
     manifest = bundle.manifest
-    figures = bundle.folder / "report/evaluate" / paths.METRICS_FILE
+    figures = bundle.folder / METRICS
     metrics = files.read_json(figures) if figures.is_file() else {}
     return {
         "bundle": bundle.id,

@@ -116,8 +116,10 @@ def _fetched(watched: Watched, label: str) -> Path:
 
 
 def _since(tags: dict[str, str]) -> dict[str, str | None]:
-    """When and why a promotion made the version what it is. Tags: promotion/champion.py."""
-    when, why = (tags.get(f"champion.{name}") for name in ("when", "why"))
+    """When and why a promotion made the version what it is."""
+    from unigrec.promotion.champion import CHANGE_TAG
+
+    when, why = (tags.get(f"{CHANGE_TAG}{name}") for name in ("when", "why"))
     return {"since": when, "why": why}
 
 

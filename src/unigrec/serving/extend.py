@@ -137,7 +137,7 @@ def remove_items(parent: Path, ids: Collection[str]) -> Path:
 def _open(parent: Path) -> tuple[dict[str, Any], Catalogue, torch.Tensor]:
     """The checked parent: its manifest, its catalogue, and the content (trained items, D) of its neighbours."""
     manifest = open_bundle(parent)
-    needed = {names.COLLABORATIVE, names.NEIGHBOURS, names.SERVED, f"{names.TEXT_ENCODER}/settings.json"}
+    needed = {names.COLLABORATIVE, names.NEIGHBOURS, names.SERVED, names.ENCODER_SETTINGS}
     if needed - set(manifest["files"]):
         raise UnigrecError(
             f"{parent}: lacks {', '.join(sorted(needed - set(manifest['files'])))}: it is of an earlier version; run "

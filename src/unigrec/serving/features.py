@@ -62,7 +62,7 @@ def item_features(bundle: Bundle, temperature: float) -> pa.Table:
             of further modalities, which no bundle holds.
     """
     folder, listed = bundle.folder, bundle.manifest["files"]
-    if not {names.COLLABORATIVE, f"{names.TEXT_ENCODER}/settings.json"} <= set(listed):
+    if not {names.COLLABORATIVE, names.ENCODER_SETTINGS} <= set(listed):
         raise UnigrecError(f"{folder}: this bundle, of an earlier version, holds no soft codes; run the pipeline again")
     encoder = load_encoder(folder / names.TEXT_ENCODER)
     if encoder.modalities:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.base import files
+from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.core.retrieval.search import QueryScorer, QueryScores
 from unigrec.core.retrieval.word_index import WordIndex
@@ -45,12 +45,12 @@ class QueryEncoder(NamedTuple):
     @classmethod
     def load(cls, folder: Path, width: int) -> QueryEncoder | None:
         """From a bundle's text encoder; None if that is a language model. Raises UnigrecError for a damaged one."""
-        settings = files.read_json(folder / "settings.json")
+        settings = files.read_json(folder / paths.ENCODER_SETTINGS_FILE)
         if settings.get("encoder") != "tfidf-svd":
             return None
         try:
-            words = files.read_json(folder / "vocabulary.json")
-            arrays = files.read_arrays(folder / "encoder.safetensors")
+            words = files.read_json(folder / paths.ENCODER_VOCABULARY_FILE)
+            arrays = files.read_arrays(folder / paths.ENCODER_TENSORS_FILE)
             idf, components, centre = arrays["idf"], arrays["components"], arrays["centre_0"]
             scale = float(settings["scales"][0])
             if not len(words) == len(idf) == len(components) or components.shape[1] != len(centre) or scale <= 0:

@@ -29,6 +29,7 @@ from unigrec.service.explorer.schema import (
     UserRequest,
 )
 from unigrec.service.responses import NO_MODEL, refusal, unavailable
+from unigrec.serving.manifest import REPORT
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -117,7 +118,7 @@ def _add_report(app: FastAPI, service: Service, refusals: Refusals) -> None:
     absent: Refusals = {404: {"model": refusals[422]["model"], "description": "The bundle has no such picture."}}
 
     def folder() -> Path | None:
-        return None if fleet.current is None else fleet.current.version.folder / "report"
+        return None if fleet.current is None else fleet.current.version.folder / REPORT
 
     @app.get("/v1/explore/report", responses=unready, tags=["explorer"])
     async def report() -> Response:

@@ -18,6 +18,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
 from unigrec.core.sequences import LONGEST
+from unigrec.serving.manifest import FACTS
 
 if TYPE_CHECKING:
     from unigrec.serving.bundle import Bundle
@@ -103,7 +104,7 @@ def _of_artifacts(bundle: Bundle, artifacts: Artifacts) -> OfArtifacts | None:
 
 
 def _of_report(bundle: Bundle) -> OfReport | None:
-    path = bundle.folder / "report/report" / paths.FACTS_FILE
+    path = bundle.folder / FACTS
     examples = files.read_json(path).get("examples", []) if path.is_file() else []
     found = [user for user in (_of_example(bundle, example) for example in examples) if user is not None]
     return OfReport(found) if found else None
