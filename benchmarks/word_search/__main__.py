@@ -1,6 +1,6 @@
 """`python -m benchmarks.word_search`: is the item that a user takes next found by words?
 
-Queries of four kinds are made from the texts of each test user's held-out item (`unigrec.embedding.queries`). Constants
+Queries of four kinds are made from the texts of each test user's held-out item (`unigrec.pipeline.queries`). Constants
 and weights are compared on the validation items; the table is of the test items. docs/answers.md.
 """
 

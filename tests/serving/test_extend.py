@@ -244,7 +244,7 @@ def test_bad_items_are_refused_and_nothing_is_left(parent, project, table, messa
 )
 def test_a_served_column_of_another_type_is_named_with_what_to_do(type, message):
     served = pa.table({"item_id": ["a"], "tag": pa.nulls(1, type)})
-    catalogue = extend.Catalogue(None, None, None, served, None)
+    catalogue = extend.ItemParts(None, None, None, served, None)
     given = pa.table({"item_id": ["b"], "tag": ["red"]})
     with pytest.raises(UnigrecError, match=message):
         extend._with_columns(catalogue, given["item_id"], given, DAY)

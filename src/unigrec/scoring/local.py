@@ -45,7 +45,7 @@ PREFIX = "unigrec."  # of the keys in the metadata of OUT
 class Job(NamedTuple):
     """What is scored.
 
-    log: interactions, as `read_interactions` reads them. ingest: how. name: of the model for people, as `version 3`.
+    log: interactions, as `interaction_batches` reads them. ingest: how. name: of the model for people, as `version 3`.
     """
 
     bundle: Bundle

@@ -42,8 +42,8 @@ DATE = pa.timestamp("s")  # of `FIRST_SEEN`
 UNKNOWN = -62_135_596_800  # the year 1: when an item of a log without days was first seen
 
 
-class Catalogue(NamedTuple):
-    """What is kept per item of a bundle, and changes with its items."""
+class ItemParts(NamedTuple):
+    """The parts of a bundle that hold a row per item, and so change with its items."""
 
     table: pa.Table  # N rows
     codes: np.ndarray  # (N, T) int32
@@ -92,7 +92,7 @@ def add_items(parent: Path, items: pa.Table, when: int, served: pa.Table | None 
         torch.cat([old.since, torch.full((len(codes),), when)]),
         old.withdrawn[~torch.isin(old.withdrawn, torch.tensor(back, dtype=torch.int64))],
     )
-    grown = Catalogue(
+    grown = ItemParts(
         _with_rows(catalogue.table, items),
         np.concatenate([catalogue.codes, codes.astype(np.int32)]),
         torch.cat([catalogue.collaborative, part]),
@@ -124,7 +124,7 @@ def remove_items(parent: Path, ids: Collection[str]) -> Path:
     kept = np.setdiff1d(np.arange(len(catalogue.codes)), [row for row in rows if row >= trained])
     added = torch.as_tensor(kept[trained:] - trained)
     extension = Extension(old.content[added], old.since[added], torch.tensor(withdrawn, dtype=torch.int64))
-    shrunk = Catalogue(
+    shrunk = ItemParts(
         catalogue.table.take(kept).set_column(0, catalogue.table.schema.field(0), _numbers(catalogue.table, len(kept))),
         catalogue.codes[kept],
         catalogue.collaborative[torch.as_tensor(kept)],
@@ -134,8 +134,8 @@ def remove_items(parent: Path, ids: Collection[str]) -> Path:
     return _child(parent, manifest, shrunk)
 
 
-def _open(parent: Path) -> tuple[dict[str, Any], Catalogue, torch.Tensor]:
-    """The checked parent: its manifest, its catalogue, and the content (trained items, D) of its neighbours."""
+def _open(parent: Path) -> tuple[dict[str, Any], ItemParts, torch.Tensor]:
+    """The checked parent: its manifest, its parts per item, and the content (trained items, D) of its neighbours."""
     manifest = open_bundle(parent)
     needed = {names.COLLABORATIVE, names.NEIGHBOURS, names.SERVED, names.ENCODER_SETTINGS}
     if needed - set(manifest["files"]):
@@ -153,7 +153,7 @@ def _open(parent: Path) -> tuple[dict[str, Any], Catalogue, torch.Tensor]:
     collaborative = files.read_tensors(parent / names.COLLABORATIVE)["part"]
     table = files.read_table(parent / names.CATALOGUE)
     served = files.read_table(parent / names.SERVED)
-    return manifest, Catalogue(table, codes, collaborative, served, extension), content
+    return manifest, ItemParts(table, codes, collaborative, served, extension), content
 
 
 def _checked_ids(items: pa.Table, index: dict[str, int], withdrawn: set[int]) -> list[str]:
@@ -179,7 +179,7 @@ def _refuse(ids: list[str], why: str) -> None:
 
 
 def _placed(
-    parent: Path, catalogue: Catalogue, content: torch.Tensor, vectors: torch.Tensor
+    parent: Path, catalogue: ItemParts, content: torch.Tensor, vectors: torch.Tensor
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Identifiers (M, T) of new items, and what the tokenizer reads of the teacher for them (M, E).
 
@@ -210,7 +210,7 @@ def _with_rows(table: pa.Table, items: pa.Table) -> pa.Table:
     return grown.set_column(0, table.schema.field(0), _numbers(table, grown.num_rows))
 
 
-def _with_columns(catalogue: Catalogue, ids: pa.ChunkedArray, given: pa.Table | None, when: int) -> pa.Table:
+def _with_columns(catalogue: ItemParts, ids: pa.ChunkedArray, given: pa.Table | None, when: int) -> pa.Table:
     """The served columns with rows for new items, which were first seen now.
 
     Where the bundle does not know since when it has an item, those that were there count as old: `UNKNOWN`.
@@ -249,7 +249,7 @@ def _numbers(table: pa.Table, count: int) -> pa.Array:
     return pa.array(np.arange(count), table.schema.field("item_index").type)
 
 
-def _child(parent: Path, manifest: dict[str, Any], catalogue: Catalogue) -> Path:
+def _child(parent: Path, manifest: dict[str, Any], catalogue: ItemParts) -> Path:
     """The bundle of this catalogue, and otherwise the parent's files."""
 
     def fill(folder: Path) -> None:

@@ -41,7 +41,7 @@ from unigrec.base.files import sha256
 from unigrec.base.process import cores
 
 SCHEMA_VERSION = 1
-# Names in a bundle; what each file holds: `unigrec.serving.bundle`.
+# Names in a bundle. The docstring above says what each file holds.
 MANIFEST = "manifest.json"
 PARAMS = "params.yaml"
 RECOMMENDER, RECOMMENDER_CONFIG = "recommender.safetensors", "recommender.json"
