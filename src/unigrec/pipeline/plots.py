@@ -99,12 +99,9 @@ def annealing(history: Rows, codebook_size: int, path: Path) -> None:
     _require(temperatures, path, "temperature and collision_rate")
     with _figure(path, (12, 3.6), "Annealing: the identifiers as the temperature falls") as figure:
         axes = figure.add_subplot(1, 3, 1)
-        axes.plot(temperatures, rates, color=LINE_COLOURS[0], marker=_marker(rates), markersize=3.5)
+        _collision_panel(axes, temperatures, rates)
         axes.invert_xaxis()  # time runs from left to right
-        axes.set_ylim(0, max(0.05, 1.1 * max(rates)))
-        axes.yaxis.set_major_formatter(_percent)
         axes.set_xlabel("temperature")
-        axes.set_title("items that share all codes")
         _entropy_panel(figure.add_subplot(1, 3, 2), history, codebook_size)
         _disagreement_panel(figure.add_subplot(1, 3, 3), history)
 
@@ -132,11 +129,8 @@ def identifiers_over_epochs(history: Rows, codebook_size: int, path: Path) -> No
         churn.set_ylim(bottom=0)
         _entropy_panel(figure.add_subplot(2, 2, 2), history, codebook_size)
         collisions = figure.add_subplot(2, 2, 3)
-        collisions.plot(epochs, rates, color=LINE_COLOURS[0], marker=_marker(rates), markersize=3.5)
-        collisions.set_title("items that share all codes")
+        _collision_panel(collisions, epochs, rates)
         _epochs(collisions)
-        collisions.set_ylim(0, max(0.05, 1.1 * max(rates)))
-        collisions.yaxis.set_major_formatter(_percent)
         _disagreement_panel(figure.add_subplot(2, 2, 4), history)
 
 
@@ -153,6 +147,13 @@ def _lines_per_level(axes: Axes, history: Rows, prefix: str) -> None:
 def _epochs(axes: Axes) -> None:
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
+
+
+def _collision_panel(axes: Axes, places: Sequence[float], rates: Sequence[float]) -> None:
+    axes.plot(places, rates, color=LINE_COLOURS[0], marker=_marker(rates), markersize=3.5)
+    axes.set_ylim(0, max(0.05, 1.1 * max(rates)))
+    axes.yaxis.set_major_formatter(_percent)
+    axes.set_title("items that share all codes")
 
 
 def _entropy_panel(axes: Axes, history: Rows, codebook_size: int) -> None:
@@ -273,8 +274,7 @@ def intervals(against: dict[str, dict[str, dict[str, float]]], path: Path) -> No
             for place, model in enumerate(models):
                 found = against[protocol].get(model)
                 if found is not None:
-                    axes.plot([found["low"], found["high"]], [place, place], color=MODEL_COLOURS[model], linewidth=2.5)
-                    axes.plot(found["difference"], place, color=MODEL_COLOURS[model], marker="o", markersize=6)
+                    _interval(axes, found, found["difference"], place, MODEL_COLOURS[model])
             axes.set_yticks(range(len(models)), models if panel == 1 else [""] * len(models))
             axes.set_ylim(len(models) - 0.5, -0.5)  # in the order of the tables
             axes.grid(axis="y", visible=False)

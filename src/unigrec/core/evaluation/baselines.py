@@ -107,7 +107,7 @@ class Baselines:
 def ranked_in_scores(scores: Tensor, targets: Tensor, seen: Tensor) -> Ranked:
     """By scores (B, N)."""
     own = scores.gather(1, targets[:, None])
-    before = is_before(scores.gather(1, seen.clamp_min(0)), own, seen, targets)
+    before = is_before(scores.gather(1, seen.clamp_min(0)), own, seen < targets[:, None])
     return Ranked(rank_in_scores(scores, targets).cpu(), before.cpu())
 
 
@@ -134,7 +134,7 @@ def ranked_in_few_scores(scores: csr_array, targets: Tensor, seen: Tensor) -> Ra
     before = (scores.data > score) | ((scores.data == score) & lower)
     counts, lower_counts = (torch.as_tensor(np.bincount(row[some], minlength=len(targets))) for some in (before, lower))
     without = torch.where(own[:, 0] > 0.0, 0, targets - lower_counts)  # lower items without a score
-    return Ranked(counts + without + 1, is_before(scores_of(seen), own, seen, targets))
+    return Ranked(counts + without + 1, is_before(scores_of(seen), own, seen < targets[:, None]))
 
 
 def ranked_again(histories: Histories, places: Tensor, targets: Tensor, seen: Tensor) -> Ranked:

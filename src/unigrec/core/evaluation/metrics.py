@@ -44,19 +44,26 @@ def rank_in_scores(scores: Tensor, targets: Tensor, seen: Tensor | None = None) 
     ranks = _count_before(scores, own, targets) + 1
     if seen is None:
         return ranks
-    before = is_before(scores.gather(1, seen.clamp_min(0)), own, seen, targets)
+    before = is_before(scores.gather(1, seen.clamp_min(0)), own, seen < targets[:, None])
     return rank_among_unseen(ranks, before, targets, seen)
 
 
-def is_before(scores: Tensor, own: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """Whether items (B, T) come before targets (B,), by their scores (B, T) and (B, 1): bool (B, T)."""
-    return ~(scores <= own) | ((scores == own) & (items < targets[:, None]))
+def is_before(scores: Tensor, own: Tensor, lower: Tensor) -> Tensor:
+    """Whether items (B, T) come before targets (B,), by their scores (B, T) and (B, 1): bool (B, T).
+
+    A score that is not a number, or that is equal for all items, never looks good.
+
+    Args:
+        lower: (B, T) whether the item's index is lower than the target's, which decides between equal scores.
+    """
+    return ~(scores <= own) | ((scores == own) & lower)
 
 
 def _count_before(scores: Tensor, own: Tensor, targets: Tensor) -> Tensor:
     """(B,) how many of all items come before the targets."""
     if scores.is_cuda:
-        return is_before(scores, own, torch.arange(scores.shape[1], device=scores.device), targets).sum(1)
+        lower = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
+        return is_before(scores, own, lower).sum(1)
     rows = zip(scores.detach().numpy(), own.detach().numpy(), targets.tolist(), strict=True)
     # To count in numpy takes a tenth of the time that torch takes to add up booleans.
     counts = [

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.core.evaluation.metrics import ndcg
+from unigrec.core.evaluation.metrics import is_before, ndcg, rank_in_list
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.retrieval.fused import FEATURES, Candidates, FusedRetriever, Weights
 from unigrec.core.retrieval.rank_by import RankBy
@@ -104,8 +104,7 @@ def validation_candidates(retriever: FusedRetriever, sequences: Sequences, users
         histories = sequences.held_out(users[rows], "validation", retriever.history)
         (found,) = retriever.search(histories.items, histories.lengths)
         of_rows = torch.as_tensor(histories.targets)
-        hit = found.beam.items.cpu() == of_rows[:, None]
-        of_student = torch.where(hit.any(1), hit.long().argmax(1) + 1, 0)
+        of_student = rank_in_list(found.beam.items.cpu(), of_rows)
         parts.append((rows, found.candidates, of_rows, of_student))
     width = max(candidates.items.shape[1] for _, candidates, _, _ in parts)
     items = torch.full((len(users), width), -1)
@@ -159,7 +158,5 @@ class _Objective:
 
     def _gains(self, scores: Tensor) -> np.ndarray:
         own = scores.gather(1, self.place)
-        # As in `rank_in_scores`: a score that is no number, or equal for all items, never looks good.
-        before = ~(scores <= own) | ((scores == own) & self.lower)
-        ranks = torch.where(self.found, before.sum(1) + 1, 0)
+        ranks = torch.where(self.found, is_before(scores, own, self.lower).sum(1) + 1, 0)
         return ndcg(ranks.numpy(), GATED_CUTOFF)

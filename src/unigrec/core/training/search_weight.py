@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from unigrec.core.evaluation.metrics import ndcg
+from unigrec.core.evaluation.metrics import ndcg, rank_in_list
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.retriever import Retriever
@@ -37,6 +38,6 @@ def fit_search_weight(
             return retriever.retrieve([history], k, None if mask is None else mask.to(retriever.device))
 
         found = Candidates.of(search, AllScores(scores(row)), GATED_CUTOFF, allowed=None)
-        places = [(found.ranked(weight, GATED_CUTOFF).items[0] == target).nonzero() for weight in WEIGHTS]
-        gains[row] = ndcg(np.array([int(place[0, 0]) + 1 if len(place) else 0 for place in places]), GATED_CUTOFF)
+        lists = torch.cat([found.ranked(weight, GATED_CUTOFF).items for weight in WEIGHTS])
+        gains[row] = ndcg(rank_in_list(lists, torch.full((len(WEIGHTS),), target)).numpy(), GATED_CUTOFF)
     return WEIGHTS[int(gains.mean(0).argmax())]
