@@ -15,8 +15,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
-TWO_SIDED, POWER = 1.959964, 0.841621  # quantiles of the normal distribution: 97.5 %, 80 %
+TWO_SIDED, POWER = float(ndtri(0.975)), float(ndtri(0.8))  # quantiles of the normal distribution
 FEWEST = 10.0  # expected users with a hit, and without one, per version: fewer, and the normal distribution is far off
 MISMATCH_P = 0.001  # below, the split is not the one that was asked for
 STEPS = 30  # of a fixed point
@@ -81,7 +82,7 @@ def difference(champion: Arm, challenger: Arm) -> Difference:
     own = TWO_SIDED * np.sqrt(champion.variance(old) + challenger.variance(new))
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(error > 0.0, found / error, 0.0)
-    above = _above(z)
+    above = ndtr(-z)
     return Difference(found, error, found - own, found + own, 2.0 * np.minimum(above, 1.0 - above), above)
 
 
@@ -94,7 +95,7 @@ def p_worse_by(loss: float, champion: tuple[float, float], challenger: tuple[flo
     kept = 1.0 - loss
     error = math.sqrt(challenger[1] + kept**2 * champion[1])
     margin = challenger[0] - kept * champion[0]
-    return float(_above(np.array(margin / error))) if error > 0.0 else float(margin <= 0.0)
+    return float(ndtr(-margin / error)) if error > 0.0 else float(margin <= 0.0)
 
 
 def is_enough(champion: Arm, challenger: Arm) -> bool:
@@ -115,7 +116,7 @@ def mismatch(shares: np.ndarray, is_challenger: np.ndarray) -> dict[str, Any]:
     """
     expected, spread = float(shares.sum()), math.sqrt(float((shares * (1.0 - shares)).sum()))
     found = int(is_challenger.sum())
-    p = 1.0 if not spread else 2.0 * float(_above(np.array(abs(found - expected) / spread)))
+    p = 1.0 if not spread else 2.0 * float(ndtr(-abs(found - expected) / spread))
     return {"expected": expected, "found": found, "p": p, "is_mismatch": p < MISMATCH_P}
 
 
@@ -146,8 +147,3 @@ def _reach(rate: float, gain: float, old: float, new: float) -> float:
     alike = math.sqrt(pooled * (1.0 - pooled) * (1.0 / old + 1.0 / new))
     own = math.sqrt(rate * (1.0 - rate) / old + better * (1.0 - better) / new)
     return TWO_SIDED * alike + POWER * own
-
-
-def _above(z: np.ndarray) -> np.ndarray:
-    """The chance that a normal variable is above z."""
-    return np.vectorize(lambda value: 0.5 * math.erfc(value / math.sqrt(2.0)), otypes=[float])(z)

@@ -127,9 +127,7 @@ def count_successors(sequences: Sequences) -> csr_array:
     counts.sum_duplicates()
     counts.data = np.log1p(counts.data)
     row = np.repeat(np.arange(size), np.diff(counts.indptr))
-    most = np.zeros(size, np.float32)
-    np.maximum.at(most, row, counts.data)
-    counts.data /= most[row]
+    counts.data /= counts.max(axis=1).toarray()[row]
     return largest_of_rows(counts, kept_neighbours(size))
 
 

@@ -57,7 +57,7 @@ class Sampler:
         counts = np.zeros(self.items, np.int64)
         for chunk in in_chunks(pieces, ROWS_AT_ONCE):
             items, lengths = sequences.teacher_batch(chunk)
-            np.add.at(counts, items[np.arange(items.shape[1]) < lengths[:, None]], 1)
+            counts += np.bincount(items[np.arange(items.shape[1]) < lengths[:, None]], minlength=self.items)
         self.shares = counts / max(counts.sum(), 1)  # (N,) of each item among the items of a batch
 
     def draw(self, items: np.ndarray, lengths: np.ndarray, step: int, device: torch.device) -> Candidates:
