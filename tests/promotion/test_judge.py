@@ -57,7 +57,7 @@ def now(users: int, seed: int) -> Today:
 
 
 def refusing(judgement: Judgement) -> list[str]:
-    return [gate.name for gate in judgement.decision.gates if not gate.passed and not gate.informational]
+    return [gate.name for gate in judgement.decision.refusing]
 
 
 def test_ranks_are_those_that_evaluation_finds():

@@ -73,17 +73,15 @@ class Judgement(NamedTuple):
     @property
     def outcome(self) -> Outcome:
         """`promote`; `keep` if only a proof against the champion is missing, offline or online; else `refuse`."""
-        refusing = [gate.name for gate in self.decision.gates if not gate.passed and not gate.informational]
+        refusing = {gate.name for gate in self.decision.refusing}
         if not refusing:
             return Outcome.PROMOTE
-        return Outcome.KEEP if set(refusing) <= {OVER_CHAMPION, ONLINE} else Outcome.REFUSE
+        return Outcome.KEEP if refusing <= {OVER_CHAMPION, ONLINE} else Outcome.REFUSE
 
     @property
     def reason(self) -> str:
         """One line: the gates that refuse, or the margin over the champion."""
-        gates = self.decision.gates
-        told = [gate for gate in gates if not gate.passed and not gate.informational]
-        told = told or [gate for gate in gates if gate.name == OVER_CHAMPION]
+        told = self.decision.refusing or [gate for gate in self.decision.gates if gate.name == OVER_CHAMPION]
         return "; ".join(f"{gate.name}: {gate.reason}" for gate in told) or "is the first champion"
 
     def as_dict(self) -> dict[str, Any]:

@@ -91,9 +91,7 @@ def _setting(judgement: Judgement) -> str:
 
 def _ordered(gates: list[Gate]) -> list[Gate]:
     """Gates that refuse, then the margin over the champion, then the others in their order, slices last."""
-    return sorted(
-        gates, key=lambda gate: (gate.passed or gate.informational, gate.name != OVER_CHAMPION, SLICE in gate.name)
-    )
+    return sorted(gates, key=lambda gate: (not gate.refuses, gate.name != OVER_CHAMPION, SLICE in gate.name))
 
 
 def _row(gate: Gate) -> list[str]:

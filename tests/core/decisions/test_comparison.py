@@ -47,7 +47,7 @@ def decided(candidate: Candidate = CANDIDATE, against: Pair | None = None, **cha
 
 
 def refusing(decision: Decision) -> list[str]:
-    return [gate.name for gate in decision.gates if not gate.passed and not gate.informational]
+    return [gate.name for gate in decision.refusing]
 
 
 def test_a_better_challenger_passes_with_a_reason_for_every_gate():

@@ -14,8 +14,7 @@ from unigrec.core.decisions.gates import decide
 
 
 def refused(metrics: dict, health: dict, against: dict = GOOD_INTERVALS) -> list[str]:
-    decision = decide(metrics, against, health, PARAMS)
-    return [gate.name for gate in decision.gates if not gate.passed and not gate.informational]
+    return [gate.name for gate in decide(metrics, against, health, PARAMS).refusing]
 
 
 def missed(health: dict) -> list[str]:

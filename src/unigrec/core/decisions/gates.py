@@ -36,12 +36,22 @@ class Gate(NamedTuple):
     reason: str
     informational: bool = False
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the model is refused for it."""
+        return not self.passed and not self.informational
+
 
 class Decision(NamedTuple):
     """`passed` if every gate that is not informational passed."""
 
     passed: bool
     gates: list[Gate]
+
+    @property
+    def refusing(self) -> list[Gate]:
+        """The gates that refuse the model, in their order."""
+        return [gate for gate in self.gates if gate.refuses]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON: {passed, gates: [{name, value, threshold, passed, reason, informational}]}."""
@@ -267,7 +277,7 @@ def _number(value: Any) -> float | None:
 
 
 def is_refusing(gate: dict[str, Any]) -> bool:
-    """Whether a gate of a decision refuses the model."""
+    """`Gate.refuses`, of a gate of a stored decision."""
     return not gate["passed"] and not gate.get("informational", False)  # absent from decisions of earlier versions
 
 
