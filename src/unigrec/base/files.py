@@ -218,11 +218,11 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def read_tensors(path: Path, device: str = "cpu", *, verified: bool = False) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, *, verified: bool = False) -> dict[str, torch.Tensor]:
     """Read a safetensors file as torch tensors. Raises UnigrecError when it is missing or damaged.
 
-    verified: the caller has compared the file's hash, so its checksum is not computed. On the CPU, tensors are mapped:
-        what nobody reads stays on the disk.
+    verified: the caller has compared the file's hash, so its checksum is not computed. Tensors are mapped: what nobody
+        reads stays on the disk.
     """
     from safetensors.torch import load_file
 
@@ -230,7 +230,7 @@ def read_tensors(path: Path, device: str = "cpu", *, verified: bool = False) -> 
         tensors = load_file(str(path))
         if not verified:
             _check_whole(path, tensors)
-        return {name: tensor.to(device) for name, tensor in tensors.items()}
+        return tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -239,17 +239,13 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {name: value for name, value in _metadata(path).items() if name not in (CHECKSUM, OLD_CHECKSUM)}
 
 
-def read_arrays(path: Path, *, verified: bool = False) -> dict[str, np.ndarray]:
-    """Read a safetensors file as numpy arrays. Raises UnigrecError when it is missing or damaged.
-
-    verified: the caller has compared the file's hash, so its checksum is not computed.
-    """
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file as numpy arrays. Raises UnigrecError when it is missing or damaged."""
     from safetensors.numpy import load_file
 
     with _readable(path):
         arrays = load_file(str(path))
-        if not verified:
-            _check_whole(path, arrays)
+        _check_whole(path, arrays)
         return arrays
 
 

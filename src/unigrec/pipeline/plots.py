@@ -201,18 +201,18 @@ def codebook_usage(rows: Rows, path: Path) -> None:
         axes.legend()
 
 
-def metrics_by_slice(rows: Rows, path: Path, protocol: str = Protocol.UNMASKED, metric: str = "ndcg_at_10") -> None:
-    """Draw a bar per slice of the test users and model.
+def metrics_by_slice(rows: Rows, path: Path, protocol: str = Protocol.UNMASKED) -> None:
+    """Draw a bar of NDCG@10 per slice of the test users and model.
 
     Args:
-        rows: {"slice", "users", "model", "protocol", "recall_at_10", "ndcg_at_10"}.
+        rows: {"slice", "users", "model", "protocol", "ndcg_at_10"}.
         path: the file to write.
         protocol: unmasked or masked; one picture shows one protocol.
-        metric: recall_at_10 or ndcg_at_10.
 
     Raises:
         NothingToDraw: no row of that protocol holds the metric.
     """
+    metric = f"ndcg_at_{GATED_CUTOFF}"
     wanted = [row for row in rows if row.get("protocol") == protocol and row.get(metric) is not None]
     _require(wanted, path, f"protocol '{protocol}' with {metric}")
     users = {row["slice"]: row["users"] for row in wanted}  # in the order of the rows

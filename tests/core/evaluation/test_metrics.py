@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.ranks import rank_in_unseen
 from support.small import few, sequences_of
 from unigrec.core.evaluation.metrics import ndcg, rank_in_list, rank_in_scores, ranking_metrics, recall, seen_before
 
@@ -35,7 +36,7 @@ def test_masked_ranking_leaves_seen_items_out_and_a_seen_target_gets_rank_zero()
     seen = torch.tensor([[0, 1, 1], [0, -1, -1], [3, 0, -1]])
     targets = torch.tensor([3, 2, 3])
     assert rank_in_scores(scores, targets).tolist() == [4, 3, 4]
-    assert rank_in_scores(scores, targets, seen).tolist() == [2, 2, 0]
+    assert rank_in_unseen(scores, targets, seen).tolist() == [2, 2, 0]
 
 
 @few
@@ -44,7 +45,7 @@ def test_ranks_equal_those_of_a_plain_sort(seed: int, masked: bool):
     generator = np.random.default_rng(seed)
     scores = torch.as_tensor(generator.integers(0, 4, (6, 9))).float()  # many ties
     targets, seen = torch.as_tensor(generator.integers(0, 9, 6)), torch.as_tensor(generator.integers(-1, 9, (6, 5)))
-    found = rank_in_scores(scores, targets, seen if masked else None)
+    found = rank_in_unseen(scores, targets, seen) if masked else rank_in_scores(scores, targets)
     for row in range(6):
         hidden = set(seen[row].tolist()) if masked else set()
         order = sorted(set(range(9)) - hidden, key=lambda item: (-float(scores[row, item]), item))

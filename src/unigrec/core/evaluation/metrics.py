@@ -31,21 +31,13 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, floa
     return metrics | {f"ndcg_at_{cutoff}": float(ndcg(ranks, cutoff).mean()) for cutoff in cutoffs}
 
 
-def rank_in_scores(scores: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
+def rank_in_scores(scores: Tensor, targets: Tensor) -> Tensor:
     """Rank of each target among all items: (B, N), (B,) -> (B,). Of equal scores the lower item index comes first.
 
     A NaN score counts as higher than the target's, and a target with a NaN score comes last: a broken model never looks
     good.
-
-    Args:
-        seen: (B, T) item indices to leave out of the ranking, as in `rank_among_unseen`.
     """
-    own = scores.gather(1, targets[:, None])
-    ranks = _count_before(scores, own, targets) + 1
-    if seen is None:
-        return ranks
-    before = is_before(scores.gather(1, seen.clamp_min(0)), own, seen < targets[:, None])
-    return rank_among_unseen(ranks, before, targets, seen)
+    return _count_before(scores, scores.gather(1, targets[:, None]), targets) + 1
 
 
 def is_before(scores: Tensor, own: Tensor, lower: Tensor) -> Tensor:

@@ -133,13 +133,13 @@ class Neighbours:
         """How much each item, or each wanted one, follows each of the given ones: (B,) -> (B, N or K), in [0, 1]."""
         return self.successors.sums(items[:, None], torch.ones(len(items), 1, device=items.device), wanted)
 
-    def alike(self, items: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """Cosine of each item's content, or each wanted one's, with that of the given ones: (B,) -> (B, N or K).
+    def alike(self, items: Tensor) -> Tensor:
+        """Cosine of each item's content with that of the given ones: (B,) -> (B, N).
 
         An item has 0 with itself: it is not its own neighbour.
         """
-        cosines = self._products(self.content[items].float()[:, None], wanted)[:, 0]
-        return _without_itself(cosines, items, wanted)
+        cosines = self._products(self.content[items].float()[:, None], None)[:, 0]
+        return _without_itself(cosines, items, None)
 
     def _products(self, vectors: Tensor, wanted: Tensor | None) -> Tensor:
         """Of vectors (B, Q, D) with the content of all items, or of the wanted ones, -> (B, Q, N or K)."""

@@ -19,12 +19,10 @@ ITEMS_AT_ONCE = 2**14  # whose tokens are made together
 
 
 @torch.no_grad()
-def soft_tokens(
-    tokenizer: Tokenizer, recommender: Recommender, embeddings: Vectors, temperature: float, chunk: int = ITEMS_AT_ONCE
-) -> Tensor:
+def soft_tokens(tokenizer: Tokenizer, recommender: Recommender, embeddings: Vectors, temperature: float) -> Tensor:
     """Input tokens of every item from its soft identifier: (N, D) -> (N, L or 1, E)."""
     read = []
-    for part in embeddings.split(chunk):
+    for part in embeddings.split(ITEMS_AT_ONCE):
         soft = tokenizer.quantize_soft(tokenizer.encoder(part), temperature)
         read.append(recommender.item_tokens(recommender.embed_soft(soft.probabilities), part))
     return torch.cat(read)
