@@ -22,10 +22,10 @@ from unigrec.base.errors import EXIT_OK, UnigrecError
 from unigrec.base.markdown import markdown_table
 from unigrec.base.process import training_device
 from unigrec.config.read import read_mapping
+from unigrec.core.evaluation.protocol import SELECTED
 from unigrec.core.training.checkpoint import Stopped
 
 SPACE = ROOT / "infra/search.yaml"
-SELECTS = "validation_ndcg_at_10"
 AFTER = ("rank", "evaluate")  # steps after the training; the last one ranks the test items
 Space = dict[str, dict[str, Any]]
 
@@ -86,7 +86,7 @@ def finished(study: Any) -> int:
 def validation(student: Path) -> float:
     """The best validation NDCG of the finetuning, which includes the weights of the joint phase as a candidate."""
     history = files.read_json(student / "finetune" / paths.HISTORY_FILE)
-    return max(row[SELECTS] for row in history if SELECTS in row)
+    return max(row[SELECTED] for row in history if SELECTED in row)
 
 
 def table(study: Any) -> str:

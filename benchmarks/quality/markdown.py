@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unigrec.base.markdown import markdown_table
-from unigrec.core.evaluation.protocol import Protocol
+from unigrec.core.evaluation.protocol import SELECTED, Protocol
 
 METRICS = {"recall_at_5": "Recall@5", "recall_at_10": "Recall@10", "ndcg_at_5": "NDCG@5", "ndcg_at_10": "NDCG@10"}
 NOTHING = "-"
@@ -79,7 +79,7 @@ def _identifiers(rows: list[dict[str, Any]]) -> str:
         for phase in ("joint", "finetune"):
             best = row["best"].get(phase)
             epochs = ", ".join(map(str, best["epochs"])) if best else ""
-            cells.append(f"{best['validation_ndcg_at_10']:.4f} ({epochs})" if best else NOTHING)
+            cells.append(f"{best[SELECTED]:.4f} ({epochs})" if best else NOTHING)
         lines.append(cells)
     return markdown_table(head, lines)
 

@@ -21,7 +21,7 @@ from unigrec.config.profiles import leaves
 from unigrec.config.schema import Params
 from unigrec.core.evaluation.bootstrap import paired_bootstrap
 from unigrec.core.evaluation.metrics import ndcg, recall
-from unigrec.core.evaluation.protocol import BASELINES, SHIPPED, Protocol
+from unigrec.core.evaluation.protocol import BASELINES, SELECTED, SHIPPED, Protocol
 
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "recall_at_5": lambda ranks: recall(ranks, 5),
@@ -169,7 +169,7 @@ def _identifiers(name: str, measured: Seeds) -> dict[str, Any]:
     }
     best = {
         phase: {
-            "validation_ndcg_at_10": float(np.mean([value[phase][0] for value in values])),
+            SELECTED: float(np.mean([value[phase][0] for value in values])),
             "epochs": [value[phase][1] for value in values],
         }
         for phase in ("joint", "finetune")
@@ -233,11 +233,11 @@ def _read_baselines(out: Path, params: Params, data: Data) -> dict[str, Measured
 
 def _best(history: list[dict[str, float]]) -> tuple[float, int] | None:
     """The highest validation NDCG@10 and its epoch, the first of equals: the weights that were kept."""
-    validated = [row for row in history if row.get("validation_ndcg_at_10") is not None]
+    validated = [row for row in history if row.get(SELECTED) is not None]
     if not validated:
         return None
-    best = max(validated, key=lambda row: row["validation_ndcg_at_10"])
-    return best["validation_ndcg_at_10"], int(best["epoch"])
+    best = max(validated, key=lambda row: row[SELECTED])
+    return best[SELECTED], int(best["epoch"])
 
 
 def _others(home: Path, params: Params, data: Data) -> list[str]:

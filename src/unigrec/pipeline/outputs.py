@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
+from unigrec.core.evaluation.protocol import SELECTED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,14 +201,12 @@ def save_ranks(
 
 def save_trained(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
     """Weights, the network's config, curves, and last the figures of the epoch whose weights these are."""
-    best = trained.kept.get("validation_ndcg_at_10")
+    best = trained.kept.get(SELECTED)
     metrics = {name: value for name, value in trained.kept.items() if not name.startswith("validation_")}
     files.write_tensors(folder / paths.MODEL_FILE, trained.model.state_dict())
     files.write_json(folder / paths.MODEL_CONFIG_FILE, config)
     files.write_json(folder / paths.HISTORY_FILE, _alike(trained.history))
-    files.write_json(
-        folder / paths.METRICS_FILE, metrics | ({} if best is None else {"best_validation_ndcg_at_10": best})
-    )
+    files.write_json(folder / paths.METRICS_FILE, metrics | ({} if best is None else {f"best_{SELECTED}": best}))
 
 
 def _alike(rows: list[dict[str, float]]) -> list[dict[str, float | None]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import atomic_path
-from unigrec.core.evaluation.protocol import GATED_CUTOFF, Protocol
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, SELECTED, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,8 +64,8 @@ def training_curves(history: Rows, path: Path, title: str = "Training") -> None:
         NothingToDraw: no row holds a value to draw.
     """
     losses = sorted({key for row in history for key in row if key == "loss" or key.endswith("_loss")}, key=_loss_order)
-    keys = [key for key in (*losses, "validation_ndcg_at_10") if _points(history, "step", key)[0]]
-    _require(keys, path, "a loss or validation_ndcg_at_10")
+    keys = [key for key in (*losses, SELECTED) if _points(history, "step", key)[0]]
+    _require(keys, path, f"a loss or {SELECTED}")
     columns = min(len(keys), 3)
     lines = -(-len(keys) // columns)
     first, last = (end(_points(history, "step", "step")[0]) for end in (min, max))

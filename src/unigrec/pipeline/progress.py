@@ -12,10 +12,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from unigrec.core.evaluation.protocol import SELECTED
+
 if TYPE_CHECKING:
     from unigrec.core.training.loop import Moment
 
-SELECTED = "validation_ndcg_at_10"  # what the trainings select their weights by
 RECORD = "\x1e"  # begins a message among lines of text, as in RFC 7464
 MESSAGE_SECONDS = 0.2  # minimum between two messages about steps
 

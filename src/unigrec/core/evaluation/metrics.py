@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.sequences import Sequences
 
 
@@ -29,6 +30,11 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, floa
     """Means over users, named `recall_at_10`, `ndcg_at_10`, ..."""
     metrics = {f"recall_at_{cutoff}": float(recall(ranks, cutoff).mean()) for cutoff in cutoffs}
     return metrics | {f"ndcg_at_{cutoff}": float(ndcg(ranks, cutoff).mean()) for cutoff in cutoffs}
+
+
+def validation_figures(ranks: np.ndarray) -> dict[str, float]:
+    """What a training logs of its validation: `validation_recall_at_10` and `protocol.SELECTED`. ranks: (U,)."""
+    return {f"validation_{name}": value for name, value in ranking_metrics(ranks, [GATED_CUTOFF]).items()}
 
 
 def rank_in_scores(scores: Tensor, targets: Tensor) -> Tensor:

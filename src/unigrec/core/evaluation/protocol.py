@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 GATED_CUTOFF = 10  # Recall@10 and NDCG@10 are what validation selects by and what the gates read
+SELECTED = f"validation_ndcg_at_{GATED_CUTOFF}"  # in the history of a training, what its weights are selected by
 SHIPPED = "shipped"  # in metrics, the model that requests are answered with, next to its parts and the baselines
 
 # The models of a table in their order, each with the words a reader gets. `baselines` ranks these:

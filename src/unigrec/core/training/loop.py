@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from unigrec.base.errors import TrainingError
 from unigrec.core.distributed import mean_over_ranks, of_first_rank, rank, values_of_ranks
+from unigrec.core.evaluation.protocol import SELECTED
 from unigrec.core.training.checkpoint import CheckpointFolder, Stopped, load_optimizer, optimizer_tensors
 from unigrec.core.training.engine import Engine
 
@@ -104,7 +105,7 @@ class Phase:
         batches: epoch -> the epoch's batches; the same epoch always gives the same batches.
         losses: batch, step -> named scalars; the scalar named `loss` is minimised.
         learning_rate: finished share of the run, in [0, 1) -> factor on the learning rate of each group.
-        validate: -> metrics; training keeps the weights with the highest `selects`. None: the last weights are kept.
+        validate: -> metrics; training keeps the weights with the highest `SELECTED`. None: the last weights are kept.
         start_epoch: called before an epoch's first step; returns figures to log.
         end_epoch: called after an epoch's last step and before its validation; returns figures to log.
         state: -> tensors of the current epoch that a checkpoint must hold. load_state: takes them back on resume.
@@ -123,7 +124,6 @@ class Phase:
     validate_first: bool = False  # the initial weights are a candidate too
     validate_every: int = 1
     patience: int = 1_000_000
-    selects: str = "validation_ndcg_at_10"
 
 
 @dataclass
@@ -236,7 +236,7 @@ class _Training:
             # Ranks on different processors may round differently, and all must take the same decision.
             metrics = of_first_rank(self.phase.validate(), self.run.device)
         self.model.train()
-        progress, value = self.progress, metrics[self.phase.selects]
+        progress, value = self.progress, metrics[SELECTED]
         # Copy the best weights, as the optimizer changes the model in place. A tie keeps the earlier weights.
         if value > progress.best:
             progress.best, progress.best_step, progress.validations_without_gain = value, progress.step, 0

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unigrec.core.evaluation.metrics import rank_in_list, ranking_metrics
-from unigrec.core.evaluation.protocol import GATED_CUTOFF
+from unigrec.core.evaluation.metrics import rank_in_list, validation_figures
 from unigrec.core.models.recommender import Recommender
 from unigrec.core.models.tokenizers.residual import Tokenizer
 from unigrec.core.models.vectors import Vectors
@@ -57,7 +56,7 @@ def beam_metrics(
     history: int,
     beam: int,
 ) -> dict[str, float]:
-    """`validation_recall_at_10` and `validation_ndcg_at_10`. tokens: (N, L, E) input tokens of every item."""
+    """As `validation_figures`. tokens: (N, L, E) input tokens of every item."""
     retriever = GenerativeRetriever(recommender.eval(), tree, tokens, history=history, beam=beam)
     ranks = []
     for rows in retriever.batches(sequences.lengths[users]):
@@ -65,5 +64,4 @@ def beam_metrics(
         (found,) = retriever.search(held_out.items, held_out.lengths)
         targets = torch.as_tensor(held_out.targets, device=tokens.device)
         ranks.append(rank_in_list(found.items, targets).cpu().numpy())
-    metrics = ranking_metrics(np.concatenate(ranks), [GATED_CUTOFF])
-    return {f"validation_{name}": value for name, value in metrics.items()}
+    return validation_figures(np.concatenate(ranks))

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrec.core.distributed import gather_rows, rank, rank_slices, world_size
-from unigrec.core.evaluation.metrics import rank_in_scores, ranking_metrics
-from unigrec.core.evaluation.protocol import GATED_CUTOFF
+from unigrec.core.evaluation.metrics import rank_in_scores, validation_figures
 from unigrec.core.losses import Bonus, catalogue_cross_entropy
 from unigrec.core.models.ensemble import Teacher, TeacherEnsemble
 from unigrec.core.models.repeat_bias import parameter_groups
@@ -236,5 +235,4 @@ def validation_metrics(
         ranks.append(rank_in_scores(scores, torch.as_tensor(held_out.targets, device=device)).cpu().numpy())
     own = torch.as_tensor(np.concatenate(ranks), device=device)
     every = gather_rows(own, [part.stop - part.start for part in slices]).cpu().numpy()
-    metrics = ranking_metrics(every, [GATED_CUTOFF])
-    return {f"validation_{name}": value for name, value in metrics.items()}
+    return validation_figures(every)

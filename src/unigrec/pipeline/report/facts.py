@@ -23,7 +23,7 @@ from unigrec.base.masking import masked
 from unigrec.config.profiles import PROFILES, leaves, profile_names, profile_values
 from unigrec.core.evaluation.bootstrap import bootstrap_means
 from unigrec.core.evaluation.metrics import ndcg, recall
-from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
+from unigrec.core.evaluation.protocol import GATED_CUTOFF, SELECTED, SHIPPED, Protocol
 from unigrec.core.identifiers.health import codebook_usage
 from unigrec.core.retrieval.rank_by import MODEL_OF
 from unigrec.core.sequences import sample
@@ -42,7 +42,7 @@ SHOWN_HISTORY = 8  # last items of an example user
 SHOWN_PREFIXES, SHOWN_ITEMS = 6, 3  # first codes, and most popular items of each
 LONGEST = 120  # characters of a title
 # Of the joint phase: the other losses are in its own picture, artifacts/joint/curves.png.
-CURVES = ("step", "loss", "recommendation_loss", "validation_ndcg_at_10")
+CURVES = ("step", "loss", "recommendation_loss", SELECTED)
 
 
 def gather(
