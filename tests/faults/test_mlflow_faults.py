@@ -15,8 +15,9 @@ from support.faulty_proxy import CUT, ERROR, HANG, PAGE, PASS, SLOW, Proxy, faul
 from support.tiny_model import make_bundle
 from unigrec.base.errors import EXIT_BAD_INPUT, UnigrecError
 from unigrec.config.schema import RegisterParams
+from unigrec.core.decisions.comparison import CHALLENGER
 from unigrec.registry.tracking import mlflow_client
-from unigrec.registry.versions import CHALLENGER, register, version_of
+from unigrec.registry.versions import register, version_of
 from unigrec.serving.manifest import open_bundle
 
 

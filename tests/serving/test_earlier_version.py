@@ -16,6 +16,7 @@ from unigrec.base.errors import UnigrecError
 from unigrec.cli import app
 from unigrec.config.read import load_params
 from unigrec.config.schema import RegisterParams
+from unigrec.core.decisions.comparison import CHALLENGER, CHAMPION
 from unigrec.promotion import judge
 from unigrec.registry import versions as registry
 from unigrec.registry.tracking import mlflow_client
@@ -48,7 +49,7 @@ def params(tmp_path, monkeypatch, empty_store) -> RegisterParams:
         client.finalize_logged_model(logged, "READY")
         client.create_registered_model(name)
         client.create_model_version(name, f"models:/{logged}", run, tags=tags, model_id=logged)
-        client.set_registered_model_alias(name, registry.CHALLENGER, "1")
+        client.set_registered_model_alias(name, CHALLENGER, "1")
     return params
 
 
@@ -65,7 +66,7 @@ def invoke(*arguments: str) -> str:
 
 def champion(params: RegisterParams) -> str | None:
     with mlflow_client(params) as client:
-        found = version_of(client, params.model_name, registry.CHAMPION)
+        found = version_of(client, params.model_name, CHAMPION)
     return found and str(found.version)
 
 

@@ -62,8 +62,9 @@ def take_delivery(params: Params, params_file: Path) -> Taken:
 
 
 def _from_champion(params: Params, params_file: Path) -> str:
+    from unigrec.core.decisions.comparison import CHAMPION
     from unigrec.registry.tracking import mlflow_client
-    from unigrec.registry.versions import CHAMPION, version_of
+    from unigrec.registry.versions import version_of
 
     with mlflow_client(params.register_) as client:
         champion = version_of(client, params.register_.model_name, CHAMPION)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import atomic_path
+from unigrec.core.decisions.comparison import CHALLENGER, CHAMPION
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, SELECTED, Protocol
+from unigrec.promotion.online import WAYS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -288,11 +290,10 @@ def experiment(report: dict[str, Any], path: Path) -> None:
         report: as `unigrec.promotion.online.report_of` makes it.
         path: the file to write.
     """
-    ways = {"by_user": "users with a hit", "by_impression": "impressions with a hit"}
-    labels = {name: f"{name}\nversion {_literal(report[name]['version'])}" for name in ("champion", "challenger")}
+    labels = {name: f"{name}\nversion {_literal(report[name]['version'])}" for name in (CHAMPION, CHALLENGER)}
     with _figure(path, (9.5, 4.4), f"Experiment {_literal(report['experiment'])}: {report['finding']}") as figure:
         panels = figure.subplots(2, 2, sharex="col")
-        for (rates, gain), (way, title) in zip(panels, ways.items(), strict=True):
+        for (rates, gain), (way, title) in zip(panels, WAYS.items(), strict=True):
             found = report[way]
             for place, name in enumerate(labels):
                 _interval(rates, found[name], found[name]["rate"], place, LINE_COLOURS[place])

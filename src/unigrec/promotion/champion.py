@@ -10,10 +10,11 @@ from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.lock import exclusive
 from unigrec.base.masking import masked
+from unigrec.core.decisions.comparison import CHALLENGER, CHAMPION
 from unigrec.core.decisions.gates import Outcome
 from unigrec.promotion import audit
 from unigrec.registry.tracking import BUNDLE_TAG, mlflow_client, tracking_uri
-from unigrec.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, VERDICT_TAG, named_version, version_of
+from unigrec.registry.versions import PREVIOUS, VERDICT_TAG, named_version, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

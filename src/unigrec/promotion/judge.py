@@ -17,7 +17,16 @@ import numpy as np
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
 from unigrec.base.files import sha256_of
-from unigrec.core.decisions.comparison import ONLINE, OVER_CHAMPION, Candidate, Pair, compare, does_not_load
+from unigrec.core.decisions.comparison import (
+    CHALLENGER,
+    CHAMPION,
+    ONLINE,
+    OVER_CHAMPION,
+    Candidate,
+    Pair,
+    compare,
+    does_not_load,
+)
 from unigrec.core.decisions.gates import Decision, Outcome
 from unigrec.core.evaluation.baselines import Baselines
 from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
@@ -157,7 +166,7 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
     pair = None
     if old is not None:
         reference = ranks_of(old, now, protocol)
-        metrics["champion"] = ranking_metrics(reference, [GATED_CUTOFF])
+        metrics[CHAMPION] = ranking_metrics(reference, [GATED_CUTOFF])
         churn = churn_against(known_codes(new.item_ids, old.item_ids, old.identifiers), new.identifiers)
         masks = slices(now.sequences, now.users, now.columns)
         pair = Pair(
@@ -177,7 +186,7 @@ def judge(challenger: Subject, champion: Subject | None, now: Today, settings: S
 def _online(reports: tuple[dict[str, Any], ...], challenger: str, champion: str) -> dict[str, Any] | None:
     """The latest report of an experiment with these two bundles; None if there is none."""
     for report in reversed(reports):
-        found = [(report.get(name) or {}).get("bundle") for name in ("challenger", "champion")]
+        found = [(report.get(name) or {}).get("bundle") for name in (CHALLENGER, CHAMPION)]
         if found == [challenger, champion]:
             return report
     return None

@@ -13,13 +13,12 @@ import numpy as np
 
 from unigrec.base.errors import UnigrecError
 from unigrec.base.markdown import markdown_table
+from unigrec.core.decisions.comparison import BY_IMPRESSION, BY_USER, CHALLENGER, CHAMPION
 from unigrec.core.evaluation.experiment import FEWEST, Arm, difference, is_enough, mismatch, power
 
 if TYPE_CHECKING:
     from unigrec.data.sources.impressions import Experiment
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-BY_USER, BY_IMPRESSION = "by_user", "by_impression"
 WAYS = {BY_USER: "users with a hit", BY_IMPRESSION: "impressions with a hit"}
 LEVEL = 0.05  # of p, two-sided, for the verdict in words
 NOTED_BOTH = 0.01  # share of users who saw both versions that is worth a note

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from unigrec.base import files, paths
 from unigrec.base.markdown import markdown_table
-from unigrec.core.decisions.comparison import OVER_CHAMPION, SLICE
+from unigrec.core.decisions.comparison import CHALLENGER, CHAMPION, OVER_CHAMPION, SLICE
 from unigrec.core.decisions.gates import Outcome, gate_rows, gate_verdict
 from unigrec.core.evaluation.protocol import SHIPPED
 
@@ -25,7 +25,7 @@ OUTCOMES = {
     Outcome.KEEP: "NOT PROMOTED: nothing is wrong with it, but it did not prove better than the champion",
     Outcome.REFUSE: "REFUSED",
 }
-MODELS = {SHIPPED: "challenger", "champion": "champion", "cooccurrence": "co-occurrence", "popularity": "popularity"}
+MODELS = {SHIPPED: CHALLENGER, CHAMPION: CHAMPION, "cooccurrence": "co-occurrence", "popularity": "popularity"}
 
 
 def write(folder: Path, judgement: Judgement, report: str | None = None) -> None:

@@ -17,6 +17,7 @@ from unigrec.base import files, paths
 from unigrec.base.errors import UnigrecError
 from unigrec.base.masking import masked
 from unigrec.config.read import read_mapping
+from unigrec.core.decisions.comparison import CHALLENGER
 from unigrec.registry.model_package import MODEL_CODE, ask_stored, copy_code, requirements, signature
 from unigrec.registry.tracking import BUNDLE_TAG, bundle_tags, log_run, mlflow_client
 from unigrec.serving.manifest import CATALOGUE, MANIFEST, PARAMS, Subject, open_bundle
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from unigrec.config.schema import RegisterParams
     from unigrec.serving.bundle import Bundle
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+PREVIOUS = "previous"  # alias, next to those of `core.decisions.comparison`
 CHECKED_TAG = "loads"  # the version has loaded and recommended
 PARAMS_TAG = "params"  # params of the run, as JSON
 VERSION_NUMBER = re.compile(r"[0-9]{1,9}")  # a store has no place for larger integers

@@ -19,6 +19,8 @@ from unigrec.core.evaluation.experiment import p_worse_by
 if TYPE_CHECKING:
     from unigrec.config.schema import GateParams, PromotionParams
 
+CHAMPION, CHALLENGER = "champion", "challenger"  # names of the two in reports and answers, aliases in the registry
+BY_USER, BY_IMPRESSION = "by_user", "by_impression"  # how the report of an experiment counts hits
 OVER_CHAMPION = "margin_over_champion"
 ONLINE = "online"
 SLICE = "slice: "
@@ -151,8 +153,8 @@ def online(report: dict[str, Any] | None, params: PromotionParams) -> Gate:
         return Gate(ONLINE, None, limit, False, f"there is no report of an experiment with these two models; {how}")
     name = report.get("experiment")
     try:
-        found, enough, is_uneven = report["by_user"], report["enough"], report["split"]["is_mismatch"]
-        old, new = ((found[name]["rate"], found[name]["variance"]) for name in ("champion", "challenger"))
+        found, enough, is_uneven = report[BY_USER], report["enough"], report["split"]["is_mismatch"]
+        old, new = ((found[name]["rate"], found[name]["variance"]) for name in (CHAMPION, CHALLENGER))
         users = "{champion:,} and {challenger:,} users".format_map(report["users"])
         must_win = params.mode == "better"
         p = float(found["p_no_better"] if must_win else p_worse_by(params.max_loss, old, new))
