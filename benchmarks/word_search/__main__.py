@@ -28,7 +28,7 @@ from benchmarks.word_search import trained  # noqa: E402
 from benchmarks.word_search.cases import FOUND_AT, Cases, cases_of  # noqa: E402
 from unigrec.base import files, paths  # noqa: E402
 from unigrec.core.retrieval.fused import FusedRetriever  # noqa: E402
-from unigrec.core.retrieval.search import MEANING, AllScores, Candidates, QueryScorer  # noqa: E402
+from unigrec.core.retrieval.search import MEANING, AllScores, QueryCandidates, QueryScorer  # noqa: E402
 from unigrec.core.retrieval.selection import Search  # noqa: E402
 from unigrec.core.retrieval.word_index import WordIndex  # noqa: E402
 from unigrec.core.sequences import sample  # noqa: E402
@@ -102,7 +102,7 @@ def best(score: Score) -> Find:
 
 def both(search: Callable[[Cases, int], Search], score: Score, weight: float) -> Find:
     def find(cases: Cases, row: int) -> list[int]:
-        found = Candidates.of(search(cases, row), AllScores(score(cases, row)), FOUND_AT, None)
+        found = QueryCandidates.of(search(cases, row), AllScores(score(cases, row)), FOUND_AT, None)
         return found.ranked(weight, FOUND_AT).items[0].tolist()
 
     return find
@@ -180,7 +180,7 @@ def _best_weight(
     for cases in validation.values():
         lists: dict[float, list[list[int]]] = {weight: [] for weight in WEIGHTS}
         for row in range(len(cases.queries)):
-            found = Candidates.of(search(cases, row), AllScores(score(cases, row)), FOUND_AT, None)
+            found = QueryCandidates.of(search(cases, row), AllScores(score(cases, row)), FOUND_AT, None)
             for weight in WEIGHTS:
                 lists[weight].append(found.ranked(weight, FOUND_AT).items[0].tolist())
         means = {weight: means[weight] + cases.recall(lists[weight]) / len(validation) for weight in WEIGHTS}

@@ -17,7 +17,7 @@ from unigrec.core.retrieval.search import (
     CLOSENESS,
     MEANING,
     AllScores,
-    Candidates,
+    QueryCandidates,
     QueryScorer,
     ReadScores,
     with_history,
@@ -90,7 +90,7 @@ def by_number(_, mask, k):
 def test_few_candidates_still_hold_the_best_of_both():
     values = torch.zeros(100)
     values[3] = 1000.0
-    found = Candidates.of(by_number, AllScores(values), k=2, allowed=None, candidates=1)
+    found = QueryCandidates.of(by_number, AllScores(values), k=2, allowed=None, candidates=1)
     assert found.ranked(1.0, 2).items.tolist() == [[3, 99]]
     assert found.ranked(0.01, 2).items.tolist() == [[99, 98]]
 

@@ -9,7 +9,7 @@ import torch
 from support.small import sequences_of
 from support.tiny_training import ITEMS, tiny_params
 from unigrec.core.models.sasrec import SASRec
-from unigrec.core.training.sampled_softmax import Candidates, Sampler
+from unigrec.core.training.sampled_softmax import Sampler, StepItems
 from unigrec.core.training.teacher import new_teacher, next_items
 
 BATCH = torch.tensor([[3, 4, 5, 3, 6], [7, 8, 7, 0, 0], [3, 9, 0, 0, 0]]), torch.tensor([5, 3, 2])
@@ -35,8 +35,8 @@ def gradients(model: SASRec, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def every_item() -> Candidates:
-    return Candidates(torch.arange(ITEMS), torch.zeros(ITEMS), torch.full((ITEMS,), 1 / ITEMS))
+def every_item() -> StepItems:
+    return StepItems(torch.arange(ITEMS), torch.zeros(ITEMS), torch.full((ITEMS,), 1 / ITEMS))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -105,7 +105,7 @@ def test_over_many_draws_the_gradient_is_that_of_the_whole_catalogue():
 
 def test_a_step_reads_the_content_of_its_candidates_alone_and_gives_a_gradient_to_their_rows_alone():
     model = model_of()
-    drawn = Candidates(torch.tensor([0, 3, 4, 5, 6, 7, 8, 9, 20]), torch.zeros(9), torch.full((9,), 1 / 9))
+    drawn = StepItems(torch.tensor([0, 3, 4, 5, 6, 7, 8, 9, 20]), torch.zeros(9), torch.full((9,), 1 / 9))
     model.content[torch.tensor([1, 2, 10, 23])] = torch.nan
     loss = next_items(model, *BATCH, drawn).loss()
     loss.backward()

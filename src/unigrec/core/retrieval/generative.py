@@ -28,7 +28,7 @@ class GenerativeRetriever(Retriever):
 
     Args:
         tree: of the N identifiers. read: what the recommender reads of each item, on the device of the search: its
-            first L codes (N, L), or the tokens of its soft identifier (N, L, E).
+            first L codes (N, L), or its tokens (N, L or 1, E), as `Recommender.item_tokens` makes them.
         history: items of a history that are read, the last ones. beam: width of a search, or more where k is more.
     """
 
@@ -88,7 +88,7 @@ class GenerativeRetriever(Retriever):
 
     @torch.no_grad()
     def embed(self, items: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The recommender's input (B, n * L, E) and its mask (B, n * L)."""
+        """The recommender's input (B, S, E) and its mask (B, S): S is n * L, or n if an item's tokens are merged."""
         history, sizes = (torch.as_tensor(part, device=self.device) for part in (items, lengths))
         if self.read.is_floating_point():
             return expand_history(self.read, history, sizes)

@@ -197,7 +197,7 @@ def _sorted(items: Tensor, scores: Tensor, k: int) -> BeamResult:
     return BeamResult(items[order].masked_fill(values == -torch.inf, -1)[None, :k], values[None, :k])
 
 
-class Candidates(NamedTuple):
+class QueryCandidates(NamedTuple):
     """Items that may be ranked high by a history and a query together, in catalogue order."""
 
     items: Tensor  # (C,)
@@ -207,7 +207,7 @@ class Candidates(NamedTuple):
     @classmethod
     def of(
         cls, search: Search, scores: QueryScores, k: int, allowed: Tensor | None, candidates: int = CANDIDATES
-    ) -> Candidates:
+    ) -> QueryCandidates:
         """The best of the query, and the best of the history; with as many `candidates` as items, that is exact.
 
         Args:
@@ -231,7 +231,7 @@ class Candidates(NamedTuple):
 
 
 def with_history(search: Search, scores: QueryScores, weight: float, k: int, allowed: Tensor | None) -> BeamResult:
-    """The k best items by both, as `Candidates` finds and ranks them. With weight 0: what the search finds."""
+    """The k best items by both, as `QueryCandidates` finds and ranks them. With weight 0: what the search finds."""
     if weight == 0.0:
         return search([0], allowed, k)
-    return Candidates.of(search, scores, k, allowed).ranked(weight, k)
+    return QueryCandidates.of(search, scores, k, allowed).ranked(weight, k)

@@ -16,8 +16,8 @@ STARTS = 5  # of k-means, with a seed each; the closest fit is kept, and the oth
 LEAST_USERS = 2  # of a segment that have a thing which tells it
 
 
-class Segments(NamedTuple):
-    """Segments, and the parts of each. Segments and parts are numbered from the largest."""
+class UserSegments(NamedTuple):
+    """Segments of users, and the parts of each. Segments and parts are numbered from the largest."""
 
     segments: np.ndarray  # (U,)
     parts: np.ndarray  # (U,) within the segment
@@ -33,14 +33,14 @@ class Thing(NamedTuple):
     lift: float  # their share of the segment, over the share of all users
 
 
-def find_segments(states: Tensor, segments: int, parts: int, seed: int) -> Segments:
+def find_segments(states: Tensor, segments: int, parts: int, seed: int) -> UserSegments:
     """Segments of states (U, E), U >= segments, and up to that many parts of each by what the centroids leave over."""
     found = [_two_levels(states, segments, parts, seed + start) for start in range(STARTS)]
     best = min(range(STARTS), key=lambda start: found[start][0])
     _, first, second = found[best]
     both = first * parts + second
     others = [found[start] for start in range(STARTS) if start != best]
-    return Segments(
+    return UserSegments(
         _by_size(first),
         _by_size_within(first, second),
         stability=float(np.mean([adjusted_rand(first, one) for _, one, _ in others])),

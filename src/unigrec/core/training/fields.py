@@ -48,11 +48,11 @@ class FieldHeads(nn.Module):
             table = self.get_buffer(f"classes_{number}")
             classes = table[targets]  # (P, V)
             size = (table[targets if batch_targets is None else batch_targets] >= 0).any(1).sum()
-            counts = (classes >= 0).any(1)
-            classes, states = classes[counts], hidden[counts]
+            has_class = (classes >= 0).any(1)
+            classes, states = classes[has_class], hidden[has_class]
             exists = classes >= 0
             log_p = head(states).log_softmax(-1).gather(1, classes.clamp_min(0))  # (P, V)
             of_places = (log_p * exists / exists.sum(1, keepdim=True)).sum(1)
-            of_places = of_places if weights is None else of_places * weights[counts]
+            of_places = of_places if weights is None else of_places * weights[has_class]
             total -= of_places.sum() * world_size() / size.clamp_min(1)
         return total

@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 2**16
 NEGATIVES = 1  # the stream of random numbers of a step's draws
 
 
-class Candidates(NamedTuple):
+class StepItems(NamedTuple):
     """The items that a step scores: those of the whole batch and the uniform draws. The same on every rank."""
 
     items: Tensor  # (C,) int64 catalogue indices, rising
@@ -60,8 +60,8 @@ class Sampler:
             counts += np.bincount(items[np.arange(items.shape[1]) < lengths[:, None]], minlength=self.items)
         self.shares = counts / max(counts.sum(), 1)  # (N,) of each item among the items of a batch
 
-    def draw(self, items: np.ndarray, lengths: np.ndarray, step: int, device: torch.device) -> Candidates:
-        """Candidates of a whole batch: items (B, T) padded on the right, lengths (B,)."""
+    def draw(self, items: np.ndarray, lengths: np.ndarray, step: int, device: torch.device) -> StepItems:
+        """The items of a step on a whole batch: items (B, T) padded on the right, lengths (B,)."""
         drawn = np.random.default_rng([self.seed, step, NEGATIVES]).integers(0, self.items, self.negatives)
         batch = items[np.arange(items.shape[1]) < lengths[:, None]]
         found, place = np.unique(np.r_[batch, drawn], return_inverse=True)
@@ -71,13 +71,13 @@ class Sampler:
         expected = others * self.shares[found] + self.negatives / self.items
         log_weights = torch.as_tensor(np.log(times / expected), dtype=torch.float32, device=device)
         shares = torch.as_tensor(uniform / self.negatives, dtype=torch.float32, device=device)
-        return Candidates(torch.as_tensor(found, device=device), log_weights, shares)
+        return StepItems(torch.as_tensor(found, device=device), log_weights, shares)
 
 
 class SampledLoss(NamedTuple):
     """What the loss of P places needs beside their states and the candidates' embeddings."""
 
-    candidates: Candidates
+    candidates: StepItems
     catalogue_size: int
     targets: Tensor  # (P,) columns of the candidates
     own: Bonus  # (P, T) columns of the user's items, and what undoes their correction
@@ -107,7 +107,7 @@ class SampledLoss(NamedTuple):
 
 
 def sampled_loss(
-    candidates: Candidates, catalogue_size: int, items: Tensor, lengths: Tensor, mask: Tensor
+    candidates: StepItems, catalogue_size: int, items: Tensor, lengths: Tensor, mask: Tensor
 ) -> SampledLoss:
     """For the places (B, T) that the mask names: columns (B, T + 1) of the items, padded on the right."""
     steps = torch.arange(items.shape[1], device=items.device)

@@ -15,7 +15,7 @@ from unigrec.core.evaluation.metrics import ndcg, rank_in_list
 from unigrec.core.evaluation.protocol import GATED_CUTOFF
 from unigrec.core.retrieval.beam import BeamResult
 from unigrec.core.retrieval.retriever import Retriever
-from unigrec.core.retrieval.search import AllScores, Candidates
+from unigrec.core.retrieval.search import AllScores, QueryCandidates
 
 WEIGHTS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # that are tried
 
@@ -37,7 +37,7 @@ def fit_search_weight(
         def search(_: Sequence[int], mask: Tensor | None, k: int, history: Sequence[int] = history) -> BeamResult:
             return retriever.retrieve([history], k, None if mask is None else mask.to(retriever.device))
 
-        found = Candidates.of(search, AllScores(scores(row)), GATED_CUTOFF, allowed=None)
+        found = QueryCandidates.of(search, AllScores(scores(row)), GATED_CUTOFF, allowed=None)
         lists = torch.cat([found.ranked(weight, GATED_CUTOFF).items for weight in WEIGHTS])
         gains[row] = ndcg(rank_in_list(lists, torch.full((len(WEIGHTS),), target)).numpy(), GATED_CUTOFF)
     return WEIGHTS[int(gains.mean(0).argmax())]

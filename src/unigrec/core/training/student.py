@@ -91,7 +91,7 @@ class StudentTraining:
         return self._sums[1]
 
     def beam_metrics(self, tokens: Tensor, tree: PrefixTree) -> dict[str, float]:
-        """Validation metrics by beam search. tokens: (N, L, E) input tokens of every item."""
+        """Validation metrics by beam search. tokens: (N, L or 1, E) input tokens of every item."""
         return beam_metrics(
             self.recommender,
             tokens,

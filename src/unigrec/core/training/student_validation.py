@@ -56,7 +56,7 @@ def beam_metrics(
     history: int,
     beam: int,
 ) -> dict[str, float]:
-    """As `validation_figures`. tokens: (N, L, E) input tokens of every item."""
+    """As `validation_figures`. tokens: (N, L or 1, E) input tokens of every item."""
     retriever = GenerativeRetriever(recommender.eval(), tree, tokens, history=history, beam=beam)
     ranks = []
     for rows in retriever.batches(sequences.lengths[users]):

@@ -26,7 +26,7 @@ from unigrec.core.sequences import Sequences, bucketed_batches, in_chunks, sampl
 from unigrec.core.training.engine import make_engine, start_process_group
 from unigrec.core.training.fields import FieldHeads
 from unigrec.core.training.loop import Phase, Run, Trained, train
-from unigrec.core.training.sampled_softmax import Candidates, SampledLoss, Sampler, sampled_loss
+from unigrec.core.training.sampled_softmax import SampledLoss, Sampler, StepItems, sampled_loss
 
 if TYPE_CHECKING:
     from unigrec.config.schema import TeacherParams
@@ -183,7 +183,7 @@ def next_items(
     model: SASRec,
     items: Tensor,
     lengths: Tensor,
-    candidates: Candidates | None = None,
+    candidates: StepItems | None = None,
     counts: Tensor | None = None,
 ) -> NextItems:
     """The places with a target of each sequence: items (B, T + 1), padded on the right, and their lengths (B,).
