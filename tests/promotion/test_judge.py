@@ -30,6 +30,7 @@ from unigrec.serving import probe as probing
 from unigrec.serving.bundle import Bundle
 from unigrec.serving.extend import remove_items
 from unigrec.serving.manifest import RANKING, Subject
+from unigrec.serving.schema import Answer
 
 GOOD, OTHER = 0, 1  # seeds: the data favour the first
 
@@ -82,11 +83,22 @@ def test_a_bundle_is_measured_by_what_answers_its_requests(by: RankBy):
     before, targets = histories(measured, measured.users)
     for protocol in ("unmasked", "masked"):
         answers = bundle.recommend(before, 10, exclude_history=protocol == "masked", rank_by=by)
-        found = [[item.item_id for item in answer.items] for answer in answers]
-        expected = [
-            items.index(target) + 1 if target in items else 0 for items, target in zip(found, targets, strict=True)
-        ]
-        assert ranks_of(bundle, measured, protocol).tolist() == expected
+        assert ranks_of(bundle, measured, protocol).tolist() == places_in(answers, targets)
+
+
+def test_an_item_that_the_bundle_does_not_know_is_not_found_where_a_list_ends_early(monkeypatch):
+    bundle, measured = Bundle.load(make_bundle(OTHER)), now(0, 1)
+    gone = set(histories(measured, measured.users)[1])
+    measured = measured._replace(item_ids=["gone" if item in gone else item for item in measured.item_ids])
+    monkeypatch.setattr(judging, "GATED_CUTOFF", len(bundle.item_ids))  # more than a masked history leaves
+    answers = bundle.recommend(histories(measured, measured.users)[0], len(bundle.item_ids), exclude_history=True)
+    assert any(len(answer.items) < len(bundle.item_ids) for answer in answers)
+    assert not ranks_of(bundle, measured, "masked").any()
+
+
+def places_in(answers: list[Answer], targets: list[str]) -> list[int]:
+    found = [[item.item_id for item in answer.items] for answer in answers]
+    return [items.index(target) + 1 if target in items else 0 for items, target in zip(found, targets, strict=True)]
 
 
 def test_a_champion_of_an_earlier_version_is_measured_by_its_recommender():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from unigrec.base import files
 from unigrec.base.errors import UnigrecError
@@ -29,7 +30,7 @@ from unigrec.core.decisions.comparison import (
 )
 from unigrec.core.decisions.gates import Decision, Outcome
 from unigrec.core.evaluation.baselines import Baselines
-from unigrec.core.evaluation.metrics import ndcg, ranking_metrics
+from unigrec.core.evaluation.metrics import ndcg, rank_in_list, ranking_metrics
 from unigrec.core.evaluation.protocol import GATED_CUTOFF, SHIPPED, Protocol
 from unigrec.core.evaluation.slices import slices
 from unigrec.core.identifiers.churn import churn_against, known_codes
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from unigrec.core.sequences import Sequences
 
 USERS_AT_ONCE = 1024
+UNKNOWN = -2  # place of an item that a bundle does not know; -1 stands for no item in its lists
 
 
 class Settings(NamedTuple):
@@ -206,21 +208,15 @@ def ranks_of(bundle: Bundle, now: Today, protocol: str) -> np.ndarray:
     ranks = []
     for users in in_chunks(now.users, USERS_AT_ONCE):
         before, targets = histories(now, users)
-        for answer, target in zip(
-            bundle.recommend(before, k, exclude_history=protocol == Protocol.MASKED), targets, strict=True
-        ):
-            found = (place for place, item in enumerate(answer.items, start=1) if item.item_id == target)
-            ranks.append(next(found, 0))
-    return np.array(ranks)
+        found = bundle.rank(before, k, exclude_history=protocol == Protocol.MASKED).best.items
+        places = torch.tensor([bundle.index_of.get(target, UNKNOWN) for target in targets])
+        ranks.append(rank_in_list(found, places).numpy())
+    return np.concatenate(ranks)
 
 
 def _baselines(now: Today, protocol: str, history: int) -> dict[str, dict[str, float]]:
-    baselines = Baselines(now.sequences, history)
-    pieces = [baselines.ranks(users) for users in in_chunks(now.users, USERS_AT_ONCE)]
-    return {
-        model: ranking_metrics(np.concatenate([piece[model, protocol] for piece in pieces]), [GATED_CUTOFF])
-        for model in ("popularity", "cooccurrence")
-    }
+    ranks = Baselines(now.sequences, history).ranks(now.users)
+    return {model: ranking_metrics(ranks[model, protocol], [GATED_CUTOFF]) for model in ("popularity", "cooccurrence")}
 
 
 def health_of(bundle: Bundle) -> dict[str, Any]:
