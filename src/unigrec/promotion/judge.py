@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from unigrec.base import files
+from unigrec.base.data_version import test_set_version
 from unigrec.base.errors import UnigrecError
-from unigrec.base.files import sha256_of
 from unigrec.core.decisions.comparison import (
     CHALLENGER,
     CHAMPION,
@@ -114,7 +114,7 @@ def today(
         raise UnigrecError(f"{artifacts.sequences}: no user has a test item; run `dvc repro prepare` on more data")
     users = sample(users, max_users or len(users), seed)
     ids = files.read_table(artifacts.catalogue, ["item_id"])["item_id"].to_pylist()
-    test_set = sha256_of(artifacts.sequences, artifacts.catalogue)
+    test_set = test_set_version(artifacts)
     return Today(
         sequences,
         users,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrec.base import files, paths
+from unigrec.base.data_version import data_version, test_set_version
 from unigrec.base.errors import UnigrecError
-from unigrec.base.files import sha256, sha256_of
+from unigrec.base.files import sha256
 from unigrec.base.git import DVC_LOCK, git_commit
 from unigrec.base.paths import Artifacts
 from unigrec.serving.computed import write_computed
@@ -146,8 +147,8 @@ def _described(serving: Serving) -> dict[str, Any]:
     return {
         "serving": serving._asdict(),
         "data": {
-            "version": sha256_of(artifacts.source, artifacts.validated),
-            "test_set": sha256_of(artifacts.sequences, artifacts.catalogue),
+            "version": data_version(artifacts),
+            "test_set": test_set_version(artifacts),
             "rows": files.read_json(artifacts.validated)["rows"],
             "origin": serving.origin,
             "snapshot": files.read_json(artifacts.source).get("snapshot", {}).get("id"),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unigrec.base import files, paths
-from unigrec.base.files import sha256_of
+from unigrec.base.data_version import data_version, test_set_version
 from unigrec.base.masking import masked
 from unigrec.config.profiles import PROFILES, leaves, profile_names, profile_values
 from unigrec.core.evaluation.bootstrap import bootstrap_means
@@ -90,8 +90,8 @@ def _data(artifacts: Artifacts, name: str) -> dict[str, Any]:
     times = files.read_arrays(artifacts.sequences)["timestamps"]
     return {
         "name": name,
-        "version": sha256_of(artifacts.source, artifacts.validated),
-        "test_set": sha256_of(artifacts.sequences, artifacts.catalogue),
+        "version": data_version(artifacts),
+        "test_set": test_set_version(artifacts),
         "snapshot": (source.get("snapshot") or {}).get("id"),
         "sizes": {when: stats[when] for when in ("before", "after")},
         "k_core": stats.get("k_core"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unigrec.base import files, paths
+from unigrec.base.data_version import test_set_version
 from unigrec.base.errors import UnigrecError
 from unigrec.base.paths import Artifacts
 from unigrec.core.evaluation.protocol import SHIPPED, Protocol
@@ -89,10 +90,9 @@ def _found(bundle: Bundle) -> OfArtifacts | OfReport | None:
 
 
 def _of_artifacts(bundle: Bundle, artifacts: Artifacts) -> OfArtifacts | None:
-    needed = (artifacts.sequences, artifacts.catalogue)
-    if not all(path.is_file() for path in needed):
+    if not (artifacts.sequences.is_file() and artifacts.catalogue.is_file()):
         return None
-    if files.sha256_of(*needed) != bundle.manifest.get("data", {}).get("test_set"):
+    if test_set_version(artifacts) != bundle.manifest.get("data", {}).get("test_set"):
         return None
     arrays = files.read_arrays(artifacts.sequences)
     table = files.read_table(bundle.folder / paths.RANKS_FILE)
