@@ -198,9 +198,9 @@ def _read_rung(home: Path, student: Path) -> Measured:
     done = {step: files.read_json(student / step / DONE_FILE) for step in ("joint", "finetune")}
     health = files.read_json(student / "harden" / paths.HEALTH_FILE)
     joint, finetune = (files.read_json(student / step / paths.HISTORY_FILE) for step in ("joint", "finetune"))
-    levels = len(health["entropy_bits"])
+    levels, kept = len(health["entropy_bits"]), files.read_json(student / "joint" / paths.METRICS_FILE)
     identifiers = {key: health[key] for key in ("collision_rate", "entropy_bits", "soft_hard_disagreement")} | {
-        "churn": [joint[-1][f"churn_level_{level + 1}"] for level in range(levels)],
+        "churn": [kept[f"churn_level_{level + 1}"] for level in range(levels)],
         "joint": _best(joint),
         "finetune": _best(finetune),
     }

@@ -150,6 +150,9 @@ def test_e_mail_addresses_are_users_where_nothing_else_is():
     Path("shop/orders.csv").rename("orders.csv")
     Path("shop/orders.jsonl").write_text("".join(order.format(row % 3, row % 5) for row in range(9)))
     assert "user_id: Email, by its name" in invoke("look", "shop")[1]  # `customer` holds no ids
+    with Path("shop/orders.jsonl").open("a") as file:
+        file.write(order.format(1, 1).replace('"customer"', '"Customer"'))
+    assert "another key differs from 'Customer' in case alone" in invoke("look", "shop")[1]
     Path("shop/orders.jsonl").unlink()
     write(ORDERS.format(time="OrderDate").replace("Qty", "Email"))
     assert "user_id: CustomerNo, by its name" in invoke("look", "shop")[1]

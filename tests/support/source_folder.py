@@ -16,9 +16,11 @@ SAMPLE = SampleParams(users=40, items=30, interactions=300)
 MOMENT = 1_318_896_000
 
 
-def load(folder: Path, text_columns: tuple[str, ...] = ("title", "brand"), **settings: Any) -> Source:
+def load(
+    folder: Path, text_columns: tuple[str, ...] = ("title", "brand"), served: tuple[str, ...] = (), **settings: Any
+) -> Source:
     values = {"source": "folder", "path": str(folder), "min_rating": 0.0, "sample": SAMPLE, **settings}
-    return load_source(IngestParams(**values), seed=7, text_columns=text_columns)
+    return load_source(IngestParams(**values), seed=7, text_columns=text_columns, served_types=dict.fromkeys(served))
 
 
 def folder_of(

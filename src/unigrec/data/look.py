@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from unigrec.base import paths
 from unigrec.base.errors import UnigrecError
 from unigrec.config.schema import ColumnsParams, FilesParams, IngestParams
+from unigrec.data.sources.batches import check_columns
 from unigrec.data.sources.datasets import Part, parts_of, read_part, split_ending
 from unigrec.data.sources.movielens import FILES as MOVIELENS_FILES
 from unigrec.data.sources.sqlite import is_sqlite, tables_of
@@ -192,8 +193,22 @@ def _no_header(head: Head) -> str:
 
 def _head(name: str, path: Path) -> Head:
     parts = parts_of(path)
-    table = read_part(parts[0], lambda names: [n for n in names if n and names.count(n) == 1], [], limit=HEAD_ROWS)
-    return Head(name, parts, table)
+
+    def choose(names: list[str]) -> list[str]:
+        if parts[0].format == "JSON lines":  # one key in two cases, which hold one thing in two halves
+            check_columns(parts[0], names, (), once=[name for name in names if _is_known(name)])
+        return [name for name in names if name and names.count(name) == 1]
+
+    return Head(name, parts, read_part(parts[0], choose, [], limit=HEAD_ROWS))
+
+
+def _is_known(name: str) -> bool:
+    return bool(_text(name)) or any(_is_called(name, role) for role in WORDS)
+
+
+def _text(name: str) -> list[str]:
+    """The patterns of names of texts that a name matches."""
+    return [pattern for pattern in TEXT_WORDS if re.fullmatch(pattern, _bare(name))]
 
 
 def _bare(name: str) -> str:
@@ -251,10 +266,12 @@ def _called_users(names: list[str]) -> list[str]:
 
 
 def _ids(head: Head, name: str) -> pa.ChunkedArray | None:
+    """The values of a column of ids; None if it holds something else, or nothing."""
     try:
-        return ids(head.table[name], Place(str(head.part.file), name))
+        values = ids(head.table[name], Place(str(head.part.file), name))
     except UnigrecError:
         return None
+    return None if values.null_count == len(values) else values
 
 
 def _ids_held_once(pieces: list[Head], names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
@@ -274,7 +291,7 @@ def _meeting(log: Head, catalogue: Head) -> list[tuple[str, str]]:
     found = []
     for name in log.table.column_names:
         values = _ids(log, name)
-        if values is None or values.null_count == len(values):
+        if values is None:
             continue
         distinct = pc.unique(values).drop_null()
         for key, known in catalogue.keys.items():
@@ -394,7 +411,7 @@ def _text_columns(catalogue: Head, key: str, text_columns: tuple[str, ...], unsu
 
 def _called_alike(missing: str, words: list[str], present: list[str]) -> list[str]:
     """Columns whose names mean what a missing column's name means."""
-    patterns = [pattern for pattern in TEXT_WORDS if re.fullmatch(pattern, _bare(missing))]
+    patterns = _text(missing)
     others = [name for name in words if name not in present]
     return [name for name in others if any(re.fullmatch(pattern, _bare(name)) for pattern in patterns)]
 

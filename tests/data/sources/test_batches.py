@@ -79,6 +79,7 @@ CODES = {
     "a zero in front": ["5", "012", "12", ""],
     "codes": ["007", "070", "700", ""],
     "a code and more": ["07", "12", "100", ""],
+    "codes of two lengths": ["1007", "01007", "8001"],
     "blanks": ["", " "],
 }
 

@@ -294,6 +294,14 @@ def test_codes_with_a_leading_zero_are_text_in_a_condition(tmp_path):
         assert load(tmp_path, where=where).interactions["user_id"].to_pylist() == ["u", "w"]
 
 
+def test_codes_of_several_lengths_are_text_in_a_condition(tmp_path):
+    rows = "".join(f"{code},a,1,{code}\n" for code in ("01007", "1007", "8001"))
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,plz\n" + rows)
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    for where, users in (("plz = '1007'", ["1007"]), ("plz LIKE '01%'", ["01007"])):
+        assert load(tmp_path, where=where).interactions["user_id"].to_pylist() == users
+
+
 def test_padded_numbers_of_several_lengths_are_numbers_in_a_condition(tmp_path):
     rows = "".join(f"u{visit},a,1,{visit:02d}\n" for visit in range(1, 121))
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,visit\n" + rows)
@@ -326,6 +334,8 @@ def test_keys_of_json_that_differ_in_case_alone_are_an_error(tmp_path):
     assert load(tmp_path, text_columns=("title",)).items.column_names == ["item_id", "title"]
     with pytest.raises(UnigrecError, match=r"another key differs from 'brand' in case alone"):
         load(tmp_path, text_columns=("title", "brand"))
+    with pytest.raises(UnigrecError, match=r"another key differs from 'brand' in case alone"):
+        load(tmp_path, text_columns=("title",), served=("brand",))
     (tmp_path / "interactions.csv").unlink()
     log = '{"user_id": "u", "item_id": "a", "timestamp": 1, "Shop": 1}\n'
     (tmp_path / "interactions.jsonl").write_text(log + log.replace("Shop", "shop"))

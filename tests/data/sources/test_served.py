@@ -85,11 +85,20 @@ def test_floats_are_written_without_an_exponent_where_the_catalogue_has_text(val
     assert (found.type, found.to_pylist()) == (pa.string(), texts)
 
 
-@pytest.mark.parametrize("known", [pa.int64(), DATE, pa.bool_(), pa.list_(pa.string())])
-@pytest.mark.parametrize("kind", [pa.string(), pa.null()])
+@pytest.mark.parametrize("known", [pa.int64(), DATE, pa.bool_(), pa.list_(pa.string()), pa.string()])
+@pytest.mark.parametrize("kind", [pa.string(), pa.null(), pa.float64(), pa.timestamp("ns"), pa.bool_(), pa.int32()])
 def test_no_value_at_all_goes_with_every_type_of_the_catalogue(known, kind):
-    found = typed(pa.chunked_array([pa.nulls(2, kind)]), Place("items.csv", "x"), known)
+    values = [float("nan")] * 2 if kind == pa.float64() else [None] * 2  # pandas writes an empty column so
+    found = typed(pa.chunked_array([values], kind), Place("items.parquet", "x"), known)
     assert (found.type, found.to_pylist()) == (known, [None, None])
+
+
+@pytest.mark.parametrize("values", [[float(2**43), None], ["5.0", ""]])
+def test_whole_numbers_that_a_gap_made_floats_stay_whole_in_the_catalogue(values):
+    place = Place("items.parquet", "x")
+    assert typed(pa.chunked_array([values]), place, pa.int64()).to_pylist() == [int(float(values[0])), None]
+    assert typed(pa.chunked_array([values]), place).type == pa.float64()
+    assert typed(pa.chunked_array([[0.5, None]]), place, pa.int64()).type == pa.float64()
 
 
 def test_numbers_beyond_64_bits_are_an_error_in_words():

@@ -58,8 +58,8 @@ def rows_where(
     """The rows that meet a condition, in their order.
 
     Text of which every value is a number is compared as a number (formats such as CSV have no types), but not the
-    columns `ids`, and not whole numbers of one length with a zero in front, as postcodes have. If these cannot be
-    compared as text, they are numbers too.
+    columns `ids`, and not codes: whole numbers of which one of the longest has a zero in front, as a postcode. If these
+    cannot be compared as text, they are numbers too.
 
     next_to: texts of other rows, per column: they count in whether every value is a number.
 
@@ -82,7 +82,7 @@ def rows_where(
 def _met(
     table: pa.Table, where: str, *, ids: set[str], file: str, next_to: Mapping[str, pa.ChunkedArray], keeps_zeros: bool
 ) -> pa.Table:
-    """As `rows_where`. keeps_zeros: whole numbers of one length with a zero in front are text."""
+    """As `rows_where`. keeps_zeros: codes with zeros in front are text."""
     import duckdb
 
     asked: dict[str, pa.ChunkedArray | pa.Array] = {}
@@ -130,6 +130,7 @@ def _as_numbers(column: pa.ChunkedArray, keeps_zeros: bool) -> pa.ChunkedArray:
 
 
 def _are_codes(texts: pa.ChunkedArray) -> bool:
-    """Whether some begin with a zero, and all have one length: `01` to `120` count something."""
-    lengths = pc.min_max(pc.utf8_length(texts))
-    return lengths["min"] == lengths["max"] and pc.any(pc.match_substring_regex(texts, PADDED)).as_py() is True
+    """Whether one of the longest whole numbers begins with a zero: `01` to `120` count something."""
+    padded = texts.filter(pc.match_substring_regex(texts, PADDED))
+    longest = pc.max(pc.utf8_length(texts)).as_py()
+    return len(padded) > 0 and pc.max(pc.utf8_length(padded)).as_py() == longest

@@ -44,9 +44,7 @@ def deciding_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     texts = pc.utf8_trim_whitespace(column.cast(pa.string()).drop_null())
     filled = texts.filter(pc.not_equal(texts, ""))
     padded = filled.filter(pc.match_substring_regex(filled, PADDED))
-    other = filled.filter(pc.not_equal(pc.utf8_length(filled), pc.utf8_length(filled[0]))) if len(filled) else filled
-    found = [values.slice(0, 1).to_pylist() for values in (texts, filled, other, padded)]
-    found = [*itertools.chain.from_iterable(found), *_kinds(filled)]
+    found = [*texts.slice(0, 1).to_pylist(), *_longest(filled), *_longest(padded), *_kinds(filled)]
     return pa.chunked_array([pa.array(found, column.type)])
 
 
@@ -74,6 +72,12 @@ def _kinds(texts: pa.ChunkedArray) -> Iterator[str]:
         digits = pc.replace_substring_regex(wholes, r"^[+-]?0*", "")
         longest = pc.equal(pc.utf8_length(digits), pc.max(pc.utf8_length(digits)))
         yield wholes.filter(longest).take(pc.sort_indices(digits.filter(longest), [("", "descending")])[:1])[0].as_py()
+
+
+def _longest(texts: pa.ChunkedArray) -> list[str]:
+    """The first of the longest texts, if there is any."""
+    lengths = pc.utf8_length(texts)
+    return texts.filter(pc.equal(lengths, pc.max(lengths))).slice(0, 1).to_pylist()
 
 
 def _numbers(column: pa.ChunkedArray) -> Iterator[int]:

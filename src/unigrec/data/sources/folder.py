@@ -71,7 +71,7 @@ def load_folder(
     dropped: list[str] = []
     repeated: list[str] = []
     if parts["items"]:
-        raw, repeated = _read_items(parts["items"], columns, text_columns, notes=about_items)
+        raw, repeated = _read_items(parts["items"], columns, (*text_columns, *served_types), notes=about_items)
         items, dropped = items_of(raw, columns, text_columns)
         if served_types and lineage is None:
             served = served_of(raw, served_types, columns.items_id)
@@ -140,7 +140,7 @@ def read_items(
         raise UnigrecError(f"{path}: no such file; name a Parquet, CSV or JSON lines file with the items")
     notes: list[str] = []
     columns = Columns.of(params)
-    raw, _ = _read_items(parts_of(path), columns, text_columns, notes=notes)
+    raw, _ = _read_items(parts_of(path), columns, (*text_columns, *served_types), notes=notes)
     present = {name for _, table in raw for name in table.column_names}
     found = {name: known for name, known in served_types.items() if name in present}
     served = served_of(raw, found, columns.items_id)
@@ -190,14 +190,17 @@ def _interactions_in(parts: list[Part], columns: Columns, notes: list[str]) -> I
 
 
 def _read_items(
-    parts: list[Part], columns: Columns, text_columns: Sequence[str], notes: list[str]
+    parts: list[Part], columns: Columns, needed: Sequence[str], notes: list[str]
 ) -> tuple[list[tuple[Part, pa.Table]], list[str]]:
-    """All columns of the items, part by part, but those with one name; and the names of these."""
+    """All columns of the items, part by part, but those with one name; and the names of these.
+
+    needed: columns of which none may be there twice.
+    """
     read, repeated = [], {}
     for part in parts:
 
         def choose(names: list[str], part: Part = part) -> list[str]:
-            check_columns(part, names, (columns.items_id,), once=text_columns)
+            check_columns(part, names, (columns.items_id,), once=needed)
             repeated.update(dict.fromkeys(name for name in names if names.count(name) > 1))
             return [name for name in names if name not in repeated]
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from unigrec.base.errors import UnigrecError
 from unigrec.data.sources.datasets import Part
 from unigrec.data.sources.times import NUMBER, WHOLE, Place, to_seconds
-from unigrec.data.sources.values import ids, is_number, is_text, plain
+from unigrec.data.sources.values import are_whole, ids, is_number, is_text, plain, written
 
 DATE = pa.timestamp("s")  # UTC
 ServedTypes = Mapping[str, pa.DataType | None]  # by column: its type in the catalogue, None where it has none yet
@@ -70,16 +70,18 @@ def typed(column: pa.ChunkedArray, place: Place, known: pa.DataType | None = Non
 
     known: the type that it has in the catalogue. None: not known.
     """
+    if pa.types.is_floating(column.type):
+        column = _finite(column.cast(pa.float32()) if pa.types.is_float16(column.type) else column)
     kind = column.type
-    if pa.types.is_null(kind):
+    if pa.types.is_null(kind) or (known is not None and column.null_count == len(column)):
         return _no_values(column, known)
     stays_text = known is not None and pa.types.is_string(known)
     if is_text(kind) or (stays_text and (is_number(kind) or pa.types.is_boolean(kind))):
-        texts = pc.utf8_trim_whitespace(_written(column))
+        texts = pc.utf8_trim_whitespace(written(column))
         texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
         if texts.null_count == len(texts):
             return _no_values(texts, known)
-        return texts if stays_text else _of_texts(texts, place)
+        return texts if stays_text else _as_whole(_of_texts(texts, place), known)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return to_seconds(column, place, []).cast(DATE)
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
@@ -87,7 +89,7 @@ def typed(column: pa.ChunkedArray, place: Place, known: pa.DataType | None = Non
         column = column.cast(pa.list_(_plain_kind(kind.value_type, place)) if is_list else _plain_kind(kind, place))
     except pa.ArrowException as error:  # unsigned numbers beyond 2**63
         raise place.error(f"cannot be served as numbers: {error}; write it as text") from error
-    return _finite(column) if pa.types.is_floating(column.type) else column
+    return _as_whole(column, known)
 
 
 def _plain_kind(kind: pa.DataType, place: Place) -> pa.DataType:
@@ -107,14 +109,11 @@ def _no_values(column: pa.ChunkedArray, known: pa.DataType | None) -> pa.Chunked
     return pa.chunked_array([pa.nulls(len(column), known or pa.string())])
 
 
-def _written(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts, numbers or flags as texts. Whole numbers have no fraction: a gap among them made them floats."""
-    if pa.types.is_floating(column.type):
-        column = _finite(column.cast(pa.float32()) if pa.types.is_float16(column.type) else column)
-        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
-        if pc.all(whole).as_py():
-            column = column.cast(pa.int64())
-    return column.cast(pa.string())
+def _as_whole(column: pa.ChunkedArray, known: pa.DataType | None) -> pa.ChunkedArray:
+    """Floats as whole numbers, where the catalogue has these: a gap made them floats."""
+    if known == pa.int64() and pa.types.is_floating(column.type) and are_whole(column):
+        return column.cast(pa.int64())
+    return column
 
 
 def _finite(column: pa.ChunkedArray) -> pa.ChunkedArray:

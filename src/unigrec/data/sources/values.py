@@ -154,7 +154,7 @@ def texts(column: pa.ChunkedArray, place: Place, named: bool, untyped: bool) -> 
             column.validate(full=True)
         column = pa.chunked_array([_joined(chunk) for chunk in column.chunks], pa.string())
     elif named:
-        column = _written(column)
+        column = written(column)
     else:
         return None
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), pa.scalar(None, pa.string()), column)
@@ -203,14 +203,19 @@ def leaves(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _written(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def written(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Numbers, dates and so on as text; whole numbers that a gap made floats lose their `.0`."""
     if pa.types.is_floating(column.type):
-        column = _without_nan(column.cast(pa.float64()))
-        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), float(2**53)))
-        if pc.all(whole).as_py():
+        column = _without_nan(column.cast(pa.float32()) if pa.types.is_float16(column.type) else column)
+        if are_whole(column):
             column = column.cast(pa.int64())
     try:
         return column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())])
+
+
+def are_whole(column: pa.ChunkedArray) -> bool:
+    """Whether floats are whole numbers, so small that no other number was rounded to one of them."""
+    whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), float(2**53)))
+    return pc.all(whole).as_py() is not False
